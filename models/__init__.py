@@ -1,0 +1,1 @@
+"""Models that Tintype makes itself: their data, training and judges."""

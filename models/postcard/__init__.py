@@ -1,0 +1,1 @@
+"""Postcard: a tiny text-to-image model of an unlimited world of captioned picture postcards."""

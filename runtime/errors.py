@@ -1,0 +1,82 @@
+"""The error tree. Every message says what is wrong, every fix says what to do.
+
+TintypeError
+├── RequestError     what the user asked for cannot be done as asked     (exit 2)
+├── BundleError      a bundle is missing, damaged, hostile or too new
+├── InstallError     onnxruntime is missing, doubled or of the wrong kind
+├── ProviderError    a named device cannot be used
+├── BuildError       lowering or optimizing a graph failed
+├── MemoryBudgetError nothing fits the budget
+├── NumericError     a graph produced NaN or infinity
+├── OutputError      the picture could not be written
+├── RecordError      a record cannot be read, or cannot be honoured here
+└── ExportError      a checkpoint cannot be read, or a parity gate failed
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class TintypeError(Exception):
+    """What went wrong (`message`) and its remedy (`fix`); `exit_code` is what the command line ends with."""
+
+    exit_code = 1
+
+    def __init__(self, message: str, *, fix: str) -> None:
+        super().__init__(message)
+        self.message = message
+        self.fix = fix
+
+    def __str__(self) -> str:
+        return f"{self.message}\n  fix: {self.fix}"
+
+
+class RequestError(TintypeError, ValueError):
+    exit_code = 2
+
+
+class BundleError(TintypeError):
+    pass
+
+
+class InstallError(TintypeError):
+    pass
+
+
+class ProviderError(TintypeError):
+    pass
+
+
+class BuildError(TintypeError):
+    pass
+
+
+class MemoryBudgetError(TintypeError):
+    pass
+
+
+class NumericError(TintypeError):
+    pass
+
+
+class OutputError(TintypeError):
+    pass
+
+
+class RecordError(TintypeError):
+    pass
+
+
+class ExportError(TintypeError):
+    pass
+
+
+def near_names(name: str, choices: Iterable[str]) -> str:
+    """A sentence for a name that isn't known: the near ones first, else all of them."""
+    known = list(choices)
+    near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+    if near:
+        return f"did you mean {' or '.join(near)}?"
+    return f"choose one of {', '.join(known)}"
