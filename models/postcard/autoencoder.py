@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch.nn import functional as F
 
 from .dataset import load_shard, random_crops, shard_path, shard_sizes, write_atomically
 from .progress import Ema, Stage, warmup_then_cooldown

@@ -64,7 +64,7 @@ def draw_with_state(recipe: Recipe, prompts: Sequence[str], *, guidance_scale: f
 
     folder = recipe.folder / "preview"
     save_checkpoint(recipe, folder)
-    pipeline = StableDiffusionPipeline.from_pretrained(folder, torch_dtype=torch.float32)
+    pipeline = StableDiffusionPipeline.from_pretrained(folder, dtype=torch.float32)
     pipeline.scheduler = DPMSolverMultistepScheduler.from_config(pipeline.scheduler.config)
     pipeline.set_progress_bar_config(disable=True)
     side = recipe.resolution
@@ -147,7 +147,7 @@ def main() -> None:
         figures = {"prompts": len(prompts), "steps": STEPS, "guidance_scale": options.guidance_scale}
         figures |= score_pictures(pictures, scenes)
         if options.sheet:
-            contact_sheet(pictures[:24], 6, prompts[:24]).save(options.sheet)
+            contact_sheet(list(pictures[:24]), 6, prompts[:24]).save(options.sheet)
     text = json.dumps({"what": options.what, **figures, **machine()}, indent=2)
     print(text)
     if options.out:

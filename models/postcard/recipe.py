@@ -67,10 +67,10 @@ RECIPES = {
         ),
         Recipe(
             name="gpu", resolution=256, pictures=120_000, crop=128,
-            vae_channels=(32, 64, 96, 96), latent_channels=8, vae_batch=64, vae_samples=1_500_000,
+            vae_channels=(32, 48, 64, 64), latent_channels=8, vae_batch=64, vae_samples=1_500_000,
             vae_learning_rate=1e-3,
-            text_width=160, text_layers=4, text_heads=4, text_batch=512, text_samples=1_000_000,
-            unet_channels=(64, 96, 160), unet_layers=1, unet_heads=4, unet_batch=256, unet_samples=4_000_000,
+            text_width=128, text_layers=4, text_heads=4, text_batch=512, text_samples=1_000_000,
+            unet_channels=(48, 96, 160), unet_layers=1, unet_heads=4, unet_batch=256, unet_samples=4_000_000,
             unet_learning_rate=1e-3, ema_decay=0.9995,
         ),
         Recipe(  # minutes of nothing: what the tests run from one end to the other
