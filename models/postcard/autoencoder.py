@@ -7,12 +7,16 @@ because Stable Diffusion 1.x has no shift.
 from __future__ import annotations
 
 import math
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch.nn import functional as F
 
 from .dataset import load_shard, random_crops, shard_path, shard_sizes, write_atomically
 from .progress import Ema, Stage, warmup_then_cooldown
@@ -21,6 +25,7 @@ from .recipe import Recipe
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL
 
+SUBJECT_WEIGHT = 3.0  # of a pixel that the subject fills, on top of 1
 KL_WEIGHT = 3e-4  # per latent value, against a per-pixel error: latents smooth enough to be denoised
 
 
@@ -47,11 +52,21 @@ def to_pixels(pictures: NDArray[np.uint8], device: torch.device) -> torch.Tensor
     return tensor.permute(0, 3, 1, 2).float().div_(127.5).sub_(1.0)
 
 
-def reconstruction_loss(decoded: torch.Tensor, pixels: torch.Tensor) -> torch.Tensor:
-    """Absolute error of the picture and, so that edges stay where they are, of its differences."""
+def to_weights(masks: NDArray[np.uint8], cell: int, device: torch.device) -> torch.Tensor:
+    """Masks (n, h, w) in 0..255 to weights of pixels (n, 1, h * cell, w * cell): 1, and more where the subject is."""
+    shares = torch.from_numpy(np.ascontiguousarray(masks)).to(device).float()[:, None] / 255.0
+    return 1.0 + SUBJECT_WEIGHT * F.interpolate(shares, scale_factor=cell, mode="nearest")
+
+
+def reconstruction_loss(decoded: torch.Tensor, pixels: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+    """Weighted absolute error of the picture, of its hue, and, so that edges stay where they are, of its differences.
+
+    Hue has a term of its own: few pixels carry a small subject's colour, and brightness alone would take every latent.
+    """
     error = decoded - pixels
+    hue = error - error.mean(dim=1, keepdim=True)
     edges = (error[..., 1:] - error[..., :-1]).abs().mean() + (error[..., 1:, :] - error[..., :-1, :]).abs().mean()
-    return error.abs().mean() + error.square().mean() + 0.5 * edges
+    return (weights * (error.abs() + error.square() + 2.0 * hue.abs())).mean() + 0.5 * edges
 
 
 def train_autoencoder(recipe: Recipe, device: torch.device) -> AutoencoderKL:
@@ -67,7 +82,9 @@ def train_autoencoder(recipe: Recipe, device: torch.device) -> AutoencoderKL:
     step = 0
     crops = random_crops(recipe, (2, stage.samples), recipe.vae_batch)
     while stage.samples < stage.total:
-        pixels = to_pixels(next(crops), device)
+        pictures, masks = next(crops)
+        pixels = to_pixels(pictures, device)
+        weights = to_weights(masks, recipe.vae_scale_factor, device)
         factor = warmup_then_cooldown(
             stage.samples, stage.total, warmup=100 * recipe.vae_batch, cooldown=recipe.cooldown
         )
@@ -77,7 +94,7 @@ def train_autoencoder(recipe: Recipe, device: torch.device) -> AutoencoderKL:
             posterior = vae.encode(pixels).latent_dist
             decoded = vae.decode(posterior.sample()).sample
         kl = 0.5 * (posterior.mean.square() + posterior.var - 1.0 - posterior.logvar).float().mean()
-        loss = reconstruction_loss(decoded.float(), pixels) + KL_WEIGHT * kl
+        loss = reconstruction_loss(decoded.float(), pixels, weights) + KL_WEIGHT * kl
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
@@ -94,31 +111,30 @@ def train_autoencoder(recipe: Recipe, device: torch.device) -> AutoencoderKL:
     return vae.eval()
 
 
+def cache_latents(recipe: Recipe, vae: AutoencoderKL, device: torch.device, workers: int = 1) -> None:
+    """Encode every shard whose latents aren't cached: on the GPU, or in `workers` processes of one thread each."""
+    numbers = [n for n in range(len(shard_sizes(recipe))) if not latents_path(recipe, n).exists()]
+    if device.type != "cpu" or workers == 1:
+        for number in numbers:
+            cache_shard(recipe, vae, device, number)
+        return
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=torch.set_num_threads,
+                             initargs=(1,)) as pool:  # fmt: skip
+        list(pool.map(partial(cache_shard, recipe, vae, device), numbers))
+
+
 @torch.no_grad()
-def cache_latents(recipe: Recipe, vae: AutoencoderKL, device: torch.device, batch: int = 50) -> float:
-    """Encode every shard whose latents aren't cached; returns 1 / the latents' standard deviation."""
-    for number in range(len(shard_sizes(recipe))):
-        path = latents_path(recipe, number)
-        if path.exists():
-            continue
-        shard = load_shard(recipe, number)
-        means, deviations = [], []
-        for start in range(0, len(shard.pictures), batch):
-            posterior = vae.encode(to_pixels(shard.pictures[start : start + batch], device)).latent_dist
-            means.append(posterior.mean.half().cpu().numpy())
-            deviations.append(posterior.std.half().cpu().numpy())
-        write_atomically(
-            path,
-            {
-                "means": np.concatenate(means),
-                "deviations": np.concatenate(deviations),
-                "masks": shard.masks,
-                "scenes": shard.scenes,
-            },
-        )
-        print(f"latents {number + 1}/{len(shard_sizes(recipe))}", flush=True)
-    with np.load(latents_path(recipe, 0)) as first:
-        return 1.0 / float(np.std(first["means"].astype(np.float32)))
+def cache_shard(recipe: Recipe, vae: AutoencoderKL, device: torch.device, number: int, batch: int = 50) -> None:
+    """One shard's latents: means and deviations, (n, channels, height, width) in fp16, with its masks and scenes."""
+    shard = load_shard(recipe, number)
+    means, deviations = [], []
+    for start in range(0, len(shard.pictures), batch):
+        posterior = vae.encode(to_pixels(shard.pictures[start : start + batch], device)).latent_dist
+        means.append(posterior.mean.half().cpu().numpy())
+        deviations.append(posterior.std.half().cpu().numpy())
+    arrays = {"means": np.concatenate(means), "deviations": np.concatenate(deviations)}
+    write_atomically(latents_path(recipe, number), arrays | {"masks": shard.masks, "scenes": shard.scenes})
+    print(f"latents of shard {number + 1} of {len(shard_sizes(recipe))}", flush=True)
 
 
 def latents_path(recipe: Recipe, number: int) -> Path:

@@ -5,7 +5,6 @@ Picture i of a run is drawn from the generator (SEED, i), whatever process draws
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -39,7 +38,7 @@ def write_atomically(path: Path, arrays: dict[str, NDArray]) -> None:
     partial = path.with_suffix(".partial")
     with partial.open("wb") as file:
         np.savez(file, **arrays)  # type: ignore[arg-type]
-    os.replace(partial, path)
+    partial.replace(path)
 
 
 def shard_path(recipe: Recipe, number: int) -> Path:
@@ -90,18 +89,24 @@ def scene_from(indices: NDArray[np.int8]) -> Scene:
     return Scene(**{name: values[i] for (name, values), i in zip(ATTRIBUTES.items(), indices, strict=True)})
 
 
-def random_crops(recipe: Recipe, seed: tuple[int, ...], batch: int) -> Iterator[NDArray[np.uint8]]:
-    """Endless batches of crops, (batch, crop, crop, 3), from the shards drawn so far; half of them mirrored."""
+def random_crops(
+    recipe: Recipe, seed: tuple[int, ...], batch: int
+) -> Iterator[tuple[NDArray[np.uint8], NDArray[np.uint8]]]:
+    """Endless batches of crops, (batch, crop, crop, 3), and their masks, (batch, cells, cells); half are mirrored.
+
+    From the shards drawn so far. Crops start at a latent cell, so that each cell of a mask covers whole pixels.
+    """
     rng = np.random.default_rng(seed)
+    cell = recipe.vae_scale_factor
+    cells = recipe.crop // cell
     while True:
-        number = int(rng.choice(rendered_shards(recipe)))
-        pictures = load_shard(recipe, number).pictures
-        for chosen in rng.permutation(len(pictures))[: len(pictures) // batch * batch].reshape(-1, batch):
-            corners = rng.integers(0, recipe.resolution - recipe.crop + 1, (batch, 2))
-            crops = np.stack(
-                [
-                    pictures[i, y : y + recipe.crop, x : x + recipe.crop]
-                    for i, (y, x) in zip(chosen, corners, strict=True)
-                ]
-            )
-            yield crops[:, :, ::-1] if rng.random() < 0.5 else crops
+        shard = load_shard(recipe, int(rng.choice(rendered_shards(recipe))))
+        for chosen in rng.permutation(len(shard.pictures))[: len(shard.pictures) // batch * batch].reshape(-1, batch):
+            corners = rng.integers(0, recipe.latent_side - cells + 1, (batch, 2))
+            pictures, masks = [], []
+            for i, (y, x) in zip(chosen, corners, strict=True):
+                masks.append(shard.masks[i, y : y + cells, x : x + cells])
+                y, x = y * cell, x * cell
+                pictures.append(shard.pictures[i, y : y + recipe.crop, x : x + recipe.crop])
+            step = -1 if rng.random() < 0.5 else 1
+            yield np.stack(pictures)[:, :, ::step], np.stack(masks)[:, :, ::step]

@@ -17,6 +17,7 @@ from .autoencoder import latents_path, make_autoencoder
 from .dataset import scene_from, shard_sizes
 from .progress import Ema, Stage, warmup_then_cooldown
 from .recipe import Recipe
+from .scene import ATTRIBUTES
 from .text import embed, load_tokenizer, train_text_encoder, write_caption
 
 if TYPE_CHECKING:
@@ -54,25 +55,44 @@ def make_unet(recipe: Recipe) -> UNet2DConditionModel:
 
 
 class LatentData:
-    """Every cached latent in memory, as fp16."""
+    """Every latent cached so far, in memory as fp16; `grow` takes in what another process has cached since."""
 
     def __init__(self, recipe: Recipe) -> None:
-        arrays: dict[str, list[np.ndarray]] = {"means": [], "deviations": [], "masks": [], "scenes": []}
-        for number in range(len(shard_sizes(recipe))):
-            with np.load(latents_path(recipe, number)) as file:
-                for name, parts in arrays.items():
-                    parts.append(file[name])
-        self.means, self.deviations, self.masks, self.scenes = (np.concatenate(a) for a in arrays.values())
-        self.scaling_factor = 1.0 / float(self.means.astype(np.float32).std())
+        self._recipe = recipe
+        self._shards: list[int] = []
+        self.means = self.deviations = np.zeros((0, recipe.latent_channels, recipe.latent_side, recipe.latent_side))
+        self.masks = np.zeros((0, recipe.latent_side, recipe.latent_side), np.uint8)
+        self.scenes = np.zeros((0, len(ATTRIBUTES)), np.int8)
+        self.grow()
+
+    def grow(self) -> None:
+        new = [
+            n
+            for n in range(len(shard_sizes(self._recipe)))
+            if n not in self._shards and latents_path(self._recipe, n).exists()
+        ]
+        for number in new:
+            with np.load(latents_path(self._recipe, number)) as file:
+                self.means = np.concatenate([self.means, file["means"]], dtype=np.float16)
+                self.deviations = np.concatenate([self.deviations, file["deviations"]], dtype=np.float16)
+                self.masks = np.concatenate([self.masks, file["masks"]])
+                self.scenes = np.concatenate([self.scenes, file["scenes"]])
+        self._shards += new
+
+    @property
+    def scaling_factor(self) -> float:
+        """1 / the standard deviation of the first shard's latents: the same however many shards there are."""
+        with np.load(latents_path(self._recipe, 0)) as first:
+            return 1.0 / float(np.std(first["means"].astype(np.float32)))
 
     def batch(
-        self, rng: np.random.Generator, size: int, device: torch.device
+        self, rng: np.random.Generator, size: int, scaling_factor: float, device: torch.device
     ) -> tuple[torch.Tensor, torch.Tensor, list[str]]:
         """Scaled latents (n, c, h, w), cell weights (n, 1, h, w) and captions, some of them dropped."""
         chosen = rng.integers(0, len(self.means), size)
         means = torch.from_numpy(self.means[chosen]).to(device).float()
         deviations = torch.from_numpy(self.deviations[chosen]).to(device).float()
-        latents = (means + deviations * torch.randn_like(means)) * self.scaling_factor
+        latents = (means + deviations * torch.randn_like(means)) * scaling_factor
         weights = 1.0 + SUBJECT_WEIGHT * torch.from_numpy(self.masks[chosen]).to(device).float()[:, None] / 255.0
         captions = [write_caption(scene_from(self.scenes[i]), rng)[0] for i in chosen]
         captions = ["" if rng.random() < UNCONDITIONAL_SHARE else text for text in captions]
@@ -119,10 +139,10 @@ def train_denoiser(recipe: Recipe, device: torch.device) -> UNet2DConditionModel
     stage.resume(parts)
     rng = np.random.default_rng((5, stage.samples))
     torch.manual_seed(stage.samples)
-    alphas = alphas_cumprod().to(device)
+    alphas, scaling_factor = alphas_cumprod().to(device), data.scaling_factor
     losses: list[tuple[float, float]] = []
     while stage.samples < stage.total:
-        latents, weights, captions = data.batch(rng, recipe.unet_batch, device)
+        latents, weights, captions = data.batch(rng, recipe.unet_batch, scaling_factor, device)
         with torch.no_grad():
             embeddings = embed(encoder, tokenizer, captions)
         factor = warmup_then_cooldown(
@@ -142,6 +162,7 @@ def train_denoiser(recipe: Recipe, device: torch.device) -> UNet2DConditionModel
             mean_loss, mean_error = np.mean(losses, axis=0)
             stage.log(loss=float(mean_loss), error=float(mean_error))
             losses.clear()
+            data.grow()
         stage.save_if_due(parts)
     stage.save(parts)
     ema.copy_to(unet)

@@ -1,9 +1,8 @@
-"""A training run that can stop at any moment: its state is one file, replaced whole; its log is one JSON line a point."""
+"""A training run that can stop at any moment: its state is one file, replaced whole; its log, a JSON line a point."""
 
 from __future__ import annotations
 
 import json
-import os
 import sys
 import time
 from collections.abc import Iterable
@@ -21,7 +20,7 @@ def warmup_then_cooldown(samples: int, total: int, *, warmup: int, cooldown: flo
 
 
 class Ema:
-    """An exponential moving average of a module's parameters, warm from the first step (decay grows to its final value)."""
+    """An exponential moving average of a module's parameters; the decay grows to its final value from 0.1."""
 
     def __init__(self, module: torch.nn.Module, decay: float) -> None:
         self.decay = decay
@@ -70,7 +69,7 @@ class Stage:
             state[name] = {"shadow": part.shadow, "steps": part.steps} if isinstance(part, Ema) else part.state_dict()
         partial = self.state_path.with_suffix(".partial")
         torch.save(state, partial)
-        os.replace(partial, self.state_path)
+        partial.replace(self.state_path)
         self._saved_at = time.monotonic()
 
     def save_if_due(self, parts: dict[str, Any]) -> None:

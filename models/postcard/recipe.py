@@ -60,7 +60,7 @@ RECIPES = {
     for recipe in (
         Recipe(
             name="cpu", resolution=128, pictures=30_000, crop=64,
-            vae_channels=(16, 32, 64), latent_channels=4, vae_batch=16, vae_samples=60_000, vae_learning_rate=1.5e-3,
+            vae_channels=(16, 32, 64), latent_channels=4, vae_batch=16, vae_samples=90_000, vae_learning_rate=1.5e-3,
             text_width=128, text_layers=4, text_heads=4, text_batch=64, text_samples=40_000,
             unet_channels=(32, 96, 160), unet_layers=1, unet_heads=4, unet_batch=32, unet_samples=110_000,
             unet_learning_rate=8e-4, ema_decay=0.999,

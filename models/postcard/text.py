@@ -93,7 +93,10 @@ def train_text_encoder(recipe: Recipe, device: torch.device) -> CLIPTextModel:
         captions, stated = zip(*(write_caption(scene, rng) for scene in scenes), strict=True)
         targets = torch.tensor(
             [
-                [i if name in said else len(values) for (name, values), i in zip(ATTRIBUTES.items(), s.indices())]
+                [
+                    i if name in said else len(values)
+                    for (name, values), i in zip(ATTRIBUTES.items(), s.indices(), strict=True)
+                ]
                 for s, said in zip(scenes, stated, strict=True)
             ],
             device=device,

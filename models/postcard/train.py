@@ -24,7 +24,7 @@ def run(recipe: Recipe, stage: str, device: torch.device, workers: int) -> None:
     elif stage == "vae":
         autoencoder.train_autoencoder(recipe, device)
     elif stage == "latents":
-        autoencoder.cache_latents(recipe, autoencoder.train_autoencoder(recipe, device), device)
+        autoencoder.cache_latents(recipe, autoencoder.train_autoencoder(recipe, device), device, workers)
     elif stage == "text":
         from .text import train_text_encoder
 

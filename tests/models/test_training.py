@@ -28,7 +28,8 @@ def test_the_stages_make_a_checkpoint_that_diffusers_loads_and_draws_with(runs: 
 
     dataset.render_all(SMOKE, workers=1)
     vae = autoencoder.train_autoencoder(SMOKE, CPU)
-    scale = autoencoder.cache_latents(SMOKE, vae, CPU)
+    autoencoder.cache_latents(SMOKE, vae, CPU)
+    scale = denoiser.LatentData(SMOKE).scaling_factor
     denoiser.train_denoiser(SMOKE, CPU)
     denoiser.save_checkpoint(SMOKE, runs / "checkpoint")
 
