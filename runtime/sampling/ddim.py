@@ -1,0 +1,75 @@
+"""The samplers by timestep: DDIM, DDPM and PNDM. Pure steps over float32 arrays.
+
+In their papers' latents (unit variance) each has its own formula; divided by sqrt(alpha) they are Euler's step and the
+ancestral one, with PNDM's slope a combination of earlier ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from tintype.sampling.euler import ancestral_step, euler_step
+from tintype.sampling.noise import NoiseSource
+from tintype.sampling.prediction import denoised_from, prediction_from
+from tintype.sampling.schedule import Schedule
+from tintype.sampling.step import Denoise, Latents, Step, Steps, same_model_input
+
+# Adams-Bashforth coefficients, newest first (Liu et al. 2022, formulas 9 and 12).
+_COMBINATIONS = (
+    (1.0,),
+    (3 / 2, -1 / 2),
+    (23 / 12, -16 / 12, 5 / 12),
+    (55 / 24, -59 / 24, 37 / 24, -9 / 24),
+)
+
+
+def ddim(denoise: Denoise, latents: Latents, schedule: Schedule, noise: NoiseSource) -> Steps:
+    """DDIM (Song et al. 2020, formula 12), with schedule.eta of its noise."""
+    for index in range(schedule.total):
+        sigma, sigma_next = float(schedule.sigmas[index]), float(schedule.landings[index])
+        denoised = denoise(latents, sigma, float(schedule.timesteps[index]))
+        latents = ancestral_step(latents, denoised, sigma, sigma_next, noise, schedule.eta)
+        latents = same_model_input(latents, sigma_next, float(schedule.sigmas[index + 1]))
+        yield Step(index, schedule.total, sigma, float(schedule.sigmas[index + 1]), latents, denoised)
+
+
+def ddpm(denoise: Denoise, latents: Latents, schedule: Schedule, noise: NoiseSource) -> Steps:
+    """DDPM (Ho et al. 2020, formulas 6 and 7, the smaller variance)."""
+    for index in range(schedule.total):
+        sigma, sigma_next = float(schedule.sigmas[index]), float(schedule.sigmas[index + 1])
+        denoised = denoise(latents, sigma, float(schedule.timesteps[index]))
+        latents = ancestral_step(latents, denoised, sigma, sigma_next, noise)
+        yield Step(index, schedule.total, sigma, sigma_next, latents, denoised)
+
+
+def combine(predictions: Sequence[Latents]) -> Latents:
+    """The slope ahead from up to four predictions, newest last (linear multistep)."""
+    coefficients = _COMBINATIONS[len(predictions) - 1]
+    total = predictions[-1] * coefficients[0]
+    for coefficient, prediction in zip(coefficients[1:], reversed(predictions[:-1]), strict=True):
+        total = total + prediction * coefficient
+    return total
+
+
+def pndm(denoise: Denoise, latents: Latents, schedule: Schedule, noise: NoiseSource) -> Steps:
+    """PNDM without its Runge-Kutta start, also called PLMS (Liu et al. 2022): one call a step, one more to start.
+
+    Predictions are combined as the model makes them (velocities for a v model), as diffusers does.
+    """
+    kind = "v_prediction" if schedule.config.prediction_type == "v_prediction" else "epsilon"
+    history: list[Latents] = []
+    first = latents
+    for index in range(schedule.total):
+        sigma, departure = float(schedule.sigmas[index]), float(schedule.departures[index])
+        landing, sigma_next = float(schedule.landings[index]), float(schedule.sigmas[index + 1])
+        denoised = denoise(latents, sigma, float(schedule.timesteps[index]))
+        prediction = prediction_from(denoised, latents, sigma, kind)
+        if index == 1:
+            slope = (history[-1] + prediction) * 0.5
+            latents = same_model_input(first, float(schedule.sigmas[0]), departure)
+        else:
+            history = [*history[-3:], prediction]
+            slope = combine(history)
+        target = denoised_from(slope, latents, departure, kind)
+        latents = same_model_input(euler_step(latents, target, departure, landing), landing, sigma_next)
+        yield Step(index, schedule.total, sigma, sigma_next, latents, denoised)

@@ -1,0 +1,175 @@
+"""The way from noise to picture, planned before the first step: which noise levels, which timesteps. Pure values.
+
+A schedule belongs to one sampler, since the samplers of diffusers lay their timesteps differently even under the same
+name. sigma is the noise level of the runtime's latents (image + sigma * noise); for a model trained with alphas_cumprod
+a, sigma^2 = (1 - a) / a.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tintype.errors import RequestError, near_names
+from tintype.sampling.scheduler_config import SchedulerConfig
+from tintype.sampling.spacing import (
+    BY_TIMESTEP,
+    LAYOUTS,
+    SPACINGS,
+    Layout,
+    lay,
+    lay_by_stride,
+    sigmas_of,
+    spaced_timesteps,
+    timesteps_of,
+)
+from tintype.sampling.step import Latents
+
+# Zero terminal SNR means an infinite sigma. Samplers by sigma start where diffusers starts them; samplers by timestep,
+# which compute with alpha itself, start so high that no trace of the picture is left in float32.
+_LOWEST_ALPHA_BY_SIGMA = 2.0**-24
+_LOWEST_ALPHA_BY_TIMESTEP = 1e-16
+
+
+@dataclass(frozen=True, kw_only=True)
+class Schedule:
+    """Everything a sampler needs to know but the model, the latents and the noise."""
+
+    sampler: str
+    spacing: str
+    config: SchedulerConfig
+    timesteps: NDArray[np.float64]  # (n,), what the model is told at each step
+    sigmas: NDArray[np.float64]  # (n + 1,), the noise level of each step, and where the last one lands
+    departures: NDArray[np.float64]  # (n,), where each step is reckoned from; sigmas[:-1] but for pndm's second
+    landings: NDArray[np.float64]  # (n,), where each step lands; sigmas[1:] but for ddim and pndm
+    initial_scale: float  # latents to start with = noise * initial_scale
+    exploding: bool  # the last latents are the picture as they are, whatever noise is left in them
+    eta: float = 0.0  # of ddim: the share of fresh noise, 0 none .. 1 all
+    training_sigmas: NDArray[np.float64]  # (num_train_timesteps,), rising
+
+    @property
+    def total(self) -> int:
+        """How many steps the sampler yields; pndm has one more than was asked for, from two up."""
+        return len(self.timesteps)
+
+    def timestep_of(self, sigma: float) -> float:
+        """The (fractional) training timestep with this noise level, by interpolating log sigma."""
+        return float(timesteps_of(np.array([sigma]), self.training_sigmas)[0])
+
+    def sigma_of(self, timestep: float) -> float:
+        """The noise level of a (fractional) training timestep, by interpolating sigma."""
+        return float(sigmas_of(np.array([timestep]), self.training_sigmas)[0])
+
+    def to_model_space(self, latents: Latents) -> Latents:
+        """The sampler's last latents as the decoder wants them (before / scaling_factor).
+
+        A schedule that ends above sigma 0 leaves its last noise in; the variance preserving schedulers decode what the
+        model would see.
+        """
+        if self.exploding or self.sigmas[-1] == 0.0:
+            return latents
+        return latents / math.hypot(1.0, float(self.sigmas[-1]))
+
+
+def make_schedule(
+    config: SchedulerConfig, sampler: str, num_inference_steps: int, spacing: str | None = None, *, eta: float = 0.0
+) -> Schedule:
+    """Plan a sampler's steps on a checkpoint's noise schedule, as the diffusers scheduler of that sampler does.
+
+    sampler: a name in SAMPLERS. num_inference_steps: from 1. spacing: a name in SPACINGS, or None for what the
+    checkpoint's config says; karras (Karras et al. 2022, equation 5) and exponential respace between the same ends.
+    eta: fresh noise of ddim. RequestError for what cannot be done.
+    """
+    if sampler not in LAYOUTS:
+        raise RequestError(f"there is no sampler called {sampler!r}", fix=near_names(sampler, LAYOUTS))
+    layout = LAYOUTS[sampler]
+    name, base = _choose_spacing(config, sampler, layout, spacing)
+    _check(config, sampler, layout, num_inference_steps, name, eta)
+    floor = _LOWEST_ALPHA_BY_SIGMA if layout.spacings == SPACINGS else _LOWEST_ALPHA_BY_TIMESTEP
+    training_sigmas = _training_sigmas(config, floor)
+    timesteps, sigmas = lay(config, layout, num_inference_steps, name, base, training_sigmas)
+    last = _last_sigma(config, layout, training_sigmas)
+    if layout.by_stride:
+        timesteps, departures, landings = lay_by_stride(config, layout, timesteps, last, training_sigmas)
+        sigmas = np.append(sigmas_of(timesteps, training_sigmas), last)
+    else:
+        sigmas = np.append(sigmas, last)
+        departures, landings = sigmas[:-1], sigmas[1:]
+    start = float(sigmas[:-1].max())
+    plain_start = layout.exploding and base in ("linspace", "trailing")
+    return Schedule(
+        sampler=sampler,
+        spacing=name,
+        config=config,
+        timesteps=timesteps,
+        sigmas=sigmas,
+        departures=departures,
+        landings=landings,
+        initial_scale=start if plain_start else math.hypot(1.0, start),
+        exploding=layout.exploding,
+        eta=eta,
+        training_sigmas=training_sigmas,
+    )
+
+
+def _choose_spacing(config: SchedulerConfig, sampler: str, layout: Layout, spacing: str | None) -> tuple[str, str]:
+    """The spacing's name, and the timestep spacing under it."""
+    base = config.timestep_spacing or layout.default_spacing
+    if spacing is None:
+        for wanted, name in ((config.use_karras_sigmas, "karras"), (config.use_exponential_sigmas, "exponential")):
+            if wanted and name in layout.spacings:
+                return name, base
+        return (base if layout.spacings else sampler), base
+    if spacing not in SPACINGS:
+        raise RequestError(f"there is no spacing called {spacing!r}", fix=near_names(spacing, SPACINGS))
+    if not layout.spacings:
+        raise RequestError(
+            f"{sampler} cannot be spaced {spacing!r}", fix=f"leave the spacing out: {sampler} has its own"
+        )
+    if spacing not in layout.spacings:
+        raise RequestError(
+            f"{sampler} cannot be spaced {spacing!r}",
+            fix=f"choose one of {', '.join(layout.spacings)}, or another sampler such as euler or dpmpp_2m",
+        )
+    return spacing, (spacing if spacing in BY_TIMESTEP else base)
+
+
+def _check(config: SchedulerConfig, sampler: str, layout: Layout, steps: int, name: str, eta: float) -> None:
+    most = config.num_train_timesteps
+    if layout.grid == "intervals" and name in ("leading", "linspace"):
+        most -= 1
+    if layout.grid == "lcm":
+        most = config.original_inference_steps
+    if not 1 <= steps <= most:
+        raise RequestError(f"{sampler} cannot take {steps} steps with this model", fix=f"ask for 1 to {most} steps")
+    if name in BY_TIMESTEP:
+        highest = float(spaced_timesteps(config, layout, steps, name).max())
+        if highest >= config.num_train_timesteps:
+            raise RequestError(
+                f"{steps} steps with {name} spacing start at timestep {highest:.0f}, and the model's last is "
+                f"{config.num_train_timesteps - 1}",
+                fix="ask for fewer steps, or for trailing spacing",
+            )
+    if not 0.0 <= eta <= 1.0:
+        raise RequestError(f"eta = {eta} is out of range", fix="use a number from 0 to 1")
+    if eta and sampler != "ddim":
+        raise RequestError(f"{sampler} has no eta", fix="leave eta out, or use the ddim sampler")
+
+
+def _training_sigmas(config: SchedulerConfig, lowest_alpha: float) -> NDArray[np.float64]:
+    alphas = config.alphas_cumprod
+    if config.rescale_betas_zero_snr:
+        alphas = np.maximum(alphas, np.float32(lowest_alpha))
+    return np.sqrt((np.float32(1) - alphas) / alphas).astype(np.float64)
+
+
+def _last_sigma(config: SchedulerConfig, layout: Layout, training_sigmas: NDArray[np.float64]) -> float:
+    """Where the last step lands: the picture, or the least noise of training where the checkpoint asks for that."""
+    if layout.by_stride:
+        to_one = layout.default_alpha_to_one if config.set_alpha_to_one is None else config.set_alpha_to_one
+        return 0.0 if to_one else float(training_sigmas[0])
+    stops_early = layout.may_stop_early and config.final_sigmas_type == "sigma_min"
+    return float(training_sigmas[0]) if stops_early else 0.0

@@ -1,0 +1,63 @@
+"""The words every sampler shares: latents, what denoises them, and one step of the way.
+
+Inside the runtime latents are image + sigma * noise (variance exploding, as in k-diffusion). A model that was
+trained on variance preserving latents sees latents / sqrt(1 + sigma^2).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Generator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from tintype.sampling.noise import NoiseSource
+    from tintype.sampling.schedule import Schedule
+
+Latents: TypeAlias = NDArray[np.float32]  # (batch, channels, height, width), in latent cells
+Denoise: TypeAlias = Callable[[Latents, float, float], Latents]  # (latents, sigma, timestep) -> denoised latents
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One step done: from `sigma` to `sigma_next`, `index` of `total` (from 0)."""
+
+    index: int
+    total: int
+    sigma: float
+    sigma_next: float
+    latents: Latents  # at sigma_next
+    denoised: Latents  # the model's guess of the picture, seen from sigma
+
+
+Steps: TypeAlias = Generator[Step, None, None]
+
+
+class Sampler(Protocol):
+    """A sampler turns noise into a picture step by step; the caller owns progress and may stop between steps.
+
+    `latents` are noise * schedule.initial_scale, `denoise` maps (latents, sigma, timestep) to denoised latents of the
+    same shape, `noise` is drawn from only where the method is stochastic. No sampler writes into what it was given.
+    """
+
+    def __call__(self, denoise: Denoise, latents: Latents, schedule: Schedule, noise: NoiseSource) -> Steps: ...
+
+
+def model_input(latents: Latents, sigma: float) -> Latents:
+    """What the model was trained to see: latents / sqrt(1 + sigma^2), unit variance for unit-variance images."""
+    return latents / math.hypot(1.0, sigma)
+
+
+def same_model_input(latents: Latents, sigma: float, other: float) -> Latents:
+    """Latents at `other` that look to the model as these do at `sigma`.
+
+    Schedulers that step by timestep land on t - T // n and go on from the next timestep of their list as if it were
+    the same; where the two differ they keep the model's input, so the latents change their scale.
+    """
+    if sigma == other:
+        return latents
+    return latents * (math.hypot(1.0, other) / math.hypot(1.0, sigma))
