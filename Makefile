@@ -1,0 +1,71 @@
+# One place for what a person types. A virtual environment is made once and refilled only when
+# pyproject.toml or constraints.txt say something new.
+SHELL  := /bin/sh
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+KEY    := $(shell cat pyproject.toml constraints.txt | cksum | tr -d ' ')
+PROMPT := a red sailboat on a calm sea at sunset
+
+RUN_STAMP  := $(VENV)/.installed-cpu-$(KEY)
+TEST_STAMP := $(VENV)/.installed-test-$(KEY)
+
+.PHONY: help image test check lint types imports postcard bench clean
+help:
+	@echo "make image     install the runtime and write postcard.png"
+	@echo "make test      install what tests need and run the whole suite"
+	@echo "make check     ruff, mypy, import-linter, then the whole suite"
+	@echo "make bench     measure this machine; figures go to bench/results/"
+	@echo "make postcard  draw the world, train, judge and export the embedded default again"
+	@echo "make clean     remove what was built, not the virtual environment"
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "error: $(PYTHON) is older than Python 3.11"; \
+		  echo "  fix: make PYTHON=python3.12, or whichever newer one is here"; exit 1; }
+	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || \
+		{ echo "error: $(PYTHON) cannot make virtual environments: ensurepip is missing"; \
+		  echo "  fix: apt-get install python3-venv"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+$(RUN_STAMP): | $(BIN)/python
+	$(BIN)/python -m pip install -q -e '.[cpu]' -c constraints.txt
+	@rm -f $(VENV)/.installed-cpu-*; touch $@
+
+$(TEST_STAMP): | $(BIN)/python
+	$(BIN)/python -m pip install -q -e '.[cpu,export,test]' -c constraints.txt
+	@rm -f $(VENV)/.installed-*; touch $@ $(RUN_STAMP)
+
+image: $(RUN_STAMP)
+	$(BIN)/tintype generate "$(PROMPT)" --seed 7 -o postcard.png
+
+test: $(TEST_STAMP)
+	$(BIN)/python -m pytest $(PYTEST)
+
+check: lint types imports test
+
+lint: $(TEST_STAMP)
+	$(BIN)/ruff check .
+
+# mypy and import-linter read one folder a package, so they are shown the tree as it is once installed.
+build/tree: $(TEST_STAMP)
+	@rm -rf build/tree && mkdir -p build/tree/tintype
+	@cd build/tree/tintype && ln -s ../../../runtime/* . && \
+		ln -s ../../../kernels ../../../export ../../../bench ../../../models .
+.PHONY: build/tree
+
+types: build/tree
+	MYPYPATH=build/tree $(BIN)/mypy -p tintype
+
+imports: build/tree
+	PYTHONPATH=build/tree $(BIN)/lint-imports
+
+postcard: $(TEST_STAMP)
+	$(BIN)/python -m tintype.models.postcard.train
+	$(BIN)/tintype bench postcard-quality
+
+bench: $(RUN_STAMP)
+	$(BIN)/tintype bench
+
+clean:
+	rm -rf build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache postcard.png

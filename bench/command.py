@@ -1,0 +1,137 @@
+"""`tintype bench`: measure, print a few lines, and keep everything in a dated JSON file with the machine's name."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from tintype.bench.job import PROMPT, Job
+from tintype.cli.options import Size, human_bytes
+
+MEASURES = ("help", "fresh", "steady", "peers")
+
+
+@click.command()
+@click.argument("measures", nargs=-1, type=click.Choice(MEASURES))
+@click.option("--model", default="postcard", show_default=True, help="A bundle's folder, or an embedded name.")
+@click.option(
+    "--checkpoint", type=click.Path(exists=True, file_okay=False), help="What the bundle came from, for diffusers."
+)
+@click.option("--prompt", default=PROMPT, show_default=True)
+@click.option("--num-inference-steps", type=click.IntRange(min=1), default=20, show_default=True)
+@click.option("--guidance-scale", type=float, default=7.5, show_default=True)
+@click.option("--size", type=Size(), help="Pixels, as in 512x512 [default: the model's own].")
+@click.option("--threads", type=click.IntRange(min=1), help="The same for every runtime.")
+@click.option("--repeats", type=click.IntRange(min=1), default=5, show_default=True, help="Runs behind each median.")
+@click.option("--results", type=click.Path(file_okay=False, path_type=Path), help="The folder that the figures go to.")
+@click.option("--json", "as_json", is_flag=True, help="Print the figures as one JSON object on stdout.")
+def bench(
+    measures: tuple[str, ...],
+    model: str,
+    checkpoint: str | None,
+    prompt: str,
+    num_inference_steps: int,
+    guidance_scale: float,
+    size: tuple[int, int] | None,
+    threads: int | None,
+    repeats: int,
+    results: Path | None,
+    as_json: bool,
+) -> None:
+    """Measure latency and memory on this machine.
+
+    MEASURES: help (the command's start), fresh (a picture from a new process: cold, and with builds cached),
+    steady (pictures in one process), peers (beside diffusers and plain onnxruntime; extra: peers). Without any:
+    help, fresh and steady.
+    """
+    width, height = size or (None, None)
+    job = Job(
+        model=model,
+        checkpoint=checkpoint,
+        prompt=prompt,
+        num_inference_steps=num_inference_steps,
+        guidance_scale=guidance_scale,
+        width=width,
+        height=height,
+        threads=threads,
+    )
+    chosen = measures or MEASURES[:3]
+    report = _measure(chosen, job, repeats)
+    path = _write(report, results or default_results_folder(), chosen)
+    if as_json:
+        click.echo(json.dumps(report))
+        return
+    for line in summary_lines(report):
+        click.echo(line)
+    click.echo(f"written to {path}")
+
+
+def default_results_folder() -> Path:
+    """bench/results of the checkout that this module lies in, else the current folder."""
+    package = Path(__file__).resolve().parent
+    is_checkout = (package.parent / "pyproject.toml").is_file()
+    return package / "results" if is_checkout else Path.cwd()
+
+
+def _measure(chosen: tuple[str, ...], job: Job, repeats: int) -> dict[str, Any]:
+    from tintype.bench.machine import load_average, machine_facts
+    from tintype.bench.measures import measure_fresh, measure_help, measure_steady
+    from tintype.bench.peers import measure_peers
+
+    functions: dict[str, Callable[[Job, int], dict[str, Any]]] = {
+        "help": measure_help,
+        "fresh": measure_fresh,
+        "steady": measure_steady,
+        "peers": measure_peers,
+    }
+    report: dict[str, Any] = {"machine": machine_facts(job.threads), "job": dataclasses.asdict(job), "repeats": repeats}
+    for name in dict.fromkeys(chosen):
+        click.echo(f"measuring {name} ...", err=True)
+        report[name] = functions[name](job, repeats)
+    report["machine"]["load_average_at_end"] = load_average()
+    return report
+
+
+def _write(report: dict[str, Any], folder: Path, chosen: tuple[str, ...]) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    machine = re.sub(r"[^A-Za-z0-9.-]+", "-", report["machine"]["machine"]) or "machine"
+    stamp = re.sub(r"[-:]|\+.*", "", report["machine"]["date"])
+    path = folder / f"{stamp}-{machine}-{'-'.join(dict.fromkeys(chosen))}.json"
+    path.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    return path
+
+
+def summary_lines(report: dict[str, Any]) -> list[str]:
+    """The figures that people ask for first, one a line."""
+    machine = report["machine"]
+    lines = [f"{machine['cpu']}, {machine['cores']['physical']} cores, load {machine['load_average']}"]
+    if "help" in report:
+        lines.append(
+            f"tintype --help        {report['help']['seconds']['median']:.3f} s (bar {report['help']['bar_seconds']} s)"
+        )
+    if "fresh" in report:
+        fresh, steps = report["fresh"], report["job"]["num_inference_steps"]
+        lines.append(f"{steps} steps, cold        {fresh['cold']['seconds']:.2f} s, {_rss(fresh['cold'])}")
+        lines.append(f"{steps} steps, first       {fresh['first']['seconds']['median']:.2f} s, {_rss(fresh['first'])}")
+        lines.append(f"torch imported        {'yes' if fresh['torch_imported'] else 'no'}")
+    if "steady" in report:
+        steady = report["steady"]
+        lines.append(
+            f"steady                {steady['seconds']['median']:.2f} s a picture, "
+            f"{steady['steps_per_second']:.1f} steps/s, {_rss(steady)}"
+        )
+    for name, figures in report.get("peers", {}).items():
+        seconds, ratio = figures["seconds"]["median"], figures["ratio_to_tintype"]
+        lines.append(f"{name:<21} {seconds:.2f} s a picture, {ratio:.2f}x, {_rss(figures)}")
+    return lines
+
+
+def _rss(figures: dict[str, Any]) -> str:
+    peak = figures["peak_rss_bytes"]
+    return "peak unknown" if peak is None else f"peak {human_bytes(peak)}"

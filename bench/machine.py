@@ -1,0 +1,70 @@
+"""Where a figure was measured: without these facts a number means nothing."""
+
+from __future__ import annotations
+
+import datetime
+import os
+import platform
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+DISTRIBUTIONS = (
+    "tintype",
+    "numpy",
+    "onnxruntime",
+    "onnxruntime-gpu",
+    "onnxruntime-directml",
+    "onnxruntime-webgpu",
+    "torch",
+    "diffusers",
+    "transformers",
+)
+
+
+def machine_facts(threads: int | None) -> dict[str, Any]:
+    """The machine, its load when the run began, versions, thread count and date, ready for JSON."""
+    return {
+        "machine": platform.node(),
+        "system": platform.platform(),
+        "cpu": cpu_name(),
+        "cores": {"logical": os.cpu_count(), "physical": psutil.cpu_count(logical=False)},
+        "memory_bytes": psutil.virtual_memory().total,
+        "load_average": load_average(),
+        "threads": threads,
+        "python": platform.python_version(),
+        "versions": versions(),
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    }
+
+
+def load_average() -> list[float] | None:
+    """Work that waited for a core over 1, 5 and 15 minutes; a quiet machine shows well under one."""
+    try:
+        return [round(value, 2) for value in os.getloadavg()]
+    except (AttributeError, OSError):
+        return None
+
+
+def cpu_name() -> str:
+    """The processor as its maker calls it."""
+    try:
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+def versions() -> dict[str, str]:
+    """Of what is installed among the distributions that decide a figure."""
+    found = {}
+    for name in DISTRIBUTIONS:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found

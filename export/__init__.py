@@ -1,0 +1,11 @@
+"""Export: a checkpoint becomes a bundle; the only user of torch and diffusers.
+
+Importing this package is cheap: torch and diffusers are loaded when `export_bundle` is called.
+"""
+
+from __future__ import annotations
+
+from tintype.export.bundling import Effort, export_bundle
+from tintype.export.parity import Gate, GraphReport, ParityReport, psnr_db
+
+__all__ = ["Effort", "Gate", "GraphReport", "ParityReport", "export_bundle", "psnr_db"]

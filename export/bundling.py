@@ -1,0 +1,135 @@
+"""READ FIRST: a checkpoint becomes a bundle, in five steps.
+
+The bundle's folder appears whole or not at all: everything is written to a folder beside it, which takes its name
+only after every gate has passed.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tintype.bundle import DefaultRequest
+from tintype.errors import ExportError, near_names
+from tintype.export.checkpoint import Checkpoint, load_text_encoder, load_unet, load_vae, open_checkpoint
+from tintype.export.parity import GATES_DB, ParityReport, refuse_failures
+from tintype.export.placing import placed
+from tintype.export.progress import Progress, Silent
+
+if TYPE_CHECKING:
+    from tintype.export.trajectories import Modules, TrajectoryPlan
+
+PRECISIONS = tuple(GATES_DB)
+LARGE_UNET_BYTES = 512 * 2**20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Effort:
+    """How much real denoising the gates and the calibration get; None fits the checkpoint's size."""
+
+    steps: int | None = None
+    calibration_prompts: int | None = None
+    gate_prompts: int | None = None
+    gate_calls: int | None = None
+    latent_size: int | None = None  # a side, in latent cells
+    damage_seconds: float = 1200.0  # at most this long for measuring what each layer's quantization costs
+
+
+def export_bundle(
+    source: Path | str,
+    bundle: Path | str,
+    *,
+    precision: str = "fp32",
+    prompts: Sequence[str] | None = None,
+    name: str | None = None,
+    licence: str | None = None,
+    default_request: DefaultRequest | None = None,
+    effort: Effort | None = None,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+) -> ParityReport:
+    """Export a diffusers folder (Stable Diffusion 1.x, 2.x) to a bundle folder; returns how near each graph came.
+
+    precision: fp32, fp16 (weights stored in half) or int8 (hybrid; layers that would miss the gate stay float).
+    prompts: what calibration and gates draw; use words the model knows. None takes a general list.
+    name: the bundle's name, None takes the folder's. licence: None reads the checkpoint's README.md.
+    default_request: what a request gets that leaves fields out; None asks for 20 steps of dpmpp_2m at the model's size.
+    overwrite: replace a bundle that is there already; anything else at that place is never touched.
+
+    Raises ExportError, and then nothing is left at `bundle`: for what can't be read or isn't supported, an output
+    that can't be written, and a graph below its gate.
+    """
+    started = time.perf_counter()
+    source, bundle = Path(source), Path(bundle)
+    progress = progress or Silent()
+    if precision not in PRECISIONS:
+        raise ExportError(
+            f"precision {precision!r} isn't one this exporter makes", fix=near_names(precision, PRECISIONS)
+        )
+    checkpoint = open_checkpoint(source)
+    with placed(bundle, checkpoint, overwrite=overwrite) as scratch:
+        # torch and diffusers take seconds to import: only for a checkpoint and an output that are there.
+        _quiet_libraries()
+        from tintype.export import graphs, writing
+        from tintype.export.tokenizer import read_tokenizer
+        from tintype.export.trajectories import gate_calls
+
+        tokenizer = read_tokenizer(source / "tokenizer", *checkpoint.text_limits)  # 1. read
+        modules = _load(checkpoint, progress)
+        plan = _trajectory_plan(checkpoint, effort or Effort(), prompts)
+        with progress.stage("real inputs", plan.gate_prompts * (plan.steps + 1)) as advance:  # 2. what it must match
+            calls = gate_calls(modules, tokenizer, plan, advance)
+        seconds = (effort or Effort()).damage_seconds
+        job = graphs.Job(checkpoint, modules, tokenizer, plan, calls, precision, scratch, progress, seconds)
+        reports = graphs.write_graphs(job)  # 3. trace, quantize, judge
+        report = ParityReport(name or bundle.resolve().name, precision, tuple(reports), 0, 0.0)
+        refuse_failures(report)
+        writing.write_rest(  # 4. everything that isn't a graph
+            checkpoint, tokenizer, reports, scratch.bundle, report.name, licence, default_request
+        )
+        size = sum(path.stat().st_size for path in scratch.bundle.rglob("*") if path.is_file())
+    return replace(report, bundle_bytes=size, seconds=time.perf_counter() - started)  # 5. `placed` gave it its name
+
+
+def _quiet_libraries() -> None:
+    """transformers and diffusers remark on parts that aren't used here; their errors still come as exceptions."""
+    import logging
+
+    for name in ("transformers", "diffusers"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+
+
+def _load(checkpoint: Checkpoint, progress: Progress) -> Modules:
+    from tintype.export.trajectories import Modules
+
+    vae = checkpoint.configs["vae"]
+    with progress.stage("checkpoint", 3) as advance:
+        text_encoder = load_text_encoder(checkpoint)
+        advance(1)
+        unet = load_unet(checkpoint)
+        advance(1)
+        return Modules(
+            text_encoder,
+            unet,
+            load_vae(checkpoint),
+            checkpoint.configs["scheduler"],
+            float(vae.get("scaling_factor", 0.18215)),  # diffusers leaves out what equals its default
+            float(vae["shift_factor"]) if vae.get("shift_factor") is not None else 0.0,
+        )
+
+
+def _trajectory_plan(checkpoint: Checkpoint, effort: Effort, prompts: Sequence[str] | None) -> TrajectoryPlan:
+    """What the caller fixed; else much for a small UNet, and for one of SD's size what 2 cores do in minutes."""
+    from tintype.export.trajectories import DEFAULT_PROMPTS, TrajectoryPlan
+
+    large = sum(path.stat().st_size for path in checkpoint.weights["unet"]) > LARGE_UNET_BYTES
+    usual = {"steps": 8, "calibration_prompts": 1, "gate_prompts": 1, "gate_calls": 3} if large else {}
+    chosen = {field: getattr(effort, field) for field in ("steps", "calibration_prompts", "gate_prompts", "gate_calls")}
+    fixed = {field: value for field, value in chosen.items() if value is not None}
+    sample_size = checkpoint.configs["unet"].get("sample_size") or 64  # null: diffusers takes 64 too
+    size = effort.latent_size if effort.latent_size is not None else int(sample_size)
+    size = max(1, size // checkpoint.latent_multiple) * checkpoint.latent_multiple
+    return TrajectoryPlan(DEFAULT_PROMPTS if prompts is None else tuple(prompts), size, **{**usual, **fixed})

@@ -1,0 +1,303 @@
+"""Reading what people publish: a diffusers folder of Stable Diffusion 1.x or 2.x shape.
+
+A `Checkpoint` that `open_checkpoint` returned has the parts this exporter can trace, by class name. Weights are read
+only by the `load_*` functions, always as fp32, and every tensor of a module comes from the file: a key that is
+missing, unknown or of another shape is an error that names it, never a random weight.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tintype.errors import ExportError
+
+if TYPE_CHECKING:
+    import torch
+
+PIPELINES = ("StableDiffusionPipeline", "StableDiffusionImg2ImgPipeline", "LatentConsistencyModelPipeline")
+COMPONENT_CLASSES = {"text_encoder": "CLIPTextModel", "unet": "UNet2DConditionModel", "vae": "AutoencoderKL"}
+PREDICTION_TYPES = ("epsilon", "v_prediction", "sample")
+
+# Weights files in order of preference: the plain ones first, then what "variant" downloads leave.
+WEIGHT_NAMES = {
+    "text_encoder": ("model.safetensors", "model.fp16.safetensors", "pytorch_model.bin", "pytorch_model.fp16.bin"),
+    "unet": (
+        "diffusion_pytorch_model.safetensors",
+        "diffusion_pytorch_model.fp16.safetensors",
+        "diffusion_pytorch_model.bin",
+        "diffusion_pytorch_model.fp16.bin",
+    ),
+}
+WEIGHT_NAMES["vae"] = WEIGHT_NAMES["unet"]
+
+# Sets of UNet options that need inputs or layers which the traced graph doesn't have.
+UNSUPPORTED_UNET_OPTIONS = (
+    "addition_embed_type",
+    "class_embed_type",
+    "encoder_hid_dim_type",
+    "time_cond_proj_dim",
+    "num_class_embeds",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A diffusers folder whose parts are known; configs are the JSON as it stands."""
+
+    folder: Path
+    index: Mapping[str, Any]
+    configs: Mapping[str, Mapping[str, Any]]  # by component: text_encoder, unet, vae, scheduler
+    weights: Mapping[str, tuple[Path, ...]]  # by component, shards in order
+
+    @property
+    def prediction_type(self) -> str:
+        return str(self.configs["scheduler"].get("prediction_type", "epsilon"))
+
+    @property
+    def vae_scale_factor(self) -> int:
+        """Image pixels per latent cell, each side."""
+        return int(2 ** (len(self.configs["vae"]["block_out_channels"]) - 1))
+
+    @property
+    def latent_multiple(self) -> int:
+        """Latent height and width must be a multiple of this: the UNet halves them once a level but the last."""
+        return int(2 ** (len(self.configs["unet"]["block_out_channels"]) - 1))
+
+    @property
+    def text_limits(self) -> tuple[int, int]:
+        """How many tokens the text encoder takes at once, and how many it knows; CLIP's where config.json is mute."""
+        config = self.configs["text_encoder"]
+        return int(config.get("max_position_embeddings", 77)), int(config.get("vocab_size", 49408))
+
+    def sha256(self) -> str:
+        """One hash for all weights: sha256 over each file's name and sha256, in order of names."""
+        total = hashlib.sha256()
+        for path in sorted(path for paths in self.weights.values() for path in paths):
+            with path.open("rb") as file:
+                digest = hashlib.file_digest(file, "sha256").hexdigest()
+            total.update(f"{path.relative_to(self.folder).as_posix()} {digest}\n".encode())
+        return total.hexdigest()
+
+
+def open_checkpoint(folder: Path) -> Checkpoint:
+    """Look at a diffusers folder: what it is made of, and whether this exporter can do it. Reads no weights.
+
+    Raises ExportError for a missing folder, one that is no diffusers checkpoint, and classes or options that aren't
+    supported, by name.
+    """
+    if not folder.is_dir():
+        raise ExportError(f"there is no checkpoint folder at {str(folder)!r}", fix=_folder_fix(folder))
+    if not (folder / "model_index.json").is_file():
+        found = ", ".join(sorted(path.name for path in folder.iterdir())[:8]) or "nothing"
+        raise ExportError(
+            f"{folder} is not a diffusers checkpoint: it has no model_index.json (it holds {found})",
+            fix="give the folder that save_pretrained wrote, with unet/, vae/ and text_encoder/ in it",
+        )
+    index = _read_json(folder / "model_index.json")
+    _check_index(folder, index)
+    configs = {name: _read_json(folder / name / "config.json") for name in COMPONENT_CLASSES}
+    configs["scheduler"] = _read_json(folder / "scheduler" / "scheduler_config.json")
+    _check_configs(configs)
+    if not (folder / "tokenizer").is_dir():
+        raise ExportError(f"{folder} has no tokenizer folder", fix="copy the checkpoint's tokenizer/ into it")
+    weights = {name: _find_weights(folder / name, WEIGHT_NAMES[name]) for name in COMPONENT_CLASSES}
+    return Checkpoint(folder=folder, index=index, configs=configs, weights=weights)
+
+
+def load_text_encoder(checkpoint: Checkpoint) -> torch.nn.Module:
+    """The CLIP text model, fp32; with and without the `text_model.` prefix in its weights."""
+    from transformers import CLIPTextConfig, CLIPTextModel
+
+    config = CLIPTextConfig(**_plain_options(checkpoint.configs["text_encoder"]))
+    state = _load_state(checkpoint, "text_encoder")
+    state = {name.removeprefix("text_model."): tensor for name, tensor in state.items()}
+    state = {name: tensor for name, tensor in state.items() if not name.endswith("position_ids")}
+    state.pop("text_projection.weight", None)  # of CLIPTextModelWithProjection; last_hidden_state doesn't need it
+    module = _build(lambda: CLIPTextModel(config), "text_encoder", on_meta=False)
+    if any(name.startswith("text_model.") for name in module.state_dict()):
+        state = {f"text_model.{name}": tensor for name, tensor in state.items()}
+    return _fill(checkpoint, "text_encoder", module, state)
+
+
+def load_unet(checkpoint: Checkpoint) -> torch.nn.Module:
+    """The UNet, fp32."""
+    from diffusers import UNet2DConditionModel
+
+    state = _load_state(checkpoint, "unet")
+    module = _build(lambda: UNet2DConditionModel.from_config(dict(checkpoint.configs["unet"])), "unet")
+    return _fill(checkpoint, "unet", module, state)
+
+
+def load_vae(checkpoint: Checkpoint) -> torch.nn.Module:
+    """The autoencoder, fp32; with the attention names of today and those of 2022."""
+    from diffusers import AutoencoderKL
+
+    state = {_modern_vae_name(name): tensor for name, tensor in _load_state(checkpoint, "vae").items()}
+    module = _build(lambda: AutoencoderKL.from_config(dict(checkpoint.configs["vae"])), "vae")
+    wanted = module.state_dict()
+    for name, tensor in state.items():  # old attention is written as 1x1 convolutions
+        if name in wanted and tensor.ndim == 4 and wanted[name].ndim == 2 and tensor.shape[2:] == (1, 1):
+            state[name] = tensor[:, :, 0, 0]
+    return _fill(checkpoint, "vae", module, state)
+
+
+def _check_index(folder: Path, index: Mapping[str, Any]) -> None:
+    pipeline = index.get("_class_name")
+    if pipeline not in PIPELINES:
+        raise ExportError(
+            f"{folder} holds a {pipeline}, which this exporter doesn't know",
+            fix=f"export one of {', '.join(PIPELINES)} (Stable Diffusion 1.x and 2.x)",
+        )
+    for name, wanted in COMPONENT_CLASSES.items():
+        entry = index.get(name)
+        found = entry[1] if isinstance(entry, list) and len(entry) == 2 else None
+        if found != wanted:
+            raise ExportError(
+                f"the {name} of {folder} is a {found}, which this exporter doesn't know",
+                fix=f"export a checkpoint whose {name} is a {wanted}",
+            )
+
+
+def _check_configs(configs: Mapping[str, Mapping[str, Any]]) -> None:
+    unet, vae, scheduler = configs["unet"], configs["vae"], configs["scheduler"]
+    for option in UNSUPPORTED_UNET_OPTIONS:
+        if unet.get(option) is not None:
+            raise ExportError(
+                f"the UNet sets {option}={unet[option]!r}, which this exporter can't trace",
+                fix="export a plain Stable Diffusion 1.x or 2.x checkpoint",
+            )
+    channels, latent_channels = unet.get("in_channels", 4), vae.get("latent_channels", 4)
+    if channels != latent_channels:
+        raise ExportError(
+            f"the UNet takes {channels} channels and the VAE has {latent_channels}: an inpainting or depth model",
+            fix="export the text-to-image checkpoint that it was made from",
+        )
+    prediction = scheduler.get("prediction_type", "epsilon")
+    if prediction not in PREDICTION_TYPES:
+        raise ExportError(
+            f"the scheduler predicts {prediction!r}, which the samplers don't know",
+            fix=f"prediction_type should be one of {', '.join(PREDICTION_TYPES)}",
+        )
+
+
+def _find_weights(folder: Path, names: tuple[str, ...]) -> tuple[Path, ...]:
+    for name in names:
+        if (folder / name).is_file():
+            return (folder / name,)
+        stem, _, extension = name.rpartition(".")
+        for index in (folder / f"{name}.index.json", folder / f"{stem}.index.{extension}.json"):
+            if index.is_file():
+                return _shards(index)
+    raise ExportError(f"{folder} has no weights", fix=f"put {names[0]} there (or a sharded or fp16 form of it)")
+
+
+def _shards(index: Path) -> tuple[Path, ...]:
+    names = sorted(set(_read_json(index).get("weight_map", {}).values()))
+    for name in names:
+        path = index.parent / str(name)
+        if path.parent != index.parent or not path.is_file():
+            raise ExportError(f"{index} refers to {name}, which isn't there", fix="download the checkpoint again")
+    if not names:
+        raise ExportError(f"{index} lists no weights", fix="download the checkpoint again")
+    return tuple(index.parent / str(name) for name in names)
+
+
+def _load_state(checkpoint: Checkpoint, component: str) -> dict[str, torch.Tensor]:
+    """Every tensor of a component as fp32 by name."""
+    import torch
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    state: dict[str, torch.Tensor] = {}
+    for path in checkpoint.weights[component]:
+        try:
+            if path.suffix == ".safetensors":
+                shard = load_file(path)
+            else:
+                shard = torch.load(path, map_location="cpu", weights_only=True)
+        except (SafetensorError, OSError, RuntimeError, ValueError, EOFError, KeyError) as error:
+            raise _broken(path, str(error).splitlines()[0] if str(error) else type(error).__name__) from None
+        except Exception as error:  # pickle errors of weights_only loading, which share no narrower base
+            raise _broken(path, f"it isn't plain weights ({type(error).__name__})") from None
+        state.update({name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in shard.items()})
+    for name, tensor in state.items():
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            raise _broken(checkpoint.weights[component][0], f"{name} holds NaN or infinity")
+    return state
+
+
+def _build(make: Any, component: str, *, on_meta: bool = True) -> torch.nn.Module:
+    """A module without its weights; on the meta device it costs no memory."""
+    import torch
+
+    try:
+        if not on_meta:
+            return make().eval()  # type: ignore[no-any-return]
+        with torch.device("meta"):
+            return make().eval()  # type: ignore[no-any-return]
+    except (TypeError, ValueError, KeyError, NotImplementedError, IndexError) as error:
+        raise ExportError(
+            f"{component}/config.json makes no model: {error}", fix="download the checkpoint's config.json again"
+        ) from None
+
+
+def _fill(
+    checkpoint: Checkpoint, component: str, module: torch.nn.Module, state: dict[str, torch.Tensor]
+) -> torch.nn.Module:
+    wanted = module.state_dict()
+    path = checkpoint.weights[component][0]
+    for problem, names in (("lacks", wanted.keys() - state.keys()), ("has unknown", state.keys() - wanted.keys())):
+        if names:
+            raise _broken(path, f"it {problem} {_some(names)}")
+    for name, tensor in wanted.items():
+        if tensor.shape != state[name].shape:
+            raise _broken(path, f"{name} is {tuple(state[name].shape)}, config.json makes it {tuple(tensor.shape)}")
+    module.load_state_dict(state, assign=True)
+    module.requires_grad_(False)
+    return module.eval()
+
+
+def _modern_vae_name(name: str) -> str:
+    if ".attentions." not in name:
+        return name
+    for old, new in (("query", "to_q"), ("key", "to_k"), ("value", "to_v"), ("proj_attn", "to_out.0")):
+        name = name.replace(f".{old}.", f".{new}.")
+    return name
+
+
+def _plain_options(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A transformers config as keyword arguments: without the names that say how it was saved."""
+    skipped = ("architectures", "model_type", "transformers_version", "torch_dtype", "dtype")
+    return {key: value for key, value in config.items() if key not in skipped and not key.startswith("_")}
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ExportError(f"{path} is missing", fix="download the checkpoint again; it is incomplete") from None
+    except (OSError, UnicodeDecodeError, ValueError) as error:
+        raise ExportError(f"{path} can't be read: {error}", fix="download the checkpoint again") from None
+    if not isinstance(value, dict):
+        raise ExportError(f"{path} is not a JSON object", fix="download the checkpoint again")
+    return value
+
+
+def _broken(path: Path, why: str) -> ExportError:
+    return ExportError(f"the weights in {path} are broken: {why}", fix="download the checkpoint again")
+
+
+def _some(names: Any) -> str:
+    listed = sorted(names)
+    return ", ".join(listed[:3]) + (f" and {len(listed) - 3} more" if len(listed) > 3 else "")
+
+
+def _folder_fix(folder: Path) -> str:
+    if folder.is_file():
+        return "this exporter reads diffusers folders; convert the single file with diffusers' from_single_file first"
+    return "check the path; hub names aren't downloaded here, so download the checkpoint first and give its folder"

@@ -1,0 +1,114 @@
+"""`tintype export`: bars while it works, a table when it's done, or one JSON object."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+from tintype.errors import ExportError
+from tintype.export.parity import GATES_DB, ParityReport
+
+
+@click.command()
+@click.argument("source", type=click.Path(path_type=Path))
+@click.argument("bundle", type=click.Path(path_type=Path))
+@click.option(
+    "--precision",
+    type=click.Choice(tuple(GATES_DB)),
+    default="fp32",
+    show_default=True,
+    help="How weights are stored; int8 also computes in int8, where that stays near enough.",
+)
+@click.option("--prompts", type=click.Path(path_type=Path), help="A text file to calibrate with, one prompt a line.")
+@click.option("--name", help="The bundle's name [default: its folder's].")
+@click.option("--licence", help="The weights' licence [default: what the checkpoint's README.md says].")
+@click.option("--overwrite", is_flag=True, help="Replace a bundle that is there already.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
+def export(
+    source: Path,
+    bundle: Path,
+    precision: str,
+    prompts: Path | None,
+    name: str | None,
+    licence: str | None,
+    overwrite: bool,
+    as_json: bool,
+) -> None:
+    """Turn SOURCE, a diffusers folder of Stable Diffusion 1.x or 2.x, into BUNDLE, a folder that tintype runs.
+
+    Every graph is compared with the checkpoint in torch; nothing is written when one isn't near enough.
+    """
+    from rich.console import Console
+
+    from tintype.export.bundling import export_bundle
+    from tintype.export.progress import Bars, Silent
+
+    console = Console(stderr=True)
+    lines = None if prompts is None else read_prompts(prompts)
+    if console.is_terminal:
+        with Bars(console) as bars:
+            report = export_bundle(
+                source,
+                bundle,
+                precision=precision,
+                prompts=lines,
+                name=name,
+                licence=licence,
+                overwrite=overwrite,
+                progress=bars,
+            )
+    else:
+        report = export_bundle(
+            source,
+            bundle,
+            precision=precision,
+            prompts=lines,
+            name=name,
+            licence=licence,
+            overwrite=overwrite,
+            progress=Silent(),
+        )
+    if as_json:
+        click.echo(json.dumps(report.as_dict()))
+    else:
+        show(report, bundle)
+
+
+def read_prompts(path: Path) -> list[str]:
+    """The lines of a text file that say something. Raises ExportError when there are none, or no such file."""
+    try:
+        lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise ExportError(f"the prompts in {path} can't be read: {error}", fix="give a UTF-8 text file") from None
+    found = [line for line in lines if line]
+    if not found:
+        raise ExportError(f"{path} holds no prompts", fix="write one prompt a line")
+    return found
+
+
+def show(report: ParityReport, bundle: Path) -> None:
+    """The parity table on stdout."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=f"{report.name}, {report.precision}", title_justify="left")
+    for heading in ("graph", "stored", "int8 layers", "MiB", "PSNR dB", "gate dB", "guidance error"):
+        table.add_column(heading, justify="left" if heading in ("graph", "stored") else "right")
+    for graph in report.graphs:
+        parity = graph.parity
+        layers = f"{graph.quantized_layers} of {graph.quantizable_layers}" if graph.quantizable_layers else ""
+        guidance = "" if parity.guidance_error is None else f"{parity.guidance_error:.4f}"
+        table.add_row(
+            graph.role,
+            graph.precision,
+            layers,
+            f"{graph.bytes / 2**20:.1f}",
+            f"{parity.psnr_db:.1f}",
+            f"{parity.gate_db:.0f}",
+            guidance,
+        )
+    console = Console()
+    console.print(table)
+    console.print(f"{bundle}: {report.bundle_bytes / 2**20:.1f} MiB in {report.seconds:.0f} s", highlight=False)

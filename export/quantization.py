@@ -1,0 +1,275 @@
+"""Int8 and fp16 in canonical graphs: which layers, with which scales, written as which nodes.
+
+A linear layer becomes MatMul(x, DequantizeLinear(int8 weight, one scale a column)); its activations stay float in the
+canonical graph, the target quantizes them as they come. A convolution becomes QDQ: uint8 input and output with fixed
+ranges, int8 weight with one scale a channel, int32 bias, so that ONNX Runtime fuses it to QLinearConv. Weights that
+stay float are stored as fp16 behind a Cast. The arithmetic of scales and rounding is here only; `simulation` uses it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import onnx_ir as ir
+import torch
+from numpy.typing import NDArray
+
+SMALLEST_HALF_BYTES = 1024  # smaller weights stay fp32: they gain nothing, and biases and norms are among them
+FLOAT16_MAX = 65504.0
+WEIGHT_SHRINKS = (1.0, 0.96, 0.92, 0.88, 0.84, 0.8, 0.76, 0.72, 0.68, 0.64, 0.6)
+
+# Always float: the first and last convolutions see pixels or latents themselves, and the time embedding steers all.
+ALWAYS_FLOAT = re.compile(r"(^|\.)(conv_in|conv_out|quant_conv|post_quant_conv|time_embedding|time_emb_proj)(\.|$)")
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """One layer that could be int8. `module` is its name in torch, `weight` its initializer in the graph."""
+
+    kind: Literal["linear", "conv"]
+    module: str
+    weight: str
+    parameters: int
+
+
+@dataclass(frozen=True, slots=True)
+class Range:
+    """What uint8 values stand for: low <= 0 <= high, so that zero, and with it padding, is exact."""
+
+    low: float
+    high: float
+
+    @property
+    def scale(self) -> float:
+        return float(np.float32(max(self.high - self.low, 1e-8) / 255.0))
+
+    @property
+    def zero_point(self) -> int:
+        return int(np.clip(round(-self.low / self.scale), 0, 255))
+
+
+@dataclass(frozen=True, slots=True)
+class Scales:
+    """How one layer is quantized. weight: one scale a column or channel; activations only for convolutions."""
+
+    weight: NDArray[np.float32]
+    input: Range | None = None
+    output: Range | None = None
+
+
+def find_layers(model: ir.Model) -> tuple[Layer, ...]:
+    """Every layer of a canonical graph that may be int8, in order."""
+    found = []
+    for node in model.graph:
+        if node.op_type not in ("MatMul", "Conv") or len(node.inputs) < 2:
+            continue
+        weight = node.inputs[1]
+        if weight is None or weight.const_value is None or len(weight.uses()) != 1:
+            continue
+        ending = ".weight_T" if node.op_type == "MatMul" else ".weight"
+        name = str(weight.name)
+        if not name.endswith(ending) or ALWAYS_FLOAT.search(name) or (node.op_type == "Conv" and _grouped(node)):
+            continue
+        kind: Literal["linear", "conv"] = "linear" if node.op_type == "MatMul" else "conv"
+        found.append(Layer(kind, name.removesuffix(ending), name, int(np.prod(weight.const_value.shape.numpy()))))
+    return tuple(found)
+
+
+def weight_scales(weight: torch.Tensor) -> NDArray[np.float32]:
+    """One scale for each first index of a torch weight (output channel or column), nearest in mean square.
+
+    Shrinking the range below the largest weight costs that one weight and gains resolution for all others.
+    """
+    flat = weight.detach().float().reshape(weight.shape[0], -1)
+    largest = flat.abs().amax(dim=1).clamp_min(1e-12)
+    best = largest / 127.0
+    best_error = torch.full_like(best, torch.inf)
+    for shrink in WEIGHT_SHRINKS:
+        scale = largest * (shrink / 127.0)
+        rounded = (flat / scale[:, None]).round_().clamp_(-127, 127).mul_(scale[:, None])
+        error = rounded.sub_(flat).square_().sum(dim=1)
+        better = error < best_error
+        best = torch.where(better, scale, best)
+        best_error = torch.where(better, error, best_error)
+    return best.numpy().astype(np.float32)
+
+
+def rounded_weight(weight: torch.Tensor, scales: NDArray[np.float32]) -> torch.Tensor:
+    """A torch weight as its int8 form gives it back."""
+    scale = torch.from_numpy(scales).reshape(-1, *[1] * (weight.ndim - 1))
+    return (weight / scale).round_().clamp_(-127, 127).mul_(scale)
+
+
+def best_range(samples: NDArray[np.float32], low: float, high: float) -> Range:
+    """The range between low and high (both widened to hold 0) that keeps samples nearest, in mean square.
+
+    A long thin tail is cut where its loss is smaller than what 256 finer steps gain for everything else.
+    """
+    low, high = min(0.0, low), max(0.0, high)
+    if high - low < 1e-8:
+        return Range(0.0, 1e-8)
+    best = Range(low, high)
+    best_error = _range_error(samples, best)
+    for ends in ((1, 1), (0, 1), (1, 0), (1, 1)):  # both ends together, then each alone, then both once more
+        start = best
+        for shrink in np.linspace(0.3, 0.98, 18):
+            tried = Range(start.low * (shrink if ends[0] else 1.0), start.high * (shrink if ends[1] else 1.0))
+            error = _range_error(samples, tried)
+            if error < best_error:
+                best, best_error = tried, error
+    return best
+
+
+def quantize_graph(model: ir.Model, layers: Iterable[Layer], scales: Mapping[str, Scales]) -> None:
+    """Make `layers` int8, in place; `scales` by module."""
+    wanted = {layer.weight: layer for layer in layers}
+    for node in list(model.graph):
+        weight = node.inputs[1] if len(node.inputs) > 1 else None
+        layer = wanted.get(str(weight.name)) if weight is not None and node.op_type in ("MatMul", "Conv") else None
+        if layer is None:
+            continue
+        if layer.kind == "linear":
+            _quantize_linear(model.graph, node, scales[layer.module])
+        else:
+            _quantize_conv(model.graph, node, scales[layer.module])
+
+
+def halve_weights(model: ir.Model) -> None:
+    """Store float32 weights of some size as fp16, in place; values that fp16 can't hold stay as they are."""
+    for name, value in list(model.graph.initializers.items()):
+        tensor = value.const_value
+        if tensor is None or tensor.dtype != ir.DataType.FLOAT or tensor.nbytes < SMALLEST_HALF_BYTES:
+            continue
+        if len(tensor.shape) < 2 or str(name).endswith("_scale"):
+            continue
+        array = tensor.numpy()
+        if float(np.abs(array).max()) > FLOAT16_MAX:
+            continue
+        half = _initializer(model.graph, f"{name}_fp16", array.astype(np.float16))
+        users = [(use.node, use.idx) for use in value.uses()]
+        if len(users) == 1 and users[0][0].op_type == "Gather" and users[0][1] == 0:
+            _cast_after_gather(model.graph, users[0][0], half)
+        else:
+            first = next(node for node in model.graph if any(node is user for user, _ in users))
+            cast = _insert_before(model.graph, first, "Cast", [half], {"to": int(ir.DataType.FLOAT)}, value)
+            value.replace_all_uses_with(cast)
+        del model.graph.initializers[name]
+
+
+def _quantize_linear(graph: ir.Graph, node: ir.Node, scales: Scales) -> None:
+    weight = node.inputs[1]
+    assert weight is not None
+    assert weight.const_value is not None
+    array = weight.const_value.numpy()
+    integers = np.clip(np.rint(array / scales.weight[None, :]), -127, 127).astype(np.int8)
+    name = str(weight.name)
+    quantized = _initializer(graph, f"{name}_int8", integers)
+    scale = _initializer(graph, f"{name}_scale", scales.weight)
+    node.replace_input_with(1, _insert_before(graph, node, "DequantizeLinear", [quantized, scale], {"axis": 1}, weight))
+    del graph.initializers[name]
+
+
+def _quantize_conv(graph: ir.Graph, node: ir.Node, scales: Scales) -> None:
+    image, weight = node.inputs[0], node.inputs[1]
+    assert image is not None
+    assert weight is not None
+    assert weight.const_value is not None
+    assert scales.input is not None
+    assert scales.output is not None
+    name = str(weight.name).removesuffix(".weight")
+    array = weight.const_value.numpy()
+    scale = scales.weight.reshape(-1, *[1] * (array.ndim - 1))
+    integers = _initializer(graph, f"{name}.weight_int8", np.clip(np.rint(array / scale), -127, 127).astype(np.int8))
+    weight_scale = _initializer(graph, f"{name}.weight_scale", scales.weight)
+    node.replace_input_with(0, _fixed_range(graph, node, image, f"{name}.input", scales.input))
+    dequantized = _insert_before(graph, node, "DequantizeLinear", [integers, weight_scale], {"axis": 0}, weight)
+    node.replace_input_with(1, dequantized)
+    del graph.initializers[str(weight.name)]
+    if len(node.inputs) > 2 and node.inputs[2] is not None:
+        node.replace_input_with(2, _integer_bias(graph, node, node.inputs[2], name, scales))
+    _fix_output(graph, node, f"{name}.output", scales.output)
+
+
+def _integer_bias(graph: ir.Graph, node: ir.Node, bias: ir.Value, name: str, scales: Scales) -> ir.Value:
+    assert bias.const_value is not None
+    assert scales.input is not None
+    scale = (np.float32(scales.input.scale) * scales.weight).astype(np.float32)
+    limit = 2**31 - 1
+    rounded = np.clip(np.rint(bias.const_value.numpy().astype(np.float64) / scale), -limit, limit).astype(np.int32)
+    integers = _initializer(graph, f"{name}.bias_int32", rounded)
+    bias_scale = _initializer(graph, f"{name}.bias_scale", scale)
+    dequantized = _insert_before(graph, node, "DequantizeLinear", [integers, bias_scale], {"axis": 0}, bias)
+    if len(bias.uses()) == 1:
+        del graph.initializers[str(bias.name)]
+    return dequantized
+
+
+def _fixed_range(graph: ir.Graph, before: ir.Node, value: ir.Value, name: str, span: Range) -> ir.Value:
+    """value -> QuantizeLinear -> DequantizeLinear, in front of `before`."""
+    scale = _initializer(graph, f"{name}_scale", np.array(span.scale, dtype=np.float32))
+    zero = _initializer(graph, f"{name}_zero_point", np.array(span.zero_point, dtype=np.uint8))
+    integers = _insert_before(graph, before, "QuantizeLinear", [value, scale, zero], {}, None)
+    integers.shape, integers.type = value.shape, ir.TensorType(ir.DataType.UINT8)
+    return _insert_before(graph, before, "DequantizeLinear", [integers, scale, zero], {}, value)
+
+
+def _fix_output(graph: ir.Graph, node: ir.Node, name: str, span: Range) -> None:
+    output = node.outputs[0]
+    users = [(use.node, use.idx) for use in output.uses()]
+    after = next(other for other in graph if any(other is user for user, _ in users))
+    fixed = _fixed_range(graph, after, output, name, span)
+    for user, index in users:
+        user.replace_input_with(index, fixed)
+
+
+def _cast_after_gather(graph: ir.Graph, gather: ir.Node, half: ir.Value) -> None:
+    """Gather from an fp16 table and cast the rows that were taken, not the table."""
+    output = gather.outputs[0]
+    users = [(use.node, use.idx) for use in output.uses()]
+    gather.replace_input_with(0, half)
+    after = next(node for node in graph if any(node is user for user, _ in users))
+    cast = _insert_before(graph, after, "Cast", [output], {"to": int(ir.DataType.FLOAT)}, output)
+    output.type = ir.TensorType(ir.DataType.FLOAT16)
+    for user, index in users:
+        user.replace_input_with(index, cast)
+
+
+def _insert_before(
+    graph: ir.Graph,
+    before: ir.Node,
+    kind: str,
+    inputs: list[ir.Value],
+    attributes: dict[str, Any],
+    like: ir.Value | None,
+) -> ir.Value:
+    """A new node in front of `before`; its output has the shape of `like`, as float."""
+    name = f"{inputs[0].name}/{kind}"
+    node = ir.node(kind, inputs=inputs, attributes=attributes, name=name)
+    output = node.outputs[0]
+    output.name = f"{name}_output"
+    if like is not None:
+        output.shape, output.type = like.shape, ir.TensorType(ir.DataType.FLOAT)
+    graph.insert_before(before, node)
+    return output
+
+
+def _initializer(graph: ir.Graph, name: str, array: NDArray[Any]) -> ir.Value:
+    tensor = ir.tensor(array, name=name)
+    value = ir.Value(name=name, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype), const_value=tensor)
+    graph.register_initializer(value)
+    return value
+
+
+def _range_error(samples: NDArray[np.float32], span: Range) -> float:
+    scale, zero = span.scale, span.zero_point
+    rounded = (np.clip(np.rint(samples / scale) + zero, 0, 255) - zero) * scale
+    return float(np.mean(np.square(rounded - samples)))
+
+
+def _grouped(node: ir.Node) -> bool:
+    group = node.attributes.get("group")
+    return group is not None and group.as_int() != 1

@@ -1,0 +1,124 @@
+"""What int8 does to a module, tried in torch: layers answer as their int8 forms would, the rest in fp32.
+
+Inside `quantized` the chosen layers use rounded weights; a convolution rounds its input and output to its fixed
+ranges, a linear layer rounds its input to the range it finds, as DynamicQuantizeMatMul does. Outside, the module is
+as it was, bit for bit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+
+from tintype.export.quantization import Layer, Range, Scales, best_range, rounded_weight, weight_scales
+
+KEPT_SAMPLES = 200_000  # of each activation, over all calibration calls
+SEARCHED_SAMPLES = 50_000
+
+
+class ActivationStatistics:
+    """Random samples and the extremes of the input and output of every convolution, while `watching`."""
+
+    def __init__(self, module: torch.nn.Module, layers: Iterable[Layer], calls: int) -> None:
+        self._module = module
+        self._layers = [layer for layer in layers if layer.kind == "conv"]
+        self._per_call = max(256, KEPT_SAMPLES // max(1, calls))
+        self._samples: dict[tuple[str, str], list[torch.Tensor]] = {}
+        self._extremes: dict[tuple[str, str], tuple[float, float]] = {}
+        self._generator = torch.Generator().manual_seed(0)
+
+    @contextmanager
+    def watching(self) -> Iterator[None]:
+        """Every call of the module inside is looked at."""
+        with ExitStack() as stack:
+            for layer in self._layers:
+                hook = self._module.get_submodule(layer.module).register_forward_hook(self._hook(layer.module))
+                stack.callback(hook.remove)
+            yield
+
+    def ranges(self, module: str) -> tuple[Range, Range]:
+        """The ranges of a convolution's input and output that lose least. KeyError before any call."""
+        found = []
+        for side in ("input", "output"):
+            samples = torch.cat(self._samples[module, side])
+            if samples.numel() > SEARCHED_SAMPLES:
+                samples = samples[torch.randperm(samples.numel(), generator=self._generator)[:SEARCHED_SAMPLES]]
+            found.append(best_range(samples.numpy(), *self._extremes[module, side]))
+        return found[0], found[1]
+
+    def _hook(self, name: str) -> Callable[[torch.nn.Module, Any, torch.Tensor], None]:
+        def look(_module: torch.nn.Module, inputs: Any, output: torch.Tensor) -> None:
+            self._take((name, "input"), inputs[0])
+            self._take((name, "output"), output)
+
+        return look
+
+    def _take(self, key: tuple[str, str], tensor: torch.Tensor) -> None:
+        flat = tensor.detach().reshape(-1)
+        low, high = self._extremes.get(key, (0.0, 0.0))
+        self._extremes[key] = (min(low, float(flat.min())), max(high, float(flat.max())))
+        chosen = torch.randint(flat.numel(), (min(self._per_call, flat.numel()),), generator=self._generator)
+        self._samples.setdefault(key, []).append(flat[chosen].clone())
+
+
+def layer_scales(
+    module: torch.nn.Module,
+    layers: Iterable[Layer],
+    statistics: ActivationStatistics | None,
+    advance: Callable[[int], None],
+) -> dict[str, Scales]:
+    """How each layer would be quantized, by module. statistics: None where there are no convolutions."""
+    found = {}
+    for layer in layers:
+        weight = module.get_submodule(layer.module).weight
+        assert isinstance(weight, torch.Tensor)
+        spans: tuple[Range | None, Range | None] = (None, None)
+        if layer.kind == "conv":
+            assert statistics is not None
+            spans = statistics.ranges(layer.module)
+        found[layer.module] = Scales(weight_scales(weight), *spans)
+        advance(1)
+    return found
+
+
+@contextmanager
+def quantized(module: torch.nn.Module, layers: Iterable[Layer], scales: Mapping[str, Scales]) -> Iterator[None]:
+    """`layers` of the module answer as if they were int8."""
+    with ExitStack() as stack:
+        for layer in layers:
+            part, how = module.get_submodule(layer.module), scales[layer.module]
+            weight = part.weight
+            assert isinstance(weight, torch.nn.Parameter)
+            stack.callback(setattr, weight, "data", weight.data)
+            weight.data = rounded_weight(weight.data, how.weight)
+            if layer.kind == "linear":
+                stack.callback(part.register_forward_pre_hook(_round_as_found).remove)
+            else:
+                assert how.input is not None
+                assert how.output is not None
+                stack.callback(part.register_forward_pre_hook(_round_input(how.input)).remove)
+                stack.callback(part.register_forward_hook(_round_output(how.output)).remove)
+        yield
+
+
+def round_to(tensor: torch.Tensor, span: Range) -> torch.Tensor:
+    """A tensor as uint8 with this range gives it back."""
+    scale, zero = span.scale, span.zero_point
+    return tensor.div(scale).round_().add_(zero).clamp_(0, 255).sub_(zero).mul_(scale)
+
+
+def _round_as_found(_module: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+    found = inputs[0]
+    span = Range(min(0.0, float(found.min())), max(0.0, float(found.max())))
+    return (round_to(found, span), *inputs[1:])
+
+
+def _round_input(span: Range) -> Callable[[torch.nn.Module, tuple[torch.Tensor, ...]], tuple[torch.Tensor, ...]]:
+    return lambda _module, inputs: (round_to(inputs[0], span), *inputs[1:])
+
+
+def _round_output(span: Range) -> Callable[[torch.nn.Module, Any, torch.Tensor], torch.Tensor]:
+    return lambda _module, _inputs, output: round_to(output, span)

@@ -1,0 +1,97 @@
+"""The bundle's tokenizer: tokenizer.json for the runtime, vocab.json and merges.txt for other tools.
+
+The file neither pads nor cuts: the runtime makes chunks of its own. Start and end marks are added by its
+post-processor, so `encode(text).ids` is what the text encoder was trained on, without the padding.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tintype.bundle import TokenizerFacts
+from tintype.errors import ExportError
+
+COPIED = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt")
+
+
+@dataclass(frozen=True, slots=True)
+class BundleTokenizer:
+    """A CLIP tokenizer as transformers reads it, and the facts that the manifest tells of it."""
+
+    inner: Any
+    facts: TokenizerFacts
+
+    def ids(self, text: str) -> list[int]:
+        """Exactly `max_length` token ids, cut or padded, as diffusers feeds the text encoder."""
+        encoded = self.inner(text, padding="max_length", max_length=self.facts.max_length, truncation=True)
+        return [int(token) for token in encoded.input_ids]
+
+
+def read_tokenizer(folder: Path, positions: int, vocabulary: int) -> BundleTokenizer:
+    """Read a checkpoint's tokenizer folder. The text encoder takes `positions` tokens and knows `vocabulary` of them.
+
+    Raises ExportError when it can't be read, has no start, end or padding token, or knows more tokens.
+    """
+    from transformers import CLIPTokenizer
+
+    there = {path.name for path in folder.iterdir()}
+    if "tokenizer.json" not in there and not {"vocab.json", "merges.txt"} <= there:
+        raise ExportError(
+            f"{folder} has neither tokenizer.json nor vocab.json and merges.txt",
+            fix="copy the checkpoint's tokenizer/ again",
+        )
+    try:
+        inner = CLIPTokenizer.from_pretrained(folder, local_files_only=True)
+    except Exception as error:  # transformers raises OSError, ValueError, TypeError, KeyError and Rust's own
+        told = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ExportError(
+            f"the tokenizer in {folder} can't be read: {told}", fix="copy the checkpoint's tokenizer/ again"
+        ) from None
+    marks = {"bos": inner.bos_token_id, "eos": inner.eos_token_id, "pad": inner.pad_token_id}
+    for mark, token in marks.items():
+        if not isinstance(token, int):
+            raise ExportError(
+                f"the tokenizer in {folder} has no {mark} token", fix="copy the checkpoint's tokenizer/ again"
+            )
+    if len(inner) > vocabulary:
+        raise ExportError(
+            f"the tokenizer in {folder} has {len(inner):,} tokens, the text encoder knows {vocabulary:,}",
+            fix="copy the tokenizer/ that belongs to this text encoder",
+        )
+    facts = TokenizerFacts(
+        file="tokenizer/tokenizer.json",
+        max_length=positions,
+        bos_token_id=marks["bos"],
+        eos_token_id=marks["eos"],
+        pad_token_id=marks["pad"],
+    )
+    return BundleTokenizer(inner, facts)
+
+
+def write_tokenizer(tokenizer: BundleTokenizer, source: Path, folder: Path) -> None:
+    """Write the bundle's tokenizer folder; `source` is the checkpoint's."""
+    from tokenizers import Tokenizer
+
+    folder.mkdir(parents=True)
+    for name in COPIED:
+        if (source / name).is_file():
+            shutil.copyfile(source / name, folder / name)
+    # A copy, because padding and truncation set by a call stay in the tokenizer.
+    plain = Tokenizer.from_str(tokenizer.inner.backend_tokenizer.to_str())
+    plain.no_padding()
+    plain.no_truncation()
+    plain.save(str(folder / "tokenizer.json"))
+    _write_old_form(json.loads(plain.to_str())["model"], folder)
+
+
+def _write_old_form(model: dict[str, Any], folder: Path) -> None:
+    """vocab.json and merges.txt, which transformers 4 reads, where the checkpoint had only tokenizer.json."""
+    if not (folder / "vocab.json").is_file():
+        (folder / "vocab.json").write_text(json.dumps(model["vocab"], ensure_ascii=False), encoding="utf-8")
+    if not (folder / "merges.txt").is_file():
+        pairs = [merge if isinstance(merge, str) else " ".join(merge) for merge in model["merges"]]
+        (folder / "merges.txt").write_text("\n".join(["#version: 0.2", *pairs, ""]), encoding="utf-8")

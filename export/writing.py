@@ -1,0 +1,124 @@
+"""Everything in a bundle that isn't a graph: configs, scheduler, tokenizer, manifest.
+
+Runs last: the manifest names every other file with its size and hash.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import onnx_ir as ir
+
+from tintype.bundle import DefaultRequest, Graph, Manifest, Port, SizeLimits, Source, file_facts, write_manifest
+from tintype.export.checkpoint import Checkpoint
+from tintype.export.graphs import GRAPH_FILES
+from tintype.export.parity import GraphReport
+from tintype.export.storage import load_graph
+from tintype.export.tokenizer import BundleTokenizer, write_tokenizer
+
+# Which config.json goes beside which graph; optimum reads them there.
+CONFIG_OF = {"text_encoder": "text_encoder", "denoiser": "unet", "vae_decoder": "vae", "vae_encoder": "vae"}
+SCHEDULER_FILE = "scheduler/scheduler_config.json"
+LARGEST_SIDE = 2048  # pixels; beyond it these models repeat themselves
+UNKNOWN_LICENCE = "unknown"
+
+
+def write_rest(
+    checkpoint: Checkpoint,
+    tokenizer: BundleTokenizer,
+    reports: Sequence[GraphReport],
+    folder: Path,
+    name: str,
+    licence: str | None,
+    default_request: DefaultRequest | None,
+) -> Manifest:
+    """Complete a bundle folder that holds its graphs; returns the manifest that it wrote last."""
+    for report in reports:
+        config = CONFIG_OF[report.role]
+        graph_folder = (folder / GRAPH_FILES[report.role]).parent
+        shutil.copyfile(checkpoint.folder / config / "config.json", graph_folder / "config.json")
+    (folder / SCHEDULER_FILE).parent.mkdir()
+    shutil.copyfile(checkpoint.folder / SCHEDULER_FILE, folder / SCHEDULER_FILE)
+    write_tokenizer(tokenizer, checkpoint.folder / "tokenizer", folder / "tokenizer")
+    _write_index(checkpoint, folder)
+    manifest = Manifest(
+        name=name,
+        licence=licence if licence is not None else read_licence(checkpoint.folder),
+        source=Source(location=checkpoint.folder.resolve().name, sha256=checkpoint.sha256()),
+        family="stable-diffusion",
+        prediction_type=checkpoint.prediction_type,
+        scaling_factor=float(checkpoint.configs["vae"].get("scaling_factor", 0.18215)),
+        shift_factor=_number_or(checkpoint.configs["vae"].get("shift_factor"), 0.0),
+        vae_scale_factor=checkpoint.vae_scale_factor,
+        latent_channels=int(checkpoint.configs["vae"].get("latent_channels", 4)),
+        default_request=default_request or usual_request(checkpoint),
+        size=size_limits(checkpoint),
+        tokenizer=tokenizer.facts,
+        scheduler=SCHEDULER_FILE,
+        graphs={report.role: {"full": _graph(folder, report)} for report in reports},
+        files=file_facts(folder),
+        parity=tuple(report.parity for report in reports),
+    )
+    write_manifest(folder, manifest)
+    return manifest
+
+
+def size_limits(checkpoint: Checkpoint) -> SizeLimits:
+    """Sizes the graphs can do: the UNet halves latents once a level, the VAE has its factor."""
+    multiple = checkpoint.vae_scale_factor * checkpoint.latent_multiple
+    return SizeLimits(multiple=multiple, minimum=multiple, maximum=max(1, LARGEST_SIDE // multiple) * multiple)
+
+
+def usual_request(checkpoint: Checkpoint) -> DefaultRequest:
+    """20 steps of dpmpp_2m with guidance 7.5 at the size the UNet was made for."""
+    limits = size_limits(checkpoint)
+    latents = checkpoint.configs["unet"].get("sample_size") or 64  # null: diffusers takes 64 too
+    side = int(latents) * checkpoint.vae_scale_factor
+    side = max(limits.minimum, min(limits.maximum, side // limits.multiple * limits.multiple))
+    return DefaultRequest(width=side, height=side, num_inference_steps=20, guidance_scale=7.5, sampler="dpmpp_2m")
+
+
+def read_licence(folder: Path) -> str:
+    """What the model card's front matter says (`license: …` in README.md), else "unknown"."""
+    card = folder / "README.md"
+    if not card.is_file():
+        return UNKNOWN_LICENCE
+    front = re.match(r"---\s*\n(.*?)\n---", card.read_text(encoding="utf-8", errors="replace"), re.DOTALL)
+    line = re.search(r"^license:\s*(\S+)\s*$", front.group(1), re.MULTILINE) if front else None
+    return line.group(1).strip("\"'") if line else UNKNOWN_LICENCE
+
+
+def _write_index(checkpoint: Checkpoint, folder: Path) -> None:
+    """model_index.json as optimum and diffusers read it: the checkpoint's, without a safety checker that isn't here."""
+    index: dict[str, Any] = dict(checkpoint.index)
+    for absent in ("safety_checker", "feature_extractor", "image_encoder"):
+        if absent in index:
+            index[absent] = [None, None]
+    index["requires_safety_checker"] = False
+    (folder / "model_index.json").write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+
+
+def _graph(folder: Path, report: GraphReport) -> Graph:
+    model = load_graph(folder / GRAPH_FILES[report.role])
+    return Graph(
+        file=GRAPH_FILES[report.role],
+        precision=report.precision,
+        inputs=tuple(_port(value) for value in model.graph.inputs),
+        outputs=tuple(_port(value) for value in model.graph.outputs),
+    )
+
+
+def _port(value: ir.Value) -> Port:
+    assert value.shape is not None
+    assert value.dtype is not None
+    shape = tuple(dim if isinstance(dim, int) else str(dim.value) for dim in value.shape)
+    return Port(name=str(value.name), dtype=value.dtype.numpy().name, shape=shape)
+
+
+def _number_or(value: Any, otherwise: float) -> float:
+    return otherwise if value is None else float(value)

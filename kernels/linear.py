@@ -1,0 +1,77 @@
+"""What linear layers look like in a canonical graph: a MatMul or Gemm, its weight, float or int8, and its bias."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from tintype.kernels.base import add_constant, constant_of, insert, producer
+
+
+@dataclass(frozen=True, slots=True)
+class QuantizedWeight:
+    """A weight (inputs, outputs) as 8-bit integers: values = (integers - zero_point) * scale, each by column or one."""
+
+    name: str
+    integers: NDArray[Any]  # (inputs, outputs), int8 or uint8
+    scale: NDArray[np.float32]  # () or (outputs,)
+    zero_point: NDArray[Any]  # as scale, of the integers' type
+
+
+def fixed_bias(add: ir.Node | None, product: ir.Value, width: int) -> ir.Value | None:
+    """The other operand of an Add when it is a bias (width,) fixed in the graph."""
+    if add is None or len(add.inputs) != 2:
+        return None
+    other = add.inputs[1] if add.inputs[0] is product else add.inputs[0]
+    known = constant_of(other)
+    return other if known is not None and known.shape == (width,) else None
+
+
+def quantized_weight(value: ir.Value | None, *, transposed: bool = False) -> QuantizedWeight | None:
+    """The integers behind a DequantizeLinear by column (or by tensor), else None.
+
+    transposed: the value is (outputs, inputs), as in Gemm with transB; what is returned never is.
+    """
+    node = producer(value, "DequantizeLinear")
+    if node is None or node.attributes.get_int("block_size", 0) != 0:
+        return None
+    integers, scale = constant_of(node.inputs[0]), constant_of(node.inputs[1])
+    zero = constant_of(node.inputs[2]) if len(node.inputs) > 2 and node.inputs[2] is not None else None
+    if integers is None or scale is None or integers.ndim != 2 or integers.dtype not in (np.int8, np.uint8):
+        return None
+    if scale.dtype != np.float32 or (len(node.inputs) > 2 and node.inputs[2] is not None and zero is None):
+        return None
+    axis = node.attributes.get_int("axis", 1) % 2
+    columns = 0 if transposed else 1
+    if scale.size > 1 and (scale.shape != (integers.shape[columns],) or axis != columns):
+        return None
+    scale = scale if scale.size > 1 else scale.reshape(())
+    zero = np.zeros(scale.shape, integers.dtype) if zero is None else zero.reshape(scale.shape)
+    name = node.inputs[0].name if node.inputs[0] is not None else None
+    return QuantizedWeight(name or "weight", integers.T if transposed else integers, scale, zero)
+
+
+def columns_of(
+    value: ir.Value | None, columns: slice, suffix: str, before: ir.Node, graph: ir.Graph
+) -> ir.Value | None:
+    """Some columns of a weight (inputs, outputs), float or int8, as a new value; None when it isn't fixed."""
+    known = constant_of(value)
+    if known is not None and value is not None:
+        return add_constant(graph, known[:, columns], f"{value.name}_{suffix}")
+    weight = quantized_weight(value)
+    if weight is None:
+        return None
+    by_column = weight.scale.ndim == 1
+    name = f"{weight.name}_{suffix}"
+    parts = (
+        add_constant(graph, weight.integers[:, columns], name),
+        add_constant(graph, weight.scale[columns] if by_column else weight.scale, f"{name}_scale"),
+        add_constant(graph, weight.zero_point[columns] if by_column else weight.zero_point, f"{name}_zero_point"),
+    )
+    output = insert(before, "DequantizeLinear", parts, attributes={"axis": 1})
+    output.shape, output.dtype = parts[0].shape, ir.DataType.FLOAT
+    return output

@@ -1,0 +1,64 @@
+"""Which kernels a target has, in the order they are tried. What no kernel matches stays as it is, and stays right."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+import onnx_ir as ir
+from onnx_ir.passes.common import RemoveUnusedNodesPass
+
+from tintype.kernels.attention import AttentionAsMultiHead
+from tintype.kernels.base import MICROSOFT, Kernel, Shapes
+from tintype.kernels.dynamic_linear import DynamicLinear
+from tintype.kernels.embedding import EmbeddingRows, ExplicitZeroPoint
+from tintype.kernels.geglu import GegluAsTwoLinears
+from tintype.kernels.group_norm import GroupNormAsLayerNorm
+
+_ALL: tuple[Kernel, ...] = (
+    AttentionAsMultiHead(),
+    GroupNormAsLayerNorm(),
+    GegluAsTwoLinears(),  # before DynamicLinear, which then finds the two halves
+    DynamicLinear(),
+    EmbeddingRows(),
+    ExplicitZeroPoint(),
+)
+TARGETS = ("cpu", "cuda", "directml", "webgpu")
+KERNELS_BY_TARGET: dict[str, tuple[Kernel, ...]] = {
+    target: tuple(kernel for kernel in _ALL if target in kernel.targets) for target in TARGETS
+}
+
+
+@dataclass(slots=True)
+class LoweringReport:
+    """How often each kernel was put in."""
+
+    target: str
+    rewrites: Counter[str] = field(default_factory=Counter)
+
+    def as_dict(self) -> dict[str, int]:
+        return dict(self.rewrites)
+
+
+def lower(
+    model: ir.Model,
+    target: str,
+    *,
+    kernels: Iterable[Kernel] | None = None,
+    dims: Mapping[str, int] | None = None,
+) -> LoweringReport:
+    """Rewrite a canonical graph in place for a target.
+
+    kernels: what to try in place of all that the target has. dims: named dims that are fixed in this build.
+    """
+    report, shapes = LoweringReport(target), Shapes(dims)
+    for kernel in KERNELS_BY_TARGET[target] if kernels is None else kernels:
+        for node in list(model.graph):
+            if node.graph is not None and kernel.matches(node, shapes):
+                kernel.rewrite(node, model.graph)
+                report.rewrites[kernel.name] += 1
+    if report.rewrites:
+        RemoveUnusedNodesPass()(model)
+        model.opset_imports.setdefault(MICROSOFT, 1)
+    return report

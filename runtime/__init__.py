@@ -1,0 +1,100 @@
+"""Tintype: pictures from words on the machine at hand.
+
+    pipeline = tintype.load("postcard")
+    result = pipeline.generate("a red sailboat on a calm sea at sunset", seed=7)
+    result.save("postcard.png")
+
+Importing this costs nothing: each name below is loaded when it is first used.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from tintype._version import __version__
+
+if TYPE_CHECKING:
+    from tintype.bundle import Bundle, Manifest, open_bundle
+    from tintype.errors import (
+        BuildError,
+        BundleError,
+        ExportError,
+        InstallError,
+        MemoryBudgetError,
+        NumericError,
+        OutputError,
+        ProviderError,
+        RecordError,
+        RequestError,
+        TintypeError,
+    )
+    from tintype.pipeline import Pipeline, Run, load
+    from tintype.record import Record, read_record
+    from tintype.request import Request, ResolvedRequest
+    from tintype.result import Result, Step, Timings
+
+_HOMES = {
+    "Bundle": "bundle",
+    "Manifest": "bundle",
+    "open_bundle": "bundle",
+    "BuildError": "errors",
+    "BundleError": "errors",
+    "ExportError": "errors",
+    "InstallError": "errors",
+    "MemoryBudgetError": "errors",
+    "NumericError": "errors",
+    "OutputError": "errors",
+    "ProviderError": "errors",
+    "RecordError": "errors",
+    "RequestError": "errors",
+    "TintypeError": "errors",
+    "Pipeline": "pipeline",
+    "Run": "pipeline",
+    "load": "pipeline",
+    "Record": "record",
+    "read_record": "record",
+    "Request": "request",
+    "ResolvedRequest": "request",
+    "Result": "result",
+    "Step": "result",
+    "Timings": "result",
+}
+
+__all__ = [
+    "BuildError",
+    "Bundle",
+    "BundleError",
+    "ExportError",
+    "InstallError",
+    "Manifest",
+    "MemoryBudgetError",
+    "NumericError",
+    "OutputError",
+    "Pipeline",
+    "ProviderError",
+    "Record",
+    "RecordError",
+    "Request",
+    "RequestError",
+    "ResolvedRequest",
+    "Result",
+    "Run",
+    "Step",
+    "Timings",
+    "TintypeError",
+    "__version__",
+    "load",
+    "open_bundle",
+    "read_record",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

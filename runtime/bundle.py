@@ -1,0 +1,193 @@
+"""What a model is: a folder of canonical graphs, weights and tokenizer, with a manifest that names every file.
+
+A `Bundle` that `open_bundle` returned is whole: each listed file lies inside the folder, has the size and the sha256
+that the manifest says, and no graph points at data outside. Nothing is loaded before that is known.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from tintype import strict_json
+from tintype.errors import BundleError, near_names
+from tintype.manifest import (
+    FORMAT_VERSION,
+    DefaultRequest,
+    FileFacts,
+    Graph,
+    Manifest,
+    Parity,
+    Port,
+    SizeLimits,
+    Source,
+    TokenizerFacts,
+)
+
+__all__ = [
+    "EMBEDDED",
+    "FORMAT_VERSION",
+    "MANIFEST_NAME",
+    "Bundle",
+    "DefaultRequest",
+    "FileFacts",
+    "Graph",
+    "Manifest",
+    "Parity",
+    "Port",
+    "SizeLimits",
+    "Source",
+    "TokenizerFacts",
+    "file_facts",
+    "open_bundle",
+    "read_manifest",
+    "write_manifest",
+]
+
+MANIFEST_NAME = "tintype.json"
+MAX_MANIFEST_BYTES = 8 * 2**20
+
+EMBEDDED = ("postcard",)  # bundles that come with the package
+
+
+@dataclass(frozen=True, slots=True)
+class Bundle:
+    """A model on disk, checked."""
+
+    folder: Path
+    manifest: Manifest
+    hash: str  # sha256 of tintype.json, which holds the sha256 of everything else
+
+    @property
+    def name(self) -> str:
+        return self.manifest.name
+
+    def path(self, file: str) -> Path:
+        """Where a file of the manifest's list lies."""
+        return self.folder / file
+
+    def graph(self, role: str, variant: str = "full") -> Graph:
+        """One graph of the manifest. Raises BundleError when the bundle has no such role or variant."""
+        variants = self.manifest.graphs.get(role)
+        if variants is None:
+            raise BundleError(
+                f"the bundle {self.name} has no {role}",
+                fix=f"it has {', '.join(self.manifest.graphs)}; export a checkpoint that has a {role}",
+            )
+        if variant not in variants:
+            known = near_names(variant, variants)
+            raise BundleError(f"the {role} of {self.name} has no variant {variant!r}", fix=known)
+        return variants[variant]
+
+    def graph_path(self, role: str, variant: str = "full") -> Path:
+        """Where a role's canonical graph lies."""
+        return self.path(self.graph(role, variant).file)
+
+
+def open_bundle(name_or_path: str | os.PathLike[str]) -> Bundle:
+    """Open a bundle by its embedded name ("postcard") or its folder, and check all of it.
+
+    An embedded name wins over a folder of the same name; `./postcard` is the folder. Files of a bundle above 64 MiB
+    are hashed once and then remembered by size and time of change; smaller bundles are hashed each time.
+
+    Raises BundleError for what is missing, cut short, changed, hostile or of a newer format.
+    """
+    from tintype.bundle_check import check_files
+
+    folder = _bundle_folder(name_or_path)
+    manifest, digest = read_manifest(folder)
+    bundle = Bundle(folder=folder, manifest=manifest, hash=digest)
+    check_files(bundle)
+    return bundle
+
+
+def read_manifest(folder: Path) -> tuple[Manifest, str]:
+    """The manifest of a bundle folder and its sha256; the files that it lists are not looked at."""
+    path = folder / MANIFEST_NAME
+    try:
+        with path.open("rb") as file:
+            text = file.read(MAX_MANIFEST_BYTES + 1)
+    except FileNotFoundError:
+        if (folder / "model_index.json").is_file():
+            raise BundleError(
+                f"{folder} is a checkpoint, not a bundle", fix=f"export it once: tintype export {folder} BUNDLE"
+            ) from None
+        raise _no_bundle(folder) from None
+    except OSError as error:
+        raise BundleError(f"{path} cannot be read: {error.strerror}", fix="check its permissions") from None
+    if len(text) > MAX_MANIFEST_BYTES:
+        raise BundleError(f"{path} has more than {MAX_MANIFEST_BYTES:,} bytes", fix="export the bundle again")
+    return _parse_manifest(path, text), hashlib.sha256(text).hexdigest()
+
+
+def write_manifest(folder: Path, manifest: Manifest) -> Path:
+    """Write tintype.json, whole or not at all; returns its path. `file_facts` makes what `manifest.files` needs."""
+    path = folder / MANIFEST_NAME
+    text = strict_json.dump(manifest) + "\n"
+    scratch = folder / f".{MANIFEST_NAME}.{os.getpid()}"
+    try:
+        scratch.write_text(text, encoding="utf-8", newline="\n")
+        scratch.replace(path)
+    except BaseException:
+        scratch.unlink(missing_ok=True)
+        raise
+    return path
+
+
+def file_facts(folder: Path) -> dict[str, FileFacts]:
+    """Bytes and sha256 of every file below `folder` but tintype.json, by path with forward slashes, sorted."""
+    found = {}
+    for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder).as_posix()
+        if path.is_file() and name != MANIFEST_NAME:
+            with path.open("rb") as file:
+                digest = hashlib.file_digest(file, "sha256").hexdigest()
+            found[name] = FileFacts(bytes=path.stat().st_size, sha256=digest)
+    return found
+
+
+def _parse_manifest(path: Path, text: bytes) -> Manifest:
+    try:
+        value = strict_json.parse(text)
+        version = value.get("format_version") if isinstance(value, dict) else None
+        if isinstance(version, int) and version > FORMAT_VERSION:
+            raise BundleError(
+                f"{path} is of format {version}; this tintype reads up to {FORMAT_VERSION}",
+                fix="upgrade tintype (pip install -U tintype), or export the checkpoint with this version",
+            )
+        if version != FORMAT_VERSION or isinstance(version, bool):
+            raise strict_json.Misfit(f"format_version should be {FORMAT_VERSION}, not {version!r}")
+        return strict_json.read(Manifest, value)
+    except strict_json.Misfit as misfit:
+        raise BundleError(
+            f"{path} is not a manifest: {misfit}", fix="copy the bundle again, or export the checkpoint again"
+        ) from None
+
+
+def _bundle_folder(name_or_path: str | os.PathLike[str]) -> Path:
+    """The folder, links resolved, so that 'inside the bundle' means one thing."""
+    if isinstance(name_or_path, str) and name_or_path in EMBEDDED:
+        import importlib.resources
+
+        folder = Path(str(importlib.resources.files("tintype.models"))) / name_or_path / "bundle"
+    else:
+        folder = Path(name_or_path)
+    try:
+        resolved = folder.resolve()
+        is_folder = resolved.is_dir()
+    except (OSError, ValueError, RuntimeError):  # a name too long, a NUL inside, a loop of links
+        is_folder = False
+    if not is_folder:
+        raise _no_bundle(folder)
+    return resolved
+
+
+def _no_bundle(folder: Path) -> BundleError:
+    shown = str(folder) if len(str(folder)) <= 200 else f"{str(folder)[:200]}..."
+    return BundleError(
+        f"there is no bundle at {shown!r}",
+        fix=f"give a folder that holds {MANIFEST_NAME} (tintype export makes one), or an embedded model: "
+        + near_names(folder.name, EMBEDDED),
+    )

@@ -1,0 +1,51 @@
+"""The `tintype` command: it parses, calls and prints. `main` is the only way out, so no traceback reaches a user.
+
+Nothing heavier than click is imported before a command is known, for `tintype --help` must answer within 0.3 s; and
+nothing at all outside `run`, so that Ctrl-C during the imports is no traceback either.
+"""
+
+from __future__ import annotations
+
+import sys
+
+__all__ = ["main", "run"]
+
+
+def main() -> None:
+    """Run the command line and leave with its exit code: 0 done, 1 failed, 2 bad usage, 130 interrupted."""
+    try:
+        import signal
+
+        signal.signal(signal.SIGTERM, _leave)
+        code = run(sys.argv[1:])
+    except KeyboardInterrupt:  # before or after `run`, which answers for what it calls
+        code = 130
+    sys.exit(code)
+
+
+def run(arguments: list[str]) -> int:
+    """One command line, errors turned into messages; returns the exit code."""
+    from tintype.cli.failure import report
+
+    try:
+        from tintype.cli.commands import tintype
+
+        _say_anything()
+        code = tintype.main(args=arguments, prog_name="tintype", standalone_mode=False)
+        sys.stdout.flush()
+    except (Exception, KeyboardInterrupt) as error:
+        return report(error, as_json="--json" in arguments)
+    return code if isinstance(code, int) else 0
+
+
+def _say_anything() -> None:
+    """A prompt or a path may hold what the terminal's encoding can't say; it is then escaped."""
+    for stream in (sys.stdout, sys.stderr):
+        reconfigure = getattr(stream, "reconfigure", None)
+        if reconfigure is not None:
+            reconfigure(errors="backslashreplace")
+
+
+def _leave(signum: int, _frame: object) -> None:
+    """SIGTERM unwinds the stack, so that unfinished files are taken away, and ends as the shell expects."""
+    sys.exit(128 + signum)

@@ -1,0 +1,68 @@
+"""`tintype cache`: what was built for this machine. Everything in it can be made again."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+import click
+
+from tintype.cli.options import human_bytes, json_option
+
+if TYPE_CHECKING:
+    from tintype.engine import CacheEntry
+
+
+@click.group(invoke_without_command=True)
+@json_option
+@click.pass_context
+def cache(context: click.Context, as_json: bool) -> None:
+    """List what was built for this machine; `tintype cache clear` removes it."""
+    if context.invoked_subcommand is not None:
+        return
+    from tintype.engine import cache_entries, cache_folder
+
+    entries = cache_entries()
+    if as_json:
+        builds = [_as_json(entry) for entry in entries]
+        click.echo(json.dumps({"folder": str(cache_folder()), "builds": builds}))
+        return
+    click.echo(f"{cache_folder()}: {len(entries)} builds, {human_bytes(sum(entry.bytes for entry in entries))}")
+    for entry in entries:
+        click.echo(f"  {entry.key}  {human_bytes(entry.bytes):>10}  {_describe(entry)}")
+
+
+@cache.command()
+@json_option
+def clear(as_json: bool) -> None:
+    """Remove every build; the next picture of each bundle makes its builds again."""
+    from tintype.engine import cache_folder, clear_cache
+
+    freed = clear_cache()
+    if as_json:
+        click.echo(json.dumps({"folder": str(cache_folder()), "freed_bytes": freed}))
+    else:
+        click.echo(f"removed {human_bytes(freed)} from {cache_folder()}")
+
+
+def _describe(entry: CacheEntry) -> str:
+    identity = entry.identity
+    if identity is None or not entry.whole:
+        return "damaged; it is made again when it is needed"
+    variant = "" if identity.variant == "full" else f" ({identity.variant})"
+    hours = entry.used_seconds_ago / 3600
+    age = f"{hours / 24:.0f} days" if hours >= 48 else f"{hours:.0f} hours"
+    return f"{identity.name} {identity.role}{variant} on {identity.target}, onnxruntime {identity.ort}, used {age} ago"
+
+
+def _as_json(entry: CacheEntry) -> dict[str, object]:
+    from dataclasses import asdict
+
+    return {
+        "key": entry.key,
+        "path": str(entry.path),
+        "bytes": entry.bytes,
+        "whole": entry.whole,
+        "used_seconds_ago": round(entry.used_seconds_ago),
+        "identity": asdict(entry.identity) if entry.identity else None,
+    }

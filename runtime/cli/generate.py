@@ -1,0 +1,210 @@
+"""`tintype generate`: words, or the record of a picture, become PNG files."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+from click.core import ParameterSource
+
+from tintype.cli.options import Size, json_option, provider_option, threads_option
+from tintype.cli.progress import StepBar
+from tintype.errors import RecordError, RequestError
+
+if TYPE_CHECKING:
+    from tintype import Pipeline, Record, Result, Run
+
+# What a record already says; giving it once more could only contradict the record.
+SAID_BY_A_RECORD = (
+    "prompt",
+    "negative_prompt",
+    "num_inference_steps",
+    "guidance_scale",
+    "guidance_rescale",
+    "size",
+    "seed",
+    "sampler",
+    "sigmas",
+    "eta",
+    "noise",
+    "count",
+    "batch_size",
+)
+
+
+@click.command()
+@click.argument("prompt", required=False)
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path),
+    required=True,
+    help="The PNG to write; one that is there is replaced.",
+)
+@click.option("--model", help="A bundle's folder, or an embedded name [default: postcard].")
+@click.option("--negative-prompt", help="What should not be in the picture.")
+@click.option("--num-inference-steps", type=int, help="Denoising steps; more is slower and finer.")
+@click.option("--guidance-scale", type=float, help="How closely to follow the words; 1 turns guidance off.")
+@click.option("--guidance-rescale", type=float, default=0.0, show_default=True, help="0 to 1; tames high guidance.")
+@click.option("--size", type=Size(), help="Width and height in pixels, as in 512x384.")
+@click.option("--seed", type=int, help="The same seed, the same picture [default: a new one each time].")
+@click.option(
+    "--sampler", help="euler, euler_a, heun, ddim, ddpm, pndm, dpmpp_2m, dpmpp_2m_sde, dpmpp_sde, unipc, lcm."
+)
+@click.option("--sigmas", help="Spacing of the steps: leading, trailing, linspace, karras, exponential.")
+@click.option("--eta", type=float, default=0.0, show_default=True, help="For ddim: 0 to 1, fresh noise in each step.")
+@click.option("--noise", default="philox", show_default=True, help="Where noise comes from: philox, torch-cpu, numpy.")
+@click.option(
+    "--count", type=int, default=1, show_default=True, help="Pictures to make, seeds counting up: x-1.png, x-2.png."
+)
+@click.option("--batch-size", type=int, default=1, show_default=True, help="Pictures denoised together.")
+@provider_option
+@threads_option
+@json_option
+@click.option(
+    "--from-record", type=click.Path(path_type=Path), help="Make the picture in this PNG again, byte for byte."
+)
+@click.option("--force", is_flag=True, help="With --from-record: try even where the same bytes can't be promised.")
+@click.pass_context
+def generate(
+    context: click.Context,
+    prompt: str | None,
+    output: Path,
+    model: str | None,
+    negative_prompt: str | None,
+    num_inference_steps: int | None,
+    guidance_scale: float | None,
+    guidance_rescale: float,
+    size: tuple[int, int] | None,
+    seed: int | None,
+    sampler: str | None,
+    sigmas: str | None,
+    eta: float,
+    noise: str,
+    count: int,
+    batch_size: int,
+    provider: str,
+    threads: int | None,
+    as_json: bool,
+    from_record: Path | None,
+    force: bool,
+) -> None:
+    """Make a picture from the words of PROMPT.
+
+    What isn't given is the model's default (tintype info MODEL). Words in round brackets weigh more, (sunset:1.3)
+    says how much, words in square brackets weigh less.
+    """
+    if from_record is not None:
+        _refuse_contradictions(context)
+        _reproduce(from_record, output, model, provider, threads, force=force, as_json=as_json)
+        return
+    _refuse_gaps(prompt, force=force)
+    from tintype import Request, load
+    from tintype.result import picture_paths
+
+    width, height = size or (None, None)
+    request = Request(
+        prompt=prompt or "",
+        negative_prompt=negative_prompt,
+        num_inference_steps=num_inference_steps,
+        guidance_scale=guidance_scale,
+        guidance_rescale=guidance_rescale,
+        width=width,
+        height=height,
+        seed=seed,
+        sampler=sampler,
+        sigmas=sigmas,
+        eta=eta,
+        noise=noise,
+        count=count,
+        batch_size=batch_size,
+    )
+    with (
+        StepBar() as bar,
+        load("postcard" if model is None else model, provider=provider, threads=threads) as pipeline,
+    ):
+        run = pipeline.steps(request)
+        result = _finish(run, picture_paths(output, run.request.count), bar)
+        written = result.save(output)
+    _tell(result, written, as_json=as_json)
+
+
+def _reproduce(
+    picture: Path, output: Path, model: str | None, provider: str, threads: int | None, *, force: bool, as_json: bool
+) -> None:
+    """The picture of a record, with the bundle, device and thread count that it names unless others are given."""
+    from tintype import load, read_record
+
+    record = read_record(picture)
+    made_with = record.made_with
+    with (
+        StepBar() as bar,
+        load(
+            _bundle_of(record) if model is None else model,
+            provider=made_with.target if provider == "auto" else provider,
+            threads=made_with.threads if threads is None else threads,
+        ) as pipeline,
+    ):
+        result = _finish(_promised(pipeline, record, force=force), [output], bar)
+        written = result.save(output)
+    _tell(result, written, as_json=as_json)
+
+
+def _promised(pipeline: Pipeline, record: Record, *, force: bool) -> Run:
+    try:
+        return pipeline.reproduce_steps(record, anyway=force)
+    except RecordError as error:
+        raise RecordError(error.message, fix="use what made it, or try all the same with --force") from None
+
+
+def _bundle_of(record: Record) -> str:
+    from tintype.bundle import EMBEDDED
+
+    name = record.made_with.bundle
+    if name not in EMBEDDED:
+        raise RecordError(f"the picture was made with the bundle {name!r}", fix="say where it is: --model FOLDER")
+    return name
+
+
+def _finish(run: Run, paths: list[Path], bar: StepBar) -> Result:
+    """Take every step, once it is known that the pictures can be written."""
+    from tintype.image.png import check_writable
+
+    for path in paths:
+        check_writable(path)
+    for step in run:
+        bar.advance(step.index + 1, step.total)
+    return run.result
+
+
+def _refuse_contradictions(context: click.Context) -> None:
+    for name in SAID_BY_A_RECORD:
+        if context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
+            option = "PROMPT" if name == "prompt" else f"--{name.replace('_', '-')}"
+            raise RequestError(f"--from-record and {option} contradict each other", fix=f"leave {option} out")
+
+
+def _refuse_gaps(prompt: str | None, *, force: bool) -> None:
+    if prompt is None:
+        raise RequestError("there is no PROMPT", fix='say what to draw: tintype generate "a red house" -o picture.png')
+    if force:
+        raise RequestError("--force belongs to --from-record", fix="leave --force out")
+
+
+def _tell(result: Result, written: list[Path], *, as_json: bool) -> None:
+    """What was made, on stdout: a line a picture, or one JSON object."""
+    if as_json:
+        pictures = [
+            {"file": str(path), "record": asdict(record)} for path, record in zip(written, result.records, strict=True)
+        ]
+        click.echo(json.dumps({"pictures": pictures, "timings": asdict(result.timings)}))
+        return
+    for path, record in zip(written, result.records, strict=True):
+        request = record.request
+        click.echo(
+            f"{path}  {request.width}x{request.height}, seed {record.seed}, {request.num_inference_steps} steps of "
+            f"{request.sampler} on {record.made_with.target}, {result.timings.total_seconds:.2f} s"
+        )

@@ -1,0 +1,102 @@
+"""`tintype info`: what a bundle says about itself, and what this machine would run it with."""
+
+from __future__ import annotations
+
+import json
+import platform
+from dataclasses import asdict
+from pathlib import PurePosixPath
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from tintype.cli.options import human_bytes, json_option
+from tintype.errors import TintypeError
+
+if TYPE_CHECKING:
+    from tintype.bundle import Bundle
+
+
+@click.command()
+@click.argument("bundle", default="postcard")
+@json_option
+def info(bundle: str, as_json: bool) -> None:
+    """Say what BUNDLE (a folder, or an embedded name) is, and what this machine runs it with."""
+    from tintype.bundle import open_bundle
+
+    opened = open_bundle(bundle)
+    machine = _machine()
+    if as_json:
+        manifest = asdict(opened.manifest)
+        click.echo(
+            json.dumps({"bundle": {"folder": str(opened.folder), "hash": opened.hash, **manifest}, "machine": machine})
+        )
+        return
+    for name, text in [*_bundle_rows(opened), *_machine_rows(machine)]:
+        click.echo(f"{name:<12} {text}")
+
+
+def _bundle_rows(bundle: Bundle) -> list[tuple[str, str]]:
+    manifest, default, size = bundle.manifest, bundle.manifest.default_request, bundle.manifest.size
+    sampler = default.sampler if default.sigmas is None else f"{default.sampler} on {default.sigmas} sigmas"
+    rows = [
+        ("bundle", f"{manifest.name} ({manifest.family}, {manifest.prediction_type})"),
+        ("folder", str(bundle.folder)),
+        ("hash", bundle.hash),
+        ("licence", manifest.licence),
+        ("source", manifest.source.location),
+        ("pictures", f"{size.minimum} to {size.maximum} pixels a side, multiples of {size.multiple}"),
+        (
+            "by default",
+            f"{default.width}x{default.height}, {default.num_inference_steps} steps of {sampler}, "
+            f"guidance {default.guidance_scale:g}",
+        ),
+    ]
+    for role, variants in manifest.graphs.items():
+        for variant, graph in variants.items():
+            name = role if variant == "full" else f"{role} ({variant})"
+            rows.append(("graph", f"{name}: {graph.precision}, {human_bytes(_bytes_of(bundle, graph.file))}"))
+    for gate in manifest.parity:
+        guidance = "" if gate.guidance_error is None else f", guidance error {gate.guidance_error:.1%}"
+        measured = f"{gate.psnr_db:.1f} dB against {gate.reference} (gate {gate.gate_db:g}){guidance}"
+        rows.append(("parity", f"{gate.graph}: {measured}, {'passed' if gate.passed else 'failed'}"))
+    return rows
+
+
+def _bytes_of(bundle: Bundle, graph_file: str) -> int:
+    """A graph with its external data: everything that lies in the folder of the graph."""
+    folder = PurePosixPath(graph_file).parent
+    return sum(facts.bytes for file, facts in bundle.manifest.files.items() if PurePosixPath(file).parent == folder)
+
+
+def _machine() -> dict[str, Any]:
+    """What would run it. An onnxruntime that is missing or doubled is told, not raised: info is how people find out."""
+    from importlib.metadata import version
+
+    from tintype.engine import default_threads, ort_version, resolve_provider
+
+    found: dict[str, Any] = {
+        "tintype": version("tintype"),
+        "python": platform.python_version(),
+        "system": platform.platform(),
+        "threads": default_threads(),
+        "onnxruntime": None,
+        "provider": None,
+        "problem": None,
+    }
+    try:
+        found["onnxruntime"] = ort_version()
+        found["provider"] = resolve_provider("auto").name
+    except TintypeError as error:
+        found["problem"] = {"message": error.message, "fix": error.fix}
+    return found
+
+
+def _machine_rows(machine: dict[str, Any]) -> list[tuple[str, str]]:
+    rows = [("machine", f"{machine['system']}, Python {machine['python']}, {machine['threads']} threads")]
+    if machine["problem"]:
+        return [*rows, ("onnxruntime", machine["problem"]["message"]), ("fix", machine["problem"]["fix"])]
+    return [
+        *rows,
+        ("runs on", f"{machine['provider']}, onnxruntime {machine['onnxruntime']}, tintype {machine['tintype']}"),
+    ]

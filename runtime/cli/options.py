@@ -1,0 +1,59 @@
+"""Options that several commands share, and the types that click doesn't have."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+from tintype.errors import RequestError
+
+PROVIDERS = ("auto", "cpu", "cuda", "directml", "webgpu")
+
+
+class Size(click.ParamType[tuple[int, int]]):
+    """WIDTHxHEIGHT in pixels; whether a model can make that size is the request's business."""
+
+    name = "WxH"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, int]:
+        if isinstance(value, tuple):
+            return value
+        found = re.fullmatch(r"\s*([+-]?\d{1,18})\s*[xX]\s*([+-]?\d{1,18})\s*", str(value))
+        if found is None:
+            raise RequestError(
+                f"--size {str(value)[:40]!r} is no size", fix="give width and height in pixels, as in 512x384"
+            )
+        return int(found[1]), int(found[2])
+
+
+def json_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    return click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")(command)
+
+
+def provider_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    return click.option(
+        "--provider",
+        type=click.Choice(PROVIDERS),
+        default="auto",
+        show_default=True,
+        help="The device; a named one is used or it is an error.",
+    )(command)
+
+
+def threads_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    return click.option(
+        "--threads", type=click.IntRange(min=1), help="Threads for the processor [default: one a physical core]."
+    )(command)
+
+
+def human_bytes(count: int) -> str:
+    """1536 -> '1.5 KiB'."""
+    value = float(count)
+    for unit in ("bytes", "KiB", "MiB"):
+        if value < 1024:
+            return f"{count} bytes" if unit == "bytes" else f"{value:.1f} {unit}"
+        value /= 1024
+    return f"{value:.1f} GiB"

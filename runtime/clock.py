@@ -1,0 +1,42 @@
+"""Where the time of a request goes. Clocks are read here and nowhere else."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator
+
+from tintype.result import Timings, peak_rss_bytes
+
+
+class StageClock:
+    """Seconds by stage. Opening graphs counts as loading, not as the stage that waited for it."""
+
+    def __init__(self, load_seconds: Callable[[], float]) -> None:
+        """load_seconds: how long opening graphs took until now."""
+        self.steps = 0
+        self._seconds = {"encode": 0.0, "denoise": 0.0, "decode": 0.0}
+        self._load_seconds = load_seconds
+        self._loaded_before = load_seconds()
+        self._started = time.perf_counter()
+
+    @contextlib.contextmanager
+    def counting(self, stage: str) -> Iterator[None]:
+        started, loaded = time.perf_counter(), self._load_seconds()
+        try:
+            yield
+        finally:
+            loading = self._load_seconds() - loaded
+            self._seconds[stage] += time.perf_counter() - started - loading
+
+    def timings(self) -> Timings:
+        denoise = self._seconds["denoise"]
+        return Timings(
+            load_seconds=self._load_seconds() - self._loaded_before,
+            encode_seconds=self._seconds["encode"],
+            denoise_seconds=denoise,
+            decode_seconds=self._seconds["decode"],
+            total_seconds=time.perf_counter() - self._started,
+            steps_per_second=self.steps / denoise if denoise > 0 else 0.0,
+            peak_rss_bytes=peak_rss_bytes(),
+        )

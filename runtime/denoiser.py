@@ -1,0 +1,64 @@
+"""The denoiser graph as a function of latents and timestep, guided, in the shapes and types that it takes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tintype.bundle import Graph
+from tintype.request import ResolvedRequest
+from tintype.sampling import Latents, denoised_from, guide, model_input, rescale_guidance
+
+if TYPE_CHECKING:
+    from tintype.engine import Session
+
+
+class Denoiser:
+    """Noisy latents -> denoised latents, for one request; what a sampler calls `denoise`."""
+
+    def __init__(
+        self,
+        session: Session,
+        graph: Graph,
+        embeddings: NDArray[np.float32],
+        request: ResolvedRequest,
+        prediction_type: str,
+    ) -> None:
+        """embeddings: (1 or 2, tokens, dim); two are the negative prompt and the prompt, and guide."""
+        self._session = session
+        self._embeddings = embeddings
+        self._request = request
+        self._prediction_type = prediction_type
+        timestep = next(port for port in graph.inputs if port.name == "timestep")
+        self._timestep_type = np.dtype(timestep.dtype)
+        self._timestep_shape = timestep.shape
+
+    def __call__(self, latents: Latents, sigma: float, timestep: float) -> Latents:
+        """Latents at noise level sigma, (batch, channels, height, width) -> what the model takes the pictures to be."""
+        prediction = self._guided(model_input(latents, sigma), timestep)
+        return denoised_from(prediction, latents, sigma, self._prediction_type)
+
+    def _guided(self, latents: Latents, timestep: float) -> Latents:
+        """The model's prediction; with guidance one call on a batch twice as large."""
+        prompts = len(self._embeddings)
+        prediction = self._run(
+            np.concatenate([latents] * prompts), timestep, np.repeat(self._embeddings, len(latents), axis=0)
+        )
+        if prompts == 1:
+            return prediction
+        unconditional, conditional = np.split(prediction, 2)
+        guided = guide(conditional, unconditional, self._request.guidance_scale)
+        if self._request.guidance_rescale == 0:
+            return guided
+        return rescale_guidance(guided, conditional, self._request.guidance_rescale)
+
+    def _run(self, sample: Latents, timestep: float, embeddings: NDArray[np.float32]) -> Latents:
+        shape = tuple(len(sample) if isinstance(size, str) else size for size in self._timestep_shape)
+        inputs: dict[str, NDArray[Any]] = {
+            "sample": sample.astype(np.float32, copy=False),
+            "timestep": np.full(shape, timestep, dtype=self._timestep_type),
+            "encoder_hidden_states": embeddings,
+        }
+        return self._session.run(inputs)["out_sample"].astype(np.float32, copy=False)

@@ -1,0 +1,69 @@
+"""Everything that touches ONNX Runtime: which device, which graph, which session.
+
+No other part imports onnxruntime, and nothing here imports onnx: graphs are lowered in a child process.
+Names are loaded on first use, so that importing this package costs nothing.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tintype.engine.build import GraphSource, build_key, ensure_build, open_role
+    from tintype.engine.cache import CacheEntry, cache_entries, cache_folder, clear_cache
+    from tintype.engine.graph import graph_session, run_graph
+    from tintype.engine.machine import default_threads
+    from tintype.engine.placement import Placement
+    from tintype.engine.providers import Target, ort_version, resolve_provider
+    from tintype.engine.session import Session, open_session
+
+_HOMES = {
+    "GraphSource": "build",
+    "build_key": "build",
+    "ensure_build": "build",
+    "open_role": "build",
+    "CacheEntry": "cache",
+    "cache_entries": "cache",
+    "cache_folder": "cache",
+    "clear_cache": "cache",
+    "graph_session": "graph",
+    "run_graph": "graph",
+    "default_threads": "machine",
+    "Placement": "placement",
+    "Target": "providers",
+    "ort_version": "providers",
+    "resolve_provider": "providers",
+    "Session": "session",
+    "open_session": "session",
+}
+
+__all__ = [
+    "CacheEntry",
+    "GraphSource",
+    "Placement",
+    "Session",
+    "Target",
+    "build_key",
+    "cache_entries",
+    "cache_folder",
+    "clear_cache",
+    "default_threads",
+    "ensure_build",
+    "graph_session",
+    "open_role",
+    "open_session",
+    "ort_version",
+    "resolve_provider",
+    "run_graph",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

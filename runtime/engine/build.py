@@ -1,0 +1,152 @@
+"""Canonical graph -> build: lowered and optimized for one machine, made once, in a child process.
+
+The child is where onnx is imported; its memory never counts here. Two processes that start together build once.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping
+from importlib import resources
+from pathlib import Path
+from typing import Any, Protocol
+
+import filelock
+
+from tintype.engine import cache
+from tintype.engine.cache import BuildIdentity
+from tintype.engine.machine import cpu_identity
+from tintype.engine.providers import Target, ort_version
+from tintype.engine.session import Session, open_session
+from tintype.errors import BuildError
+
+
+class GraphSource(Protocol):
+    """What the engine needs to know of a bundle."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def hash(self) -> str: ...
+    def graph_path(self, role: str, variant: str = "full") -> Path: ...
+
+
+def ensure_build(bundle: GraphSource, role: str, target: Target, *, variant: str = "full") -> Path:
+    """The folder of the build of one graph, made first when it is missing, damaged or of another machine.
+
+    Raises BundleError when the bundle has no such graph, BuildError when it cannot be lowered or written.
+    """
+    identity = identify(bundle, role, target, variant=variant)
+    source = bundle.graph_path(role, variant)
+    folder = cache.builds_folder() / identity.key
+    if folder.is_dir() and cache.damage(folder) is None:
+        cache.mark_used(folder)
+        return folder
+    with filelock.FileLock(folder.with_suffix(".lock")):
+        if folder.is_dir():
+            if cache.damage(folder) is None:  # another process built it while we waited
+                return folder
+            cache.discard(folder)
+        _build_into(folder, source, target, identity)
+    cache.discard_stale(identity)
+    return folder
+
+
+def find_build(bundle: GraphSource, role: str, target: Target, *, variant: str = "full") -> Path | None:
+    """The build's folder when it is in the cache and whole, else None; builds nothing."""
+    folder = cache.cache_folder() / "builds" / build_key(bundle, role, target, variant=variant)
+    return folder if folder.is_dir() and cache.damage(folder) is None else None
+
+
+def build_key(bundle: GraphSource, role: str, target: Target, *, variant: str = "full") -> str:
+    """24 hexadecimal digits that name a build; it goes into the record of a picture."""
+    return identify(bundle, role, target, variant=variant).key
+
+
+def identify(bundle: GraphSource, role: str, target: Target, *, variant: str = "full") -> BuildIdentity:
+    """Everything that a build depends on."""
+    return BuildIdentity(
+        bundle=bundle.hash,
+        name=bundle.name,
+        role=role,
+        variant=variant,
+        target=target.name,
+        ort=ort_version(),
+        cpu=cpu_identity(),
+        lowering=lowering_version(),
+    )
+
+
+def open_role(
+    bundle: GraphSource, role: str, target: Target, *, variant: str = "full", threads: int | None = None
+) -> Session:
+    """`ensure_build`, then `open_session`; a build that ONNX Runtime refuses is made again once."""
+    folder = ensure_build(bundle, role, target, variant=variant)
+    try:
+        return open_session(folder, target, threads=threads)
+    except BuildError:
+        cache.discard(folder)
+        return open_session(ensure_build(bundle, role, target, variant=variant), target, threads=threads)
+
+
+def lower_into(source: Path, folder: Path, target: Target, *, lowered: bool = True) -> dict[str, Any]:
+    """Run the child that writes `folder`/model.onnx from a canonical graph; returns its report.
+
+    lowered: False only lets ONNX Runtime optimize the graph, which is what a kernel is compared with.
+    """
+    job = {"source": str(source.resolve()), "folder": str(folder.resolve()), "target": target.name, "lowered": lowered}
+    # -P: a file of the user's folder that happens to be called onnx.py must not be imported.
+    command = [sys.executable, "-P", "-m", "tintype.engine.lower"]
+    done = subprocess.run(command, input=json.dumps(job), capture_output=True, text=True, check=False)
+    lines = done.stdout.strip().splitlines()
+    try:
+        answer = json.loads(lines[-1]) if lines else {}
+    except ValueError:
+        answer = {}
+    if done.returncode == 0 and "report" in answer:
+        return dict(answer["report"])
+    told = answer.get("error") or (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
+    if done.returncode in (-9, 137):
+        told = "the child process was killed, most likely for want of memory"
+    raise BuildError(f"{source} cannot be built for {target.name}: {told}", fix=_fix_for(told))
+
+
+def lowering_version() -> str:
+    """A digest of the code that lowers: a build made by other code is another build."""
+    digest = hashlib.sha256()
+    for package in ("tintype.kernels", "tintype.engine"):
+        for file in sorted(resources.files(package).iterdir(), key=lambda entry: entry.name):
+            if file.name.endswith(".py") and (package == "tintype.kernels" or file.name == "lower.py"):
+                digest.update(file.name.encode() + b"\0" + file.read_bytes())
+    return digest.hexdigest()[:12]
+
+
+def _build_into(folder: Path, source: Path, target: Target, identity: BuildIdentity) -> None:
+    """Make the build beside its place and move it there in one step. The caller holds the lock."""
+    # What a killed process left behind; nobody else can be at it, we hold the lock.
+    for left in folder.parent.glob(f".partial-{folder.name}-*"):
+        cache.discard(left)
+    try:
+        with tempfile.TemporaryDirectory(
+            dir=folder.parent, prefix=f".partial-{folder.name}-", ignore_cleanup_errors=True
+        ) as scratch:
+            made = Path(scratch) / "build"
+            made.mkdir()
+            report: Mapping[str, Any] = lower_into(source, made, target)
+            cache.write_facts(made, identity, report)
+            made.replace(folder)
+    except OSError as error:
+        told = str(error)
+        raise BuildError(f"the build cannot be written below {folder.parent}: {told}", fix=_fix_for(told)) from error
+
+
+def _fix_for(told: str) -> str:
+    if "No space left" in told or "disk" in told.lower():
+        return "free some disk space, clear the cache (tintype cache clear), or set TINTYPE_CACHE to a larger disk"
+    if "memory" in told.lower():
+        return "close other programs and build again: tintype build BUNDLE"
+    return "export the bundle again; if that does not help, report this message"

@@ -1,0 +1,203 @@
+"""Builds on disk. A build appears whole, by one rename, and is used only while its bytes are as they were written."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import platformdirs
+
+from tintype.errors import BuildError
+
+FACTS_NAME = "build.json"
+HASH_ALWAYS_BYTES = 64 * 2**20  # larger files are hashed again only when their time of change moved
+STALE_SECONDS = 14 * 24 * 3600
+
+
+@dataclass(frozen=True, slots=True)
+class BuildIdentity:
+    """All that a build depends on; its digest is the build key."""
+
+    bundle: str
+    name: str  # the bundle's name, for people
+    role: str
+    variant: str
+    target: str
+    ort: str
+    cpu: str
+    lowering: str
+
+    @property
+    def key(self) -> str:
+        """24 hexadecimal digits; the bundle's name is not part of it."""
+        facts = {field: value for field, value in asdict(self).items() if field != "name"}
+        return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:24]
+
+
+@dataclass(frozen=True, slots=True)
+class CacheEntry:
+    """One build in the cache."""
+
+    key: str
+    path: Path
+    identity: BuildIdentity | None  # None when its facts cannot be read
+    bytes: int
+    whole: bool  # every file is there, at its size
+    used_seconds_ago: float
+
+
+def cache_folder() -> Path:
+    """Where builds are kept: TINTYPE_CACHE, else the user's cache folder."""
+    chosen = os.environ.get("TINTYPE_CACHE")
+    return Path(chosen) if chosen else platformdirs.user_cache_path("tintype")
+
+
+def builds_folder() -> Path:
+    """The builds' folder within the cache, made when it is missing."""
+    folder = cache_folder() / "builds"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise BuildError(
+            f"the cache folder {folder} cannot be made: {error.strerror}",
+            fix="set TINTYPE_CACHE to a folder that you may write",
+        ) from error
+    return folder
+
+
+def cache_entries() -> list[CacheEntry]:
+    """Every build in the cache, the last used first."""
+    folder = cache_folder() / "builds"
+    if not folder.is_dir():
+        return []
+    entries = [_entry(path) for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")]
+    return sorted(entries, key=lambda entry: entry.used_seconds_ago)
+
+
+def clear_cache() -> int:
+    """Remove every build and what broken-off ones left; returns the bytes freed. Open sessions stay usable on Unix."""
+    folder = cache_folder() / "builds"
+    if not folder.is_dir():
+        return 0
+    freed = 0
+    for path in folder.iterdir():
+        freed += _bytes_below(path)
+        discard(path)
+    return freed
+
+
+def write_facts(folder: Path, identity: BuildIdentity, report: Mapping[str, Any]) -> None:
+    """Write build.json: what the build is, and the size and sha256 of each of its files."""
+    files = {}
+    for path in sorted(folder.iterdir()):
+        if path.is_file() and path.name != FACTS_NAME:
+            status = path.stat()
+            files[path.name] = {"bytes": status.st_size, "sha256": _digest(path), "mtime_ns": status.st_mtime_ns}
+    facts = {"identity": asdict(identity), "files": files, "report": dict(report)}
+    (folder / FACTS_NAME).write_text(json.dumps(facts, indent=1), encoding="utf-8")
+
+
+def read_report(folder: Path) -> dict[str, Any]:
+    """What the lowering told about a build: `kernels`, `optimized`, seconds."""
+    facts = _read_facts(folder)
+    return dict(facts["report"]) if facts else {}
+
+
+def damage(folder: Path) -> str | None:
+    """What is wrong with a build, or None. Files of 64 MiB and more are hashed only if their time of change moved."""
+    facts = _read_facts(folder)
+    if facts is None:
+        return f"{FACTS_NAME} is missing or unreadable"
+    for name, expected in facts["files"].items():
+        path = folder / name
+        try:
+            status = path.stat()
+        except OSError:
+            return f"{name} is missing"
+        if status.st_size != expected["bytes"]:
+            return f"{name} has {status.st_size:,} bytes in place of {expected['bytes']:,}"
+        small = status.st_size < HASH_ALWAYS_BYTES
+        if (small or status.st_mtime_ns != expected["mtime_ns"]) and _digest(path) != expected["sha256"]:
+            return f"{name} has changed bytes"
+    return None
+
+
+def mark_used(folder: Path) -> None:
+    """Remember that a build was used now; a cache that cannot be written is no obstacle."""
+    try:
+        os.utime(folder / FACTS_NAME)
+    except OSError:
+        return
+
+
+def discard(path: Path) -> None:
+    """Remove a build so that no process can open half of it: renamed first, then deleted."""
+    if not path.exists():
+        return
+    grave = path.with_name(f".gone-{path.name}-{os.getpid()}-{time.monotonic_ns()}")
+    try:
+        path.rename(grave)
+    except OSError:
+        grave = path
+    if grave.is_dir():
+        shutil.rmtree(grave, ignore_errors=True)
+    else:
+        grave.unlink(missing_ok=True)
+
+
+def discard_stale(identity: BuildIdentity) -> None:
+    """Remove unused older builds of the same graph: other ONNX Runtime or lowering, idle for two weeks."""
+    for entry in cache_entries():
+        old = entry.identity
+        if old is None or entry.used_seconds_ago < STALE_SECONDS or entry.key == identity.key:
+            continue
+        if (old.bundle, old.role, old.variant, old.target) == (
+            identity.bundle,
+            identity.role,
+            identity.variant,
+            identity.target,
+        ):
+            discard(entry.path)
+
+
+def _entry(path: Path) -> CacheEntry:
+    facts = _read_facts(path)
+    used = (path / FACTS_NAME).stat().st_mtime if facts else path.stat().st_mtime
+    whole = facts is not None and all(
+        (path / name).is_file() and (path / name).stat().st_size == file["bytes"]
+        for name, file in facts["files"].items()
+    )
+    identity = BuildIdentity(**facts["identity"]) if facts else None
+    return CacheEntry(path.name, path, identity, _bytes_below(path), whole, max(0.0, time.time() - used))
+
+
+def _read_facts(folder: Path) -> dict[str, Any] | None:
+    """build.json when it has the shape that `write_facts` gives it, else None."""
+    try:
+        facts = json.loads((folder / FACTS_NAME).read_text(encoding="utf-8"))
+        BuildIdentity(**facts["identity"])
+        shaped = "model.onnx" in facts["files"] and all(
+            isinstance(file["bytes"], int) and isinstance(file["sha256"], str) and isinstance(file["mtime_ns"], int)
+            for file in facts["files"].values()
+        )
+        return facts if shaped and isinstance(facts["report"], dict) else None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _bytes_below(path: Path) -> int:
+    if path.is_file():
+        return path.stat().st_size
+    return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())

@@ -1,0 +1,44 @@
+"""One graph outside any bundle, lowered, run and forgotten: for parity gates and measurements."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from numpy.typing import NDArray
+
+from tintype.engine.build import lower_into
+from tintype.engine.providers import resolve_provider
+from tintype.engine.session import Session, open_session
+
+
+@contextmanager
+def graph_session(
+    model: Path, target: str = "cpu", *, lowered: bool = True, threads: int | None = None
+) -> Iterator[Session]:
+    """A session of an ONNX file; its build lives in a temporary folder, as long as the session.
+
+    lowered: False runs the canonical graph as ONNX Runtime alone optimizes it.
+    """
+    chosen = resolve_provider(target)
+    with tempfile.TemporaryDirectory(prefix="tintype-graph-", ignore_cleanup_errors=True) as scratch:
+        folder = Path(scratch)
+        lower_into(Path(model), folder, chosen, lowered=lowered)
+        with open_session(folder, chosen, threads=threads, allow_off_target=not lowered) as session:
+            yield session
+
+
+def run_graph(
+    model: Path,
+    inputs: Mapping[str, NDArray[Any]],
+    target: str = "cpu",
+    *,
+    lowered: bool = True,
+    threads: int | None = None,
+) -> dict[str, NDArray[Any]]:
+    """Outputs by name of one call. Use `graph_session` for more than one: lowering takes seconds."""
+    with graph_session(model, target, lowered=lowered, threads=threads) as session:
+        return session.run(inputs)

@@ -1,0 +1,176 @@
+"""One open graph. Same inputs, same build, same thread count: the same bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tintype.engine.machine import default_threads, products_saturate
+from tintype.engine.placement import Placement
+from tintype.engine.providers import Target, load_onnxruntime
+from tintype.errors import BuildError, MemoryBudgetError, ProviderError, TintypeError
+
+_NUMPY_TYPES = {
+    "tensor(float)": np.float32,
+    "tensor(float16)": np.float16,
+    "tensor(double)": np.float64,
+    "tensor(int64)": np.int64,
+    "tensor(int32)": np.int32,
+    "tensor(int8)": np.int8,
+    "tensor(uint8)": np.uint8,
+    "tensor(bool)": np.bool_,
+}
+
+
+class Session:
+    """A graph ready to run on one target. Use as a context manager, or `close` it."""
+
+    def __init__(self, inner: Any, target: Target, path: Path, placement: Placement, threads: int) -> None:
+        self.target = target
+        self.path = path
+        self.placement = placement
+        self.threads = threads
+        self.input_shapes: dict[str, tuple[int | str | None, ...]] = {
+            i.name: tuple(i.shape) for i in inner.get_inputs()
+        }
+        self.input_types: dict[str, type] = {i.name: _NUMPY_TYPES[i.type] for i in inner.get_inputs()}
+        self.output_names: tuple[str, ...] = tuple(o.name for o in inner.get_outputs())
+        self._inner: Any = inner
+
+    @property
+    def input_names(self) -> tuple[str, ...]:
+        return tuple(self.input_shapes)
+
+    def run(self, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        """Every output by name. The arrays belong to the caller: a later run does not write into them.
+
+        Raises BuildError for inputs that the graph does not have, and when the graph fails.
+        """
+        if self._inner is None:
+            raise BuildError(f"the session of {self.path.name} is closed", fix="open it again with open_session")
+        feed = {name: self._checked(name, value) for name, value in inputs.items()}
+        missing = [name for name in self.input_shapes if name not in feed]
+        if missing:
+            raise BuildError(f"{self.path.name} needs {', '.join(missing)}", fix="give every input of the graph")
+        try:
+            outputs = self._inner.run(None, feed)
+        except Exception as error:  # ORT raises its own unrelated classes, one a status code
+            raise _run_error(self.path, self.target, error) from error
+        return dict(zip(self.output_names, outputs, strict=True))
+
+    def close(self) -> None:
+        """Give weights, arena and threads back. Closing twice is fine."""
+        self._inner = None
+
+    def __enter__(self) -> Session:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _checked(self, name: str, value: NDArray[Any]) -> NDArray[Any]:
+        if name not in self.input_shapes:
+            known = ", ".join(self.input_shapes)
+            raise BuildError(f"{self.path.name} has no input {name!r}", fix=f"its inputs are {known}")
+        array = np.asarray(value, order="C")  # not ascontiguousarray, which makes a scalar a (1,)
+        wanted = np.dtype(self.input_types[name])
+        if array.dtype != wanted:
+            raise BuildError(
+                f"{name} of {self.path.name} is {array.dtype}, not {wanted}", fix=f"convert it to {wanted}"
+            )
+        shape = self.input_shapes[name]
+        fits = len(shape) == array.ndim and all(
+            not isinstance(dim, int) or dim == size for dim, size in zip(shape, array.shape, strict=True)
+        )
+        if not fits:
+            raise BuildError(f"{name} of {self.path.name} has shape {array.shape}", fix=f"the graph takes {shape}")
+        return array
+
+
+def open_session(
+    build: Path,
+    target: Target,
+    *,
+    threads: int | None = None,
+    allow_off_target: bool = False,
+    optimize: bool = False,
+) -> Session:
+    """Open a build (a folder that `ensure_build` made, or a .onnx file) on `target`.
+
+    threads: worker threads inside an operator; None takes the physical cores that this process may use.
+    allow_off_target: let heavy nodes run elsewhere than on the target.
+    optimize: let ONNX Runtime optimize the graph while opening. Builds are optimized already.
+
+    Raises BuildError when the graph cannot be opened, ProviderError when the device cannot or a heavy node is off it.
+    """
+    runtime = load_onnxruntime()
+    path = build / "model.onnx" if build.is_dir() else build
+    if not path.is_file():
+        raise BuildError(f"no graph at {path}", fix="build it again: tintype build BUNDLE")
+    threads = default_threads() if threads is None else threads
+    if threads < 1:
+        raise BuildError(f"threads is {threads}", fix="give 1 or more, or leave it out for all physical cores")
+    options = session_options(target, threads=threads, optimize=optimize)
+    providers: list[Any] = [(target.provider, dict(target.options))]
+    if not target.is_host:
+        providers.append("CPUExecutionProvider")  # for shape arithmetic only: the placement is checked below
+    try:
+        inner = runtime.InferenceSession(str(path), options, providers=providers, enable_fallback=0)
+    except Exception as error:  # ORT raises its own unrelated classes, one a status code
+        raise _open_error(path, target, error) from error
+    if target.provider not in inner.get_providers():
+        raise ProviderError(f"{target.provider} was left out when opening {path.name}", fix="choose provider cpu")
+    placement = Placement.from_assignments(
+        (subgraph.ep_name, node.op_type)
+        for subgraph in inner.get_provider_graph_assignment_info()
+        for node in subgraph.get_nodes()
+    )
+    if not allow_off_target:
+        placement.demand(target.provider, path.name)
+    return Session(inner, target, path, placement, threads)
+
+
+def session_options(target: Target, *, threads: int, optimize: bool) -> Any:
+    """ONNX Runtime's SessionOptions for a target: nothing falls back, nothing spins between runs."""
+    runtime = load_onnxruntime()
+    options = runtime.SessionOptions()
+    level = runtime.GraphOptimizationLevel
+    options.graph_optimization_level = level.ORT_ENABLE_ALL if optimize else level.ORT_DISABLE_ALL
+    options.execution_mode = runtime.ExecutionMode.ORT_SEQUENTIAL
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 4  # what fails comes as an exception
+    options.use_deterministic_compute = True
+    options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+    options.add_session_config_entry("session.force_spinning_stop", "1")  # a kiosk between pictures costs no power
+    if target.is_host and products_saturate():
+        # int8 weights become uint8: the same sums, exact, a third slower; not needed where VNNI adds in 32 bits.
+        options.add_session_config_entry("session.x64quantprecision", "1")
+    if target.name == "directml":
+        options.enable_mem_pattern = False
+    return options
+
+
+def _open_error(path: Path, target: Target, error: Exception) -> TintypeError:
+    text = _first_line(error)
+    if not target.is_host and target.provider.removesuffix("ExecutionProvider").lower() in text.lower():
+        return ProviderError(f"{target.provider} cannot open {path.name}: {text}", fix="choose provider cpu")
+    return BuildError(f"ONNX Runtime cannot open {path}: {text}", fix="clear the build: tintype cache clear")
+
+
+def _run_error(path: Path, target: Target, error: Exception) -> TintypeError:
+    text = _first_line(error)
+    if "allocate" in text.lower() or "out of memory" in text.lower():
+        return MemoryBudgetError(
+            f"{path.name} ran out of memory: {text}", fix="ask for a smaller picture, or fewer at once"
+        )
+    return BuildError(f"{path.name} failed on {target.name}: {text}", fix="check the sizes of the inputs")
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__

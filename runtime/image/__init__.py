@@ -1,0 +1,1 @@
+"""Pixels: latents to pictures, and pictures to files that carry their record. Pillow is imported when it is used."""

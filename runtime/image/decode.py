@@ -1,0 +1,50 @@
+"""Latents to pixels. The decoder comes in as a function, so that where and in which pieces it runs is its caller's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tintype.errors import NumericError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+Latents = NDArray[np.float32]  # (batch, channels, height, width), in latent cells
+Samples = NDArray[np.float32]  # (batch, 3, height, width), in pixels; -1 is black, 1 is white
+Pixels = NDArray[np.uint8]  # (batch, height, width, 3)
+Decoder = Callable[[Latents], Samples]
+
+
+def decode_latents(decoder: Decoder, latents: Latents, *, scaling_factor: float, shift_factor: float) -> Pixels:
+    """Pictures from the latents of a finished denoising, one after another so that the peak is that of one.
+
+    Raises NumericError when the decoder gives NaN or infinity.
+    """
+    scaled = (latents / np.float32(scaling_factor) + np.float32(shift_factor)).astype(np.float32, copy=False)
+    pictures = []
+    for index in range(len(scaled)):
+        samples = decoder(scaled[index : index + 1]).astype(np.float32, copy=False)
+        if not np.isfinite(samples).all():
+            raise NumericError(
+                "the VAE decoder gave NaN or infinity",
+                fix="export the VAE in fp32 (tintype export --precision fp32), or check the checkpoint",
+            )
+        pictures.append(to_pixels(samples))
+    return np.concatenate(pictures)
+
+
+def to_pixels(samples: Samples) -> Pixels:
+    """[-1, 1] to 0..255, rounded to the nearest, as diffusers does."""
+    unit = np.clip(samples / np.float32(2) + np.float32(0.5), 0.0, 1.0)
+    return np.ascontiguousarray((unit * np.float32(255)).round().astype(np.uint8).transpose(0, 2, 3, 1))
+
+
+def to_image(pixels: NDArray[np.uint8]) -> Image:
+    """One picture, (height, width, 3), for Pillow."""
+    from PIL import Image
+
+    return Image.fromarray(pixels)

@@ -1,0 +1,90 @@
+"""PNG files with texts: written whole or not at all, read without trusting them."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tintype.errors import OutputError, RecordError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+
+def write_png(path: str | os.PathLike[str], image: Image, texts: Mapping[str, str]) -> Path:
+    """Write a PNG beside its place and move it there, so that no reader and no crash sees half a file.
+
+    The same image and texts give the same bytes. Raises OutputError; a file that was there before is then untouched.
+    """
+    from PIL.PngImagePlugin import PngInfo
+
+    path = Path(path)
+    check_writable(path)
+    info = PngInfo()
+    for keyword, text in texts.items():
+        info.add_text(keyword, text)  # as Latin-1 when it can be, else UTF-8
+    scratch = _scratch_path(path)
+    try:
+        with scratch.open("xb") as file:
+            image.save(file, format="PNG", pnginfo=info)
+            file.flush()
+            os.fsync(file.fileno())
+        scratch.replace(path)
+    except OSError as error:
+        raise _output_error(path, error) from None
+    finally:
+        with contextlib.suppress(OSError):
+            scratch.unlink(missing_ok=True)
+    return path
+
+
+def check_writable(path: str | os.PathLike[str]) -> None:
+    """OutputError when a PNG surely can't be written there: worth asking before the work starts."""
+    path = Path(path)
+    if path.suffix.lower() != ".png":
+        raise OutputError(f"{path} is no .png name", fix=f"write {path.with_suffix('.png') if path.name else 'x.png'}")
+    try:
+        if path.is_dir():
+            raise OutputError(f"{path} is a folder", fix=f"name a file in it: {path / 'picture.png'}")
+        if not path.parent.is_dir():
+            raise OutputError(f"there is no folder {path.parent}", fix=f"make it (mkdir -p {path.parent})")
+        scratch = _scratch_path(path)
+        scratch.open("xb").close()
+        scratch.unlink()
+    except (OSError, ValueError) as error:
+        raise _output_error(path, error) from None
+
+
+def read_texts(path: str | os.PathLike[str]) -> dict[str, str]:
+    """The texts of a PNG by keyword. Raises RecordError when it can't be read."""
+    from PIL import Image
+
+    remedy = "give a PNG that tintype wrote"
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(path, formats=["PNG"]) as image:
+                texts = getattr(image, "text", {})
+                return {str(keyword): str(text) for keyword, text in texts.items()}
+    except FileNotFoundError:
+        raise RecordError(f"there is no file {path}", fix=remedy) from None
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise RecordError(f"{path} cannot be read as a PNG: {error}", fix=remedy) from None
+
+
+def _scratch_path(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{os.getpid()}.part")
+
+
+def _output_error(path: Path, error: OSError | ValueError) -> OutputError:
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return OutputError(f"{path} cannot be written: the disk is full", fix="free some space, or write elsewhere")
+    if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
+        return OutputError(f"{path.name[:60]}... cannot be written: the name is too long", fix="choose a shorter name")
+    reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
+    return OutputError(f"{path} cannot be written: {reason}", fix="write to a folder that you may write to")

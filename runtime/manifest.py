@@ -1,0 +1,221 @@
+"""What a bundle says about itself: tintype.json as frozen dataclasses. models/FORMAT.md is the full definition.
+
+A `Manifest` that exists has passed every check that needs no other file: names and sizes are sane, paths stay inside
+the bundle, and every file that it refers to is in its list of files.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from tintype.strict_json import Misfit
+
+FORMAT_VERSION = 1
+
+MAX_DIMENSION = 2**24  # elements along one axis of an input or output
+MAX_FILES = 10_000
+MAX_FILE_BYTES = 2**40
+
+PREDICTION_TYPES = ("epsilon", "v_prediction", "sample")
+
+# What each role's graph takes and gives (the names that optimum and diffusers use).
+GRAPH_NAMES: dict[str, tuple[frozenset[str], frozenset[str]]] = {
+    "text_encoder": (frozenset({"input_ids"}), frozenset({"last_hidden_state"})),
+    "denoiser": (frozenset({"sample", "timestep", "encoder_hidden_states"}), frozenset({"out_sample"})),
+    "vae_decoder": (frozenset({"latent_sample"}), frozenset({"sample"})),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Port:
+    """One input or output of a graph; a dimension is a number, or a name for one that the caller chooses."""
+
+    name: str
+    dtype: str  # as numpy names it: float32, int64, ...
+    shape: tuple[int | str, ...]
+
+    def __post_init__(self) -> None:
+        _require(len(self.shape) <= 8, f"{self.name} has {len(self.shape)} dimensions; 8 is the most")
+        for dimension in self.shape:
+            if isinstance(dimension, int):
+                _require(0 < dimension <= MAX_DIMENSION, f"{self.name} has a dimension of {dimension:,}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Graph:
+    """One variant of one role: a canonical ONNX file and the precision of its weights."""
+
+    file: str
+    precision: str  # fp32, fp16, int8, int4
+    inputs: tuple[Port, ...]
+    outputs: tuple[Port, ...]
+
+    def __post_init__(self) -> None:
+        _require(0 < len(self.inputs) <= 256 and 0 < len(self.outputs) <= 256, f"{self.file} has absurd ports")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FileFacts:
+    bytes: int
+    sha256: str
+
+    def __post_init__(self) -> None:
+        _require(0 <= self.bytes <= MAX_FILE_BYTES, f"a file of {self.bytes:,} bytes is absurd")
+        _require(re.fullmatch("[0-9a-f]{64}", self.sha256) is not None, "sha256 should be 64 hexadecimal digits")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Source:
+    """The checkpoint that the bundle was exported from."""
+
+    location: str
+    revision: str | None = None
+    sha256: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DefaultRequest:
+    """What a request that leaves a field out gets."""
+
+    width: int
+    height: int
+    num_inference_steps: int
+    guidance_scale: float
+    sampler: str
+    sigmas: str | None = None  # a spacing by name; None is what the checkpoint's scheduler says
+    negative_prompt: str = ""
+
+    def __post_init__(self) -> None:
+        _require(1 <= self.num_inference_steps <= 1000, "num_inference_steps should be 1 to 1000")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SizeLimits:
+    """Pictures this model can make, in pixels, each side."""
+
+    multiple: int
+    minimum: int
+    maximum: int
+
+    def __post_init__(self) -> None:
+        _require(1 <= self.multiple <= 1024, f"multiple is {self.multiple}; 1 to 1024 makes sense")
+        sane = 1 <= self.minimum <= self.maximum <= 16384
+        _require(sane, f"sizes from {self.minimum} to {self.maximum} make no sense")
+        _require(self.minimum % self.multiple == 0, f"minimum {self.minimum} is no multiple of {self.multiple}")
+        _require(self.maximum % self.multiple == 0, f"maximum {self.maximum} is no multiple of {self.multiple}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenizerFacts:
+    file: str
+    max_length: int  # tokens the text encoder takes at once, the start and end marks included
+    bos_token_id: int
+    eos_token_id: int
+    pad_token_id: int
+
+    def __post_init__(self) -> None:
+        _require(3 <= self.max_length <= 4096, f"max_length is {self.max_length}; 3 to 4096 makes sense")
+        for token in (self.bos_token_id, self.eos_token_id, self.pad_token_id):
+            _require(0 <= token < 2**31, f"{token} is no token id")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parity:
+    """One gate of the export: how near the canonical graph came to its reference. Exact is written as 200 dB."""
+
+    graph: str
+    reference: str
+    psnr_db: float
+    gate_db: float
+    passed: bool
+    guidance_error: float | None = None  # relative error of conditional minus unconditional prediction
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Manifest:
+    """The whole of tintype.json."""
+
+    format_version: int = FORMAT_VERSION
+    name: str
+    licence: str
+    source: Source
+    family: str
+    prediction_type: str
+    scaling_factor: float  # the VAE decodes latents / scaling_factor + shift_factor
+    shift_factor: float = 0.0
+    vae_scale_factor: int  # image pixels per latent cell, each side
+    latent_channels: int
+    default_request: DefaultRequest
+    size: SizeLimits
+    tokenizer: TokenizerFacts
+    scheduler: str
+    graphs: Mapping[str, Mapping[str, Graph]]  # by role, then by variant ("full")
+    files: Mapping[str, FileFacts]  # every file of the bundle but tintype.json, paths with forward slashes
+    parity: tuple[Parity, ...] = ()
+    cost: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._check_facts()
+        self._check_files()
+        for role, variants in self.graphs.items():
+            for variant, graph in variants.items():
+                _check_ports(f"graphs.{role}.{variant}", role, graph)
+        self._check_latent_channels()
+
+    def _check_facts(self) -> None:
+        for text in (self.name, self.licence, self.family):  # they are printed on terminals
+            _require(0 < len(text) <= 200 and text.isprintable(), f"{text[:60]!r} is no name to show")
+        known = self.prediction_type in PREDICTION_TYPES
+        _require(known, f"prediction_type {self.prediction_type!r} is not one of {', '.join(PREDICTION_TYPES)}")
+        _require(self.scaling_factor != 0, "scaling_factor is 0")
+        _require(1 <= self.vae_scale_factor <= 128, f"vae_scale_factor {self.vae_scale_factor} is absurd")
+        _require(1 <= self.latent_channels <= 1024, f"latent_channels {self.latent_channels} is absurd")
+        _require(
+            self.size.multiple % self.vae_scale_factor == 0,
+            f"size.multiple {self.size.multiple} is no multiple of vae_scale_factor {self.vae_scale_factor}",
+        )
+        for name in ("width", "height"):
+            pixels = getattr(self.default_request, name)
+            fits = self.size.minimum <= pixels <= self.size.maximum and pixels % self.size.multiple == 0
+            _require(fits, f"default_request.{name} {pixels} does not keep to the limits in size")
+
+    def _check_files(self) -> None:
+        _require(0 < len(self.files) <= MAX_FILES, f"files lists {len(self.files):,} files")
+        for path in self.files:
+            check_relative_path(path)
+        referred = [self.tokenizer.file, self.scheduler]
+        referred += [graph.file for variants in self.graphs.values() for graph in variants.values()]
+        for path in referred:
+            check_relative_path(path)
+            _require(path in self.files, f"{path!r} is referred to but is not in the list of files")
+
+    def _check_latent_channels(self) -> None:
+        for role, port_name in (("denoiser", "sample"), ("vae_decoder", "latent_sample")):
+            for graph in self.graphs.get(role, {}).values():
+                shape = next(port.shape for port in graph.inputs if port.name == port_name)
+                _require(len(shape) == 4, f"{role} input {port_name} has {len(shape)} dimensions, not 4")
+                if isinstance(shape[1], int):
+                    fits = shape[1] == self.latent_channels
+                    _require(fits, f"{role} takes {shape[1]} channels, latent_channels is {self.latent_channels}")
+
+
+def check_relative_path(path: str) -> None:
+    """Misfit unless `path` is a plain relative path with forward slashes that stays below where it starts."""
+    plain = re.fullmatch(r'[^\x00-\x1f\\:*?"<>|]{1,1000}', path) is not None
+    stays = all(part not in ("", ".", "..") for part in path.split("/"))
+    _require(plain and stays, f"the path {path[:200]!r} may point outside the bundle")
+
+
+def _check_ports(place: str, role: str, graph: Graph) -> None:
+    needed_inputs, needed_outputs = GRAPH_NAMES.get(role, (frozenset(), frozenset()))
+    for needed, ports, kind in ((needed_inputs, graph.inputs, "input"), (needed_outputs, graph.outputs, "output")):
+        for name in sorted(needed - {port.name for port in ports}):
+            raise Misfit(f"{place} has no {kind} named {name}")
+
+
+def _require(condition: bool, otherwise: str) -> None:
+    if not condition:
+        raise Misfit(otherwise)

@@ -1,0 +1,1 @@
+"""Memory: device facts, cost tables, and a plan made from a budget before anything loads."""

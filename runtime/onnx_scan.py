@@ -1,0 +1,218 @@
+"""What an ONNX file refers to, read off its protobuf without onnx: no allocation follows from what the file claims.
+
+The walk is a loop over (start, end) spans of a mapped file, so nesting costs no stack and sizes no memory. It follows
+each place where a tensor can hide: initializers, sparse ones, attributes, subgraphs, functions, training info.
+"""
+
+from __future__ import annotations
+
+import math
+import mmap
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+MAX_NESTING = 64
+MAX_FIELDS = 20_000_000  # the graph of a model of 10 GB has a few hundred thousand
+MAX_GRAPH_DIMENSION = 2**24
+MAX_TENSOR_ELEMENTS = 2**38
+
+# Message -> field number -> message of that field, as in onnx.proto; fields that lead to no tensor are left out.
+_MESSAGES: dict[str, dict[int, str]] = {
+    "Model": {7: "Graph", 20: "Training", 25: "Function"},
+    "Training": {1: "Graph", 2: "Graph"},
+    "Function": {7: "Node", 11: "Attribute"},
+    "Graph": {1: "Node", 5: "Tensor", 11: "Value", 12: "Value", 15: "SparseTensor"},
+    "Node": {5: "Attribute"},
+    "Attribute": {5: "Tensor", 6: "Graph", 10: "Tensor", 11: "Graph", 22: "SparseTensor", 23: "SparseTensor"},
+    "SparseTensor": {1: "Tensor", 2: "Tensor"},
+    "Value": {2: "Type"},
+    "Type": {1: "TensorType"},
+    "TensorType": {2: "Shape"},
+    "Shape": {1: "Dimension"},
+}
+
+# Bits of one element by TensorProto.DataType; strings (8) have none.
+_BITS = {1: 32, 2: 8, 3: 8, 4: 16, 5: 16, 6: 32, 7: 64, 9: 8, 10: 16, 11: 64, 12: 32, 13: 64, 14: 64, 15: 128, 16: 16}
+_BITS |= {17: 8, 18: 8, 19: 8, 20: 8, 21: 4, 22: 4, 23: 4, 24: 8, 25: 2, 26: 2}
+
+_VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
+
+
+class MalformedGraph(ValueError):
+    """The file is not an ONNX graph, or claims what cannot be."""
+
+
+@dataclass(slots=True)
+class ExternalTensor:
+    """A tensor whose data lie in another file; `location` is as written, relative to the graph's folder."""
+
+    name: str
+    location: str
+    offset: int
+    nbytes: int  # what its shape and type need
+
+
+@dataclass(slots=True)
+class _Tensor:
+    name: str = "?"
+    data_type: int = 0
+    dims: list[int] = field(default_factory=list)
+    external: list[tuple[str, str]] = field(default_factory=list)
+    is_external: bool = False
+    payload_bytes: int = 0
+
+
+def external_tensors(path: Path) -> list[ExternalTensor]:
+    """Every tensor of an ONNX file that lies in another file. Raises MalformedGraph, also for absurd shapes."""
+    with path.open("rb") as file:
+        size = file.seek(0, 2)
+        if size == 0:
+            raise MalformedGraph("it is empty")
+        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+            return list(_walk(data, size))
+
+
+def _walk(data: mmap.mmap, size: int) -> Iterator[ExternalTensor]:
+    spans = [("Model", 0, size, 0)]
+    has_graph = False
+    fields_left = MAX_FIELDS
+    while spans:
+        message, start, end, depth = spans.pop()
+        if depth > MAX_NESTING:
+            raise MalformedGraph("its subgraphs nest too deep")
+        if message == "Tensor":
+            external = _judge_tensor(_read_tensor(data, start, end))
+            if external is not None:
+                yield external
+        elif message == "Dimension":
+            _judge_dimension(data, start, end)
+        else:
+            children = _MESSAGES[message]
+            for number, wire, value, value_end in _fields(data, start, end):
+                child = children.get(number)
+                fields_left -= 1
+                if fields_left < 0:
+                    raise MalformedGraph("it has too many parts")
+                if child is not None:
+                    if wire != _BYTES:
+                        raise MalformedGraph(f"field {number} of a {message} has wire type {wire}")
+                    has_graph |= child == "Graph"
+                    spans.append((child, value, value_end, depth + 1))
+    if not has_graph:
+        raise MalformedGraph("it holds no graph")
+
+
+def _fields(data: mmap.mmap, start: int, end: int) -> Iterator[tuple[int, int, int, int]]:
+    """(field number, wire type, value, end): the value of a varint, else where the payload starts and ends."""
+    position = start
+    while position < end:
+        key, position = _varint(data, position, end)
+        number, wire = key >> 3, key & 7
+        if wire == _VARINT:
+            value, position = _varint(data, position, end)
+            yield number, wire, value, position
+            continue
+        if wire == _BYTES:
+            length, position = _varint(data, position, end)
+        elif wire in (_FIXED64, _FIXED32):
+            length = 8 if wire == _FIXED64 else 4
+        else:
+            raise MalformedGraph(f"wire type {wire} at byte {position:,}")
+        if length > end - position:
+            raise MalformedGraph(f"a field at byte {position:,} runs past its end")
+        yield number, wire, position, position + length
+        position += length
+
+
+def _varint(data: mmap.mmap, position: int, end: int) -> tuple[int, int]:
+    value = shift = 0
+    while position < end and shift < 70:
+        byte = data[position]
+        position += 1
+        value |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return value & 0xFFFF_FFFF_FFFF_FFFF, position
+        shift += 7
+    raise MalformedGraph(f"a number at byte {position:,} has no end")
+
+
+def _signed(value: int) -> int:
+    return value - 2**64 if value >= 2**63 else value
+
+
+def _read_tensor(data: mmap.mmap, start: int, end: int) -> _Tensor:
+    tensor = _Tensor()
+    for number, wire, value, value_end in _fields(data, start, end):
+        if number == 1:
+            tensor.dims += [_signed(value)] if wire == _VARINT else _packed(data, value, value_end)
+        elif number == 2 and wire == _VARINT:
+            tensor.data_type = value
+        elif number == 8 and wire == _BYTES:
+            tensor.name = data[value : min(value_end, value + 200)].decode("utf-8", "replace")
+        elif number == 13 and wire == _BYTES:
+            tensor.external.append(_read_entry(data, value, value_end))
+        elif number == 14 and wire == _VARINT:
+            tensor.is_external = tensor.is_external or value == 1
+        elif number in (4, 5, 6, 7, 9, 10, 11):
+            tensor.payload_bytes += value_end - value if wire != _VARINT else 1
+    return tensor
+
+
+def _packed(data: mmap.mmap, start: int, end: int) -> list[int]:
+    found = []
+    position = start
+    while position < end:
+        value, position = _varint(data, position, end)
+        found.append(_signed(value))
+        if len(found) > 64:
+            raise MalformedGraph("a tensor has more than 64 dimensions")
+    return found
+
+
+def _read_entry(data: mmap.mmap, start: int, end: int) -> tuple[str, str]:
+    key = text = ""
+    for number, wire, value, value_end in _fields(data, start, end):
+        if wire == _BYTES and number in (1, 2):
+            if value_end - value > 4096:
+                raise MalformedGraph("an external data entry is absurdly long")
+            entry = data[value:value_end].decode("utf-8", "replace")
+            key, text = (entry, text) if number == 1 else (key, entry)
+    return key, text
+
+
+def _judge_tensor(tensor: _Tensor) -> ExternalTensor | None:
+    if len(tensor.dims) > 64 or any(dim < 0 for dim in tensor.dims):
+        raise MalformedGraph(f"the tensor {tensor.name!r} has an absurd shape")
+    elements = math.prod(tensor.dims)
+    if elements > MAX_TENSOR_ELEMENTS:
+        raise MalformedGraph(f"the tensor {tensor.name!r} claims {elements:,} elements")
+    if not tensor.is_external and not tensor.external:
+        # No type packs more than four elements into a byte.
+        if elements > 4 * tensor.payload_bytes:
+            raise MalformedGraph(f"the tensor {tensor.name!r} claims {elements:,} elements and holds fewer")
+        return None
+    keys = [key for key, _ in tensor.external]
+    if len(set(keys)) != len(keys) or "location" not in keys:
+        raise MalformedGraph(f"the tensor {tensor.name!r} does not say clearly where its data lie")
+    if tensor.data_type not in _BITS:
+        raise MalformedGraph(f"the tensor {tensor.name!r} has type {tensor.data_type}, which no other file can hold")
+    entries = dict(tensor.external)
+    nbytes = -(-elements * _BITS[tensor.data_type] // 8)
+    length = _whole_number(tensor.name, entries.get("length", str(nbytes)))
+    if length != nbytes:
+        raise MalformedGraph(f"the tensor {tensor.name!r} needs {nbytes:,} bytes and claims {length:,}")
+    offset = _whole_number(tensor.name, entries.get("offset", "0"))
+    return ExternalTensor(name=tensor.name, location=entries["location"], offset=offset, nbytes=nbytes)
+
+
+def _whole_number(name: str, text: str) -> int:
+    if not (text.isascii() and text.isdigit() and len(text) <= 15):
+        raise MalformedGraph(f"the tensor {name!r} has an offset or length of {text[:40]!r}")
+    return int(text)
+
+
+def _judge_dimension(data: mmap.mmap, start: int, end: int) -> None:
+    for number, wire, value, _ in _fields(data, start, end):
+        if number == 1 and wire == _VARINT and not 0 <= _signed(value) <= MAX_GRAPH_DIMENSION:
+            raise MalformedGraph(f"an input or output has a dimension of {_signed(value):,}")

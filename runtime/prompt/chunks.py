@@ -1,0 +1,92 @@
+"""Prompts of any length: token ids in chunks that a text encoder of fixed length takes one by one.
+
+The embeddings of the chunks are joined along the tokens, as A1111 does. A prompt that fits one chunk has exactly the
+ids that the checkpoint's own tokenizer gives: start, words, end, padding.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tintype.errors import RequestError
+from tintype.prompt.tokenizer import PromptTokenizer
+from tintype.prompt.weights import parse_weights
+
+MAX_CHUNKS = 32
+COMMA_REACH = 20  # words after the last comma that move to the next chunk with it rather than be torn apart
+
+_Word = tuple[int, float]  # token id, weight
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedPrompt:
+    """Token ids and weights, a row a chunk."""
+
+    input_ids: NDArray[np.int64]  # (chunks, max_length)
+    weights: NDArray[np.float32]  # (chunks, max_length); 1.0 for marks and padding
+
+    @property
+    def is_weighted(self) -> bool:
+        return bool(np.any(self.weights != 1.0))
+
+
+def encode_prompt(tokenizer: PromptTokenizer, text: str) -> EncodedPrompt:
+    """A prompt in A1111's notation as chunks. Raises RequestError when it is too long or no text."""
+    chunks = _cut(tokenizer, text)
+    if len(chunks) > MAX_CHUNKS:
+        tokens = sum(len(chunk) for chunk in chunks)
+        raise RequestError(
+            f"the prompt has {tokens:,} tokens in {len(chunks)} chunks; {MAX_CHUNKS} chunks are the most",
+            fix=f"shorten it to about {MAX_CHUNKS * tokenizer.capacity:,} tokens",
+        )
+    return _with_marks(tokenizer, chunks)
+
+
+def pad_chunks(tokenizer: PromptTokenizer, encoded: EncodedPrompt, count: int) -> EncodedPrompt:
+    """`encoded` with empty chunks behind it, `count` in all, so that two prompts can share one batch."""
+    missing = count - len(encoded.input_ids)
+    if missing <= 0:
+        return encoded
+    empty = _with_marks(tokenizer, [[] for _ in range(missing)])
+    return EncodedPrompt(
+        np.concatenate([encoded.input_ids, empty.input_ids]), np.concatenate([encoded.weights, empty.weights])
+    )
+
+
+def _cut(tokenizer: PromptTokenizer, text: str) -> list[list[_Word]]:
+    """The words of a prompt in chunks of at most `capacity`, cut after a comma where one is near."""
+    capacity, comma = tokenizer.capacity, tokenizer.comma_token_id
+    chunks: list[list[_Word]] = [[]]
+    after_comma: int | None = None  # how many words of the last chunk there are up to its last comma
+    for fragment in parse_weights(text):
+        if fragment.text is None:
+            chunks.append([])
+            after_comma = None
+            continue
+        for token in tokenizer.ids(fragment.text):
+            if len(chunks[-1]) == capacity:
+                keep = capacity
+                if token != comma and after_comma is not None and capacity - after_comma < COMMA_REACH:
+                    keep = after_comma
+                chunks[-1:] = [chunks[-1][:keep], chunks[-1][keep:]]
+                after_comma = None
+            chunks[-1].append((token, fragment.weight))
+            if token == comma:
+                after_comma = len(chunks[-1])
+    return chunks
+
+
+def _with_marks(tokenizer: PromptTokenizer, chunks: list[list[_Word]]) -> EncodedPrompt:
+    shape = (len(chunks), tokenizer.max_length)
+    input_ids = np.full(shape, tokenizer.pad_token_id, dtype=np.int64)
+    weights = np.ones(shape, dtype=np.float32)
+    for row, chunk in enumerate(chunks):
+        end = len(chunk) + 1
+        input_ids[row, 0] = tokenizer.bos_token_id
+        input_ids[row, 1:end] = [token for token, _ in chunk]
+        input_ids[row, end] = tokenizer.eos_token_id
+        weights[row, 1:end] = [weight for _, weight in chunk]
+    return EncodedPrompt(input_ids, weights)

@@ -1,0 +1,58 @@
+"""Text -> token ids, exactly as the checkpoint's own tokenizer does it, without start, end or padding."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tintype.errors import BundleError, RequestError
+
+
+@dataclass(frozen=True, slots=True)
+class PromptTokenizer:
+    """A tokenizer and the marks that its text encoder wants around a prompt."""
+
+    tokenizer: Any  # tokenizers.Tokenizer
+    max_length: int  # tokens the text encoder takes at once, both marks included
+    bos_token_id: int
+    eos_token_id: int
+    pad_token_id: int
+    comma_token_id: int | None  # where a long prompt is best cut
+
+    @classmethod
+    def open(
+        cls, file: Path, *, max_length: int, bos_token_id: int, eos_token_id: int, pad_token_id: int
+    ) -> PromptTokenizer:
+        """Read tokenizer.json. Raises BundleError when it isn't one."""
+        from tokenizers import Tokenizer
+
+        try:
+            tokenizer = Tokenizer.from_file(str(file))
+        except Exception as error:  # tokenizers raises plain Exception
+            raise BundleError(f"{file} is not a tokenizer: {error}", fix="export the checkpoint again") from None
+        tokenizer.no_truncation()
+        tokenizer.no_padding()
+        return cls(
+            tokenizer=tokenizer,
+            max_length=max_length,
+            bos_token_id=bos_token_id,
+            eos_token_id=eos_token_id,
+            pad_token_id=pad_token_id,
+            comma_token_id=tokenizer.token_to_id(",</w>"),
+        )
+
+    @property
+    def capacity(self) -> int:
+        """Tokens of a prompt that one chunk holds."""
+        return self.max_length - 2
+
+    def ids(self, text: str) -> list[int]:
+        """The ids of `text`. Raises RequestError for characters that are no Unicode text."""
+        try:
+            text.encode("utf-8")
+        except UnicodeEncodeError as error:
+            raise RequestError(
+                f"the prompt holds {text[error.start]!r}, half of a character", fix="type that character again"
+            ) from None
+        return list(self.tokenizer.encode(text, add_special_tokens=False).ids)

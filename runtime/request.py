@@ -1,0 +1,219 @@
+"""What a user may ask for. A request is done as it stands or refused; nothing in it is rounded, clipped or ignored.
+
+`Request` holds what was said, None for what was left to the bundle; `ResolvedRequest` has no gaps and is what a record
+keeps. Facts about the model are the manifest's, not the request's.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import operator
+import secrets
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypedDict
+
+from tintype.errors import RequestError, near_names
+
+if TYPE_CHECKING:
+    from tintype.manifest import Manifest, SizeLimits
+
+MAX_STEPS = 1000
+MAX_GUIDANCE = 100.0
+MAX_COUNT = 10_000
+MAX_BATCH = 64
+SEEDS = 2**64
+
+
+class RequestFields(TypedDict, total=False):
+    """The fields of a Request but its prompt, for calls that take them by name."""
+
+    negative_prompt: str | None
+    num_inference_steps: int | None
+    guidance_scale: float | None
+    guidance_rescale: float
+    width: int | None
+    height: int | None
+    seed: int | None
+    sampler: str | None
+    sigmas: str | None
+    eta: float
+    noise: str
+    count: int
+    batch_size: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """Everything a user may choose; None is the bundle's default, and for `seed` a new one each time."""
+
+    prompt: str
+    negative_prompt: str | None = None
+    num_inference_steps: int | None = None
+    guidance_scale: float | None = None  # 1.0 turns guidance off; 0 is a value
+    guidance_rescale: float = 0.0  # 0 to 1 (Lin et al. 2023, section 3.4)
+    width: int | None = None  # pixels
+    height: int | None = None
+    seed: int | None = None  # of the first picture; the next ones count up
+    sampler: str | None = None
+    sigmas: str | None = None  # a spacing by name: karras, trailing, ...
+    eta: float = 0.0  # of ddim: the share of fresh noise in each step, 0 to 1
+    noise: str = "philox"
+    count: int = 1
+    batch_size: int = 1  # pictures denoised together: faster on some devices, and part of what makes the bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ResolvedRequest:
+    """A request without gaps. Every value in it was checked against a manifest."""
+
+    prompt: str
+    negative_prompt: str
+    num_inference_steps: int
+    guidance_scale: float
+    guidance_rescale: float
+    width: int
+    height: int
+    seed: int
+    sampler: str
+    sigmas: str | None  # None: the checkpoint's own spacing
+    eta: float
+    noise: str
+    count: int
+    batch_size: int
+
+    @property
+    def seeds(self) -> range:
+        """One seed a picture."""
+        return range(self.seed, self.seed + self.count)
+
+    @property
+    def batches(self) -> list[range]:
+        """Indices of the pictures that are denoised together."""
+        starts = range(0, self.count, self.batch_size)
+        return [range(start, min(start + self.batch_size, self.count)) for start in starts]
+
+    @property
+    def is_guided(self) -> bool:
+        return self.guidance_scale != 1.0
+
+
+def make_request(prompt: str | Request, fields: RequestFields) -> Request:
+    """A prompt with fields, or a request with some of its fields replaced. RequestError for a field that isn't."""
+    known = [field.name for field in dataclasses.fields(Request) if field.name != "prompt"]
+    for name in fields:
+        if name not in known:
+            raise RequestError(f"a request has no {name!r}", fix=near_names(name, known))
+    if isinstance(prompt, Request):
+        return dataclasses.replace(prompt, **fields)
+    return Request(prompt=prompt, **fields)
+
+
+def resolve(request: Request, manifest: Manifest) -> ResolvedRequest:
+    """Fill the gaps from the bundle and check every value. Raises RequestError, each with what would work."""
+    from tintype import sampling  # numpy comes with it; a request alone needs neither
+
+    default = manifest.default_request
+    count = _whole_number("count", request.count, 1, MAX_COUNT)
+    seed = secrets.randbits(32) if request.seed is None else request.seed
+    return ResolvedRequest(
+        prompt=_text("prompt", request.prompt),
+        negative_prompt=_text("negative_prompt", _either(request.negative_prompt, default.negative_prompt)),
+        num_inference_steps=_whole_number(
+            "num_inference_steps", _either(request.num_inference_steps, default.num_inference_steps), 1, MAX_STEPS
+        ),
+        guidance_scale=_number(
+            "guidance_scale", _either(request.guidance_scale, default.guidance_scale), -MAX_GUIDANCE, MAX_GUIDANCE
+        ),
+        guidance_rescale=_number("guidance_rescale", request.guidance_rescale, 0.0, 1.0),
+        width=_side("width", _either(request.width, default.width), manifest.size),
+        height=_side("height", _either(request.height, default.height), manifest.size),
+        seed=_whole_number("seed", seed, 0, SEEDS - count),
+        sampler=_name("sampler", _either(request.sampler, default.sampler), tuple(sampling.SAMPLERS)),
+        sigmas=_spacing(_either(request.sigmas, default.sigmas), sampling.SPACINGS),
+        eta=_number("eta", request.eta, 0.0, 1.0),
+        noise=_name("noise", request.noise, tuple(sampling.NOISE_MODES)),
+        count=count,
+        batch_size=_whole_number("batch_size", request.batch_size, 1, MAX_BATCH),
+    )
+
+
+def _either(chosen: Any, default: Any) -> Any:
+    return default if chosen is None else chosen
+
+
+def _spacing(value: Any, known: tuple[str, ...]) -> str | None:
+    return None if value is None else _name("sigmas", value, known)
+
+
+def _text(field: str, value: Any) -> str:
+    if not isinstance(value, str):
+        raise RequestError(f"{field} should be text, not {value!r}", fix=f"give {field} as a string")
+    try:
+        value.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise RequestError(
+            f"{field} holds {value[error.start]!r}, which is half of a character", fix="type that character again"
+        ) from None
+    return value
+
+
+def _name(field: str, value: Any, known: tuple[str, ...]) -> str:
+    if not isinstance(value, str) or value not in known:
+        raise RequestError(f"there is no {field} {str(value)[:60]!r}", fix=near_names(str(value)[:60], known))
+    return value
+
+
+def _whole_number(field: str, value: Any, least: int, most: int) -> int:
+    try:
+        if isinstance(value, bool):
+            raise TypeError
+        number = operator.index(value)
+    except TypeError:
+        raise RequestError(
+            f"{field} should be a whole number, not {value!r}", fix=f"give {least:,} to {most:,}"
+        ) from None
+    if not least <= number <= most:
+        raise RequestError(f"{field} {_shortened(number)} is out of range", fix=f"give {least:,} to {most:,}")
+    return number
+
+
+def _number(field: str, value: Any, least: float, most: float) -> float:
+    remedy = f"give a number from {least:g} to {most:g}"
+    try:
+        if isinstance(value, (bool, str)):
+            raise TypeError
+        number = float(value)
+    except (TypeError, ValueError, OverflowError):
+        raise RequestError(f"{field} should be a number, not {_shortened(value)}", fix=remedy) from None
+    if not (math.isfinite(number) and least <= number <= most):
+        raise RequestError(f"{field} {number:g} is out of range", fix=remedy)
+    return number
+
+
+def _side(field: str, value: Any, size: SizeLimits) -> int:
+    pixels = _whole_number(field, value, -(10**18), 10**18)
+    fits = size.minimum <= pixels <= size.maximum and pixels % size.multiple == 0
+    if not fits:
+        near = ", or ".join(str(side) for side in _near_sides(pixels, size))
+        raise RequestError(
+            f"{field} {pixels:,} is no size this model makes: "
+            f"multiples of {size.multiple} from {size.minimum} to {size.maximum} pixels",
+            fix=f"ask for {near}",
+        )
+    return pixels
+
+
+def _near_sides(pixels: int, size: SizeLimits) -> list[int]:
+    """The one or two sides nearest to `pixels` that the model makes, the nearer first."""
+    below = min(max(pixels // size.multiple * size.multiple, size.minimum), size.maximum)
+    above = min(max(below + size.multiple, size.minimum), size.maximum) if pixels > below else below
+    return sorted({below, above}, key=lambda side: abs(side - pixels))
+
+
+def _shortened(value: Any) -> str:
+    """A value as it reads in a message, without thousands of digits."""
+    if isinstance(value, int):
+        return f"{value:,}" if abs(value) < 10**30 else "with so many digits"
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."

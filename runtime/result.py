@@ -1,0 +1,112 @@
+"""What comes back: steps on the way, then pictures with their records and times."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tintype.errors import OutputError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from tintype.record import Record
+
+Latents = NDArray[np.float32]  # (batch, channels, height, width), in latent cells
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Timings:
+    """Where the time went, in seconds, and the most memory the process had until then."""
+
+    load_seconds: float  # opening graphs; the first time on a machine also building them
+    encode_seconds: float
+    denoise_seconds: float
+    decode_seconds: float
+    total_seconds: float
+    steps_per_second: float
+    peak_rss_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One denoising step done, of all the steps that the request takes."""
+
+    index: int  # from 0
+    total: int
+    sigma: float  # noise before the step, in units of the picture's own spread
+    latents: Latents  # after the step; image + sigma * noise
+    denoised: Latents  # what the model takes the picture to be
+    pictures: range  # which of the request's pictures are in the batch
+    decode: Callable[[Latents], list[Image]]
+
+    def preview(self) -> list[Image]:
+        """The pictures as the model sees them now. Runs the decoder, so it costs as much as the last step of all."""
+        return self.decode(self.denoised)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Result:
+    """The pictures of one request, in the order of their seeds."""
+
+    images: tuple[Image, ...]
+    records: tuple[Record, ...]
+    latents: Latents  # (pictures, channels, height, width), as the VAE's decoder takes them before scaling
+    timings: Timings
+
+    @property
+    def image(self) -> Image:
+        """The first picture. `save` writes it with its record; Pillow's own save leaves that out."""
+        return self.images[0]
+
+    @property
+    def record(self) -> Record:
+        return self.records[0]
+
+    def save(self, path: str | os.PathLike[str]) -> list[Path]:
+        """Write each picture as a PNG with its record; returns the paths. See `save`."""
+        return save(self, path)
+
+
+def save(result: Result, path: str | os.PathLike[str]) -> list[Path]:
+    """Write one picture to `path`, or several to numbered names beside it (see `picture_paths`).
+
+    A file is written whole or not at all. Raises OutputError; pictures before the one that failed stay written.
+    """
+    from tintype.image.png import write_png
+
+    paths = picture_paths(path, len(result.images))
+    for image, record, place in zip(result.images, result.records, paths, strict=True):
+        write_png(place, image, record.texts())
+    return paths
+
+
+def picture_paths(path: str | os.PathLike[str], count: int) -> list[Path]:
+    """[x.png] for one picture, x-1.png, x-2.png, ... for more, with as many digits as the last one has."""
+    path = Path(path)
+    if not path.name:
+        raise OutputError("the picture has no name", fix="name a file, such as picture.png")
+    if count == 1:
+        return [path]
+    digits = len(str(count))
+    return [path.with_name(f"{path.stem}-{number:0{digits}}{path.suffix}") for number in range(1, count + 1)]
+
+
+def peak_rss_bytes() -> int:
+    """The most resident memory this process ever had."""
+    if sys.platform == "win32":
+        import psutil
+
+        info: Any = psutil.Process().memory_info()
+        return int(info.peak_wset)
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024

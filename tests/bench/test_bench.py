@@ -1,0 +1,108 @@
+"""Figures are kept with the machine they were measured on, and the runtime is measured as people run it."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import sys
+from pathlib import Path
+
+import click
+import pytest
+
+from tintype.bench.figures import summary
+from tintype.bench.job import PROMPT, Job
+from tintype.bench.machine import machine_facts
+from tintype.bench.measures import NEVER_IMPORTED, generate_arguments, measure_fresh, measure_steady
+from tintype.bench.peers import Worker, measure_peers
+from tintype.bench.process import imported_modules, run_process
+from tintype.cli import run
+
+MIB = 2**20
+
+
+def test_a_median_is_not_moved_by_one_outlier() -> None:
+    assert summary([1.0, 1.1, 0.9, 1.0, 50.0]) == {"median": 1.0, "smallest": 0.9, "largest": 50.0, "runs": 5}
+
+
+def test_the_machine_has_a_name_a_processor_versions_and_a_date() -> None:
+    facts = machine_facts(threads=2)
+    assert facts["machine"]
+    assert facts["cpu"]
+    assert facts["threads"] == 2
+    assert "numpy" in facts["versions"]
+    assert facts["date"].endswith("+00:00")
+    json.dumps(facts)
+
+
+def test_a_process_is_timed_from_spawn_to_exit_and_its_memory_is_its_own() -> None:
+    script = f"import time; block = b'x' * {300 * MIB}; time.sleep(0.2); print(len(block))"
+    done = run_process([sys.executable, "-c", script])
+    assert done.seconds >= 0.2
+    assert done.stdout.strip() == str(300 * MIB)
+    assert done.peak_rss_bytes is not None
+    assert 300 * MIB < done.peak_rss_bytes < 400 * MIB
+
+
+def test_a_process_that_fails_says_what_it_said() -> None:
+    with pytest.raises(click.ClickException, match="lost in thought"):
+        run_process([sys.executable, "-c", "raise SystemExit('lost in thought')"])
+
+
+def test_the_arguments_are_the_job(tmp_path: Path) -> None:
+    job = Job(model="m", num_inference_steps=3, guidance_scale=0.0, width=64, height=128, threads=2)
+    arguments = generate_arguments(job, tmp_path / "x.png")
+    assert arguments[:2] == ["generate", PROMPT]
+    said = dict(itertools.pairwise(arguments))
+    assert said["--num-inference-steps"] == "3"
+    assert said["--guidance-scale"] == "0.0"
+    assert said["--size"] == "64x128"
+    assert said["--threads"] == "2"
+
+
+def test_a_picture_needs_no_torch(tiny_bundle: Path, tmp_path: Path) -> None:
+    job = Job(model=str(tiny_bundle), num_inference_steps=1)
+    run_process([sys.executable, "-m", "tintype", "build", str(tiny_bundle)])
+    modules = imported_modules(generate_arguments(job, tmp_path / "x.png"))
+    assert "onnxruntime" in modules
+    assert modules & NEVER_IMPORTED == set()
+
+
+def test_a_fresh_process_is_measured_cold_and_with_builds_cached(tiny_bundle: Path) -> None:
+    figures = measure_fresh(Job(model=str(tiny_bundle), num_inference_steps=2), repeats=1)
+    assert figures["cold"]["seconds"] > figures["first"]["seconds"]["median"] > 0
+    assert figures["first"]["steps_per_second"] > 0
+    assert figures["torch_imported"] is False
+    assert figures["imported_heavy"] == []
+
+
+def test_a_warm_process_is_measured_after_its_first_picture(tiny_bundle: Path) -> None:
+    figures = measure_steady(Job(model=str(tiny_bundle), num_inference_steps=2), repeats=2)
+    assert figures["seconds"]["runs"] == 2
+    assert figures["peak_rss_bytes"] > 20 * MIB
+
+
+@pytest.mark.reference
+def test_peers_make_the_same_job_beside_us(tiny_bundle: Path, tiny_checkpoint: Path) -> None:
+    job = Job(model=str(tiny_bundle), checkpoint=str(tiny_checkpoint), num_inference_steps=2, threads=1)
+    table = measure_peers(job, repeats=1)
+    assert set(table) == {"tintype", "diffusers", "onnxruntime"}
+    assert table["tintype"]["ratio_to_tintype"] == 1.0
+    for figures in table.values():
+        assert figures["seconds"]["median"] >= figures["denoise_seconds"]["median"] > 0
+
+
+def test_a_worker_that_cannot_load_is_told_by_name(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(click.ClickException, match="tintype worker"), Worker("tintype", Job(model=str(tmp_path))):
+        pass
+    capfd.readouterr()
+
+
+def test_the_figures_are_written_with_date_and_machine(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["bench", "help", "--results", str(tmp_path), "--repeats", "1"]) == 0
+    (path,) = tmp_path.iterdir()
+    report = json.loads(path.read_text())
+    assert path.name.endswith("-help.json")
+    assert report["machine"]["date"][:4] == path.name[:4]
+    assert report["help"]["seconds"]["median"] > 0
+    assert "tintype --help" in capsys.readouterr().out

@@ -1,0 +1,110 @@
+"""What a person at a terminal sees, and what Ctrl-C does: the command under a pseudo-terminal."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+if sys.platform == "win32":
+    pytest.skip("pseudo-terminals and signals are POSIX", allow_module_level=True)
+
+import pty
+
+DEADLINE_SECONDS = 120
+
+
+@dataclass
+class Watched:
+    """A process whose stderr is a terminal."""
+
+    process: subprocess.Popen[bytes]
+    terminal: int
+    seen: bytes = field(default=b"")
+
+    def read_until(self, word: bytes) -> None:
+        """Wait until the terminal has shown `word`."""
+        deadline = time.monotonic() + DEADLINE_SECONDS
+        while word not in self.seen:
+            assert time.monotonic() < deadline, self.seen
+            assert self._read(), self.seen
+
+    def read_to_the_end(self) -> int:
+        """Wait until the process ends; returns its exit code."""
+        while self._read():
+            pass
+        return self.process.wait(timeout=DEADLINE_SECONDS)
+
+    def _read(self) -> bytes:
+        try:
+            found = os.read(self.terminal, 4096)
+        except OSError:  # the other side of the terminal is closed
+            found = b""
+        self.seen += found
+        return found
+
+
+@pytest.fixture
+def watch(tintype_command: list[str]) -> Iterator[object]:
+    watched: list[Watched] = []
+
+    def start(*arguments: object) -> Watched:
+        ours, theirs = pty.openpty()
+        environment = {**os.environ, "TERM": "xterm", "COLUMNS": "100"}
+        process = subprocess.Popen(
+            [*tintype_command, *map(str, arguments)],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=theirs,
+            env=environment,
+        )
+        os.close(theirs)
+        watched.append(Watched(process, ours))
+        return watched[-1]
+
+    yield start
+    for one in watched:
+        with contextlib.suppress(ProcessLookupError):
+            one.process.kill()
+        one.process.wait()
+        os.close(one.terminal)
+
+
+def test_progress_shows_steps_their_rate_and_the_time_left(watch, tiny_bundle: Path, tmp_path: Path) -> None:
+    arguments = ["a house", "--model", tiny_bundle, "--num-inference-steps", 50, "-o", tmp_path / "x.png"]
+    watched = watch("generate", *arguments)
+    assert watched.read_to_the_end() == 0
+    assert b"denoising" in watched.seen
+    assert b"/50" in watched.seen
+    assert b"steps/s" in watched.seen
+    assert b"0:00:0" in watched.seen
+    assert (tmp_path / "x.png").is_file()
+
+
+def test_no_terminal_no_progress(spawn, tiny_bundle: Path, tmp_path: Path) -> None:
+    outcome = spawn("generate", "a house", "--model", tiny_bundle, "--num-inference-steps", 2, "-o", tmp_path / "x.png")
+    assert outcome.code == 0
+    assert outcome.stderr == ""
+
+
+@pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_stops_within_a_step_and_leaves_no_file(
+    sent: signal.Signals, code: int, watch, tiny_bundle: Path, tmp_path: Path
+) -> None:
+    arguments = ["a house", "--model", tiny_bundle, "--num-inference-steps", 900, "--count", 1000]
+    watched = watch("generate", *arguments, "-o", tmp_path / "x.png")
+    watched.read_until(b"denoising")
+    started = time.monotonic()
+    watched.process.send_signal(sent)
+    assert watched.read_to_the_end() == code
+    assert time.monotonic() - started < 10
+    assert b"Traceback" not in watched.seen
+    assert list(tmp_path.iterdir()) == []

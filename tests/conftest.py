@@ -1,0 +1,164 @@
+"""What every test may use: a checkpoint with random weights, and the bundle that the exporter makes of it.
+
+The checkpoint has the shape of Stable Diffusion 1.x, small: CLIPTextModel, UNet2DConditionModel and an AutoencoderKL
+of factor 4, so that nothing can rely on 8. Both lie in pytest's cache, since tracing takes its time; builds are made
+anew by each run of the tests, in a cache of its own.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import json
+import tempfile
+from collections.abc import Iterator
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import filelock
+import pytest
+
+CAPTIONS = (
+    "a red sailboat on a calm sea at sunset",
+    "a blue house in front of the mountains, clear sky, at noon",
+    "a small yellow tent in the snow at night, on the left",
+    "a windmill on green hills in the rain",
+)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _private_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TINTYPE_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture(scope="session")
+def tiny_checkpoint(_tiny: Path) -> Path:
+    """A diffusers folder: StableDiffusionPipeline with random weights, about a million parameters, 64 px pictures.
+
+    Read only: the next run of the tests uses it again.
+    """
+    return _tiny / "checkpoint"
+
+
+@pytest.fixture(scope="session")
+def tiny_bundle(_tiny: Path) -> Path:
+    """The fp32 bundle of `tiny_checkpoint`. Read only: copy it to change it."""
+    from tintype.export import export_bundle
+
+    folder = _tiny / "tiny"
+    with filelock.FileLock(_tiny / "bundle.lock"):
+        if not folder.is_dir():
+            export_bundle(_tiny / "checkpoint", folder, precision="fp32", prompts=CAPTIONS)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def _tiny(pytestconfig: pytest.Config) -> Path:
+    """A folder in pytest's cache, of this exporter, this checkpoint and these versions; two runs may share it."""
+    assert pytestconfig.cache is not None
+    digest = hashlib.sha256("\n".join(map(inspect.getsource, (_save_checkpoint, _clip_tokenizer))).encode())
+    for source in sorted((Path(__file__).parents[1] / "export").glob("*.py")):
+        digest.update(source.read_bytes())
+    for distribution in ("torch", "diffusers", "transformers", "tokenizers", "onnx", "onnxscript"):
+        digest.update(metadata.version(distribution).encode())
+    folder = pytestconfig.cache.mkdir("tiny") / digest.hexdigest()[:16]
+    folder.mkdir(exist_ok=True)
+    with filelock.FileLock(folder / "checkpoint.lock"):
+        if not (folder / "checkpoint").is_dir():
+            with tempfile.TemporaryDirectory(dir=folder) as scratch:
+                _save_checkpoint(Path(scratch) / "checkpoint")
+                (Path(scratch) / "checkpoint").rename(folder / "checkpoint")
+    return folder
+
+
+def _save_checkpoint(folder: Path) -> None:
+    import torch
+    from diffusers import AutoencoderKL, PNDMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+    from transformers import CLIPTextConfig, CLIPTextModel
+
+    tokenizer = _clip_tokenizer(folder)
+    torch.manual_seed(0)
+    text_encoder = CLIPTextModel(
+        CLIPTextConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=64,
+            intermediate_size=128,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            max_position_embeddings=77,
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+    )
+    unet = UNet2DConditionModel(
+        sample_size=16,
+        block_out_channels=(32, 64),
+        layers_per_block=1,
+        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+        cross_attention_dim=64,
+        attention_head_dim=4,
+        norm_num_groups=8,
+    )
+    with torch.no_grad():  # a trained model's noise has a spread of 1, and the words make a difference
+        unet.conv_out.weight *= 2.5
+        for name, weight in unet.named_parameters():
+            if name.endswith("attn2.to_v.weight"):
+                weight *= 2.0
+    vae = AutoencoderKL(
+        block_out_channels=(16, 32, 32),
+        down_block_types=("DownEncoderBlock2D",) * 3,
+        up_block_types=("UpDecoderBlock2D",) * 3,
+        latent_channels=4,
+        layers_per_block=1,
+        norm_num_groups=8,
+        sample_size=64,
+    )
+    scheduler = PNDMScheduler(
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        skip_prk_steps=True,
+        steps_offset=1,
+        set_alpha_to_one=False,
+    )
+    pipeline = StableDiffusionPipeline(
+        vae=vae,
+        text_encoder=text_encoder,
+        tokenizer=tokenizer,
+        unet=unet,
+        scheduler=scheduler,
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+    pipeline.save_pretrained(folder)
+
+
+def _clip_tokenizer(folder: Path) -> Any:
+    """CLIP's tokenizer with merges from the captions; every byte is in its vocabulary, so any script can be said."""
+    from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+    from transformers import CLIPTokenizer
+
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    trained = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
+    trained.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    trainer = trainers.BpeTrainer(vocab_size=400, end_of_word_suffix="</w>", show_progress=False)
+    trained.train_from_iterator([caption.replace(",", " ,") for caption in CAPTIONS], trainer)
+    pairs = json.loads(trained.to_str())["model"]["merges"]
+    merges = [pair if isinstance(pair, str) else " ".join(pair) for pair in pairs]
+    words = [*alphabet, *(letter + "</w>" for letter in alphabet), *(merge.replace(" ", "") for merge in merges)]
+    words += ["<|startoftext|>", "<|endoftext|>"]
+    source = folder.with_name("tokenizer-source")
+    source.mkdir(parents=True)
+    vocabulary = {word: index for index, word in enumerate(dict.fromkeys(words))}
+    (source / "vocab.json").write_text(json.dumps(vocabulary), encoding="utf-8")
+    (source / "merges.txt").write_text("\n".join(["#version: 0.2", *merges, ""]), encoding="utf-8")
+    (source / "tokenizer_config.json").write_text(
+        json.dumps({"tokenizer_class": "CLIPTokenizer", "model_max_length": 77, "pad_token": "<|endoftext|>"})
+    )
+    return CLIPTokenizer.from_pretrained(source, local_files_only=True)

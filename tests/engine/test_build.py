@@ -1,0 +1,200 @@
+"""Builds: made once, in another process, whole or not at all; a damaged one is made again."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import time
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from tintype.engine import build as building
+from tintype.engine import build_key, cache_entries, clear_cache, ensure_build, open_role, open_session
+from tintype.engine.build import find_build
+from tintype.engine.cache import FACTS_NAME, damage, read_report, write_facts
+from tintype.errors import BuildError
+
+
+def _stamp(folder):
+    return (folder / FACTS_NAME).stat().st_ino
+
+
+def test_a_build_is_made_once_and_found_again(bundle, cpu, cache):
+    assert find_build(bundle, "denoiser", cpu) is None
+    folder = ensure_build(bundle, "denoiser", cpu)
+    made = _stamp(folder)
+    assert ensure_build(bundle, "denoiser", cpu) == folder == find_build(bundle, "denoiser", cpu)
+    assert _stamp(folder) == made
+    assert folder.parent == cache / "builds"
+    assert folder.name == build_key(bundle, "denoiser", cpu)
+    assert sorted(path.name for path in folder.iterdir()) == [FACTS_NAME, "model.onnx", "model.onnx_data"]
+    assert read_report(folder)["kernels"] == {"group_norm": 1}
+
+
+def test_the_key_names_all_that_a_build_depends_on(bundle, cpu):
+    identity = building.identify(bundle, "denoiser", cpu)
+    changed = [
+        replace(identity, **{field: "other"})
+        for field in ("bundle", "role", "variant", "target", "ort", "cpu", "lowering")
+    ]
+    assert len({each.key for each in [identity, *changed]}) == 8
+    assert replace(identity, name="other").key == identity.key
+
+
+def _cut(path):
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+def _flip(path):
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    status = path.stat()
+    path.write_bytes(data)
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+
+DAMAGES = {
+    "cut short": _cut,
+    "one bit": _flip,
+    "gone": lambda path: path.unlink(),
+    "empty": lambda p: p.write_bytes(b""),
+}
+
+
+# A flipped bit of the facts may mean nothing, such as in a space; the files that they list are what counts.
+@pytest.mark.parametrize(
+    ("file", "harm"),
+    [
+        (file, harm)
+        for file in ("model.onnx", "model.onnx_data", FACTS_NAME)
+        for harm in DAMAGES
+        if (file, harm) != (FACTS_NAME, "one bit")
+    ],
+)
+def test_a_damaged_build_is_noticed(bundle, cpu, cache, monkeypatch, built, file, harm):
+    folder = built(cache)
+    DAMAGES[harm](folder / file)
+    assert damage(folder) is not None
+    assert find_build(bundle, "denoiser", cpu) is None
+
+
+def test_a_damaged_build_is_made_again(bundle, cpu, cache, feed):
+    folder = ensure_build(bundle, "denoiser", cpu)
+    with open_session(folder, cpu) as session:
+        expected = session.run(feed)["y"]
+    _flip(folder / "model.onnx_data")
+    with open_role(bundle, "denoiser", cpu) as session:
+        np.testing.assert_array_equal(session.run(feed)["y"], expected)
+    assert damage(folder) is None
+
+
+def test_a_build_that_the_runtime_refuses_is_made_again_once(bundle, cpu, cache, feed):
+    folder = ensure_build(bundle, "denoiser", cpu)
+    (folder / "model.onnx").write_bytes(b"nonsense")
+    facts = json.loads((folder / FACTS_NAME).read_text())
+    facts["files"]["model.onnx"] |= {"bytes": 8, "sha256": hashlib.sha256(b"nonsense").hexdigest()}
+    (folder / FACTS_NAME).write_text(json.dumps(facts))
+    assert damage(folder) is None
+    with open_role(bundle, "denoiser", cpu) as session:
+        assert session.run(feed)["y"].shape == (2, 4, 32)
+
+
+def test_two_processes_that_start_together_build_once(bundle, cpu, cache):
+    code = (
+        "import sys; sys.path.insert(0, sys.argv[1]); from pathlib import Path; from types import SimpleNamespace as S;"
+        "from tintype.engine import ensure_build, resolve_provider;"
+        "b = S(name='small', hash=sys.argv[2], graph_path=lambda r, v='full': Path(sys.argv[3]));"
+        "f = ensure_build(b, 'denoiser', resolve_provider('cpu')); print(f, (f / 'build.json').stat().st_ino,"
+        "any(n.split('.')[0] in ('onnx', 'onnx_ir', 'torch') for n in sys.modules))"
+    )
+    command = [sys.executable, "-c", code, str(cache), bundle.hash, str(bundle.graph_path("denoiser"))]
+    both = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    told = {process.communicate(timeout=300)[0].strip() for process in both}
+    assert len(told) == 1
+    folder, _, imported_onnx = told.pop().split()
+    assert folder == str(ensure_build(bundle, "denoiser", cpu))
+    assert imported_onnx == "False"
+    assert [path.name for path in (cache / "builds").iterdir() if path.is_dir()] == [folder.rsplit(os.sep, 1)[1]]
+
+
+def test_what_a_killed_build_left_is_swept_away(bundle, cpu, cache):
+    left = cache / "builds" / f".partial-{build_key(bundle, 'denoiser', cpu)}-dead"
+    left.mkdir(parents=True)
+    (left / "model.onnx").write_bytes(b"half")
+    ensure_build(bundle, "denoiser", cpu)
+    assert not left.exists()
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff\xff\xff", b"\x08\x0a"], ids=["empty", "no protobuf", "no graph"])
+def test_a_graph_that_cannot_be_lowered_is_one_error_and_leaves_nothing(bundle, cpu, cache, content):
+    bundle.graph_path("denoiser").write_bytes(content)
+    with pytest.raises(BuildError, match="cannot be built for cpu"):
+        ensure_build(bundle, "denoiser", cpu)
+    assert [path for path in (cache / "builds").iterdir() if path.is_dir()] == []
+
+
+def test_a_cache_that_cannot_be_made_says_where_to_put_it(bundle, cpu, tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("in the way")
+    monkeypatch.setenv("TINTYPE_CACHE", str(tmp_path / "file" / "cache"))
+    with pytest.raises(BuildError) as caught:
+        ensure_build(bundle, "denoiser", cpu)
+    assert "TINTYPE_CACHE" in caught.value.fix
+
+
+def test_a_full_disk_says_so(bundle, cpu, cache, monkeypatch):
+    def full(*_args, **_kwargs):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(building, "lower_into", full)
+    with pytest.raises(BuildError) as caught:
+        ensure_build(bundle, "denoiser", cpu)
+    assert "disk space" in caught.value.fix
+    assert [path for path in (cache / "builds").iterdir() if path.is_dir()] == []
+
+
+def test_entries_are_listed_and_cleared(bundle, cpu, cache):
+    assert cache_entries() == []
+    assert clear_cache() == 0
+    folder = ensure_build(bundle, "denoiser", cpu)
+    (entry,) = cache_entries()
+    assert entry.path == folder
+    assert entry.whole
+    assert entry.identity is not None
+    assert (entry.identity.name, entry.identity.role, entry.identity.target) == ("small", "denoiser", "cpu")
+    assert entry.bytes == sum(path.stat().st_size for path in folder.iterdir())
+    (folder / "model.onnx_data").unlink()
+    assert not cache_entries()[0].whole
+    assert clear_cache() > 0
+    assert cache_entries() == []
+    assert list((cache / "builds").iterdir()) == []
+
+
+def test_an_old_build_of_the_same_graph_goes_when_it_was_long_idle(bundle, cpu, cache, built):
+    for folder, idle in ((built(cache, ort="1.0"), True), (built(cache, ort="2.0"), False)):
+        if idle:
+            long_ago = time.time() - 30 * 24 * 3600
+            os.utime(folder / FACTS_NAME, (long_ago, long_ago))
+    ensure_build(bundle, "denoiser", cpu)
+    assert sorted(entry.identity.ort for entry in cache_entries() if entry.identity)[-1] == "2.0"
+    assert len(cache_entries()) == 2
+
+
+@pytest.fixture
+def built(bundle, cpu):
+    """Puts a build into a cache without making one: the engine looks at its files, not into them."""
+
+    def put(cache, **changed):
+        identity = replace(building.identify(bundle, "denoiser", cpu), **changed)
+        folder = cache / "builds" / identity.key
+        folder.mkdir(parents=True)
+        (folder / "model.onnx").write_bytes(b"a graph")
+        (folder / "model.onnx_data").write_bytes(bytes(range(256)))
+        write_facts(folder, identity, {"kernels": {}})
+        return folder
+
+    return put

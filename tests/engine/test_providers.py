@@ -1,0 +1,76 @@
+"""A named provider is used or it is an error; a broken installation says how to mend it."""
+
+from __future__ import annotations
+
+from importlib import metadata
+
+import pytest
+from onnx import TensorProto, helper
+
+from tintype.engine import providers
+from tintype.engine.providers import TARGETS, resolve_provider, unusable_reason
+from tintype.errors import InstallError, ProviderError
+
+
+def _installed(monkeypatch, **versions):
+    names = {name.replace("_", "-"): version for name, version in versions.items()}
+
+    def version(name):
+        if name not in names:
+            raise metadata.PackageNotFoundError(name)
+        return names[name]
+
+    monkeypatch.setattr(providers.metadata, "version", version)
+
+
+def test_auto_takes_the_processor_where_nothing_better_works(monkeypatch):
+    monkeypatch.setattr(providers, "unusable_reason", lambda target: None if target.name == "cpu" else "absent")
+    assert resolve_provider("auto") is TARGETS["cpu"]
+    assert resolve_provider("auto").is_host
+
+
+def test_auto_takes_a_device_that_works(monkeypatch):
+    monkeypatch.setattr(providers, "unusable_reason", lambda target: None if target.name == "webgpu" else "absent")
+    assert resolve_provider("auto").name == "webgpu"
+
+
+@pytest.mark.parametrize("name", ["cuda", "directml", "webgpu"])
+def test_a_named_device_that_is_absent_is_an_error_with_the_command_that_installs_it(name):
+    if unusable_reason(TARGETS[name]) is None:
+        pytest.skip(f"{name} works here")
+    with pytest.raises(ProviderError) as caught:
+        resolve_provider(name)
+    assert name in caught.value.message
+    assert f"pip install 'tintype[{name}]'" in caught.value.fix
+
+
+def test_an_unknown_name_names_the_near_ones():
+    with pytest.raises(ProviderError) as caught:
+        resolve_provider("cudda")
+    assert "did you mean cuda" in caught.value.fix
+
+
+def test_no_runtime_at_all_says_what_to_install(monkeypatch):
+    _installed(monkeypatch)
+    with pytest.raises(InstallError) as caught:
+        resolve_provider("auto")
+    assert "pip install 'tintype[cpu]'" in caught.value.fix
+
+
+def test_two_runtimes_overwrite_one_another_and_are_refused(monkeypatch):
+    _installed(monkeypatch, onnxruntime="1.31.1", onnxruntime_gpu="1.31.0")
+    with pytest.raises(InstallError) as caught:
+        resolve_provider("cpu")
+    assert "onnxruntime, onnxruntime-gpu" in caught.value.message
+    assert caught.value.fix.startswith("pip uninstall -y onnxruntime onnxruntime-gpu && pip install 'tintype[cuda]'")
+
+
+def test_the_probe_is_one_relu():
+    graph = helper.make_graph(
+        [helper.make_node("Relu", ["x"], ["y"])],
+        "p",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1])],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    assert model.SerializeToString() == providers._PROBE_GRAPH

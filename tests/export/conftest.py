@@ -1,0 +1,42 @@
+"""The int8 bundle of the tiny checkpoint, made once by the real command, and a copy of the checkpoint to damage."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import filelock
+import pytest
+
+from tintype.cli import run
+
+
+@pytest.fixture(scope="session")
+def int8_export(tiny_checkpoint: Path, tiny_bundle: Path) -> tuple[Path, dict[str, Any]]:
+    """`tintype export --precision int8 --json`: the bundle and what the command printed. Read only.
+
+    Kept beside the fp32 one, for tracing takes its time; another exporter makes it anew.
+    """
+    folder = tiny_bundle.parent
+    bundle, printed = folder / "tiny-int8", folder / "tiny-int8.json"
+    with filelock.FileLock(folder / "int8.lock"):
+        if not printed.is_file():
+            output = io.StringIO()
+            with contextlib.redirect_stdout(output):
+                options = ["--precision", "int8", "--json", "--overwrite", "--licence", "Apache-2.0"]
+                code = run(["export", str(tiny_checkpoint), str(bundle), *options])
+            assert code == 0, output.getvalue()
+            printed.write_text(output.getvalue(), encoding="utf-8")
+    return bundle, json.loads(printed.read_text(encoding="utf-8"))
+
+
+@pytest.fixture
+def checkpoint_copy(tiny_checkpoint: Path, tmp_path: Path) -> Path:
+    """A checkpoint that a test may change."""
+    folder = tmp_path / "checkpoint"
+    shutil.copytree(tiny_checkpoint, folder)
+    return folder

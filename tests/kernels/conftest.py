@@ -1,0 +1,94 @@
+"""Graphs made on the fly, run as they are and as they are lowered."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import onnxruntime
+import pytest
+from numpy.typing import NDArray
+from onnx import helper, numpy_helper
+
+from tintype.kernels.registry import LoweringReport, lower
+
+Arrays = Mapping[str, NDArray[Any]]
+
+
+@dataclass(frozen=True)
+class Lowered:
+    """What a graph gave before and after lowering, and which operators it has then."""
+
+    before: dict[str, NDArray[Any]]
+    after: dict[str, NDArray[Any]]
+    operators: list[str]
+    report: LoweringReport
+
+
+def make_model(
+    nodes: Sequence[onnx.NodeProto],
+    inputs: Mapping[str, tuple[int, Sequence[int | str]]],
+    outputs: Sequence[str] | Mapping[str, tuple[int, Sequence[int | str]]],
+    initializers: Arrays,
+) -> onnx.ModelProto:
+    """A model at opset 23; inputs, and outputs whose shape onnx cannot infer, give element type and shape."""
+    told = outputs if isinstance(outputs, Mapping) else {}
+    graph = helper.make_graph(
+        list(nodes),
+        "graph",
+        [helper.make_tensor_value_info(name, kind, shape) for name, (kind, shape) in inputs.items()],
+        [
+            helper.make_tensor_value_info(name, *told[name])
+            if name in told
+            else helper.make_empty_tensor_value_info(name)
+            for name in outputs
+        ],
+        [numpy_helper.from_array(np.ascontiguousarray(array), name) for name, array in initializers.items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 23)], ir_version=10)
+    inferred = onnx.shape_inference.infer_shapes(model, strict_mode=True, data_prop=True)
+    known = {info.name: info for info in inferred.graph.output}
+    del inferred.graph.output[:]
+    inferred.graph.output.extend(known[name] for name in outputs)
+    return inferred
+
+
+def run_model(model: onnx.ModelProto, inputs: Arrays) -> dict[str, NDArray[Any]]:
+    """Every output of a model, on two threads, by ONNX Runtime."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 2
+    options.log_severity_level = 4
+    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    names = [output.name for output in session.get_outputs()]
+    return dict(zip(names, session.run(names, dict(inputs)), strict=True))
+
+
+def lower_and_run(model: onnx.ModelProto, inputs: Arrays) -> Lowered:
+    """Run a model as it is and lowered for cpu, on the same inputs; the interface has to stay the same."""
+    before = run_model(model, inputs)
+    rewritten = ir.from_proto(model)
+    report = lower(rewritten, "cpu")
+    after = ir.to_proto(rewritten)
+    onnx.checker.check_model(after)
+    assert [value.name for value in after.graph.input] == [value.name for value in model.graph.input]
+    assert [value.name for value in after.graph.output] == [value.name for value in model.graph.output]
+    return Lowered(before, run_model(after, inputs), [node.op_type for node in after.graph.node], report)
+
+
+@pytest.fixture
+def model_of() -> Callable[..., onnx.ModelProto]:
+    return make_model
+
+
+@pytest.fixture
+def lowered() -> Callable[[onnx.ModelProto, Arrays], Lowered]:
+    return lower_and_run
+
+
+@pytest.fixture
+def random() -> np.random.Generator:
+    return np.random.default_rng(20)

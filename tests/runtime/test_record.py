@@ -1,0 +1,137 @@
+"""A record says all that the bytes depend on, survives a PNG, and is honoured or refused with the reason."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import pytest
+from PIL import Image
+
+from tintype import strict_json
+from tintype.errors import RecordError
+from tintype.image.png import read_texts, write_png
+from tintype.record import Circumstances, Record, differences, parameters_text, parse_record, read_record
+from tintype.request import Request, resolve
+
+MADE_WITH = Circumstances(
+    tintype="0.1.0",
+    onnxruntime="1.31.1",
+    bundle="postcard",
+    bundle_hash="ab" * 32,
+    precision="fp32",
+    target="cpu",
+    builds={"denoiser": "1234"},
+    threads=2,
+)
+
+
+@pytest.fixture
+def record(manifest):
+    request = resolve(
+        Request(prompt='a "red" house,\n雪 👍', negative_prompt="rain", seed=7, sigmas="karras", count=3), manifest
+    )
+    return Record(request=request, picture=1, made_with=MADE_WITH)
+
+
+def test_a_record_survives_its_text(record):
+    assert parse_record(record.texts()["tintype"]) == record
+    assert record.seed == 8
+
+
+def test_a_record_survives_a_png(record, tmp_path):
+    write_png(tmp_path / "x.png", Image.new("RGB", (2, 2)), record.texts())
+    assert read_record(tmp_path / "x.png") == record
+    assert read_texts(tmp_path / "x.png")["parameters"] == parameters_text(record)
+
+
+def test_a_record_holds_no_clock_and_no_path(record):
+    value = json.loads(record.texts()["tintype"])
+    assert set(value) == {"record_version", "request", "picture", "made_with", "notes"}
+    assert set(value["made_with"]) == {
+        "tintype",
+        "onnxruntime",
+        "bundle",
+        "bundle_hash",
+        "precision",
+        "target",
+        "builds",
+        "threads",
+    }
+
+
+def test_the_parameters_are_as_a1111_writes_them(record):
+    text = parameters_text(record)
+    prompt, negative, facts = text.rsplit("\n", 2)
+    assert prompt == record.request.prompt
+    assert negative == "Negative prompt: rain"
+    assert facts.startswith(
+        "Steps: 20, Sampler: DPM++ 2M, Schedule type: Karras, CFG scale: 7.5, Seed: 8, Size: 64x64, "
+    )
+    assert "RNG: NV" in facts
+
+
+def test_every_sampler_and_noise_has_a_name_there():
+    from tintype.record import A1111_NOISE, A1111_SAMPLERS
+    from tintype.sampling import NOISE_MODES, SAMPLERS
+
+    assert set(A1111_SAMPLERS) == set(SAMPLERS)
+    assert set(A1111_NOISE) == set(NOISE_MODES)
+
+
+def test_the_same_circumstances_differ_in_nothing(record):
+    assert differences(record, MADE_WITH) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "word"),
+    [
+        ({"bundle_hash": "cd" * 32}, "another bundle"),
+        ({"tintype": "9"}, "tintype was 0.1.0"),
+        ({"onnxruntime": "1.0"}, "onnxruntime"),
+        ({"target": "cuda"}, "target was cpu"),
+        ({"threads": 8}, "threads was 2"),
+        ({"builds": {"denoiser": "other"}}, "processor"),
+    ],
+)
+def test_each_difference_is_named(record, change, word):
+    (reason,) = differences(record, dataclasses.replace(MADE_WITH, **change))
+    assert word in reason
+
+
+def test_a_newer_record_says_so(record):
+    value = json.loads(record.texts()["tintype"])
+    value["record_version"] = 2
+    with pytest.raises(RecordError, match="newer") as caught:
+        parse_record(json.dumps(value))
+    assert caught.value.fix == "upgrade tintype"
+
+
+@pytest.mark.parametrize("text", ["", "{}", "[1]", "null", '{"record_version": 1}', "[" * 10_000, '{"a": 1, "a": 2}'])
+def test_a_text_that_is_no_record(text):
+    with pytest.raises(RecordError):
+        parse_record(text)
+
+
+@pytest.mark.parametrize("picture", [-1, 3, "0"])
+def test_a_record_of_a_picture_that_is_not_in_its_request(record, picture):
+    value = json.loads(strict_json.dump(record))
+    value["picture"] = picture
+    with pytest.raises(RecordError):
+        parse_record(json.dumps(value))
+
+
+def test_files_without_a_record(tmp_path):
+    with pytest.raises(RecordError, match="no file"):
+        read_record(tmp_path / "nothing.png")
+    (tmp_path / "text.png").write_text("not a picture")
+    with pytest.raises(RecordError, match="PNG"):
+        read_record(tmp_path / "text.png")
+    Image.new("RGB", (2, 2)).save(tmp_path / "plain.png")
+    with pytest.raises(RecordError, match="no record"):
+        read_record(tmp_path / "plain.png")
+    write_png(tmp_path / "a1111.png", Image.new("RGB", (2, 2)), {"parameters": "a house"})
+    with pytest.raises(RecordError, match="A1111"):
+        read_record(tmp_path / "a1111.png")
+    with pytest.raises(RecordError):
+        read_record(tmp_path)

@@ -1,0 +1,168 @@
+"""A request is done as it stands or refused with what would work; gaps are filled from the bundle."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tintype.errors import RequestError
+from tintype.request import Request, RequestFields, ResolvedRequest, make_request, resolve
+
+
+def refused(manifest, *words, **fields):
+    with pytest.raises(RequestError) as caught:
+        resolve(Request(**{"prompt": "a house", **fields}), manifest)
+    assert caught.value.exit_code == 2
+    for word in words:
+        assert word in str(caught.value), str(caught.value)
+    return caught.value
+
+
+def test_gaps_are_filled_from_the_bundle(manifest):
+    resolved = resolve(Request(prompt="a house"), manifest)
+    default = manifest.default_request
+    assert (resolved.width, resolved.height) == (default.width, default.height)
+    assert resolved.num_inference_steps == default.num_inference_steps
+    assert resolved.guidance_scale == default.guidance_scale
+    assert resolved.sampler == default.sampler
+    assert resolved.negative_prompt == ""
+
+
+def test_nothing_that_was_said_is_changed(manifest):
+    said = Request(
+        prompt="  a House ",
+        negative_prompt="",
+        num_inference_steps=1,
+        guidance_scale=0,
+        guidance_rescale=1,
+        width=32,
+        height=256,
+        seed=0,
+        sampler="ddim",
+        sigmas="trailing",
+        eta=0.5,
+        noise="numpy",
+        count=2,
+        batch_size=2,
+    )
+    resolved = resolve(said, manifest)
+    assert dataclasses.asdict(resolved) == dataclasses.asdict(said)
+
+
+def test_resolving_twice_changes_nothing(manifest):
+    once = resolve(Request(prompt="a house"), manifest)
+    assert resolve(Request(**dataclasses.asdict(once)), manifest) == once
+
+
+def test_zero_is_a_value(manifest):
+    assert resolve(Request(prompt="", guidance_scale=0, seed=0), manifest).guidance_scale == 0.0
+    assert resolve(Request(prompt="", seed=0), manifest).seed == 0
+
+
+def test_without_a_seed_each_request_gets_its_own(manifest):
+    seeds = {resolve(Request(prompt="a house"), manifest).seed for _ in range(8)}
+    assert len(seeds) > 1
+    assert all(0 <= seed < 2**32 for seed in seeds)
+
+
+def test_the_three_descriptions_of_a_request_agree():
+    names = [field.name for field in dataclasses.fields(Request)]
+    assert names == [field.name for field in dataclasses.fields(ResolvedRequest)]
+    assert set(names) == {"prompt", *RequestFields.__annotations__}
+
+
+@pytest.mark.parametrize("steps", [0, -1, 1001, 10**30])
+def test_impossible_steps(manifest, steps):
+    refused(manifest, "num_inference_steps", "1 to 1,000", num_inference_steps=steps)
+
+
+def test_a_number_too_long_to_print(manifest):
+    refused(manifest, "num_inference_steps", "so many digits", num_inference_steps=10**6000)
+    refused(manifest, "guidance_scale", guidance_scale=10**6000)
+    refused(manifest, "width", width=10**6000)
+
+
+@pytest.mark.parametrize("value", [1.0, "20", True, None.__class__, [20]])
+def test_steps_that_are_no_whole_number(manifest, value):
+    refused(manifest, "num_inference_steps", "whole number", num_inference_steps=value)
+
+
+def test_numpy_numbers_are_numbers(manifest):
+    fields: dict[str, Any] = {"seed": np.int64(3), "guidance_scale": np.float32(2)}
+    resolved = resolve(Request(prompt="", **fields), manifest)
+    assert type(resolved.seed) is int
+    assert type(resolved.guidance_scale) is float
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, 101, -101, "7", True, 10**400])
+def test_impossible_guidance(manifest, value):
+    refused(manifest, "guidance_scale", "-100 to 100", guidance_scale=value)
+
+
+@pytest.mark.parametrize(
+    ("width", "near"),
+    [(0, "32"), (-8, "32"), (1, "32"), (65, "64, or 72"), (71, "72, or 64"), (257, "256"), (10**12, "256")],
+)
+def test_impossible_sizes_name_the_nearest_possible_ones(manifest, width, near):
+    error = refused(manifest, "width", "multiples of 8 from 32 to 256", width=width)
+    assert error.fix == f"ask for {near}"
+    assert refused(manifest, "height", height=width).fix == f"ask for {near}"
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "near"),
+    [
+        ("sampler", "euler_b", "euler_a"),
+        ("sampler", "DPM++ 2M", "dpmpp_2m"),
+        ("sampler", 3, "dpmpp_2m"),
+        ("sigmas", "karas", "karras"),
+        ("noise", "philox4", "philox"),
+    ],
+)
+def test_unknown_names_get_near_ones(manifest, field, value, near):
+    refused(manifest, field, near, **{field: value})
+
+
+@pytest.mark.parametrize("seed", [-1, 2**64, 1.5, "7"])
+def test_impossible_seeds(manifest, seed):
+    refused(manifest, "seed", seed=seed)
+
+
+def test_seeds_must_not_run_out_within_a_request(manifest):
+    assert resolve(Request(prompt="", seed=2**64 - 1), manifest).seeds[-1] == 2**64 - 1
+    refused(manifest, "seed", seed=2**64 - 1, count=2)
+
+
+@pytest.mark.parametrize("fields", [{"count": 0}, {"count": 10**9}, {"batch_size": 0}, {"batch_size": 65}], ids=str)
+def test_impossible_counts(manifest, fields):
+    refused(manifest, next(iter(fields)), **fields)
+
+
+@pytest.mark.parametrize("field", ["prompt", "negative_prompt"])
+@pytest.mark.parametrize("value", [3, b"a house", "\ud800"])
+def test_what_is_no_text(manifest, field, value):
+    refused(manifest, field, **{field: value})
+
+
+@pytest.mark.parametrize("fields", [{"guidance_rescale": 1.1}, {"guidance_rescale": -0.1}, {"eta": 2}], ids=str)
+def test_shares_lie_between_0_and_1(manifest, fields):
+    refused(manifest, next(iter(fields)), "0 to 1", **fields)
+
+
+@pytest.mark.parametrize(("count", "batch_size"), [(1, 1), (5, 2), (4, 4), (3, 64)])
+def test_batches_hold_every_picture_once_and_in_order(manifest, count, batch_size):
+    resolved = resolve(Request(prompt="", seed=9, count=count, batch_size=batch_size), manifest)
+    assert [index for batch in resolved.batches for index in batch] == list(range(count))
+    assert all(len(batch) <= batch_size for batch in resolved.batches)
+    assert list(resolved.seeds) == [9 + index for index in range(count)]
+
+
+def test_fields_replace_those_of_a_request():
+    assert make_request(Request(prompt="a", seed=1), {"seed": 2}) == Request(prompt="a", seed=2)
+    assert make_request("a", {"seed": 2}) == Request(prompt="a", seed=2)
+    with pytest.raises(RequestError, match="seed"):
+        make_request("a", {"sed": 2})  # type: ignore[typeddict-unknown-key]
