@@ -21,7 +21,7 @@ from tintype.kernels.base import (
     producer,
     replace,
 )
-from tintype.kernels.linear import columns_of, fixed_bias, quantized_weight
+from tintype.kernels.linear import columns_of, fixed_bias, width_of
 
 
 class GegluAsTwoLinears(Kernel):
@@ -82,17 +82,8 @@ def _linear(split: ir.Node) -> tuple[ir.Node, ir.Value | None] | None:
         product = next((node for node in (producer(value, "MatMul") for value in add.inputs) if node is not None), None)
         if product is None or only_reader(product.outputs[0], "Add") is None:
             return None
-        width = _width(product.inputs[1])
+        width = width_of(product.inputs[1])
         bias = fixed_bias(add, product.outputs[0], width) if width else None
         return (product, bias) if bias is not None else None
     product = producer(source, "MatMul")
-    return (product, None) if product is not None and _width(product.inputs[1]) else None
-
-
-def _width(weight: ir.Value | None) -> int:
-    """Columns of a fixed weight, 0 when it isn't one."""
-    known = constant_of(weight)
-    if known is not None:
-        return known.shape[1] if known.ndim == 2 else 0
-    quantized = quantized_weight(weight)
-    return quantized.integers.shape[1] if quantized is not None else 0
+    return (product, None) if product is not None and width_of(product.inputs[1]) else None

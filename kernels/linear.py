@@ -22,6 +22,22 @@ class QuantizedWeight:
     zero_point: NDArray[Any]  # as scale, of the integers' type
 
 
+def half_weight(value: ir.Value | None) -> NDArray[Any] | None:
+    """The float16 data behind a Cast to float, which is how weights are stored at half size; else None."""
+    node = producer(value, "Cast")
+    return constant_of(node.inputs[0]) if node is not None else None
+
+
+def width_of(weight: ir.Value | None) -> int:
+    """Columns of a weight (inputs, outputs) that is fixed, as float, half or int8; 0 when it isn't one."""
+    known = constant_of(weight)
+    known = half_weight(weight) if known is None else known
+    if known is not None:
+        return known.shape[1] if known.ndim == 2 else 0
+    quantized = quantized_weight(weight)
+    return quantized.integers.shape[1] if quantized is not None else 0
+
+
 def fixed_bias(add: ir.Node | None, product: ir.Value, width: int) -> ir.Value | None:
     """The other operand of an Add when it is a bias (width,) fixed in the graph."""
     if add is None or len(add.inputs) != 2:
@@ -58,10 +74,15 @@ def quantized_weight(value: ir.Value | None, *, transposed: bool = False) -> Qua
 def columns_of(
     value: ir.Value | None, columns: slice, suffix: str, before: ir.Node, graph: ir.Graph
 ) -> ir.Value | None:
-    """Some columns of a weight (inputs, outputs), float or int8, as a new value; None when it isn't fixed."""
-    known = constant_of(value)
+    """Some columns of a weight (inputs, outputs), stored as it was, as a new value; None when it isn't fixed."""
+    known, half = constant_of(value), half_weight(value)
     if known is not None and value is not None:
         return add_constant(graph, known[:, columns], f"{value.name}_{suffix}")
+    if half is not None and value is not None:
+        stored = add_constant(graph, half[:, columns], f"{value.name}_{suffix}")
+        output = insert(before, "Cast", [stored], attributes={"to": ir.DataType.FLOAT.value})
+        output.shape, output.dtype = stored.shape, ir.DataType.FLOAT
+        return output
     weight = quantized_weight(value)
     if weight is None:
         return None

@@ -54,11 +54,12 @@ def lower(
     """
     report, shapes = LoweringReport(target), Shapes(dims)
     for kernel in KERNELS_BY_TARGET[target] if kernels is None else kernels:
-        for node in list(model.graph):
-            if node.graph is not None and kernel.matches(node, shapes):
-                kernel.rewrite(node, model.graph)
-                report.rewrites[kernel.name] += 1
+        found = [node for node in model.graph if kernel.matches(node, shapes)]
+        for node in found:
+            kernel.rewrite(node, model.graph)
+            report.rewrites[kernel.name] += 1
+        if found:  # what no one reads any more would be matched by the next kernel, and counted
+            RemoveUnusedNodesPass()(model)
     if report.rewrites:
-        RemoveUnusedNodesPass()(model)
         model.opset_imports.setdefault(MICROSOFT, 1)
     return report

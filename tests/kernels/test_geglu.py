@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 
 from tintype.kernels.geglu import GegluAsTwoLinears
 
@@ -45,6 +45,16 @@ def test_without_bias_or_with_another_gelu_it_stays_right(model_of, lowered, ran
     bias = random.standard_normal(8, np.float32) if biased else None
     result = lowered(_model(model_of, weight, bias, approximate=approximate), {"x": x})
     assert "Split" not in result.operators
+    np.testing.assert_allclose(result.after["y"], result.before["y"], atol=1e-5)
+
+
+def test_half_precision_weights_stay_half(model_of, lowered, random):
+    weight, x = random.standard_normal((6, 8)).astype(np.float16), random.standard_normal((2, 5, 6), np.float32)
+    model = _model(model_of, weight.astype(np.float32), np.ones(8, np.float32))
+    model.graph.initializer[0].CopyFrom(numpy_helper.from_array(weight, "stored"))
+    model.graph.node.insert(0, helper.make_node("Cast", ["stored"], ["weight"], to=TensorProto.FLOAT))
+    result = lowered(model, {"x": x})
+    assert sorted(result.operators) == ["Add", "BiasGelu", "Cast", "Cast", "MatMul", "MatMul", "Mul"]
     np.testing.assert_allclose(result.after["y"], result.before["y"], atol=1e-5)
 
 
