@@ -46,6 +46,7 @@ check: lint types imports test
 
 lint: $(TEST_STAMP)
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
 
 # mypy and import-linter read one folder a package, so they are shown the tree as it is once installed.
 build/tree: $(TEST_STAMP)
@@ -60,9 +61,13 @@ types: build/tree
 imports: build/tree
 	PYTHONPATH=build/tree $(BIN)/lint-imports
 
+# Hours on a processor; every stage goes on from its last checkpoint when it is started again.
 postcard: $(TEST_STAMP)
+	$(BIN)/python -m tintype.models.postcard.judge train
 	$(BIN)/python -m tintype.models.postcard.train
-	$(BIN)/tintype bench postcard-quality
+	$(BIN)/tintype export models/postcard/checkpoint models/postcard/bundle --precision int8 --name postcard --overwrite
+	$(BIN)/python -m tintype.models.postcard.evaluate bundle
+	$(BIN)/python -m tintype.models.postcard.gallery
 
 bench: $(RUN_STAMP)
 	$(BIN)/tintype bench

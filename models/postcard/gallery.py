@@ -1,6 +1,6 @@
 """The pictures that the README shows, drawn by the shipped bundle, none of them picked over another seed.
 
-    python -m tintype.models.postcard.gallery
+python -m tintype.models.postcard.gallery
 """
 
 from __future__ import annotations

@@ -76,12 +76,17 @@ def _print_version(ctx: click.Context, _parameter: click.Parameter, wanted: bool
 
 @click.command(
     cls=LazyGroup,
-    no_args_is_help=True,
+    invoke_without_command=True,
+    subcommand_metavar="COMMAND [ARGS]...",
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     epilog="Exit codes: 0 done, 1 failed, 2 bad usage, 130 interrupted. TINTYPE_CACHE names the cache folder.",
 )
 @click.option(
     "--version", is_flag=True, is_eager=True, expose_value=False, callback=_print_version, help="Print the version."
 )
-def tintype() -> None:
+@click.pass_context
+def tintype(context: click.Context) -> None:
     """Pictures from words on the machine at hand."""
+    if context.invoked_subcommand is None:
+        click.echo(context.get_help(), err=True)
+        context.exit(2)

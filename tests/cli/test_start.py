@@ -42,5 +42,8 @@ def test_the_version_is_that_of_the_package(command) -> None:
     assert command("--version").stdout == f"tintype {version('tintype')}\n"
 
 
-def test_without_arguments_help_is_shown(command) -> None:
-    assert "generate" in command().stdout + command().stderr
+def test_without_a_command_the_help_goes_to_stderr_as_bad_usage(command) -> None:
+    outcome = command()
+    assert outcome.code == 2
+    assert outcome.stdout == ""
+    assert outcome.stderr == command("--help").stdout
