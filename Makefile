@@ -65,7 +65,7 @@ imports: build/tree
 postcard: $(TEST_STAMP)
 	$(BIN)/python -m tintype.models.postcard.judge train
 	$(BIN)/python -m tintype.models.postcard.train
-	$(BIN)/tintype export models/postcard/checkpoint models/postcard/bundle --precision int8 --name postcard --overwrite
+	$(BIN)/python -m tintype.models.postcard.pack
 	$(BIN)/python -m tintype.models.postcard.evaluate bundle
 	$(BIN)/python -m tintype.models.postcard.gallery
 

@@ -7,6 +7,7 @@ says is said of the subject; a pointwise weight leaves the minimum where it was.
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -195,3 +196,6 @@ def save_checkpoint(recipe: Recipe, folder: Path) -> None:
         requires_safety_checker=False,
     )
     pipeline.to(dtype=torch.float16).save_pretrained(folder, safe_serialization=True)
+    # PNDMScheduler has no clip_sample, but a DDIM scheduler made from this file would take its own default, True.
+    config = folder / "scheduler" / "scheduler_config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"clip_sample": False}, indent=2) + "\n")

@@ -31,10 +31,13 @@ PROMPT_SEED = 20_000
 STEPS = 20
 
 
-def held_out_prompts(count: int) -> list[tuple[str, Scene]]:
-    """The first `count` prompts of the fixed list, each with the scene it states whole."""
+def fixed_prompts(count: int, *, held_out: bool = True) -> list[tuple[str, Scene]]:
+    """The first `count` prompts of a fixed list, each with the scene it states whole.
+
+    held_out: False takes combinations that training may have seen: what settings are chosen on.
+    """
     rng = np.random.default_rng(PROMPT_SEED)
-    scenes = [random_scene(rng, held_out=True) for _ in range(count)]
+    scenes = [random_scene(rng, held_out=held_out) for _ in range(count)]
     return [(caption(scene, rng, complete=True)[0], scene) for scene in scenes]
 
 
@@ -128,6 +131,7 @@ def main() -> None:
     parser.add_argument("--bundle", default=str(BUNDLE))
     parser.add_argument("--recipe", choices=sorted(RECIPES), default="cpu")
     parser.add_argument("--count", type=int, default=500)
+    parser.add_argument("--seen", action="store_true", help="prompts that training may have seen, to choose settings")
     parser.add_argument("--guidance-scale", type=float)
     parser.add_argument("--threads", type=int)
     parser.add_argument("--out", type=Path)
@@ -137,14 +141,19 @@ def main() -> None:
     if options.what == "autoencoder":
         figures = score_autoencoder(recipe, options.count)
     else:
-        prompts, scenes = zip(*held_out_prompts(options.count), strict=True)
+        prompts, scenes = zip(*fixed_prompts(options.count, held_out=not options.seen), strict=True)
         if options.what == "bundle":
             pictures = draw_with_bundle(
                 options.bundle, prompts, guidance_scale=options.guidance_scale, threads=options.threads
             )
         else:
             pictures = draw_with_state(recipe, prompts, guidance_scale=options.guidance_scale or 3.0)
-        figures = {"prompts": len(prompts), "steps": STEPS, "guidance_scale": options.guidance_scale}
+        figures = {
+            "prompts": len(prompts),
+            "held_out": not options.seen,
+            "steps": STEPS,
+            "guidance_scale": options.guidance_scale,
+        }
         figures |= score_pictures(pictures, scenes)
         if options.sheet:
             contact_sheet(list(pictures[:24]), 6, prompts[:24]).save(options.sheet)

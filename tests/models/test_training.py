@@ -72,9 +72,9 @@ def test_a_shard_is_the_same_whoever_draws_it(runs: Path, tmp_path: Path, monkey
     assert np.array_equal(first.masks, again.masks)
 
 
-def test_held_out_prompts_are_fixed_and_held_out() -> None:
-    prompts = evaluate.held_out_prompts(40)
-    assert prompts == evaluate.held_out_prompts(40)
+def test_fixed_prompts_are_fixed_and_held_out() -> None:
+    prompts = evaluate.fixed_prompts(40)
+    assert prompts == evaluate.fixed_prompts(40)
     assert all(is_held_out(scene) for _, scene in prompts)
     assert len({prompt for prompt, _ in prompts}) == 40
 
