@@ -16,6 +16,7 @@ import math
 import platform
 import sys
 from collections.abc import Sequence
+from importlib import metadata
 from pathlib import Path
 
 import numpy as np
@@ -119,9 +120,10 @@ def score_pictures(pictures: NDArray[np.uint8], scenes: Sequence[Scene]) -> dict
 def machine() -> dict[str, str]:
     return {
         "date": datetime.date.today().isoformat(),
-        "machine": platform.machine(),
+        "machine": platform.node(),
         "system": platform.platform(terse=True),
         "python": platform.python_version(),
+        "onnxruntime": metadata.version("onnxruntime"),
     }
 
 

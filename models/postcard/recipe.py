@@ -39,7 +39,7 @@ class Recipe:
     unet_samples: int
     unet_learning_rate: float
     ema_decay: float
-    cooldown: float = 0.25  # the last share of the samples, over which the learning rate goes to zero
+    cooldown: float = 0.3  # the last share of the samples, over which the learning rate goes to zero
 
     @property
     def vae_scale_factor(self) -> int:
@@ -62,7 +62,7 @@ RECIPES = {
             name="cpu", resolution=128, pictures=30_000, crop=64,
             vae_channels=(16, 32, 64), latent_channels=4, vae_batch=16, vae_samples=90_000, vae_learning_rate=1.5e-3,
             text_width=128, text_layers=4, text_heads=4, text_batch=64, text_samples=40_000,
-            unet_channels=(32, 96, 160), unet_layers=1, unet_heads=4, unet_batch=32, unet_samples=110_000,
+            unet_channels=(32, 96, 160), unet_layers=1, unet_heads=4, unet_batch=32, unet_samples=86_000,
             unet_learning_rate=8e-4, ema_decay=0.999,
         ),
         Recipe(
