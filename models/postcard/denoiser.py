@@ -8,6 +8,7 @@ says is said of the subject; a pointwise weight leaves the minimum where it was.
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -199,3 +200,28 @@ def save_checkpoint(recipe: Recipe, folder: Path) -> None:
     # PNDMScheduler has no clip_sample, but a DDIM scheduler made from this file would take its own default, True.
     config = folder / "scheduler" / "scheduler_config.json"
     config.write_text(json.dumps(json.loads(config.read_text()) | {"clip_sample": False}, indent=2) + "\n")
+
+
+def adopt_checkpoint(recipe: Recipe, folder: Path) -> None:
+    """Make a run whose state files are gone from the checkpoint that it saved: the UNet trains on, the rest is done.
+
+    Raises FileNotFoundError without a checkpoint, FileExistsError where the run has a state that this would replace.
+    """
+    from diffusers import AutoencoderKL, UNet2DConditionModel
+    from transformers import CLIPTextModel
+
+    taken = [name for name in ("vae", "text", "unet") if (recipe.folder / f"{name}.pt").exists()]
+    if taken:
+        raise FileExistsError(
+            f"{recipe.folder} has the state of {', '.join(taken)}; move it away to start from {folder}"
+        )
+    modules: dict[str, tuple[torch.nn.Module, int]] = {
+        "vae": (AutoencoderKL.from_pretrained(folder / "vae", dtype=torch.float32), recipe.vae_samples),
+        "text": (CLIPTextModel.from_pretrained(folder / "text_encoder", dtype=torch.float32), recipe.text_samples),
+        "unet": (UNet2DConditionModel.from_pretrained(folder / "unet", dtype=torch.float32), 0),
+    }
+    for name, (module, samples) in modules.items():
+        stage = Stage(recipe.folder, name, samples)
+        stage.samples = samples
+        stage.save({"model": module, "ema": Ema(module, recipe.ema_decay)})
+    shutil.copytree(folder / "tokenizer", recipe.folder / "tokenizer", dirs_exist_ok=True)

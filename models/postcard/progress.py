@@ -51,12 +51,14 @@ class Stage:
         folder.mkdir(parents=True, exist_ok=True)
 
     def resume(self, parts: dict[str, Any]) -> None:
-        """Load the state file, if there is one, into the parts."""
+        """Load the state file, if there is one, into the parts; a state adopted from a checkpoint has weights alone."""
         if not self.state_path.exists():
             return
         state = torch.load(self.state_path, map_location="cpu", weights_only=True)
         self.samples = self._logged_samples = state["samples"]
         for name, part in parts.items():
+            if name not in state:
+                continue
             if isinstance(part, Ema):
                 part.shadow, part.steps = state[name]["shadow"], state[name]["steps"]
             else:

@@ -1,6 +1,8 @@
 """Train postcard from nothing, or from wherever the last run stopped.
 
     python -m tintype.models.postcard.train [--recipe cpu|gpu|smoke] [--stage render|vae|latents|text|unet|save|all]
+    python -m tintype.models.postcard.train --stage adopt     a run from the checkpoint in the repository, to train on
+    python -m tintype.models.postcard.train --stage plot      the logs so far, as runs/<recipe>/plot.png
 
 CUDA when there is one. State, caches and logs lie in runs/<recipe>/; every stage picks up its own state file.
 """
@@ -13,7 +15,10 @@ import os
 import torch
 
 from . import autoencoder, dataset
+from .denoiser import adopt_checkpoint, save_checkpoint, train_denoiser
+from .progress import plot
 from .recipe import CHECKPOINT, RECIPES, Recipe
+from .text import train_text_encoder
 
 STAGES = ("render", "vae", "latents", "text", "unet", "save")
 
@@ -26,23 +31,21 @@ def run(recipe: Recipe, stage: str, device: torch.device, workers: int) -> None:
     elif stage == "latents":
         autoencoder.cache_latents(recipe, autoencoder.train_autoencoder(recipe, device), device, workers)
     elif stage == "text":
-        from .text import train_text_encoder
-
         train_text_encoder(recipe, device)
     elif stage == "unet":
-        from .denoiser import train_denoiser
-
         train_denoiser(recipe, device)
+    elif stage == "plot":
+        plot(sorted(recipe.folder.glob("*.jsonl")), recipe.folder / "plot.png")
+    elif stage == "adopt":
+        adopt_checkpoint(recipe, CHECKPOINT)
     else:
-        from .denoiser import save_checkpoint
-
         save_checkpoint(recipe, recipe.folder / "checkpoint" if recipe.name == "smoke" else CHECKPOINT)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--recipe", choices=sorted(RECIPES), default="gpu" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--stage", choices=(*STAGES, "all"), default="all")
+    parser.add_argument("--stage", choices=(*STAGES, "all", "adopt", "plot"), default="all")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes that render")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="torch's threads on the CPU")
     options = parser.parse_args()

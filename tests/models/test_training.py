@@ -41,6 +41,13 @@ def test_the_stages_make_a_checkpoint_that_diffusers_loads_and_draws_with(runs: 
     assert pipeline.vae.config.scaling_factor == pytest.approx(scale, rel=1e-3)
     assert pipeline.scheduler.config.prediction_type == "v_prediction"
 
+    later = dataclasses.replace(SMOKE, name="later")
+    denoiser.adopt_checkpoint(later, runs / "checkpoint")
+    adopted = denoiser.load_ema(later, "unet", denoiser.make_unet(later))
+    assert torch.equal(adopted.conv_in.weight, pipeline.unet.conv_in.weight), "training goes on from what was saved"
+    with pytest.raises(FileExistsError, match="vae, text, unet"):
+        denoiser.adopt_checkpoint(later, runs / "checkpoint")
+
 
 def test_training_resumes_where_its_state_file_stopped(runs: Path) -> None:
     dataset.render_all(SMOKE, workers=1)
