@@ -11,8 +11,10 @@ import onnx_ir as ir
 import pytest
 import torch
 
-from tintype.bundle import Bundle, open_bundle
+from tintype.bundle import Bundle, DefaultRequest, open_bundle
 from tintype.engine import run_graph
+from tintype.errors import ExportError
+from tintype.export import Effort, export_bundle, graphs
 from tintype.export.checkpoint import load_unet, load_vae, open_checkpoint
 from tintype.export.parity import psnr_db
 from tintype.export.storage import load_graph
@@ -161,6 +163,17 @@ def test_int8_graphs_are_hybrid(int8_export: Export) -> None:
         linear = [node for node in model.graph if node.op_type == "MatMul"]
         sources = [producer.op_type for node in linear if node.inputs[0] and (producer := node.inputs[0].producer())]
         assert "DequantizeLinear" not in sources  # activations of linear layers are the target's affair
+
+
+def test_a_default_request_that_the_model_cannot_do_is_refused(
+    tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(graphs, "write_graphs", lambda _job: [])
+    request = DefaultRequest(width=65, height=64, num_inference_steps=20, guidance_scale=1.0, sampler="euler")
+    effort = Effort(steps=1, gate_prompts=1, latent_size=4)
+    with pytest.raises(ExportError, match="width 65"):
+        export_bundle(tiny_checkpoint, tmp_path / "b", default_request=request, effort=effort)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_both_exports_come_from_the_same_checkpoint(int8_export: Export, bundle: Bundle) -> None:

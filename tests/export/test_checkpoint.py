@@ -81,6 +81,11 @@ def test_an_inpainting_model_is_refused_as_such(checkpoint_copy: Path) -> None:
     assert_refused(checkpoint_copy, "inpainting")
 
 
+def test_parts_that_do_not_belong_together_are_refused(checkpoint_copy: Path) -> None:
+    change_json(checkpoint_copy / "unet/config.json", cross_attention_dim=768)
+    assert_refused(checkpoint_copy, "768", "belong together")
+
+
 def test_an_unknown_prediction_type_is_named(checkpoint_copy: Path) -> None:
     change_json(checkpoint_copy / "scheduler/scheduler_config.json", prediction_type="flow")
     assert_refused(checkpoint_copy, "flow")

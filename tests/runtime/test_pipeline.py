@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -236,3 +238,12 @@ def test_impossible_threads_are_refused(tiny_bundle, threads):
 def test_a_memory_budget_is_refused_while_there_is_none(tiny_bundle):
     with pytest.raises(MemoryBudgetError):
         tintype.load(tiny_bundle, memory="4GiB")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the kernel's own figure is used")
+def test_the_peak_is_this_processs_own_and_not_its_parents() -> None:
+    code = "from tintype.result import peak_rss_bytes; print(peak_rss_bytes())"
+    ballast = np.ones(2**25)  # 256 MiB here, which a child's ru_maxrss would start from
+    child = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert ballast[-1] == 1.0
+    assert 2**23 < int(child.stdout) < 2**27
