@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -29,12 +30,11 @@ class Watched:
     process: subprocess.Popen[bytes]
     terminal: int
     seen: bytes = field(default=b"")
+    deadline: float = field(default_factory=lambda: time.monotonic() + 2 * DEADLINE_SECONDS)
 
     def read_until(self, word: bytes) -> None:
         """Wait until the terminal has shown `word`."""
-        deadline = time.monotonic() + DEADLINE_SECONDS
         while word not in self.seen:
-            assert time.monotonic() < deadline, self.seen
             assert self._read(), self.seen
 
     def read_to_the_end(self) -> int:
@@ -44,6 +44,9 @@ class Watched:
         return self.process.wait(timeout=DEADLINE_SECONDS)
 
     def _read(self) -> bytes:
+        ready, _, _ = select.select([self.terminal], [], [], DEADLINE_SECONDS)
+        assert ready, f"nothing new for {DEADLINE_SECONDS} s after {self.seen[-200:]!r}"
+        assert time.monotonic() < self.deadline, self.seen[-200:]
         try:
             found = os.read(self.terminal, 4096)
         except OSError:  # the other side of the terminal is closed
@@ -65,6 +68,8 @@ def watch(tintype_command: list[str]) -> Iterator[object]:
             stdout=subprocess.DEVNULL,
             stderr=theirs,
             env=environment,
+            # A shell's background job ignores Ctrl-C, and so would everything that it starts, these tests among it.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
         os.close(theirs)
         watched.append(Watched(process, ours))
