@@ -210,6 +210,7 @@ def main() -> None:
             "latent_size": chosen.latent_size,
             "bar_bytes": BAR_BYTES,
         }
+        report["omp_num_threads"] = environment.get("OMP_NUM_THREADS")  # torch's; the machine's cores where null
         report["checkpoint"] = run_measured(MAKE_CHECKPOINT, folder / "checkpoint", environment=environment)
         for precision in chosen.precisions.split(","):
             report[precision] = measure(folder, precision, chosen.latent_size, chosen.damage_seconds, environment)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import select
 import shutil
 import subprocess
 import sys
@@ -67,13 +68,47 @@ def imported_modules(command: Sequence[str], environment: Mapping[str, str] | No
 
 def _wait(process: subprocess.Popen[bytes]) -> int | None:
     """Wait for the process; returns its peak resident bytes."""
+    if sys.platform == "linux":
+        return _watch_peak(process)
     if not hasattr(os, "wait4"):
         return _poll_peak(process)
     _, status, usage = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
-    peak = usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-    # Linux carries the parent's figure over exec, so a child smaller than this process cannot be told from it.
-    return peak if peak > 1.05 * psutil.Process().memory_info().rss else None
+    return usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def _watch_peak(process: subprocess.Popen[bytes]) -> int | None:
+    """Linux keeps each program's own peak, VmHWM; read it until the process is gone, its children's too.
+
+    Not ru_maxrss, which outlives exec: a child smaller than this process would have this process's figure.
+    """
+    peak = 0
+    ended = os.pidfd_open(process.pid)
+    try:
+        while not select.select([ended], [], [], POLL_SECONDS)[0]:
+            peak = max([peak, *map(_high_water_bytes, _family(process.pid))])
+    finally:
+        os.close(ended)
+    process.wait()
+    return peak or None
+
+
+def _family(pid: int) -> list[int]:
+    """A process and its descendants."""
+    try:
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii").split()
+    except OSError:  # gone, or a kernel without this file
+        children = []
+    return [pid, *(member for child in children for member in _family(int(child)))]
+
+
+def _high_water_bytes(pid: int) -> int:
+    try:
+        status = Path(f"/proc/{pid}/status").read_text(encoding="ascii", errors="replace")
+    except OSError:
+        return 0
+    found = re.search(r"^VmHWM:\s+(\d+) kB$", status, re.MULTILINE)
+    return int(found[1]) * 1024 if found else 0
 
 
 def _poll_peak(process: subprocess.Popen[bytes]) -> int | None:

@@ -36,12 +36,14 @@ def test_the_machine_has_a_name_a_processor_versions_and_a_date() -> None:
 
 
 def test_a_process_is_timed_from_spawn_to_exit_and_its_memory_is_its_own() -> None:
+    ballast = b"y" * (500 * MIB)  # what the child would be taken for, were it this process's peak that is read
     script = f"import time; block = b'x' * {300 * MIB}; time.sleep(0.2); print(len(block))"
     done = run_process([sys.executable, "-c", script])
     assert done.seconds >= 0.2
     assert done.stdout.strip() == str(300 * MIB)
     assert done.peak_rss_bytes is not None
     assert 300 * MIB < done.peak_rss_bytes < 400 * MIB
+    assert len(ballast) == 500 * MIB
 
 
 def test_a_process_that_fails_says_what_it_said() -> None:
