@@ -77,9 +77,10 @@ def export_bundle(
         from tintype.export.tokenizer import read_tokenizer
         from tintype.export.trajectories import gate_calls
 
+        request = default_request or writing.usual_request(checkpoint)
+        plan = trajectory_plan(checkpoint, effort or Effort(), prompts, request.guidance_scale)
         tokenizer = read_tokenizer(source / "tokenizer", *checkpoint.text_limits)  # 1. read
         modules = _load(checkpoint, progress)
-        plan = _trajectory_plan(checkpoint, effort or Effort(), prompts)
         with progress.stage("real inputs", plan.gate_prompts * (plan.steps + 1)) as advance:  # 2. what it must match
             calls = gate_calls(modules, tokenizer, plan, advance)
         seconds = (effort or Effort()).damage_seconds
@@ -87,8 +88,8 @@ def export_bundle(
         reports = graphs.write_graphs(job)  # 3. trace, quantize, judge
         report = ParityReport(name or bundle.resolve().name, precision, tuple(reports), 0, 0.0)
         refuse_failures(report)
-        writing.write_rest(  # 4. everything that isn't a graph
-            checkpoint, tokenizer, reports, scratch.bundle, report.name, licence, default_request
+        writing.write_rest(  # 4. all else
+            checkpoint, tokenizer, reports, scratch.bundle, report.name, licence, request
         )
         size = sum(path.stat().st_size for path in scratch.bundle.rglob("*") if path.is_file())
     return replace(report, bundle_bytes=size, seconds=time.perf_counter() - started)  # 5. `placed` gave it its name
@@ -121,7 +122,9 @@ def _load(checkpoint: Checkpoint, progress: Progress) -> Modules:
         )
 
 
-def _trajectory_plan(checkpoint: Checkpoint, effort: Effort, prompts: Sequence[str] | None) -> TrajectoryPlan:
+def trajectory_plan(
+    checkpoint: Checkpoint, effort: Effort, prompts: Sequence[str] | None, guidance_scale: float
+) -> TrajectoryPlan:
     """What the caller fixed; else much for a small UNet, and for one of SD's size what 2 cores do in minutes."""
     from tintype.export.trajectories import DEFAULT_PROMPTS, TrajectoryPlan
 
@@ -132,4 +135,5 @@ def _trajectory_plan(checkpoint: Checkpoint, effort: Effort, prompts: Sequence[s
     sample_size = checkpoint.configs["unet"].get("sample_size") or 64  # null: diffusers takes 64 too
     size = effort.latent_size if effort.latent_size is not None else int(sample_size)
     size = max(1, size // checkpoint.latent_multiple) * checkpoint.latent_multiple
-    return TrajectoryPlan(DEFAULT_PROMPTS if prompts is None else tuple(prompts), size, **{**usual, **fixed})
+    texts = DEFAULT_PROMPTS if prompts is None else tuple(prompts)
+    return TrajectoryPlan(texts, size, guidance_scale=guidance_scale, **{**usual, **fixed})

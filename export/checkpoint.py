@@ -177,6 +177,12 @@ def _check_configs(configs: Mapping[str, Mapping[str, Any]]) -> None:
             f"the UNet takes {channels} channels and the VAE has {latent_channels}: an inpainting or depth model",
             fix="export the text-to-image checkpoint that it was made from",
         )
+    told, taken = configs["text_encoder"].get("hidden_size"), unet.get("cross_attention_dim")
+    if told != taken:
+        raise ExportError(
+            f"the text encoder gives {told} numbers a token, the UNet takes {taken}: they don't belong together",
+            fix="copy text_encoder/ and unet/ from the same checkpoint",
+        )
     prediction = scheduler.get("prediction_type", "epsilon")
     if prediction not in PREDICTION_TYPES:
         raise ExportError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import nullcontext
 from pathlib import Path
 
 import click
@@ -47,19 +48,7 @@ def export(
 
     console = Console(stderr=True)
     lines = None if prompts is None else read_prompts(prompts)
-    if console.is_terminal:
-        with Bars(console) as bars:
-            report = export_bundle(
-                source,
-                bundle,
-                precision=precision,
-                prompts=lines,
-                name=name,
-                licence=licence,
-                overwrite=overwrite,
-                progress=bars,
-            )
-    else:
+    with Bars(console) if console.is_terminal else nullcontext(Silent()) as progress:
         report = export_bundle(
             source,
             bundle,
@@ -68,7 +57,7 @@ def export(
             name=name,
             licence=licence,
             overwrite=overwrite,
-            progress=Silent(),
+            progress=progress,
         )
     if as_json:
         click.echo(json.dumps(report.as_dict()))

@@ -55,6 +55,9 @@ class TrajectoryPlan:
     def __post_init__(self) -> None:
         if not self.prompts:
             raise ExportError("there are no prompts to calibrate with", fix="give one at least, or leave prompts out")
+        for name in ("latent_size", "calibration_prompts", "gate_prompts", "steps", "gate_calls"):
+            if getattr(self, name) < 1:
+                raise ExportError(f"{name} is {getattr(self, name)}", fix="give 1 or more, or leave it out")
 
     @property
     def calibration(self) -> list[str]:

@@ -15,11 +15,13 @@ from typing import Any
 import onnx_ir as ir
 
 from tintype.bundle import DefaultRequest, Graph, Manifest, Port, SizeLimits, Source, file_facts, write_manifest
+from tintype.errors import ExportError
 from tintype.export.checkpoint import Checkpoint
 from tintype.export.graphs import GRAPH_FILES
 from tintype.export.parity import GraphReport
 from tintype.export.storage import load_graph
 from tintype.export.tokenizer import BundleTokenizer, write_tokenizer
+from tintype.strict_json import Misfit
 
 # Which config.json goes beside which graph; optimum reads them there.
 CONFIG_OF = {"text_encoder": "text_encoder", "denoiser": "unet", "vae_decoder": "vae", "vae_encoder": "vae"}
@@ -35,9 +37,12 @@ def write_rest(
     folder: Path,
     name: str,
     licence: str | None,
-    default_request: DefaultRequest | None,
+    default_request: DefaultRequest,
 ) -> Manifest:
-    """Complete a bundle folder that holds its graphs; returns the manifest that it wrote last."""
+    """Complete a bundle folder that holds its graphs; returns the manifest that it wrote last.
+
+    Raises ExportError when the checkpoint's facts make no sound manifest.
+    """
     for report in reports:
         config = CONFIG_OF[report.role]
         graph_folder = (folder / GRAPH_FILES[report.role]).parent
@@ -46,7 +51,26 @@ def write_rest(
     shutil.copyfile(checkpoint.folder / SCHEDULER_FILE, folder / SCHEDULER_FILE)
     write_tokenizer(tokenizer, checkpoint.folder / "tokenizer", folder / "tokenizer")
     _write_index(checkpoint, folder)
-    manifest = Manifest(
+    try:
+        manifest = _manifest(checkpoint, tokenizer, reports, folder, name, licence, default_request)
+    except Misfit as misfit:
+        raise ExportError(
+            f"the bundle would not open: {misfit}", fix="correct that in the checkpoint's config"
+        ) from None
+    write_manifest(folder, manifest)
+    return manifest
+
+
+def _manifest(
+    checkpoint: Checkpoint,
+    tokenizer: BundleTokenizer,
+    reports: Sequence[GraphReport],
+    folder: Path,
+    name: str,
+    licence: str | None,
+    default_request: DefaultRequest,
+) -> Manifest:
+    return Manifest(
         name=name,
         licence=licence if licence is not None else read_licence(checkpoint.folder),
         source=Source(location=checkpoint.folder.resolve().name, sha256=checkpoint.sha256()),
@@ -56,7 +80,7 @@ def write_rest(
         shift_factor=_number_or(checkpoint.configs["vae"].get("shift_factor"), 0.0),
         vae_scale_factor=checkpoint.vae_scale_factor,
         latent_channels=int(checkpoint.configs["vae"].get("latent_channels", 4)),
-        default_request=default_request or usual_request(checkpoint),
+        default_request=default_request,
         size=size_limits(checkpoint),
         tokenizer=tokenizer.facts,
         scheduler=SCHEDULER_FILE,
@@ -64,8 +88,6 @@ def write_rest(
         files=file_facts(folder),
         parity=tuple(report.parity for report in reports),
     )
-    write_manifest(folder, manifest)
-    return manifest
 
 
 def size_limits(checkpoint: Checkpoint) -> SizeLimits:
