@@ -68,7 +68,7 @@ def imported_modules(command: Sequence[str], environment: Mapping[str, str] | No
 
 def _wait(process: subprocess.Popen[bytes]) -> int | None:
     """Wait for the process; returns its peak resident bytes."""
-    if sys.platform == "linux":
+    if Path("/proc/self/status").exists():
         return _watch_peak(process)
     if not hasattr(os, "wait4"):
         return _poll_peak(process)

@@ -101,10 +101,11 @@ def picture_paths(path: str | os.PathLike[str], count: int) -> list[Path]:
 
 def peak_rss_bytes() -> int:
     """The most resident memory this process ever had."""
-    if sys.platform == "linux":
+    status = Path("/proc/self/status")
+    if status.exists():
         # Not ru_maxrss: that outlives exec, so a small process started by a large one would report its parent's peak.
-        status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
-        return int(next(line for line in status.splitlines() if line.startswith("VmHWM:")).split()[1]) * 1024
+        lines = status.read_text(encoding="ascii", errors="replace").splitlines()
+        return int(next(line for line in lines if line.startswith("VmHWM:")).split()[1]) * 1024
     if sys.platform == "win32":
         import psutil
 

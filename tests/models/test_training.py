@@ -123,3 +123,12 @@ def test_the_average_of_constant_weights_is_the_weights() -> None:
     other.load_state_dict(dict(module.state_dict()))
     ema.copy_to(other)
     assert torch.allclose(other.weight, module.weight)
+
+
+def test_the_logs_plot(runs: Path) -> None:
+    stage = progress.Stage(runs, "unet", total=100)
+    for stage.samples in (10, 20):
+        stage.log(loss=1.0 / stage.samples)
+    assert [line["loss"] for line in progress.read_log(runs / "unet.jsonl")] == [0.1, 0.05]
+    progress.plot([runs / "unet.jsonl"], runs / "plot.png")
+    assert (runs / "plot.png").read_bytes().startswith(b"\x89PNG")
