@@ -34,6 +34,14 @@ def test_the_bundle_is_int8_licensed_and_within_its_size() -> None:
     assert {entry.graph for entry in manifest.parity} >= {"text_encoder", "denoiser", "vae_decoder"}
 
 
+def test_the_model_card_and_the_licence_come_with_the_package() -> None:
+    from importlib import resources
+
+    card = (resources.files("tintype.models.postcard") / "README.md").read_text(encoding="utf-8")
+    assert card.startswith("---\nlicense: apache-2.0\n")
+    assert (resources.files("tintype.models.postcard") / "bundle" / "tintype.json").is_file()
+
+
 def test_the_bundle_came_from_the_checkpoint_in_the_repository() -> None:
     from tintype.export.checkpoint import open_checkpoint
 
@@ -47,7 +55,7 @@ def test_it_draws_what_held_out_prompts_say() -> None:
     with tintype.load("postcard", provider="cpu") as pipeline:
         pictures = np.stack([np.asarray(pipeline.generate(text, seed=i).image) for i, (text, _) in enumerate(prompts)])
     accuracy = Judge.load().accuracy(pictures, [scene for _, scene in prompts])
-    assert accuracy["mean"] >= 0.85, accuracy  # of 500 prompts: models/postcard/checkpoint/README.md
+    assert accuracy["mean"] >= 0.85, accuracy  # of 500 prompts: models/postcard/README.md
 
 
 def test_the_record_in_the_picture_makes_the_same_bytes(tmp_path: Path) -> None:
@@ -104,7 +112,7 @@ def test_fp32_pictures_are_those_of_diffusers(
 
 def test_the_figures_of_the_model_card_are_those_of_the_results() -> None:
     results = Path(__file__).parents[2] / "bench" / "results"
-    card = (CHECKPOINT / "README.md").read_text()
+    card = (CHECKPOINT.parent / "README.md").read_text()
     for name in ("postcard-int8", "postcard-fp32"):
         accuracy = json.loads((results / f"{name}.json").read_text())["accuracy"]["mean"]
         assert f"{100 * accuracy:.1f} %" in card, name
