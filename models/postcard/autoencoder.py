@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch.nn import functional as F
 
 from .dataset import load_shard, random_crops, shard_path, shard_sizes, write_atomically
-from .progress import Ema, Stage, warmup_then_cooldown
+from .progress import Ema, Stage, set_learning_rate, warmup_then_cooldown
 from .recipe import Recipe
 
 if TYPE_CHECKING:
@@ -88,8 +88,7 @@ def train_autoencoder(recipe: Recipe, device: torch.device) -> AutoencoderKL:
         factor = warmup_then_cooldown(
             stage.samples, stage.total, warmup=100 * recipe.vae_batch, cooldown=recipe.cooldown
         )
-        for group in optimizer.param_groups:
-            group["lr"] = recipe.vae_learning_rate * factor
+        set_learning_rate(optimizer, recipe.vae_learning_rate, factor)
         with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
             posterior = vae.encode(pixels).latent_dist
             decoded = vae.decode(posterior.sample()).sample

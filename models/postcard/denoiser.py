@@ -9,15 +9,18 @@ from __future__ import annotations
 
 import json
 import shutil
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 import torch
 
+from tintype.sampling.scheduler_config import SchedulerConfig
+
 from .autoencoder import latents_path, make_autoencoder
 from .dataset import scene_from, shard_sizes
-from .progress import Ema, Stage, warmup_then_cooldown
+from .progress import Ema, Stage, set_learning_rate, warmup_then_cooldown
 from .recipe import Recipe
 from .scene import ATTRIBUTES
 from .text import embed, load_tokenizer, train_text_encoder, write_caption
@@ -81,30 +84,24 @@ class LatentData:
                 self.scenes = np.concatenate([self.scenes, file["scenes"]])
         self._shards += new
 
-    @property
+    @cached_property
     def scaling_factor(self) -> float:
         """1 / the standard deviation of the first shard's latents: the same however many shards there are."""
         with np.load(latents_path(self._recipe, 0)) as first:
             return 1.0 / float(np.std(first["means"].astype(np.float32)))
 
     def batch(
-        self, rng: np.random.Generator, size: int, scaling_factor: float, device: torch.device
+        self, rng: np.random.Generator, size: int, device: torch.device
     ) -> tuple[torch.Tensor, torch.Tensor, list[str]]:
         """Scaled latents (n, c, h, w), cell weights (n, 1, h, w) and captions, some of them dropped."""
         chosen = rng.integers(0, len(self.means), size)
         means = torch.from_numpy(self.means[chosen]).to(device).float()
         deviations = torch.from_numpy(self.deviations[chosen]).to(device).float()
-        latents = (means + deviations * torch.randn_like(means)) * scaling_factor
+        latents = (means + deviations * torch.randn_like(means)) * self.scaling_factor
         weights = 1.0 + SUBJECT_WEIGHT * torch.from_numpy(self.masks[chosen]).to(device).float()[:, None] / 255.0
         captions = [write_caption(scene_from(self.scenes[i]), rng)[0] for i in chosen]
         captions = ["" if rng.random() < UNCONDITIONAL_SHARE else text for text in captions]
         return latents.contiguous(memory_format=torch.channels_last), weights, captions
-
-
-def alphas_cumprod() -> torch.Tensor:
-    """(1000,), from SCHEDULER's betas."""
-    start, end = (float(SCHEDULER[key]) ** 0.5 for key in ("beta_start", "beta_end"))  # type: ignore[arg-type]
-    return torch.cumprod(1.0 - torch.linspace(start, end, 1000, dtype=torch.float64).square(), 0).float()
 
 
 def v_loss(
@@ -141,17 +138,16 @@ def train_denoiser(recipe: Recipe, device: torch.device) -> UNet2DConditionModel
     stage.resume(parts)
     rng = np.random.default_rng((5, stage.samples))
     torch.manual_seed(stage.samples)
-    alphas, scaling_factor = alphas_cumprod().to(device), data.scaling_factor
+    alphas = torch.from_numpy(SchedulerConfig.from_json(SCHEDULER).alphas_cumprod).to(device)
     losses: list[tuple[float, float]] = []
     while stage.samples < stage.total:
-        latents, weights, captions = data.batch(rng, recipe.unet_batch, scaling_factor, device)
+        latents, weights, captions = data.batch(rng, recipe.unet_batch, device)
         with torch.no_grad():
             embeddings = embed(encoder, tokenizer, captions)
         factor = warmup_then_cooldown(
             stage.samples, stage.total, warmup=200 * recipe.unet_batch, cooldown=recipe.cooldown
         )
-        for group in optimizer.param_groups:
-            group["lr"] = recipe.unet_learning_rate * factor
+        set_learning_rate(optimizer, recipe.unet_learning_rate, factor)
         loss, error = v_loss(unet, latents, embeddings, weights, alphas)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()

@@ -19,6 +19,12 @@ def warmup_then_cooldown(samples: int, total: int, *, warmup: int, cooldown: flo
     return max(0.0, min(rising, falling))
 
 
+def set_learning_rate(optimizer: torch.optim.Optimizer, peak: float, factor: float) -> None:
+    """Every group of the optimizer to peak * factor."""
+    for group in optimizer.param_groups:
+        group["lr"] = peak * factor
+
+
 class Ema:
     """An exponential moving average of a module's parameters; the decay grows to its final value from 0.1."""
 

@@ -14,7 +14,7 @@ import torch
 from torch.nn import functional as F
 
 from .captions import caption
-from .progress import Stage, warmup_then_cooldown
+from .progress import Stage, set_learning_rate, warmup_then_cooldown
 from .recipe import MAX_TOKENS, Recipe
 from .scene import ATTRIBUTES, Scene, random_scene
 from .tokenizer import train_tokenizer
@@ -104,8 +104,7 @@ def train_text_encoder(recipe: Recipe, device: torch.device) -> CLIPTextModel:
         factor = warmup_then_cooldown(
             stage.samples, stage.total, warmup=50 * recipe.text_batch, cooldown=recipe.cooldown
         )
-        for group in optimizer.param_groups:
-            group["lr"] = LEARNING_RATE * factor
+        set_learning_rate(optimizer, LEARNING_RATE, factor)
         end = embed(encoder, tokenizer, list(captions), length=0)[:, -1]  # the last token is EOS or its padding
         logits = [head(end) for head in heads]
         loss = torch.stack([F.cross_entropy(x, targets[:, i]) for i, x in enumerate(logits)]).mean()
