@@ -36,11 +36,15 @@ class Kernel(ABC):
     """One way to realise an operator on some targets.
 
     name: as it is told in reports. targets: where it is right and pays. exactness: what the rewrite keeps.
+    lossy: it rounds to fewer bits than the canonical graph does, so that only a `balanced` build may use it.
+    measured: it may be slower than what it replaces, so that a build times both at its own shape; see `choice`.
     """
 
-    name: ClassVar[str]
+    name: str
     targets: ClassVar[tuple[str, ...]]
     exactness: ClassVar[str]
+    lossy: ClassVar[bool] = False
+    measured: ClassVar[bool] = False
 
     @abstractmethod
     def matches(self, node: ir.Node, shapes: Shapes) -> bool:
@@ -49,6 +53,10 @@ class Kernel(ABC):
     @abstractmethod
     def rewrite(self, node: ir.Node, graph: ir.Graph) -> None:
         """Replace the node (and the neighbours that belong to it). Nodes left without a reader are removed later."""
+
+    def cluster(self, node: ir.Node) -> tuple[ir.Node, ...]:
+        """Every node that `rewrite` at this one replaces: what has to be timed together."""
+        return (node,)
 
     @staticmethod
     @abstractmethod

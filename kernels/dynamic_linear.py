@@ -22,6 +22,7 @@ class DynamicLinear(Kernel):
     name = "dynamic_linear"
     targets = ("cpu",)
     exactness = "inputs rounded to 8 bits over their range in this call: about 1 % of the output's deviation"
+    lossy = True
 
     def matches(self, node: ir.Node, shapes: Shapes) -> bool:
         """A weight by column or by tensor, a float input, and a bias by column if any."""

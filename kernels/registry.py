@@ -15,6 +15,8 @@ from tintype.kernels.dynamic_linear import DynamicLinear
 from tintype.kernels.embedding import EmbeddingRows, ExplicitZeroPoint
 from tintype.kernels.geglu import GegluAsTwoLinears
 from tintype.kernels.group_norm import GroupNormAsLayerNorm
+from tintype.kernels.upsample_conv import UpsampleConvAsPhases, UpsampleConvAsProducts
+from tintype.kernels.winograd import WinogradConv
 
 _ALL: tuple[Kernel, ...] = (
     AttentionAsMultiHead(),
@@ -23,6 +25,11 @@ _ALL: tuple[Kernel, ...] = (
     DynamicLinear(),
     EmbeddingRows(),
     ExplicitZeroPoint(),
+    WinogradConv(2),
+    WinogradConv(4),
+    WinogradConv(6),
+    UpsampleConvAsProducts(),
+    UpsampleConvAsPhases(),
 )
 TARGETS = ("cpu", "cuda", "directml", "webgpu")
 KERNELS_BY_TARGET: dict[str, tuple[Kernel, ...]] = {
@@ -41,19 +48,27 @@ class LoweringReport:
         return dict(self.rewrites)
 
 
+def measured_kernels(target: str, *, exactness: str = "balanced") -> tuple[Kernel, ...]:
+    """The kernels that a build chooses between by timing them."""
+    return tuple(kernel for kernel in _allowed(target, exactness) if kernel.measured)
+
+
 def lower(
     model: ir.Model,
     target: str,
     *,
     kernels: Iterable[Kernel] | None = None,
     dims: Mapping[str, int] | None = None,
+    exactness: str = "balanced",
 ) -> LoweringReport:
-    """Rewrite a canonical graph in place for a target.
+    """Rewrite a canonical graph in place for a target, with every kernel that need not be measured.
 
     kernels: what to try in place of all that the target has. dims: named dims that are fixed in this build.
+    exactness: `exact` leaves out kernels that round to fewer bits than the graph does.
     """
     report, shapes = LoweringReport(target), Shapes(dims)
-    for kernel in KERNELS_BY_TARGET[target] if kernels is None else kernels:
+    unmeasured = [kernel for kernel in _allowed(target, exactness) if not kernel.measured]
+    for kernel in unmeasured if kernels is None else kernels:
         found = [node for node in model.graph if kernel.matches(node, shapes)]
         for node in found:
             kernel.rewrite(node, model.graph)
@@ -63,3 +78,7 @@ def lower(
     if report.rewrites:
         model.opset_imports.setdefault(MICROSOFT, 1)
     return report
+
+
+def _allowed(target: str, exactness: str) -> tuple[Kernel, ...]:
+    return tuple(kernel for kernel in KERNELS_BY_TARGET[target] if exactness != "exact" or not kernel.lossy)

@@ -25,10 +25,14 @@ class Denoiser:
         embeddings: NDArray[np.float32],
         request: ResolvedRequest,
         prediction_type: str,
+        pictures: int,
     ) -> None:
-        """embeddings: (1 or 2, tokens, dim); two are the negative prompt and the prompt, and guide."""
-        self._session = session
-        self._embeddings = embeddings
+        """embeddings: (1 or 2, tokens, dim); two are the negative prompt and the prompt, and guide.
+
+        pictures: how many are denoised together. What depends on the words alone is computed here, once.
+        """
+        self._prompts = len(embeddings)
+        self._held = session.hold({"encoder_hidden_states": np.repeat(embeddings, pictures, axis=0)})
         self._request = request
         self._prediction_type = prediction_type
         timestep = next(port for port in graph.inputs if port.name == "timestep")
@@ -42,11 +46,8 @@ class Denoiser:
 
     def _guided(self, latents: Latents, timestep: float) -> Latents:
         """The model's prediction; with guidance one call on a batch twice as large."""
-        prompts = len(self._embeddings)
-        prediction = self._run(
-            np.concatenate([latents] * prompts), timestep, np.repeat(self._embeddings, len(latents), axis=0)
-        )
-        if prompts == 1:
+        prediction = self._run(np.concatenate([latents] * self._prompts), timestep)
+        if self._prompts == 1:
             return prediction
         unconditional, conditional = np.split(prediction, 2)
         guided = guide(conditional, unconditional, self._request.guidance_scale)
@@ -54,11 +55,10 @@ class Denoiser:
             return guided
         return rescale_guidance(guided, conditional, self._request.guidance_rescale)
 
-    def _run(self, sample: Latents, timestep: float, embeddings: NDArray[np.float32]) -> Latents:
+    def _run(self, sample: Latents, timestep: float) -> Latents:
         shape = tuple(len(sample) if isinstance(size, str) else size for size in self._timestep_shape)
         inputs: dict[str, NDArray[Any]] = {
             "sample": sample.astype(np.float32, copy=False),
             "timestep": np.full(shape, timestep, dtype=self._timestep_type),
-            "encoder_hidden_states": embeddings,
         }
-        return self._session.run(inputs)["out_sample"].astype(np.float32, copy=False)
+        return self._held.run(inputs)["out_sample"].astype(np.float32, copy=False)

@@ -15,7 +15,8 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Mapping
+from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Unpack
 
@@ -29,7 +30,7 @@ from tintype.clock import StageClock
 from tintype.denoiser import Denoiser
 from tintype.errors import BundleError, MemoryBudgetError, NumericError, RecordError, RequestError, TintypeError
 from tintype.image.decode import Latents, Pixels, decode_latents, to_image
-from tintype.prompt import PromptTokenizer, encode_prompt, pad_chunks, weigh
+from tintype.prompt import EncodedPrompt, PromptTokenizer, encode_prompt, pad_chunks, weigh
 from tintype.record import Circumstances, Record, differences
 from tintype.request import Request, RequestFields, ResolvedRequest, make_request, resolve
 from tintype.result import Result, Step
@@ -37,7 +38,7 @@ from tintype.result import Result, Step
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from tintype.engine import Session, Target
+    from tintype.engine import BuildOptions, Session, Target
 
 Embeddings = NDArray[np.float32]  # (prompts, tokens, dim): without guidance one prompt, else the negative one first
 
@@ -81,7 +82,8 @@ class Pipeline:
         self.scheduler = _scheduler_config(bundle)
         self.load_seconds = 0.0  # spent opening graphs, over the pipeline's life
         self._tokenizer: PromptTokenizer | None = None
-        self._sessions: dict[str, Session] = {}
+        self._sessions: dict[str, tuple[BuildOptions, Session]] = {}
+        self._builds: dict[tuple[str, BuildOptions], str] = {}
 
     def generate(self, prompt: str | Request, **fields: Unpack[RequestFields]) -> Result:
         """Make the pictures of a request: a prompt with the fields of `Request` by name, or a Request.
@@ -110,34 +112,32 @@ class Pipeline:
 
     def reproduce_steps(self, record: Record, *, anyway: bool = False) -> Run:
         """`reproduce`, step by step."""
-        reasons = differences(record, self.circumstances())
+        request = resolve(_asked(record), self.bundle.manifest)
+        # Builds last: one that isn't there yet has to be made before it can be compared.
+        reasons = differences(record, self._circumstances(record.made_with.builds))
+        if not reasons:
+            reasons = differences(record, self.circumstances(request, record.picture))
         if reasons and not anyway:
             raise RecordError(
                 f"the same picture can't be promised: {'; '.join(reasons)}",
                 fix="use what made it, or let it try anyway; the picture may then differ",
             )
-        asked = {name: getattr(record.request, name) for name in Request.__dataclass_fields__}
-        return Run(self, resolve(Request(**asked), self.bundle.manifest), picture=record.picture)
+        return Run(self, request, picture=record.picture)
 
     def encode(self, request: ResolvedRequest) -> Embeddings:
         """Words -> embeddings, (1 or 2, tokens, dim): the negative prompt first when the request is guided."""
-        tokenizer = self._open_tokenizer()
-        prompts = [request.negative_prompt, request.prompt] if request.is_guided else [request.prompt]
-        encoded = [encode_prompt(tokenizer, prompt) for prompt in prompts]
-        longest = max(len(prompt.input_ids) for prompt in encoded)
-        with self.stage("text_encoder") as text_encoder:
+        with self.stage("text_encoder", self._options("text_encoder", request)) as text_encoder:
             embeddings = []
-            for prompt in encoded:
-                padded = pad_chunks(tokenizer, prompt, longest)
+            for padded in self._encoded(request):
                 chunks = [_last_hidden_state(text_encoder, row[np.newaxis]) for row in padded.input_ids]
                 weighed = weigh(np.concatenate(chunks), padded.weights)
                 embeddings.append(weighed.reshape(1, -1, weighed.shape[-1]))
         return _finite(np.concatenate(embeddings), "the text encoder")
 
-    def decode(self, latents: Latents) -> Pixels:
+    def decode(self, latents: Latents, request: ResolvedRequest) -> Pixels:
         """Latents, as the sampler left them -> (pictures, height, width, 3) of 0..255."""
         manifest = self.bundle.manifest
-        with self.stage("vae_decoder") as vae_decoder:
+        with self.stage("vae_decoder", self._options("vae_decoder", request)) as vae_decoder:
             return decode_latents(
                 lambda latent_sample: vae_decoder.run({"latent_sample": latent_sample})["sample"],
                 latents,
@@ -146,19 +146,69 @@ class Pipeline:
             )
 
     @contextlib.contextmanager
-    def stage(self, role: str) -> Iterator[Session]:
-        """The session of one role, opened when it is first needed and kept for the next request."""
-        if role not in self._sessions:
+    def stage(self, role: str, options: BuildOptions) -> Iterator[Session]:
+        """The session of one role, opened when it is first needed and kept while requests are of the same shape."""
+        known = self._sessions.get(role)
+        if known is None or known[0] != options:
             from tintype.engine import open_role
 
             started = time.perf_counter()
-            self._sessions[role] = open_role(self.bundle, role, self.target, threads=self.threads)
+            if known is not None:  # close before the next one opens: both at once would cost twice the memory
+                del self._sessions[role]
+                known[1].close()
+            known = (options, open_role(self.bundle, role, self.target, options=options))
+            self._sessions[role] = known
             self.load_seconds += time.perf_counter() - started
-        yield self._sessions[role]
+        yield known[1]
 
-    def circumstances(self) -> Circumstances:
-        """What decides the bytes of a picture besides its request."""
-        from tintype.engine import build_key, ort_version
+    def build(self, request: ResolvedRequest) -> Iterator[tuple[str, Path]]:
+        """Make the builds that a request needs, one after another; yields each role and its folder."""
+        from tintype.engine import ensure_build
+
+        for role in ROLES:
+            yield role, ensure_build(self.bundle, role, self.target, options=self._options(role, request))
+
+    def circumstances(self, request: ResolvedRequest, picture: int = 0) -> Circumstances:
+        """What decides the bytes of a request's picture besides the request; builds are made where they are missing."""
+        from tintype.engine import build_id, ensure_build
+
+        batch = next(len(batch) for batch in request.batches if picture in batch)
+        builds = {}
+        for role in ROLES:
+            options = self._options(role, request, batch)
+            if (role, options) not in self._builds:
+                folder = ensure_build(self.bundle, role, self.target, options=options)
+                self._builds[role, options] = build_id(folder)
+            builds[role] = self._builds[role, options]
+        return self._circumstances(builds)
+
+    def _options(self, role: str, request: ResolvedRequest, pictures: int | None = None) -> BuildOptions:
+        """The build that a request needs of a role; pictures are those denoised together."""
+        from tintype.engine import BuildOptions
+
+        factor = self.bundle.manifest.vae_scale_factor
+        dims = {"batch": 1}
+        if role != "text_encoder":
+            dims |= {"height": request.height // factor, "width": request.width // factor}
+        if role == "denoiser":
+            dims["batch"] = (pictures or len(request.batches[0])) * (2 if request.is_guided else 1)
+            dims["sequence"] = self._tokens(request)
+        return BuildOptions.for_shape(dims, exactness=request.exactness, threads=self.threads)
+
+    def _tokens(self, request: ResolvedRequest) -> int:
+        """How many tokens the embeddings of a request have: those of its longest prompt, in whole chunks."""
+        return sum(len(row) for row in self._encoded(request)[0].input_ids)
+
+    def _encoded(self, request: ResolvedRequest) -> list[EncodedPrompt]:
+        """The prompts of a request as token ids, the negative one first when it is guided, all of one length."""
+        tokenizer = self._open_tokenizer()
+        prompts = [request.negative_prompt, request.prompt] if request.is_guided else [request.prompt]
+        encoded = [encode_prompt(tokenizer, prompt) for prompt in prompts]
+        longest = max(len(prompt.input_ids) for prompt in encoded)
+        return [pad_chunks(tokenizer, prompt, longest) for prompt in encoded]
+
+    def _circumstances(self, builds: Mapping[str, str]) -> Circumstances:
+        from tintype.engine import ort_version
 
         return Circumstances(
             tintype=__version__,
@@ -167,14 +217,14 @@ class Pipeline:
             bundle_hash=self.bundle.hash,
             precision=self.bundle.graph("denoiser").precision,
             target=self.target.name,
-            builds={role: build_key(self.bundle, role, self.target) for role in ROLES},
+            builds=dict(builds),
             threads=self.threads,
         )
 
     def close(self) -> None:
         """Close every graph. The pipeline may be used again; it then opens them again."""
         while self._sessions:
-            self._sessions.popitem()[1].close()
+            self._sessions.popitem()[1][1].close()
 
     def __enter__(self) -> Pipeline:
         return self
@@ -260,9 +310,10 @@ class Run:
         self, latents: Latents, embeddings: Embeddings, noise: sampling.NoiseSource
     ) -> Iterator[sampling.Step]:
         request, manifest = self.request, self._pipeline.bundle.manifest
-        with self._pipeline.stage("denoiser") as session:
+        pictures = len(latents)
+        with self._pipeline.stage("denoiser", self._pipeline._options("denoiser", request, pictures)) as session:
             graph = self._pipeline.bundle.graph("denoiser")
-            denoise = Denoiser(session, graph, embeddings, request, manifest.prediction_type)
+            denoise = Denoiser(session, graph, embeddings, request, manifest.prediction_type, pictures)
             sampler = sampling.SAMPLERS[request.sampler]
             steps = sampler(denoise, latents, self._schedule, noise)
             while True:
@@ -276,7 +327,7 @@ class Run:
 
     def _event(self, step: sampling.Step, number: int, batches: list[range]) -> Step:
         def decode(latents: Latents) -> list[Image]:
-            return [to_image(pixels) for pixels in self._pipeline.decode(latents)]
+            return [to_image(pixels) for pixels in self._pipeline.decode(latents, self.request)]
 
         return Step(
             index=number * step.total + step.index,
@@ -293,20 +344,28 @@ class Run:
         self.latents = finished if self.latents is None else np.concatenate([self.latents, finished])
 
     def _decode(self, latents: Latents) -> Pixels:
-        return self._pipeline.decode(self._schedule.to_model_space(latents))
+        return self._pipeline.decode(self._schedule.to_model_space(latents), self.request)
 
     def _collect(self, finished: list[tuple[range, Pixels]]) -> Result:
         assert self.latents is not None  # every batch left its own
-        made_with = self._pipeline.circumstances()
         places = [index for batch, _ in finished for index in batch]
         pixels = np.concatenate([pixels for _, pixels in finished])
         wanted = [row for row, index in enumerate(places) if self._picture in (None, index)]
         return Result(
             images=tuple(to_image(pixels[row]) for row in wanted),
-            records=tuple(Record(request=self.request, picture=places[row], made_with=made_with) for row in wanted),
+            records=tuple(self._record(places[row]) for row in wanted),
             latents=self.latents[wanted],
             timings=self._clock.timings(),
         )
+
+    def _record(self, picture: int) -> Record:
+        made_with = self._pipeline.circumstances(self.request, picture)
+        return Record(request=self.request, picture=picture, made_with=made_with)
+
+
+def _asked(record: Record) -> Request:
+    """The request of a record, as somebody would ask for it again."""
+    return Request(**{name: getattr(record.request, name) for name in Request.__dataclass_fields__})
 
 
 def _last_hidden_state(text_encoder: Session, input_ids: NDArray[np.int64]) -> Embeddings:

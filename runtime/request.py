@@ -22,6 +22,7 @@ MAX_STEPS = 1000
 MAX_GUIDANCE = 100.0
 MAX_COUNT = 10_000
 MAX_BATCH = 64
+EXACTNESS = ("exact", "balanced")
 SEEDS = 2**64
 
 
@@ -41,6 +42,7 @@ class RequestFields(TypedDict, total=False):
     noise: str
     count: int
     batch_size: int
+    exactness: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,6 +63,7 @@ class Request:
     noise: str = "philox"
     count: int = 1
     batch_size: int = 1  # pictures denoised together: faster on some devices, and part of what makes the bytes
+    exactness: str = "balanced"  # or exact: keep what the canonical graphs compute, even where int8 would be faster
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,6 +84,7 @@ class ResolvedRequest:
     noise: str
     count: int
     batch_size: int
+    exactness: str = "balanced"
 
     @property
     def seeds(self) -> range:
@@ -135,6 +139,7 @@ def resolve(request: Request, manifest: Manifest) -> ResolvedRequest:
         noise=_name("noise", request.noise, tuple(sampling.NOISE_MODES)),
         count=count,
         batch_size=_whole_number("batch_size", request.batch_size, 1, MAX_BATCH),
+        exactness=_name("exactness", request.exactness, EXACTNESS),
     )
 
 

@@ -1,36 +1,94 @@
-"""`tintype build`: pay for lowering now, so that the first picture doesn't."""
+"""`tintype build`: pay for lowering now, so that the first picture doesn't; and tell which kernels were chosen."""
 
 from __future__ import annotations
 
 import json
 import time
+from collections.abc import Iterable, Iterator
+from typing import Any
 
 import click
 
-from tintype.cli.options import json_option, provider_option
+from tintype.cli.options import Size, exactness_option, json_option, provider_option, threads_option
 from tintype.cli.progress import spinner
 
 
 @click.command()
 @click.argument("bundle", default="postcard")
+@click.option("--size", type=Size(), help="Of the pictures, in pixels, as in 512x384 [default: the model's own].")
+@click.option("--batch-size", type=int, default=1, show_default=True, help="Pictures denoised together.")
+@click.option("--guidance-scale", type=float, help="1 builds for pictures without guidance.")
+@exactness_option
 @provider_option
+@threads_option
+@click.option("--explain", is_flag=True, help="Print what was measured for each layer, and what was chosen.")
 @json_option
-def build(bundle: str, provider: str, as_json: bool) -> None:
-    """Prepare BUNDLE (a folder, or an embedded name) for this machine ahead of time."""
-    from tintype.bundle import open_bundle
-    from tintype.engine import ensure_build, resolve_provider
+def build(
+    bundle: str,
+    size: tuple[int, int] | None,
+    batch_size: int,
+    guidance_scale: float | None,
+    exactness: str,
+    provider: str,
+    threads: int | None,
+    explain: bool,
+    as_json: bool,
+) -> None:
+    """Prepare BUNDLE (a folder, or an embedded name) for this machine ahead of time.
 
-    opened = open_bundle(bundle)
-    target = resolve_provider(provider)
-    rows = []
-    for role, variants in opened.manifest.graphs.items():
-        for variant in variants:
-            started = time.perf_counter()
-            with spinner(f"building {role}"):
-                folder = ensure_build(opened, role, target, variant=variant)
-            seconds = time.perf_counter() - started
-            rows.append({"role": role, "variant": variant, "path": str(folder), "seconds": round(seconds, 3)})
+    A build is for one size, batch size, exactness and thread count: those of the pictures to come.
+    """
+    from tintype import Request, load
+    from tintype.engine.cache import read_report
+    from tintype.request import resolve
+
+    width, height = size or (None, None)
+    asked = Request(
+        prompt="",
+        width=width,
+        height=height,
+        count=batch_size,
+        batch_size=batch_size,
+        guidance_scale=guidance_scale,
+        exactness=exactness,
+    )
+    rows: list[dict[str, Any]] = []
+    with load(bundle, provider=provider, threads=threads) as pipeline:
+        building = pipeline.build(resolve(asked, pipeline.bundle.manifest))
+        started = time.perf_counter()
+        while True:
+            with spinner("building"):
+                role, folder = next(building, (None, None))
+            if role is None or folder is None:
+                break
+            seconds, started = time.perf_counter() - started, time.perf_counter()
+            choices = read_report(folder).get("choices", [])
+            rows.append({"role": role, "path": str(folder), "seconds": round(seconds, 3), "choices": choices})
             if not as_json:
                 click.echo(f"{role:<14} {seconds:7.2f} s  {folder}")
+            if explain and not as_json:
+                for line in explanation(choices):
+                    click.echo(line)
+        facts = {"bundle": pipeline.bundle.name, "hash": pipeline.bundle.hash, "target": pipeline.target.name}
     if as_json:
-        click.echo(json.dumps({"bundle": opened.name, "hash": opened.hash, "target": target.name, "builds": rows}))
+        click.echo(json.dumps({**facts, "builds": rows}))
+
+
+def explanation(choices: Iterable[dict[str, Any]]) -> Iterator[str]:
+    """A table of what was chosen: for each kind of layer, how many there are and what each way takes."""
+    kinds: dict[str, list[dict[str, Any]]] = {}
+    for choice in choices:
+        kinds.setdefault(f"{choice['layer']} {choice['chosen']}", []).append(choice)
+    if not kinds:
+        yield "  no layer here has more than one way"
+        return
+    yield f"  {'layer':<40} {'count':>5}  {'way':<20} {'ms':>9} {'weights, MiB':>13} {'dB':>6}"
+    for members in kinds.values():
+        first = members[0]
+        for index, (name, way) in enumerate(sorted(first["ways"].items(), key=lambda item: item[1]["seconds"])):
+            lead = f"  {first['layer']:<40} {len(members):>5}" if index == 0 else " " * 48
+            mark = "*" if name == first["chosen"] else " "
+            yield (
+                f"{lead} {mark} {name:<20} {way['seconds'] * 1e3:9.3f} {way['weight_bytes'] / 2**20:13.2f} "
+                f"{way['psnr_db']:6.0f}"
+            )

@@ -21,13 +21,15 @@ def cache(context: click.Context, as_json: bool) -> None:
     if context.invoked_subcommand is not None:
         return
     from tintype.engine import cache_entries, cache_folder
+    from tintype.engine.cache import bytes_on_disk
 
-    entries = cache_entries()
+    entries, on_disk = cache_entries(), bytes_on_disk([cache_folder()])
     if as_json:
         builds = [_as_json(entry) for entry in entries]
-        click.echo(json.dumps({"folder": str(cache_folder()), "builds": builds}))
+        click.echo(json.dumps({"folder": str(cache_folder()), "bytes": on_disk, "builds": builds}))
         return
-    click.echo(f"{cache_folder()}: {len(entries)} builds, {human_bytes(sum(entry.bytes for entry in entries))}")
+    # Builds share large weights, so together they take less than the sum of what each holds.
+    click.echo(f"{cache_folder()}: {len(entries)} builds, {human_bytes(on_disk)} on disk")
     for entry in entries:
         click.echo(f"  {entry.key}  {human_bytes(entry.bytes):>10}  {_describe(entry)}")
 
@@ -52,7 +54,10 @@ def _describe(entry: CacheEntry) -> str:
     variant = "" if identity.variant == "full" else f" ({identity.variant})"
     hours = entry.used_seconds_ago / 3600
     age = f"{hours / 24:.0f} days" if hours >= 48 else f"{hours:.0f} hours"
-    return f"{identity.name} {identity.role}{variant} on {identity.target}, onnxruntime {identity.ort}, used {age} ago"
+    return (
+        f"{identity.name} {identity.role}{variant} on {identity.target}, {identity.shape}, {identity.plan}, "
+        f"onnxruntime {identity.ort}, used {age} ago"
+    )
 
 
 def _as_json(entry: CacheEntry) -> dict[str, object]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 from click.core import ParameterSource
 
-from tintype.cli.options import Size, json_option, provider_option, threads_option
+from tintype.cli.options import Size, exactness_option, json_option, provider_option, threads_option
 from tintype.cli.progress import StepBar
 from tintype.errors import RecordError, RequestError
 
@@ -32,6 +32,7 @@ SAID_BY_A_RECORD = (
     "noise",
     "count",
     "batch_size",
+    "exactness",
 )
 
 
@@ -61,6 +62,7 @@ SAID_BY_A_RECORD = (
     "--count", type=int, default=1, show_default=True, help="Pictures to make, seeds counting up: x-1.png, x-2.png."
 )
 @click.option("--batch-size", type=int, default=1, show_default=True, help="Pictures denoised together.")
+@exactness_option
 @provider_option
 @threads_option
 @json_option
@@ -86,6 +88,7 @@ def generate(
     noise: str,
     count: int,
     batch_size: int,
+    exactness: str,
     provider: str,
     threads: int | None,
     as_json: bool,
@@ -121,6 +124,7 @@ def generate(
         noise=noise,
         count=count,
         batch_size=batch_size,
+        exactness=exactness,
     )
     with (
         StepBar() as bar,

@@ -49,6 +49,15 @@ def threads_option(command: Callable[..., Any]) -> Callable[..., Any]:
     )(command)
 
 
+def exactness_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    return click.option(
+        "--exactness",
+        default="balanced",
+        show_default=True,
+        help="exact keeps what the bundle's graphs compute; balanced may also round the inputs of its int8 layers.",
+    )(command)
+
+
 def human_bytes(count: int) -> str:
     """1536 -> '1.5 KiB'."""
     value = float(count)

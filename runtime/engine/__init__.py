@@ -10,16 +10,18 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from tintype.engine.build import GraphSource, build_key, ensure_build, open_role
+    from tintype.engine.build import GraphSource, build_id, build_key, ensure_build, open_role
     from tintype.engine.cache import CacheEntry, cache_entries, cache_folder, clear_cache
     from tintype.engine.graph import graph_session, run_graph
     from tintype.engine.machine import default_threads
+    from tintype.engine.options import BuildOptions
     from tintype.engine.placement import Placement
     from tintype.engine.providers import Target, ort_version, resolve_provider
     from tintype.engine.session import Session, open_session
 
 _HOMES = {
     "GraphSource": "build",
+    "build_id": "build",
     "build_key": "build",
     "ensure_build": "build",
     "open_role": "build",
@@ -30,6 +32,7 @@ _HOMES = {
     "graph_session": "graph",
     "run_graph": "graph",
     "default_threads": "machine",
+    "BuildOptions": "options",
     "Placement": "placement",
     "Target": "providers",
     "ort_version": "providers",
@@ -39,11 +42,13 @@ _HOMES = {
 }
 
 __all__ = [
+    "BuildOptions",
     "CacheEntry",
     "GraphSource",
     "Placement",
     "Session",
     "Target",
+    "build_id",
     "build_key",
     "cache_entries",
     "cache_folder",

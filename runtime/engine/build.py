@@ -5,12 +5,14 @@ The child is where onnx is imported; its memory never counts here. Two processes
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping
+from dataclasses import replace
 from importlib import resources
 from pathlib import Path
 from typing import Any, Protocol
@@ -19,7 +21,9 @@ import filelock
 
 from tintype.engine import cache
 from tintype.engine.cache import BuildIdentity
-from tintype.engine.machine import cpu_identity
+from tintype.engine.lower import Job
+from tintype.engine.machine import cpu_identity, default_threads
+from tintype.engine.options import ANY_SHAPE, BuildOptions
 from tintype.engine.providers import Target, ort_version
 from tintype.engine.session import Session, open_session
 from tintype.errors import BuildError
@@ -35,12 +39,17 @@ class GraphSource(Protocol):
     def graph_path(self, role: str, variant: str = "full") -> Path: ...
 
 
-def ensure_build(bundle: GraphSource, role: str, target: Target, *, variant: str = "full") -> Path:
+_LOWERING_FILES = ("lower.py", "measure.py", "weights.py")
+
+
+def ensure_build(
+    bundle: GraphSource, role: str, target: Target, *, variant: str = "full", options: BuildOptions = ANY_SHAPE
+) -> Path:
     """The folder of the build of one graph, made first when it is missing, damaged or of another machine.
 
     Raises BundleError when the bundle has no such graph, BuildError when it cannot be lowered or written.
     """
-    identity = identify(bundle, role, target, variant=variant)
+    identity = identify(bundle, role, target, variant=variant, options=options)
     source = bundle.graph_path(role, variant)
     folder = cache.builds_folder() / identity.key
     if folder.is_dir() and cache.damage(folder) is None:
@@ -51,24 +60,37 @@ def ensure_build(bundle: GraphSource, role: str, target: Target, *, variant: str
             if cache.damage(folder) is None:  # another process built it while we waited
                 return folder
             cache.discard(folder)
-        _build_into(folder, source, target, identity)
+        _build_into(folder, source, target, identity, options)
     cache.discard_stale(identity)
     return folder
 
 
-def find_build(bundle: GraphSource, role: str, target: Target, *, variant: str = "full") -> Path | None:
+def find_build(
+    bundle: GraphSource, role: str, target: Target, *, variant: str = "full", options: BuildOptions = ANY_SHAPE
+) -> Path | None:
     """The build's folder when it is in the cache and whole, else None; builds nothing."""
-    folder = cache.cache_folder() / "builds" / build_key(bundle, role, target, variant=variant)
+    folder = cache.cache_folder() / "builds" / build_key(bundle, role, target, variant=variant, options=options)
     return folder if folder.is_dir() and cache.damage(folder) is None else None
 
 
-def build_key(bundle: GraphSource, role: str, target: Target, *, variant: str = "full") -> str:
+def build_key(
+    bundle: GraphSource, role: str, target: Target, *, variant: str = "full", options: BuildOptions = ANY_SHAPE
+) -> str:
     """24 hexadecimal digits that name a build; it goes into the record of a picture."""
-    return identify(bundle, role, target, variant=variant).key
+    return identify(bundle, role, target, variant=variant, options=options).key
 
 
-def identify(bundle: GraphSource, role: str, target: Target, *, variant: str = "full") -> BuildIdentity:
+def build_id(folder: Path) -> str:
+    """A build's key and what its kernels were measured to be: two builds of one id give the same bytes."""
+    chosen = [choice["chosen"] for choice in cache.read_report(folder).get("choices", ())]
+    return f"{folder.name}-{hashlib.sha256(json.dumps(chosen).encode()).hexdigest()[:8]}"
+
+
+def identify(
+    bundle: GraphSource, role: str, target: Target, *, variant: str = "full", options: BuildOptions = ANY_SHAPE
+) -> BuildIdentity:
     """Everything that a build depends on."""
+    options = _settled(options, target)
     return BuildIdentity(
         bundle=bundle.hash,
         name=bundle.name,
@@ -78,30 +100,63 @@ def identify(bundle: GraphSource, role: str, target: Target, *, variant: str = "
         ort=ort_version(),
         cpu=cpu_identity(),
         lowering=lowering_version(),
+        shape=options.shape,
+        plan=options.plan,
     )
 
 
 def open_role(
-    bundle: GraphSource, role: str, target: Target, *, variant: str = "full", threads: int | None = None
+    bundle: GraphSource,
+    role: str,
+    target: Target,
+    *,
+    variant: str = "full",
+    options: BuildOptions = ANY_SHAPE,
+    threads: int | None = None,
 ) -> Session:
-    """`ensure_build`, then `open_session`; a build that ONNX Runtime refuses is made again once."""
-    folder = ensure_build(bundle, role, target, variant=variant)
+    """`ensure_build`, then `open_session`; a build that ONNX Runtime refuses is made again once.
+
+    threads: worker threads of the session; None is those of the options.
+    """
+    threads = options.threads if threads is None else threads
+
+    def opened() -> Session:
+        folder = ensure_build(bundle, role, target, variant=variant, options=options)
+        return open_session(folder, target, threads=threads, mapped=options.mapped)
+
     try:
-        return open_session(folder, target, threads=threads)
+        return opened()
     except BuildError:
-        cache.discard(folder)
-        return open_session(ensure_build(bundle, role, target, variant=variant), target, threads=threads)
+        cache.discard(cache.builds_folder() / build_key(bundle, role, target, variant=variant, options=options))
+        return opened()
 
 
-def lower_into(source: Path, folder: Path, target: Target, *, lowered: bool = True) -> dict[str, Any]:
+def lower_into(
+    source: Path,
+    folder: Path,
+    target: Target,
+    *,
+    lowered: bool = True,
+    options: BuildOptions = ANY_SHAPE,
+    weights: Path | None = None,
+) -> dict[str, Any]:
     """Run the child that writes `folder`/model.onnx from a canonical graph; returns its report.
 
     lowered: False only lets ONNX Runtime optimize the graph, which is what a kernel is compared with.
+    weights: the folder where builds share large weights, if any.
     """
-    job = {"source": str(source.resolve()), "folder": str(folder.resolve()), "target": target.name, "lowered": lowered}
+    job = Job(
+        source=source,
+        folder=folder,
+        target=target,
+        lowered=lowered,
+        options=options,
+        costs=_costs_path(),
+        weights=weights,
+    )
     # -P: a file of the user's folder that happens to be called onnx.py must not be imported.
     command = [sys.executable, "-P", "-m", "tintype.engine.lower"]
-    done = subprocess.run(command, input=json.dumps(job), capture_output=True, text=True, check=False)
+    done = subprocess.run(command, input=job.to_json(), capture_output=True, text=True, check=False)
     lines = done.stdout.strip().splitlines()
     try:
         answer = json.loads(lines[-1]) if lines else {}
@@ -115,17 +170,30 @@ def lower_into(source: Path, folder: Path, target: Target, *, lowered: bool = Tr
     raise BuildError(f"{source} cannot be built for {target.name}: {told}", fix=_fix_for(told))
 
 
+@functools.cache
 def lowering_version() -> str:
     """A digest of the code that lowers: a build made by other code is another build."""
     digest = hashlib.sha256()
     for package in ("tintype.kernels", "tintype.engine"):
         for file in sorted(resources.files(package).iterdir(), key=lambda entry: entry.name):
-            if file.name.endswith(".py") and (package == "tintype.kernels" or file.name == "lower.py"):
+            if file.name.endswith(".py") and (package == "tintype.kernels" or file.name in _LOWERING_FILES):
                 digest.update(file.name.encode() + b"\0" + file.read_bytes())
     return digest.hexdigest()[:12]
 
 
-def _build_into(folder: Path, source: Path, target: Target, identity: BuildIdentity) -> None:
+def _settled(options: BuildOptions, target: Target) -> BuildOptions:
+    """The same options with what they leave open filled in, as far as it decides what is built."""
+    threads = (options.threads or default_threads()) if options.dims and target.is_host else None
+    return replace(options, threads=threads)
+
+
+def _costs_path() -> Path:
+    """Where the times of kernels are kept: one file for each processor, ONNX Runtime and state of the kernels."""
+    facts = "\0".join((cpu_identity(), ort_version(), lowering_version()))
+    return cache.cache_folder() / "costs" / f"{hashlib.sha256(facts.encode()).hexdigest()[:16]}.json"
+
+
+def _build_into(folder: Path, source: Path, target: Target, identity: BuildIdentity, options: BuildOptions) -> None:
     """Make the build beside its place and move it there in one step. The caller holds the lock."""
     # What a killed process left behind; nobody else can be at it, we hold the lock.
     for left in folder.parent.glob(f".partial-{folder.name}-*"):
@@ -136,7 +204,9 @@ def _build_into(folder: Path, source: Path, target: Target, identity: BuildIdent
         ) as scratch:
             made = Path(scratch) / "build"
             made.mkdir()
-            report: Mapping[str, Any] = lower_into(source, made, target)
+            report: Mapping[str, Any] = lower_into(
+                source, made, target, options=options, weights=cache.weights_folder()
+            )
             cache.write_facts(made, identity, report)
             made.replace(folder)
     except OSError as error:

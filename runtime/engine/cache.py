@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,8 @@ import platformdirs
 from tintype.errors import BuildError
 
 FACTS_NAME = "build.json"
-HASH_ALWAYS_BYTES = 64 * 2**20  # larger files are hashed again only when their time of change moved
+HASH_ALWAYS_BYTES = 64 * 2**20  # files of larger builds are hashed again only when their time of change moved
+SWEEP_SECONDS = 600
 STALE_SECONDS = 14 * 24 * 3600
 
 
@@ -33,6 +35,8 @@ class BuildIdentity:
     ort: str
     cpu: str
     lowering: str
+    shape: str = "any"  # batch=2 height=64 width=64
+    plan: str = "balanced"  # how exact, and where its weights lie
 
     @property
     def key(self) -> str:
@@ -72,6 +76,11 @@ def builds_folder() -> Path:
     return folder
 
 
+def weights_folder() -> Path:
+    """Where builds share large weights: each file there is a hard link of one in a build, or is swept away."""
+    return cache_folder() / "weights"
+
+
 def cache_entries() -> list[CacheEntry]:
     """Every build in the cache, the last used first."""
     folder = cache_folder() / "builds"
@@ -82,24 +91,42 @@ def cache_entries() -> list[CacheEntry]:
 
 
 def clear_cache() -> int:
-    """Remove every build and what broken-off ones left; returns the bytes freed. Open sessions stay usable on Unix."""
-    folder = cache_folder() / "builds"
-    if not folder.is_dir():
-        return 0
-    freed = 0
-    for path in folder.iterdir():
-        freed += _bytes_below(path)
-        discard(path)
+    """Remove every build, what broken-off ones left and what was measured; returns the bytes freed.
+
+    Open sessions stay usable on Unix.
+    """
+    folders = [cache_folder() / name for name in ("builds", "weights", "costs")]
+    freed = bytes_on_disk(folders)
+    for folder in folders:
+        for path in folder.iterdir() if folder.is_dir() else ():
+            discard(path)
     return freed
+
+
+def bytes_on_disk(folders: Iterable[Path]) -> int:
+    """Bytes of all files below these folders; weights that builds share count once."""
+    files = (file.stat() for folder in folders for file in folder.rglob("*") if file.is_file())
+    return sum({(status.st_dev, status.st_ino): status.st_size for status in files}.values())
+
+
+def sweep_weights() -> None:
+    """Remove shared weights that no build links to any more, once they are old enough not to be in the making."""
+    folder = weights_folder()
+    for path in folder.iterdir() if folder.is_dir() else ():
+        with contextlib.suppress(OSError):
+            status = path.stat()
+            if status.st_nlink == 1 and time.time() - status.st_ctime > SWEEP_SECONDS:
+                path.unlink()
 
 
 def write_facts(folder: Path, identity: BuildIdentity, report: Mapping[str, Any]) -> None:
     """Write build.json: what the build is, and the size and sha256 of each of its files."""
     files = {}
-    for path in sorted(folder.iterdir()):
-        if path.is_file() and path.name != FACTS_NAME:
+    for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder).as_posix()
+        if path.is_file() and name != FACTS_NAME:
             status = path.stat()
-            files[path.name] = {"bytes": status.st_size, "sha256": _digest(path), "mtime_ns": status.st_mtime_ns}
+            files[name] = {"bytes": status.st_size, "sha256": _digest(path), "mtime_ns": status.st_mtime_ns}
     facts = {"identity": asdict(identity), "files": files, "report": dict(report)}
     (folder / FACTS_NAME).write_text(json.dumps(facts, indent=1), encoding="utf-8")
 
@@ -111,10 +138,11 @@ def read_report(folder: Path) -> dict[str, Any]:
 
 
 def damage(folder: Path) -> str | None:
-    """What is wrong with a build, or None. Files of 64 MiB and more are hashed only if their time of change moved."""
+    """What is wrong with a build, or None. Builds of 64 MiB and more are hashed where a time of change moved."""
     facts = _read_facts(folder)
     if facts is None:
         return f"{FACTS_NAME} is missing or unreadable"
+    small = sum(expected["bytes"] for expected in facts["files"].values()) < HASH_ALWAYS_BYTES
     for name, expected in facts["files"].items():
         path = folder / name
         try:
@@ -123,7 +151,6 @@ def damage(folder: Path) -> str | None:
             return f"{name} is missing"
         if status.st_size != expected["bytes"]:
             return f"{name} has {status.st_size:,} bytes in place of {expected['bytes']:,}"
-        small = status.st_size < HASH_ALWAYS_BYTES
         if (small or status.st_mtime_ns != expected["mtime_ns"]) and _digest(path) != expected["sha256"]:
             return f"{name} has changed bytes"
     return None
@@ -165,6 +192,7 @@ def discard_stale(identity: BuildIdentity) -> None:
             identity.target,
         ):
             discard(entry.path)
+    sweep_weights()
 
 
 def _entry(path: Path) -> CacheEntry:

@@ -11,13 +11,19 @@ from typing import Any
 from numpy.typing import NDArray
 
 from tintype.engine.build import lower_into
+from tintype.engine.options import ANY_SHAPE, BuildOptions
 from tintype.engine.providers import resolve_provider
 from tintype.engine.session import Session, open_session
 
 
 @contextmanager
 def graph_session(
-    model: Path, target: str = "cpu", *, lowered: bool = True, threads: int | None = None
+    model: Path,
+    target: str = "cpu",
+    *,
+    lowered: bool = True,
+    options: BuildOptions = ANY_SHAPE,
+    threads: int | None = None,
 ) -> Iterator[Session]:
     """A session of an ONNX file; its build lives in a temporary folder, as long as the session.
 
@@ -26,8 +32,11 @@ def graph_session(
     chosen = resolve_provider(target)
     with tempfile.TemporaryDirectory(prefix="tintype-graph-", ignore_cleanup_errors=True) as scratch:
         folder = Path(scratch)
-        lower_into(Path(model), folder, chosen, lowered=lowered)
-        with open_session(folder, chosen, threads=threads, allow_off_target=not lowered) as session:
+        lower_into(Path(model), folder, chosen, lowered=lowered, options=options)
+        threads = options.threads if threads is None else threads
+        with open_session(
+            folder, chosen, threads=threads, allow_off_target=not lowered, mapped=options.mapped
+        ) as session:
             yield session
 
 

@@ -1,59 +1,149 @@
 """The child process that makes a build: the one place of the runtime where onnx graphs are read and rewritten.
 
-Reads a job as JSON on stdin; writes `model.onnx` and `model.onnx_data` into the job's folder; its last line on stdout
-is JSON, `{"report": ...}` or `{"error": ...}`. Run as `python -m tintype.engine.lower`.
+Reads a job as JSON on stdin; writes `model.onnx` and its weights into the job's folder, and `once.onnx` beside it where
+a part of the graph need run only once a prompt; its last line on stdout is JSON, `{"report": ...}` or
+`{"error": ...}`. Run as `python -m tintype.engine.lower`.
 """
 
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 import time
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tintype.engine.machine import default_threads
+from tintype.engine.options import ANY_SHAPE, BuildOptions
 from tintype.engine.providers import TARGETS, Target, load_onnxruntime
-from tintype.engine.session import session_options
+from tintype.engine.session import MODEL, ONCE, session_options
 
-MODEL = "model.onnx"
-DATA = "model.onnx_data"
-SMALLEST_EXTERNAL_BYTES = 1024
-
-
-def make_build(source: Path, folder: Path, target: Target, *, lowered: bool) -> dict[str, Any]:
-    """Write the build of `source` into `folder`, which exists; returns the report."""
+if TYPE_CHECKING:
     import onnx_ir as ir
 
-    from tintype.kernels.registry import lower
+SMALLEST_EXTERNAL_BYTES = 1024
+SPILLED_BYTES = 2**20  # weights that a kernel made and that are larger go to disk at once
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """What to build, and where to."""
+
+    source: Path
+    folder: Path
+    target: Target
+    lowered: bool = True  # False: only as ONNX Runtime optimizes it
+    options: BuildOptions = ANY_SHAPE
+    costs: Path | None = None  # what was measured before
+    weights: Path | None = None  # where builds share large weights
+
+    @property
+    def threads(self) -> int:
+        return self.options.threads or default_threads()
+
+    def to_json(self) -> str:
+        paths = {name: str(path.resolve()) if path else None for name, path in self._paths().items()}
+        rest = {"target": self.target.name, "lowered": self.lowered, "options": asdict(self.options)}
+        return json.dumps({**paths, **rest})
+
+    @classmethod
+    def from_json(cls, text: str) -> Job:
+        told = json.loads(text)
+        options = told["options"]
+        dims = tuple((str(name), int(number)) for name, number in options.pop("dims"))
+        paths = {name: Path(told[name]) if told[name] else None for name in ("costs", "weights")}
+        return cls(
+            source=Path(told["source"]),
+            folder=Path(told["folder"]),
+            target=TARGETS[told["target"]],
+            lowered=bool(told["lowered"]),
+            options=BuildOptions(dims=dims, **options),
+            **paths,
+        )
+
+    def _paths(self) -> dict[str, Path | None]:
+        return {"source": self.source, "folder": self.folder, "costs": self.costs, "weights": self.weights}
+
+
+def make_build(job: Job) -> dict[str, Any]:
+    """Write the build into its folder, which exists; returns the report."""
+    import onnx_ir as ir
 
     started = time.perf_counter()
-    model = ir.load(source)
-    kernels = lower(model, target.name).as_dict() if lowered else {}
-    lowered_seconds = time.perf_counter() - started
-    if not target.is_host:
+    model = ir.load(job.source)
+    report: dict[str, Any] = {"kernels": {}, "choices": [], "optimized": job.target.is_host}
+    scratch = job.folder / ".scratch"
+    scratch.mkdir()
+    once = _lower(model, job, scratch, report) if job.lowered else None
+    report["lower_seconds"] = time.perf_counter() - started
+    for part, name in ((once, ONCE), (model, MODEL)):
+        if part is not None:
+            _save(part, name, job, scratch)
+    shutil.rmtree(scratch)
+    report["optimize_seconds"] = time.perf_counter() - started - report["lower_seconds"]
+    return report
+
+
+def _lower(model: ir.Model, job: Job, scratch: Path, report: dict[str, Any]) -> ir.Model | None:
+    """Rewrite the model in place; returns the part that runs once a prompt, if there is one."""
+    from tintype.kernels.dims import pin
+    from tintype.kernels.hoist import split_held
+    from tintype.kernels.registry import lower, measured_kernels
+
+    options = job.options
+    if options.dims:
+        pin(model, dict(options.dims))
+    kernels = lower(model, job.target.name, exactness=options.exactness).as_dict()
+    once = None
+    if options.dims:
+        from tintype.engine import measure
+
+        table = measure.CostTable.read(job.costs)
+        spill = _Spill(scratch / "spilled")
+        choices = measure.choose(
+            model,
+            measured_kernels(job.target.name, exactness=options.exactness),
+            job.target,
+            threads=job.threads,
+            mapped=options.mapped,
+            table=table,
+            after_each=lambda: spill.weights_of(model.graph),
+        )
+        report["choices"] = [asdict(choice) for choice in choices]
+        for choice in choices:
+            if choice.chosen != measure.AS_IS:
+                kernels[choice.chosen] = kernels.get(choice.chosen, 0) + 1
+        model.opset_imports.setdefault("com.microsoft", 1)
+        once = split_held(model)
+    report["kernels"] = kernels
+    return once
+
+
+def _save(model: ir.Model, name: str, job: Job, scratch: Path) -> None:
+    """Write one graph of the build, as ONNX Runtime optimizes it here when it runs on the processor."""
+    import onnx_ir as ir
+
+    if not job.target.is_host:
         # A device's own optimizations happen when the session opens, and some cannot be saved.
-        ir.save(model, folder / MODEL, external_data=DATA)
-        return {"kernels": kernels, "optimized": False, "lower_seconds": lowered_seconds}
-    scratch, scratch_data = folder / "lowered.onnx", "lowered.onnx_data"
-    ir.save(model, scratch, external_data=scratch_data)
-    del model
-    optimize(scratch, folder, target)
-    scratch.unlink()
-    (folder / scratch_data).unlink(missing_ok=True)
-    return {
-        "kernels": kernels,
-        "optimized": True,
-        "lower_seconds": lowered_seconds,
-        "optimize_seconds": time.perf_counter() - started - lowered_seconds,
-    }
+        ir.save(model, job.folder / name, external_data=f"{name}_data")
+        return
+    from tintype.engine.weights import share_weights
+
+    lowered = scratch / f"lowered_{name}"
+    ir.save(model, lowered, external_data=f"{lowered.name}_data")
+    optimize(lowered, job.folder / name, job.target)
+    lowered.unlink()
+    lowered.with_name(f"{lowered.name}_data").unlink(missing_ok=True)
+    share_weights(job.folder / name, job.weights)
 
 
-def optimize(source: Path, folder: Path, target: Target) -> None:
+def optimize(source: Path, path: Path, target: Target) -> None:
     """Save the graph as ONNX Runtime optimizes it here, weights external so that they can be memory-mapped."""
-    options = session_options(target, threads=default_threads(), optimize=True)
-    options.optimized_model_filepath = str(folder / MODEL)
-    options.add_session_config_entry("session.optimized_model_external_initializers_file_name", DATA)
+    options = session_options(target, threads=default_threads(), optimize=True, mapped=True)
+    options.optimized_model_filepath = str(path)
+    options.add_session_config_entry("session.optimized_model_external_initializers_file_name", f"{path.name}_data")
     options.add_session_config_entry(
         "session.optimized_model_external_initializers_min_size_in_bytes", str(SMALLEST_EXTERNAL_BYTES)
     )
@@ -62,13 +152,39 @@ def optimize(source: Path, folder: Path, target: Target) -> None:
     load_onnxruntime().InferenceSession(str(source), options, providers=[target.provider], enable_fallback=0)
 
 
+class _Spill:
+    """Large weights that kernels make, moved to a file: those of a whole UNet would not fit into memory."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def weights_of(self, graph: ir.Graph) -> None:
+        """Move every large weight of the graph that is in memory."""
+        import onnx_ir as ir
+
+        for value in graph.initializers.values():
+            tensor = value.const_value
+            if tensor is None or isinstance(tensor, ir.ExternalTensor) or tensor.nbytes < SPILLED_BYTES:
+                continue
+            with self._path.open("ab") as file:
+                file.write(b"\0" * (-file.tell() % 4096))
+                offset = file.tell()
+                file.write(tensor.numpy().tobytes())
+            value.const_value = ir.ExternalTensor(
+                self._path.name,
+                offset,
+                tensor.nbytes,
+                tensor.dtype,
+                shape=ir.Shape(tensor.shape),
+                name=str(value.name),
+                base_dir=self._path.parent,
+            )
+
+
 def main() -> int:
     """Do the job on stdin; 0 when the build was written."""
-    job = json.load(sys.stdin)
     try:
-        report = make_build(
-            Path(job["source"]), Path(job["folder"]), TARGETS[job["target"]], lowered=bool(job["lowered"])
-        )
+        report = make_build(Job.from_json(sys.stdin.read()))
     except Exception as error:  # told to the parent, which makes it a BuildError
         print(json.dumps({"error": f"{type(error).__name__}: {error}".strip().splitlines()[0]}))
         return 1

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,9 @@ from tintype.engine.machine import default_threads, products_saturate
 from tintype.engine.placement import Placement
 from tintype.engine.providers import Target, load_onnxruntime
 from tintype.errors import BuildError, MemoryBudgetError, ProviderError, TintypeError
+
+MODEL = "model.onnx"
+ONCE = "once.onnx"  # the part of a build that depends on the prompt alone
 
 _NUMPY_TYPES = {
     "tensor(float)": np.float32,
@@ -27,19 +30,32 @@ _NUMPY_TYPES = {
 
 
 class Session:
-    """A graph ready to run on one target. Use as a context manager, or `close` it."""
+    """A graph ready to run on one target. Use as a context manager, or `close` it.
 
-    def __init__(self, inner: Any, target: Target, path: Path, placement: Placement, threads: int) -> None:
+    A build may hold a second graph for what depends on the prompt alone; `hold` runs it once for many runs.
+    """
+
+    def __init__(
+        self, inner: Any, target: Target, path: Path, placement: Placement, threads: int, once: Any = None
+    ) -> None:
+        """once: the session of the build's `once.onnx`, whose outputs are inputs of `inner`."""
         self.target = target
         self.path = path
         self.placement = placement
         self.threads = threads
+        ports = [*inner.get_inputs(), *(once.get_inputs() if once is not None else ())]
+        self._held_names = tuple(o.name for o in once.get_outputs()) if once is not None else ()
+        self._once_names = frozenset(i.name for i in once.get_inputs()) if once is not None else frozenset[str]()
+        self._step_names = frozenset(i.name for i in inner.get_inputs()) - set(self._held_names)
         self.input_shapes: dict[str, tuple[int | str | None, ...]] = {
-            i.name: tuple(i.shape) for i in inner.get_inputs()
+            port.name: tuple(port.shape) for port in ports if port.name not in self._held_names
         }
-        self.input_types: dict[str, type] = {i.name: _NUMPY_TYPES[i.type] for i in inner.get_inputs()}
+        self.input_types: dict[str, type] = {
+            port.name: _NUMPY_TYPES[port.type] for port in ports if port.name in self.input_shapes
+        }
         self.output_names: tuple[str, ...] = tuple(o.name for o in inner.get_outputs())
         self._inner: Any = inner
+        self._once: Any = once
 
     @property
     def input_names(self) -> tuple[str, ...]:
@@ -50,21 +66,56 @@ class Session:
 
         Raises BuildError for inputs that the graph does not have, and when the graph fails.
         """
-        if self._inner is None:
-            raise BuildError(f"the session of {self.path.name} is closed", fix="open it again with open_session")
+        self._demand_open()
+        self._known(inputs)
+        kept = self.hold({name: value for name, value in inputs.items() if name in self._once_names})
+        return kept.run({name: value for name, value in inputs.items() if name not in kept.names})
+
+    def hold(self, inputs: Mapping[str, NDArray[Any]]) -> Held:
+        """Keep some inputs over many runs; what depends on them alone is computed here, once."""
+        self._demand_open()
+        self._known(inputs)
         feed = {name: self._checked(name, value) for name, value in inputs.items()}
-        missing = [name for name in self.input_shapes if name not in feed]
+        missing = self._once_names - set(feed)
+        if missing:
+            raise BuildError(
+                f"{self.path.name} needs {', '.join(sorted(missing))}", fix="give every input of the graph"
+            )
+        given = {name: value for name, value in feed.items() if name in self._step_names}
+        if self._once is not None:
+            outputs = self._execute(self._once, {name: feed[name] for name in self._once_names})
+            given |= dict(zip(self._held_names, outputs, strict=True))
+        return Held(self, frozenset(feed), given)
+
+    def run_held(self, held: Mapping[str, Any], inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        """What `Held.run` does."""
+        self._demand_open()
+        self._known(inputs)
+        feed = {name: self._checked(name, value) for name, value in inputs.items()} | dict(held)
+        missing = [name for name in self._step_names if name not in feed]
         if missing:
             raise BuildError(f"{self.path.name} needs {', '.join(missing)}", fix="give every input of the graph")
+        return dict(zip(self.output_names, self._execute(self._inner, feed), strict=True))
+
+    def _execute(self, session: Any, feed: dict[str, Any]) -> list[NDArray[Any]]:
         try:
-            outputs = self._inner.run(None, feed)
+            return list(session.run(None, feed))
         except Exception as error:  # ORT raises its own unrelated classes, one a status code
             raise _run_error(self.path, self.target, error) from error
-        return dict(zip(self.output_names, outputs, strict=True))
+
+    def _demand_open(self) -> None:
+        if self._inner is None:
+            raise BuildError(f"the session of {self.path.name} is closed", fix="open it again with open_session")
+
+    def _known(self, names: Iterable[str]) -> None:
+        for name in names:
+            if name not in self.input_shapes:
+                known = ", ".join(self.input_shapes)
+                raise BuildError(f"{self.path.name} has no input {name!r}", fix=f"its inputs are {known}")
 
     def close(self) -> None:
         """Give weights, arena and threads back. Closing twice is fine."""
-        self._inner = None
+        self._inner = self._once = None
 
     def __enter__(self) -> Session:
         return self
@@ -73,9 +124,6 @@ class Session:
         self.close()
 
     def _checked(self, name: str, value: NDArray[Any]) -> NDArray[Any]:
-        if name not in self.input_shapes:
-            known = ", ".join(self.input_shapes)
-            raise BuildError(f"{self.path.name} has no input {name!r}", fix=f"its inputs are {known}")
         array = np.asarray(value, order="C")  # not ascontiguousarray, which makes a scalar a (1,)
         wanted = np.dtype(self.input_types[name])
         if array.dtype != wanted:
@@ -91,6 +139,19 @@ class Session:
         return array
 
 
+class Held:
+    """A session with some of its inputs kept: the same prompt, step after step. It lives no longer than the session."""
+
+    def __init__(self, session: Session, names: frozenset[str], given: Mapping[str, Any]) -> None:
+        self.names = names  # of the inputs that are kept
+        self._session = session
+        self._given = given
+
+    def run(self, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        """Every output by name, for the remaining inputs. Raises as `Session.run` does."""
+        return self._session.run_held(self._given, inputs)
+
+
 def open_session(
     build: Path,
     target: Target,
@@ -98,44 +159,60 @@ def open_session(
     threads: int | None = None,
     allow_off_target: bool = False,
     optimize: bool = False,
+    mapped: bool = False,
 ) -> Session:
     """Open a build (a folder that `ensure_build` made, or a .onnx file) on `target`.
 
     threads: worker threads inside an operator; None takes the physical cores that this process may use.
     allow_off_target: let heavy nodes run elsewhere than on the target.
     optimize: let ONNX Runtime optimize the graph while opening. Builds are optimized already.
+    mapped: make no faster copies of weights, see BuildOptions.
 
     Raises BuildError when the graph cannot be opened, ProviderError when the device cannot or a heavy node is off it.
     """
-    runtime = load_onnxruntime()
-    path = build / "model.onnx" if build.is_dir() else build
+    path = build / MODEL if build.is_dir() else build
     if not path.is_file():
         raise BuildError(f"no graph at {path}", fix="build it again: tintype build BUNDLE")
     threads = default_threads() if threads is None else threads
     if threads < 1:
         raise BuildError(f"threads is {threads}", fix="give 1 or more, or leave it out for all physical cores")
-    options = session_options(target, threads=threads, optimize=optimize)
+    options = session_options(target, threads=threads, optimize=optimize, mapped=mapped)
+    inner = _open(path, target, options)
+    beside = path.with_name(ONCE)
+    once = _open(beside, target, options) if path.name == MODEL and beside.is_file() else None
+    placement = _placement(*(session for session in (inner, once) if session is not None))
+    if not allow_off_target:
+        placement.demand(target.provider, path.name)
+    return Session(inner, target, path, placement, threads, once)
+
+
+def _open(path: Path, target: Target, options: Any) -> Any:
     providers: list[Any] = [(target.provider, dict(target.options))]
     if not target.is_host:
         providers.append("CPUExecutionProvider")  # for shape arithmetic only: the placement is checked below
     try:
-        inner = runtime.InferenceSession(str(path), options, providers=providers, enable_fallback=0)
+        inner = load_onnxruntime().InferenceSession(str(path), options, providers=providers, enable_fallback=0)
     except Exception as error:  # ORT raises its own unrelated classes, one a status code
         raise _open_error(path, target, error) from error
     if target.provider not in inner.get_providers():
         raise ProviderError(f"{target.provider} was left out when opening {path.name}", fix="choose provider cpu")
-    placement = Placement.from_assignments(
+    return inner
+
+
+def _placement(*sessions: Any) -> Placement:
+    return Placement.from_assignments(
         (subgraph.ep_name, node.op_type)
-        for subgraph in inner.get_provider_graph_assignment_info()
+        for session in sessions
+        for subgraph in session.get_provider_graph_assignment_info()
         for node in subgraph.get_nodes()
     )
-    if not allow_off_target:
-        placement.demand(target.provider, path.name)
-    return Session(inner, target, path, placement, threads)
 
 
-def session_options(target: Target, *, threads: int, optimize: bool) -> Any:
-    """ONNX Runtime's SessionOptions for a target: nothing falls back, nothing spins between runs."""
+def session_options(target: Target, *, threads: int, optimize: bool, mapped: bool = False) -> Any:
+    """ONNX Runtime's SessionOptions for a target: nothing falls back, nothing spins between runs.
+
+    mapped: weights are used where they lie in their mapped file; no faster copies are made of them.
+    """
     runtime = load_onnxruntime()
     options = runtime.SessionOptions()
     level = runtime.GraphOptimizationLevel
@@ -147,6 +224,8 @@ def session_options(target: Target, *, threads: int, optimize: bool) -> Any:
     options.use_deterministic_compute = True
     options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
     options.add_session_config_entry("session.force_spinning_stop", "1")  # a kiosk between pictures costs no power
+    if mapped:
+        options.add_session_config_entry("session.disable_prepacking", "1")
     if target.is_host and products_saturate():
         # int8 weights become uint8: the same sums, exact, a third slower; not needed where VNNI adds in 32 bits.
         options.add_session_config_entry("session.x64quantprecision", "1")

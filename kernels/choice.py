@@ -1,0 +1,134 @@
+"""Where a build may choose between kernels: every such layer by itself, as a small model of each way to do it.
+
+The engine times these models at the build's own shape; nothing here runs anything.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import onnx_ir as ir
+from onnx_ir.passes.common import RemoveUnusedNodesPass
+
+from tintype.kernels.base import MICROSOFT, Kernel, Shapes, only_reader, producer
+
+AS_IS = "as_is"  # the layer as it is in the graph, as ONNX Runtime's own optimizer does it
+_AROUND = ("DequantizeLinear", "QuantizeLinear")  # ONNX Runtime fuses these into the layer between them
+_WEIGHT_STORES = (*_AROUND, "Cast")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Layer:
+    """One node with more than one way to do it."""
+
+    node: ir.Node
+    kernels: tuple[Kernel, ...]
+    inputs: tuple[ir.Value, ...]  # float32, of known shapes
+    outputs: tuple[ir.Value, ...]
+    signature: str  # layers of one signature cost the same
+
+    @property
+    def ways(self) -> tuple[str, ...]:
+        return (AS_IS, *(kernel.name for kernel in self.kernels))
+
+    @property
+    def is_rounded(self) -> bool:
+        """Whether the layer's output is rounded to 8 bits."""
+        return any(producer(value, "DequantizeLinear") is not None for value in self.outputs)
+
+    def describe(self) -> str:
+        """Operator and shapes, for people: Conv 1x320x64x64 320x320x3x3."""
+        shapes = [value.shape for value in self.node.inputs[:2] if value is not None and value.shape is not None]
+        return " ".join([self.node.op_type, *("x".join(map(str, shape)) for shape in shapes)])
+
+
+def layers(graph: ir.Graph, kernels: Iterable[Kernel]) -> Iterator[Layer]:
+    """Every node that at least one of these kernels matches. All shapes must be numbers (`dims.pin`)."""
+    chosen, shapes = tuple(kernels), Shapes()
+    for node in graph:
+        matching = tuple(kernel for kernel in chosen if kernel.matches(node, shapes))
+        if matching:
+            layer = _layer(node, matching)
+            if layer is not None:
+                yield layer
+
+
+def model_of(layer: Layer, way: str, opset_imports: Mapping[str, int]) -> ir.Model:
+    """The layer alone, done one way: a model with the layer's weights in it."""
+    graph = ir.convenience.extract(layer.node.graph, layer.inputs, layer.outputs)  # type: ignore[arg-type]
+    model = ir.Model(graph, ir_version=10)
+    model.opset_imports.update(opset_imports)
+    model.opset_imports.setdefault(MICROSOFT, 1)
+    if way != AS_IS:
+        kernel = next(kernel for kernel in layer.kernels if kernel.name == way)
+        kernel.rewrite(next(node for node in graph if node.name == layer.node.name), graph)
+        RemoveUnusedNodesPass()(model)
+    for value in graph.initializers.values():
+        if isinstance(value.const_value, ir.ExternalTensor):
+            value.const_value = ir.tensor(value.const_value.numpy(), name=value.name)
+    return model
+
+
+def weight_bytes(model: ir.Model) -> int:
+    """Bytes of all that is fixed in a model."""
+    tensors = (value.const_value for value in model.graph.initializers.values())
+    return sum(tensor.nbytes for tensor in tensors if tensor is not None)
+
+
+def apply(layer: Layer, way: str, graph: ir.Graph) -> None:
+    """Do a layer the way that was chosen, in place."""
+    if way != AS_IS:
+        next(kernel for kernel in layer.kernels if kernel.name == way).rewrite(layer.node, graph)
+
+
+def _layer(node: ir.Node, kernels: tuple[Kernel, ...]) -> Layer | None:
+    """A layer with its surroundings; None where a model of its own can't be made of it."""
+    nodes = _surrounded({member for kernel in kernels for member in kernel.cluster(node)})
+    inside = {output for member in nodes for output in member.outputs}
+    inputs: dict[ir.Value, None] = {}
+    for member in nodes:
+        for value in member.inputs:
+            if value is not None and value not in inside and (value.const_value is None or value.is_graph_input()):
+                inputs[value] = None
+    outputs = [
+        output
+        for member in nodes
+        for output in member.outputs
+        if output.is_graph_output() or any(use.node not in nodes for use in output.uses())
+    ]
+    plain = all(
+        value.dtype == ir.DataType.FLOAT and value.shape is not None and value.shape.is_static() for value in inputs
+    )
+    if not plain or not inputs:
+        return None
+    ordered = [member for member in node.graph or () if member in nodes]
+    return Layer(node, kernels, tuple(inputs), tuple(outputs), _signature(ordered, kernels))
+
+
+def _surrounded(nodes: set[ir.Node]) -> set[ir.Node]:
+    """The nodes, what turns stored weights into floats, and the quantization just before and after them."""
+    found, edge = set(nodes), list(nodes)
+    while edge:
+        node = edge.pop()
+        before = [value.producer() for value in node.inputs if value is not None]
+        near = [made_by for made_by in before if made_by is not None and made_by.op_type in _WEIGHT_STORES]
+        for output in node.outputs if node in nodes or node.op_type == "QuantizeLinear" else ():
+            readers = [only_reader(output, operator) for operator in _AROUND]
+            near += [reader for reader in readers if reader is not None]
+        for neighbour in near:
+            if neighbour not in found and neighbour.domain == "":
+                found.add(neighbour)
+                edge.append(neighbour)
+    return found
+
+
+def _signature(nodes: Sequence[ir.Node], kernels: Sequence[Kernel]) -> str:
+    """A digest of operators, attributes, shapes and types; what the weights hold doesn't count."""
+    digest = hashlib.sha256(" ".join(kernel.name for kernel in kernels).encode())
+    for node in nodes:
+        attributes = sorted(f"{name}={attribute.value}" for name, attribute in node.attributes.items())
+        ports = [f"{value.dtype}{value.shape}" if value is not None else "-" for value in (*node.inputs, *node.outputs)]
+        digest.update(" ".join(["\n", node.domain, node.op_type, *attributes, *ports]).encode())
+    return digest.hexdigest()[:24]

@@ -1,0 +1,72 @@
+"""Named dims made numbers: a build is for one shape, and only there can kernels be chosen by measuring them."""
+
+from __future__ import annotations
+
+import ast
+import operator
+from collections.abc import Callable, Mapping
+
+import onnx_ir as ir
+
+_OPERATORS: dict[type[ast.operator], Callable[[float, float], float]] = {
+    ast.Add: operator.add,
+    ast.Sub: operator.sub,
+    ast.Mult: operator.mul,
+    ast.Div: operator.truediv,
+    ast.FloorDiv: operator.floordiv,
+}
+
+
+def pin(model: ir.Model, dims: Mapping[str, int]) -> None:
+    """Put numbers in place of named dims and of expressions over them (`height/2`), in place, wherever they stand.
+
+    Raises ValueError when a dim of an input stays without a number.
+    """
+    known: dict[str, int | None] = {}
+    for value in _values(model.graph):
+        if value.shape is None:
+            continue
+        value.shape = ir.Shape([_number(dim, dims, known) for dim in value.shape])
+    for value in model.graph.inputs:
+        loose = [str(dim) for dim in value.shape or () if not isinstance(dim, int)]
+        if loose:
+            raise ValueError(f"{value.name} has the free dims {', '.join(loose)}; given were {', '.join(dims)}")
+
+
+def evaluate(text: str, dims: Mapping[str, int]) -> int | None:
+    """A size expression over named dims, or None when it holds anything else or gives no whole number."""
+    try:
+        number = _evaluate(ast.parse(text, mode="eval").body, dims)
+    except (SyntaxError, ValueError, KeyError, ZeroDivisionError):
+        return None
+    return int(number) if number == int(number) else None
+
+
+def _evaluate(node: ast.expr, dims: Mapping[str, int]) -> float:
+    match node:
+        case ast.Constant(value=int(number)):
+            return number
+        case ast.Name(id=name):
+            return dims[name]
+        case ast.UnaryOp(op=ast.USub(), operand=operand):
+            return -_evaluate(operand, dims)
+        case ast.Call(func=ast.Name(id="floor"), args=[argument]):
+            return float(_evaluate(argument, dims) // 1)
+        case ast.BinOp(left=left, op=op, right=right) if type(op) in _OPERATORS:
+            return _OPERATORS[type(op)](_evaluate(left, dims), _evaluate(right, dims))
+    raise ValueError(f"{ast.unparse(node)} is no size")
+
+
+def _number(
+    dim: int | ir.SymbolicDim, dims: Mapping[str, int], known: dict[str, int | None]
+) -> int | ir.SymbolicDim | None:
+    if isinstance(dim, int) or dim.value is None:
+        return dim if isinstance(dim, int) else None
+    if dim.value not in known:
+        known[dim.value] = evaluate(dim.value, dims)
+    number = known[dim.value]
+    return dim if number is None else number
+
+
+def _values(graph: ir.Graph) -> list[ir.Value]:
+    return [*graph.inputs, *(output for node in graph for output in node.outputs)]

@@ -1,0 +1,221 @@
+"""The measured choice: each layer's ways are timed on this machine at the build's shape, and the fastest is taken.
+
+Runs in the child process that makes a build. Times are kept in a table in the cache, so that layers of one kind are
+timed once, and a build that is made again chooses the same.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tintype.engine.providers import Target, load_onnxruntime
+from tintype.engine.session import session_options
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+    from tintype.kernels.base import Kernel
+    from tintype.kernels.choice import Layer
+
+AS_IS = "as_is"  # kernels.choice.AS_IS, without importing onnx
+LAYER_SECONDS = 0.6  # for timing one layer, beyond the first run of each way
+MOST_ROUNDS = 40
+LAYER_GATE_DB = 90.0  # of an exact way against the layer as it is
+ROUNDED_GATE_DB = 70.0  # the same where the output is rounded to 8 bits: a few values fall to the other side
+CLOSE = 1.04  # times that differ by less are taken to be equal
+HOPELESS = 1.6  # a way that much slower than the best so far is not timed again
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """One way to do a layer, as it was measured."""
+
+    seconds: float
+    weight_bytes: int
+    psnr_db: float  # against the layer as it is; 200 where they are equal
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """What was chosen for one layer, and from what."""
+
+    node: str
+    layer: str
+    ways: dict[str, Way]
+    chosen: str
+
+
+@dataclass(slots=True)
+class CostTable:
+    """What was measured before, by signature; one file for a processor, ONNX Runtime, kernels and thread count."""
+
+    path: Path | None = None
+    known: dict[str, dict[str, Way]] = field(default_factory=dict)
+
+    @classmethod
+    def read(cls, path: Path | None) -> CostTable:
+        """The table at a path; an empty one when there is none, or it cannot be read."""
+        table = cls(path)
+        try:
+            stored = json.loads(path.read_text(encoding="utf-8")) if path is not None else {}
+            table.known = {key: {name: Way(**way) for name, way in ways.items()} for key, ways in stored.items()}
+        except (OSError, ValueError, TypeError, AttributeError):
+            table.known = {}
+        return table
+
+    def write(self) -> None:
+        """Put what is known at the path, whole; what another process wrote there meanwhile is kept."""
+        if self.path is None:
+            return
+        self.known = {**CostTable.read(self.path).known, **self.known}
+        stored = {key: {name: asdict(way) for name, way in ways.items()} for key, ways in self.known.items()}
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        scratch = self.path.with_name(f".{self.path.name}.{os.getpid()}")
+        scratch.write_text(json.dumps(stored), encoding="utf-8")
+        scratch.replace(self.path)
+
+
+def choose(
+    model: ir.Model,
+    kernels: Iterable[Kernel],
+    target: Target,
+    *,
+    threads: int,
+    mapped: bool,
+    table: CostTable,
+    after_each: Callable[[], None] = lambda: None,
+) -> list[Choice]:
+    """Choose a way for every layer of a pinned model, and do it so, in place; after_each is called after each layer.
+
+    mapped: only ways whose weights are no larger than as they are, timed without prepacked copies.
+    """
+    from onnx_ir.passes.common import RemoveUnusedNodesPass
+
+    from tintype.kernels import choice
+
+    found = list(choice.layers(model.graph, kernels))
+    decided = []
+    for layer in found:
+        key = f"{layer.signature}-{threads}{'-mapped' if mapped else ''}"
+        if key not in table.known:
+            table.known[key] = measure(layer, model, target, threads=threads, mapped=mapped)
+        ways = table.known[key]
+        gate = ROUNDED_GATE_DB if layer.is_rounded else LAYER_GATE_DB
+        decided.append(Choice(str(layer.node.name), layer.describe(), ways, fastest(ways, gate, mapped=mapped)))
+    table.write()
+    for layer, each in zip(found, decided, strict=True):
+        choice.apply(layer, each.chosen, model.graph)
+        after_each()
+    RemoveUnusedNodesPass()(model)
+    return decided
+
+
+def fastest(ways: dict[str, Way], gate_db: float, *, mapped: bool) -> str:
+    """The way to take: of those that are about as fast as the fastest, the one with the smallest weights.
+
+    A way has to be near enough to the layer as it is, and, where weights are mapped, no larger.
+    """
+    plain = ways[AS_IS]
+    allowed = {
+        name: way
+        for name, way in ways.items()
+        if way.psnr_db >= gate_db and not (mapped and way.weight_bytes > plain.weight_bytes * 1.05 + 4096)
+    }
+    limit = min(way.seconds for way in allowed.values()) * CLOSE
+    close = {name: way for name, way in allowed.items() if way.seconds <= limit}
+    return min(close, key=lambda name: (close[name].weight_bytes, close[name].seconds))
+
+
+def measure(layer: Layer, model: ir.Model, target: Target, *, threads: int, mapped: bool) -> dict[str, Way]:
+    """Run every way of a layer on the same random input, in turn."""
+    from tintype.kernels import choice
+
+    feed = _random_inputs(layer)
+    runs: dict[str, _Timed] = {}
+    for name in layer.ways:
+        alone = choice.model_of(layer, name, model.opset_imports)
+        runs[name] = _Timed(alone, choice.weight_bytes(alone), feed, target, threads, mapped)
+    expected = runs[AS_IS].first
+    _race(list(runs.values()))
+    return {
+        name: Way(round(run.seconds, 7), run.weight_bytes, round(_worst_psnr(expected, run.first), 1))
+        for name, run in runs.items()
+    }
+
+
+class _Timed:
+    """A small model, open, with its best time so far."""
+
+    def __init__(
+        self,
+        model: ir.Model,
+        weight_bytes: int,
+        feed: dict[str, NDArray[np.float32]],
+        target: Target,
+        threads: int,
+        mapped: bool,
+    ) -> None:
+        import onnx_ir as ir
+
+        options = session_options(target, threads=threads, optimize=True, mapped=mapped)
+        text = ir.to_proto(model).SerializeToString()
+        self._session = load_onnxruntime().InferenceSession(
+            text, options, providers=[target.provider], enable_fallback=0
+        )
+        self._feed = feed
+        self.weight_bytes = weight_bytes
+        self.seconds = float("inf")
+        self.first: list[NDArray[Any]] = self._session.run(None, feed)
+
+    def run(self) -> float:
+        started = time.perf_counter()
+        self._session.run(None, self._feed)
+        self.seconds = min(self.seconds, time.perf_counter() - started)
+        return self.seconds
+
+
+def _race(runs: Sequence[_Timed]) -> None:
+    """Time them in turn, so that what else the machine does hits all alike; the hopeless ones drop out.
+
+    The best time of each counts: a shared machine only ever adds to it. A short layer is timed often, since one
+    thread that waits for its turn on a busy core costs more than the layer.
+    """
+    ends = time.perf_counter() + LAYER_SECONDS
+    rounds, racing = 0, list(runs)
+    while True:
+        best = min(run.run() for run in racing)
+        rounds += 1
+        if rounds >= (2 if best > 0.02 else 8):
+            racing = [run for run in racing if run.seconds <= HOPELESS * best]
+            if rounds >= MOST_ROUNDS or time.perf_counter() > ends or (len(racing) == 1 and best > 0.02):
+                return
+
+
+def _random_inputs(layer: Layer) -> dict[str, NDArray[np.float32]]:
+    random = np.random.default_rng(0)
+    return {
+        str(value.name): random.standard_normal(tuple(int(str(dim)) for dim in value.shape or ()), dtype=np.float32)
+        for value in layer.inputs
+    }
+
+
+def _worst_psnr(expected: Sequence[NDArray[Any]], given: Sequence[NDArray[Any]]) -> float:
+    return min(psnr_db(reference, result) for reference, result in zip(expected, given, strict=True))
+
+
+def psnr_db(reference: NDArray[Any], result: NDArray[Any]) -> float:
+    """Peak signal to noise of a result against its reference, whose range is the peak; 200 where they are equal."""
+    error = float(np.mean((result.astype(np.float64) - reference) ** 2))
+    if error == 0.0:
+        return 200.0
+    peak = float(np.ptp(reference)) or 1.0
+    return float(10 * np.log10(peak**2 / error)) if np.isfinite(error) else -200.0

@@ -1,0 +1,51 @@
+"""What a build is for, besides the graph and the machine: a shape, how exact, how its weights lie, how many threads."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from tintype.request import EXACTNESS
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BuildOptions:
+    """dims: numbers for the graph's named dims (batch, height, width, sequence); none builds for any shape, unmeasured.
+
+    exactness: `exact` keeps what the canonical graph computes; `balanced` may also quantize the inputs of layers whose
+    weights the bundle holds as int8. mapped: weights stay in their mapped files: slower, but hardly any memory of the
+    process's own. threads: those that the build's kernels are chosen for; None is one a physical core.
+    """
+
+    dims: tuple[tuple[str, int], ...] = ()
+    exactness: str = "balanced"
+    mapped: bool = False
+    threads: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.exactness not in EXACTNESS:
+            raise ValueError(f"exactness is {self.exactness!r}, not one of {', '.join(EXACTNESS)}")
+
+    @classmethod
+    def for_shape(
+        cls, dims: Mapping[str, int], *, exactness: str = "balanced", mapped: bool = False, threads: int | None = None
+    ) -> BuildOptions:
+        return cls(dims=tuple(sorted(dims.items())), exactness=exactness, mapped=mapped, threads=threads)
+
+    @property
+    def shape(self) -> str:
+        """For people and for the build key: batch=2 height=64 width=64, or `any`."""
+        return " ".join(f"{name}={number}" for name, number in self.dims) or "any"
+
+    @property
+    def plan(self) -> str:
+        """The rest of it in words, for people and for the build key."""
+        words = [self.exactness]
+        if self.mapped:
+            words.append("mapped")
+        if self.dims and self.threads is not None:
+            words.append(f"threads={self.threads}")
+        return " ".join(words)
+
+
+ANY_SHAPE = BuildOptions()

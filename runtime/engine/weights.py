@@ -1,0 +1,93 @@
+"""Large weights of builds, each a file of its own that all builds with the same numbers share as a hard link.
+
+A model built for three sizes holds its weights once. Runs in the child process that makes a build.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from pathlib import Path
+
+import onnx
+
+SHARED_BYTES = 2**20  # smaller weights stay in the build's own file
+FOLDER = "weights"
+_ALIGNMENT = 4096  # of weights in the build's own file: a page, so that each can be mapped where it lies
+
+
+def share_weights(model: Path, store: Path | None) -> None:
+    """Move the large weights of a saved model into files of their own, linked with those of the same bytes in `store`.
+
+    store: None, or a folder on a file system without hard links, leaves the build with files of its own.
+    """
+    proto = onnx.load(model, load_external_data=False)
+    data = {str(entry.name): _place(entry) for entry in proto.graph.initializer if entry.external_data}
+    if not data:
+        return
+    source = model.with_name(next(iter(data.values()))[0])
+    kept = source.with_name(f".{source.name}.kept")
+    with source.open("rb") as reader, kept.open("wb") as writer:
+        for entry in proto.graph.initializer:
+            if str(entry.name) not in data:
+                continue
+            _, offset, length = data[str(entry.name)]
+            reader.seek(offset)
+            if length >= SHARED_BYTES:
+                name = _put(reader.read(length), model.parent / FOLDER, store)
+                _point(entry, f"{FOLDER}/{name}", 0, length)
+            else:
+                writer.write(b"\0" * (-writer.tell() % _ALIGNMENT))
+                _point(entry, source.name, writer.tell(), length)
+                writer.write(reader.read(length))
+    kept.replace(source)
+    if source.stat().st_size == 0:
+        source.unlink()
+    onnx.save(proto, model)
+
+
+def _put(content: bytes, folder: Path, store: Path | None) -> str:
+    """Put a weight into the build's folder under the digest of its bytes; returns that name."""
+    name = hashlib.sha256(content).hexdigest()[:32]
+    place = folder / name
+    if place.exists():
+        return name
+    folder.mkdir(exist_ok=True)
+    shared = store / name if store is not None else None
+    if shared is not None and _holds(shared, content):
+        try:
+            os.link(shared, place)
+        except OSError:
+            shutil.copyfile(shared, place)
+        return name
+    place.write_bytes(content)
+    if shared is not None:
+        shared.parent.mkdir(parents=True, exist_ok=True)
+        scratch = shared.with_name(f".{name}.{os.getpid()}")
+        try:
+            os.link(place, scratch)
+            scratch.replace(shared)
+        except OSError:
+            scratch.unlink(missing_ok=True)  # no hard links here: the build keeps its own
+    return name
+
+
+def _holds(path: Path, content: bytes) -> bool:
+    """Whether a file is there with exactly these bytes; a damaged one is replaced, not linked."""
+    try:
+        return path.stat().st_size == len(content) and path.read_bytes() == content
+    except OSError:
+        return False
+
+
+def _place(tensor: onnx.TensorProto) -> tuple[str, int, int]:
+    facts = {entry.key: entry.value for entry in tensor.external_data}
+    return facts["location"], int(facts.get("offset", 0)), int(facts["length"])
+
+
+def _point(tensor: onnx.TensorProto, location: str, offset: int, length: int) -> None:
+    del tensor.external_data[:]
+    for key, value in (("location", location), ("offset", str(offset)), ("length", str(length))):
+        entry = tensor.external_data.add()
+        entry.key, entry.value = key, value
