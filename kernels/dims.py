@@ -7,6 +7,7 @@ import operator
 from collections.abc import Callable, Mapping
 
 import onnx_ir as ir
+from onnx_ir.passes.common import ShapeInferencePass
 
 _OPERATORS: dict[type[ast.operator], Callable[[float, float], float]] = {
     ast.Add: operator.add,
@@ -22,15 +23,22 @@ def pin(model: ir.Model, dims: Mapping[str, int]) -> None:
 
     Raises ValueError when a dim of an input stays without a number.
     """
+    for value in model.graph.inputs:
+        names = [str(dim) for dim in value.shape or () if not isinstance(dim, int)]
+        loose = [name for name in names if evaluate(name, dims) is None]
+        if loose:
+            raise ValueError(f"{value.name} has the free dims {', '.join(loose)}; given were {', '.join(dims)}")
     known: dict[str, int | None] = {}
+    untold = 0
     for value in _values(model.graph):
         if value.shape is None:
             continue
         value.shape = ir.Shape([_number(dim, dims, known) for dim in value.shape])
-    for value in model.graph.inputs:
-        loose = [str(dim) for dim in value.shape or () if not isinstance(dim, int)]
-        if loose:
-            raise ValueError(f"{value.name} has the free dims {', '.join(loose)}; given were {', '.join(dims)}")
+        if not value.shape.is_static():
+            untold += 1
+            value.shape = None  # a name that tells nothing would keep onnx from finding the number
+    if untold:
+        ShapeInferencePass()(model)
 
 
 def evaluate(text: str, dims: Mapping[str, int]) -> int | None:

@@ -13,6 +13,7 @@ from tintype.kernels.attention import AttentionAsMultiHead
 from tintype.kernels.base import MICROSOFT, Kernel, Shapes
 from tintype.kernels.dynamic_linear import DynamicLinear
 from tintype.kernels.embedding import EmbeddingRows, ExplicitZeroPoint
+from tintype.kernels.fused_qkv import FusedQkv
 from tintype.kernels.geglu import GegluAsTwoLinears
 from tintype.kernels.group_norm import GroupNormAsLayerNorm
 from tintype.kernels.upsample_conv import UpsampleConvAsPhases, UpsampleConvAsProducts
@@ -30,6 +31,7 @@ _ALL: tuple[Kernel, ...] = (
     WinogradConv(6),
     UpsampleConvAsProducts(),
     UpsampleConvAsPhases(),
+    FusedQkv(),
 )
 TARGETS = ("cpu", "cuda", "directml", "webgpu")
 KERNELS_BY_TARGET: dict[str, tuple[Kernel, ...]] = {

@@ -175,7 +175,7 @@ class _Spill:
                 offset,
                 tensor.nbytes,
                 tensor.dtype,
-                shape=ir.Shape(tensor.shape),
+                shape=ir.Shape(tensor.shape.numpy()),
                 name=str(value.name),
                 base_dir=self._path.parent,
             )

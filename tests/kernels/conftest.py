@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +14,10 @@ import onnxruntime
 import pytest
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
+from onnx_ir.passes.common import RemoveUnusedNodesPass
 
+from tintype.kernels import choice
+from tintype.kernels.base import Kernel
 from tintype.kernels.registry import LoweringReport, lower
 
 Arrays = Mapping[str, NDArray[Any]]
@@ -77,6 +81,33 @@ def lower_and_run(model: onnx.ModelProto, inputs: Arrays) -> Lowered:
     assert [value.name for value in after.graph.input] == [value.name for value in model.graph.input]
     assert [value.name for value in after.graph.output] == [value.name for value in model.graph.output]
     return Lowered(before, run_model(after, inputs), [node.op_type for node in after.graph.node], report)
+
+
+def apply_and_run(model: onnx.ModelProto, inputs: Arrays, kernel: Kernel) -> Lowered:
+    """Run a model as it is and with one measured kernel wherever it matches; every shape has to be a number."""
+    rewritten = ir.from_proto(model)
+    found = list(choice.layers(rewritten.graph, [kernel]))
+    for layer in found:
+        alone = choice.model_of(layer, kernel.name, rewritten.opset_imports)
+        onnx.checker.check_model(ir.to_proto(alone))
+        choice.apply(layer, kernel.name, rewritten.graph)
+    RemoveUnusedNodesPass()(rewritten)
+    rewritten.opset_imports.setdefault("com.microsoft", 1)
+    after = ir.to_proto(rewritten)
+    onnx.checker.check_model(after)
+    report = LoweringReport("cpu", Counter({kernel.name: len(found)}))
+    operators = [node.op_type for node in after.graph.node]
+    return Lowered(run_model(model, inputs), run_model(after, inputs), operators, report)
+
+
+@pytest.fixture
+def applied() -> Callable[[onnx.ModelProto, Arrays, Kernel], Lowered]:
+    return apply_and_run
+
+
+@pytest.fixture
+def run() -> Callable[[onnx.ModelProto, Arrays], dict[str, NDArray[Any]]]:
+    return run_model
 
 
 @pytest.fixture
