@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -27,6 +28,7 @@ def verdict(
     what: str, value: float | None, *, at_most: float | None = None, at_least: float | None = None
 ) -> dict[str, Any]:
     """One line of a report; a value that isn't there, or isn't a number, meets no bar."""
+    value = None if value is None or not math.isfinite(value) else value
     found: dict[str, Any] = {"what": what, "value": None if value is None else round(value, 4)}
     met = value is not None
     if at_most is not None:

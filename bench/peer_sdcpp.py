@@ -1,6 +1,7 @@
-"""stable-diffusion.cpp through its Python binding, on the same diffusers folder, with flash attention.
+"""stable-diffusion.cpp through its Python binding, on the same weights.
 
-Weights stay as they are on disk, fp32; Euler over its own discrete schedule, guidance as two calls of one picture.
+Linear layers stay fp32 as on disk; convolutions it keeps in fp16 of its own accord. Euler over its own discrete
+schedule, guidance as two calls of one picture.
 """
 
 from __future__ import annotations
@@ -8,7 +9,6 @@ from __future__ import annotations
 import time
 
 import click
-import stable_diffusion_cpp
 
 from tintype.bench.job import Job
 from tintype.bench.worker import Figures
@@ -18,6 +18,8 @@ SIDE = 512  # pixels, where the job leaves the size out
 
 class SdcppPeer:
     def __init__(self, job: Job) -> None:
+        import stable_diffusion_cpp
+
         self._job = job
         self._model = stable_diffusion_cpp.StableDiffusion(
             model_path=job.checkpoint,

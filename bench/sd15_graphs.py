@@ -17,7 +17,6 @@ from tintype.bench.turns import Seat, Taken, take_turns
 from tintype.export import psnr_db
 
 ROLES = {"unet": "denoiser", "vae": "vae_decoder"}
-PIXELS_A_CELL = 8
 GIGAOPERATIONS_AT_512 = {"unet": 803.0, "vae": 2500.0}  # of one call, counted once from the graphs
 REFERENCE = "onnxruntime-f32"
 PEERS = ("openvino-f32", "openvino-int8", REFERENCE)
@@ -50,6 +49,8 @@ class GraphsPlan:
     calls: int = 2  # timed in each round
     threads: int | None = 2
     lock: Path | None = None
+    pixels_a_cell: int = 8
+    embedding: int = 768  # numbers a token
 
 
 def measure_graphs(plan: GraphsPlan) -> dict[str, Any]:
@@ -68,7 +69,7 @@ def _measure_one(plan: GraphsPlan, graph: str, width: int, height: int) -> dict[
         rates = taken.pop("rates").figures()
         outputs = {path.stem: np.load(path) for path in Path(scratch).glob("*.npy")}
     table = tabulate(taken, outputs)
-    if (width, height) == (512, 512):
+    if (width, height, plan.pixels_a_cell) == (512, 512, 8):
         for figures in table.values():
             figures["gflops"] = round(GIGAOPERATIONS_AT_512[graph] / figures["seconds"]["median"], 1)
     return {
@@ -94,8 +95,9 @@ def seats_of(plan: GraphsPlan, graph: str, width: int, height: int, outputs: Pat
             runtime=runtime,
             model=str(plan.folder / folder),
             role=ROLES[graph],
-            height=height // PIXELS_A_CELL,
-            width=width // PIXELS_A_CELL,
+            height=height // plan.pixels_a_cell,
+            width=width // plan.pixels_a_cell,
+            embedding=plan.embedding,
             threads=plan.threads,
             exactness=exactness,
             output=str(outputs / f"{name}.npy"),

@@ -1,9 +1,10 @@
-"""What the comparisons at the size of Stable Diffusion 1.5 run on, made once into a folder: random weights, five forms.
+"""What comparisons at the size of Stable Diffusion 1.5 run on, made once into a folder: random weights in every form.
 
     checkpoint/       a diffusers folder, fp32 (the weights of tintype.bench.export_sd15)
     fp32/ and int8/   Tintype bundles; int8 is calibrated on two denoising steps, as many as random weights repay
     openvino-f32/     intermediate representations converted from the torch modules, fp32
     openvino-int8/    those after NNCF's post-training quantization of the UNet and the decoder
+    sdcpp/            the checkpoint with the names that stable-diffusion.cpp knows
 
 A part that is there is left as it is. Each is made beside its place and renamed when it is whole, in a process of
 its own, so that a run that was broken off goes on where it stopped and no part's memory burdens the next.
@@ -89,7 +90,8 @@ def _make_openvino(folder: Path, into: Path) -> None:
     }
     into.mkdir()
     for role, file in OPENVINO_FILES.items():
-        example = {name: torch.from_numpy(array) for name, array in example_inputs(role, batch=2).items()}
+        inputs = example_inputs(role, batch=2, embedding=int(checkpoint.configs["text_encoder"]["hidden_size"]))
+        example = {name: torch.from_numpy(array) for name, array in inputs.items()}
         with torch.inference_mode():
             model = openvino.convert_model(loaders[role]().eval(), example_input=example)
         openvino.save_model(model, into / file, compress_to_fp16=False)
@@ -114,18 +116,32 @@ def _make_openvino_int8(folder: Path, into: Path) -> None:
         del model, quantized
 
 
-def example_inputs(role: str, *, batch: int, seed: int = 0) -> dict[str, np.ndarray[Any, Any]]:
-    """Inputs of one role at the model's own size, in the order of the graph's: noise, as unit variance as the real."""
+def _make_sdcpp(folder: Path, into: Path) -> None:
+    """transformers 5 writes the text encoder's names without the `text_model.` that stable-diffusion.cpp looks for."""
+    from safetensors.numpy import load_file, save_file
+
+    (into / "text_encoder").mkdir(parents=True)
+    weights = load_file(folder / "checkpoint" / "text_encoder" / "model.safetensors")
+    named = {f"text_model.{name.removeprefix('text_model.')}": weight for name, weight in weights.items()}
+    save_file(named, into / "text_encoder" / "model.safetensors")
+    for part in ("unet", "vae"):
+        (into / part).symlink_to(Path("..") / "checkpoint" / part, target_is_directory=True)
+
+
+def example_inputs(
+    role: str, *, batch: int, seed: int = 0, embedding: int = EMBEDDING
+) -> dict[str, np.ndarray[Any, Any]]:
+    """Inputs of one role in the order of the graph's: noise of unit variance, as the real ones have."""
     random = np.random.default_rng(seed)
     if role == "text_encoder":
-        return {"input_ids": random.integers(0, 49406, (batch, TOKENS), dtype=np.int64)}
+        return {"input_ids": random.integers(0, 256, (batch, TOKENS), dtype=np.int64)}
     latents = random.standard_normal((batch, 4, LATENT_SIDE, LATENT_SIDE), dtype=np.float32)
     if role == "vae_decoder":
         return {"latent_sample": latents}
     return {
         "sample": latents,
         "timestep": np.array([float(random.integers(1, 1000))], dtype=np.float32),
-        "encoder_hidden_states": random.standard_normal((batch, TOKENS, EMBEDDING), dtype=np.float32),
+        "encoder_hidden_states": random.standard_normal((batch, TOKENS, embedding), dtype=np.float32),
     }
 
 
@@ -135,6 +151,7 @@ PARTS: dict[str, Callable[[Path, Path], None]] = {
     "int8": _make_bundle("int8"),
     "openvino-f32": _make_openvino,
     "openvino-int8": _make_openvino_int8,
+    "sdcpp": _make_sdcpp,
 }
 
 

@@ -65,7 +65,7 @@ def seats_of(plan: PicturePlan) -> dict[str, Seat]:
     kinds = {
         "openvino-f32": ("openvino", "fp32", "openvino-f32", None),
         "openvino-int8": ("openvino", "fp32", "openvino-int8", None),
-        SDCPP: (SDCPP, "fp32", "checkpoint", None),
+        SDCPP: (SDCPP, "fp32", "sdcpp", None),
         "tintype-exact": ("tintype", "fp32", "checkpoint", "exact"),
         "tintype-balanced": ("tintype", "int8", "checkpoint", "balanced"),
     }
