@@ -1,7 +1,8 @@
 """stable-diffusion.cpp through its Python binding, on the same weights.
 
-Linear layers stay fp32 as on disk; convolutions it keeps in fp16 of its own accord. Euler over its own discrete
-schedule, guidance as two calls of one picture.
+Linear layers stay fp32 as on disk; convolutions it keeps in fp16 of its own accord. Its flash attention is off: on a
+processor with AVX-512 a step at 512x512 took 22.9 s without and 56.3 s with it. Euler over its own discrete schedule,
+guidance as two calls of one picture.
 """
 
 from __future__ import annotations
@@ -24,7 +25,6 @@ class SdcppPeer:
         self._model = stable_diffusion_cpp.StableDiffusion(
             model_path=job.checkpoint,
             n_threads=job.threads if job.threads is not None else -1,
-            flash_attn=True,
             vae_decode_only=True,
             verbose=False,
         )

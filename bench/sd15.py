@@ -118,6 +118,7 @@ def graphs(repeats: int, results: Path | None, **chosen: Any) -> None:
 @click.option("--size", "sizes", type=Sizes(), default="512x512", show_default=True, help="Width x height.")
 @click.option("--num-inference-steps", type=click.IntRange(min=1), default=20, show_default=True)
 @click.option("--peers", type=Names(sd15_picture.PEERS), default=",".join(sd15_picture.PEERS), show_default=True)
+@click.option("--measured-steps", type=click.IntRange(min=2), help="Fewer for every peer, then projected.")
 @click.option("--sdcpp-steps", type=click.IntRange(min=2), help="Fewer for stable-diffusion.cpp, then projected.")
 def picture(repeats: int, results: Path | None, sizes: tuple[tuple[int, int], ...], **chosen: Any) -> None:
     """Time whole pictures, guidance on."""

@@ -1,7 +1,7 @@
 """Whole pictures at the size of Stable Diffusion 1.5: Tintype, the same loop over OpenVINO, stable-diffusion.cpp.
 
-A peer may be given fewer steps than the others where it takes minutes; then its picture is what it took outside the
-loop and its seconds a step times the steps of the others, and the report says so (`projected_from_steps`).
+A peer may be given fewer steps than the picture has, where it takes minutes; then its picture is what it took outside
+the loop and its seconds a step times the picture's steps, and the report says so (`projected_from_steps`).
 """
 
 from __future__ import annotations
@@ -40,7 +40,8 @@ class PicturePlan:
     guidance_scale: float = 7.5
     exactness: tuple[str, ...] = ("exact", "balanced")
     peers: tuple[str, ...] = PEERS
-    sdcpp_steps: int | None = None  # None: as many as the others
+    measured_steps: int | None = None  # of each peer's picture; None: all of them
+    sdcpp_steps: int | None = None  # of stable-diffusion.cpp's; None: as many as the others
     rounds: int = 3
     threads: int | None = 2
     lock: Path | None = None
@@ -72,7 +73,7 @@ def seats_of(plan: PicturePlan) -> dict[str, Seat]:
     seats = {}
     for name in (*plan.peers, *(f"tintype-{exactness}" for exactness in plan.exactness)):
         kind, bundle, source, exactness = kinds[name]
-        fewer = plan.sdcpp_steps if name == SDCPP else None
+        fewer = (plan.sdcpp_steps if name == SDCPP else None) or plan.measured_steps
         job = Job(
             model=str(plan.folder / bundle),
             checkpoint=str(plan.folder / source),
