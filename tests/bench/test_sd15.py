@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from tintype.bench.job import GraphJob, RatesJob
+from tintype.bench.job import GraphJob, Job, RatesJob
 from tintype.bench.peer_graphs import graph_inputs
 from tintype.bench.peer_sdcpp import loop_figures
 from tintype.bench.peer_tintype import GraphRuns
@@ -20,6 +20,7 @@ from tintype.bench.sd15_graphs import judge as judge_graph
 from tintype.bench.sd15_make import make
 from tintype.bench.sd15_picture import PicturePlan, measure_picture, picture_figures
 from tintype.bench.sd15_picture import judge as judge_picture
+from tintype.bench.sd15_picture import seats_of as picture_seats
 from tintype.bench.turns import Seat, Taken, take_turns
 
 MIB = 2**20
@@ -157,6 +158,16 @@ def test_fewer_steps_are_projected_and_said_to_be() -> None:
     assert figures["measured_seconds"]["median"] == 50.0
     assert figures["projected_from_steps"] == 2
     assert "projected_from_steps" not in picture_figures(turns, steps=2, wanted=2)
+
+
+def test_a_peers_fewer_steps_are_its_own(tmp_path: Path) -> None:
+    def steps(**fewer: int) -> dict[str, int]:
+        jobs = {name: seat.job for name, seat in picture_seats(PicturePlan(folder=tmp_path, **fewer)).items()}
+        return {name: job.num_inference_steps for name, job in jobs.items() if isinstance(job, Job)}
+
+    assert set(steps().values()) == {20}
+    assert set(steps(measured_steps=4).values()) == {4}
+    assert steps(measured_steps=4, sdcpp_steps=2) == {**steps(measured_steps=4), "stable-diffusion.cpp": 2}
 
 
 def test_a_loop_is_told_from_the_ends_of_its_steps() -> None:
