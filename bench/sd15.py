@@ -86,7 +86,7 @@ def _measuring(command: Callable[..., None]) -> Callable[..., None]:
     return command
 
 
-@click.group(help=__doc__)
+@click.group(help=(__doc__ or "").replace("\n\n    pip", "\n\n\b\n    pip"))
 def main() -> None:
     pass
 
