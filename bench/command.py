@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from typing import Any
 import click
 
 from tintype.bench.job import PROMPT, Job
+from tintype.bench.report import default_results_folder, write_report
 from tintype.cli.options import Size, human_bytes
 
 MEASURES = ("help", "fresh", "steady", "peers")
@@ -63,7 +63,7 @@ def bench(
     )
     chosen = measures or MEASURES[:3]
     report = _measure(chosen, job, repeats)
-    path = _write(report, results or default_results_folder(), chosen)
+    path = write_report(report, results or default_results_folder(), chosen)
     if as_json:
         click.echo(json.dumps(report))
         return
@@ -72,17 +72,10 @@ def bench(
     click.echo(f"written to {path}")
 
 
-def default_results_folder() -> Path:
-    """bench/results of the checkout that this module lies in, else the current folder."""
-    package = Path(__file__).resolve().parent
-    is_checkout = (package.parent / "pyproject.toml").is_file()
-    return package / "results" if is_checkout else Path.cwd()
-
-
 def _measure(chosen: tuple[str, ...], job: Job, repeats: int) -> dict[str, Any]:
     from tintype.bench.machine import load_average, machine_facts
     from tintype.bench.measures import measure_fresh, measure_help, measure_steady
-    from tintype.bench.peers import measure_peers
+    from tintype.bench.peers import judge_peers, measure_peers
 
     functions: dict[str, Callable[[Job, int], dict[str, Any]]] = {
         "help": measure_help,
@@ -94,17 +87,10 @@ def _measure(chosen: tuple[str, ...], job: Job, repeats: int) -> dict[str, Any]:
     for name in dict.fromkeys(chosen):
         click.echo(f"measuring {name} ...", err=True)
         report[name] = functions[name](job, repeats)
+    if "peers" in report:
+        report["peer_bars"] = judge_peers(report["peers"])
     report["machine"]["load_average_at_end"] = load_average()
     return report
-
-
-def _write(report: dict[str, Any], folder: Path, chosen: tuple[str, ...]) -> Path:
-    folder.mkdir(parents=True, exist_ok=True)
-    machine = re.sub(r"[^A-Za-z0-9.-]+", "-", report["machine"]["machine"]) or "machine"
-    stamp = re.sub(r"[-:]|\+.*", "", report["machine"]["date"])
-    path = folder / f"{stamp}-{machine}-{'-'.join(dict.fromkeys(chosen))}.json"
-    path.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-    return path
 
 
 def summary_lines(report: dict[str, Any]) -> list[str]:
@@ -127,8 +113,15 @@ def summary_lines(report: dict[str, Any]) -> list[str]:
             f"{steady['steps_per_second']:.1f} steps/s, {_rss(steady)}"
         )
     for name, figures in report.get("peers", {}).items():
-        seconds, ratio = figures["seconds"]["median"], figures["ratio_to_tintype"]
-        lines.append(f"{name:<21} {seconds:.2f} s a picture, {ratio:.2f}x, {_rss(figures)}")
+        seconds, loop = figures["seconds"]["median"], figures["denoise_seconds"]["median"]
+        lines.append(
+            f"{name:<21} {seconds:.2f} s a picture, {figures['ratio_to_tintype']:.2f}x; "
+            f"loop {loop:.3f} s, {figures['loop_ratio_to_tintype']:.2f}x; {_rss(figures)}"
+        )
+    if "peers" in report:
+        from tintype.bench.bars import lines as bar_lines
+
+        lines += bar_lines(report["peer_bars"])
     return lines
 
 

@@ -1,4 +1,4 @@
-"""What is drawn while it is measured: the same picture for every runtime."""
+"""What is drawn or called while it is measured: the same for every runtime."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ PROMPT = "a red sailboat on a calm sea at sunset"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
-    """One picture; `model` is a bundle, `checkpoint` the diffusers folder that it was exported from."""
+    """One picture; `model` is a bundle, `checkpoint` what it came from, in the form that the runtime reads."""
 
     model: str = "postcard"
     checkpoint: str | None = None
@@ -18,4 +18,31 @@ class Job:
     guidance_scale: float = 7.5
     width: int | None = None  # pixels; None is the model's own size
     height: int | None = None
+    threads: int | None = None
+    sampler: str | None = None  # tintype's; the others walk by Euler. None is the model's own
+    exactness: str | None = None  # tintype's: exact or balanced
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GraphJob:
+    """One graph of a model, called on the same noise by every runtime."""
+
+    runtime: str  # tintype, openvino or onnxruntime
+    model: str  # a bundle; a folder of OpenVINO's representations for openvino
+    role: str  # denoiser or vae_decoder
+    batch: int = 1
+    height: int = 64  # latent cells
+    width: int = 64
+    tokens: int = 77
+    embedding: int = 768  # numbers a token
+    threads: int | None = None
+    exactness: str | None = None  # tintype's
+    output: str | None = None  # a file that the first answer is saved to, as .npy
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RatesJob:
+    """What the processor can do at best: matrix products of these sizes, and copying memory."""
+
+    products: tuple[tuple[int, int, int], ...]  # rows, inner, columns
     threads: int | None = None

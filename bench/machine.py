@@ -21,6 +21,9 @@ DISTRIBUTIONS = (
     "torch",
     "diffusers",
     "transformers",
+    "openvino",
+    "nncf",
+    "stable-diffusion-cpp-python",
 )
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from tintype.bench.job import Job
+from tintype.bench.worker import Figures
 
 
 class DiffusersPeer:
@@ -15,7 +16,7 @@ class DiffusersPeer:
         self._pipeline = pipeline
         self._job = job
 
-    def picture(self, seed: int) -> float:
+    def picture(self, seed: int, steps: int | None = None) -> Figures:
         import torch
 
         ends: list[float] = []
@@ -26,7 +27,7 @@ class DiffusersPeer:
 
         self._pipeline(
             self._job.prompt,
-            num_inference_steps=self._job.num_inference_steps,
+            num_inference_steps=self._job.num_inference_steps if steps is None else steps,
             guidance_scale=self._job.guidance_scale,
             width=self._job.width,
             height=self._job.height,
@@ -34,7 +35,7 @@ class DiffusersPeer:
             callback_on_step_end=note_step,
         )
         # The first step has no start to measure from, so the rate of the others stands for all of them.
-        return (ends[-1] - ends[0]) * len(ends) / max(1, len(ends) - 1)
+        return {"denoise_seconds": (ends[-1] - ends[0]) * len(ends) / max(1, len(ends) - 1)}
 
 
 def load(job: Job) -> DiffusersPeer:

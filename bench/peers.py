@@ -7,18 +7,24 @@ import dataclasses
 import json
 import subprocess
 import sys
+from collections.abc import Mapping
 from typing import Any
 
 import click
 
+from tintype.bench.bars import RatioBar, verdict
 from tintype.bench.figures import summary
 from tintype.bench.job import Job
+from tintype.bench.worker import AnyJob
+
+LOOP_BAR = 0.7  # of plain onnxruntime's, on the same exported graphs
+OUTSIDE_BAR = 0.03  # of the loop, spent outside the graphs
 
 
 class Worker:
     """A runtime in a child process (tintype.bench.worker); leaving the `with` block ends it and tells its peak RSS."""
 
-    def __init__(self, name: str, job: Job) -> None:
+    def __init__(self, name: str, job: AnyJob) -> None:
         self.name = name
         self.peak_rss_bytes: int | None = None
         command = [sys.executable, "-m", "tintype.bench.worker", name, json.dumps(dataclasses.asdict(job))]
@@ -26,11 +32,13 @@ class Worker:
 
     def __enter__(self) -> Worker:
         try:
-            self.load_seconds: float = self._read()["load_seconds"]
+            opened = self._read()
         except BaseException:
             self._process.kill()
             self._close()
             raise
+        self.load_seconds: float = opened["load_seconds"]
+        self.opened_anonymous_bytes: int | None = opened["anonymous_bytes"]
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
@@ -41,11 +49,11 @@ class Worker:
             self._process.kill()
         self._close()
 
-    def picture(self) -> dict[str, float]:
-        """Have one picture made; seconds as the worker measured them."""
+    def picture(self, steps: int | None = None) -> dict[str, Any]:
+        """Have one picture made (or one call); seconds and other figures as the worker measured them."""
         if self._process.stdin is None:
             raise RuntimeError("the worker has no input")
-        self._process.stdin.write("picture\n")
+        self._process.stdin.write(json.dumps({"steps": steps}) + "\n")
         self._process.stdin.flush()
         return self._read()
 
@@ -72,21 +80,37 @@ def measure_peers(
         workers = [stack.enter_context(Worker(name, job)) for name in names]
         for worker in workers:
             worker.picture()  # the first picture fills caches and pools; it is not counted
-        answers: dict[str, list[dict[str, float]]] = {name: [] for name in names}
+        answers: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
         for _ in range(repeats):
             for worker in workers:
                 answers[worker.name].append(worker.picture())
     table = {worker.name: _figures(worker, answers[worker.name]) for worker in workers}
-    ours = table["tintype"]["seconds"]["median"]
+    ours = table["tintype"]
     for figures in table.values():
-        figures["ratio_to_tintype"] = round(figures["seconds"]["median"] / ours, 3)
+        for ratio, seconds in (("ratio_to_tintype", "seconds"), ("loop_ratio_to_tintype", "denoise_seconds")):
+            figures[ratio] = round(figures[seconds]["median"] / ours[seconds]["median"], 3)
     return table
 
 
-def _figures(worker: Worker, answers: list[dict[str, float]]) -> dict[str, Any]:
-    return {
+def judge_peers(table: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The bars of a denoising loop: beside plain onnxruntime's, and what of it is spent outside the graphs."""
+    medians = {f"{name}'s loop": figures["denoise_seconds"]["median"] for name, figures in table.items()}
+    judged = RatioBar("tintype's loop", "onnxruntime's loop", LOOP_BAR).judge(medians)
+    found = [] if judged is None else [judged]
+    share = table["tintype"].get("outside_share")
+    if share is not None:
+        found.append(verdict("tintype, share of the loop outside the graph", share["median"], at_most=OUTSIDE_BAR))
+    return found
+
+
+def _figures(worker: Worker, answers: list[dict[str, Any]]) -> dict[str, Any]:
+    figures = {
         "load_seconds": worker.load_seconds,
         "seconds": summary([answer["seconds"] for answer in answers]),
         "denoise_seconds": summary([answer["denoise_seconds"] for answer in answers]),
         "peak_rss_bytes": worker.peak_rss_bytes,
     }
+    outside = [answer["outside_share"] for answer in answers if answer.get("outside_share") is not None]
+    if outside:
+        figures["outside_share"] = summary(outside)
+    return figures

@@ -1,50 +1,80 @@
-"""One runtime in a process of its own: it loads, then makes a picture for each line that it reads.
+"""One runtime in a process of its own: it loads, then does its work once for each line that it reads.
 
-It answers one JSON line to each: {"load_seconds"} when ready, {"seconds", "denoise_seconds"} for a picture, and
-{"peak_rss_bytes"} when its input ends. Between pictures it sleeps in a read, so others can be measured meanwhile.
+A line is one JSON object, {"steps": n} or {"steps": null} for as many as the job says. It answers one JSON line to
+each: {"load_seconds", "anonymous_bytes"} when ready, {"seconds", "anonymous_bytes"} and the peer's own figures for a
+picture or a call, and {"peak_rss_bytes"} when its input ends. Between pictures it sleeps in a read, so others can be
+measured meanwhile.
 """
 
 from __future__ import annotations
 
 import importlib
 import json
+import os
 import sys
 import time
-from typing import Protocol
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
 
-from tintype.bench.job import Job
+from tintype.bench.job import GraphJob, Job, RatesJob
 from tintype.result import peak_rss_bytes
 
-PEERS = {
-    "tintype": "tintype.bench.peer_tintype",
-    "diffusers": "tintype.bench.peer_diffusers",
-    "onnxruntime": "tintype.bench.peer_onnxruntime",
+AnyJob = Job | GraphJob | RatesJob
+
+PEERS: dict[str, tuple[str, type[AnyJob]]] = {
+    "tintype": ("tintype.bench.peer_tintype", Job),
+    "diffusers": ("tintype.bench.peer_diffusers", Job),
+    "onnxruntime": ("tintype.bench.peer_onnxruntime", Job),
+    "openvino": ("tintype.bench.peer_openvino", Job),
+    "stable-diffusion.cpp": ("tintype.bench.peer_sdcpp", Job),
+    "graph": ("tintype.bench.peer_graphs", GraphJob),
+    "rates": ("tintype.bench.rates", RatesJob),
 }
+
+Figures = Mapping[str, float | None]
 
 
 class Peer(Protocol):
     """A runtime that has loaded a model."""
 
-    def picture(self, seed: int) -> float | None:
-        """Make one picture; returns the seconds of its denoising loop where they can be told apart."""
+    def picture(self, seed: int, steps: int | None = None) -> Figures:
+        """Make one picture, or one call of a graph; returns what it knows better than a clock around it.
+
+        steps: fewer than the job's, to warm up; None is the job's own.
+        """
         ...
 
 
 def main() -> None:
     """The worker's loop: argv holds the peer's name and the job as JSON."""
-    name, job = sys.argv[1], Job(**json.loads(sys.argv[2]))
+    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)  # what a library prints must not come between the answers
+
+    def answer(value: dict[str, Any]) -> None:
+        print(json.dumps(value), file=answers, flush=True)
+
+    module, job_type = PEERS[sys.argv[1]]
+    job = job_type(**json.loads(sys.argv[2]))
     started = time.perf_counter()
-    peer: Peer = importlib.import_module(PEERS[name]).load(job)
-    _answer({"load_seconds": round(time.perf_counter() - started, 4)})
-    for seed, _ in enumerate(sys.stdin):
+    peer: Peer = importlib.import_module(module).load(job)
+    answer({"load_seconds": round(time.perf_counter() - started, 4), "anonymous_bytes": anonymous_bytes()})
+    for seed, line in enumerate(sys.stdin):
+        steps = json.loads(line)["steps"]
         started = time.perf_counter()
-        denoise_seconds = peer.picture(seed)
-        _answer({"seconds": time.perf_counter() - started, "denoise_seconds": denoise_seconds})
-    _answer({"peak_rss_bytes": peak_rss_bytes()})
+        figures = peer.picture(seed, steps)
+        seconds = time.perf_counter() - started
+        answer({"seconds": seconds, "anonymous_bytes": anonymous_bytes(), **figures})
+    answer({"peak_rss_bytes": peak_rss_bytes()})
 
 
-def _answer(value: dict[str, float | int | None]) -> None:
-    print(json.dumps(value), flush=True)
+def anonymous_bytes() -> int | None:
+    """Resident memory of this process that no file backs; None where the system doesn't tell."""
+    try:
+        lines = Path("/proc/self/status").read_text(encoding="ascii", errors="replace").splitlines()
+        return int(next(line for line in lines if line.startswith("RssAnon:")).split()[1]) * 1024
+    except (OSError, StopIteration):
+        return None
 
 
 if __name__ == "__main__":

@@ -1,0 +1,107 @@
+"""What the processor can do at best, in the same run as the graphs: GFLOP/s of single products, GB/s of a copy.
+
+A product is one node of ONNX Runtime: MatMul in fp32, DynamicQuantizeMatMul in int8. Quantizing the input counts to
+the latter's time, as it does in a graph. A multiplication and an addition are two operations, in int8 too.
+"""
+
+from __future__ import annotations
+
+import itertools
+import statistics
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+
+from tintype.bench.job import RatesJob
+from tintype.bench.peer_onnxruntime import plain_session
+from tintype.bench.worker import Figures
+
+# Rows, inner, columns of linear layers in SD 1.5 at 512x512, from the first level to the last.
+PRODUCTS = ((4096, 320, 320), (4096, 320, 1280), (4096, 1280, 320), (1024, 640, 2560), (256, 1280, 5120))
+COPIED_BYTES = 256 * 2**20
+CALLS = 5
+
+
+class RatesPeer:
+    """Every product's sessions, opened once; a "picture" measures all of them."""
+
+    def __init__(self, job: RatesJob) -> None:
+        self._threads = job.threads or 1
+        self._runs: dict[str, tuple[Callable[[], Any], float]] = {}
+        random = np.random.default_rng(0)
+        for rows, inner, columns in job.products:
+            x = random.standard_normal((rows, inner), dtype=np.float32)
+            weight = random.standard_normal((inner, columns), dtype=np.float32)
+            for kind, model in (("fp32", float_product(weight)), ("int8", int8_product(weight))):
+                session = plain_session(model, job.threads)
+                run = _bound(session, x)
+                self._runs[f"{kind} {rows}x{inner}x{columns} GFLOP/s"] = (run, 2e-9 * rows * inner * columns)
+
+    def picture(self, seed: int, steps: int | None = None) -> Figures:
+        figures = {name: round(work / median_seconds(run), 1) for name, (run, work) in self._runs.items()}
+        figures["copy GB/s"] = round(copy_rate(self._threads, COPIED_BYTES), 2)
+        return figures
+
+
+def float_product(weight: NDArray[np.float32]) -> bytes:
+    """y = x weight, as a model."""
+    return _model(helper.make_node("MatMul", ["x", "w"], ["y"]), {"w": weight})
+
+
+def int8_product(weight: NDArray[np.float32]) -> bytes:
+    """The same with int8 weights, one scale a column; x is quantized as it comes."""
+    scale = (np.abs(weight).max(axis=0) / 127).astype(np.float32)
+    integers = np.rint(weight / scale).astype(np.int8)
+    node = helper.make_node("DynamicQuantizeMatMul", ["x", "w", "s"], ["y"], domain="com.microsoft")
+    return _model(node, {"w": integers, "s": scale})
+
+
+def copy_rate(threads: int, size: int) -> float:
+    """GB/s that memory moves, read and written bytes together, in a copy by so many threads."""
+    source = np.ones(size, dtype=np.uint8)
+    target = np.zeros(size, dtype=np.uint8)  # touched, so that no page is missing later
+    edges = np.linspace(0, size, threads + 1, dtype=np.int64)
+    parts = [slice(int(start), int(end)) for start, end in itertools.pairwise(edges)]
+    with ThreadPoolExecutor(threads) as pool:
+
+        def copy() -> None:
+            list(pool.map(lambda part: np.copyto(target[part], source[part]), parts))
+
+        return 2e-9 * size / median_seconds(copy)
+
+
+def median_seconds(run: Callable[[], Any], calls: int = CALLS) -> float:
+    """Of several calls, after one that warms up."""
+    run()
+    seconds = []
+    for _ in range(calls):
+        started = time.perf_counter()
+        run()
+        seconds.append(time.perf_counter() - started)
+    return statistics.median(seconds)
+
+
+def load(job: RatesJob) -> RatesPeer:
+    return RatesPeer(job)
+
+
+def _bound(session: Any, x: NDArray[np.float32]) -> Callable[[], Any]:
+    return lambda: session.run(None, {"x": x})
+
+
+def _model(node: Any, weights: dict[str, NDArray[Any]]) -> bytes:
+    columns = weights["w"].shape[1]
+    graph = helper.make_graph(
+        [node],
+        "product",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["rows", weights["w"].shape[0]])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["rows", columns])],
+        [numpy_helper.from_array(array, name) for name, array in weights.items()],
+    )
+    opsets = [helper.make_opsetid("", 20), helper.make_opsetid("com.microsoft", 1)]
+    return bytes(helper.make_model(graph, opset_imports=opsets, ir_version=10).SerializeToString())

@@ -1,0 +1,159 @@
+"""What comparisons at the size of Stable Diffusion 1.5 run on, made once into a folder: random weights in every form.
+
+    checkpoint/       a diffusers folder, fp32 (the weights of tintype.bench.export_sd15)
+    fp32/ and int8/   Tintype bundles; int8 is calibrated on two denoising steps, as many as random weights repay
+    openvino-f32/     intermediate representations converted from the torch modules, fp32
+    openvino-int8/    those after NNCF's post-training quantization of the UNet and the decoder
+    sdcpp/            the checkpoint with the names that stable-diffusion.cpp knows
+
+A part that is there is left as it is. Each is made beside its place and renamed when it is whole, in a process of
+its own, so that a run that was broken off goes on where it stopped and no part's memory burdens the next.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+
+from tintype.bench.export_sd15 import MAKE_CHECKPOINT
+
+LATENT_SIDE = 64  # latent cells
+TOKENS, EMBEDDING = 77, 768
+CALIBRATION_SAMPLES = 2
+OPENVINO_FILES = {"text_encoder": "text_encoder.xml", "denoiser": "unet.xml", "vae_decoder": "vae_decoder.xml"}
+QUANTIZED = ("denoiser", "vae_decoder")
+
+
+def make(folder: Path, chosen: tuple[str, ...] = ()) -> dict[str, float]:
+    """Make the parts that are missing, or those of `chosen`; returns the seconds of each that was made."""
+    folder.mkdir(parents=True, exist_ok=True)
+    seconds = {}
+    for name in chosen or tuple(PARTS):
+        if (folder / name).exists():
+            click.echo(f"{name:<15} there already", err=True)
+            continue
+        started = time.perf_counter()
+        partial = folder / f".partial-{name}"
+        shutil.rmtree(partial, ignore_errors=True)
+        command = [sys.executable, "-m", "tintype.bench.sd15_make", name, str(folder), str(partial)]
+        if subprocess.run(command, check=False).returncode != 0:
+            raise click.ClickException(f"{name} could not be made; what it said is above")
+        partial.rename(folder / name)
+        seconds[name] = round(time.perf_counter() - started, 1)
+        click.echo(f"{name:<15} {seconds[name]:.0f} s", err=True)
+    return seconds
+
+
+def _make_checkpoint(folder: Path, into: Path) -> None:
+    subprocess.run([sys.executable, "-c", MAKE_CHECKPOINT, str(into)], check=True, stdout=subprocess.DEVNULL)
+
+
+def _make_bundle(precision: str) -> Callable[[Path, Path], None]:
+    """An export like any other, gates and all, with the least denoising behind its ranges."""
+
+    def make_it(folder: Path, into: Path) -> None:
+        from tintype.export import Effort, export_bundle
+
+        effort = Effort(
+            steps=2, calibration_prompts=1, gate_prompts=1, gate_calls=1, latent_size=LATENT_SIDE, damage_seconds=1.0
+        )
+        report = export_bundle(
+            folder / "checkpoint", into, precision=precision, name=f"sd15-{precision}", effort=effort
+        )
+        print(json.dumps(report.as_dict()), file=sys.stderr)
+
+    return make_it
+
+
+def _make_openvino(folder: Path, into: Path) -> None:
+    """Convert as OpenVINO's documentation does; weights stay fp32, sizes stay free."""
+    import openvino
+    import torch
+
+    from tintype.export import tracing
+    from tintype.export.checkpoint import load_text_encoder, load_unet, load_vae, open_checkpoint
+
+    checkpoint = open_checkpoint(folder / "checkpoint")
+    loaders: dict[str, Callable[[], torch.nn.Module]] = {
+        "text_encoder": lambda: tracing.TextEncoder(load_text_encoder(checkpoint)),
+        "denoiser": lambda: tracing.Denoiser(load_unet(checkpoint)),
+        "vae_decoder": lambda: tracing.VaeDecoder(load_vae(checkpoint)),
+    }
+    into.mkdir()
+    for role, file in OPENVINO_FILES.items():
+        inputs = example_inputs(role, batch=2, embedding=int(checkpoint.configs["text_encoder"]["hidden_size"]))
+        example = {name: torch.from_numpy(array) for name, array in inputs.items()}
+        with torch.inference_mode():
+            model = openvino.convert_model(loaders[role]().eval(), example_input=example)
+        openvino.save_model(model, into / file, compress_to_fp16=False)
+
+
+def _make_openvino_int8(folder: Path, into: Path) -> None:
+    """NNCF's post-training quantization as its documentation does it for transformers, on a few samples."""
+    import nncf
+    import openvino
+
+    into.mkdir()
+    for role in QUANTIZED:
+        model = openvino.Core().read_model(folder / "openvino-f32" / OPENVINO_FILES[role])
+        samples = [example_inputs(role, batch=1, seed=seed) for seed in range(CALIBRATION_SAMPLES)]
+        quantized = nncf.quantize(
+            model,
+            nncf.Dataset(samples, lambda sample: list(sample.values())),
+            model_type=nncf.ModelType.TRANSFORMER,
+            subset_size=CALIBRATION_SAMPLES,
+        )
+        openvino.save_model(quantized, into / OPENVINO_FILES[role], compress_to_fp16=False)
+        del model, quantized
+
+
+def _make_sdcpp(folder: Path, into: Path) -> None:
+    """transformers 5 writes the text encoder's names without the `text_model.` that stable-diffusion.cpp looks for."""
+    from safetensors.numpy import load_file, save_file
+
+    (into / "text_encoder").mkdir(parents=True)
+    weights = load_file(folder / "checkpoint" / "text_encoder" / "model.safetensors")
+    named = {f"text_model.{name.removeprefix('text_model.')}": weight for name, weight in weights.items()}
+    save_file(named, into / "text_encoder" / "model.safetensors")
+    for part in ("unet", "vae"):
+        (into / part).symlink_to(Path("..") / "checkpoint" / part, target_is_directory=True)
+
+
+def example_inputs(
+    role: str, *, batch: int, seed: int = 0, embedding: int = EMBEDDING
+) -> dict[str, np.ndarray[Any, Any]]:
+    """Inputs of one role in the order of the graph's: noise of unit variance, as the real ones have."""
+    random = np.random.default_rng(seed)
+    if role == "text_encoder":
+        return {"input_ids": random.integers(0, 256, (batch, TOKENS), dtype=np.int64)}
+    latents = random.standard_normal((batch, 4, LATENT_SIDE, LATENT_SIDE), dtype=np.float32)
+    if role == "vae_decoder":
+        return {"latent_sample": latents}
+    return {
+        "sample": latents,
+        "timestep": np.array([float(random.integers(1, 1000))], dtype=np.float32),
+        "encoder_hidden_states": random.standard_normal((batch, TOKENS, embedding), dtype=np.float32),
+    }
+
+
+PARTS: dict[str, Callable[[Path, Path], None]] = {
+    "checkpoint": _make_checkpoint,
+    "fp32": _make_bundle("fp32"),
+    "int8": _make_bundle("int8"),
+    "openvino-f32": _make_openvino,
+    "openvino-int8": _make_openvino_int8,
+    "sdcpp": _make_sdcpp,
+}
+
+
+if __name__ == "__main__":
+    PARTS[sys.argv[1]](Path(sys.argv[2]), Path(sys.argv[3]))

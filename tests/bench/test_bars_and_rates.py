@@ -1,0 +1,78 @@
+"""Bars are judged as they are said, and the processor's own rates are of real products."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import numpy as np
+import pytest
+
+from tintype.bench.bars import RatioBar, lines, verdict
+from tintype.bench.job import RatesJob
+from tintype.bench.peer_onnxruntime import plain_session
+from tintype.bench.peers import judge_peers
+from tintype.bench.rates import copy_rate, float_product, int8_product
+from tintype.bench.rates import load as load_rates
+
+MIB = 2**20
+
+
+def test_a_ratio_is_judged_by_its_own_bar() -> None:
+    bar = RatioBar("ours", "theirs", 0.7)
+    assert bar.judge({"ours": 7.0, "theirs": 10.0}) == {
+        "what": "ours over theirs",
+        "value": 0.7,
+        "at_most": 0.7,
+        "met": True,
+    }
+    assert bar.judge({"ours": 7.1, "theirs": 10.0}) == {
+        "what": "ours over theirs",
+        "value": 0.71,
+        "at_most": 0.7,
+        "met": False,
+    }
+    assert bar.judge({"ours": 7.0}) is None
+
+
+@pytest.mark.parametrize("value", [None, math.nan, -math.inf])
+def test_what_is_no_number_meets_no_bar(value: float | None) -> None:
+    for sides in ({"at_most": 1.0}, {"at_least": 1.0}):
+        judged = verdict("x", value, **sides)
+        assert not judged["met"]
+        json.dumps(judged, allow_nan=False)
+
+
+def test_bars_are_said_with_what_was_reached_and_what_was_asked() -> None:
+    said = lines([verdict("a", 0.5, at_most=0.7), verdict("b", 60.0, at_least=70.0), verdict("c", None, at_most=1.0)])
+    assert said[0].startswith("met")
+    assert "0.5 (bar <= 0.7)" in said[0]
+    assert said[1].startswith("MISSED")
+    assert "60 (bar >= 70.0)" in said[1]
+    assert "not measured" in said[2]
+
+
+def test_a_product_is_the_product_in_fp32_and_near_it_in_int8() -> None:
+    random = np.random.default_rng(0)
+    x, weight = (random.standard_normal(shape, dtype=np.float32) for shape in ((48, 64), (64, 32)))
+    exact = plain_session(float_product(weight), 1).run(None, {"x": x})[0]
+    rounded = plain_session(int8_product(weight), 1).run(None, {"x": x})[0]
+    np.testing.assert_allclose(exact, x @ weight, rtol=1e-4, atol=1e-4)
+    error = np.linalg.norm(rounded - exact) / np.linalg.norm(exact)
+    assert 0 < error < 0.03
+
+
+def test_rates_are_told_for_every_product_in_both_precisions_and_for_a_copy() -> None:
+    figures = load_rates(RatesJob(products=((32, 16, 8),), threads=1)).picture(0)
+    assert set(figures) == {"fp32 32x16x8 GFLOP/s", "int8 32x16x8 GFLOP/s", "copy GB/s"}
+    assert all(value is not None and value > 0 for value in figures.values())
+    assert copy_rate(3, MIB) > 0  # a size that three threads don't divide evenly
+
+
+def test_the_loop_beside_plain_onnxruntime_has_a_bar_of_its_own() -> None:
+    table = {
+        "tintype": {"denoise_seconds": {"median": 0.6}, "outside_share": {"median": 0.05}},
+        "onnxruntime": {"denoise_seconds": {"median": 1.0}},
+    }
+    assert [bar["met"] for bar in judge_peers(table)] == [True, False]
+    assert judge_peers({"tintype": {"denoise_seconds": {"median": 0.6}}}) == []

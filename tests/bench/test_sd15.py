@@ -1,0 +1,252 @@
+"""The comparison at the size of SD 1.5, on a tiny model: turns, tables, bars and forms are the same."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from tintype.bench.job import GraphJob, Job, RatesJob
+from tintype.bench.peer_graphs import graph_inputs
+from tintype.bench.peer_sdcpp import loop_figures
+from tintype.bench.peer_tintype import GraphRuns
+from tintype.bench.sd15 import main
+from tintype.bench.sd15_graphs import GraphsPlan, all_bars, measure_graphs, seats_of, summary_lines
+from tintype.bench.sd15_graphs import judge as judge_graph
+from tintype.bench.sd15_make import make
+from tintype.bench.sd15_picture import PicturePlan, measure_picture, picture_figures
+from tintype.bench.sd15_picture import judge as judge_picture
+from tintype.bench.sd15_picture import seats_of as picture_seats
+from tintype.bench.turns import Seat, Taken, take_turns
+
+MIB = 2**20
+
+
+@pytest.fixture
+def folder(tiny_bundle: Path, tiny_checkpoint: Path, tmp_path: Path) -> Path:
+    """What `make` leaves, as far as it needs nothing but Tintype; both bundles are the fp32 one."""
+    for name, target in (("checkpoint", tiny_checkpoint), ("fp32", tiny_bundle), ("int8", tiny_bundle)):
+        (tmp_path / name).symlink_to(target, target_is_directory=True)
+    return tmp_path
+
+
+def test_inputs_are_the_same_for_every_runtime_and_in_the_order_of_the_graph() -> None:
+    job = GraphJob(runtime="onnxruntime", model="m", role="denoiser", height=3, width=5, embedding=7)
+    inputs, again = graph_inputs(job), graph_inputs(job)
+    assert {name: array.shape for name, array in inputs.items()} == {
+        "sample": (1, 4, 3, 5),
+        "timestep": (1,),
+        "encoder_hidden_states": (1, 77, 7),
+    }
+    for name, array in inputs.items():
+        np.testing.assert_array_equal(array, again[name])
+
+
+def test_turns_are_interleaved_and_every_figure_becomes_a_summary(monkeypatch: pytest.MonkeyPatch) -> None:
+    order: list[str] = []
+
+    class Fake:
+        load_seconds, opened_anonymous_bytes, peak_rss_bytes = 0.5, 10, 30
+
+        def __init__(self, kind: str, job: Any) -> None:
+            self.kind = kind
+
+        def __enter__(self) -> Fake:
+            order.append(f"open {self.kind}")
+            return self
+
+        def __exit__(self, *_: object) -> None:
+            order.append(f"end {self.kind}")
+
+        def picture(self, steps: int | None = None) -> dict[str, Any]:
+            order.append(f"{self.kind} {steps}")
+            return {"seconds": 2.0, "anonymous_bytes": 20, "mine": 3.0, "absent": None}
+
+    monkeypatch.setattr("tintype.bench.turns.Worker", Fake)
+    job = RatesJob(products=())
+    seats = {"a": Seat("a", job, warm_steps=1), "b": Seat("b", job, warms=False, opens_cold=True)}
+    taken = take_turns(seats, rounds=2, calls=1)
+    one_round = ["open a", "a 1", "a None", "end a", "open b", "b None", "end b"]
+    assert order == ["open b", "b None", "end b", *one_round, *one_round]
+    figures = taken["b"].figures()
+    assert figures["cold_seconds"] == 2.5
+    assert figures["mine"] == figures["seconds"] | {"median": 3.0, "smallest": 3.0, "largest": 3.0}
+    assert (figures["opened_anonymous_bytes"], figures["anonymous_bytes"], figures["peak_rss_bytes"]) == (10, 20, 30)
+    assert "absent" not in figures
+    assert "cold_seconds" not in taken["a"].figures()
+
+
+def test_a_turn_waits_for_the_lock_and_gives_it_back(tmp_path: Path) -> None:
+    import filelock
+
+    lock = tmp_path / "busy.lock"
+    job = RatesJob(products=((8, 8, 8),), threads=1)
+    taken = take_turns({"rates": Seat("rates", job)}, rounds=1, calls=1, lock=lock)
+    assert len(taken["rates"].answers) == 1
+    with filelock.FileLock(lock, timeout=0):
+        pass
+
+
+def test_graphs_are_compared_with_the_canonical_one_on_the_same_inputs(folder: Path) -> None:
+    plan = GraphsPlan(
+        folder=folder, sizes=((64, 96),), peers=("onnxruntime-f32",), rounds=1, threads=1, pixels_a_cell=4, embedding=64
+    )
+    report = measure_graphs(plan)
+    assert set(report) == {"unet 64x96", "vae 64x96"}
+    for part in report.values():
+        assert set(part["peers"]) == {"onnxruntime-f32", "tintype-exact", "tintype-balanced"}
+        exact = part["peers"]["tintype-exact"]
+        assert exact["psnr_db"] > 70
+        assert exact["seconds"]["runs"] == plan.calls
+        assert exact["peak_rss_bytes"] > 20 * MIB
+        assert exact["anonymous_bytes"] > 0
+        assert exact["load_seconds"]["runs"] == 1
+        assert "psnr_db" not in part["peers"]["onnxruntime-f32"]
+        assert part["rates"]["copy GB/s"]["median"] > 0
+        assert part["bars"][0]["what"].startswith("tintype-exact, dB")
+        assert part["bars"][0]["met"]
+    assert len(summary_lines(report)) == 6
+    assert all_bars(report)[0]["what"].startswith("unet 64x96: ")
+    json.dumps(report, allow_nan=False)
+
+
+def test_the_bars_of_graphs_are_those_of_their_peers() -> None:
+    def figures(seconds: float, **more: Any) -> dict[str, Any]:
+        return {"seconds": {"median": seconds}, "load_seconds": {"median": 0.5}, "opened_anonymous_bytes": MIB, **more}
+
+    table = {
+        "openvino-f32": figures(10.0),
+        "openvino-int8": figures(6.0),
+        "onnxruntime-f32": figures(15.0),
+        "tintype-exact": figures(6.9, psnr_db=90.0),
+        "tintype-balanced": figures(5.1, psnr_db=40.0),
+    }
+    met = {bar["what"]: bar["met"] for bar in judge_graph("unet", table)}
+    assert met == {
+        "tintype-exact over openvino-f32": True,
+        "tintype-balanced over openvino-f32": False,
+        "tintype-balanced over openvino-int8": True,
+        "tintype-exact, dB to the canonical graph": True,
+        "tintype-exact, seconds to open": True,
+        "tintype-exact, anonymous bytes once open": True,
+    }
+    assert not judge_graph("vae", table)[0]["met"]  # 0.69 of the 0.65 that a decode may take
+    assert judge_graph("unet", {"openvino-f32": figures(1.0)}) == []
+
+
+def test_a_graphs_jobs_name_the_form_of_each_runtime(tmp_path: Path) -> None:
+    seats = seats_of(GraphsPlan(folder=tmp_path), "unet", 512, 768, tmp_path)
+    assert list(seats) == ["rates", *GraphsPlan(folder=tmp_path).peers, "tintype-exact", "tintype-balanced"]
+    balanced = seats["tintype-balanced"]
+    assert isinstance(balanced.job, GraphJob)
+    assert balanced.job.model == str(tmp_path / "int8")
+    assert (balanced.job.height, balanced.job.width, balanced.job.exactness) == (96, 64, "balanced")
+    assert balanced.opens_cold
+    assert not seats["openvino-f32"].opens_cold
+
+
+def test_fewer_steps_are_projected_and_said_to_be() -> None:
+    answers = [{"seconds": 50.0, "denoise_seconds": 40.0, "anonymous_bytes": 1}]
+    turns = Taken(loads=[1.0], answers=answers)
+    figures = picture_figures(turns, steps=2, wanted=20)
+    assert figures["seconds_a_step"]["median"] == 20.0
+    assert figures["seconds"]["median"] == 10.0 + 20 * 20.0
+    assert figures["measured_seconds"]["median"] == 50.0
+    assert figures["projected_from_steps"] == 2
+    assert "projected_from_steps" not in picture_figures(turns, steps=2, wanted=2)
+
+
+def test_a_peers_fewer_steps_are_its_own(tmp_path: Path) -> None:
+    def steps(**fewer: int) -> dict[str, int]:
+        jobs = {name: seat.job for name, seat in picture_seats(PicturePlan(folder=tmp_path, **fewer)).items()}
+        return {name: job.num_inference_steps for name, job in jobs.items() if isinstance(job, Job)}
+
+    assert set(steps().values()) == {20}
+    assert set(steps(measured_steps=4).values()) == {4}
+    assert steps(measured_steps=4, sdcpp_steps=2) == {**steps(measured_steps=4), "stable-diffusion.cpp": 2}
+
+
+def test_a_loop_is_told_from_the_ends_of_its_steps() -> None:
+    assert loop_figures([(0, 10.0), (1, 13.0), (2, 16.0)], 2) == {"denoise_seconds": 6.0}
+    assert loop_figures([(1, 13.0), (2, 16.0)], 2) == {"denoise_seconds": 6.0}
+    assert loop_figures([(2, 16.0)], 2) == {"denoise_seconds": None}
+
+
+def test_the_loops_own_share_is_what_lies_between_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    times = iter([0.0, 9.0, 10.0, 19.0, 20.0, 29.0])
+    monkeypatch.setattr("tintype.bench.peer_tintype.time.perf_counter", lambda: next(times))
+
+    class Session:
+        def run(self, inputs: int) -> int:
+            return inputs + 1
+
+    session, runs = Session(), GraphRuns()
+    runs.watch(session)
+    runs.watch(session)
+    assert [session.run(1) for _ in range(3)] == [2, 2, 2]
+    assert runs.take_outside_share() == pytest.approx(0.1)
+    assert runs.take_outside_share() is None
+
+
+def test_a_picture_has_its_loop_and_steps_told_apart(folder: Path) -> None:
+    plan = PicturePlan(folder=folder, size=(64, 64), num_inference_steps=3, peers=(), rounds=1, threads=1)
+    table = measure_picture(plan)["peers"]
+    for figures in table.values():
+        assert figures["seconds"]["median"] > figures["denoise_seconds"]["median"] > 0
+        assert 0 < figures["outside_share"]["median"] < 1
+        assert figures["cold_seconds"] > 0
+    assert {bar["what"] for bar in judge_picture(table)} == {
+        "tintype-exact, share of the loop outside the graph",
+        "tintype-balanced, share of the loop outside the graph",
+    }
+
+
+def test_a_part_that_is_there_is_left_as_it_is(folder: Path) -> None:
+    assert make(folder, ("checkpoint", "fp32", "int8")) == {}
+
+
+@pytest.mark.reference
+@pytest.mark.slow
+def test_openvino_draws_the_same_graphs(folder: Path) -> None:
+    pytest.importorskip("openvino")
+    assert set(make(folder, ("openvino-f32",))) == {"openvino-f32"}
+    plan = GraphsPlan(
+        folder=folder,
+        sizes=((64, 64),),
+        peers=("openvino-f32", "onnxruntime-f32"),
+        exactness=("exact",),
+        rounds=1,
+        calls=1,
+        threads=1,
+        pixels_a_cell=4,
+        embedding=64,
+    )
+    for part in measure_graphs(plan).values():
+        assert part["peers"]["openvino-f32"]["psnr_db"] > 80
+        assert part["bars"][0]["what"] == "tintype-exact over openvino-f32"
+    arguments = ["picture", str(folder), "--peers", "openvino-f32", "--size", "64x64", "--num-inference-steps", "2"]
+    done = CliRunner().invoke(main, [*arguments, "--repeats", "1", "--threads", "1", "--results", str(folder / "out")])
+    assert done.exit_code == 0, done.output
+    assert "x OpenVINO f32" in done.output
+    (path,) = (folder / "out").iterdir()
+    report = json.loads(path.read_text())
+    assert path.name.endswith("-sd15-picture.json")
+    assert set(report["picture"]["peers"]) == {"openvino-f32", "tintype-exact", "tintype-balanced"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["graphs", ".", "--sizes", "512x500"], "multiples of 64"),
+        (["graphs", ".", "--peers", "openvino-f23"], "isn't one of"),
+        (["picture", ".", "--size", "512x512,64x64"], "one size"),
+    ],
+)
+def test_a_word_that_means_nothing_is_refused(arguments: list[str], told: str) -> None:
+    done = CliRunner().invoke(main, arguments)
+    assert done.exit_code == 2
+    assert told in done.output
