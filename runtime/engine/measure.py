@@ -27,10 +27,11 @@ if TYPE_CHECKING:
     from tintype.kernels.choice import Layer
 
 AS_IS = "as_is"  # kernels.choice.AS_IS, without importing onnx
-LAYER_SECONDS = 0.6  # for timing one layer, beyond the first run of each way
+LAYER_SECONDS = 0.3  # for timing one layer, beyond the first run of each way
 MOST_ROUNDS = 40
 LAYER_GATE_DB = 90.0  # of an exact way against the layer as it is
 ROUNDED_GATE_DB = 70.0  # the same where the output is rounded to 8 bits: a few values fall to the other side
+LOSSY_GATE_DB = 40.0  # of a way that a balanced build may take
 CLOSE = 1.04  # times that differ by less are taken to be equal
 HOPELESS = 1.6  # a way that much slower than the best so far is not timed again
 
@@ -109,8 +110,9 @@ def choose(
         if key not in table.known:
             table.known[key] = measure(layer, model, target, threads=threads, mapped=mapped)
         ways = table.known[key]
-        gate = ROUNDED_GATE_DB if layer.is_rounded else LAYER_GATE_DB
-        decided.append(Choice(str(layer.node.name), layer.describe(), ways, fastest(ways, gate, mapped=mapped)))
+        decided.append(
+            Choice(str(layer.node.name), layer.describe(), ways, fastest(ways, _gates(layer), mapped=mapped))
+        )
     table.write()
     for layer, each in zip(found, decided, strict=True):
         choice.apply(layer, each.chosen, model.graph)
@@ -119,7 +121,13 @@ def choose(
     return decided
 
 
-def fastest(ways: dict[str, Way], gate_db: float, *, mapped: bool) -> str:
+def _gates(layer: Layer) -> dict[str, float]:
+    """How near each way has to come to the layer as it is, in dB."""
+    exact = ROUNDED_GATE_DB if layer.is_rounded else LAYER_GATE_DB
+    return {kernel.name: LOSSY_GATE_DB if kernel.lossy else exact for kernel in layer.kernels}
+
+
+def fastest(ways: dict[str, Way], gates_db: dict[str, float], *, mapped: bool) -> str:
     """The way to take: of those that are about as fast as the fastest, the one with the smallest weights.
 
     A way has to be near enough to the layer as it is, and, where weights are mapped, no larger.
@@ -128,7 +136,8 @@ def fastest(ways: dict[str, Way], gate_db: float, *, mapped: bool) -> str:
     allowed = {
         name: way
         for name, way in ways.items()
-        if way.psnr_db >= gate_db and not (mapped and way.weight_bytes > plain.weight_bytes * 1.05 + 4096)
+        if way.psnr_db >= gates_db.get(name, 0.0)
+        and not (mapped and way.weight_bytes > plain.weight_bytes * 1.05 + 4096)
     }
     limit = min(way.seconds for way in allowed.values()) * CLOSE
     close = {name: way for name, way in allowed.items() if way.seconds <= limit}

@@ -8,7 +8,7 @@ from onnx import TensorProto, helper
 
 from tintype.kernels import product_conv
 from tintype.kernels.product_conv import UPSAMPLED, winograd
-from tintype.kernels.upsample_conv import UpsampleConvAsPhases, UpsampleConvAsProducts
+from tintype.kernels.upsample_conv import UpsampleConvAsInt8Phases, UpsampleConvAsPhases, UpsampleConvAsProducts
 from tintype.kernels.winograd import WinogradConv
 
 # batch, inputs, outputs, height, width: odd sizes, sizes below two tiles, one row of tiles, batches
@@ -181,3 +181,37 @@ def test_quantization_around_a_convolution_is_kept(model_of, applied, random, ke
     rounded = np.clip(np.rint(x / constants["step"]), -128, 127) * constants["step"]
     expected = direct(doubled(rounded) if upsample else rounded, weight)
     assert np.abs(result.after["y"] - expected).max() <= 0.51 * 12 / 255  # nothing but the rounding of the output
+
+
+def test_a_static_int8_convolution_keeps_its_phases_in_int8(model_of, applied, random):
+    weight = (random.standard_normal((24, 16, 3, 3)) / 12).astype(np.float32)
+    scale = (np.abs(weight).max(axis=(1, 2, 3)) / 127).astype(np.float32)
+    bias = random.standard_normal(24).astype(np.float32)
+    x = random.standard_normal((2, 16, 8, 10)).astype(np.float32)
+    step = np.float32(12 / 255)
+    constants = {
+        "weight": np.rint(weight / scale[:, None, None, None]).astype(np.int8),
+        "scale": scale,
+        "bias": np.rint(bias / (scale * step)).astype(np.int32),
+        "bias_scale": scale * step,
+        "step": step,
+        "zero": np.array(128, np.uint8),
+        "sizes": np.array([1, 1, 2, 2], np.float32),
+    }
+    modes = {"mode": "nearest", "coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
+    nodes = [
+        helper.make_node("Resize", ["x", "", "sizes"], ["up"], **modes),
+        helper.make_node("QuantizeLinear", ["up", "step", "zero"], ["xq"]),
+        helper.make_node("DequantizeLinear", ["xq", "step", "zero"], ["xd"]),
+        helper.make_node("DequantizeLinear", ["weight", "scale"], ["w"], axis=0),
+        helper.make_node("DequantizeLinear", ["bias", "bias_scale"], ["b"], axis=0),
+        helper.make_node("Conv", ["xd", "w", "b"], ["c"], name="conv", pads=[1, 1, 1, 1]),
+        helper.make_node("QuantizeLinear", ["c", "step", "zero"], ["cq"]),
+        helper.make_node("DequantizeLinear", ["cq", "step", "zero"], ["y"]),
+    ]
+    model = model_of(nodes, {"x": (TensorProto.FLOAT, list(x.shape))}, ["y"], constants)
+    result = applied(model, {"x": x}, UpsampleConvAsInt8Phases())
+    assert result.report.rewrites["upsample_phases_int8"] == 1
+    assert result.operators.count("Conv") == 4
+    assert psnr_db(result.after["y"], direct(doubled(x), weight, bias)) >= 40
+    assert psnr_db(result.after["y"], result.before["y"]) >= 45
