@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 
 from tintype.kernels.base import MICROSOFT, Shapes, add_constant, constant_of, insert, producer
 
-STRIP_BYTES = 32 * 2**20  # of a strip's transformed input and products: they stay near the cache, and bound memory
+WHOLE_BYTES = 32 * 2**20  # up to here, transformed input and products of a whole layer together fit the last cache
+STRIP_BYTES = 6 * 2**20  # beyond, they are made in strips that fit the cores' own caches, and bound memory too
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -157,7 +158,8 @@ def plain_conv(node: ir.Node, shapes: Shapes) -> PlainConv | None:
 def strip_rows(transform: Transform, batch: int, channels: int, height: int, width: int) -> int:
     """Rows of tiles that are worked on at once; channels are those of input and output together."""
     bytes_a_row = 4 * transform.points**2 * batch * transform.tiles(width) * channels
-    return min(transform.tiles(height), max(1, STRIP_BYTES // bytes_a_row))
+    rows = transform.tiles(height)
+    return rows if rows * bytes_a_row <= WHOLE_BYTES else max(1, STRIP_BYTES // bytes_a_row)
 
 
 def is_fixed(value: ir.Value | None) -> bool:

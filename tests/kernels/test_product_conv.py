@@ -78,14 +78,15 @@ def test_upsampling_by_products_is_exact_but_for_rounding(random):
 
 @pytest.mark.parametrize("size", SIZES, ids=str)
 @pytest.mark.parametrize("tile", [2, 4, 6])
-@pytest.mark.parametrize("strip_bytes", [product_conv.STRIP_BYTES, 1], ids=["whole", "strips"])
-def test_winograd_at_every_size_whole_and_in_strips(conv, applied, random, monkeypatch, size, tile, strip_bytes):
-    monkeypatch.setattr(product_conv, "STRIP_BYTES", strip_bytes)
+@pytest.mark.parametrize("whole_bytes", [product_conv.WHOLE_BYTES, 1], ids=["whole", "strips"])
+def test_winograd_at_every_size_whole_and_in_strips(conv, applied, random, monkeypatch, size, tile, whole_bytes):
+    monkeypatch.setattr(product_conv, "WHOLE_BYTES", whole_bytes)
+    monkeypatch.setattr(product_conv, "STRIP_BYTES", 1)
     model, x, constants = conv(random, *size, bias=size[0] != 2)
     result = applied(model, {"x": x}, WinogradConv(tile))
     worthwhile = min(size[3:]) >= tile and (tile > 2 or size[3] * size[4] <= 1024)
     assert result.report.rewrites[f"winograd{tile}"] == worthwhile
-    assert result.operators.count("FusedMatMul") == (-(-size[3] // tile) if strip_bytes == 1 else 1) * worthwhile
+    assert result.operators.count("FusedMatMul") == (-(-size[3] // tile) if whole_bytes == 1 else 1) * worthwhile
     expected = direct(x, constants["weight"], constants.get("bias"))
     assert result.after["y"].shape == expected.shape
     assert psnr_db(result.after["y"], expected) >= 115
@@ -93,9 +94,10 @@ def test_winograd_at_every_size_whole_and_in_strips(conv, applied, random, monke
 
 @pytest.mark.parametrize("size", SIZES, ids=str)
 @pytest.mark.parametrize("kernel", [UpsampleConvAsProducts(), UpsampleConvAsPhases()], ids=lambda kernel: kernel.name)
-@pytest.mark.parametrize("strip_bytes", [product_conv.STRIP_BYTES, 1], ids=["whole", "strips"])
-def test_an_upsampled_convolution_at_every_size(conv, applied, random, monkeypatch, size, kernel, strip_bytes):
-    monkeypatch.setattr(product_conv, "STRIP_BYTES", strip_bytes)
+@pytest.mark.parametrize("whole_bytes", [product_conv.WHOLE_BYTES, 1], ids=["whole", "strips"])
+def test_an_upsampled_convolution_at_every_size(conv, applied, random, monkeypatch, size, kernel, whole_bytes):
+    monkeypatch.setattr(product_conv, "WHOLE_BYTES", whole_bytes)
+    monkeypatch.setattr(product_conv, "STRIP_BYTES", 1)
     model, x, constants = conv(random, *size, upsample=True)
     result = applied(model, {"x": x}, kernel)
     assert result.report.rewrites[kernel.name] == 1
