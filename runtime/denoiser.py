@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tintype.bundle import Graph
+from tintype.conditioning import Conditioning
 from tintype.request import ResolvedRequest
 from tintype.sampling import Latents, denoised_from, guide, model_input, rescale_guidance
 
@@ -22,13 +23,13 @@ class Denoiser:
         self,
         session: Session,
         graph: Graph,
-        embeddings: NDArray[np.float32],
+        conditioning: Conditioning,
         request: ResolvedRequest,
         prediction_type: str,
     ) -> None:
-        """embeddings: (1 or 2, tokens, dim); two are the negative prompt and the prompt, and guide."""
+        """conditioning: of 1 or 2 prompts; two are the negative prompt and the prompt, and guide."""
         self._session = session
-        self._embeddings = embeddings
+        self._conditioning = conditioning
         self._request = request
         self._prediction_type = prediction_type
         timestep = next(port for port in graph.inputs if port.name == "timestep")
@@ -42,10 +43,8 @@ class Denoiser:
 
     def _guided(self, latents: Latents, timestep: float) -> Latents:
         """The model's prediction; with guidance one call on a batch twice as large."""
-        prompts = len(self._embeddings)
-        prediction = self._run(
-            np.concatenate([latents] * prompts), timestep, np.repeat(self._embeddings, len(latents), axis=0)
-        )
+        prompts = len(self._conditioning.embeddings)
+        prediction = self._run(np.concatenate([latents] * prompts), timestep, len(latents))
         if prompts == 1:
             return prediction
         unconditional, conditional = np.split(prediction, 2)
@@ -54,11 +53,12 @@ class Denoiser:
             return guided
         return rescale_guidance(guided, conditional, self._request.guidance_rescale)
 
-    def _run(self, sample: Latents, timestep: float, embeddings: NDArray[np.float32]) -> Latents:
+    def _run(self, sample: Latents, timestep: float, pictures: int) -> Latents:
         shape = tuple(len(sample) if isinstance(size, str) else size for size in self._timestep_shape)
         inputs: dict[str, NDArray[Any]] = {
             "sample": sample.astype(np.float32, copy=False),
             "timestep": np.full(shape, timestep, dtype=self._timestep_type),
-            "encoder_hidden_states": embeddings,
+            "encoder_hidden_states": np.repeat(self._conditioning.embeddings, pictures, axis=0),
         }
+        inputs |= {name: np.repeat(rows, pictures, axis=0) for name, rows in self._conditioning.added.items()}
         return self._session.run(inputs)["out_sample"].astype(np.float32, copy=False)

@@ -26,10 +26,12 @@ from tintype import sampling, strict_json
 from tintype._version import __version__
 from tintype.bundle import Bundle, open_bundle
 from tintype.clock import StageClock
+from tintype.conditioning import Conditioning, chunked, condition, prompts_of, read
 from tintype.denoiser import Denoiser
 from tintype.errors import BundleError, MemoryBudgetError, NumericError, RecordError, RequestError, TintypeError
 from tintype.image.decode import Latents, Pixels, decode_latents, to_image
-from tintype.prompt import PromptTokenizer, encode_prompt, pad_chunks, weigh
+from tintype.manifest import TokenizerFacts
+from tintype.prompt import PromptTokenizer
 from tintype.record import Circumstances, Record, differences
 from tintype.request import Request, RequestFields, ResolvedRequest, make_request, resolve
 from tintype.result import Result, Step
@@ -38,10 +40,6 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     from tintype.engine import Session, Target
-
-Embeddings = NDArray[np.float32]  # (prompts, tokens, dim): without guidance one prompt, else the negative one first
-
-ROLES = ("text_encoder", "denoiser", "vae_decoder")
 
 
 def load(
@@ -73,14 +71,14 @@ class Pipeline:
 
         if threads is not None and (isinstance(threads, bool) or not isinstance(threads, int) or threads < 1):
             raise RequestError(f"threads is {threads!r}", fix="give 1 or more, or leave it out for one a physical core")
-        for role in ROLES:
+        for role in bundle.manifest.roles:
             bundle.graph(role)
         self.bundle = bundle
         self.target = target
         self.threads = default_threads() if threads is None else threads
         self.scheduler = _scheduler_config(bundle)
         self.load_seconds = 0.0  # spent opening graphs, over the pipeline's life
-        self._tokenizer: PromptTokenizer | None = None
+        self._tokenizers: dict[str, PromptTokenizer] = {}
         self._sessions: dict[str, Session] = {}
 
     def generate(self, prompt: str | Request, **fields: Unpack[RequestFields]) -> Result:
@@ -119,20 +117,19 @@ class Pipeline:
         asked = {name: getattr(record.request, name) for name in Request.__dataclass_fields__}
         return Run(self, resolve(Request(**asked), self.bundle.manifest), picture=record.picture)
 
-    def encode(self, request: ResolvedRequest) -> Embeddings:
-        """Words -> embeddings, (1 or 2, tokens, dim): the negative prompt first when the request is guided."""
-        tokenizer = self._open_tokenizer()
-        prompts = [request.negative_prompt, request.prompt] if request.is_guided else [request.prompt]
-        encoded = [encode_prompt(tokenizer, prompt) for prompt in prompts]
-        longest = max(len(prompt.input_ids) for prompt in encoded)
-        with self.stage("text_encoder") as text_encoder:
-            embeddings = []
-            for prompt in encoded:
-                padded = pad_chunks(tokenizer, prompt, longest)
-                chunks = [_last_hidden_state(text_encoder, row[np.newaxis]) for row in padded.input_ids]
-                weighed = weigh(np.concatenate(chunks), padded.weights)
-                embeddings.append(weighed.reshape(1, -1, weighed.shape[-1]))
-        return _finite(np.concatenate(embeddings), "the text encoder")
+    def encode(self, request: ResolvedRequest) -> Conditioning:
+        """Words -> what the denoiser is told: a row a prompt, the negative one first when the request is guided."""
+        manifest = self.bundle.manifest
+        prompts = prompts_of(request, manifest)
+        tokenizers = {role: self._open_tokenizer(facts) for role, facts in manifest.text_encoders.items()}
+        readings = []
+        for role, encoded in chunked(tokenizers, prompts).items():
+            with self.stage(role) as text_encoder:
+                readings.append(read(lambda ids, run=text_encoder.run: run({"input_ids": ids}), encoded))
+        conditioning = condition(readings, prompts, request, manifest)
+        for array in conditioning.arrays:
+            _finite(array, "the text encoder")
+        return conditioning
 
     def decode(self, latents: Latents) -> Pixels:
         """Latents, as the sampler left them -> (pictures, height, width, 3) of 0..255."""
@@ -167,7 +164,7 @@ class Pipeline:
             bundle_hash=self.bundle.hash,
             precision=self.bundle.graph("denoiser").precision,
             target=self.target.name,
-            builds={role: build_key(self.bundle, role, self.target) for role in ROLES},
+            builds={role: build_key(self.bundle, role, self.target) for role in self.bundle.manifest.roles},
             threads=self.threads,
         )
 
@@ -184,17 +181,16 @@ class Pipeline:
     ) -> None:
         self.close()
 
-    def _open_tokenizer(self) -> PromptTokenizer:
-        if self._tokenizer is None:
-            facts = self.bundle.manifest.tokenizer
-            self._tokenizer = PromptTokenizer.open(
+    def _open_tokenizer(self, facts: TokenizerFacts) -> PromptTokenizer:
+        if facts.file not in self._tokenizers:
+            self._tokenizers[facts.file] = PromptTokenizer.open(
                 self.bundle.path(facts.file),
                 max_length=facts.max_length,
                 bos_token_id=facts.bos_token_id,
                 eos_token_id=facts.eos_token_id,
                 pad_token_id=facts.pad_token_id,
             )
-        return self._tokenizer
+        return self._tokenizers[facts.file]
 
 
 class Run:
@@ -238,11 +234,11 @@ class Run:
         batches = [batch for batch in request.batches if self._picture is None or self._picture in batch]
         finished: list[tuple[range, Pixels]] = []
         with clock.counting("encode"):
-            embeddings = self._pipeline.encode(request)  # 1. words -> embeddings
+            conditioning = self._pipeline.encode(request)  # 1. words -> embeddings
         for number, batch in enumerate(batches):
             noise = sampling.noise_source(request.noise, request.seeds[batch.start : batch.stop])
             latents = self._initial_latents(noise, len(batch))  # 2. seeds -> noise
-            for step in self._denoise(latents, embeddings, noise):  # 3. noise -> latents, one step at a time
+            for step in self._denoise(latents, conditioning, noise):  # 3. noise -> latents, one step at a time
                 latents = step.latents
                 yield self._event(step, number, batches)
             self._keep(latents)
@@ -257,12 +253,12 @@ class Run:
         return drawn * np.float32(self._schedule.initial_scale)
 
     def _denoise(
-        self, latents: Latents, embeddings: Embeddings, noise: sampling.NoiseSource
+        self, latents: Latents, conditioning: Conditioning, noise: sampling.NoiseSource
     ) -> Iterator[sampling.Step]:
         request, manifest = self.request, self._pipeline.bundle.manifest
         with self._pipeline.stage("denoiser") as session:
             graph = self._pipeline.bundle.graph("denoiser")
-            denoise = Denoiser(session, graph, embeddings, request, manifest.prediction_type)
+            denoise = Denoiser(session, graph, conditioning, request, manifest.prediction_type)
             sampler = sampling.SAMPLERS[request.sampler]
             steps = sampler(denoise, latents, self._schedule, noise)
             while True:
@@ -307,10 +303,6 @@ class Run:
             latents=self.latents[wanted],
             timings=self._clock.timings(),
         )
-
-
-def _last_hidden_state(text_encoder: Session, input_ids: NDArray[np.int64]) -> Embeddings:
-    return text_encoder.run({"input_ids": input_ids})["last_hidden_state"].astype(np.float32, copy=False)
 
 
 def _finite(array: NDArray[Any], whose: str) -> NDArray[Any]:
