@@ -15,7 +15,8 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
+from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Unpack
 
@@ -27,9 +28,12 @@ from tintype._version import __version__
 from tintype.bundle import Bundle, open_bundle
 from tintype.clock import StageClock
 from tintype.conditioning import Conditioning, chunked, condition, prompts_of, read
+from tintype.decoding import TILINGS, decode_somehow, resume
 from tintype.denoiser import Denoiser
 from tintype.errors import BundleError, MemoryBudgetError, NumericError, RecordError, RequestError, TintypeError
 from tintype.image.decode import Latents, Pixels, decode_latents, to_image
+from tintype.image.tiles import Tiling
+from tintype.latents import SavedLatents, save_latents
 from tintype.manifest import TokenizerFacts
 from tintype.prompt import PromptTokenizer
 from tintype.record import Circumstances, Record, differences
@@ -115,7 +119,15 @@ class Pipeline:
                 fix="use what made it, or let it try anyway; the picture may then differ",
             )
         asked = {name: getattr(record.request, name) for name in Request.__dataclass_fields__}
-        return Run(self, resolve(Request(**asked), self.bundle.manifest), picture=record.picture)
+        resolved = resolve(Request(**asked), self.bundle.manifest)
+        return Run(self, resolved, picture=record.picture, tilings=(record.tiling,))
+
+    def resume(self, saved: SavedLatents, *, anyway: bool = False) -> Result:
+        """Decode latents that `Run.save_latents` wrote and `read_latents` read, where decoding failed before.
+
+        Raises RecordError when they were made elsewhere, and then `anyway` tries all the same.
+        """
+        return resume(self, saved, anyway=anyway)
 
     def encode(self, request: ResolvedRequest) -> Conditioning:
         """Words -> what the denoiser is told: a row a prompt, the negative one first when the request is guided."""
@@ -131,8 +143,8 @@ class Pipeline:
             _finite(array, "the text encoder")
         return conditioning
 
-    def decode(self, latents: Latents) -> Pixels:
-        """Latents, as the sampler left them -> (pictures, height, width, 3) of 0..255."""
+    def decode(self, latents: Latents, tiling: Tiling | None = None) -> Pixels:
+        """Latents, as the sampler left them -> (pictures, height, width, 3) of 0..255; in tiles if given."""
         manifest = self.bundle.manifest
         with self.stage("vae_decoder") as vae_decoder:
             return decode_latents(
@@ -140,6 +152,7 @@ class Pipeline:
                 latents,
                 scaling_factor=manifest.scaling_factor,
                 shift_factor=manifest.shift_factor,
+                tiling=tiling,
             )
 
     @contextlib.contextmanager
@@ -199,12 +212,23 @@ class Run:
     Stopping early, or Ctrl-C within a step, leaves the pipeline ready for the next request.
     """
 
-    def __init__(self, pipeline: Pipeline, request: ResolvedRequest, *, picture: int | None = None) -> None:
-        """picture: make only this one of the request's pictures, in the batch where it belongs."""
+    def __init__(
+        self,
+        pipeline: Pipeline,
+        request: ResolvedRequest,
+        *,
+        picture: int | None = None,
+        tilings: Sequence[Tiling | None] = TILINGS,
+    ) -> None:
+        """picture: make only this one of the request's pictures, in the batch where it belongs.
+
+        tilings: ways to decode, tried in turn while memory runs out.
+        """
         self.request = request
         self.latents: Latents | None = None  # of the pictures that are denoised, also when decoding them failed
         self._pipeline = pipeline
         self._picture = picture
+        self._tilings = tuple(tilings)
         self._schedule = sampling.make_schedule(
             pipeline.scheduler, request.sampler, request.num_inference_steps, request.sigmas, eta=request.eta
         )
@@ -228,11 +252,21 @@ class Run:
             raise RuntimeError("the run has no result yet: iterate over it to its end first")
         return self._result
 
+    def save_latents(self, path: str | os.PathLike[str]) -> Path:
+        """Write `latents` with their records, for `Pipeline.resume` and `tintype generate --from-latents`."""
+        if self.latents is None:
+            raise RuntimeError("the run has no latents yet: iterate over it until the first picture is denoised")
+        kept = [index for batch in self._batches() for index in batch][: len(self.latents)]
+        return save_latents(path, self.latents, [self._record(picture, None) for picture in kept])
+
+    def _batches(self) -> list[range]:
+        return [batch for batch in self.request.batches if self._picture is None or self._picture in batch]
+
     def _make(self) -> Generator[Step]:
         request = self.request
         self._clock = clock = StageClock(lambda: self._pipeline.load_seconds)
-        batches = [batch for batch in request.batches if self._picture is None or self._picture in batch]
-        finished: list[tuple[range, Pixels]] = []
+        batches = self._batches()
+        finished: list[tuple[range, Pixels, Tiling | None]] = []
         with clock.counting("encode"):
             conditioning = self._pipeline.encode(request)  # 1. words -> embeddings
         for number, batch in enumerate(batches):
@@ -243,7 +277,7 @@ class Run:
                 yield self._event(step, number, batches)
             self._keep(latents)
             with clock.counting("decode"):
-                finished.append((batch, self._decode(latents)))  # 4. latents -> pixels
+                finished.append((batch, *self._decode(latents)))  # 4. latents -> pixels
         self._result = self._collect(finished)
 
     def _initial_latents(self, noise: sampling.NoiseSource, pictures: int) -> Latents:
@@ -288,18 +322,24 @@ class Run:
         finished = self._schedule.to_model_space(latents)
         self.latents = finished if self.latents is None else np.concatenate([self.latents, finished])
 
-    def _decode(self, latents: Latents) -> Pixels:
-        return self._pipeline.decode(self._schedule.to_model_space(latents))
+    def _decode(self, latents: Latents) -> tuple[Pixels, Tiling | None]:
+        finished = self._schedule.to_model_space(latents)
+        pixels, tiling = decode_somehow(self._pipeline.decode, finished, self._tilings, self._pipeline.close)
+        self._tilings = self._tilings[self._tilings.index(tiling) :]  # what failed once isn't tried again
+        return pixels, tiling
 
-    def _collect(self, finished: list[tuple[range, Pixels]]) -> Result:
-        assert self.latents is not None  # every batch left its own
+    def _record(self, picture: int, tiling: Tiling | None) -> Record:
         made_with = self._pipeline.circumstances()
-        places = [index for batch, _ in finished for index in batch]
-        pixels = np.concatenate([pixels for _, pixels in finished])
-        wanted = [row for row, index in enumerate(places) if self._picture in (None, index)]
+        return Record(request=self.request, picture=picture, made_with=made_with, tiling=tiling)
+
+    def _collect(self, finished: list[tuple[range, Pixels, Tiling | None]]) -> Result:
+        assert self.latents is not None  # every batch left its own
+        made = [(picture, tiling) for batch, _, tiling in finished for picture in batch]
+        pixels = np.concatenate([pixels for _, pixels, _ in finished])
+        wanted = [row for row, (picture, _) in enumerate(made) if self._picture in (None, picture)]
         return Result(
             images=tuple(to_image(pixels[row]) for row in wanted),
-            records=tuple(Record(request=self.request, picture=places[row], made_with=made_with) for row in wanted),
+            records=tuple(self._record(*made[row]) for row in wanted),
             latents=self.latents[wanted],
             timings=self._clock.timings(),
         )
