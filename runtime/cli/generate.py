@@ -103,6 +103,8 @@ def generate(
     What isn't given is the model's default (tintype info MODEL). Words in round brackets weigh more, (sunset:1.3)
     says how much, words in square brackets weigh less.
     """
+    if from_record is not None and from_latents is not None:
+        raise RequestError("--from-record and --from-latents contradict each other", fix="leave one of them out")
     if from_record is not None or from_latents is not None:
         _refuse_contradictions(context, "--from-latents" if from_record is None else "--from-record")
     if from_record is not None:
