@@ -133,9 +133,9 @@ def trace_plan(checkpoint: Checkpoint, role: str, tokens: int) -> TracePlan:
 
 
 def text_encoder_plan(is_xl: bool, role: str, tokens: int) -> TracePlan:
-    names = ("hidden_states",) if is_xl else ("last_hidden_state",)
+    names = ["hidden_states" if is_xl else "last_hidden_state"]
     if role == "text_encoder_2":
-        names = ("hidden_states", "text_embeds")
+        names.append("text_embeds")
     ids = torch.zeros(3, tokens, dtype=torch.int64)
     return TracePlan({"input_ids": ids}, {"input_ids": {0: "batch"}}, {name: {0: "batch"} for name in names}, {})
 

@@ -18,7 +18,7 @@ from tintype.prompt import EncodedPrompt, PromptTokenizer, encode_prompt, pad_ch
 from tintype.request import ResolvedRequest
 
 Embeddings = NDArray[np.float32]  # (prompts, tokens, dim)
-Encoder = Callable[[NDArray[np.int64]], Mapping[str, NDArray[Any]]]  # one chunk, (1, max_length) -> outputs by name
+Encoder = Callable[[Mapping[str, NDArray[Any]]], Mapping[str, NDArray[Any]]]  # a graph: inputs to outputs by name
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +71,7 @@ def read(encoder: Encoder, prompts: list[EncodedPrompt]) -> Read:
     """Run one text encoder over the chunks of each prompt. What a prompt is as a whole, its first chunk says."""
     states, wholes = [], []
     for prompt in prompts:
-        told = [encoder(row[np.newaxis]) for row in prompt.input_ids]
+        told = [encoder({"input_ids": row[np.newaxis]}) for row in prompt.input_ids]
         name = "last_hidden_state" if "last_hidden_state" in told[0] else "hidden_states"
         weighed = weigh(np.concatenate([_float32(chunk[name]) for chunk in told]), prompt.weights)
         states.append(weighed.reshape(1, -1, weighed.shape[-1]))

@@ -137,7 +137,7 @@ class Pipeline:
         readings = []
         for role, encoded in chunked(tokenizers, prompts).items():
             with self.stage(role) as text_encoder:
-                readings.append(read(lambda ids, run=text_encoder.run: run({"input_ids": ids}), encoded))
+                readings.append(read(text_encoder.run, encoded))
         conditioning = condition(readings, prompts, request, manifest)
         for array in conditioning.arrays:
             _finite(array, "the text encoder")
