@@ -8,6 +8,10 @@ tiles from the whole. `share_statistics` gives a graph two more inputs and one m
     norms_seen        (norms, 2, groups)   the graph's own, of this input
 
 With norm_share 0 the graph computes what it did before. Batches of one only: statistics are of one image.
+
+postcard's decoder against the picture decoded whole, tile and overlap in latent cells, plain and shared: 256 px in
+tiles of 32/8 39.6 and 44.9 dB; 512 px in 32/8 35.3 and 43.9, 48/12 38.0 and 44.2, 64/16 40.6 and 45.9 dB. Statistics
+gathered once more with the shared ones in use gain nothing dependable; the overlap changes less than 1 dB.
 """
 
 from __future__ import annotations
