@@ -116,8 +116,8 @@ def hollow(component: str, config: dict[str, Any]) -> torch.nn.Module:
     return module.eval()
 
 
-def fill(model: ir.Model, precision: str, seed: int) -> int:
-    """Every weight becomes a random one that is drawn when it is written; how many parameters there are."""
+def fill(model: ir.Model, precision: str, seed: int) -> tuple[int, str]:
+    """Every weight becomes a random one that is drawn when it is written; how many there are, and the precision."""
     linear = {layer.weight for layer in find_layers(model) if layer.kind == "linear"}
     parameters = 0
     for name, value in list(model.graph.initializers.items()):
@@ -133,7 +133,7 @@ def fill(model: ir.Model, precision: str, seed: int) -> int:
             _as_int8(model.graph, value, shape, seed)
         else:
             _as_fp16(model.graph, value, shape, seed)
-    return parameters
+    return parameters, precision if linear else "fp16"
 
 
 def _is_weight(name: str) -> bool:
@@ -212,9 +212,8 @@ def make(bundle: Path, precision: str, depth: int, seed: int) -> dict[str, Any]:
         for role, file in GRAPH_FILES.items():
             module = hollow(COMPONENT_OF[role], dict(checkpoint.configs[COMPONENT_OF[role]]))
             model = tracing.trace(seen(checkpoint, role, module), trace_plan(checkpoint, role, 77))
-            parameters[role] = fill(model, precision, seed)
+            parameters[role], stored = fill(model, precision, seed)
             save_graph(model, made / file)
-            stored = precision if find_layers(model) or precision == "fp16" else "fp16"
             parity = Parity(graph=role, reference="none: random weights", psnr_db=0.0, gate_db=0.0, passed=True)
             reports.append(GraphReport(role, stored, parity, 0))
         tokenizers = {

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import shutil
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +17,8 @@ import torch
 from tintype.bundle import Bundle, open_bundle
 from tintype.engine import run_graph
 from tintype.errors import BundleError, ExportError
-from tintype.export import export_bundle
-from tintype.export.checkpoint import load_text_encoder, load_unet, open_checkpoint
+from tintype.export import export_bundle, modules
+from tintype.export.checkpoint import Checkpoint, load, load_text_encoder, load_unet, open_checkpoint
 from tintype.export.parity import psnr_db
 from tintype.export.storage import load_graph
 from tintype.export.writing import usual_request
@@ -104,9 +106,22 @@ def test_the_denoiser_answers_at_sizes_it_was_not_traced_at(
 
 
 @pytest.mark.parametrize("precision", ["fp16", "int8"])
-def test_smaller_precisions_pass_their_gates(xl_checkpoint: Path, tmp_path: Path, precision: str) -> None:
+def test_smaller_precisions_pass_their_gates_with_one_part_in_memory_at_a_time(
+    xl_checkpoint: Path, tmp_path: Path, precision: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded: list[weakref.ref[torch.nn.Module]] = []
+
+    def load_alone(checkpoint: Checkpoint, component: str) -> torch.nn.Module:
+        gc.collect()
+        assert not [part for part in loaded if part() is not None]
+        module = load(checkpoint, component)
+        loaded.append(weakref.ref(module))
+        return module
+
+    monkeypatch.setattr(modules, "load", load_alone)
     report = export_bundle(xl_checkpoint, tmp_path / "b", precision=precision)
     assert report.passed
+    assert len(loaded) == 8  # four parts, each looked at before the work begins and read again when its turn comes
     assert [graph.role for graph in report.graphs] == [
         "text_encoder",
         "text_encoder_2",
