@@ -132,7 +132,8 @@ def _write_index(checkpoint: Checkpoint, folder: Path) -> None:
     for absent in ("safety_checker", "feature_extractor", "image_encoder"):
         if absent in index:
             index[absent] = [None, None]
-    index["requires_safety_checker"] = False
+    if not checkpoint.family.is_xl:
+        index["requires_safety_checker"] = False
     (folder / "model_index.json").write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
 
 

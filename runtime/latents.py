@@ -11,6 +11,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
@@ -50,11 +51,21 @@ def latents_path(picture: str | os.PathLike[str]) -> Path:
 
 def save_latents(path: str | os.PathLike[str], latents: Latents, records: Sequence[Record]) -> Path:
     """Write latents with one record each, the file whole or not at all. Raises OutputError."""
-    from safetensors.numpy import save
-
+    data = np.ascontiguousarray(latents, dtype="<f4")
     texts = [json.loads(strict_json.dump(record)) for record in records]
-    content = save({TENSOR: np.ascontiguousarray(latents)}, metadata={TEXT_KEY: json.dumps(texts)})
-    return write_whole(Path(path), lambda file: file.write(content))
+    # Written without the library: this runs when memory is so short that importing one more may fail.
+    header = {
+        "__metadata__": {TEXT_KEY: json.dumps(texts)},
+        TENSOR: {"dtype": "F32", "shape": list(data.shape), "data_offsets": [0, data.nbytes]},
+    }
+    head = json.dumps(header).encode()
+    head += b" " * (-len(head) % 8)
+
+    def write(file: BinaryIO) -> None:
+        file.write(len(head).to_bytes(8, "little") + head)
+        file.write(data.tobytes())
+
+    return write_whole(Path(path), write)
 
 
 def read_latents(path: str | os.PathLike[str]) -> SavedLatents:

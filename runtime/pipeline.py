@@ -324,7 +324,11 @@ class Run:
 
     def _decode(self, latents: Latents) -> tuple[Pixels, Tiling | None]:
         finished = self._schedule.to_model_space(latents)
-        pixels, tiling = decode_somehow(self._pipeline.decode, finished, self._tilings, self._pipeline.close)
+        try:
+            pixels, tiling = decode_somehow(self._pipeline.decode, finished, self._tilings, self._pipeline.close)
+        except TintypeError:
+            self._pipeline.close()  # so that there is room to keep the latents
+            raise
         self._tilings = self._tilings[self._tilings.index(tiling) :]  # what failed once isn't tried again
         return pixels, tiling
 

@@ -235,13 +235,14 @@ def _keep_latents(run: Run, output: Path, error: TintypeError | MemoryError) -> 
         return error
     try:
         kept = run.save_latents(latents_path(output))
-    except OutputError:
-        return error
-    go_on = f"tintype generate --from-latents {kept} -o {output}"
+        told = f"the latents are kept: go on with tintype generate --from-latents {kept} -o {output}"
+    except (OutputError, MemoryError) as problem:
+        reason = problem.message if isinstance(problem, OutputError) else "there is no memory left"
+        told = f"the latents could not be kept: {reason}"
     if isinstance(error, MemoryError):
-        return MemoryBudgetError("there was not enough memory", fix=f"the latents are kept; decode them with {go_on}")
+        return MemoryBudgetError("there was not enough memory", fix=f"close other programs; {told}")
     first = "close other programs" if isinstance(error, MemoryBudgetError) else error.fix
-    return type(error)(error.message, fix=f"{first}; the latents are kept: go on with {go_on}")
+    return type(error)(error.message, fix=f"{first}; {told}")
 
 
 def _refuse_contradictions(context: click.Context, source: str) -> None:

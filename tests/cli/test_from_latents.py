@@ -10,7 +10,7 @@ import pytest
 
 from tintype import read_record
 from tintype.engine import Session
-from tintype.errors import MemoryBudgetError
+from tintype.errors import MemoryBudgetError, OutputError
 
 SIZE = ["--size", "128x128"]
 
@@ -80,3 +80,15 @@ def test_a_file_without_latents_is_refused(command, tmp_path: Path) -> None:
     for name in ("x.safetensors", "gone.safetensors"):
         outcome = command("generate", "--from-latents", tmp_path / name, "-o", tmp_path / "y.png")
         outcome.assert_one_clear_error(1, name)
+
+
+def test_latents_that_cannot_be_kept_are_told(
+    generate, failing_decoder, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def full(path: Path, _write: object) -> None:
+        raise OutputError(f"{path} cannot be written: the disk is full", fix="free some space")
+
+    failing_decoder(8)
+    monkeypatch.setattr("tintype.latents.write_whole", full)
+    generate("a red house", *SIZE).assert_one_clear_error(1, "not enough memory", "could not be kept", "disk is full")
+    assert list(tmp_path.iterdir()) == []

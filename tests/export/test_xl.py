@@ -65,6 +65,14 @@ def test_every_graph_passed_its_fp32_gate(bundle: Bundle) -> None:
     assert all(parity.passed and parity.psnr_db >= parity.gate_db == 80.0 for parity in found.values())
 
 
+def test_the_folder_holds_what_other_tools_look_for(bundle: Bundle, xl_checkpoint: Path) -> None:
+    for file in ("tokenizer_2/vocab.json", "tokenizer_2/tokenizer_config.json", "text_encoder_2/config.json"):
+        assert bundle.path(file).is_file()
+    index = json.loads(bundle.path("model_index.json").read_text())
+    assert index["_class_name"] == "StableDiffusionXLPipeline"
+    assert index.keys() == json.loads((xl_checkpoint / "model_index.json").read_text()).keys()
+
+
 def test_the_last_layer_of_the_first_text_encoder_is_not_stored(bundle: Bundle) -> None:
     names = set(load_graph(bundle.graph_path("text_encoder")).graph.initializers)
     assert any("encoder.layers.1." in name for name in names)
