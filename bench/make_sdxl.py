@@ -105,10 +105,12 @@ def hollow(component: str, config: dict[str, Any]) -> torch.nn.Module:
             module = diffusers.AutoencoderKL.from_config(config)
         else:
             module = getattr(transformers, INDEX[component][1])(transformers.CLIPTextConfig(**config))  # type: ignore[index]
+    count = 0
     for part in module.modules():
         for name, weight in list(part._parameters.items()):
             if weight is not None:
-                value = torch.zeros(()).expand(weight.shape)
+                count += 1  # no two alike: the tracer makes one of small weights that are
+                value = torch.tensor(count * 1e-6).expand(weight.shape)
                 part._parameters[name] = torch.nn.Parameter(value, requires_grad=False)
         for name, buffer in list(part._buffers.items()):
             if buffer is not None and buffer.is_meta:  # position_ids of CLIP
