@@ -33,7 +33,7 @@ import json, sys
 from pathlib import Path
 import torch
 from diffusers import AutoencoderKL, PNDMScheduler, UNet2DConditionModel
-from tokenizers import pre_tokenizers
+from tintype.bench.export_sd15 import write_plain_tokenizer
 from transformers import CLIPTextConfig, CLIPTextModel
 
 folder = Path(sys.argv[1])
@@ -62,15 +62,7 @@ PNDMScheduler(
     beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", skip_prk_steps=True, steps_offset=1,
     set_alpha_to_one=False,
 ).save_pretrained(folder / "scheduler")
-alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-words = [*alphabet, *(letter + "</w>" for letter in alphabet)]
-words += [f"unused{index}" for index in range(49406 - len(words))] + ["<|startoftext|>", "<|endoftext|>"]
-(folder / "tokenizer").mkdir()
-vocabulary = {word: index for index, word in enumerate(words)}
-(folder / "tokenizer" / "vocab.json").write_text(json.dumps(vocabulary), encoding="utf-8")
-(folder / "tokenizer" / "merges.txt").write_text("#version: 0.2\\n", encoding="utf-8")
-marks = {"tokenizer_class": "CLIPTokenizer", "model_max_length": 77, "pad_token": "<|endoftext|>"}
-(folder / "tokenizer" / "tokenizer_config.json").write_text(json.dumps(marks))
+write_plain_tokenizer(folder / "tokenizer", "<|endoftext|>")
 index = {
     "_class_name": "StableDiffusionPipeline",
     "text_encoder": ["transformers", "CLIPTextModel"],
@@ -155,6 +147,21 @@ class TreeMemory:
                 continue
             self.peak_own_bytes = max(self.peak_own_bytes, own)
             self.peak_bytes = max(self.peak_bytes, total)
+
+
+def write_plain_tokenizer(folder: Path, pad_token: str) -> None:
+    """A tokenizer of CLIP's size that knows letters alone; its other words are never said."""
+    from tokenizers import pre_tokenizers
+
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    words = [*alphabet, *(letter + "</w>" for letter in alphabet)]
+    words += [f"unused{index}" for index in range(49406 - len(words))] + ["<|startoftext|>", "<|endoftext|>"]
+    folder.mkdir(parents=True)
+    vocabulary = {word: index for index, word in enumerate(words)}
+    (folder / "vocab.json").write_text(json.dumps(vocabulary), encoding="utf-8")
+    (folder / "merges.txt").write_text("#version: 0.2\n", encoding="utf-8")
+    marks = {"tokenizer_class": "CLIPTokenizer", "model_max_length": 77, "pad_token": pad_token}
+    (folder / "tokenizer_config.json").write_text(json.dumps(marks))
 
 
 def run_measured(code: str, *arguments: object, environment: dict[str, str]) -> dict[str, Any]:

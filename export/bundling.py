@@ -14,13 +14,15 @@ from typing import TYPE_CHECKING
 
 from tintype.bundle import DefaultRequest
 from tintype.errors import ExportError, near_names
-from tintype.export.checkpoint import Checkpoint, load_text_encoder, load_unet, load_vae, open_checkpoint
+from tintype.export.checkpoint import Checkpoint, open_checkpoint
+from tintype.export.families import tokenizer_of
 from tintype.export.parity import GATES_DB, ParityReport, refuse_failures
 from tintype.export.placing import placed
 from tintype.export.progress import Progress, Silent
 
 if TYPE_CHECKING:
-    from tintype.export.trajectories import Modules, TrajectoryPlan
+    from tintype.export.modules import Modules
+    from tintype.export.trajectories import TrajectoryPlan
 
 PRECISIONS = tuple(GATES_DB)
 LARGE_UNET_BYTES = 512 * 2**20
@@ -51,12 +53,12 @@ def export_bundle(
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> ParityReport:
-    """Export a diffusers folder (Stable Diffusion 1.x, 2.x) to a bundle folder; returns how near each graph came.
+    """Export a diffusers folder (Stable Diffusion 1.x, 2.x, XL) to a bundle folder; returns how near each graph came.
 
     precision: fp32, fp16 (weights stored in half) or int8 (hybrid; layers that would miss the gate stay float).
     prompts: what calibration and gates draw; use words the model knows. None takes a general list.
     name: the bundle's name, None takes the folder's. licence: None reads the checkpoint's README.md.
-    default_request: what a request gets that leaves fields out; None asks for 20 steps of dpmpp_2m at the model's size.
+    default_request: what a request gets that leaves fields out; None takes `usual_request`.
     overwrite: replace a bundle that is there already; anything else at that place is never touched.
 
     Raises ExportError, and then nothing is left at `bundle`: for what can't be read or isn't supported, an output
@@ -74,22 +76,24 @@ def export_bundle(
         # torch and diffusers take seconds to import: only for a checkpoint and an output that are there.
         _quiet_libraries()
         from tintype.export import graphs, writing
+        from tintype.export.modules import Modules
         from tintype.export.tokenizer import read_tokenizer
-        from tintype.export.trajectories import gate_calls
 
         request = default_request or writing.usual_request(checkpoint)
         plan = trajectory_plan(checkpoint, effort or Effort(), prompts, request.guidance_scale)
-        tokenizer = read_tokenizer(source / "tokenizer", *checkpoint.text_limits)  # 1. read
-        modules = _load(checkpoint, progress)
-        with progress.stage("real inputs", plan.gate_prompts * (plan.steps + 1)) as advance:  # 2. what it must match
-            calls = gate_calls(modules, tokenizer, plan, advance)
+        tokenizers = {  # 1. read
+            tokenizer_of(role): read_tokenizer(source / tokenizer_of(role), *checkpoint.text_limits(role))
+            for role in checkpoint.family.text_encoders
+        }
+        modules = Modules(checkpoint)
+        _check_weights(modules, progress)  # 2. refuse what is broken before the work begins
         seconds = (effort or Effort()).damage_seconds
-        job = graphs.Job(checkpoint, modules, tokenizer, plan, calls, precision, scratch, progress, seconds)
-        reports = graphs.write_graphs(job)  # 3. trace, quantize, judge
+        job = graphs.Job(modules, tokenizers, plan, precision, scratch, progress, seconds)
+        reports = graphs.write_graphs(job)  # 3. trace, meet real inputs, quantize, judge
         report = ParityReport(name or bundle.resolve().name, precision, tuple(reports), 0, 0.0)
         refuse_failures(report)
         writing.write_rest(  # 4. all else
-            checkpoint, tokenizer, reports, scratch.bundle, report.name, licence, request
+            checkpoint, tokenizers, reports, scratch.bundle, report.name, licence, request
         )
         size = sum(path.stat().st_size for path in scratch.bundle.rglob("*") if path.is_file())
     return replace(report, bundle_bytes=size, seconds=time.perf_counter() - started)  # 5. `placed` gave it its name
@@ -103,23 +107,14 @@ def _quiet_libraries() -> None:
         logging.getLogger(name).setLevel(logging.ERROR)
 
 
-def _load(checkpoint: Checkpoint, progress: Progress) -> Modules:
-    from tintype.export.trajectories import Modules
-
-    vae = checkpoint.configs["vae"]
-    with progress.stage("checkpoint", 3) as advance:
-        text_encoder = load_text_encoder(checkpoint)
-        advance(1)
-        unet = load_unet(checkpoint)
-        advance(1)
-        return Modules(
-            text_encoder,
-            unet,
-            load_vae(checkpoint),
-            checkpoint.configs["scheduler"],
-            float(vae.get("scaling_factor", 0.18215)),  # diffusers leaves out what equals its default
-            float(vae["shift_factor"]) if vae.get("shift_factor") is not None else 0.0,
-        )
+def _check_weights(modules: Modules, progress: Progress) -> None:
+    """ExportError for weights that are broken. Each part is read and dropped: it is read again when its turn comes."""
+    components = modules.checkpoint.family.components
+    with progress.stage("checkpoint", len(components)) as advance:
+        for component in components:
+            modules.part(component)
+            modules.release(component)
+            advance(1)
 
 
 def trajectory_plan(
@@ -132,8 +127,7 @@ def trajectory_plan(
     usual = {"steps": 8, "calibration_prompts": 1, "gate_prompts": 1, "gate_calls": 3} if large else {}
     chosen = {field: getattr(effort, field) for field in ("steps", "calibration_prompts", "gate_prompts", "gate_calls")}
     fixed = {field: value for field, value in chosen.items() if value is not None}
-    sample_size = checkpoint.configs["unet"].get("sample_size") or 64  # null: diffusers takes 64 too
-    size = effort.latent_size if effort.latent_size is not None else int(sample_size)
+    size = effort.latent_size if effort.latent_size is not None else checkpoint.latent_size
     size = max(1, size // checkpoint.latent_multiple) * checkpoint.latent_multiple
     texts = DEFAULT_PROMPTS if prompts is None else tuple(prompts)
     return TrajectoryPlan(texts, size, guidance_scale=guidance_scale, **{**usual, **fixed})

@@ -1,4 +1,4 @@
-"""Reading what people publish: a diffusers folder of Stable Diffusion 1.x or 2.x shape.
+"""Reading what people publish: a diffusers folder of Stable Diffusion 1.x, 2.x or XL shape.
 
 A `Checkpoint` that `open_checkpoint` returned has the parts this exporter can trace, by class name. Weights are read
 only by the `load_*` functions, always as fp32, and every tensor of a module comes from the file: a key that is
@@ -15,33 +15,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tintype.errors import ExportError
+from tintype.export.families import Configs, Family, check_configs, family_of, tokenizer_of
 
 if TYPE_CHECKING:
     import torch
 
-PIPELINES = ("StableDiffusionPipeline", "StableDiffusionImg2ImgPipeline", "LatentConsistencyModelPipeline")
-COMPONENT_CLASSES = {"text_encoder": "CLIPTextModel", "unet": "UNet2DConditionModel", "vae": "AutoencoderKL"}
-PREDICTION_TYPES = ("epsilon", "v_prediction", "sample")
-
 # Weights files in order of preference: the plain ones first, then what "variant" downloads leave.
-WEIGHT_NAMES = {
-    "text_encoder": ("model.safetensors", "model.fp16.safetensors", "pytorch_model.bin", "pytorch_model.fp16.bin"),
-    "unet": (
-        "diffusion_pytorch_model.safetensors",
-        "diffusion_pytorch_model.fp16.safetensors",
-        "diffusion_pytorch_model.bin",
-        "diffusion_pytorch_model.fp16.bin",
-    ),
-}
-WEIGHT_NAMES["vae"] = WEIGHT_NAMES["unet"]
-
-# Sets of UNet options that need inputs or layers which the traced graph doesn't have.
-UNSUPPORTED_UNET_OPTIONS = (
-    "addition_embed_type",
-    "class_embed_type",
-    "encoder_hid_dim_type",
-    "time_cond_proj_dim",
-    "num_class_embeds",
+_TEXT_WEIGHTS = ("model.safetensors", "model.fp16.safetensors", "pytorch_model.bin", "pytorch_model.fp16.bin")
+_WEIGHTS = (
+    "diffusion_pytorch_model.safetensors",
+    "diffusion_pytorch_model.fp16.safetensors",
+    "diffusion_pytorch_model.bin",
+    "diffusion_pytorch_model.fp16.bin",
 )
 
 
@@ -50,8 +35,9 @@ class Checkpoint:
     """A diffusers folder whose parts are known; configs are the JSON as it stands."""
 
     folder: Path
+    family: Family
     index: Mapping[str, Any]
-    configs: Mapping[str, Mapping[str, Any]]  # by component: text_encoder, unet, vae, scheduler
+    configs: Configs  # of each component of the family, and of the scheduler
     weights: Mapping[str, tuple[Path, ...]]  # by component, shards in order
 
     @property
@@ -69,9 +55,23 @@ class Checkpoint:
         return int(2 ** (len(self.configs["unet"]["block_out_channels"]) - 1))
 
     @property
-    def text_limits(self) -> tuple[int, int]:
-        """How many tokens the text encoder takes at once, and how many it knows; CLIP's where config.json is mute."""
-        config = self.configs["text_encoder"]
+    def latent_size(self) -> int:
+        """A side of the latents that the UNet was made for; diffusers' default where config.json says null."""
+        return int(self.configs["unet"].get("sample_size") or (128 if self.family.is_xl else 64))
+
+    @property
+    def force_zeros_for_empty_prompt(self) -> bool:
+        """Whether an empty negative prompt is zeros rather than words; diffusers' default for XL where it is mute."""
+        return self.family.is_xl and bool(self.index.get("force_zeros_for_empty_prompt", True))
+
+    @property
+    def projection_dim(self) -> int:
+        """How many numbers text_encoder_2 says a whole prompt with; CLIP's default where config.json is mute."""
+        return int(self.configs["text_encoder_2"].get("projection_dim", 512))
+
+    def text_limits(self, text_encoder: str) -> tuple[int, int]:
+        """How many tokens a text encoder takes at once, and how many it knows; CLIP's where config.json is mute."""
+        config = self.configs[text_encoder]
         return int(config.get("max_position_embeddings", 77)), int(config.get("vocab_size", 49408))
 
     def sha256(self) -> str:
@@ -99,29 +99,39 @@ def open_checkpoint(folder: Path) -> Checkpoint:
             fix="give the folder that save_pretrained wrote, with unet/, vae/ and text_encoder/ in it",
         )
     index = _read_json(folder / "model_index.json")
-    _check_index(folder, index)
-    configs = {name: _read_json(folder / name / "config.json") for name in COMPONENT_CLASSES}
+    family = family_of(folder, index)
+    configs = {name: _read_json(folder / name / "config.json") for name in family.components}
     configs["scheduler"] = _read_json(folder / "scheduler" / "scheduler_config.json")
-    _check_configs(configs)
-    if not (folder / "tokenizer").is_dir():
-        raise ExportError(f"{folder} has no tokenizer folder", fix="copy the checkpoint's tokenizer/ into it")
-    weights = {name: _find_weights(folder / name, WEIGHT_NAMES[name]) for name in COMPONENT_CLASSES}
-    return Checkpoint(folder=folder, index=index, configs=configs, weights=weights)
+    check_configs(family, configs)
+    for name in map(tokenizer_of, family.text_encoders):
+        if not (folder / name).is_dir():
+            raise ExportError(f"{folder} has no {name} folder", fix=f"copy the checkpoint's {name}/ into it")
+    weights = {name: _find_weights(folder / name) for name in family.components}
+    return Checkpoint(folder=folder, family=family, index=index, configs=configs, weights=weights)
 
 
-def load_text_encoder(checkpoint: Checkpoint) -> torch.nn.Module:
-    """The CLIP text model, fp32; with and without the `text_model.` prefix in its weights."""
-    from transformers import CLIPTextConfig, CLIPTextModel
+def load(checkpoint: Checkpoint, component: str) -> torch.nn.Module:
+    """One component of a checkpoint, fp32, in eval mode."""
+    if component == "unet":
+        return load_unet(checkpoint)
+    return load_vae(checkpoint) if component == "vae" else load_text_encoder(checkpoint, component)
 
-    config = CLIPTextConfig(**_plain_options(checkpoint.configs["text_encoder"]))
-    state = _load_state(checkpoint, "text_encoder")
-    state = {name.removeprefix("text_model."): tensor for name, tensor in state.items()}
+
+def load_text_encoder(checkpoint: Checkpoint, component: str = "text_encoder") -> torch.nn.Module:
+    """A CLIP text model, fp32; with and without the `text_model.` prefix in its weights."""
+    import transformers
+
+    kind = checkpoint.family.components[component]
+    config = transformers.CLIPTextConfig(**_plain_options(checkpoint.configs[component]))
+    state = {name.removeprefix("text_model."): tensor for name, tensor in _load_state(checkpoint, component).items()}
     state = {name: tensor for name, tensor in state.items() if not name.endswith("position_ids")}
-    state.pop("text_projection.weight", None)  # of CLIPTextModelWithProjection; last_hidden_state doesn't need it
-    module = _build(lambda: CLIPTextModel(config), "text_encoder", on_meta=False)
-    if any(name.startswith("text_model.") for name in module.state_dict()):
-        state = {f"text_model.{name}": tensor for name, tensor in state.items()}
-    return _fill(checkpoint, "text_encoder", module, state)
+    module = _build(lambda: getattr(transformers, kind)(config), component, on_meta=False)
+    wanted = module.state_dict()
+    if "text_projection.weight" not in wanted:
+        state.pop("text_projection.weight", None)  # of CLIPTextModelWithProjection; the words alone don't need it
+    if any(name.startswith("text_model.") for name in wanted):
+        state = {name if name in wanted else f"text_model.{name}": tensor for name, tensor in state.items()}
+    return _fill(checkpoint, component, module, state)
 
 
 def load_unet(checkpoint: Checkpoint) -> torch.nn.Module:
@@ -146,52 +156,8 @@ def load_vae(checkpoint: Checkpoint) -> torch.nn.Module:
     return _fill(checkpoint, "vae", module, state)
 
 
-def _check_index(folder: Path, index: Mapping[str, Any]) -> None:
-    pipeline = index.get("_class_name")
-    if pipeline not in PIPELINES:
-        raise ExportError(
-            f"{folder} holds a {pipeline}, which this exporter doesn't know",
-            fix=f"export one of {', '.join(PIPELINES)} (Stable Diffusion 1.x and 2.x)",
-        )
-    for name, wanted in COMPONENT_CLASSES.items():
-        entry = index.get(name)
-        found = entry[1] if isinstance(entry, list) and len(entry) == 2 else None
-        if found != wanted:
-            raise ExportError(
-                f"the {name} of {folder} is a {found}, which this exporter doesn't know",
-                fix=f"export a checkpoint whose {name} is a {wanted}",
-            )
-
-
-def _check_configs(configs: Mapping[str, Mapping[str, Any]]) -> None:
-    unet, vae, scheduler = configs["unet"], configs["vae"], configs["scheduler"]
-    for option in UNSUPPORTED_UNET_OPTIONS:
-        if unet.get(option) is not None:
-            raise ExportError(
-                f"the UNet sets {option}={unet[option]!r}, which this exporter can't trace",
-                fix="export a plain Stable Diffusion 1.x or 2.x checkpoint",
-            )
-    channels, latent_channels = unet.get("in_channels", 4), vae.get("latent_channels", 4)
-    if channels != latent_channels:
-        raise ExportError(
-            f"the UNet takes {channels} channels and the VAE has {latent_channels}: an inpainting or depth model",
-            fix="export the text-to-image checkpoint that it was made from",
-        )
-    told, taken = configs["text_encoder"].get("hidden_size"), unet.get("cross_attention_dim")
-    if told != taken:
-        raise ExportError(
-            f"the text encoder gives {told} numbers a token, the UNet takes {taken}: they don't belong together",
-            fix="copy text_encoder/ and unet/ from the same checkpoint",
-        )
-    prediction = scheduler.get("prediction_type", "epsilon")
-    if prediction not in PREDICTION_TYPES:
-        raise ExportError(
-            f"the scheduler predicts {prediction!r}, which the samplers don't know",
-            fix=f"prediction_type should be one of {', '.join(PREDICTION_TYPES)}",
-        )
-
-
-def _find_weights(folder: Path, names: tuple[str, ...]) -> tuple[Path, ...]:
+def _find_weights(folder: Path) -> tuple[Path, ...]:
+    names = _TEXT_WEIGHTS if folder.name.startswith("text_encoder") else _WEIGHTS
     for name in names:
         if (folder / name).is_file():
             return (folder / name,)

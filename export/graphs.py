@@ -1,13 +1,14 @@
 """The graphs of a bundle: traced, stored in the precision asked for, and judged against torch on the lowered graph.
 
-A graph is judged as it will run: canonical file -> the CPU's lowering -> ONNX Runtime. An int8 graph that misses its
-gate gives layers back to fp16 until it passes.
+Parts of the checkpoint are in memory one after another, in the order in which a picture needs them: each makes the
+real inputs of the next. A graph is judged as it will run: canonical file -> the CPU's lowering -> ONNX Runtime. An
+int8 graph that misses its gate gives layers back to fp16 until it passes.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -16,24 +17,36 @@ from numpy.typing import NDArray
 
 from tintype.engine import graph_session
 from tintype.export import tracing
-from tintype.export.checkpoint import Checkpoint
 from tintype.export.fallback import FIRST_STEP, Choice, Trial, choose
+from tintype.export.families import tokenizer_of
+from tintype.export.modules import Modules
 from tintype.export.parity import Gate, GraphReport, judge
 from tintype.export.placing import Scratch
 from tintype.export.progress import Progress
 from tintype.export.quantization import Layer, Scales, find_layers, halve_weights, quantize_graph
+from tintype.export.seen import COMPONENT_OF, trace_plan
 from tintype.export.simulation import ActivationStatistics, layer_scales
 from tintype.export.storage import load_graph, save_graph
 from tintype.export.tokenizer import BundleTokenizer
-from tintype.export.trajectories import Call, Modules, TrajectoryPlan, calibration_walks, text_call
+from tintype.export.trajectories import (
+    Call,
+    TrajectoryPlan,
+    calibration_walks,
+    decoder_call,
+    encoder_call,
+    gate_walks,
+    text_call,
+    words_of,
+)
 
 GRAPH_FILES = {
     "text_encoder": "text_encoder/model.onnx",
+    "text_encoder_2": "text_encoder_2/model.onnx",
+    "denoiser": "unet/model.onnx",
     "vae_encoder": "vae_encoder/model.onnx",
     "vae_decoder": "vae_decoder/model.onnx",
-    "denoiser": "unet/model.onnx",
 }
-INT8_ROLES = ("text_encoder", "vae_decoder", "denoiser")  # the encoder runs once, if at all: fp16
+FLOAT_ROLES = ("vae_encoder",)  # it runs once, if at all: fp16 in an int8 bundle
 KEPT_CALLS = 6  # of the denoiser, for measuring damage
 
 
@@ -41,56 +54,141 @@ KEPT_CALLS = 6  # of the denoiser, for measuring damage
 class Job:
     """What every graph's making needs."""
 
-    checkpoint: Checkpoint
     modules: Modules
-    tokenizer: BundleTokenizer
+    tokenizers: Mapping[str, BundleTokenizer]  # by folder: tokenizer, tokenizer_2
     plan: TrajectoryPlan
-    calls: Mapping[str, Sequence[Call]]  # by role: what graphs are judged on
     precision: str
     scratch: Scratch
     progress: Progress
     damage_seconds: float
 
 
-@dataclass(frozen=True, slots=True)
-class Calibrated:
-    """How a role's layers would be quantized, and calls to try that on; not those that it is judged on."""
+@dataclass(slots=True)
+class Found:
+    """What parts of the checkpoint left for the next ones."""
 
+    gate_calls: dict[str, list[Call]] = field(default_factory=dict)  # by role: what graphs are judged on
+    trial_calls: dict[str, list[Call]] = field(default_factory=dict)  # others, to choose int8 layers by
+    gate_latents: list[torch.Tensor] = field(default_factory=list)
+    calibration_latents: list[torch.Tensor] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class Quantized:
+    """Which layers of a role may be int8, and with which scales."""
+
+    choice: Choice
     scales: Mapping[str, Scales]
-    calls: Sequence[Call]
 
 
 def write_graphs(job: Job) -> list[GraphReport]:
     """Write every role's graph into the scratch bundle; the reports say how near each came, nothing is refused here."""
-    folder = job.scratch.bundle if job.precision == "fp32" else job.scratch.fp32
-    layers = {}
-    with job.progress.stage("tracing", len(GRAPH_FILES)) as advance:
-        for role, file in GRAPH_FILES.items():
-            model = tracing.trace(_seen(role, job.modules), _trace_plan(role, job))
-            layers[role] = find_layers(model)
-            save_graph(model, folder / file)
-            del model
-            advance(1)
-    calibrated = _calibrate(job, layers) if job.precision == "int8" else {}
+    found = Found()
     reports = []
-    with job.progress.stage("parity", len(GRAPH_FILES)) as advance:
-        for role in GRAPH_FILES:
-            if role in calibrated:
-                choice = _choose(job, role, layers[role], calibrated[role])
-                reports.append(_int8(job, role, choice, calibrated[role].scales))
-            elif job.precision == "fp32":
-                reports.append(_judged(job, role, "fp32"))
-            else:
-                _rewrite(job, role, [], {})
-                reports.append(_judged(job, role, "fp16"))
-            advance(1)
+    for component in job.modules.checkpoint.family.components:
+        roles = [role for role in GRAPH_FILES if COMPONENT_OF[role] == component]
+        layers = {role: _trace(job, role) for role in roles}
+        quantized = _meet(job, component, layers, found)
+        job.modules.release(component)
+        for role in roles:
+            with job.progress.stage(f"parity: {role}", 1):
+                reports.append(_stored(job, role, found.gate_calls[role], quantized.get(role)))
     return reports
 
 
+def _trace(job: Job, role: str) -> Sequence[Layer]:
+    """Write a role's fp32 graph; which of its layers could be int8."""
+    folder = job.scratch.bundle if job.precision == "fp32" else job.scratch.fp32
+    tokens = job.tokenizers["tokenizer"].facts.max_length
+    with job.progress.stage(f"tracing: {role}", 1):
+        model = tracing.trace(job.modules.seen(role), trace_plan(job.modules.checkpoint, role, tokens))
+        layers = find_layers(model)
+        save_graph(model, folder / GRAPH_FILES[role])
+    return layers
+
+
+def _meet(job: Job, component: str, layers: Mapping[str, Sequence[Layer]], found: Found) -> dict[str, Quantized]:
+    """Run a component on what it meets when pictures are made; with int8, choose its layers."""
+    module, int8 = job.modules.part(component), job.precision == "int8"
+    chosen = {role: each for role, each in layers.items() if int8 and role not in FLOAT_ROLES}
+    watched = [layer for each in chosen.values() for layer in each]
+    calls = len(found.calibration_latents) if component == "vae" else 2 * job.plan.calibration_calls
+    statistics = ActivationStatistics(module, watched, calls)
+    if component == "unet":
+        _walk(job, found, statistics)
+    elif component == "vae":
+        _decode(job, found, statistics)
+    else:
+        _read(job, component, found)
+    quantized = {}
+    for role, each in chosen.items():
+        with job.progress.stage(f"scales: {role}", len(each)) as advance, torch.inference_mode():
+            scales = layer_scales(module, each, statistics, advance)
+        quantized[role] = Quantized(_choose(job, role, each, scales, found.trial_calls[role]), scales)
+    return quantized
+
+
+def _read(job: Job, role: str, found: Found) -> None:
+    tokenizer = job.tokenizers[tokenizer_of(role)]
+    found.gate_calls[role] = [text_call(job.modules, role, tokenizer, ["", *job.plan.gates])]
+    found.trial_calls[role] = [text_call(job.modules, role, tokenizer, ["", *job.plan.calibration])]
+
+
+def _walk(job: Job, found: Found, statistics: ActivationStatistics) -> None:
+    modules, plan, text_encoders = job.modules, job.plan, job.modules.checkpoint.family.text_encoders
+    words = words_of(modules, plan, [found.gate_calls[role][0] for role in text_encoders])
+    with job.progress.stage("real inputs", plan.gate_prompts * (plan.steps + 1)) as advance:
+        found.gate_calls["denoiser"], found.gate_latents = gate_walks(modules, words, plan, advance)
+    if job.precision != "int8":
+        return
+    words = words_of(modules, plan, [found.trial_calls[role][0] for role in text_encoders])
+    with job.progress.stage("calibration", plan.calibration_calls) as advance, statistics.watching():
+        kept, found.calibration_latents = calibration_walks(modules, words, plan, KEPT_CALLS, advance)
+    found.trial_calls["denoiser"] = kept
+
+
+def _decode(job: Job, found: Found, statistics: ActivationStatistics) -> None:
+    calls = [decoder_call(job.modules, latents) for latents in found.gate_latents]
+    found.gate_calls["vae_decoder"] = calls
+    found.gate_calls["vae_encoder"] = [encoder_call(job.modules, call.reference) for call in calls]
+    with statistics.watching():
+        tried = [decoder_call(job.modules, latents) for latents in found.calibration_latents]
+    found.trial_calls["vae_decoder"] = tried[:KEPT_CALLS]
+
+
+def _choose(
+    job: Job, role: str, layers: Sequence[Layer], scales: Mapping[str, Scales], calls: Sequence[Call]
+) -> Choice:
+    """Which layers of a role may be int8, by trial in torch."""
+    seen = job.modules.seen(role)
+
+    def run(call: Call) -> NDArray[np.float32]:
+        told = seen(**{name: torch.from_numpy(array) for name, array in call.feed.items()})
+        first: torch.Tensor = told if isinstance(told, torch.Tensor) else told[0]
+        return first.numpy()
+
+    trial = Trial(job.modules.of_role(role), run, calls, scales, Gate.of(role, job.precision))
+    return choose(trial, layers, job.damage_seconds, f"damage: {role}", job.progress)
+
+
+def _stored(job: Job, role: str, calls: Sequence[Call], quantized: Quantized | None) -> GraphReport:
+    """A role's graph in the precision asked for, judged."""
+    if quantized is not None:
+        return _int8(job, role, calls, quantized)
+    if job.precision == "fp32":
+        return _judged(job, role, calls, "fp32")
+    _rewrite(job, role, [], {})
+    return _judged(job, role, calls, "fp16")
+
+
 def run_calls(path: Path, calls: Sequence[Call]) -> list[NDArray[np.float32]]:
-    """The first output of each call, on the graph as the CPU runs it."""
+    """The outputs of each call, on the graph as the CPU runs it: as many as the call has references, in order."""
+    found = []
     with graph_session(path) as session:
-        return [session.run(call.feed)[session.output_names[0]] for call in calls]
+        for call in calls:
+            outputs = session.run(call.feed)
+            found += [outputs[name] for name in session.output_names[: len(call.references)]]
+    return found
 
 
 def graph_bytes(path: Path) -> int:
@@ -99,22 +197,23 @@ def graph_bytes(path: Path) -> int:
     return path.stat().st_size + (data.stat().st_size if data.is_file() else 0)
 
 
-def _int8(job: Job, role: str, choice: Choice, scales: Mapping[str, Scales]) -> GraphReport:
+def _int8(job: Job, role: str, calls: Sequence[Call], quantized: Quantized) -> GraphReport:
     """Write an int8 graph; layers go float until the real graph passes, and the last try is fp16 throughout."""
-    share = FIRST_STEP
+    share, choice = FIRST_STEP, quantized.choice
     while True:
         layers = choice.int8
-        _rewrite(job, role, layers, scales)
-        report = _judged(job, role, "int8" if layers else "fp16", choice)
+        _rewrite(job, role, layers, quantized.scales)
+        report = _judged(job, role, calls, "int8" if layers else "fp16", choice)
         if report.parity.passed or not layers:
             return report
         choice.retreat(share)
         share *= 2.0
 
 
-def _judged(job: Job, role: str, precision: str, choice: Choice | None = None) -> GraphReport:
-    path, calls = job.scratch.bundle / GRAPH_FILES[role], job.calls[role]
-    parity = judge(Gate.of(role, job.precision), [call.reference for call in calls], run_calls(path, calls))
+def _judged(job: Job, role: str, calls: Sequence[Call], precision: str, choice: Choice | None = None) -> GraphReport:
+    path = job.scratch.bundle / GRAPH_FILES[role]
+    references = [reference for call in calls for reference in call.references]
+    parity = judge(Gate.of(role, job.precision), references, run_calls(path, calls))
     if choice is None:
         return GraphReport(role, precision, parity, graph_bytes(path))
     return GraphReport(
@@ -128,63 +227,3 @@ def _rewrite(job: Job, role: str, layers: Sequence[Layer], scales: Mapping[str, 
     quantize_graph(model, layers, scales)
     halve_weights(model)
     save_graph(model, job.scratch.bundle / GRAPH_FILES[role])
-
-
-def _calibrate(job: Job, layers: Mapping[str, Sequence[Layer]]) -> dict[str, Calibrated]:
-    """Walk real trajectories with an eye on every convolution; then each role's scales and calls to try them on."""
-    plan, modules = job.plan, job.modules
-    total = plan.calibration_prompts * (plan.steps + 1)
-    unet = ActivationStatistics(modules.unet, layers["denoiser"], 2 * total)
-    vae = ActivationStatistics(modules.vae, layers["vae_decoder"], plan.calibration_prompts)
-    with job.progress.stage("calibration", total) as advance, unet.watching(), vae.watching():
-        denoiser_calls, decoder_calls = calibration_walks(modules, job.tokenizer, plan, KEPT_CALLS, advance)
-    calls = {
-        "text_encoder": [text_call(modules, job.tokenizer, plan.calibration)],
-        "vae_decoder": decoder_calls[:KEPT_CALLS],
-        "denoiser": denoiser_calls,
-    }
-    found = {}
-    with job.progress.stage("scales", sum(len(layers[role]) for role in INT8_ROLES)) as advance, torch.inference_mode():
-        for role, statistics in (("text_encoder", None), ("vae_decoder", vae), ("denoiser", unet)):
-            module = _module(role, modules)
-            found[role] = Calibrated(layer_scales(module, layers[role], statistics, advance), calls[role])
-    return found
-
-
-def _choose(job: Job, role: str, layers: Sequence[Layer], calibrated: Calibrated) -> Choice:
-    """Which layers of a role may be int8, by trial in torch."""
-    seen = _seen(role, job.modules)
-
-    def run(call: Call) -> NDArray[np.float32]:
-        return seen(**{name: torch.from_numpy(array) for name, array in call.feed.items()}).numpy()  # type: ignore[no-any-return]
-
-    trial = Trial(_module(role, job.modules), run, calibrated.calls, calibrated.scales, Gate.of(role, job.precision))
-    return choose(trial, layers, job.damage_seconds, f"damage: {role}", job.progress)
-
-
-def _module(role: str, modules: Modules) -> torch.nn.Module:
-    return {"text_encoder": modules.text_encoder, "denoiser": modules.unet}.get(role, modules.vae)
-
-
-def _seen(role: str, modules: Modules) -> torch.nn.Module:
-    """A role's module as a graph sees it: inputs and output by the graph's names."""
-    wrappers = {
-        "text_encoder": tracing.TextEncoder,
-        "denoiser": tracing.Denoiser,
-        "vae_decoder": tracing.VaeDecoder,
-        "vae_encoder": tracing.VaeEncoder,
-    }
-    return wrappers[role](_module(role, modules)).eval()
-
-
-def _trace_plan(role: str, job: Job) -> tracing.TracePlan:
-    configs, tokens = job.checkpoint.configs, job.tokenizer.facts.max_length
-    channels = int(configs["vae"].get("latent_channels", 4))
-    if role == "text_encoder":
-        return tracing.text_encoder_plan(tokens)
-    if role == "denoiser":
-        width = int(configs["text_encoder"]["hidden_size"])
-        return tracing.denoiser_plan(channels, width, job.checkpoint.latent_multiple, tokens)
-    if role == "vae_decoder":
-        return tracing.vae_decoder_plan(channels)
-    return tracing.vae_encoder_plan(job.checkpoint.vae_scale_factor)

@@ -23,7 +23,9 @@ FLOAT16_MAX = 65504.0
 WEIGHT_SHRINKS = (1.0, 0.96, 0.92, 0.88, 0.84, 0.8, 0.76, 0.72, 0.68, 0.64, 0.6)
 
 # Always float: the first and last convolutions see pixels or latents themselves, and the time embedding steers all.
-ALWAYS_FLOAT = re.compile(r"(^|\.)(conv_in|conv_out|quant_conv|post_quant_conv|time_embedding|time_emb_proj)(\.|$)")
+ALWAYS_FLOAT = re.compile(
+    r"(^|\.)(conv_in|conv_out|quant_conv|post_quant_conv|time_embedding|time_emb_proj|add_embedding)(\.|$)"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,10 +148,9 @@ def halve_weights(model: ir.Model) -> None:
             continue
         if len(tensor.shape) < 2 or str(name).endswith("_scale"):
             continue
-        array = tensor.numpy()
-        if float(np.abs(array).max()) > FLOAT16_MAX:
+        if float(np.abs(tensor.numpy()).max()) > FLOAT16_MAX:
             continue
-        half = _initializer(model.graph, f"{name}_fp16", array.astype(np.float16))
+        half = _half(model.graph, f"{name}_fp16", tensor)
         users = [(use.node, use.idx) for use in value.uses()]
         if len(users) == 1 and users[0][0].op_type == "Gather" and users[0][1] == 0:
             _cast_after_gather(model.graph, users[0][0], half)
@@ -260,6 +261,19 @@ def _insert_before(
 def _initializer(graph: ir.Graph, name: str, array: NDArray[Any]) -> ir.Value:
     tensor = ir.tensor(array, name=name)
     value = ir.Value(name=name, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype), const_value=tensor)
+    graph.register_initializer(value)
+    return value
+
+
+def _half(graph: ir.Graph, name: str, tensor: ir.TensorProtocol) -> ir.Value:
+    """An fp16 initializer that is rounded when it is written, so that only one of them is ever in memory."""
+    lazy = ir.LazyTensor(
+        lambda: ir.tensor(tensor.numpy().astype(np.float16), name=name),
+        dtype=ir.DataType.FLOAT16,
+        shape=ir.Shape(tensor.shape.numpy()),
+        name=name,
+    )
+    value = ir.Value(name=name, shape=lazy.shape, type=ir.TensorType(ir.DataType.FLOAT16), const_value=lazy)
     graph.register_initializer(value)
     return value
 

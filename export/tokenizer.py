@@ -63,7 +63,7 @@ def read_tokenizer(folder: Path, positions: int, vocabulary: int) -> BundleToken
             fix="copy the tokenizer/ that belongs to this text encoder",
         )
     facts = TokenizerFacts(
-        file="tokenizer/tokenizer.json",
+        file=f"{folder.name}/tokenizer.json",
         max_length=positions,
         bos_token_id=marks["bos"],
         eos_token_id=marks["eos"],

@@ -33,87 +33,8 @@ class TracePlan:
 
     inputs: Mapping[str, Tensor]
     dims: Mapping[str, Mapping[int, str]]  # by input: axis -> name
-    output: str
-    output_dims: Mapping[int, str]
+    outputs: Mapping[str, Mapping[int, str]]  # by output: axis -> name
     multiples: Mapping[str, int]  # dims that the caller keeps to a multiple, so that halves come out even
-
-
-class TextEncoder(torch.nn.Module):
-    """input_ids (batch, 77) -> last_hidden_state (batch, 77, dim), after the final layer norm."""
-
-    def __init__(self, module: torch.nn.Module) -> None:
-        super().__init__()
-        self.text_model = module
-
-    def forward(self, input_ids: Tensor) -> Tensor:
-        return self.text_model(input_ids).last_hidden_state  # type: ignore[no-any-return]
-
-
-class Denoiser(torch.nn.Module):
-    """sample (batch, C, h, w), timestep (1,), encoder_hidden_states (batch, seq, dim) -> out_sample like sample."""
-
-    def __init__(self, module: torch.nn.Module) -> None:
-        super().__init__()
-        self.unet = module
-
-    def forward(self, sample: Tensor, timestep: Tensor, encoder_hidden_states: Tensor) -> Tensor:
-        return self.unet(sample, timestep, encoder_hidden_states, return_dict=False)[0]  # type: ignore[no-any-return]
-
-
-class VaeDecoder(torch.nn.Module):
-    """latent_sample (batch, C, h, w), already divided by scaling_factor -> sample (batch, 3, H, W) in [-1, 1]."""
-
-    def __init__(self, module: torch.nn.Module) -> None:
-        super().__init__()
-        self.vae = module
-
-    def forward(self, latent_sample: Tensor) -> Tensor:
-        return self.vae.decode(latent_sample, return_dict=False)[0]  # type: ignore[no-any-return, operator, union-attr]
-
-
-class VaeEncoder(torch.nn.Module):
-    """sample (batch, 3, H, W) in [-1, 1] -> latent_parameters (batch, 2C, h, w): mean, then log variance."""
-
-    def __init__(self, module: torch.nn.Module) -> None:
-        super().__init__()
-        self.vae = module
-
-    def forward(self, sample: Tensor) -> Tensor:
-        return self.vae.encode(sample, return_dict=False)[0].parameters  # type: ignore[no-any-return, operator, union-attr]
-
-
-def text_encoder_plan(tokens: int) -> TracePlan:
-    ids = torch.zeros(3, tokens, dtype=torch.int64)
-    return TracePlan({"input_ids": ids}, {"input_ids": {0: "batch"}}, "last_hidden_state", {0: "batch"}, {})
-
-
-def denoiser_plan(channels: int, width: int, multiple: int, tokens: int) -> TracePlan:
-    """`width` is that of the embeddings; the example is small, oblong and of batch 3, so no dim equals another."""
-    sample = torch.randn(3, channels, 6 * multiple, 4 * multiple)
-    return TracePlan(
-        {"sample": sample, "timestep": torch.tensor([500.0]), "encoder_hidden_states": torch.randn(3, tokens, width)},
-        {
-            "sample": {0: "batch", 2: "height", 3: "width"},
-            "timestep": {},
-            "encoder_hidden_states": {0: "batch", 1: "sequence"},
-        },
-        "out_sample",
-        {0: "batch", 2: "height", 3: "width"},
-        {"height": multiple, "width": multiple},
-    )
-
-
-def vae_decoder_plan(channels: int) -> TracePlan:
-    dims = {0: "batch", 2: "height", 3: "width"}
-    latents = torch.randn(3, channels, 12, 10)
-    return TracePlan({"latent_sample": latents}, {"latent_sample": dims}, "sample", {0: "batch"}, {})
-
-
-def vae_encoder_plan(factor: int) -> TracePlan:
-    dims = {0: "batch", 2: "height", 3: "width"}
-    image = torch.randn(3, 3, 12 * factor, 10 * factor)
-    multiples = {"height": factor, "width": factor}
-    return TracePlan({"sample": image}, {"sample": dims}, "latent_parameters", {0: "batch"}, multiples)
 
 
 def trace(module: torch.nn.Module, plan: TracePlan) -> ir.Model:
@@ -130,7 +51,7 @@ def trace(module: torch.nn.Module, plan: TracePlan) -> ir.Model:
                 dynamo=True,
                 opset_version=OPSET,
                 input_names=list(plan.inputs),
-                output_names=[plan.output],
+                output_names=list(plan.outputs),
                 dynamic_shapes=dynamic,
                 verbose=False,
             )
@@ -158,9 +79,10 @@ def _name_dims(model: ir.Model, plan: TracePlan) -> None:
     for value in _values(model):
         if value.shape is not None:
             value.shape = ir.Shape([namer.named(dim) for dim in value.shape])
-    output = model.graph.outputs[0]
-    assert output.shape is not None
-    output.shape = ir.Shape([plan.output_dims.get(axis, dim) for axis, dim in enumerate(output.shape)])
+    for output in model.graph.outputs:
+        assert output.shape is not None
+        names = plan.outputs[str(output.name)]
+        output.shape = ir.Shape([names.get(axis, dim) for axis, dim in enumerate(output.shape)])
 
 
 class _DimNamer:

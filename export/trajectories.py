@@ -1,6 +1,6 @@
 """Real inputs: what each graph meets when pictures are made, and what the torch modules answer.
 
-Prompts are encoded by the checkpoint's text encoder, latents are walked down the model's own timesteps with guidance
+Prompts are encoded by the checkpoint's text encoders, latents are walked down the model's own timesteps with guidance
 by DDIM, and the last ones go to the decoder. Gates and calibration use different prompts and seeds, so that no graph
 is judged on what its ranges were fitted to. Same checkpoint and plan: the same inputs.
 """
@@ -8,7 +8,7 @@ is judged on what its ranges were fitted to. Same checkpoint and plan: the same 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 
 from tintype.errors import ExportError
+from tintype.export.modules import Modules
 from tintype.export.tokenizer import BundleTokenizer
 
 Feed = dict[str, NDArray[Any]]  # a graph's inputs by name
@@ -60,6 +61,11 @@ class TrajectoryPlan:
                 raise ExportError(f"{name} is {getattr(self, name)}", fix="give 1 or more, or leave it out")
 
     @property
+    def calibration_calls(self) -> int:
+        """Steps of all calibration prompts, the ends counted too."""
+        return self.calibration_prompts * (self.steps + 1)
+
+    @property
     def calibration(self) -> list[str]:
         return [self.prompts[index % len(self.prompts)] for index in range(self.calibration_prompts)]
 
@@ -69,36 +75,42 @@ class TrajectoryPlan:
 
 
 @dataclass(frozen=True, slots=True)
-class Modules:
-    """The checkpoint in torch, fp32, eval mode."""
-
-    text_encoder: torch.nn.Module
-    unet: torch.nn.Module
-    vae: torch.nn.Module
-    scheduler: Mapping[str, Any]  # scheduler_config.json
-    scaling_factor: float
-    shift_factor: float
-
-    def encode(self, tokenizer: BundleTokenizer, texts: Sequence[str]) -> torch.Tensor:
-        ids = torch.tensor([tokenizer.ids(text) for text in texts])
-        return self.text_encoder(ids).last_hidden_state  # type: ignore[no-any-return]
-
-
-@dataclass(frozen=True, slots=True)
 class Call:
     """One call of a graph: its inputs, and what the torch module gave for them."""
 
     feed: Feed
-    reference: NDArray[np.float32]
+    reference: NDArray[np.float32]  # its first output
+    others: tuple[NDArray[np.float32], ...] = ()  # the further ones, in order
+
+    @property
+    def references(self) -> tuple[NDArray[np.float32], ...]:
+        return (self.reference, *self.others)
+
+
+@dataclass(frozen=True, slots=True)
+class Words:
+    """Texts as the UNet gets them, a row a text."""
+
+    embeddings: torch.Tensor  # (texts, sequence, dim)
+    added: Mapping[str, torch.Tensor] = field(default_factory=dict)  # of XL: text_embeds, time_ids
+
+    def rows(self, *rows: int) -> Words:
+        chosen = list(rows)
+        return Words(self.embeddings[chosen], {name: tensor[chosen] for name, tensor in self.added.items()})
+
+    def feed(self) -> Feed:
+        """The denoiser's inputs by name."""
+        tensors = {"encoder_hidden_states": self.embeddings, **self.added}
+        return {name: tensor.numpy().copy() for name, tensor in tensors.items()}
 
 
 def walk(
-    modules: Modules, embeddings: torch.Tensor, plan: TrajectoryPlan, *, seed: int
+    modules: Modules, words: Words, plan: TrajectoryPlan, *, seed: int
 ) -> Iterator[tuple[torch.Tensor, float, torch.Tensor]]:
     """One prompt's way from noise to latents: yields (latents, timestep, prediction) of each step, then the end.
 
-    embeddings is (2, sequence, dim), unconditional first; latents are (1, C, h, w) as the UNet gets them; prediction
-    is (2, C, h, w). The last item has timestep -1 and the finished latents in both places.
+    words has two rows, unconditional first; latents are (1, C, h, w) as the UNet gets them; prediction is
+    (2, C, h, w). The last item has timestep -1 and the finished latents in both places.
     """
     from diffusers import DDIMScheduler
 
@@ -106,91 +118,79 @@ def walk(
     scheduler = DDIMScheduler.from_config({key: value for key, value in config.items() if not key.startswith("_")})
     scheduler.set_timesteps(plan.steps)
     generator = torch.Generator().manual_seed(seed)
-    channels = int(modules.unet.config.in_channels)  # type: ignore[union-attr, arg-type]
-    latents = torch.randn((1, channels, plan.latent_size, plan.latent_size), generator=generator)
-    latents = latents * scheduler.init_noise_sigma
+    shape = (1, modules.latent_channels, plan.latent_size, plan.latent_size)
+    latents = torch.randn(shape, generator=generator) * scheduler.init_noise_sigma
     for timestep in scheduler.timesteps:
         both = torch.cat([latents, latents])
-        prediction = modules.unet(both, timestep.float()[None], embeddings, return_dict=False)[0]
+        added = {"added_cond_kwargs": dict(words.added)} if words.added else {}
+        prediction = modules.part("unet")(both, timestep.float()[None], words.embeddings, return_dict=False, **added)[0]
         yield latents, float(timestep), prediction
         guided = prediction[:1] + plan.guidance_scale * (prediction[1:] - prediction[:1])
         latents = scheduler.step(guided, timestep, latents, return_dict=False)[0]
     yield latents, -1.0, latents
 
 
-def text_call(modules: Modules, tokenizer: BundleTokenizer, texts: Sequence[str]) -> Call:
-    """One call of the text encoder with all texts as a batch."""
+def text_call(modules: Modules, role: str, tokenizer: BundleTokenizer, texts: Sequence[str]) -> Call:
+    """One call of a text encoder with all texts as a batch."""
     ids = np.array([tokenizer.ids(text) for text in texts], dtype=np.int64)
     with torch.inference_mode():
-        return Call({"input_ids": ids}, modules.encode(tokenizer, texts).numpy())
+        told = modules.seen(role)(torch.from_numpy(ids))
+    first, *others = (told,) if isinstance(told, torch.Tensor) else told
+    return Call({"input_ids": ids}, first.numpy(), tuple(other.numpy() for other in others))
 
 
-def gate_calls(
-    modules: Modules, tokenizer: BundleTokenizer, plan: TrajectoryPlan, advance: Callable[[int], None]
-) -> dict[str, list[Call]]:
-    """For every role, calls on real inputs with torch's answers; `advance` hears of each finished UNet call."""
-    with torch.inference_mode():
-        embeddings = modules.encode(tokenizer, ["", *plan.gates])
-        calls: dict[str, list[Call]] = {"denoiser": [], "vae_decoder": [], "vae_encoder": []}
-        calls["text_encoder"] = [text_call(modules, tokenizer, ["", *plan.gates])]
-        for index, _ in enumerate(plan.gates):
-            pair = embeddings[[0, index + 1]]
-            finished = _denoiser_calls(modules, pair, plan, index, calls["denoiser"], advance)
-            _vae_calls(modules, finished, calls)
-    return calls
+def words_of(modules: Modules, plan: TrajectoryPlan, calls: Sequence[Call]) -> Words:
+    """The same texts' calls of every text encoder, as the UNet gets them; the first text is the empty one."""
+    embeddings = torch.from_numpy(np.concatenate([call.reference for call in calls], axis=-1))
+    if not modules.checkpoint.family.is_xl:
+        return Words(embeddings)
+    text_embeds = torch.from_numpy(calls[-1].others[0].copy())
+    if modules.checkpoint.force_zeros_for_empty_prompt:
+        embeddings[0] = 0.0
+        text_embeds[0] = 0.0
+    side = float(plan.latent_size * modules.checkpoint.vae_scale_factor)
+    sizes = torch.tensor([[side, side, 0.0, 0.0, side, side]]).repeat(len(embeddings), 1)
+    return Words(embeddings, {"text_embeds": text_embeds, "time_ids": sizes})
 
 
-def _denoiser_calls(
-    modules: Modules,
-    pair: torch.Tensor,
-    plan: TrajectoryPlan,
-    index: int,
-    calls: list[Call],
-    advance: Callable[[int], None],
-) -> torch.Tensor:
-    """Walk one gate prompt, keep some of its calls, return the finished latents."""
+def gate_walks(
+    modules: Modules, words: Words, plan: TrajectoryPlan, advance: Callable[[int], None]
+) -> tuple[list[Call], list[torch.Tensor]]:
+    """Walk the gate prompts: some of the UNet's calls, and the latents at the ends. `advance` hears of each call."""
+    calls: list[Call] = []
+    finished = []
     each = max(1, -(-plan.gate_calls // plan.gate_prompts))
-    kept = {round(step) for step in np.linspace(index % 2, plan.steps - 1, each)}
-    finished = None
-    for step, (latents, timestep, prediction) in enumerate(walk(modules, pair, plan, seed=plan.seed + 1000 + index)):
-        if timestep < 0:
-            finished = latents
-        elif step in kept:
-            calls.append(_denoiser_call(latents, timestep, pair, prediction))
-        advance(1)
-    assert finished is not None
-    return finished
-
-
-def _vae_calls(modules: Modules, latents: torch.Tensor, calls: dict[str, list[Call]]) -> None:
-    scaled = latents / modules.scaling_factor + modules.shift_factor
-    image = modules.vae.decode(scaled, return_dict=False)[0]  # type: ignore[operator, union-attr]
-    calls["vae_decoder"].append(Call({"latent_sample": scaled.numpy()}, image.numpy()))
-    image = image.clamp(-1, 1)
-    parameters = modules.vae.encode(image, return_dict=False)[0].parameters  # type: ignore[operator, union-attr]
-    calls["vae_encoder"].append(Call({"sample": image.numpy()}, parameters.numpy()))
+    with torch.inference_mode():
+        for index, _ in enumerate(plan.gates):
+            pair = words.rows(0, index + 1)
+            kept = {round(step) for step in np.linspace(index % 2, plan.steps - 1, each)}
+            way = walk(modules, pair, plan, seed=plan.seed + 1000 + index)
+            for step, (latents, timestep, prediction) in enumerate(way):
+                if timestep < 0:
+                    finished.append(latents)
+                elif step in kept:
+                    calls.append(_denoiser_call(latents, timestep, pair, prediction))
+                advance(1)
+    return calls, finished
 
 
 def calibration_walks(
-    modules: Modules, tokenizer: BundleTokenizer, plan: TrajectoryPlan, kept_calls: int, advance: Callable[[int], None]
-) -> tuple[list[Call], list[Call]]:
-    """Walk the calibration prompts: some of the UNet's calls, with its answers, and the decoder's calls at the ends.
+    modules: Modules, words: Words, plan: TrajectoryPlan, kept_calls: int, advance: Callable[[int], None]
+) -> tuple[list[Call], list[torch.Tensor]]:
+    """Walk the calibration prompts: some of the UNet's calls, and the latents at the ends.
 
     Whoever watches the UNet meanwhile sees every step of every prompt.
     """
     kept: list[Call] = []
-    finished: list[Call] = []
+    finished = []
     every = max(1, plan.calibration_prompts * plan.steps // max(1, kept_calls))
     count = 0
     with torch.inference_mode():
-        embeddings = modules.encode(tokenizer, ["", *plan.calibration])
         for index, _ in enumerate(plan.calibration):
-            pair = embeddings[[0, index + 1]]
+            pair = words.rows(0, index + 1)
             for latents, timestep, prediction in walk(modules, pair, plan, seed=plan.seed + index):
                 if timestep < 0:
-                    scaled = latents / modules.scaling_factor + modules.shift_factor
-                    image = modules.vae.decode(scaled, return_dict=False)[0]  # type: ignore[operator, union-attr]
-                    finished.append(Call({"latent_sample": scaled.numpy()}, image.numpy()))
+                    finished.append(latents)
                 elif count % every == every // 2:
                     kept.append(_denoiser_call(latents, timestep, pair, prediction))
                 count += timestep >= 0
@@ -198,10 +198,26 @@ def calibration_walks(
     return kept, finished
 
 
-def _denoiser_call(latents: torch.Tensor, timestep: float, pair: torch.Tensor, prediction: torch.Tensor) -> Call:
+def decoder_call(modules: Modules, latents: torch.Tensor) -> Call:
+    """The decoder's call on finished latents."""
+    scaled = latents / modules.scaling_factor + modules.shift_factor
+    with torch.inference_mode():
+        image = modules.part("vae").decode(scaled, return_dict=False)[0]  # type: ignore[operator, union-attr]
+    return Call({"latent_sample": scaled.numpy()}, image.numpy())
+
+
+def encoder_call(modules: Modules, image: NDArray[np.float32]) -> Call:
+    """The encoder's call on a decoded picture."""
+    image = image.clip(-1, 1)
+    with torch.inference_mode():
+        told = modules.part("vae").encode(torch.from_numpy(image), return_dict=False)[0]  # type: ignore[operator, union-attr]
+    return Call({"sample": image}, told.parameters.numpy())
+
+
+def _denoiser_call(latents: torch.Tensor, timestep: float, pair: Words, prediction: torch.Tensor) -> Call:
     feed = {
         "sample": torch.cat([latents, latents]).numpy().copy(),
         "timestep": np.array([timestep], dtype=np.float32),
-        "encoder_hidden_states": pair.numpy().copy(),
+        **pair.feed(),
     }
     return Call(feed, prediction.numpy().copy())

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +19,11 @@ from tintype.errors import ExportError
 from tintype.export.checkpoint import Checkpoint
 from tintype.export.graphs import GRAPH_FILES
 from tintype.export.parity import GraphReport
+from tintype.export.seen import COMPONENT_OF
 from tintype.export.storage import load_graph
 from tintype.export.tokenizer import BundleTokenizer, write_tokenizer
 from tintype.strict_json import Misfit
 
-# Which config.json goes beside which graph; optimum reads them there.
-CONFIG_OF = {"text_encoder": "text_encoder", "denoiser": "unet", "vae_decoder": "vae", "vae_encoder": "vae"}
 SCHEDULER_FILE = "scheduler/scheduler_config.json"
 LARGEST_SIDE = 2048  # pixels; beyond it these models repeat themselves
 UNKNOWN_LICENCE = "unknown"
@@ -32,7 +31,7 @@ UNKNOWN_LICENCE = "unknown"
 
 def write_rest(
     checkpoint: Checkpoint,
-    tokenizer: BundleTokenizer,
+    tokenizers: Mapping[str, BundleTokenizer],
     reports: Sequence[GraphReport],
     folder: Path,
     name: str,
@@ -44,15 +43,15 @@ def write_rest(
     Raises ExportError when the checkpoint's facts make no sound manifest.
     """
     for report in reports:
-        config = CONFIG_OF[report.role]
-        graph_folder = (folder / GRAPH_FILES[report.role]).parent
-        shutil.copyfile(checkpoint.folder / config / "config.json", graph_folder / "config.json")
+        graph_folder = (folder / GRAPH_FILES[report.role]).parent  # optimum reads the config beside the graph
+        shutil.copyfile(checkpoint.folder / COMPONENT_OF[report.role] / "config.json", graph_folder / "config.json")
     (folder / SCHEDULER_FILE).parent.mkdir()
     shutil.copyfile(checkpoint.folder / SCHEDULER_FILE, folder / SCHEDULER_FILE)
-    write_tokenizer(tokenizer, checkpoint.folder / "tokenizer", folder / "tokenizer")
+    for place, tokenizer in tokenizers.items():
+        write_tokenizer(tokenizer, checkpoint.folder / place, folder / place)
     _write_index(checkpoint, folder)
     try:
-        manifest = _manifest(checkpoint, tokenizer, reports, folder, name, licence, default_request)
+        manifest = _manifest(checkpoint, tokenizers, reports, folder, name, licence, default_request)
     except Misfit as misfit:
         raise ExportError(
             f"the bundle would not open: {misfit}", fix="correct that in the checkpoint's config"
@@ -63,7 +62,7 @@ def write_rest(
 
 def _manifest(
     checkpoint: Checkpoint,
-    tokenizer: BundleTokenizer,
+    tokenizers: Mapping[str, BundleTokenizer],
     reports: Sequence[GraphReport],
     folder: Path,
     name: str,
@@ -74,7 +73,7 @@ def _manifest(
         name=name,
         licence=licence if licence is not None else read_licence(checkpoint.folder),
         source=Source(location=checkpoint.folder.resolve().name, sha256=checkpoint.sha256()),
-        family="stable-diffusion",
+        family=checkpoint.family.name,
         prediction_type=checkpoint.prediction_type,
         scaling_factor=float(checkpoint.configs["vae"].get("scaling_factor", 0.18215)),
         shift_factor=_number_or(checkpoint.configs["vae"].get("shift_factor"), 0.0),
@@ -82,7 +81,9 @@ def _manifest(
         latent_channels=int(checkpoint.configs["vae"].get("latent_channels", 4)),
         default_request=default_request,
         size=size_limits(checkpoint),
-        tokenizer=tokenizer.facts,
+        tokenizer=tokenizers["tokenizer"].facts,
+        tokenizer_2=tokenizers["tokenizer_2"].facts if "tokenizer_2" in tokenizers else None,
+        force_zeros_for_empty_prompt=checkpoint.force_zeros_for_empty_prompt,
         scheduler=SCHEDULER_FILE,
         graphs={report.role: {"full": _graph(folder, report)} for report in reports},
         files=file_facts(folder),
@@ -97,12 +98,22 @@ def size_limits(checkpoint: Checkpoint) -> SizeLimits:
 
 
 def usual_request(checkpoint: Checkpoint) -> DefaultRequest:
-    """20 steps of dpmpp_2m with guidance 7.5 at the size the UNet was made for."""
+    """20 steps of dpmpp_2m with guidance 7.5, for XL 5, at the size the UNet was made for.
+
+    An XL checkpoint whose scheduler is Euler ancestral on trailing timesteps is one distilled to few steps, as
+    SDXL-Turbo is: 4 steps of euler_a without guidance.
+    """
     limits = size_limits(checkpoint)
-    latents = checkpoint.configs["unet"].get("sample_size") or 64  # null: diffusers takes 64 too
-    side = int(latents) * checkpoint.vae_scale_factor
+    is_xl, scheduler = checkpoint.family.is_xl, checkpoint.configs["scheduler"]
+    side = checkpoint.latent_size * checkpoint.vae_scale_factor
     side = max(limits.minimum, min(limits.maximum, side // limits.multiple * limits.multiple))
-    return DefaultRequest(width=side, height=side, num_inference_steps=20, guidance_scale=7.5, sampler="dpmpp_2m")
+    ancestral = scheduler.get("_class_name") == "EulerAncestralDiscreteScheduler"
+    if is_xl and ancestral and scheduler.get("timestep_spacing") == "trailing":
+        return DefaultRequest(width=side, height=side, num_inference_steps=4, guidance_scale=1.0, sampler="euler_a")
+    guidance_scale = 5.0 if is_xl else 7.5
+    return DefaultRequest(
+        width=side, height=side, num_inference_steps=20, guidance_scale=guidance_scale, sampler="dpmpp_2m"
+    )
 
 
 def read_licence(folder: Path) -> str:
@@ -121,7 +132,8 @@ def _write_index(checkpoint: Checkpoint, folder: Path) -> None:
     for absent in ("safety_checker", "feature_extractor", "image_encoder"):
         if absent in index:
             index[absent] = [None, None]
-    index["requires_safety_checker"] = False
+    if not checkpoint.family.is_xl:
+        index["requires_safety_checker"] = False
     (folder / "model_index.json").write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
 
 

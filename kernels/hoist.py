@@ -5,7 +5,7 @@ from __future__ import annotations
 import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
-HELD_INPUTS = ("encoder_hidden_states",)  # what stays the same over the steps of a picture
+HELD_INPUTS = ("encoder_hidden_states", "text_embeds", "time_ids")  # what stays the same over the steps of a picture
 
 
 def split_held(model: ir.Model, held: tuple[str, ...] = HELD_INPUTS) -> ir.Model | None:

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
         RequestError,
         TintypeError,
     )
+    from tintype.latents import SavedLatents, read_latents
     from tintype.pipeline import Pipeline, Run, load
     from tintype.record import Record, read_record
     from tintype.request import Request, ResolvedRequest
@@ -49,6 +50,8 @@ _HOMES = {
     "RecordError": "errors",
     "RequestError": "errors",
     "TintypeError": "errors",
+    "SavedLatents": "latents",
+    "read_latents": "latents",
     "Pipeline": "pipeline",
     "Run": "pipeline",
     "load": "pipeline",
@@ -80,12 +83,14 @@ __all__ = [
     "ResolvedRequest",
     "Result",
     "Run",
+    "SavedLatents",
     "Step",
     "Timings",
     "TintypeError",
     "__version__",
     "load",
     "open_bundle",
+    "read_latents",
     "read_record",
 ]
 

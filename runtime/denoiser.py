@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tintype.bundle import Graph
+from tintype.conditioning import Conditioning
 from tintype.request import ResolvedRequest
 from tintype.sampling import Latents, denoised_from, guide, model_input, rescale_guidance
 
@@ -22,17 +23,18 @@ class Denoiser:
         self,
         session: Session,
         graph: Graph,
-        embeddings: NDArray[np.float32],
+        conditioning: Conditioning,
         request: ResolvedRequest,
         prediction_type: str,
         pictures: int,
     ) -> None:
-        """embeddings: (1 or 2, tokens, dim); two are the negative prompt and the prompt, and guide.
+        """conditioning: of 1 or 2 prompts; two are the negative prompt and the prompt, and guide.
 
         pictures: how many are denoised together. What depends on the words alone is computed here, once.
         """
-        self._prompts = len(embeddings)
-        self._held = session.hold({"encoder_hidden_states": np.repeat(embeddings, pictures, axis=0)})
+        self._prompts = len(conditioning.embeddings)
+        told = {"encoder_hidden_states": conditioning.embeddings, **conditioning.added}
+        self._held = session.hold({name: np.repeat(rows, pictures, axis=0) for name, rows in told.items()})
         self._request = request
         self._prediction_type = prediction_type
         timestep = next(port for port in graph.inputs if port.name == "timestep")

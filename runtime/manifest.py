@@ -21,11 +21,21 @@ MAX_FILE_BYTES = 2**40
 
 PREDICTION_TYPES = ("epsilon", "v_prediction", "sample")
 
+XL = "stable-diffusion-xl"  # the family with two text encoders, whose denoiser is told of sizes
+
+Names = dict[str, tuple[frozenset[str], frozenset[str]]]  # by role: inputs, outputs
+
 # What each role's graph takes and gives (the names that optimum and diffusers use).
-GRAPH_NAMES: dict[str, tuple[frozenset[str], frozenset[str]]] = {
+GRAPH_NAMES: Names = {
     "text_encoder": (frozenset({"input_ids"}), frozenset({"last_hidden_state"})),
     "denoiser": (frozenset({"sample", "timestep", "encoder_hidden_states"}), frozenset({"out_sample"})),
     "vae_decoder": (frozenset({"latent_sample"}), frozenset({"sample"})),
+}
+XL_GRAPH_NAMES: Names = {
+    "text_encoder": (frozenset({"input_ids"}), frozenset({"hidden_states"})),
+    "text_encoder_2": (frozenset({"input_ids"}), frozenset({"hidden_states", "text_embeds"})),
+    "denoiser": (GRAPH_NAMES["denoiser"][0] | {"text_embeds", "time_ids"}, GRAPH_NAMES["denoiser"][1]),
+    "vae_decoder": GRAPH_NAMES["vae_decoder"],
 }
 
 
@@ -151,6 +161,8 @@ class Manifest:
     default_request: DefaultRequest
     size: SizeLimits
     tokenizer: TokenizerFacts
+    tokenizer_2: TokenizerFacts | None = None  # of text_encoder_2, in XL
+    force_zeros_for_empty_prompt: bool = False  # an empty negative prompt is zeros, not the embedding of no words
     scheduler: str
     graphs: Mapping[str, Mapping[str, Graph]]  # by role, then by variant ("full")
     files: Mapping[str, FileFacts]  # every file of the bundle but tintype.json, paths with forward slashes
@@ -162,12 +174,32 @@ class Manifest:
         self._check_files()
         for role, variants in self.graphs.items():
             for variant, graph in variants.items():
-                _check_ports(f"graphs.{role}.{variant}", role, graph)
+                _check_ports(f"graphs.{role}.{variant}", self._graph_names.get(role), graph)
         self._check_latent_channels()
+
+    @property
+    def text_encoders(self) -> dict[str, TokenizerFacts]:
+        """The roles that read a prompt, in order, and the tokenizer of each."""
+        if self.tokenizer_2 is None:
+            return {"text_encoder": self.tokenizer}
+        return {"text_encoder": self.tokenizer, "text_encoder_2": self.tokenizer_2}
+
+    @property
+    def roles(self) -> tuple[str, ...]:
+        """The roles that making a picture takes, in order."""
+        return (*self.text_encoders, "denoiser", "vae_decoder")
+
+    @property
+    def _graph_names(self) -> Names:
+        return XL_GRAPH_NAMES if self.family == XL else GRAPH_NAMES
 
     def _check_facts(self) -> None:
         for text in (self.name, self.licence, self.family):  # they are printed on terminals
             _require(0 < len(text) <= 200 and text.isprintable(), f"{text[:60]!r} is no name to show")
+        _require(
+            (self.family == XL) == (self.tokenizer_2 is not None),
+            f"tokenizer_2 belongs to the family {XL} and to no other",
+        )
         known = self.prediction_type in PREDICTION_TYPES
         _require(known, f"prediction_type {self.prediction_type!r} is not one of {', '.join(PREDICTION_TYPES)}")
         _require(self.scaling_factor != 0, "scaling_factor is 0")
@@ -186,7 +218,7 @@ class Manifest:
         _require(0 < len(self.files) <= MAX_FILES, f"files lists {len(self.files):,} files")
         for path in self.files:
             check_relative_path(path)
-        referred = [self.tokenizer.file, self.scheduler]
+        referred = [self.scheduler, *(tokenizer.file for tokenizer in self.text_encoders.values())]
         referred += [graph.file for variants in self.graphs.values() for graph in variants.values()]
         for path in referred:
             check_relative_path(path)
@@ -209,8 +241,8 @@ def check_relative_path(path: str) -> None:
     _require(plain and stays, f"the path {path[:200]!r} may point outside the bundle")
 
 
-def _check_ports(place: str, role: str, graph: Graph) -> None:
-    needed_inputs, needed_outputs = GRAPH_NAMES.get(role, (frozenset(), frozenset()))
+def _check_ports(place: str, names: tuple[frozenset[str], frozenset[str]] | None, graph: Graph) -> None:
+    needed_inputs, needed_outputs = names or (frozenset(), frozenset())
     for needed, ports, kind in ((needed_inputs, graph.inputs, "input"), (needed_outputs, graph.outputs, "output")):
         for name in sorted(needed - {port.name for port in ports}):
             raise Misfit(f"{place} has no {kind} named {name}")

@@ -13,9 +13,10 @@ stage begins and stay open for the next request; `Pipeline.close` gives everythi
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import time
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Unpack
@@ -27,10 +28,15 @@ from tintype import sampling, strict_json
 from tintype._version import __version__
 from tintype.bundle import Bundle, open_bundle
 from tintype.clock import StageClock
+from tintype.conditioning import Conditioning, chunked, condition, is_guided, prompts_of, read
+from tintype.decoding import TILINGS, decode_somehow, resume
 from tintype.denoiser import Denoiser
 from tintype.errors import BundleError, MemoryBudgetError, NumericError, RecordError, RequestError, TintypeError
 from tintype.image.decode import Latents, Pixels, decode_latents, to_image
-from tintype.prompt import EncodedPrompt, PromptTokenizer, encode_prompt, pad_chunks, weigh
+from tintype.image.tiles import Tiling
+from tintype.latents import SavedLatents, save_latents
+from tintype.manifest import TokenizerFacts
+from tintype.prompt import EncodedPrompt, PromptTokenizer
 from tintype.record import Circumstances, Record, differences
 from tintype.request import Request, RequestFields, ResolvedRequest, make_request, resolve
 from tintype.result import Result, Step
@@ -39,10 +45,6 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     from tintype.engine import BuildOptions, Session, Target
-
-Embeddings = NDArray[np.float32]  # (prompts, tokens, dim): without guidance one prompt, else the negative one first
-
-ROLES = ("text_encoder", "denoiser", "vae_decoder")
 
 
 def load(
@@ -74,14 +76,14 @@ class Pipeline:
 
         if threads is not None and (isinstance(threads, bool) or not isinstance(threads, int) or threads < 1):
             raise RequestError(f"threads is {threads!r}", fix="give 1 or more, or leave it out for one a physical core")
-        for role in ROLES:
+        for role in bundle.manifest.roles:
             bundle.graph(role)
         self.bundle = bundle
         self.target = target
         self.threads = default_threads() if threads is None else threads
         self.scheduler = _scheduler_config(bundle)
         self.load_seconds = 0.0  # spent opening graphs, over the pipeline's life
-        self._tokenizer: PromptTokenizer | None = None
+        self._tokenizers: dict[str, PromptTokenizer] = {}
         self._sessions: dict[str, tuple[BuildOptions, Session]] = {}
         self._builds: dict[tuple[str, BuildOptions], str] = {}
 
@@ -116,33 +118,43 @@ class Pipeline:
         # Builds last: one that isn't there yet has to be made before it can be compared.
         reasons = differences(record, self._circumstances(record.made_with.builds))
         if not reasons:
-            reasons = differences(record, self.circumstances(request, record.picture))
+            reasons = differences(record, self.circumstances(request, record.picture, record.tiling))
         if reasons and not anyway:
             raise RecordError(
                 f"the same picture can't be promised: {'; '.join(reasons)}",
                 fix="use what made it, or let it try anyway; the picture may then differ",
             )
-        return Run(self, request, picture=record.picture)
+        return Run(self, request, picture=record.picture, tilings=(record.tiling,))
 
-    def encode(self, request: ResolvedRequest) -> Embeddings:
-        """Words -> embeddings, (1 or 2, tokens, dim): the negative prompt first when the request is guided."""
-        with self.stage("text_encoder", self._options("text_encoder", request)) as text_encoder:
-            embeddings = []
-            for padded in self._encoded(request):
-                chunks = [_last_hidden_state(text_encoder, row[np.newaxis]) for row in padded.input_ids]
-                weighed = weigh(np.concatenate(chunks), padded.weights)
-                embeddings.append(weighed.reshape(1, -1, weighed.shape[-1]))
-        return _finite(np.concatenate(embeddings), "the text encoder")
+    def resume(self, saved: SavedLatents, *, anyway: bool = False) -> Result:
+        """Decode latents that `Run.save_latents` wrote and `read_latents` read, where decoding failed before.
 
-    def decode(self, latents: Latents, request: ResolvedRequest) -> Pixels:
-        """Latents, as the sampler left them -> (pictures, height, width, 3) of 0..255."""
+        Raises RecordError when they were made elsewhere, and then `anyway` tries all the same.
+        """
+        return resume(self, saved, anyway=anyway)
+
+    def encode(self, request: ResolvedRequest) -> Conditioning:
+        """Words -> what the denoiser is told: a row a prompt, the negative one first when the request is guided."""
+        manifest, prompts = self.bundle.manifest, prompts_of(request, self.bundle.manifest)
+        readings = []
+        for role, encoded in self._chunked(request).items():
+            with self.stage(role, self._options(role, request)) as text_encoder:
+                readings.append(read(text_encoder.run, encoded))
+        conditioning = condition(readings, prompts, request, manifest)
+        for array in conditioning.arrays:
+            _finite(array, "the text encoder")
+        return conditioning
+
+    def decode(self, latents: Latents, tiling: Tiling | None = None, *, exactness: str = "balanced") -> Pixels:
+        """Latents, as the sampler left them -> (pictures, height, width, 3) of 0..255; in tiles if given."""
         manifest = self.bundle.manifest
-        with self.stage("vae_decoder", self._options("vae_decoder", request)) as vae_decoder:
+        with self.stage("vae_decoder", self._decoder_options(latents.shape[2:], tiling, exactness)) as vae_decoder:
             return decode_latents(
                 lambda latent_sample: vae_decoder.run({"latent_sample": latent_sample})["sample"],
                 latents,
                 scaling_factor=manifest.scaling_factor,
                 shift_factor=manifest.shift_factor,
+                tiling=tiling,
             )
 
     @contextlib.contextmanager
@@ -165,47 +177,57 @@ class Pipeline:
         """Make the builds that a request needs, one after another; yields each role and its folder."""
         from tintype.engine import ensure_build
 
-        for role in ROLES:
+        for role in self.bundle.manifest.roles:
             yield role, ensure_build(self.bundle, role, self.target, options=self._options(role, request))
 
-    def circumstances(self, request: ResolvedRequest, picture: int = 0) -> Circumstances:
+    def circumstances(self, request: ResolvedRequest, picture: int = 0, tiling: Tiling | None = None) -> Circumstances:
         """What decides the bytes of a request's picture besides the request; builds are made where they are missing."""
         from tintype.engine import build_id, ensure_build
 
         batch = next(len(batch) for batch in request.batches if picture in batch)
         builds = {}
-        for role in ROLES:
-            options = self._options(role, request, batch)
+        for role in self.bundle.manifest.roles:
+            options = self._options(role, request, batch, tiling)
             if (role, options) not in self._builds:
                 folder = ensure_build(self.bundle, role, self.target, options=options)
                 self._builds[role, options] = build_id(folder)
             builds[role] = self._builds[role, options]
         return self._circumstances(builds)
 
-    def _options(self, role: str, request: ResolvedRequest, pictures: int | None = None) -> BuildOptions:
-        """The build that a request needs of a role; pictures are those denoised together."""
+    def _options(
+        self, role: str, request: ResolvedRequest, pictures: int | None = None, tiling: Tiling | None = None
+    ) -> BuildOptions:
+        """The build that a request needs of a role; pictures are those denoised together, tiling is the decoder's."""
         from tintype.engine import BuildOptions
 
-        factor = self.bundle.manifest.vae_scale_factor
+        manifest = self.bundle.manifest
+        height, width = (side // manifest.vae_scale_factor for side in (request.height, request.width))
+        if role == "vae_decoder":
+            return self._decoder_options((height, width), tiling, request.exactness)
         dims = {"batch": 1}
-        if role != "text_encoder":
-            dims |= {"height": request.height // factor, "width": request.width // factor}
         if role == "denoiser":
-            dims["batch"] = (pictures or len(request.batches[0])) * (2 if request.is_guided else 1)
+            prompts = 2 if is_guided(request, manifest) else 1
+            dims = {"batch": (pictures or len(request.batches[0])) * prompts, "height": height, "width": width}
             dims["sequence"] = self._tokens(request)
         return BuildOptions.for_shape(dims, exactness=request.exactness, threads=self.threads)
 
+    def _decoder_options(self, cells: tuple[int, ...], tiling: Tiling | None, exactness: str) -> BuildOptions:
+        """The decoder's build for latents of (height, width) cells, or for their tiles, which are all of one shape."""
+        from tintype.engine import BuildOptions
+
+        height, width = cells if tiling is None else (min(side, tiling.tile) for side in cells)
+        dims = {"batch": 1, "height": height, "width": width}
+        return BuildOptions.for_shape(dims, exactness=exactness, threads=self.threads)
+
     def _tokens(self, request: ResolvedRequest) -> int:
         """How many tokens the embeddings of a request have: those of its longest prompt, in whole chunks."""
-        return sum(len(row) for row in self._encoded(request)[0].input_ids)
+        return int(next(iter(self._chunked(request).values()))[0].input_ids.size)
 
-    def _encoded(self, request: ResolvedRequest) -> list[EncodedPrompt]:
-        """The prompts of a request as token ids, the negative one first when it is guided, all of one length."""
-        tokenizer = self._open_tokenizer()
-        prompts = [request.negative_prompt, request.prompt] if request.is_guided else [request.prompt]
-        encoded = [encode_prompt(tokenizer, prompt) for prompt in prompts]
-        longest = max(len(prompt.input_ids) for prompt in encoded)
-        return [pad_chunks(tokenizer, prompt, longest) for prompt in encoded]
+    def _chunked(self, request: ResolvedRequest) -> dict[str, list[EncodedPrompt]]:
+        """By text encoder the token ids of a request's prompts."""
+        manifest = self.bundle.manifest
+        tokenizers = {role: self._open_tokenizer(facts) for role, facts in manifest.text_encoders.items()}
+        return chunked(tokenizers, prompts_of(request, manifest))
 
     def _circumstances(self, builds: Mapping[str, str]) -> Circumstances:
         from tintype.engine import ort_version
@@ -234,17 +256,16 @@ class Pipeline:
     ) -> None:
         self.close()
 
-    def _open_tokenizer(self) -> PromptTokenizer:
-        if self._tokenizer is None:
-            facts = self.bundle.manifest.tokenizer
-            self._tokenizer = PromptTokenizer.open(
+    def _open_tokenizer(self, facts: TokenizerFacts) -> PromptTokenizer:
+        if facts.file not in self._tokenizers:
+            self._tokenizers[facts.file] = PromptTokenizer.open(
                 self.bundle.path(facts.file),
                 max_length=facts.max_length,
                 bos_token_id=facts.bos_token_id,
                 eos_token_id=facts.eos_token_id,
                 pad_token_id=facts.pad_token_id,
             )
-        return self._tokenizer
+        return self._tokenizers[facts.file]
 
 
 class Run:
@@ -253,12 +274,23 @@ class Run:
     Stopping early, or Ctrl-C within a step, leaves the pipeline ready for the next request.
     """
 
-    def __init__(self, pipeline: Pipeline, request: ResolvedRequest, *, picture: int | None = None) -> None:
-        """picture: make only this one of the request's pictures, in the batch where it belongs."""
+    def __init__(
+        self,
+        pipeline: Pipeline,
+        request: ResolvedRequest,
+        *,
+        picture: int | None = None,
+        tilings: Sequence[Tiling | None] = TILINGS,
+    ) -> None:
+        """picture: make only this one of the request's pictures, in the batch where it belongs.
+
+        tilings: ways to decode, tried in turn while memory runs out.
+        """
         self.request = request
         self.latents: Latents | None = None  # of the pictures that are denoised, also when decoding them failed
         self._pipeline = pipeline
         self._picture = picture
+        self._tilings = tuple(tilings)
         self._schedule = sampling.make_schedule(
             pipeline.scheduler, request.sampler, request.num_inference_steps, request.sigmas, eta=request.eta
         )
@@ -282,22 +314,32 @@ class Run:
             raise RuntimeError("the run has no result yet: iterate over it to its end first")
         return self._result
 
+    def save_latents(self, path: str | os.PathLike[str]) -> Path:
+        """Write `latents` with their records, for `Pipeline.resume` and `tintype generate --from-latents`."""
+        if self.latents is None:
+            raise RuntimeError("the run has no latents yet: iterate over it until the first picture is denoised")
+        kept = [index for batch in self._batches() for index in batch][: len(self.latents)]
+        return save_latents(path, self.latents, [self._record(picture, None) for picture in kept])
+
+    def _batches(self) -> list[range]:
+        return [batch for batch in self.request.batches if self._picture is None or self._picture in batch]
+
     def _make(self) -> Generator[Step]:
         request = self.request
         self._clock = clock = StageClock(lambda: self._pipeline.load_seconds)
-        batches = [batch for batch in request.batches if self._picture is None or self._picture in batch]
-        finished: list[tuple[range, Pixels]] = []
+        batches = self._batches()
+        finished: list[tuple[range, Pixels, Tiling | None]] = []
         with clock.counting("encode"):
-            embeddings = self._pipeline.encode(request)  # 1. words -> embeddings
+            conditioning = self._pipeline.encode(request)  # 1. words -> embeddings
         for number, batch in enumerate(batches):
             noise = sampling.noise_source(request.noise, request.seeds[batch.start : batch.stop])
             latents = self._initial_latents(noise, len(batch))  # 2. seeds -> noise
-            for step in self._denoise(latents, embeddings, noise):  # 3. noise -> latents, one step at a time
+            for step in self._denoise(latents, conditioning, noise):  # 3. noise -> latents, one step at a time
                 latents = step.latents
                 yield self._event(step, number, batches)
             self._keep(latents)
             with clock.counting("decode"):
-                finished.append((batch, self._decode(latents)))  # 4. latents -> pixels
+                finished.append((batch, *self._decode(latents)))  # 4. latents -> pixels
         self._result = self._collect(finished)
 
     def _initial_latents(self, noise: sampling.NoiseSource, pictures: int) -> Latents:
@@ -307,13 +349,13 @@ class Run:
         return drawn * np.float32(self._schedule.initial_scale)
 
     def _denoise(
-        self, latents: Latents, embeddings: Embeddings, noise: sampling.NoiseSource
+        self, latents: Latents, conditioning: Conditioning, noise: sampling.NoiseSource
     ) -> Iterator[sampling.Step]:
         request, manifest = self.request, self._pipeline.bundle.manifest
         pictures = len(latents)
         with self._pipeline.stage("denoiser", self._pipeline._options("denoiser", request, pictures)) as session:
             graph = self._pipeline.bundle.graph("denoiser")
-            denoise = Denoiser(session, graph, embeddings, request, manifest.prediction_type, pictures)
+            denoise = Denoiser(session, graph, conditioning, request, manifest.prediction_type, pictures)
             sampler = sampling.SAMPLERS[request.sampler]
             steps = sampler(denoise, latents, self._schedule, noise)
             while True:
@@ -327,7 +369,7 @@ class Run:
 
     def _event(self, step: sampling.Step, number: int, batches: list[range]) -> Step:
         def decode(latents: Latents) -> list[Image]:
-            return [to_image(pixels) for pixels in self._pipeline.decode(latents, self.request)]
+            return [to_image(p) for p in self._pipeline.decode(latents, exactness=self.request.exactness)]
 
         return Step(
             index=number * step.total + step.index,
@@ -343,33 +385,37 @@ class Run:
         finished = self._schedule.to_model_space(latents)
         self.latents = finished if self.latents is None else np.concatenate([self.latents, finished])
 
-    def _decode(self, latents: Latents) -> Pixels:
-        return self._pipeline.decode(self._schedule.to_model_space(latents), self.request)
+    def _decode(self, latents: Latents) -> tuple[Pixels, Tiling | None]:
+        finished = self._schedule.to_model_space(latents)
+        decode = functools.partial(self._pipeline.decode, exactness=self.request.exactness)
+        try:
+            pixels, tiling = decode_somehow(decode, finished, self._tilings, self._pipeline.close)
+        except TintypeError:
+            self._pipeline.close()  # so that there is room to keep the latents
+            raise
+        self._tilings = self._tilings[self._tilings.index(tiling) :]  # what failed once isn't tried again
+        return pixels, tiling
 
-    def _collect(self, finished: list[tuple[range, Pixels]]) -> Result:
+    def _record(self, picture: int, tiling: Tiling | None) -> Record:
+        made_with = self._pipeline.circumstances(self.request, picture, tiling)
+        return Record(request=self.request, picture=picture, made_with=made_with, tiling=tiling)
+
+    def _collect(self, finished: list[tuple[range, Pixels, Tiling | None]]) -> Result:
         assert self.latents is not None  # every batch left its own
-        places = [index for batch, _ in finished for index in batch]
-        pixels = np.concatenate([pixels for _, pixels in finished])
-        wanted = [row for row, index in enumerate(places) if self._picture in (None, index)]
+        made = [(picture, tiling) for batch, _, tiling in finished for picture in batch]
+        pixels = np.concatenate([pixels for _, pixels, _ in finished])
+        wanted = [row for row, (picture, _) in enumerate(made) if self._picture in (None, picture)]
         return Result(
             images=tuple(to_image(pixels[row]) for row in wanted),
-            records=tuple(self._record(places[row]) for row in wanted),
+            records=tuple(self._record(*made[row]) for row in wanted),
             latents=self.latents[wanted],
             timings=self._clock.timings(),
         )
-
-    def _record(self, picture: int) -> Record:
-        made_with = self._pipeline.circumstances(self.request, picture)
-        return Record(request=self.request, picture=picture, made_with=made_with)
 
 
 def _asked(record: Record) -> Request:
     """The request of a record, as somebody would ask for it again."""
     return Request(**{name: getattr(record.request, name) for name in Request.__dataclass_fields__})
-
-
-def _last_hidden_state(text_encoder: Session, input_ids: NDArray[np.int64]) -> Embeddings:
-    return text_encoder.run({"input_ids": input_ids})["last_hidden_state"].astype(np.float32, copy=False)
 
 
 def _finite(array: NDArray[Any], whose: str) -> NDArray[Any]:

@@ -11,7 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from tintype import strict_json
-from tintype.errors import RecordError
+from tintype.errors import RecordError, RequestError
+from tintype.image.tiles import Tiling
 from tintype.request import ResolvedRequest
 
 RECORD_VERSION = 1
@@ -56,6 +57,7 @@ class Record:
     request: ResolvedRequest
     picture: int  # index within the request's count
     made_with: Circumstances
+    tiling: Tiling | None = None  # the tiles that it was decoded in, in latent cells; None is whole
     notes: tuple[str, ...] = field(default=())  # what the device made differently, such as a graph run again in fp32
 
     @property
@@ -77,7 +79,7 @@ def parse_record(text: str) -> Record:
         record = strict_json.read(Record, value)
         if not 0 <= record.picture < record.request.count:
             raise strict_json.Misfit(f"it has no picture {record.picture}")
-    except strict_json.Misfit as misfit:
+    except (strict_json.Misfit, RequestError) as misfit:
         raise RecordError(f"the record cannot be read: {misfit}", fix="give a picture as tintype wrote it") from None
     return record
 

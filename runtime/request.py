@@ -97,10 +97,6 @@ class ResolvedRequest:
         starts = range(0, self.count, self.batch_size)
         return [range(start, min(start + self.batch_size, self.count)) for start in starts]
 
-    @property
-    def is_guided(self) -> bool:
-        return self.guidance_scale != 1.0
-
 
 def make_request(prompt: str | Request, fields: RequestFields) -> Request:
     """A prompt with fields, or a request with some of its fields replaced. RequestError for a field that isn't."""

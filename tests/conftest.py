@@ -1,8 +1,8 @@
 """What every test may use: a checkpoint with random weights, and the bundle that the exporter makes of it.
 
 The checkpoint has the shape of Stable Diffusion 1.x, small: CLIPTextModel, UNet2DConditionModel and an AutoencoderKL
-of factor 4, so that nothing can rely on 8. Both lie in pytest's cache, since tracing takes its time; builds are made
-anew by each run of the tests, in a cache of its own.
+of factor 4, so that nothing can rely on 8. There is one of the shape of Stable Diffusion XL too. All lie in pytest's
+cache, since tracing takes its time; builds are made anew by each run of the tests, in a cache of its own.
 """
 
 from __future__ import annotations
@@ -56,10 +56,28 @@ def tiny_bundle(_tiny: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
+def xl_checkpoint(_tiny: Path) -> Path:
+    """A diffusers folder: StableDiffusionXLPipeline with random weights, 64 px pictures. Read only."""
+    return _tiny / "xl-checkpoint"
+
+
+@pytest.fixture(scope="session")
+def xl_bundle(_tiny: Path) -> Path:
+    """The fp32 bundle of `xl_checkpoint`. Read only: copy it to change it."""
+    from tintype.export import export_bundle
+
+    folder = _tiny / "tiny-xl"
+    with filelock.FileLock(_tiny / "xl-bundle.lock"):
+        if not folder.is_dir():
+            export_bundle(_tiny / "xl-checkpoint", folder, precision="fp32", prompts=CAPTIONS)
+    return folder
+
+
+@pytest.fixture(scope="session")
 def _tiny(pytestconfig: pytest.Config) -> Path:
     """A folder in pytest's cache, of this exporter, this checkpoint and these versions; two runs may share it."""
     assert pytestconfig.cache is not None
-    digest = hashlib.sha256("\n".join(map(inspect.getsource, (_save_checkpoint, _clip_tokenizer))).encode())
+    digest = hashlib.sha256("\n".join(map(inspect.getsource, _SAVERS)).encode())
     for source in sorted((Path(__file__).parents[1] / "export").glob("*.py")):
         digest.update(source.read_bytes())
     for distribution in ("torch", "diffusers", "transformers", "tokenizers", "onnx", "onnxscript"):
@@ -67,16 +85,17 @@ def _tiny(pytestconfig: pytest.Config) -> Path:
     folder = pytestconfig.cache.mkdir("tiny") / digest.hexdigest()[:16]
     folder.mkdir(exist_ok=True)
     with filelock.FileLock(folder / "checkpoint.lock"):
-        if not (folder / "checkpoint").is_dir():
-            with tempfile.TemporaryDirectory(dir=folder) as scratch:
-                _save_checkpoint(Path(scratch) / "checkpoint")
-                (Path(scratch) / "checkpoint").rename(folder / "checkpoint")
+        for name, save in (("checkpoint", _save_checkpoint), ("xl-checkpoint", _save_xl_checkpoint)):
+            if not (folder / name).is_dir():
+                with tempfile.TemporaryDirectory(dir=folder) as scratch:
+                    save(Path(scratch) / name)
+                    (Path(scratch) / name).rename(folder / name)
     return folder
 
 
 def _save_checkpoint(folder: Path) -> None:
     import torch
-    from diffusers import AutoencoderKL, PNDMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+    from diffusers import PNDMScheduler, StableDiffusionPipeline, UNet2DConditionModel
     from transformers import CLIPTextConfig, CLIPTextModel
 
     tokenizer = _clip_tokenizer(folder)
@@ -104,20 +123,8 @@ def _save_checkpoint(folder: Path) -> None:
         attention_head_dim=4,
         norm_num_groups=8,
     )
-    with torch.no_grad():  # a trained model's noise has a spread of 1, and the words make a difference
-        unet.conv_out.weight *= 2.5
-        for name, weight in unet.named_parameters():
-            if name.endswith("attn2.to_v.weight"):
-                weight *= 2.0
-    vae = AutoencoderKL(
-        block_out_channels=(16, 32, 32),
-        down_block_types=("DownEncoderBlock2D",) * 3,
-        up_block_types=("UpDecoderBlock2D",) * 3,
-        latent_channels=4,
-        layers_per_block=1,
-        norm_num_groups=8,
-        sample_size=64,
-    )
+    _make_words_matter(unet)
+    vae = _small_vae()
     scheduler = PNDMScheduler(
         beta_start=0.00085,
         beta_end=0.012,
@@ -139,7 +146,92 @@ def _save_checkpoint(folder: Path) -> None:
     pipeline.save_pretrained(folder)
 
 
-def _clip_tokenizer(folder: Path) -> Any:
+def _save_xl_checkpoint(folder: Path) -> None:
+    """What XL has and 1.x hasn't: two text encoders, linear projections, several layers a block, sizes as inputs."""
+    import torch
+    from diffusers import EulerDiscreteScheduler, StableDiffusionXLPipeline, UNet2DConditionModel
+    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
+
+    tokenizer = _clip_tokenizer(folder)
+    tokenizer_2 = _clip_tokenizer(folder / "2", pad_token="!")
+    torch.manual_seed(1)
+    usual = {"vocab_size": len(tokenizer), "num_hidden_layers": 3, "num_attention_heads": 4}
+    text_encoder = CLIPTextModel(
+        CLIPTextConfig(
+            **usual,
+            hidden_size=32,
+            intermediate_size=64,
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+    )
+    # The marks are as wrong as in the published config: the end of a text is then its highest id.
+    marks = {"bos_token_id": 0, "eos_token_id": 2, "pad_token_id": 1}
+    text_encoder_2 = CLIPTextModelWithProjection(
+        CLIPTextConfig(**usual, **marks, hidden_size=48, intermediate_size=96, hidden_act="gelu", projection_dim=40)
+    )
+    unet = UNet2DConditionModel(
+        sample_size=16,
+        block_out_channels=(32, 64),
+        layers_per_block=1,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+        transformer_layers_per_block=(1, 2),
+        attention_head_dim=(2, 4),
+        cross_attention_dim=80,
+        use_linear_projection=True,
+        addition_embed_type="text_time",
+        addition_time_embed_dim=8,
+        projection_class_embeddings_input_dim=40 + 6 * 8,
+        norm_num_groups=8,
+    )
+    _make_words_matter(unet)
+    vae = _small_vae(scaling_factor=0.13025, force_upcast=True)
+    scheduler = EulerDiscreteScheduler(
+        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", steps_offset=1, timestep_spacing="leading"
+    )
+    pipeline = StableDiffusionXLPipeline(
+        vae=vae,
+        text_encoder=text_encoder,
+        text_encoder_2=text_encoder_2,
+        tokenizer=tokenizer,
+        tokenizer_2=tokenizer_2,
+        unet=unet,
+        scheduler=scheduler,
+        force_zeros_for_empty_prompt=True,
+        add_watermarker=False,
+    )
+    pipeline.save_pretrained(folder)
+
+
+def _small_vae(**options: Any) -> Any:
+    from diffusers import AutoencoderKL
+
+    return AutoencoderKL(
+        block_out_channels=(16, 32, 32),
+        down_block_types=("DownEncoderBlock2D",) * 3,
+        up_block_types=("UpDecoderBlock2D",) * 3,
+        latent_channels=4,
+        layers_per_block=1,
+        norm_num_groups=8,
+        sample_size=64,
+        **options,
+    )
+
+
+def _make_words_matter(unet: Any) -> None:
+    """As in a trained model: its noise has a spread of 1, and the words make a difference."""
+    import torch
+
+    with torch.no_grad():
+        unet.conv_out.weight *= 2.5
+        for name, weight in unet.named_parameters():
+            if name.endswith("attn2.to_v.weight"):
+                weight *= 2.0
+
+
+def _clip_tokenizer(folder: Path, pad_token: str = "<|endoftext|>") -> Any:
     """CLIP's tokenizer with merges from the captions; every byte is in its vocabulary, so any script can be said."""
     from tokenizers import Tokenizer, models, pre_tokenizers, trainers
     from transformers import CLIPTokenizer
@@ -159,6 +251,9 @@ def _clip_tokenizer(folder: Path) -> Any:
     (source / "vocab.json").write_text(json.dumps(vocabulary), encoding="utf-8")
     (source / "merges.txt").write_text("\n".join(["#version: 0.2", *merges, ""]), encoding="utf-8")
     (source / "tokenizer_config.json").write_text(
-        json.dumps({"tokenizer_class": "CLIPTokenizer", "model_max_length": 77, "pad_token": "<|endoftext|>"})
+        json.dumps({"tokenizer_class": "CLIPTokenizer", "model_max_length": 77, "pad_token": pad_token})
     )
     return CLIPTokenizer.from_pretrained(source, local_files_only=True)
+
+
+_SAVERS = (_save_checkpoint, _save_xl_checkpoint, _small_vae, _make_words_matter, _clip_tokenizer)

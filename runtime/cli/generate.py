@@ -1,4 +1,4 @@
-"""`tintype generate`: words, or the record of a picture, become PNG files."""
+"""`tintype generate`: words, the record of a picture, or latents that were kept, become PNG files."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import click
 from click.core import ParameterSource
 
 from tintype.cli.options import Size, exactness_option, json_option, provider_option, threads_option
-from tintype.cli.progress import StepBar
-from tintype.errors import RecordError, RequestError
+from tintype.cli.progress import StepBar, spinner
+from tintype.errors import MemoryBudgetError, OutputError, RecordError, RequestError, TintypeError
 
 if TYPE_CHECKING:
     from tintype import Pipeline, Record, Result, Run
@@ -69,7 +69,12 @@ SAID_BY_A_RECORD = (
 @click.option(
     "--from-record", type=click.Path(path_type=Path), help="Make the picture in this PNG again, byte for byte."
 )
-@click.option("--force", is_flag=True, help="With --from-record: try even where the same bytes can't be promised.")
+@click.option(
+    "--from-latents", type=click.Path(path_type=Path), help="Decode the latents that were kept when decoding failed."
+)
+@click.option(
+    "--force", is_flag=True, help="With --from-record, --from-latents: try even where the bytes can't be promised."
+)
 @click.pass_context
 def generate(
     context: click.Context,
@@ -93,6 +98,7 @@ def generate(
     threads: int | None,
     as_json: bool,
     from_record: Path | None,
+    from_latents: Path | None,
     force: bool,
 ) -> None:
     """Make a picture from the words of PROMPT.
@@ -100,9 +106,15 @@ def generate(
     What isn't given is the model's default (tintype info MODEL). Words in round brackets weigh more, (sunset:1.3)
     says how much, words in square brackets weigh less.
     """
+    if from_record is not None and from_latents is not None:
+        raise RequestError("--from-record and --from-latents contradict each other", fix="leave one of them out")
+    if from_record is not None or from_latents is not None:
+        _refuse_contradictions(context, "--from-latents" if from_record is None else "--from-record")
     if from_record is not None:
-        _refuse_contradictions(context)
         _reproduce(from_record, output, model, provider, threads, force=force, as_json=as_json)
+        return
+    if from_latents is not None:
+        _resume(from_latents, output, model, provider, threads, force=force, as_json=as_json)
         return
     _refuse_gaps(prompt, force=force)
     from tintype import Request, load
@@ -131,7 +143,7 @@ def generate(
         load("postcard" if model is None else model, provider=provider, threads=threads) as pipeline,
     ):
         run = pipeline.steps(request)
-        result = _finish(run, picture_paths(output, run.request.count), bar)
+        result = _finish(run, picture_paths(output, run.request.count), bar, output)
         written = result.save(output)
     _tell(result, written, as_json=as_json)
 
@@ -152,7 +164,39 @@ def _reproduce(
             threads=made_with.threads if threads is None else threads,
         ) as pipeline,
     ):
-        result = _finish(_promised(pipeline, record, force=force), [output], bar)
+        result = _finish(_promised(pipeline, record, force=force), [output], bar, output)
+        written = result.save(output)
+    _tell(result, written, as_json=as_json)
+
+
+def _resume(
+    file: Path, output: Path, model: str | None, provider: str, threads: int | None, *, force: bool, as_json: bool
+) -> None:
+    """The pictures of latents that were kept, with the bundle, device and thread count of their records."""
+    from tintype import load
+    from tintype.image.png import check_writable
+    from tintype.latents import read_latents
+    from tintype.result import picture_paths
+
+    saved = read_latents(file)
+    for path in picture_paths(output, len(saved.records)):
+        check_writable(path)
+    record = saved.records[0]
+    made_with = record.made_with
+    with (
+        spinner("decoding"),
+        load(
+            _bundle_of(record) if model is None else model,
+            provider=made_with.target if provider == "auto" else provider,
+            threads=made_with.threads if threads is None else threads,
+        ) as pipeline,
+    ):
+        try:
+            result = pipeline.resume(saved, anyway=force)
+        except RecordError as error:
+            raise RecordError(error.message, fix="use what made them, or try all the same with --force") from None
+        except MemoryBudgetError as error:
+            raise MemoryBudgetError(error.message, fix="close other programs, then give the same command") from None
         written = result.save(output)
     _tell(result, written, as_json=as_json)
 
@@ -173,29 +217,50 @@ def _bundle_of(record: Record) -> str:
     return name
 
 
-def _finish(run: Run, paths: list[Path], bar: StepBar) -> Result:
+def _finish(run: Run, paths: list[Path], bar: StepBar, output: Path) -> Result:
     """Take every step, once it is known that the pictures can be written."""
     from tintype.image.png import check_writable
 
     for path in paths:
         check_writable(path)
-    for step in run:
-        bar.advance(step.index + 1, step.total)
+    try:
+        for step in run:
+            bar.advance(step.index + 1, step.total)
+    except (TintypeError, MemoryError) as error:
+        raise _keep_latents(run, output, error) from None
     return run.result
 
 
-def _refuse_contradictions(context: click.Context) -> None:
+def _keep_latents(run: Run, output: Path, error: TintypeError | MemoryError) -> Exception:
+    """The error with the way to go on, once the latents of what was denoised are on disk."""
+    from tintype.latents import latents_path
+
+    if run.latents is None:
+        return error
+    try:
+        kept = run.save_latents(latents_path(output))
+        told = f"the latents are kept: go on with tintype generate --from-latents {kept} -o {output}"
+    except (OutputError, MemoryError) as problem:
+        reason = problem.message if isinstance(problem, OutputError) else "there is no memory left"
+        told = f"the latents could not be kept: {reason}"
+    if isinstance(error, MemoryError):
+        return MemoryBudgetError("there was not enough memory", fix=f"close other programs; {told}")
+    first = "close other programs" if isinstance(error, MemoryBudgetError) else error.fix
+    return type(error)(error.message, fix=f"{first}; {told}")
+
+
+def _refuse_contradictions(context: click.Context, source: str) -> None:
     for name in SAID_BY_A_RECORD:
         if context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
             option = "PROMPT" if name == "prompt" else f"--{name.replace('_', '-')}"
-            raise RequestError(f"--from-record and {option} contradict each other", fix=f"leave {option} out")
+            raise RequestError(f"{source} and {option} contradict each other", fix=f"leave {option} out")
 
 
 def _refuse_gaps(prompt: str | None, *, force: bool) -> None:
     if prompt is None:
         raise RequestError("there is no PROMPT", fix='say what to draw: tintype generate "a red house" -o picture.png')
     if force:
-        raise RequestError("--force belongs to --from-record", fix="leave --force out")
+        raise RequestError("--force belongs to --from-record and --from-latents", fix="leave --force out")
 
 
 def _tell(result: Result, written: list[Path], *, as_json: bool) -> None:

@@ -243,7 +243,7 @@ def _open_error(path: Path, target: Target, error: Exception) -> TintypeError:
 
 def _run_error(path: Path, target: Target, error: Exception) -> TintypeError:
     text = _first_line(error)
-    if "allocate" in text.lower() or "out of memory" in text.lower():
+    if "alloc" in text.lower() or "out of memory" in text.lower():  # also std::bad_alloc
         return MemoryBudgetError(
             f"{path.name} ran out of memory: {text}", fix="ask for a smaller picture, or fewer at once"
         )

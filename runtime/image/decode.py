@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tintype.errors import NumericError
+from tintype.image.tiles import Tiling, run_tiled
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -19,15 +20,21 @@ Pixels = NDArray[np.uint8]  # (batch, height, width, 3)
 Decoder = Callable[[Latents], Samples]
 
 
-def decode_latents(decoder: Decoder, latents: Latents, *, scaling_factor: float, shift_factor: float) -> Pixels:
+def decode_latents(
+    decoder: Decoder, latents: Latents, *, scaling_factor: float, shift_factor: float, tiling: Tiling | None = None
+) -> Pixels:
     """Pictures from the latents of a finished denoising, one after another so that the peak is that of one.
+
+    tiling: in pieces, in latent cells, so that the peak is that of one piece.
 
     Raises NumericError when the decoder gives NaN or infinity.
     """
     scaled = (latents / np.float32(scaling_factor) + np.float32(shift_factor)).astype(np.float32, copy=False)
     pictures = []
     for index in range(len(scaled)):
-        samples = decoder(scaled[index : index + 1]).astype(np.float32, copy=False)
+        one = scaled[index : index + 1]
+        samples = decoder(one) if tiling is None else run_tiled(decoder, one, tiling)
+        samples = samples.astype(np.float32, copy=False)
         if not np.isfinite(samples).all():
             raise NumericError(
                 "the VAE decoder gave NaN or infinity",

@@ -6,9 +6,9 @@ import contextlib
 import errno
 import os
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 from tintype.errors import OutputError, RecordError
 
@@ -28,10 +28,15 @@ def write_png(path: str | os.PathLike[str], image: Image, texts: Mapping[str, st
     info = PngInfo()
     for keyword, text in texts.items():
         info.add_text(keyword, text)  # as Latin-1 when it can be, else UTF-8
+    return write_whole(path, lambda file: image.save(file, format="PNG", pnginfo=info))
+
+
+def write_whole(path: Path, write: Callable[[BinaryIO], object]) -> Path:
+    """What `write` writes, beside its place first, then there. Raises OutputError."""
     scratch = _scratch_path(path)
     try:
         with scratch.open("xb") as file:
-            image.save(file, format="PNG", pnginfo=info)
+            write(file)
             file.flush()
             os.fsync(file.fileno())
         scratch.replace(path)

@@ -102,7 +102,7 @@ def test_the_noise_is_torchs_own():
 
 
 def test_token_ids_are_those_of_the_checkpoints_tokenizer(pipeline, reference):
-    tokenizer = pipeline._open_tokenizer()
+    tokenizer = pipeline._open_tokenizer(pipeline.bundle.manifest.tokenizer)
     from tintype.prompt import encode_prompt
 
     for prompt in ("", PROMPT, "A  Red\tSailboat, 👍 日本; it's 12", "x " * 75):

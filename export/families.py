@@ -1,0 +1,143 @@
+"""Kinds of checkpoint: which parts each is made of, and which of their settings this exporter can do.
+
+A checkpoint that passed `family_of` and `check_configs` has parts that are known by class and belong together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tintype.errors import ExportError
+
+PREDICTION_TYPES = ("epsilon", "v_prediction", "sample")
+TIME_IDS = 6  # original height and width, crop top and left, target height and width
+
+Configs = Mapping[str, Mapping[str, Any]]  # config.json as it stands, by component
+
+# UNet options that need inputs or layers which no traced graph has.
+_UNSUPPORTED_UNET_OPTIONS = ("class_embed_type", "encoder_hid_dim_type", "time_cond_proj_dim", "num_class_embeds")
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """One kind of checkpoint, by what diffusers calls its parts."""
+
+    name: str  # in the manifest
+    known_as: str  # to people
+    pipelines: tuple[str, ...]
+    components: Mapping[str, str]  # those with weights, and the class of each
+    addition_embed_type: str | None  # of the UNet: what it takes besides words
+
+    @property
+    def text_encoders(self) -> tuple[str, ...]:
+        return tuple(name for name in self.components if name.startswith("text_encoder"))
+
+    @property
+    def is_xl(self) -> bool:
+        return self.addition_embed_type == "text_time"
+
+
+STABLE_DIFFUSION = Family(
+    "stable-diffusion",
+    "Stable Diffusion 1.x and 2.x",
+    ("StableDiffusionPipeline", "StableDiffusionImg2ImgPipeline", "LatentConsistencyModelPipeline"),
+    {"text_encoder": "CLIPTextModel", "unet": "UNet2DConditionModel", "vae": "AutoencoderKL"},
+    None,
+)
+STABLE_DIFFUSION_XL = Family(
+    "stable-diffusion-xl",
+    "Stable Diffusion XL",
+    ("StableDiffusionXLPipeline",),
+    {
+        "text_encoder": "CLIPTextModel",
+        "text_encoder_2": "CLIPTextModelWithProjection",
+        "unet": "UNet2DConditionModel",
+        "vae": "AutoencoderKL",
+    },
+    "text_time",
+)
+FAMILIES = (STABLE_DIFFUSION, STABLE_DIFFUSION_XL)
+
+
+def tokenizer_of(text_encoder: str) -> str:
+    """The folder of the tokenizer that feeds a text encoder: text_encoder_2 -> tokenizer_2."""
+    return text_encoder.replace("text_encoder", "tokenizer")
+
+
+def family_of(folder: Path, index: Mapping[str, Any]) -> Family:
+    """What model_index.json says the checkpoint is. Raises ExportError for what isn't known, by name."""
+    pipeline = index.get("_class_name")
+    family = next((family for family in FAMILIES if pipeline in family.pipelines), None)
+    if family is None:
+        known = "; ".join(f"{', '.join(family.pipelines)} ({family.known_as})" for family in FAMILIES)
+        raise ExportError(
+            f"{folder} holds a {pipeline}, which this exporter doesn't know", fix=f"export one of {known}"
+        )
+    for name, wanted in family.components.items():
+        entry = index.get(name)
+        found = entry[1] if isinstance(entry, list) and len(entry) == 2 else None
+        if found != wanted:
+            raise ExportError(
+                f"the {name} of {folder} is a {found}, which this exporter doesn't know",
+                fix=f"export a checkpoint whose {name} is a {wanted}",
+            )
+    return family
+
+
+def check_configs(family: Family, configs: Configs) -> None:
+    """ExportError, by name, for settings that aren't done here and for parts that don't belong together."""
+    unet, vae = configs["unet"], configs["vae"]
+    for option in ("addition_embed_type", *_UNSUPPORTED_UNET_OPTIONS):
+        wanted = family.addition_embed_type if option == "addition_embed_type" else None
+        if unet.get(option) != wanted:
+            raise ExportError(
+                f"the UNet sets {option}={unet.get(option)!r}, which this exporter can't trace",
+                fix=f"export a plain {family.known_as} checkpoint",
+            )
+    channels, latent_channels = unet.get("in_channels", 4), vae.get("latent_channels", 4)
+    if channels != latent_channels:
+        raise ExportError(
+            f"the UNet takes {channels} channels and the VAE has {latent_channels}: an inpainting or depth model",
+            fix="export the text-to-image checkpoint that it was made from",
+        )
+    for option in ("latents_mean", "latents_std"):
+        if vae.get(option) is not None:
+            raise ExportError(
+                f"the VAE sets {option}, and its latents would be decoded with the wrong colours",
+                fix="export a checkpoint whose VAE has a scaling_factor alone",
+            )
+    _check_words(family, configs)
+    prediction = configs["scheduler"].get("prediction_type", "epsilon")
+    if prediction not in PREDICTION_TYPES:
+        raise ExportError(
+            f"the scheduler predicts {prediction!r}, which the samplers don't know",
+            fix=f"prediction_type should be one of {', '.join(PREDICTION_TYPES)}",
+        )
+
+
+def _check_words(family: Family, configs: Configs) -> None:
+    """What the text encoders give is what the UNet takes."""
+    unet = configs["unet"]
+    widths = [configs[name].get("hidden_size") for name in family.text_encoders]
+    told = sum(widths) if all(isinstance(width, int) for width in widths) else None  # type: ignore[arg-type]
+    taken = unet.get("cross_attention_dim")
+    if told is None or told != taken:
+        who = "the text encoder gives" if len(widths) == 1 else "the text encoders give together"
+        raise ExportError(
+            f"{who} {told} numbers a token, the UNet takes {taken}: they don't belong together",
+            fix=f"copy {', '.join(f'{name}/' for name in family.text_encoders)} and unet/ from the same checkpoint",
+        )
+    if not family.is_xl:
+        return
+    added = int(configs["text_encoder_2"].get("projection_dim", 512)) + TIME_IDS * int(
+        unet.get("addition_time_embed_dim") or 0
+    )
+    if added != unet.get("projection_class_embeddings_input_dim"):
+        raise ExportError(
+            f"text_encoder_2 and {TIME_IDS} sizes make {added} numbers, the UNet adds "
+            f"{unet.get('projection_class_embeddings_input_dim')}: they don't belong together",
+            fix="copy text_encoder_2/ and unet/ from the same checkpoint; a refiner is no text-to-image model",
+        )

@@ -1,0 +1,59 @@
+"""The checkpoint in torch, one part at a time: read when it is first used, gone when it is released.
+
+The parts of a large checkpoint don't fit into memory together, and an export needs them one after another.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from tintype.export.checkpoint import Checkpoint, load
+from tintype.export.seen import COMPONENT_OF, seen
+
+if TYPE_CHECKING:
+    import torch
+
+
+class Modules:
+    """Parts by component name, fp32, eval mode."""
+
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        self.checkpoint = checkpoint
+        self._parts: dict[str, torch.nn.Module] = {}
+
+    def part(self, component: str) -> torch.nn.Module:
+        """A component; reading it takes a while the first time."""
+        if component not in self._parts:
+            self._parts[component] = load(self.checkpoint, component)
+        return self._parts[component]
+
+    def release(self, component: str) -> None:
+        """Give a component's memory back; `part` would read it again."""
+        self._parts.pop(component, None)
+
+    def of_role(self, role: str) -> torch.nn.Module:
+        """The component whose weights a role has."""
+        return self.part(COMPONENT_OF[role])
+
+    def seen(self, role: str) -> torch.nn.Module:
+        """A role's module with the inputs and outputs of its graph."""
+        return seen(self.checkpoint, role, self.of_role(role))
+
+    @property
+    def scheduler(self) -> Mapping[str, Any]:
+        """scheduler_config.json."""
+        return self.checkpoint.configs["scheduler"]
+
+    @property
+    def latent_channels(self) -> int:
+        return int(self.checkpoint.configs["unet"].get("in_channels", 4))
+
+    @property
+    def scaling_factor(self) -> float:
+        return float(self.checkpoint.configs["vae"].get("scaling_factor", 0.18215))  # diffusers leaves out its default
+
+    @property
+    def shift_factor(self) -> float:
+        shift = self.checkpoint.configs["vae"].get("shift_factor")
+        return 0.0 if shift is None else float(shift)

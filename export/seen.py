@@ -1,0 +1,175 @@
+"""A role's module as its graph sees it: inputs and outputs by the graph's names, and how each is traced.
+
+Every forward takes its inputs by keyword and gives one tensor or a tuple, in the order of `TracePlan.outputs`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+
+from tintype.export.checkpoint import Checkpoint
+from tintype.export.families import TIME_IDS
+from tintype.export.tracing import TracePlan
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+# Which component's weights a role has.
+COMPONENT_OF = {
+    "text_encoder": "text_encoder",
+    "text_encoder_2": "text_encoder_2",
+    "denoiser": "unet",
+    "vae_decoder": "vae",
+    "vae_encoder": "vae",
+}
+
+
+class TextEncoder(torch.nn.Module):
+    """input_ids (batch, 77) -> last_hidden_state (batch, 77, dim), after the final layer norm."""
+
+    def __init__(self, module: torch.nn.Module) -> None:
+        super().__init__()
+        self.text_model = module
+
+    def forward(self, input_ids: Tensor) -> Tensor:
+        return self.text_model(input_ids).last_hidden_state  # type: ignore[no-any-return]
+
+
+class PenultimateTextEncoder(torch.nn.Module):
+    """input_ids (batch, 77) -> hidden_states (batch, 77, dim), what the last layer but one gives, without a norm."""
+
+    def __init__(self, module: torch.nn.Module) -> None:
+        super().__init__()
+        self.text_model = module
+
+    def forward(self, input_ids: Tensor) -> Tensor:
+        return self.text_model(input_ids, output_hidden_states=True).hidden_states[-2]  # type: ignore[no-any-return]
+
+
+class ProjectedTextEncoder(torch.nn.Module):
+    """input_ids (batch, 77) -> hidden_states as above, and text_embeds (batch, projection), the prompt as a whole."""
+
+    def __init__(self, module: torch.nn.Module) -> None:
+        super().__init__()
+        self.text_model = module
+
+    def forward(self, input_ids: Tensor) -> tuple[Tensor, Tensor]:
+        told = self.text_model(input_ids, output_hidden_states=True)
+        return told.hidden_states[-2], told.text_embeds
+
+
+class Denoiser(torch.nn.Module):
+    """sample (batch, C, h, w), timestep (1,), encoder_hidden_states (batch, seq, dim) -> out_sample like sample."""
+
+    def __init__(self, module: torch.nn.Module) -> None:
+        super().__init__()
+        self.unet = module
+
+    def forward(self, sample: Tensor, timestep: Tensor, encoder_hidden_states: Tensor) -> Tensor:
+        return self.unet(sample, timestep, encoder_hidden_states, return_dict=False)[0]  # type: ignore[no-any-return]
+
+
+class XlDenoiser(torch.nn.Module):
+    """The same, told of the prompt as a whole, text_embeds (batch, projection), and of sizes, time_ids (batch, 6)."""
+
+    def __init__(self, module: torch.nn.Module) -> None:
+        super().__init__()
+        self.unet = module
+
+    def forward(
+        self, sample: Tensor, timestep: Tensor, encoder_hidden_states: Tensor, text_embeds: Tensor, time_ids: Tensor
+    ) -> Tensor:
+        added = {"text_embeds": text_embeds, "time_ids": time_ids}
+        return self.unet(sample, timestep, encoder_hidden_states, added_cond_kwargs=added, return_dict=False)[0]  # type: ignore[no-any-return]
+
+
+class VaeDecoder(torch.nn.Module):
+    """latent_sample (batch, C, h, w), already divided by scaling_factor -> sample (batch, 3, H, W) in [-1, 1]."""
+
+    def __init__(self, module: torch.nn.Module) -> None:
+        super().__init__()
+        self.vae = module
+
+    def forward(self, latent_sample: Tensor) -> Tensor:
+        return self.vae.decode(latent_sample, return_dict=False)[0]  # type: ignore[no-any-return, operator, union-attr]
+
+
+class VaeEncoder(torch.nn.Module):
+    """sample (batch, 3, H, W) in [-1, 1] -> latent_parameters (batch, 2C, h, w): mean, then log variance."""
+
+    def __init__(self, module: torch.nn.Module) -> None:
+        super().__init__()
+        self.vae = module
+
+    def forward(self, sample: Tensor) -> Tensor:
+        return self.vae.encode(sample, return_dict=False)[0].parameters  # type: ignore[no-any-return, operator, union-attr]
+
+
+def seen(checkpoint: Checkpoint, role: str, module: torch.nn.Module) -> torch.nn.Module:
+    """`module`, which holds the role's weights, behind the graph's names."""
+    is_xl = checkpoint.family.is_xl
+    wrappers: dict[str, type[torch.nn.Module]] = {
+        "text_encoder": PenultimateTextEncoder if is_xl else TextEncoder,
+        "text_encoder_2": ProjectedTextEncoder,
+        "denoiser": XlDenoiser if is_xl else Denoiser,
+        "vae_decoder": VaeDecoder,
+        "vae_encoder": VaeEncoder,
+    }
+    return wrappers[role](module).eval()
+
+
+def trace_plan(checkpoint: Checkpoint, role: str, tokens: int) -> TracePlan:
+    """How a role is traced; tokens: what its text encoder takes at once."""
+    channels = int(checkpoint.configs["vae"].get("latent_channels", 4))
+    if role == "denoiser":
+        return denoiser_plan(checkpoint, channels, tokens)
+    if role == "vae_decoder":
+        return vae_decoder_plan(channels)
+    if role == "vae_encoder":
+        return vae_encoder_plan(checkpoint.vae_scale_factor)
+    return text_encoder_plan(checkpoint.family.is_xl, role, tokens)
+
+
+def text_encoder_plan(is_xl: bool, role: str, tokens: int) -> TracePlan:
+    names = ["hidden_states" if is_xl else "last_hidden_state"]
+    if role == "text_encoder_2":
+        names.append("text_embeds")
+    ids = torch.zeros(3, tokens, dtype=torch.int64)
+    return TracePlan({"input_ids": ids}, {"input_ids": {0: "batch"}}, {name: {0: "batch"} for name in names}, {})
+
+
+def denoiser_plan(checkpoint: Checkpoint, channels: int, tokens: int) -> TracePlan:
+    """The example is small, oblong and of batch 3, so no dim equals another."""
+    multiple = checkpoint.latent_multiple
+    width = int(checkpoint.configs["unet"]["cross_attention_dim"])
+    inputs = {
+        "sample": torch.randn(3, channels, 6 * multiple, 4 * multiple),
+        "timestep": torch.tensor([500.0]),
+        "encoder_hidden_states": torch.randn(3, tokens, width),
+    }
+    latent_dims = {0: "batch", 2: "height", 3: "width"}
+    dims: dict[str, dict[int, str]] = {
+        "sample": latent_dims,
+        "timestep": {},
+        "encoder_hidden_states": {0: "batch", 1: "sequence"},
+    }
+    if checkpoint.family.is_xl:
+        inputs["text_embeds"] = torch.randn(3, checkpoint.projection_dim)
+        inputs["time_ids"] = torch.full((3, TIME_IDS), 512.0)
+        dims["text_embeds"] = dims["time_ids"] = {0: "batch"}
+    return TracePlan(inputs, dims, {"out_sample": latent_dims}, {"height": multiple, "width": multiple})
+
+
+def vae_decoder_plan(channels: int) -> TracePlan:
+    dims = {0: "batch", 2: "height", 3: "width"}
+    latents = torch.randn(3, channels, 12, 10)
+    return TracePlan({"latent_sample": latents}, {"latent_sample": dims}, {"sample": {0: "batch"}}, {})
+
+
+def vae_encoder_plan(factor: int) -> TracePlan:
+    dims = {0: "batch", 2: "height", 3: "width"}
+    image = torch.randn(3, 3, 12 * factor, 10 * factor)
+    multiples = {"height": factor, "width": factor}
+    return TracePlan({"sample": image}, {"sample": dims}, {"latent_parameters": {0: "batch"}}, multiples)
