@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from tintype.engine.build import GraphSource, build_key, ensure_build, open_role
     from tintype.engine.cache import CacheEntry, cache_entries, cache_folder, clear_cache
+    from tintype.engine.devices import Device, list_devices
     from tintype.engine.graph import graph_session, run_graph
+    from tintype.engine.hardware import Gpu, gpus
     from tintype.engine.machine import default_threads
     from tintype.engine.placement import Placement
     from tintype.engine.providers import Target, ort_version, resolve_provider
@@ -27,8 +29,12 @@ _HOMES = {
     "cache_entries": "cache",
     "cache_folder": "cache",
     "clear_cache": "cache",
+    "Device": "devices",
+    "list_devices": "devices",
     "graph_session": "graph",
     "run_graph": "graph",
+    "Gpu": "hardware",
+    "gpus": "hardware",
     "default_threads": "machine",
     "Placement": "placement",
     "Target": "providers",
@@ -40,6 +46,8 @@ _HOMES = {
 
 __all__ = [
     "CacheEntry",
+    "Device",
+    "Gpu",
     "GraphSource",
     "Placement",
     "Session",
@@ -50,7 +58,9 @@ __all__ = [
     "clear_cache",
     "default_threads",
     "ensure_build",
+    "gpus",
     "graph_session",
+    "list_devices",
     "open_role",
     "open_session",
     "ort_version",

@@ -19,7 +19,7 @@ import filelock
 
 from tintype.engine import cache
 from tintype.engine.cache import BuildIdentity
-from tintype.engine.machine import cpu_identity
+from tintype.engine.devices import device_identity
 from tintype.engine.providers import Target, ort_version
 from tintype.engine.session import Session, open_session
 from tintype.errors import BuildError
@@ -76,7 +76,7 @@ def identify(bundle: GraphSource, role: str, target: Target, *, variant: str = "
         variant=variant,
         target=target.name,
         ort=ort_version(),
-        cpu=cpu_identity(),
+        cpu=device_identity(target),
         lowering=lowering_version(),
     )
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from tintype.engine.machine import default_threads, products_saturate
 from tintype.engine.placement import Placement
-from tintype.engine.providers import Target, load_onnxruntime
+from tintype.engine.providers import Target, load_onnxruntime, new_session
 from tintype.errors import BuildError, MemoryBudgetError, ProviderError, TintypeError
 
 _NUMPY_TYPES = {
@@ -103,23 +103,22 @@ def open_session(
 
     threads: worker threads inside an operator; None takes the physical cores that this process may use.
     allow_off_target: let heavy nodes run elsewhere than on the target.
-    optimize: let ONNX Runtime optimize the graph while opening. Builds are optimized already.
+    optimize: let ONNX Runtime optimize the graph while opening. Builds for the processor are optimized already.
 
     Raises BuildError when the graph cannot be opened, ProviderError when the device cannot or a heavy node is off it.
     """
-    runtime = load_onnxruntime()
     path = build / "model.onnx" if build.is_dir() else build
     if not path.is_file():
         raise BuildError(f"no graph at {path}", fix="build it again: tintype build BUNDLE")
     threads = default_threads() if threads is None else threads
     if threads < 1:
         raise BuildError(f"threads is {threads}", fix="give 1 or more, or leave it out for all physical cores")
-    options = session_options(target, threads=threads, optimize=optimize)
-    providers: list[Any] = [(target.provider, dict(target.options))]
-    if not target.is_host:
-        providers.append("CPUExecutionProvider")  # for shape arithmetic only: the placement is checked below
+    # What a device fuses is decided when it opens the graph: such builds are saved as they were lowered.
+    options = session_options(target, threads=threads, optimize=optimize or not target.is_host)
     try:
-        inner = runtime.InferenceSession(str(path), options, providers=providers, enable_fallback=0)
+        inner = new_session(str(path), options, target)
+    except TintypeError:
+        raise
     except Exception as error:  # ORT raises its own unrelated classes, one a status code
         raise _open_error(path, target, error) from error
     if target.provider not in inner.get_providers():
@@ -167,6 +166,11 @@ def _run_error(path: Path, target: Target, error: Exception) -> TintypeError:
     if "allocate" in text.lower() or "out of memory" in text.lower():
         return MemoryBudgetError(
             f"{path.name} ran out of memory: {text}", fix="ask for a smaller picture, or fewer at once"
+        )
+    if not target.is_host and "lost" in text.lower():
+        return ProviderError(
+            f"the {target.name} device was lost while it ran {path.name}: {text}",
+            fix="open the pipeline again; if it stays so, update the device's driver, or choose provider cpu",
         )
     return BuildError(f"{path.name} failed on {target.name}: {text}", fix="check the sizes of the inputs")
 
