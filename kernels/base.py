@@ -36,10 +36,12 @@ class Kernel(ABC):
     """One way to realise an operator on some targets.
 
     name: as it is told in reports. targets: where it is right and pays. exactness: what the rewrite keeps.
+    needs: by target, what a device has to have shown that it can do (`tintype.engine.abilities`); empty: any will do.
     """
 
     name: ClassVar[str]
     targets: ClassVar[tuple[str, ...]]
+    needs: ClassVar[Mapping[str, str]] = {}
     exactness: ClassVar[str]
 
     @abstractmethod

@@ -3,31 +3,49 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
 import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from tintype.kernels.attention import AttentionAsMultiHead
+from tintype.kernels.attention_products import AttentionAsProducts
 from tintype.kernels.base import MICROSOFT, Kernel, Shapes
 from tintype.kernels.dynamic_linear import DynamicLinear
 from tintype.kernels.embedding import EmbeddingRows, ExplicitZeroPoint
 from tintype.kernels.geglu import GegluAsTwoLinears
 from tintype.kernels.group_norm import GroupNormAsLayerNorm
+from tintype.kernels.group_norm_instance import GroupNormAsInstanceNorm
+from tintype.kernels.plain_float import FloatActivations, FloatRows, FloatWeights
 
 _ALL: tuple[Kernel, ...] = (
+    FloatActivations(),
+    FloatWeights(),
+    FloatRows(),
     AttentionAsMultiHead(),
+    AttentionAsProducts(),  # what a device cannot run as one node
     GroupNormAsLayerNorm(),
+    GroupNormAsInstanceNorm(),
     GegluAsTwoLinears(),  # before DynamicLinear, which then finds the two halves
     DynamicLinear(),
     EmbeddingRows(),
     ExplicitZeroPoint(),
 )
-TARGETS = ("cpu", "cuda", "directml", "webgpu")
+PLAIN_TARGETS = ("openvino", "coreml", "qnn", "tensorrt-rtx")  # operators that every provider knows
+TARGETS = ("cpu", "cuda", "directml", "webgpu", *PLAIN_TARGETS)
 KERNELS_BY_TARGET: dict[str, tuple[Kernel, ...]] = {
     target: tuple(kernel for kernel in _ALL if target in kernel.targets) for target in TARGETS
 }
+
+
+def kernels_for(target: str, abilities: Collection[str]) -> tuple[Kernel, ...]:
+    """A target's kernels without those that need what this device cannot do."""
+    return tuple(
+        kernel
+        for kernel in KERNELS_BY_TARGET[target]
+        if target not in kernel.needs or kernel.needs[target] in abilities
+    )
 
 
 @dataclass(slots=True)

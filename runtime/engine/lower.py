@@ -25,16 +25,19 @@ def make_build(source: Path, folder: Path, target: Target, *, lowered: bool) -> 
     """Write the build of `source` into `folder`, which exists; returns the report."""
     import onnx_ir as ir
 
-    from tintype.kernels.registry import lower
+    from tintype.engine.abilities import abilities
+    from tintype.kernels.registry import kernels_for, lower
 
     started = time.perf_counter()
     model = ir.load(source)
-    kernels = lower(model, target.name).as_dict() if lowered else {}
+    able = frozenset() if target.is_host or not lowered else abilities(target)
+    kernels = lower(model, target.name, kernels=kernels_for(target.name, able)).as_dict() if lowered else {}
     lowered_seconds = time.perf_counter() - started
     if not target.is_host:
         # A device's own optimizations happen when the session opens, and some cannot be saved.
         ir.save(model, folder / MODEL, external_data=DATA)
-        return {"kernels": kernels, "optimized": False, "lower_seconds": lowered_seconds}
+        facts = {"optimized": False, "lower_seconds": lowered_seconds, "abilities": sorted(able)}
+        return {"kernels": kernels, **facts}
     scratch, scratch_data = folder / "lowered.onnx", "lowered.onnx_data"
     ir.save(model, scratch, external_data=scratch_data)
     del model
