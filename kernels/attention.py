@@ -36,8 +36,8 @@ class AttentionAsMultiHead(Kernel):
     """
 
     name = "attention"
-    targets = ("cpu", "webgpu")
-    needs: ClassVar[Mapping[str, str]] = {"webgpu": "attention"}
+    targets: ClassVar[tuple[str, ...]] = ("cpu", "webgpu", "cuda", "directml")
+    needs: ClassVar[Mapping[str, str]] = dict.fromkeys(("webgpu", "cuda", "directml"), "attention")
     exactness = "the same sums in another order: fp32 error below 1e-5 on unit-variance data"
 
     def matches(self, node: ir.Node, shapes: Shapes) -> bool:

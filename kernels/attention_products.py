@@ -23,7 +23,7 @@ class AttentionAsProducts(AttentionAsMultiHead):
     """
 
     name = "attention_products"
-    targets = ("webgpu", "openvino", "coreml", "qnn", "tensorrt-rtx")
+    targets = ("webgpu", "cuda", "directml", "openvino", "coreml", "qnn", "tensorrt-rtx")
     needs: ClassVar[Mapping[str, str]] = {}
     exactness = "the same sums: fp32 error below 1e-5 on unit-variance data"
 

@@ -16,7 +16,7 @@ class GroupNormAsInstanceNorm(GroupNormAsLayerNorm):
     """
 
     name = "group_norm_instance"
-    targets = ("webgpu", "openvino", "coreml", "qnn", "tensorrt-rtx")
+    targets = ("webgpu", "cuda", "directml", "openvino", "coreml", "qnn", "tensorrt-rtx")
     exactness = "the same function; fp32 error about 1e-6 on unit-variance data"
 
     def rewrite(self, node: ir.Node, graph: ir.Graph) -> None:

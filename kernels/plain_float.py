@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from tintype.kernels.base import Kernel, Shapes, add_constant, constant_of, insert, producer, replace
 
-FLOAT_TARGETS = ("webgpu", "openvino", "coreml", "qnn", "tensorrt-rtx")
+FLOAT_TARGETS = ("webgpu", "cuda", "directml", "openvino", "coreml", "qnn", "tensorrt-rtx")
 
 
 class FloatWeights(Kernel):

@@ -17,6 +17,7 @@ from tintype.kernels.embedding import EmbeddingRows, ExplicitZeroPoint
 from tintype.kernels.geglu import GegluAsTwoLinears
 from tintype.kernels.group_norm import GroupNormAsLayerNorm
 from tintype.kernels.group_norm_instance import GroupNormAsInstanceNorm
+from tintype.kernels.group_norm_nhwc import GroupNormChannelsLast
 from tintype.kernels.plain_float import FloatActivations, FloatRows, FloatWeights
 
 _ALL: tuple[Kernel, ...] = (
@@ -26,7 +27,8 @@ _ALL: tuple[Kernel, ...] = (
     AttentionAsMultiHead(),
     AttentionAsProducts(),  # what a device cannot run as one node
     GroupNormAsLayerNorm(),
-    GroupNormAsInstanceNorm(),
+    GroupNormChannelsLast(),
+    GroupNormAsInstanceNorm(),  # on CUDA what is no picture
     GegluAsTwoLinears(),  # before DynamicLinear, which then finds the two halves
     DynamicLinear(),
     EmbeddingRows(),

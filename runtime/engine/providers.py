@@ -162,8 +162,8 @@ def problem_of(target: Target) -> tuple[str, str] | None:
         reason = f"the installed {installed} {runtime.__version__} has no {target.provider}"
         fix, missing = package_fix(target.extra, installed, beside=beside), missing_driver(target.name)
         return (reason, fix) if missing is None else (f"{reason}, and {missing}", f"{driver_fix(target.name)}; {fix}")
-    reason = _refusal(target)
-    return None if reason is None else (reason, f"{driver_fix(target.name)}; or choose provider cpu")
+    refusal = _refusal(target)
+    return None if refusal is None else (refusal, f"{driver_fix(target.name)}; or choose provider cpu")
 
 
 def new_session(model: str | bytes, options: Any, target: Target) -> Any:
