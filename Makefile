@@ -10,10 +10,18 @@ PROMPT := a red sailboat on a calm sea at sunset
 RUN_STAMP  := $(VENV)/.installed-cpu-$(KEY)
 TEST_STAMP := $(VENV)/.installed-test-$(KEY)
 
-.PHONY: help image test check lint types imports postcard bench clean
+# A processor that draws as a graphics card does (SwiftShader) comes with Debian's chromium; it is taken where it is
+# found and VK_ICD_FILENAMES names no other driver.
+SWIFTSHADER := $(wildcard /usr/lib/chromium/vk_swiftshader_icd.json)
+WEBGPU_ENV  := TINTYPE_REQUIRE_WEBGPU=1 XDG_RUNTIME_DIR=$${XDG_RUNTIME_DIR:-/tmp} $(if $(SWIFTSHADER),\
+	VK_ICD_FILENAMES=$${VK_ICD_FILENAMES:-$(SWIFTSHADER)} ORT_WEBGPU_EP_ALLOW_SOFTWARE_ADAPTER=1)
+
+.PHONY: help image test test-webgpu test-openvino check lint types imports postcard bench clean
 help:
 	@echo "make image     install the runtime and write postcard.png"
 	@echo "make test      install what tests need and run the whole suite"
+	@echo "make test-webgpu    run postcard by WebGPU, on a GPU or on Debian's chromium (libvulkan1 too)"
+	@echo "make test-openvino  run postcard by OpenVINO"
 	@echo "make check     ruff, mypy, import-linter, then the whole suite"
 	@echo "make bench     measure this machine; figures go to bench/results/"
 	@echo "make postcard  draw the world, train, judge and export the embedded default again"
@@ -41,6 +49,23 @@ image: $(RUN_STAMP)
 
 test: $(TEST_STAMP)
 	$(BIN)/python -m pytest $(PYTEST)
+
+# A provider that comes as another onnxruntime, or that other tests are not to see, has an environment of its own.
+.venv-webgpu/.installed-$(KEY): | $(BIN)/python
+	$(PYTHON) -m venv .venv-webgpu
+	.venv-webgpu/bin/python -m pip install -q -e '.[webgpu]' 'pytest>=8.4'
+	@rm -f .venv-webgpu/.installed-*; touch $@
+
+test-webgpu: .venv-webgpu/.installed-$(KEY)
+	$(WEBGPU_ENV) .venv-webgpu/bin/python -m pytest --durations=5 tests/webgpu $(PYTEST)
+
+.venv-openvino/.installed-$(KEY): | $(BIN)/python
+	$(PYTHON) -m venv .venv-openvino
+	.venv-openvino/bin/python -m pip install -q -e . 'onnxruntime-openvino>=1.24' 'pytest>=8.4'
+	@rm -f .venv-openvino/.installed-*; touch $@
+
+test-openvino: .venv-openvino/.installed-$(KEY)
+	.venv-openvino/bin/python -m pytest tests/openvino $(PYTEST)
 
 check: lint types imports test
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 import numpy as np
 import onnx_ir as ir
@@ -35,7 +36,8 @@ class AttentionAsMultiHead(Kernel):
     """
 
     name = "attention"
-    targets = ("cpu",)
+    targets: ClassVar[tuple[str, ...]] = ("cpu", "webgpu", "cuda", "directml")
+    needs: ClassVar[Mapping[str, str]] = dict.fromkeys(("webgpu", "cuda", "directml"), "attention")
     exactness = "the same sums in another order: fp32 error below 1e-5 on unit-variance data"
 
     def matches(self, node: ir.Node, shapes: Shapes) -> bool:

@@ -36,12 +36,14 @@ class Kernel(ABC):
     """One way to realise an operator on some targets.
 
     name: as it is told in reports. targets: where it is right and pays. exactness: what the rewrite keeps.
+    needs: by target, what a device has to have shown that it can do (`tintype.engine.abilities`); empty: any will do.
     lossy: it rounds to fewer bits than the canonical graph does, so that only a `balanced` build may use it.
     measured: it may be slower than what it replaces, so that a build times both at its own shape; see `choice`.
     """
 
     name: str
     targets: ClassVar[tuple[str, ...]]
+    needs: ClassVar[Mapping[str, str]] = {}
     exactness: ClassVar[str]
     lossy: ClassVar[bool] = False
     measured: ClassVar[bool] = False

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import onnx_ir as ir
@@ -19,7 +19,7 @@ class GroupNormAsLayerNorm(Kernel):
     """
 
     name = "group_norm"
-    targets = ("cpu",)
+    targets: ClassVar[tuple[str, ...]] = ("cpu",)
     exactness = "the same function; fp32 error about 1e-6 on unit-variance data, 1e-5 at a mean of 100 deviations"
 
     def matches(self, node: ir.Node, shapes: Shapes) -> bool:

@@ -3,25 +3,35 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
 import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from tintype.kernels.attention import AttentionAsMultiHead
+from tintype.kernels.attention_products import AttentionAsProducts
 from tintype.kernels.base import MICROSOFT, Kernel, Shapes
 from tintype.kernels.dynamic_linear import DynamicLinear
 from tintype.kernels.embedding import EmbeddingRows, ExplicitZeroPoint
 from tintype.kernels.fused_qkv import FusedQkv
 from tintype.kernels.geglu import GegluAsTwoLinears
 from tintype.kernels.group_norm import GroupNormAsLayerNorm
+from tintype.kernels.group_norm_instance import GroupNormAsInstanceNorm
+from tintype.kernels.group_norm_nhwc import GroupNormChannelsLast
+from tintype.kernels.plain_float import FloatActivations, FloatRows, FloatWeights
 from tintype.kernels.upsample_conv import UpsampleConvAsInt8Phases, UpsampleConvAsPhases, UpsampleConvAsProducts
 from tintype.kernels.winograd import WinogradConv
 
 _ALL: tuple[Kernel, ...] = (
+    FloatActivations(),
+    FloatWeights(),
+    FloatRows(),
     AttentionAsMultiHead(),
+    AttentionAsProducts(),  # what a device cannot run as one node
     GroupNormAsLayerNorm(),
+    GroupNormChannelsLast(),
+    GroupNormAsInstanceNorm(),  # on CUDA what is no picture
     GegluAsTwoLinears(),  # before DynamicLinear, which then finds the two halves
     DynamicLinear(),
     EmbeddingRows(),
@@ -34,10 +44,23 @@ _ALL: tuple[Kernel, ...] = (
     UpsampleConvAsInt8Phases(),
     FusedQkv(),
 )
-TARGETS = ("cpu", "cuda", "directml", "webgpu")
+PLAIN_TARGETS = ("openvino", "coreml", "qnn", "tensorrt-rtx")  # operators that every provider knows
+TARGETS = ("cpu", "cuda", "directml", "webgpu", *PLAIN_TARGETS)
 KERNELS_BY_TARGET: dict[str, tuple[Kernel, ...]] = {
     target: tuple(kernel for kernel in _ALL if target in kernel.targets) for target in TARGETS
 }
+
+
+def kernels_for(target: str, abilities: Collection[str] = (), *, exactness: str = "balanced") -> tuple[Kernel, ...]:
+    """A target's kernels that need not be measured, without those that need more than the device has shown.
+
+    exactness: `exact` leaves out kernels that round to fewer bits than the graph does.
+    """
+    return tuple(
+        kernel
+        for kernel in _allowed(target, exactness)
+        if not kernel.measured and (target not in kernel.needs or kernel.needs[target] in abilities)
+    )
 
 
 @dataclass(slots=True)
@@ -62,16 +85,14 @@ def lower(
     *,
     kernels: Iterable[Kernel] | None = None,
     dims: Mapping[str, int] | None = None,
-    exactness: str = "balanced",
 ) -> LoweringReport:
-    """Rewrite a canonical graph in place for a target, with every kernel that need not be measured.
+    """Rewrite a canonical graph in place for a target.
 
-    kernels: what to try in place of all that the target has. dims: named dims that are fixed in this build.
-    exactness: `exact` leaves out kernels that round to fewer bits than the graph does.
+    kernels: what to try in place of all that the target has and that any device can do (`kernels_for`).
+    dims: named dims that are fixed in this build.
     """
     report, shapes = LoweringReport(target), Shapes(dims)
-    unmeasured = [kernel for kernel in _allowed(target, exactness) if not kernel.measured]
-    for kernel in unmeasured if kernels is None else kernels:
+    for kernel in kernels_for(target) if kernels is None else kernels:
         found = [node for node in model.graph if kernel.matches(node, shapes)]
         for node in found:
             kernel.rewrite(node, model.graph)

@@ -10,7 +10,7 @@ import click
 
 from tintype.errors import RequestError
 
-PROVIDERS = ("auto", "cpu", "cuda", "directml", "webgpu")
+PROVIDERS = ("auto", "cpu", "cuda", "webgpu", "directml", "openvino", "coreml", "qnn", "tensorrt-rtx")
 
 
 class Size(click.ParamType[tuple[int, int]]):

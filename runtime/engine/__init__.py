@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from tintype.engine.build import GraphSource, build_id, build_key, ensure_build, open_role
     from tintype.engine.cache import CacheEntry, cache_entries, cache_folder, clear_cache
+    from tintype.engine.devices import Device, list_devices
     from tintype.engine.graph import graph_session, run_graph
+    from tintype.engine.hardware import Gpu, gpus
     from tintype.engine.machine import default_threads
     from tintype.engine.options import BuildOptions
     from tintype.engine.placement import Placement
@@ -29,8 +31,12 @@ _HOMES = {
     "cache_entries": "cache",
     "cache_folder": "cache",
     "clear_cache": "cache",
+    "Device": "devices",
+    "list_devices": "devices",
     "graph_session": "graph",
     "run_graph": "graph",
+    "Gpu": "hardware",
+    "gpus": "hardware",
     "default_threads": "machine",
     "BuildOptions": "options",
     "Placement": "placement",
@@ -44,6 +50,8 @@ _HOMES = {
 __all__ = [
     "BuildOptions",
     "CacheEntry",
+    "Device",
+    "Gpu",
     "GraphSource",
     "Placement",
     "Session",
@@ -55,7 +63,9 @@ __all__ = [
     "clear_cache",
     "default_threads",
     "ensure_build",
+    "gpus",
     "graph_session",
+    "list_devices",
     "open_role",
     "open_session",
     "ort_version",

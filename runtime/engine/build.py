@@ -21,6 +21,7 @@ import filelock
 
 from tintype.engine import cache
 from tintype.engine.cache import BuildIdentity
+from tintype.engine.devices import device_identity
 from tintype.engine.lower import Job
 from tintype.engine.machine import cpu_identity, default_threads
 from tintype.engine.options import ANY_SHAPE, BuildOptions
@@ -98,7 +99,7 @@ def identify(
         variant=variant,
         target=target.name,
         ort=ort_version(),
-        cpu=cpu_identity(),
+        cpu=device_identity(target),
         lowering=lowering_version(),
         shape=options.shape,
         plan=options.plan,

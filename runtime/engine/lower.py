@@ -88,14 +88,17 @@ def make_build(job: Job) -> dict[str, Any]:
 
 def _lower(model: ir.Model, job: Job, scratch: Path, report: dict[str, Any]) -> ir.Model | None:
     """Rewrite the model in place; returns the part that runs once a prompt, if there is one."""
+    from tintype.engine.abilities import abilities
     from tintype.kernels.dims import pin
     from tintype.kernels.hoist import split_held
-    from tintype.kernels.registry import lower, measured_kernels
+    from tintype.kernels.registry import kernels_for, lower, measured_kernels
 
-    options = job.options
+    options, able = job.options, frozenset[str]() if job.target.is_host else abilities(job.target)
     if options.dims:
         pin(model, dict(options.dims))
-    kernels = lower(model, job.target.name, exactness=options.exactness).as_dict()
+    chosen = kernels_for(job.target.name, able, exactness=options.exactness)
+    kernels = lower(model, job.target.name, kernels=chosen).as_dict()
+    report["abilities"] = sorted(able)
     once = None
     if options.dims:
         from tintype.engine import measure

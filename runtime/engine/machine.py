@@ -27,6 +27,11 @@ def cpu_identity() -> str:
     return f"{platform.system()} {platform.machine()} {name} {digest}"
 
 
+def cpu_name() -> str:
+    """The processor as its maker calls it."""
+    return _cpu()[0]
+
+
 def products_saturate() -> bool:
     """Whether sums of uint8 x int8 products may saturate: x86 without VNNI, which adds pairs in 16 bits.
 

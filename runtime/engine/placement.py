@@ -8,17 +8,28 @@ from dataclasses import dataclass, field
 
 from tintype.errors import ProviderError
 
-# Operators that carry a model's work. Shape arithmetic may run on the host whatever the target is.
+# Operators that carry a model's work, or that only ever see its tensors, so that one of them on the host means copies
+# there and back. Shape arithmetic may run on the host whatever the target is.
 HEAVY_OPERATORS = frozenset(
     {
         "Attention",
+        "BatchNormalization",
+        "BiasAdd",
+        "BiasGelu",
+        "BiasSplitGelu",
         "Conv",
         "ConvInteger",
         "ConvTranspose",
+        "DepthToSpace",
+        "DequantizeLinear",
+        "DynamicQuantizeLinear",
         "DynamicQuantizeMatMul",
+        "Erf",
+        "FastGelu",
         "FusedConv",
         "FusedGemm",
         "FusedMatMul",
+        "Gelu",
         "Gemm",
         "GroupNorm",
         "GroupNormalization",
@@ -31,12 +42,27 @@ HEAVY_OPERATORS = frozenset(
         "MatMulNBits",
         "MultiHeadAttention",
         "NhwcConv",
+        "PackedMultiHeadAttention",
         "QAttention",
         "QGemm",
         "QLinearConv",
         "QLinearMatMul",
+        "QuantizeLinear",
+        "QuickGelu",
+        "RMSNormalization",
+        "ReduceMean",
+        "Resize",
+        "RotaryEmbedding",
+        "Sigmoid",
+        "SimplifiedLayerNormalization",
         "SkipGroupNorm",
         "SkipLayerNormalization",
+        "Softmax",
+        "Split",
+        "Swish",
+        "Tanh",
+        "Transpose",
+        "Upsample",
     }
 )
 

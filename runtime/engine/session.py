@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from tintype.engine.machine import default_threads, products_saturate
 from tintype.engine.placement import Placement
-from tintype.engine.providers import Target, load_onnxruntime
+from tintype.engine.providers import Target, load_onnxruntime, new_session
 from tintype.errors import BuildError, MemoryBudgetError, ProviderError, TintypeError
 
 MODEL = "model.onnx"
@@ -165,7 +165,7 @@ def open_session(
 
     threads: worker threads inside an operator; None takes the physical cores that this process may use.
     allow_off_target: let heavy nodes run elsewhere than on the target.
-    optimize: let ONNX Runtime optimize the graph while opening. Builds are optimized already.
+    optimize: let ONNX Runtime optimize the graph while opening. Builds for the processor are optimized already.
     mapped: make no faster copies of weights, see BuildOptions.
 
     Raises BuildError when the graph cannot be opened, ProviderError when the device cannot or a heavy node is off it.
@@ -176,10 +176,14 @@ def open_session(
     threads = default_threads() if threads is None else threads
     if threads < 1:
         raise BuildError(f"threads is {threads}", fix="give 1 or more, or leave it out for all physical cores")
-    options = session_options(target, threads=threads, optimize=optimize, mapped=mapped)
-    inner = _open(path, target, options)
-    beside = path.with_name(ONCE)
-    once = _open(beside, target, options) if path.name == MODEL and beside.is_file() else None
+
+    # What a device fuses is decided when it opens the graph: such builds are saved as they were lowered.
+    def opened(graph: Path) -> Any:
+        optimized = optimize or not target.is_host
+        return _open(graph, target, session_options(target, threads=threads, optimize=optimized, mapped=mapped))
+
+    inner, beside = opened(path), path.with_name(ONCE)
+    once = opened(beside) if path.name == MODEL and beside.is_file() else None
     placement = _placement(*(session for session in (inner, once) if session is not None))
     if not allow_off_target:
         placement.demand(target.provider, path.name)
@@ -187,11 +191,10 @@ def open_session(
 
 
 def _open(path: Path, target: Target, options: Any) -> Any:
-    providers: list[Any] = [(target.provider, dict(target.options))]
-    if not target.is_host:
-        providers.append("CPUExecutionProvider")  # for shape arithmetic only: the placement is checked below
     try:
-        inner = load_onnxruntime().InferenceSession(str(path), options, providers=providers, enable_fallback=0)
+        inner = new_session(str(path), options, target)
+    except TintypeError:
+        raise
     except Exception as error:  # ORT raises its own unrelated classes, one a status code
         raise _open_error(path, target, error) from error
     if target.provider not in inner.get_providers():
@@ -246,6 +249,11 @@ def _run_error(path: Path, target: Target, error: Exception) -> TintypeError:
     if "alloc" in text.lower() or "out of memory" in text.lower():  # also std::bad_alloc
         return MemoryBudgetError(
             f"{path.name} ran out of memory: {text}", fix="ask for a smaller picture, or fewer at once"
+        )
+    if not target.is_host and "lost" in text.lower():
+        return ProviderError(
+            f"the {target.name} device was lost while it ran {path.name}: {text}",
+            fix="open the pipeline again; if it stays so, update the device's driver, or choose provider cpu",
         )
     return BuildError(f"{path.name} failed on {target.name}: {text}", fix="check the sizes of the inputs")
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import platform
 from importlib import metadata
 
 import pytest
 from onnx import TensorProto, helper
 
 from tintype.engine import providers
-from tintype.engine.providers import TARGETS, resolve_provider, unusable_reason
+from tintype.engine.providers import TARGETS, plain_reason, resolve_provider, unusable_reason
 from tintype.errors import InstallError, ProviderError
 
 
@@ -34,7 +35,7 @@ def test_auto_takes_a_device_that_works(monkeypatch):
     assert resolve_provider("auto").name == "webgpu"
 
 
-@pytest.mark.parametrize("name", ["cuda", "directml", "webgpu"])
+@pytest.mark.parametrize("name", ["cuda", "webgpu", "openvino", "qnn", "tensorrt-rtx"])
 def test_a_named_device_that_is_absent_is_an_error_with_the_command_that_installs_it(name):
     if unusable_reason(TARGETS[name]) is None:
         pytest.skip(f"{name} works here")
@@ -42,6 +43,24 @@ def test_a_named_device_that_is_absent_is_an_error_with_the_command_that_install
         resolve_provider(name)
     assert name in caught.value.message
     assert f"pip install 'tintype[{name}]'" in caught.value.fix
+
+
+@pytest.mark.parametrize(("name", "system"), [("directml", "Windows"), ("coreml", "macOS")])
+def test_a_device_of_another_system_is_an_error_that_names_the_system(name, system):
+    if TARGETS[name].system == platform.system():
+        pytest.skip(f"this is {system}")
+    with pytest.raises(ProviderError) as caught:
+        resolve_provider(name)
+    assert f"{system} only" in caught.value.message
+    assert "webgpu" in caught.value.fix
+
+
+def test_what_onnxruntime_says_is_told_without_its_codes_and_places():
+    told = RuntimeError(
+        "[ONNXRuntimeError] : 1 : FAIL : /src/webgpu_context.cc:65 Initialize(auto)::<lambda()> status == Success "
+        "was false. Failed to get a WebGPU adapter: No supported adapters\nmore"
+    )
+    assert plain_reason(told) == "Failed to get a WebGPU adapter: No supported adapters"
 
 
 def test_an_unknown_name_names_the_near_ones():

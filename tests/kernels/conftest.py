@@ -18,7 +18,7 @@ from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from tintype.kernels import choice
 from tintype.kernels.base import Kernel
-from tintype.kernels.registry import LoweringReport, lower
+from tintype.kernels.registry import LoweringReport, kernels_for, lower
 
 Arrays = Mapping[str, NDArray[Any]]
 
@@ -71,11 +71,14 @@ def run_model(model: onnx.ModelProto, inputs: Arrays) -> dict[str, NDArray[Any]]
     return dict(zip(names, session.run(names, dict(inputs)), strict=True))
 
 
-def lower_and_run(model: onnx.ModelProto, inputs: Arrays) -> Lowered:
-    """Run a model as it is and lowered for cpu, on the same inputs; the interface has to stay the same."""
+def lower_and_run(model: onnx.ModelProto, inputs: Arrays, target: str = "cpu", able: Sequence[str] = ()) -> Lowered:
+    """Run a model as it is and lowered for a target, both on the processor; the interface has to stay the same.
+
+    able: what the target's device can do.
+    """
     before = run_model(model, inputs)
     rewritten = ir.from_proto(model)
-    report = lower(rewritten, "cpu")
+    report = lower(rewritten, target, kernels=kernels_for(target, able))
     after = ir.to_proto(rewritten)
     onnx.checker.check_model(after)
     assert [value.name for value in after.graph.input] == [value.name for value in model.graph.input]
@@ -116,7 +119,7 @@ def model_of() -> Callable[..., onnx.ModelProto]:
 
 
 @pytest.fixture
-def lowered() -> Callable[[onnx.ModelProto, Arrays], Lowered]:
+def lowered() -> Callable[..., Lowered]:
     return lower_and_run
 
 

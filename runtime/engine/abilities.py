@@ -1,0 +1,78 @@
+"""What a device can do, found by asking it: some say that they can, and then fail at the first run, or give nonsense.
+
+Only for the child process that makes builds: the questions are small graphs, which take onnx_ir to write.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tintype.engine.providers import Target, load_onnxruntime, new_session
+
+QUERIES, KEYS, HEADS, SIZE = 64, 77, 2, 40
+ATTENTION_TOLERANCE = 0.02  # float16 has 1e-3; a kernel that is wrong is off by the size of its values
+
+
+@functools.cache
+def abilities(target: Target) -> frozenset[str]:
+    """Of `float16` and `attention` (com.microsoft MultiHeadAttention), those that this target's device has."""
+    return frozenset(name for name, question in _QUESTIONS.items() if question(target))
+
+
+def _has_float16(target: Target) -> bool:
+    """WebGPU has float16 where the adapter has the feature shader-f16; without it, a node fails when it runs."""
+    x = np.array([-1.0, 0.5], np.float16)
+    answer = _ask(target, "Relu", [x], "")
+    return answer is not None and answer.tolist() == [0.0, 0.5]
+
+
+def _has_attention(target: Target) -> bool:
+    """WebGPU's kernel takes subgroups to have 8 lanes or more; a device with fewer gives other values, no error."""
+    random = np.random.default_rng(0)
+    lengths = (QUERIES, KEYS, KEYS)
+    query, key, value = (random.standard_normal((1, length, HEADS * SIZE), np.float32) for length in lengths)
+    answer = _ask(target, "MultiHeadAttention", [query, key, value], "com.microsoft", num_heads=HEADS)
+    return answer is not None and np.abs(answer - _attention(query, key, value)).max() < ATTENTION_TOLERANCE
+
+
+_QUESTIONS: dict[str, Callable[[Target], bool]] = {"float16": _has_float16, "attention": _has_attention}
+
+
+def _attention(query: NDArray[Any], key: NDArray[Any], value: NDArray[Any]) -> NDArray[Any]:
+    q, k, v = (tensor.reshape(-1, HEADS, SIZE).swapaxes(0, 1) for tensor in (query, key, value))
+    scores = q @ k.swapaxes(1, 2) / np.sqrt(SIZE)
+    weights = np.exp(scores - scores.max(axis=-1, keepdims=True))
+    attended = weights / weights.sum(axis=-1, keepdims=True) @ v
+    return attended.swapaxes(0, 1).reshape(query.shape)
+
+
+def _ask(target: Target, operator: str, arrays: list[NDArray[Any]], domain: str, **attributes: Any) -> Any:
+    """What one node gives for these inputs on the device; None when it won't run there."""
+    import onnx_ir as ir
+
+    inputs = [
+        ir.Value(name=f"x{index}", shape=ir.Shape(array.shape), type=ir.TensorType(ir.DataType.from_numpy(array.dtype)))
+        for index, array in enumerate(arrays)
+    ]
+    node = ir.node(operator, inputs, attributes=attributes, domain=domain)
+    node.outputs[0].name, node.outputs[0].shape, node.outputs[0].type = "y", inputs[0].shape, inputs[0].type
+    imports = {"": 20, "com.microsoft": 1}
+    model = ir.Model(ir.Graph(inputs, node.outputs, nodes=[node], opset_imports=imports, name="question"), ir_version=9)
+    options = load_onnxruntime().SessionOptions()
+    options.log_severity_level = 4
+    options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "question.onnx"
+        ir.save(model, path)
+        try:
+            session = new_session(str(path), options, target)
+            return session.run(None, {value.name: array for value, array in zip(inputs, arrays, strict=True)})[0]
+        except Exception:  # ORT raises its own unrelated classes; whatever it is, the device can't
+            return None

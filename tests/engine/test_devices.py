@@ -1,0 +1,98 @@
+"""What the machine has, and what the rest lacks: every target is named, with a device or with a reason and a remedy."""
+
+from __future__ import annotations
+
+import psutil
+import pytest
+
+from tintype.engine import list_devices, plugins, resolve_provider
+from tintype.engine.devices import device_identity
+from tintype.engine.hardware import Gpu, drm_gpus, gpus, nvidia_gpus
+from tintype.engine.machine import cpu_identity
+from tintype.engine.providers import TARGETS, load_onnxruntime, session_of_devices
+from tintype.engine.remedies import missing_driver
+
+
+def test_every_target_works_or_says_what_is_missing_and_what_to_do():
+    found = {device.target: device for device in list_devices()}
+    assert list(found) == list(TARGETS)
+    assert found["cpu"].usable
+    assert found["cpu"].memory_bytes == psutil.virtual_memory().total
+    assert found["cpu"].version.split() == ["onnxruntime", load_onnxruntime().__version__]
+    for device in found.values():
+        assert device.usable == (device.problem is None) == (device.fix is None) == (device.version is not None)
+
+
+def _fake_program(folder, monkeypatch, body):
+    program = folder / "nvidia-smi"
+    program.write_text(f"#!/bin/sh\n{body}\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(folder), prepend=":")
+
+
+def test_nvidia_cards_have_name_memory_and_driver(tmp_path, monkeypatch):
+    _fake_program(
+        tmp_path, monkeypatch, "echo 'NVIDIA GeForce RTX 3060, 12288, 580.95.05'; echo 'NVIDIA X, [N/A], 580'"
+    )
+    expected = [
+        Gpu("NVIDIA", "NVIDIA GeForce RTX 3060", 12 * 2**30, "580.95.05"),
+        Gpu("NVIDIA", "NVIDIA X", None, "580"),
+    ]
+    assert nvidia_gpus() == expected
+    assert gpus()[:2] == expected
+    assert missing_driver("cuda") is None
+
+
+def test_a_broken_nvidia_driver_lists_nothing(tmp_path, monkeypatch):
+    _fake_program(tmp_path, monkeypatch, "echo 'NVIDIA-SMI has failed'; exit 9")
+    assert nvidia_gpus() == []
+
+
+def test_linux_cards_are_read_from_the_kernel(tmp_path):
+    for name, vendor, device in (
+        ("card0", "0x1002", "0x744c"),
+        ("card1", "0x8086", "0x56a0"),
+        ("card2", "nonsense", ""),
+    ):
+        (tmp_path / name / "device").mkdir(parents=True)
+        (tmp_path / name / "device/vendor").write_text(f"{vendor}\n")
+        (tmp_path / name / "device/device").write_text(f"{device}\n")
+    (tmp_path / "card0/device/mem_info_vram_total").write_text("17163091968\n")
+    (tmp_path / "drivers/amdgpu").mkdir(parents=True)
+    (tmp_path / "card0/device/driver").symlink_to(tmp_path / "drivers/amdgpu")
+    (tmp_path / "card0-HDMI-A-1").symlink_to(tmp_path / "card0")
+    assert drm_gpus(tmp_path) == [Gpu("AMD", "AMD 1002:744c", 17163091968, "amdgpu"), Gpu("Intel", "Intel 8086:56a0")]
+    assert drm_gpus(tmp_path / "none") == []
+
+
+def test_a_build_for_the_processor_depends_on_nothing_else():
+    assert device_identity(TARGETS["cpu"]) == cpu_identity()
+    assert device_identity(TARGETS["cuda"]).startswith(cpu_identity())
+
+
+def test_a_provider_library_that_cannot_be_loaded_is_told_not_raised(tmp_path, monkeypatch):
+    (tmp_path / "no_such_ep.py").write_text("def get_library_path():\n    return '/nowhere/libep.so'\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert plugins.is_installed("no_such_ep")
+    assert "no_such_ep cannot be loaded" in plugins.register(load_onnxruntime(), "no_such_ep")
+    assert not plugins.is_registered("no_such_ep")
+
+
+def test_a_session_can_be_opened_by_the_device_api(bundle, feed):
+    runtime = load_onnxruntime()
+    (device, *_) = plugins.devices(runtime, "CPUExecutionProvider")
+    session = session_of_devices(str(bundle.graph_path("denoiser")), runtime.SessionOptions(), [device], {})
+    assert session.get_providers() == ["CPUExecutionProvider"]
+    plain = runtime.InferenceSession(bundle.graph_path("denoiser"), providers=["CPUExecutionProvider"])
+    assert (session.run(None, feed)[0] == plain.run(None, feed)[0]).all()
+
+
+@pytest.mark.parametrize("name", sorted(TARGETS))
+def test_a_named_device_is_used_or_it_is_an_error(name):
+    device = next(device for device in list_devices() if device.target == name)
+    if device.usable:
+        assert resolve_provider(name) is TARGETS[name]
+    else:
+        with pytest.raises(Exception, match=f"provider {name} cannot be used") as caught:
+            resolve_provider(name)
+        assert caught.value.fix == device.fix

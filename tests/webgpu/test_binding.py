@@ -1,0 +1,59 @@
+"""Tensors that stay on the device: a step writes its latents, runs and reads, the embeddings lie there."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from tintype.engine.binding import Bound
+from tintype.engine.providers import load_onnxruntime, new_session
+
+SAMPLE = (1, 4, 4, 4)
+INPUTS = {
+    "sample": (SAMPLE, np.float32),
+    "timestep": ((1,), np.float32),
+    "encoder_hidden_states": ((1, 77, 128), np.float32),
+}
+OUTPUTS = {"out_sample": (SAMPLE, np.float32)}
+
+
+def test_bound_steps_are_plain_steps_and_lie_on_the_device(webgpu, builds, sessions):
+    random = np.random.default_rng(2)
+    words = random.standard_normal((1, 77, 128), np.float32)
+    inner = new_session(str(builds["denoiser"] / "model.onnx"), load_onnxruntime().SessionOptions(), webgpu)
+    with Bound(inner, webgpu, INPUTS, OUTPUTS) as bound:
+        assert bound.value("out_sample").device_name() == "webgpu"
+        assert bound.device_bytes == 4 * (2 * int(np.prod(SAMPLE)) + 1 + words.size)
+        assert bound.host_bytes == 0
+        bound.write("encoder_hidden_states", words)
+        for time in (901.0, 401.0):
+            latents, timestep = random.standard_normal(SAMPLE, np.float32), np.array([time], np.float32)
+            bound.write("sample", latents)
+            bound.write("timestep", timestep)
+            bound.run()
+            feed = {"sample": latents, "timestep": timestep, "encoder_hidden_states": words}
+            np.testing.assert_array_equal(bound.read("out_sample"), sessions["denoiser"].run(feed)["out_sample"])
+
+
+def test_what_one_graph_writes_the_next_reads_without_the_host(webgpu, builds, sessions):
+    shape = (1, 4, 4, 4)
+    decoder = new_session(str(builds["vae_decoder"] / "model.onnx"), load_onnxruntime().SessionOptions(), webgpu)
+    denoiser = new_session(str(builds["denoiser"] / "model.onnx"), load_onnxruntime().SessionOptions(), webgpu)
+    random = np.random.default_rng(4)
+    feed = {
+        "sample": random.standard_normal(shape, np.float32),
+        "timestep": np.array([501.0], np.float32),
+        "encoder_hidden_states": random.standard_normal((1, 77, 128), np.float32),
+    }
+    pixels = {"sample": ((1, 3, 16, 16), np.float32)}
+    with (
+        Bound(denoiser, webgpu, INPUTS, OUTPUTS) as first,
+        Bound(decoder, webgpu, {"latent_sample": (shape, np.float32)}, pixels) as second,
+    ):
+        for name, array in feed.items():
+            first.write(name, array)
+        second.adopt("latent_sample", first.value("out_sample"))
+        first.run()
+        second.run()
+        expected = sessions["denoiser"].run(feed)["out_sample"]
+        expected = sessions["vae_decoder"].run({"latent_sample": expected})["sample"]
+        np.testing.assert_array_equal(second.read("sample"), expected)
