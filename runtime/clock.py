@@ -15,6 +15,7 @@ class StageClock:
     def __init__(self, load_seconds: Callable[[], float]) -> None:
         """load_seconds: how long opening graphs took until now."""
         self.steps = 0
+        self.graph_seconds = 0.0  # of denoising, inside the graph
         self._seconds = {"encode": 0.0, "denoise": 0.0, "decode": 0.0}
         self._load_seconds = load_seconds
         self._loaded_before = load_seconds()
@@ -35,6 +36,7 @@ class StageClock:
             load_seconds=self._load_seconds() - self._loaded_before,
             encode_seconds=self._seconds["encode"],
             denoise_seconds=denoise,
+            denoise_graph_seconds=self.graph_seconds,
             decode_seconds=self._seconds["decode"],
             total_seconds=time.perf_counter() - self._started,
             steps_per_second=self.steps / denoise if denoise > 0 else 0.0,

@@ -359,8 +359,10 @@ class Run:
             sampler = sampling.SAMPLERS[request.sampler]
             steps = sampler(denoise, latents, self._schedule, noise)
             while True:
+                in_graph = session.run_seconds
                 with self._clock.counting("denoise"):
                     step = next(steps, None)
+                self._clock.graph_seconds += session.run_seconds - in_graph
                 if step is None:
                     return
                 self._clock.steps += 1

@@ -29,6 +29,7 @@ class Timings:
     load_seconds: float  # opening graphs; the first time on a machine also building them
     encode_seconds: float
     denoise_seconds: float
+    denoise_graph_seconds: float  # of these, inside the denoiser's graph; the rest is the loop's own cost
     decode_seconds: float
     total_seconds: float
     steps_per_second: float

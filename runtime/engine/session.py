@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -43,6 +44,7 @@ class Session:
         self.path = path
         self.placement = placement
         self.threads = threads
+        self.run_seconds = 0.0  # spent inside ONNX Runtime so far
         ports = [*inner.get_inputs(), *(once.get_inputs() if once is not None else ())]
         self._held_names = tuple(o.name for o in once.get_outputs()) if once is not None else ()
         self._once_names = frozenset(i.name for i in once.get_inputs()) if once is not None else frozenset[str]()
@@ -98,10 +100,13 @@ class Session:
         return dict(zip(self.output_names, self._execute(self._inner, feed), strict=True))
 
     def _execute(self, session: Any, feed: dict[str, Any]) -> list[NDArray[Any]]:
+        started = time.perf_counter()
         try:
             return list(session.run(None, feed))
         except Exception as error:  # ORT raises its own unrelated classes, one a status code
             raise _run_error(self.path, self.target, error) from error
+        finally:
+            self.run_seconds += time.perf_counter() - started
 
     def _demand_open(self) -> None:
         if self._inner is None:

@@ -13,7 +13,6 @@ from click.testing import CliRunner
 from tintype.bench.job import GraphJob, Job, RatesJob
 from tintype.bench.peer_graphs import graph_inputs
 from tintype.bench.peer_sdcpp import loop_figures
-from tintype.bench.peer_tintype import GraphRuns
 from tintype.bench.sd15 import main
 from tintype.bench.sd15_graphs import GraphsPlan, all_bars, measure_graphs, seats_of, summary_lines
 from tintype.bench.sd15_graphs import judge as judge_graph
@@ -174,22 +173,6 @@ def test_a_loop_is_told_from_the_ends_of_its_steps() -> None:
     assert loop_figures([(0, 10.0), (1, 13.0), (2, 16.0)], 2) == {"denoise_seconds": 6.0}
     assert loop_figures([(1, 13.0), (2, 16.0)], 2) == {"denoise_seconds": 6.0}
     assert loop_figures([(2, 16.0)], 2) == {"denoise_seconds": None}
-
-
-def test_the_loops_own_share_is_what_lies_between_runs(monkeypatch: pytest.MonkeyPatch) -> None:
-    times = iter([0.0, 9.0, 10.0, 19.0, 20.0, 29.0])
-    monkeypatch.setattr("tintype.bench.peer_tintype.time.perf_counter", lambda: next(times))
-
-    class Session:
-        def run(self, inputs: int) -> int:
-            return inputs + 1
-
-    session, runs = Session(), GraphRuns()
-    runs.watch(session)
-    runs.watch(session)
-    assert [session.run(1) for _ in range(3)] == [2, 2, 2]
-    assert runs.take_outside_share() == pytest.approx(0.1)
-    assert runs.take_outside_share() is None
 
 
 def test_a_picture_has_its_loop_and_steps_told_apart(folder: Path) -> None:

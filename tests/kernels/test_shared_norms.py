@@ -88,8 +88,9 @@ def test_postcards_tiles_are_near_the_whole_at_any_size(tmp_path, side, tile, ov
         words = "a red sailboat on a calm sea at sunset"
         latents = pipeline.generate(words, seed=7, width=side, height=side, num_inference_steps=6).latents
         latents = latents / np.float32(pipeline.bundle.manifest.scaling_factor)
-        path = shared(pipeline.bundle.graph_path("vae_decoder"), tmp_path)
-        with pipeline.stage("vae_decoder") as decoder:
+        canonical = pipeline.bundle.graph_path("vae_decoder")
+        path = shared(canonical, tmp_path)
+        with graph_session(canonical) as decoder:
             whole = decoder.run({"latent_sample": latents})["sample"]
             plain = run_tiled(lambda z: decoder.run({"latent_sample": z})["sample"], latents, Tiling(tile, overlap))
     with graph_session(path) as session:
