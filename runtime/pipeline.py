@@ -162,16 +162,20 @@ class Pipeline:
         """The session of one role, opened when it is first needed and kept while requests are of the same shape."""
         known = self._sessions.get(role)
         if known is None or known[0] != options:
-            from tintype.engine import open_role
-
             started = time.perf_counter()
             if known is not None:  # close before the next one opens: both at once would cost twice the memory
                 del self._sessions[role]
                 known[1].close()
-            known = (options, open_role(self.bundle, role, self.target, options=options))
+            known = (options, self.open(role, options))
             self._sessions[role] = known
             self.load_seconds += time.perf_counter() - started
         yield known[1]
+
+    def open(self, role: str, options: BuildOptions) -> Session:
+        """A new session of one role; `stage` keeps it and closes it."""
+        from tintype.engine import open_role
+
+        return open_role(self.bundle, role, self.target, options=options)
 
     def build(self, request: ResolvedRequest) -> Iterator[tuple[str, Path]]:
         """Make the builds that a request needs, one after another; yields each role and its folder."""

@@ -5,8 +5,6 @@ Runs where onnxruntime-openvino is installed in place of onnxruntime (see `make 
 
 from __future__ import annotations
 
-import contextlib
-
 import numpy as np
 import pytest
 
@@ -32,12 +30,8 @@ def _works():
 class OnTheProcessor(Pipeline):
     """The graphs that OpenVINO gets, run by ONNX Runtime's own kernels."""
 
-    @contextlib.contextmanager
-    def stage(self, role):
-        if role not in self._sessions:
-            folder = ensure_build(self.bundle, role, OPENVINO)
-            self._sessions[role] = open_session(folder, TARGETS["cpu"], optimize=True)
-        yield self._sessions[role]
+    def open(self, role, options):
+        return open_session(ensure_build(self.bundle, role, OPENVINO), TARGETS["cpu"], optimize=True)
 
 
 def test_the_picture_is_the_processors_and_the_same_twice():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import subprocess
@@ -36,12 +35,8 @@ def psnr_db(result, reference, span=None):
 class OnTheProcessor(Pipeline):
     """The graphs that WebGPU gets, float weights and float activations, run by the processor."""
 
-    @contextlib.contextmanager
-    def stage(self, role):
-        if role not in self._sessions:
-            folder = ensure_build(self.bundle, role, TARGETS["webgpu"])
-            self._sessions[role] = open_session(folder, TARGETS["cpu"], optimize=True)
-        yield self._sessions[role]
+    def open(self, role, options):
+        return open_session(ensure_build(self.bundle, role, TARGETS["webgpu"]), TARGETS["cpu"], optimize=True)
 
 
 def test_a_picture_of_two_steps_is_the_processors(webgpu, bundle):
