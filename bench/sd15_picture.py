@@ -87,7 +87,7 @@ def seats_of(plan: PicturePlan) -> dict[str, Seat]:
             exactness=exactness,
         )
         # A warm-up picture of stable-diffusion.cpp would cost minutes and gain nothing: it keeps no pools or caches.
-        seats[name] = Seat(kind, job, warm_steps=WARM_STEPS, warms=name != SDCPP, opens_cold=kind == "tintype")
+        seats[name] = Seat(kind, job, warm_steps=WARM_STEPS, warm_ups=int(name != SDCPP), opens_cold=kind == "tintype")
     return seats
 
 

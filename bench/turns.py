@@ -27,8 +27,8 @@ class Seat:
 
     kind: str
     job: AnyJob
-    warms: bool = True  # whether a picture that isn't counted comes first
-    warm_steps: int | None = None  # of that picture; None is the job's own
+    warm_ups: int = 1  # pictures or calls that come first and aren't counted
+    warm_steps: int | None = None  # of each of them; None is the job's own
     opens_cold: bool = False  # the first opening on a machine builds, and is told apart
 
 
@@ -81,7 +81,7 @@ def _open_cold(seat: Seat, taken: Taken) -> None:
 
 def _turn(seat: Seat, calls: int, taken: Taken) -> None:
     with Worker(seat.kind, seat.job) as worker:
-        if seat.warms:
+        for _ in range(seat.warm_ups):
             worker.picture(seat.warm_steps)
         answers = [worker.picture() for _ in range(calls)]
     taken.loads.append(worker.load_seconds)

@@ -51,3 +51,23 @@ def run_graph(
     """Outputs by name of one call. Use `graph_session` for more than one: lowering takes seconds."""
     with graph_session(model, target, lowered=lowered, threads=threads) as session:
         return session.run(inputs)
+
+
+def graph_shapes(model: Path, dims: Mapping[str, int]) -> dict[str, tuple[int, ...]]:
+    """The shape of every value of a canonical graph by name, with numbers for its named dims; imports onnx.
+
+    Raises ValueError when an input's dim has no number. A value whose shape can't be told is left out.
+    """
+    import onnx_ir as ir
+
+    from tintype.kernels.dims import pin
+
+    loaded = ir.load(model)
+    pin(loaded, dims)
+    graph = loaded.graph
+    values = [*graph.inputs, *graph.initializers.values(), *(output for node in graph for output in node.outputs)]
+    return {
+        str(value.name): tuple(int(str(dim)) for dim in value.shape)
+        for value in values
+        if value.shape is not None and value.shape.is_static()
+    }
