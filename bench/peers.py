@@ -7,6 +7,7 @@ import dataclasses
 import json
 import subprocess
 import sys
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -19,6 +20,7 @@ from tintype.bench.worker import AnyJob
 
 LOOP_BAR = 0.7  # of plain onnxruntime's, on the same exported graphs
 OUTSIDE_BAR = 0.03  # of the loop, spent outside the graphs
+SETTLE_SECONDS = 0.5  # before each picture: threads of a runtime that has just worked may spin on, on the next's cores
 
 
 class Worker:
@@ -83,6 +85,7 @@ def measure_peers(
         answers: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
         for _ in range(repeats):
             for worker in workers:
+                time.sleep(SETTLE_SECONDS)
                 answers[worker.name].append(worker.picture())
     table = {worker.name: _figures(worker, answers[worker.name]) for worker in workers}
     ours = table["tintype"]
