@@ -11,14 +11,17 @@ import json
 import shutil
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from tintype.engine.machine import default_threads
 from tintype.engine.options import ANY_SHAPE, BuildOptions
 from tintype.engine.providers import TARGETS, Target, load_onnxruntime
-from tintype.engine.session import MODEL, ONCE, session_options
+from tintype.engine.session import MODEL, NUMPY_TYPES, ONCE, session_options
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -78,9 +81,12 @@ def make_build(job: Job) -> dict[str, Any]:
     scratch.mkdir()
     once = _lower(model, job, scratch, report) if job.lowered else None
     report["lower_seconds"] = time.perf_counter() - started
-    for part, name in ((once, ONCE), (model, MODEL)):
-        if part is not None:
-            _save(part, name, job, scratch)
+    graphs = {name: graph for name, graph in ((ONCE, once), (MODEL, model)) if graph is not None}
+    if job.options.segment_bytes is not None:
+        _save_segments(graphs, job, scratch)
+    else:
+        for name, graph in graphs.items():
+            _save(graph, name, job, scratch)
     shutil.rmtree(scratch)
     report["optimize_seconds"] = time.perf_counter() - started - report["lower_seconds"]
     return report
@@ -111,6 +117,7 @@ def _lower(model: ir.Model, job: Job, scratch: Path, report: dict[str, Any]) -> 
             job.target,
             threads=job.threads,
             mapped=options.mapped,
+            largest_bytes=_largest(options),
             table=table,
             after_each=lambda: spill.weights_of(model.graph),
         )
@@ -122,6 +129,13 @@ def _lower(model: ir.Model, job: Job, scratch: Path, report: dict[str, Any]) -> 
         once = split_held(model)
     report["kernels"] = kernels
     return once
+
+
+def _largest(options: BuildOptions) -> int | None:
+    """Bytes that a layer's weights may grow to: None is no bound, 0 none at all."""
+    if options.segment_bytes is not None:
+        return options.segment_bytes // 2
+    return 0 if options.mapped else None
 
 
 def _save(model: ir.Model, name: str, job: Job, scratch: Path) -> None:
@@ -140,6 +154,46 @@ def _save(model: ir.Model, name: str, job: Job, scratch: Path) -> None:
     lowered.unlink()
     lowered.with_name(f"{lowered.name}_data").unlink(missing_ok=True)
     share_weights(job.folder / name, job.weights)
+
+
+def _save_segments(graphs: dict[str, ir.Model], job: Job, scratch: Path) -> None:
+    """Write graphs in parts that run one after another."""
+    from tintype.engine.chain import ChainFacts, Part, Port, write_chains
+    from tintype.engine.weights import weight_files
+    from tintype.kernels.segments import cut
+
+    if not job.target.is_host or job.options.segment_bytes is None:
+        raise ValueError(f"graphs are not run in segments on {job.target.name}")
+    chains = {}
+    for name, graph in graphs.items():
+        parts = []
+        for number, segment in enumerate(cut(graph, job.options.segment_bytes)):
+            file = f"{Path(name).stem}-{number:03}.onnx"
+            _save(segment, file, job, scratch)
+            inputs, outputs = (tuple(str(value.name) for value in side) for side in _sides(segment))
+            parts.append(Part(file, inputs, outputs, weight_files(job.folder / file)))
+        ports = [
+            tuple(Port(str(value.name), _type_name(value), _fixed(value)) for value in side) for side in _sides(graph)
+        ]
+        chains[name] = ChainFacts(tuple(parts), *ports)
+    write_chains(job.folder, chains)
+
+
+def _type_name(value: ir.Value) -> str:
+    """A value's type as ONNX Runtime names it."""
+    if value.dtype is None:
+        raise ValueError(f"{value.name} has no type")
+    return next(name for name, kind in NUMPY_TYPES.items() if np.dtype(kind) == value.dtype.numpy())
+
+
+def _fixed(value: ir.Value) -> tuple[int, ...]:
+    if value.shape is None or not value.shape.is_static():
+        raise ValueError(f"{value.name} has the shape {value.shape}")
+    return tuple(value.shape.numpy())
+
+
+def _sides(model: ir.Model) -> tuple[Sequence[ir.Value], Sequence[ir.Value]]:
+    return model.graph.inputs, model.graph.outputs
 
 
 def optimize(source: Path, path: Path, target: Target) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tintype.engine.chain import Chain, read_chains
 from tintype.engine.machine import default_threads, products_saturate
 from tintype.engine.placement import Placement
 from tintype.engine.providers import Target, load_onnxruntime, new_session
@@ -18,7 +19,7 @@ from tintype.errors import BuildError, MemoryBudgetError, ProviderError, Tintype
 MODEL = "model.onnx"
 ONCE = "once.onnx"  # the part of a build that depends on the prompt alone
 
-_NUMPY_TYPES = {
+NUMPY_TYPES: dict[str, type] = {
     "tensor(float)": np.float32,
     "tensor(float16)": np.float16,
     "tensor(double)": np.float64,
@@ -42,7 +43,7 @@ class Session:
         """once: the session of the build's `once.onnx`, whose outputs are inputs of `inner`."""
         self.target = target
         self.path = path
-        self.placement = placement
+        self._placement = placement
         self.threads = threads
         self.run_seconds = 0.0  # spent inside ONNX Runtime so far
         ports = [*inner.get_inputs(), *(once.get_inputs() if once is not None else ())]
@@ -53,11 +54,17 @@ class Session:
             port.name: tuple(port.shape) for port in ports if port.name not in self._held_names
         }
         self.input_types: dict[str, type] = {
-            port.name: _NUMPY_TYPES[port.type] for port in ports if port.name in self.input_shapes
+            port.name: NUMPY_TYPES[port.type] for port in ports if port.name in self.input_shapes
         }
         self.output_names: tuple[str, ...] = tuple(o.name for o in inner.get_outputs())
         self._inner: Any = inner
         self._once: Any = once
+
+    @property
+    def placement(self) -> Placement:
+        """Where nodes run; of a graph in parts, those that have run so far."""
+        chains = (each.placement for each in (self._inner, self._once) if isinstance(each, Chain))
+        return sum(chains, self._placement)
 
     @property
     def input_names(self) -> tuple[str, ...]:
@@ -176,7 +183,8 @@ def open_session(
     Raises BuildError when the graph cannot be opened, ProviderError when the device cannot or a heavy node is off it.
     """
     path = build / MODEL if build.is_dir() else build
-    if not path.is_file():
+    chains = read_chains(path.parent) if path.name == MODEL else {}
+    if not path.is_file() and not chains:
         raise BuildError(f"no graph at {path}", fix="build it again: tintype build BUNDLE")
     threads = default_threads() if threads is None else threads
     if threads < 1:
@@ -187,9 +195,12 @@ def open_session(
         optimized = optimize or not target.is_host
         return _open(graph, target, session_options(target, threads=threads, optimize=optimized, mapped=mapped))
 
+    if chains:
+        inner, *rest = (Chain(path.parent, chains[name], opened) for name in (MODEL, ONCE) if name in chains)
+        return Session(inner, target, path, Placement(), threads, *rest)
     inner, beside = opened(path), path.with_name(ONCE)
     once = opened(beside) if path.name == MODEL and beside.is_file() else None
-    placement = _placement(*(session for session in (inner, once) if session is not None))
+    placement = Placement.of(*(session for session in (inner, once) if session is not None))
     if not allow_off_target:
         placement.demand(target.provider, path.name)
     return Session(inner, target, path, placement, threads, once)
@@ -205,15 +216,6 @@ def _open(path: Path, target: Target, options: Any) -> Any:
     if target.provider not in inner.get_providers():
         raise ProviderError(f"{target.provider} was left out when opening {path.name}", fix="choose provider cpu")
     return inner
-
-
-def _placement(*sessions: Any) -> Placement:
-    return Placement.from_assignments(
-        (subgraph.ep_name, node.op_type)
-        for session in sessions
-        for subgraph in session.get_provider_graph_assignment_info()
-        for node in subgraph.get_nodes()
-    )
 
 
 def session_options(target: Target, *, threads: int, optimize: bool, mapped: bool = False) -> Any:
