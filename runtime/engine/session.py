@@ -48,7 +48,7 @@ class Session:
         self.run_seconds = 0.0  # spent inside ONNX Runtime so far
         ports = [*inner.get_inputs(), *(once.get_inputs() if once is not None else ())]
         self._held_names = tuple(o.name for o in once.get_outputs()) if once is not None else ()
-        self._once_names = frozenset(i.name for i in once.get_inputs()) if once is not None else frozenset[str]()
+        self.once_names = frozenset(i.name for i in once.get_inputs()) if once is not None else frozenset[str]()
         self._step_names = frozenset(i.name for i in inner.get_inputs()) - set(self._held_names)
         self.input_shapes: dict[str, tuple[int | str | None, ...]] = {
             port.name: tuple(port.shape) for port in ports if port.name not in self._held_names
@@ -77,7 +77,7 @@ class Session:
         """
         self._demand_open()
         self._known(inputs)
-        kept = self.hold({name: value for name, value in inputs.items() if name in self._once_names})
+        kept = self.hold({name: value for name, value in inputs.items() if name in self.once_names})
         return kept.run({name: value for name, value in inputs.items() if name not in kept.names})
 
     def hold(self, inputs: Mapping[str, NDArray[Any]]) -> Held:
@@ -85,14 +85,14 @@ class Session:
         self._demand_open()
         self._known(inputs)
         feed = {name: self._checked(name, value) for name, value in inputs.items()}
-        missing = self._once_names - set(feed)
+        missing = self.once_names - set(feed)
         if missing:
             raise BuildError(
                 f"{self.path.name} needs {', '.join(sorted(missing))}", fix="give every input of the graph"
             )
         given = {name: value for name, value in feed.items() if name in self._step_names}
         if self._once is not None:
-            outputs = self._execute(self._once, {name: feed[name] for name in self._once_names})
+            outputs = self._execute(self._once, {name: feed[name] for name in self.once_names})
             given |= dict(zip(self._held_names, outputs, strict=True))
         return Held(self, frozenset(feed), given)
 
