@@ -13,7 +13,7 @@ class Costs:
     """Bytes beyond those of the process before, and seconds."""
 
     peak_bytes: int  # the most while it opens and runs
-    resident_bytes: int  # while it is open and doesn't run
+    resident_bytes: int  # while it is open and doesn't run, without code that all graphs share
     copied_bytes: int  # of these, memory of the process's own; the rest are mapped weights
     open_seconds: float
     held_seconds: float  # what depends on the prompt alone, once a picture
