@@ -11,6 +11,7 @@ import json
 import shutil
 import sys
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -26,7 +27,10 @@ from tintype.engine.session import MODEL, NUMPY_TYPES, ONCE, session_options
 if TYPE_CHECKING:
     import onnx_ir as ir
 
+    from tintype.engine.chain import ChainFacts, Port
+
 SMALLEST_EXTERNAL_BYTES = 1024
+LEAST_SEGMENT_BYTES = 16 * 2**20  # of weights in a part of what runs before strips begin
 SPILLED_BYTES = 2**20  # weights that a kernel made and that are larger go to disk at once
 
 
@@ -79,6 +83,10 @@ def make_build(job: Job) -> dict[str, Any]:
     report: dict[str, Any] = {"kernels": {}, "choices": [], "optimized": job.target.is_host}
     scratch = job.folder / ".scratch"
     scratch.mkdir()
+    if job.options.strip_bytes is not None:
+        _save_strips(model, job, scratch, report)
+        shutil.rmtree(scratch)
+        return report | {"lower_seconds": time.perf_counter() - started, "optimize_seconds": 0.0}
     once = _lower(model, job, scratch, report) if job.lowered else None
     report["lower_seconds"] = time.perf_counter() - started
     graphs = {name: graph for name, graph in ((ONCE, once), (MODEL, model)) if graph is not None}
@@ -135,6 +143,8 @@ def _largest(options: BuildOptions) -> int | None:
     """Bytes that a layer's weights may grow to: None is no bound, 0 none at all."""
     if options.segment_bytes is not None:
         return options.segment_bytes // 2
+    if options.strip_bytes is not None:
+        return options.strip_bytes
     return 0 if options.mapped else None
 
 
@@ -156,27 +166,66 @@ def _save(model: ir.Model, name: str, job: Job, scratch: Path) -> None:
     share_weights(job.folder / name, job.weights)
 
 
+def _save_strips(model: ir.Model, job: Job, scratch: Path, report: dict[str, Any]) -> None:
+    """Write a graph in pieces that run one after another, most of them strip by strip."""
+    from tintype.engine.strip_build import save_strips
+    from tintype.kernels.dims import pin
+
+    options, strip_bytes = job.options, job.options.strip_bytes
+    if not job.target.is_host or strip_bytes is None or not options.dims:
+        raise ValueError(f"a graph runs in strips on the processor and for one shape, not on {job.target.name}")
+    pin(model, dict(options.dims))
+
+    def lower_piece(piece: ir.Model) -> None:
+        told: dict[str, Any] = {}
+        if _lower(piece, job, scratch, told) is not None:
+            raise ValueError("a graph that takes a prompt does not run in strips")
+        report["choices"] += told["choices"]
+        report["kernels"] = dict(Counter(report["kernels"]) + Counter(told["kernels"]))
+
+    save_strips(
+        model,
+        strip_bytes,
+        job.folder,
+        ports=_ports(model),
+        lower=lower_piece if job.lowered else lambda piece: None,
+        save=lambda piece, name: _save(piece, name, job, scratch),
+        save_chain=lambda piece, name: _save_chain(piece, name, job, scratch),
+    )
+
+
 def _save_segments(graphs: dict[str, ir.Model], job: Job, scratch: Path) -> None:
     """Write graphs in parts that run one after another."""
-    from tintype.engine.chain import ChainFacts, Part, Port, write_chains
+    from tintype.engine.chain import write_chains
+
+    if not job.target.is_host:
+        raise ValueError(f"graphs are not run in segments on {job.target.name}")
+    write_chains(job.folder, {name: _save_chain(graph, name, job, scratch) for name, graph in graphs.items()})
+
+
+def _save_chain(graph: ir.Model, name: str, job: Job, scratch: Path) -> ChainFacts:
+    """Write one graph in parts whose weights stay within the plan's limit."""
+    from tintype.engine.chain import ChainFacts, Part
     from tintype.engine.weights import weight_files
     from tintype.kernels.segments import cut
 
-    if not job.target.is_host or job.options.segment_bytes is None:
-        raise ValueError(f"graphs are not run in segments on {job.target.name}")
-    chains = {}
-    for name, graph in graphs.items():
-        parts = []
-        for number, segment in enumerate(cut(graph, job.options.segment_bytes)):
-            file = f"{Path(name).stem}-{number:03}.onnx"
-            _save(segment, file, job, scratch)
-            inputs, outputs = (tuple(str(value.name) for value in side) for side in _sides(segment))
-            parts.append(Part(file, inputs, outputs, weight_files(job.folder / file)))
-        ports = [
-            tuple(Port(str(value.name), _type_name(value), _fixed(value)) for value in side) for side in _sides(graph)
-        ]
-        chains[name] = ChainFacts(tuple(parts), *ports)
-    write_chains(job.folder, chains)
+    options, parts = job.options, []
+    limit = options.segment_bytes or max(options.strip_bytes or 0, LEAST_SEGMENT_BYTES)
+    for number, segment in enumerate(cut(graph, limit)):
+        file = f"{Path(name).stem}-{number:03}.onnx"
+        _save(segment, file, job, scratch)
+        inputs, outputs = (tuple(str(value.name) for value in side) for side in _sides(segment))
+        parts.append(Part(file, inputs, outputs, weight_files(job.folder / file)))
+    return ChainFacts(tuple(parts), *_ports(graph))
+
+
+def _ports(graph: ir.Model) -> tuple[tuple[Port, ...], tuple[Port, ...]]:
+    from tintype.engine.chain import Port
+
+    inputs, outputs = (
+        tuple(Port(str(value.name), _type_name(value), _fixed(value)) for value in side) for side in _sides(graph)
+    )
+    return inputs, outputs
 
 
 def _type_name(value: ir.Value) -> str:

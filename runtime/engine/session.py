@@ -14,6 +14,7 @@ from tintype.engine.chain import Chain, read_chains
 from tintype.engine.machine import default_threads, products_saturate
 from tintype.engine.placement import Placement
 from tintype.engine.providers import Target, load_onnxruntime, new_session
+from tintype.engine.strips import HEAD, Strips, read_strips
 from tintype.errors import BuildError, MemoryBudgetError, ProviderError, TintypeError
 
 MODEL = "model.onnx"
@@ -63,7 +64,7 @@ class Session:
     @property
     def placement(self) -> Placement:
         """Where nodes run; of a graph in parts, those that have run so far."""
-        chains = (each.placement for each in (self._inner, self._once) if isinstance(each, Chain))
+        chains = (each.placement for each in (self._inner, self._once) if isinstance(each, Chain | Strips))
         return sum(chains, self._placement)
 
     @property
@@ -110,6 +111,8 @@ class Session:
         started = time.perf_counter()
         try:
             return list(session.run(None, feed))
+        except TintypeError:
+            raise
         except Exception as error:  # ORT raises its own unrelated classes, one a status code
             raise _run_error(self.path, self.target, error) from error
         finally:
@@ -184,7 +187,8 @@ def open_session(
     """
     path = build / MODEL if build.is_dir() else build
     chains = read_chains(path.parent) if path.name == MODEL else {}
-    if not path.is_file() and not chains:
+    strips = read_strips(path.parent) if path.name == MODEL else None
+    if not path.is_file() and not chains and strips is None:
         raise BuildError(f"no graph at {path}", fix="build it again: tintype build BUNDLE")
     threads = default_threads() if threads is None else threads
     if threads < 1:
@@ -195,6 +199,9 @@ def open_session(
         optimized = optimize or not target.is_host
         return _open(graph, target, session_options(target, threads=threads, optimize=optimized, mapped=mapped))
 
+    if strips is not None:
+        head = Chain(path.parent, chains[HEAD], opened) if HEAD in chains else None
+        return Session(Strips(path.parent, strips, head, opened), target, path, Placement(), threads)
     if chains:
         inner, *rest = (Chain(path.parent, chains[name], opened) for name in (MODEL, ONCE) if name in chains)
         return Session(inner, target, path, Placement(), threads, *rest)
