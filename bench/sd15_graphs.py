@@ -12,12 +12,12 @@ import numpy as np
 
 from tintype.bench.bars import RatioBar, verdict
 from tintype.bench.job import GraphJob, RatesJob
-from tintype.bench.operations import operations
 from tintype.bench.peer_graphs import graph_dims
 from tintype.bench.rates import PRODUCTS
 from tintype.bench.turns import Seat, Taken, take_turns
 from tintype.bench.worker import AnyJob
 from tintype.bundle import open_bundle
+from tintype.engine.graph import graph_operations
 from tintype.export import psnr_db
 
 ROLES = {"unet": "denoiser", "vae": "vae_decoder"}
@@ -120,7 +120,7 @@ def seats_of(plan: GraphsPlan, graph: str, width: int, height: int, outputs: Pat
 def count_operations(job: AnyJob) -> dict[str, int]:
     """What one call of the job's canonical graph computes, by operator; the same for every runtime."""
     assert isinstance(job, GraphJob)
-    return operations(open_bundle(job.model).graph_path(job.role), graph_dims(job))
+    return graph_operations(open_bundle(job.model).graph_path(job.role), graph_dims(job))
 
 
 def tabulate(taken: Mapping[str, Taken], outputs: Mapping[str, Any]) -> dict[str, dict[str, Any]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +15,8 @@ from tintype.engine.build import lower_into
 from tintype.engine.options import ANY_SHAPE, BuildOptions
 from tintype.engine.providers import resolve_provider
 from tintype.engine.session import Session, open_session
+
+_HEAVY = ("Conv", "MatMul", "Gemm", "Attention")
 
 
 @contextmanager
@@ -53,21 +56,23 @@ def run_graph(
         return session.run(inputs)
 
 
-def graph_shapes(model: Path, dims: Mapping[str, int]) -> dict[str, tuple[int, ...]]:
-    """The shape of every value of a canonical graph by name, with numbers for its named dims; imports onnx.
+def graph_operations(model: Path, dims: Mapping[str, int]) -> dict[str, int]:
+    """Multiplications and additions of one call of a canonical graph, by operator, for these numbers of its dims.
 
-    Raises ValueError when an input's dim has no number. A value whose shape can't be told is left out.
+    Of convolutions, products and attention; everything else counts as nothing. Imports onnx. Raises ValueError when a
+    dim of an input has no number, or the shape of something that counts does not follow.
     """
     import onnx_ir as ir
 
+    from tintype.kernels.analysis import multiplications
     from tintype.kernels.dims import pin
 
     loaded = ir.load(model)
     pin(loaded, dims)
-    graph = loaded.graph
-    values = [*graph.inputs, *graph.initializers.values(), *(output for node in graph for output in node.outputs)]
-    return {
-        str(value.name): tuple(int(str(dim)) for dim in value.shape)
-        for value in values
-        if value.shape is not None and value.shape.is_static()
-    }
+    found: Counter[str] = Counter()
+    for node in loaded.graph:
+        if node.op_type in _HEAVY:
+            if any(value is not None and (value.shape is None or not value.shape.is_static()) for value in node.inputs):
+                raise ValueError(f"{node.op_type} {node.name}: the shapes of its inputs are not known")
+            found[node.op_type] += 2 * multiplications(node)
+    return dict(found)

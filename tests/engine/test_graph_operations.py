@@ -9,7 +9,7 @@ import pytest
 from onnx import TensorProto, helper
 
 import tintype
-from tintype.bench.operations import operations
+from tintype.engine.graph import graph_operations
 
 DIMS = {"batch": 2, "height": 6, "width": 4}
 
@@ -38,7 +38,7 @@ def _size(shape: list[int]) -> int:
 def test_a_convolution_is_two_operations_a_tap_channel_and_output(tmp_path: Path) -> None:
     node = helper.make_node("Conv", ["x", "w"], ["y"], pads=[1, 1, 1, 1], strides=[2, 2], group=2)
     path = _write(tmp_path / "conv.onnx", [node], {"w": [10, 4, 3, 3]})
-    assert operations(path, DIMS) == {"Conv": 2 * (2 * 10 * 3 * 2) * (4 * 3 * 3)}
+    assert graph_operations(path, DIMS) == {"Conv": 2 * (2 * 10 * 3 * 2) * (4 * 3 * 3)}
 
 
 def test_products_and_attention_are_counted_by_what_they_sum_over(tmp_path: Path) -> None:
@@ -47,18 +47,23 @@ def test_products_and_attention_are_counted_by_what_they_sum_over(tmp_path: Path
         helper.make_node("Attention", ["wide", "wide", "wide"], ["y"]),  # 8 heads of 6 rows of 5
     ]
     path = _write(tmp_path / "products.onnx", nodes, {"w": [4, 5]})
-    assert operations(path, DIMS) == {"MatMul": 2 * (2 * 8 * 6 * 5) * 4, "Attention": 2 * (2 * 8 * 6 * 6) * (5 + 5)}
+    assert graph_operations(path, DIMS) == {
+        "MatMul": 2 * (2 * 8 * 6 * 5) * 4,
+        "Attention": 2 * (2 * 8 * 6 * 6) * (5 + 5),
+    }
 
 
 def test_a_dim_without_a_number_is_an_error(tmp_path: Path) -> None:
     path = _write(tmp_path / "conv.onnx", [helper.make_node("Conv", ["x", "w"], ["y"])], {"w": [8, 8, 1, 1]})
     with pytest.raises(ValueError, match="width"):
-        operations(path, {"batch": 1, "height": 4})
+        graph_operations(path, {"batch": 1, "height": 4})
 
 
 def test_the_embedded_denoiser_grows_with_the_picture_and_attention_faster() -> None:
     path = tintype.load("postcard").bundle.graph_path("denoiser")
-    small, large = (operations(path, {"batch": 1, "height": side, "width": side, "sequence": 77}) for side in (16, 32))
+    small, large = (
+        graph_operations(path, {"batch": 1, "height": side, "width": side, "sequence": 77}) for side in (16, 32)
+    )
     assert set(small) == {"Conv", "MatMul", "Gemm", "Attention"}
     assert large["Conv"] == 4 * small["Conv"]
     assert large["Gemm"] == small["Gemm"]
