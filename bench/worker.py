@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from tintype.bench.job import GraphJob, Job, RatesJob
-from tintype.bench.others import Reading, others_share
+from tintype.engine.disturbance import Reading, others_share
 from tintype.result import peak_rss_bytes
 
 AnyJob = Job | GraphJob | RatesJob
