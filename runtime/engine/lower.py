@@ -21,6 +21,7 @@ import numpy as np
 
 from tintype.engine.machine import default_threads
 from tintype.engine.options import ANY_SHAPE, BuildOptions
+from tintype.engine.parent import end_with_parent
 from tintype.engine.providers import TARGETS, Target, load_onnxruntime
 from tintype.engine.session import MODEL, NUMPY_TYPES, ONCE, session_options
 
@@ -289,6 +290,7 @@ class _Spill:
 
 def main() -> int:
     """Do the job on stdin; 0 when the build was written."""
+    end_with_parent()
     try:
         report = make_build(Job.from_json(sys.stdin.read()))
     except Exception as error:  # told to the parent, which makes it a BuildError
