@@ -19,23 +19,23 @@ import time
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Unpack
+from typing import TYPE_CHECKING, Unpack
 
 import numpy as np
-from numpy.typing import NDArray
 
 from tintype import sampling, strict_json
 from tintype._version import __version__
 from tintype.bundle import Bundle, open_bundle
 from tintype.clock import StageClock
-from tintype.conditioning import Conditioning, chunked, condition, is_guided, prompts_of, read
+from tintype.conditioning import Conditioning, Read, chunked, condition, is_guided, prompts_of, read
 from tintype.decoding import TILINGS, decode_somehow, resume
 from tintype.denoiser import Denoiser
-from tintype.errors import BundleError, MemoryBudgetError, NumericError, RecordError, RequestError, TintypeError
+from tintype.errors import BundleError, MemoryBudgetError, RecordError, RequestError, TintypeError
 from tintype.image.decode import Latents, Pixels, decode_latents, to_image
 from tintype.image.tiles import Tiling
 from tintype.latents import SavedLatents, save_latents
 from tintype.manifest import TokenizerFacts
+from tintype.overflow import Note, again_in_float, finite, finite_reading, float_options
 from tintype.prompt import EncodedPrompt, PromptTokenizer
 from tintype.record import Circumstances, Record, differences
 from tintype.request import Request, RequestFields, ResolvedRequest, make_request, resolve
@@ -133,22 +133,36 @@ class Pipeline:
         """
         return resume(self, saved, anyway=anyway)
 
-    def encode(self, request: ResolvedRequest) -> Conditioning:
-        """Words -> what the denoiser is told: a row a prompt, the negative one first when the request is guided."""
+    def encode(self, request: ResolvedRequest, note: Note = lambda told: None) -> Conditioning:
+        """Words -> what the denoiser is told: a row a prompt, the negative one first when the request is guided.
+
+        note: is told what was computed again in float32.
+        """
         manifest, prompts = self.bundle.manifest, prompts_of(request, self.bundle.manifest)
         readings = []
         for role, encoded in self._chunked(request).items():
-            with self.stage(role, self._options(role, request)) as text_encoder:
-                readings.append(read(text_encoder.run, encoded))
-        conditioning = condition(readings, prompts, request, manifest)
-        for array in conditioning.arrays:
-            _finite(array, "the text encoder")
-        return conditioning
 
-    def decode(self, latents: Latents, tiling: Tiling | None = None, *, exactness: str = "balanced") -> Pixels:
-        """Latents, as the sampler left them -> (pictures, height, width, 3) of 0..255; in tiles if given."""
+            def reading(text_encoder: Session, encoded: list[EncodedPrompt] = encoded) -> Read:
+                return finite_reading(read(text_encoder.run, encoded))
+
+            readings.append(again_in_float(self.stage, role, self._options(role, request), reading, note))
+        return condition(readings, prompts, request, manifest)
+
+    def decode(
+        self,
+        latents: Latents,
+        tiling: Tiling | None = None,
+        *,
+        exactness: str = "balanced",
+        note: Note = lambda told: None,
+    ) -> Pixels:
+        """Latents, as the sampler left them -> (pictures, height, width, 3) of 0..255; in tiles if given.
+
+        note: is told what was computed again in float32.
+        """
         manifest = self.bundle.manifest
-        with self.stage("vae_decoder", self._decoder_options(latents.shape[2:], tiling, exactness)) as vae_decoder:
+
+        def decoded(vae_decoder: Session) -> Pixels:
             return decode_latents(
                 lambda latent_sample: vae_decoder.run({"latent_sample": latent_sample})["sample"],
                 latents,
@@ -156,6 +170,9 @@ class Pipeline:
                 shift_factor=manifest.shift_factor,
                 tiling=tiling,
             )
+
+        options = self._decoder_options(latents.shape[2:], tiling, exactness)
+        return again_in_float(self.stage, "vae_decoder", options, decoded, note)
 
     @contextlib.contextmanager
     def stage(self, role: str, options: BuildOptions) -> Iterator[Session]:
@@ -299,6 +316,7 @@ class Run:
             pipeline.scheduler, request.sampler, request.num_inference_steps, request.sigmas, eta=request.eta
         )
         self._result: Result | None = None
+        self._notes: list[str] = []
         self._events = self._make()
 
     def __iter__(self) -> Run:
@@ -334,7 +352,7 @@ class Run:
         batches = self._batches()
         finished: list[tuple[range, Pixels, Tiling | None]] = []
         with clock.counting("encode"):
-            conditioning = self._pipeline.encode(request)  # 1. words -> embeddings
+            conditioning = self._pipeline.encode(request, self._note)  # 1. words -> embeddings
         for number, batch in enumerate(batches):
             noise = sampling.noise_source(request.noise, request.seeds[batch.start : batch.stop])
             latents = self._initial_latents(noise, len(batch))  # 2. seeds -> noise
@@ -357,20 +375,32 @@ class Run:
     ) -> Iterator[sampling.Step]:
         request, manifest = self.request, self._pipeline.bundle.manifest
         pictures = len(latents)
-        with self._pipeline.stage("denoiser", self._pipeline._options("denoiser", request, pictures)) as session:
+        options = self._pipeline._options("denoiser", request, pictures)
+        done = 0
+        with contextlib.ExitStack() as stages:
+
+            def in_float() -> Session | None:
+                exact = float_options(options)
+                if exact is None:
+                    return None
+                self._note(f"denoiser was run again in float32 from step {done + 1} on: it had given NaN or infinity")
+                return stages.enter_context(self._pipeline.stage("denoiser", exact))
+
+            session = stages.enter_context(self._pipeline.stage("denoiser", options))
             graph = self._pipeline.bundle.graph("denoiser")
-            denoise = Denoiser(session, graph, conditioning, request, manifest.prediction_type, pictures)
+            denoise = Denoiser(session, graph, conditioning, request, manifest.prediction_type, pictures, in_float)
             sampler = sampling.SAMPLERS[request.sampler]
             steps = sampler(denoise, latents, self._schedule, noise)
             while True:
-                in_graph = session.run_seconds
+                in_graph = denoise.graph_seconds
                 with self._clock.counting("denoise"):
                     step = next(steps, None)
-                self._clock.graph_seconds += session.run_seconds - in_graph
+                self._clock.graph_seconds += denoise.graph_seconds - in_graph
                 if step is None:
                     return
                 self._clock.steps += 1
-                _finite(step.latents, f"the denoiser, in step {step.index + 1} of {step.total},")
+                done = step.index + 1
+                finite(step.latents, f"the denoiser, in step {step.index + 1} of {step.total},")
                 yield step
 
     def _event(self, step: sampling.Step, number: int, batches: list[range]) -> Step:
@@ -393,7 +423,7 @@ class Run:
 
     def _decode(self, latents: Latents) -> tuple[Pixels, Tiling | None]:
         finished = self._schedule.to_model_space(latents)
-        decode = functools.partial(self._pipeline.decode, exactness=self.request.exactness)
+        decode = functools.partial(self._pipeline.decode, exactness=self.request.exactness, note=self._note)
         try:
             pixels, tiling = decode_somehow(decode, finished, self._tilings, self._pipeline.close)
         except TintypeError:
@@ -404,7 +434,11 @@ class Run:
 
     def _record(self, picture: int, tiling: Tiling | None) -> Record:
         made_with = self._pipeline.circumstances(self.request, picture, tiling)
-        return Record(request=self.request, picture=picture, made_with=made_with, tiling=tiling)
+        notes = tuple(dict.fromkeys(self._notes))
+        return Record(request=self.request, picture=picture, made_with=made_with, tiling=tiling, notes=notes)
+
+    def _note(self, told: str) -> None:
+        self._notes.append(told)
 
     def _collect(self, finished: list[tuple[range, Pixels, Tiling | None]]) -> Result:
         assert self.latents is not None  # every batch left its own
@@ -422,15 +456,6 @@ class Run:
 def _asked(record: Record) -> Request:
     """The request of a record, as somebody would ask for it again."""
     return Request(**{name: getattr(record.request, name) for name in Request.__dataclass_fields__})
-
-
-def _finite(array: NDArray[Any], whose: str) -> NDArray[Any]:
-    if not np.isfinite(array).all():
-        raise NumericError(
-            f"{whose} gave NaN or infinity",
-            fix="try guidance nearer to 7 or another sampler; if it stays so, export the checkpoint again in fp32",
-        )
-    return array
 
 
 def _scheduler_config(bundle: Bundle) -> sampling.SchedulerConfig:

@@ -77,6 +77,11 @@ class Bound:
             )
         value.update_inplace(np.asarray(array, order="C"))
 
+    def write_all(self, arrays: Mapping[str, NDArray[Any]]) -> None:
+        """`write` of each input by name."""
+        for name, array in arrays.items():
+            self.write(name, array)
+
     def adopt(self, name: str, value: Any) -> None:
         """Read an input from this OrtValue from now on: another session's output, say, that lies on the device."""
         if tuple(value.shape()) != self._told[name][0]:

@@ -59,7 +59,7 @@ class HeldInTensors(Held):
             self._shapes = shapes
             self.device_bytes = self._tensors.device_bytes
         tensors = self._tensors
-        session.told(lambda: [tensors.write(name, array) for name, array in feed.items()])
+        session.told(lambda: tensors.write_all(feed))
 
         def run() -> dict[str, NDArray[Any]]:
             tensors.run()  # a device may only have been told to; reading waits for it
@@ -79,8 +79,7 @@ class HeldInTensors(Held):
         inputs: dict[str, Tensor] = {name: (a.shape, a.dtype.type) for name, a in {**arrays, **feed}.items()}
         outputs = self._outputs({**arrays, **feed})
         tensors = Bound(self._session.inner, self._session.target, inputs, outputs, adopted=there)
-        for name, array in arrays.items():
-            tensors.write(name, array)
+        tensors.write_all(arrays)
         return tensors
 
     def _outputs(self, feed: Mapping[str, NDArray[Any]]) -> dict[str, Tensor | None]:

@@ -52,7 +52,14 @@ class Target:
 TARGETS = {
     "cpu": Target("cpu", "CPUExecutionProvider", "cpu"),
     "cuda": Target("cuda", "CUDAExecutionProvider", "cuda", (("cudnn_conv_algo_search", "HEURISTIC"),)),
-    "directml": Target("directml", "DmlExecutionProvider", "directml", system="Windows"),
+    # The compatibility path. Named by what it is, not by number: with a device_id these two settings go unread.
+    "directml": Target(
+        "directml",
+        "DmlExecutionProvider",
+        "directml",
+        (("performance_preference", "high_performance"), ("device_filter", "gpu")),
+        system="Windows",
+    ),
     "webgpu": Target("webgpu", "WebGpuExecutionProvider", "webgpu", plugin="onnxruntime_ep_webgpu"),
     # Named only: plain operators, the same contract.
     "openvino": Target("openvino", "OpenVINOExecutionProvider", "openvino", plugin="onnxruntime_ep_openvino"),
