@@ -30,7 +30,7 @@ from tintype.clock import StageClock
 from tintype.conditioning import Conditioning, Read, chunked, condition, is_guided, prompts_of, read
 from tintype.decoding import TILINGS, decode_somehow, resume
 from tintype.denoiser import Denoiser
-from tintype.errors import BundleError, MemoryBudgetError, RecordError, RequestError, TintypeError
+from tintype.errors import BundleError, MemoryBudgetError, ProviderError, RecordError, RequestError, TintypeError
 from tintype.image.decode import Latents, Pixels, decode_latents, to_image
 from tintype.image.tiles import Tiling
 from tintype.latents import SavedLatents, save_latents
@@ -186,7 +186,11 @@ class Pipeline:
             known = (options, self.open(role, options))
             self._sessions[role] = known
             self.load_seconds += time.perf_counter() - started
-        yield known[1]
+        try:
+            yield known[1]
+        except ProviderError:
+            self.close()  # a device that was lost is opened anew once nothing holds it
+            raise
 
     def open(self, role: str, options: BuildOptions) -> Session:
         """A new session of one role; `stage` keeps it and closes it."""

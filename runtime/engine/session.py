@@ -12,11 +12,12 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from tintype.engine import plugins
 from tintype.engine.binding import run_to_device
 from tintype.engine.held import Held, HeldInTensors
 from tintype.engine.machine import default_threads, products_saturate
 from tintype.engine.placement import Placement
-from tintype.engine.providers import Target, load_onnxruntime, new_session
+from tintype.engine.providers import Target, load_onnxruntime, new_session, plain_reason
 from tintype.errors import BuildError, MemoryBudgetError, ProviderError, TintypeError
 
 Answer = TypeVar("Answer")
@@ -133,7 +134,10 @@ class Session:
         except TintypeError:
             raise
         except Exception as error:  # ORT raises its own unrelated classes, one a status code
-            raise _run_error(self.path, self.target, error) from error
+            if _is_lost(error):
+                plugins.mark_lost(self.target.plugin)
+            # Without its frames, which would keep ONNX Runtime's session alive as long as somebody keeps the error.
+            raise _run_error(self.path, self.target, error) from error.with_traceback(None)
 
     @property
     def inner(self) -> Any:
@@ -278,12 +282,19 @@ def _run_error(path: Path, target: Target, error: Exception) -> TintypeError:
         return MemoryBudgetError(
             f"{path.name} ran out of memory: {text}", fix="ask for a smaller picture, or fewer at once"
         )
-    if not target.is_host and "lost" in text.lower():
+    if not target.is_host and _is_lost(error):
+        again = "try again, the device is opened anew" if plugins.is_registered(target.plugin) else "start it again"
         return ProviderError(
-            f"the {target.name} device was lost while it ran {path.name}: {text}",
-            fix="open the pipeline again; if it stays so, update the device's driver, or choose provider cpu",
+            f"the {target.name} device was lost while it ran {path.name}: {plain_reason(error)}",
+            fix=f"{again}; if it stays so, update the device's driver, or choose provider cpu",
         )
     return BuildError(f"{path.name} failed on {target.name}: {text}", fix="check the sizes of the inputs")
+
+
+def _is_lost(error: Exception) -> bool:
+    """Whether a device's driver gave it up: as Dawn (WebGPU) says it, or Direct3D by its codes for removed and hung."""
+    text = str(error).lower()
+    return any(sign in text for sign in ("device] is lost", "device lost", "device_lost", "887a0005", "887a0006"))
 
 
 def _first_line(error: Exception) -> str:
