@@ -106,14 +106,15 @@ def _lower(model: ir.Model, job: Job, scratch: Path, report: dict[str, Any]) -> 
     from tintype.engine.abilities import abilities
     from tintype.kernels.dims import pin
     from tintype.kernels.hoist import split_held
-    from tintype.kernels.registry import kernels_for, lower, measured_kernels
+    from tintype.kernels.registry import PINNED_TARGETS, finish, kernels_for, lower, measured_kernels
 
     options, able = job.options, frozenset[str]() if job.target.is_host else abilities(job.target)
-    if options.dims:
+    if options.dims or job.target.name in PINNED_TARGETS:
         pin(model, dict(options.dims))
     chosen = kernels_for(job.target.name, able, exactness=options.exactness)
     kernels = lower(model, job.target.name, kernels=chosen).as_dict()
     report["abilities"] = sorted(able)
+    report["half_nodes"] = finish(model, job.target.name, able, exactness=options.exactness)
     once = None
     if options.dims:
         from tintype.engine import measure

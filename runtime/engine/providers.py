@@ -54,7 +54,14 @@ class Target:
 TARGETS = {
     "cpu": Target("cpu", "CPUExecutionProvider", "cpu"),
     "cuda": Target("cuda", "CUDAExecutionProvider", "cuda", (("cudnn_conv_algo_search", "HEURISTIC"),)),
-    "directml": Target("directml", "DmlExecutionProvider", "directml", system="Windows"),
+    # The compatibility path. Named by what it is, not by number: with a device_id these two settings go unread.
+    "directml": Target(
+        "directml",
+        "DmlExecutionProvider",
+        "directml",
+        (("performance_preference", "high_performance"), ("device_filter", "gpu")),
+        system="Windows",
+    ),
     "webgpu": Target("webgpu", "WebGpuExecutionProvider", "webgpu", plugin="onnxruntime_ep_webgpu"),
     # Named only: plain operators, the same contract.
     "openvino": Target("openvino", "OpenVINOExecutionProvider", "openvino", plugin="onnxruntime_ep_openvino"),
@@ -64,6 +71,7 @@ TARGETS = {
         "tensorrt-rtx", "NvTensorRTRTXExecutionProvider", "tensorrt-rtx", plugin="onnxruntime_ep_nv_tensorrt_rtx"
     ),
 }
+CLOSE_ALL = "close every pipeline on it, or start the program again; a driver that was updated may want a restart"
 PREFERENCE = ("cuda", "webgpu", "directml")  # what `auto` tries before the processor
 
 # One Relu on a float[1]; a device that cannot run it cannot run anything. (ONNX protobuf, IR 8, opset 17.)
@@ -193,7 +201,9 @@ def new_session(model: str | bytes, options: Any, target: Target) -> Any:
         # The processor joins by itself, for shape arithmetic: where nodes went is checked after opening.
         providers = [(target.provider, dict(target.options))]
         return runtime.InferenceSession(model, options, providers=providers, enable_fallback=0)
-    return session_of_devices(model, options, [device_of(target)], dict(target.options))
+    session = session_of_devices(model, options, [device_of(target)], dict(target.options))
+    plugins.opened(target.plugin, session)
+    return session
 
 
 def session_of_devices(model: str | bytes, options: Any, devices: list[Any], settings: dict[str, str]) -> Any:
@@ -205,11 +215,13 @@ def session_of_devices(model: str | bytes, options: Any, devices: list[Any], set
 def device_of(target: Target) -> Any:
     """The device of a provider that is a library of its own, as ONNX Runtime's device API gives it."""
     runtime = load_onnxruntime()
-    problem = plugins.register(runtime, target.plugin)
+    lost = plugins.is_lost(target.plugin)
+    problem = plugins.renew(runtime, target.plugin) if lost else plugins.register(runtime, target.plugin)
     found = plugins.devices(runtime, target.provider)
     if problem is not None or not found:
         reason = problem or missing_driver(target.name) or "no device was found that it runs on"
-        raise ProviderError(f"provider {target.name} cannot be used: {reason}", fix=driver_fix(target.name))
+        fix = CLOSE_ALL if lost else driver_fix(target.name)
+        raise ProviderError(f"provider {target.name} cannot be used: {reason}", fix=fix)
     return found[0]
 
 
