@@ -106,7 +106,7 @@ def installed_distributions() -> dict[str, str]:
     """
     found: dict[str, str] = {}
     for place in sys.path:
-        for folder in Path(place).glob("onnxruntime*-*.dist-info"):
+        for folder in Path(place).glob("*-*.dist-info"):
             name, version = folder.name.removesuffix(".dist-info").split("-", 1)
             name = re.sub(r"[_.]+", "-", name).lower()
             if name in ORT_DISTRIBUTIONS:
