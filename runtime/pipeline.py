@@ -192,6 +192,11 @@ class Pipeline:
             self.close()  # a device that was lost is opened anew once nothing holds it
             raise
 
+    @property
+    def device_bytes(self) -> int:
+        """What open graphs hold in a device's memory: weights, held inputs and outputs; 0 on the processor."""
+        return sum(session.device_bytes for _, session in self._sessions.values())
+
     def open(self, role: str, options: BuildOptions) -> Session:
         """A new session of one role; `stage` keeps it and closes it."""
         from tintype.engine import open_role
@@ -399,6 +404,7 @@ class Run:
                 in_graph = denoise.graph_seconds
                 with self._clock.counting("denoise"):
                     step = next(steps, None)
+                self._clock.device_bytes = max(self._clock.device_bytes, self._pipeline.device_bytes)
                 self._clock.graph_seconds += denoise.graph_seconds - in_graph
                 if step is None:
                     return
