@@ -154,4 +154,8 @@ def _type_given(node: ir.Node) -> ir.DataType | None:
 
 
 def _allowed(target: str, exactness: str) -> tuple[Kernel, ...]:
-    return tuple(kernel for kernel in KERNELS_BY_TARGET[target] if exactness != "exact" or not kernel.lossy)
+    return tuple(
+        kernel
+        for kernel in KERNELS_BY_TARGET[target]
+        if not (kernel.lossy if exactness == "exact" else target in kernel.exact_only)
+    )

@@ -239,6 +239,11 @@ class Pipeline:
         self.load_seconds += time.perf_counter() - started
         return session
 
+    @property
+    def device_bytes(self) -> int:
+        """What open graphs hold in a device's memory: weights, held inputs and outputs; 0 on the processor."""
+        return sum(session.device_bytes for _, session in self._sessions.values())
+
     def open(self, role: str, options: BuildOptions) -> Session:
         """A new session of one role; `session` keeps it and closes it."""
         from tintype.engine import open_role
@@ -506,6 +511,7 @@ class Run:
                 except ProviderError:
                     pipeline.close()  # a device that was lost is opened anew once nothing holds it
                     raise
+            self._clock.device_bytes = max(self._clock.device_bytes, pipeline.device_bytes)
             self._clock.graph_seconds += denoise.graph_seconds - in_graph
             if step is None:
                 return
