@@ -54,6 +54,7 @@ class GraphsPlan:
     calls: int = 2  # timed in each round
     threads: int | None = 2
     lock: Path | None = None
+    patience_seconds: float = 0.0  # for each call to be had without other processes disturbing it
     pixels_a_cell: int = 8
     embedding: int = 768  # numbers a token
 
@@ -70,7 +71,7 @@ def measure_graphs(plan: GraphsPlan) -> dict[str, Any]:
 def _measure_one(plan: GraphsPlan, graph: str, width: int, height: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="tintype-bench-") as scratch:
         seats = seats_of(plan, graph, width, height, Path(scratch))
-        taken = take_turns(seats, plan.rounds, plan.calls, plan.lock)
+        taken = take_turns(seats, plan.rounds, plan.calls, plan.lock, plan.patience_seconds)
         rates = taken.pop("rates").figures()
         outputs = {path.stem: np.load(path) for path in Path(scratch).glob("*.npy")}
     table = tabulate(taken, outputs)
