@@ -146,7 +146,7 @@ def _largest(options: BuildOptions) -> int | None:
     if options.segment_bytes is not None:
         return options.segment_bytes // 2
     if options.strip_bytes is not None:
-        return options.strip_bytes
+        return options.strip_bytes * 5 // 2  # about half of what a strip's maps need together
     return 0 if options.mapped else None
 
 
