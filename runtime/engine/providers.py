@@ -112,7 +112,7 @@ def installed_distributions() -> dict[str, str]:
             name = re.sub(r"[_.]+", "-", name).lower()
             if name in ORT_DISTRIBUTIONS:
                 found.setdefault(name, version)
-    return found or _distributions_by_metadata()
+    return {name: found[name] for name in ORT_DISTRIBUTIONS if name in found} or _distributions_by_metadata()
 
 
 def _distributions_by_metadata() -> dict[str, str]:
