@@ -12,6 +12,7 @@ from onnx_ir.passes.common import RemoveUnusedNodesPass
 from tintype.kernels.attention import AttentionAsMultiHead
 from tintype.kernels.attention_products import AttentionAsProducts
 from tintype.kernels.base import MICROSOFT, Kernel, Shapes
+from tintype.kernels.channel_affine import ChannelAffineAsBatchNorm
 from tintype.kernels.dynamic_linear import DynamicLinear
 from tintype.kernels.embedding import EmbeddingRows, ExplicitZeroPoint
 from tintype.kernels.fused_qkv import FusedQkv
@@ -47,6 +48,7 @@ _ALL: tuple[Kernel, ...] = (
     UpsampleConvAsPhases(),
     UpsampleConvAsInt8Phases(),
     FusedQkv(),
+    ChannelAffineAsBatchNorm(),
 )
 PLAIN_TARGETS = ("openvino", "coreml", "qnn", "tensorrt-rtx")  # operators that every provider knows
 TARGETS = ("cpu", "cuda", "directml", "webgpu", *PLAIN_TARGETS)

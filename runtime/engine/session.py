@@ -14,17 +14,19 @@ from numpy.typing import NDArray
 
 from tintype.engine import plugins
 from tintype.engine.binding import run_to_device
+from tintype.engine.chain import Chain, read_chains
 from tintype.engine.held import Held, HeldInTensors
 from tintype.engine.machine import default_threads, products_saturate
 from tintype.engine.placement import Placement
 from tintype.engine.providers import Target, load_onnxruntime, new_session, plain_reason
+from tintype.engine.strips import HEAD, Strips, read_strips
 from tintype.errors import BuildError, MemoryBudgetError, ProviderError, TintypeError
 
 Answer = TypeVar("Answer")
 MODEL = "model.onnx"
 ONCE = "once.onnx"  # the part of a build that depends on the prompt alone
 
-_NUMPY_TYPES = {
+NUMPY_TYPES: dict[str, type] = {
     "tensor(float)": np.float32,
     "tensor(float16)": np.float16,
     "tensor(double)": np.float64,
@@ -48,26 +50,32 @@ class Session:
         """once: the session of the build's `once.onnx`, whose outputs are inputs of `inner`."""
         self.target = target
         self.path = path
-        self.placement = placement
+        self._placement = placement
         self.threads = threads
         self.run_seconds = 0.0  # spent inside ONNX Runtime so far
         self._running = threading.Lock()
         self._holders = weakref.WeakSet[Held]()  # whose tensors would keep `inner` alive
         ports = [*inner.get_inputs(), *(once.get_inputs() if once is not None else ())]
         self._held_names = tuple(o.name for o in once.get_outputs()) if once is not None else ()
-        self._once_names = frozenset(i.name for i in once.get_inputs()) if once is not None else frozenset[str]()
+        self.once_names = frozenset(i.name for i in once.get_inputs()) if once is not None else frozenset[str]()
         self._step_names = frozenset(i.name for i in inner.get_inputs()) - set(self._held_names)
         self.input_shapes: dict[str, tuple[int | str | None, ...]] = {
             port.name: tuple(port.shape) for port in ports if port.name not in self._held_names
         }
         self.input_types: dict[str, type] = {
-            port.name: _NUMPY_TYPES[port.type] for port in ports if port.name in self.input_shapes
+            port.name: NUMPY_TYPES[port.type] for port in ports if port.name in self.input_shapes
         }
         self.output_names: tuple[str, ...] = tuple(o.name for o in inner.get_outputs())
         self.output_shapes = {o.name: tuple(o.shape) for o in inner.get_outputs()}
-        self.output_types = {o.name: _NUMPY_TYPES[o.type] for o in inner.get_outputs()}
+        self.output_types = {o.name: NUMPY_TYPES[o.type] for o in inner.get_outputs()}
         self._inner: Any = inner
         self._once: Any = once
+
+    @property
+    def placement(self) -> Placement:
+        """Where nodes run; of a graph in parts, those that have run so far."""
+        chains = (each.placement for each in (self._inner, self._once) if isinstance(each, Chain | Strips))
+        return sum(chains, self._placement)
 
     @property
     def device_bytes(self) -> int:
@@ -93,7 +101,7 @@ class Session:
         """
         self._demand_open()
         self._known(inputs)
-        kept = self.hold({name: value for name, value in inputs.items() if name in self._once_names}, bound=False)
+        kept = self.hold({name: value for name, value in inputs.items() if name in self.once_names}, bound=False)
         return kept.run({name: value for name, value in inputs.items() if name not in kept.names})
 
     def hold(self, inputs: Mapping[str, NDArray[Any]], *, bound: bool | None = None) -> Held:
@@ -106,13 +114,13 @@ class Session:
         self._demand_open()
         self._known(inputs)
         feed = {name: self._checked(name, value) for name, value in inputs.items()}
-        missing = self._once_names - set(feed)
+        missing = self.once_names - set(feed)
         if missing:
             raise BuildError(
                 f"{self.path.name} needs {', '.join(sorted(missing))}", fix="give every input of the graph"
             )
         given = {name: value for name, value in feed.items() if name in self._step_names}
-        once, known = self._once, {name: feed[name] for name in self._once_names}
+        once, known = self._once, {name: feed[name] for name in self.once_names}
         if once is not None and bound:
             given |= self.execute(lambda: run_to_device(once, self.target, known))
         elif once is not None:
@@ -215,7 +223,9 @@ def open_session(
     Raises BuildError when the graph cannot be opened, ProviderError when the device cannot or a heavy node is off it.
     """
     path = build / MODEL if build.is_dir() else build
-    if not path.is_file():
+    chains = read_chains(path.parent) if path.name == MODEL else {}
+    strips = read_strips(path.parent) if path.name == MODEL else None
+    if not path.is_file() and not chains and strips is None:
         raise BuildError(f"no graph at {path}", fix="build it again: tintype build BUNDLE")
     threads = default_threads() if threads is None else threads
     if threads < 1:
@@ -226,9 +236,15 @@ def open_session(
         optimized = optimize or not target.is_host
         return _open(graph, target, session_options(target, threads=threads, optimize=optimized, mapped=mapped))
 
+    if strips is not None:
+        head = Chain(path.parent, chains[HEAD], opened) if HEAD in chains else None
+        return Session(Strips(path.parent, strips, head, opened), target, path, Placement(), threads)
+    if chains:
+        inner, *rest = (Chain(path.parent, chains[name], opened) for name in (MODEL, ONCE) if name in chains)
+        return Session(inner, target, path, Placement(), threads, *rest)
     inner, beside = opened(path), path.with_name(ONCE)
     once = opened(beside) if path.name == MODEL and beside.is_file() else None
-    placement = _placement(*(session for session in (inner, once) if session is not None))
+    placement = Placement.of(*(session for session in (inner, once) if session is not None))
     if not allow_off_target:
         placement.demand(target.provider, path.name)
     return Session(inner, target, path, placement, threads, once)
@@ -244,15 +260,6 @@ def _open(path: Path, target: Target, options: Any) -> Any:
     if target.provider not in inner.get_providers():
         raise ProviderError(f"{target.provider} was left out when opening {path.name}", fix="choose provider cpu")
     return inner
-
-
-def _placement(*sessions: Any) -> Placement:
-    return Placement.from_assignments(
-        (subgraph.ep_name, node.op_type)
-        for session in sessions
-        for subgraph in session.get_provider_graph_assignment_info()
-        for node in subgraph.get_nodes()
-    )
 
 
 def session_options(target: Target, *, threads: int, optimize: bool, mapped: bool = False) -> Any:
