@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import onnx_ir as ir
+from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from tintype.kernels.base import add_constant, insert, replace
 from tintype.kernels.locality import GROUP_NORM, Rows, fixed_values, is_map, reach
@@ -75,6 +76,7 @@ def cut_in_strips(model: ir.Model, strip_bytes: int) -> Strips:
 
     All shapes must be numbers (`dims.pin`). The model is used up. Raises ValueError for a graph that can't run so.
     """
+    RemoveUnusedNodesPass()(model)
     graph = model.graph
     fixed, inputs = fixed_values(graph), list(graph.inputs)
     nodes = [node for node in graph if node.outputs[0] not in fixed]
