@@ -35,7 +35,7 @@ CASES = {
     "nearest": (helper.make_node("Resize", ["x", "", "w"], ["y"], **NEAREST), SCALES, Rows(2, 0)),
     "nearest by pixels": (
         helper.make_node("Resize", ["x", "", "w"], ["y"], **PIXELS),
-        SCALES * [1, 1, 1.5, 1],
+        TRIPLED,
         Rows(3),
     ),
     "linear": (helper.make_node("Resize", ["x", "", "w"], ["y"], mode="linear"), SCALES, None),
