@@ -38,6 +38,7 @@ class Kernel(ABC):
     name: as it is told in reports. targets: where it is right and pays. exactness: what the rewrite keeps.
     needs: by target, what a device has to have shown that it can do (`tintype.engine.abilities`); empty: any will do.
     lossy: it rounds to fewer bits than the canonical graph does, so that only a `balanced` build may use it.
+    exact_only: targets where only an `exact` build uses it.
     measured: it may be slower than what it replaces, so that a build times both at its own shape; see `choice`.
     """
 
@@ -46,6 +47,7 @@ class Kernel(ABC):
     needs: ClassVar[Mapping[str, str]] = {}
     exactness: ClassVar[str]
     lossy: ClassVar[bool] = False
+    exact_only: ClassVar[tuple[str, ...]] = ()
     measured: ClassVar[bool] = False
 
     @abstractmethod

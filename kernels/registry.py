@@ -12,13 +12,17 @@ from onnx_ir.passes.common import RemoveUnusedNodesPass
 from tintype.kernels.attention import AttentionAsMultiHead
 from tintype.kernels.attention_products import AttentionAsProducts
 from tintype.kernels.base import MICROSOFT, Kernel, Shapes
+from tintype.kernels.channel_affine import ChannelAffineAsBatchNorm
 from tintype.kernels.dynamic_linear import DynamicLinear
 from tintype.kernels.embedding import EmbeddingRows, ExplicitZeroPoint
 from tintype.kernels.fused_qkv import FusedQkv
 from tintype.kernels.geglu import GegluAsTwoLinears
+from tintype.kernels.gelu import GeluAsMicrosofts
 from tintype.kernels.group_norm import GroupNormAsLayerNorm
 from tintype.kernels.group_norm_instance import GroupNormAsInstanceNorm
 from tintype.kernels.group_norm_nhwc import GroupNormChannelsLast
+from tintype.kernels.half import to_half
+from tintype.kernels.opset import to_opset
 from tintype.kernels.plain_float import FloatActivations, FloatRows, FloatWeights
 from tintype.kernels.upsample_conv import UpsampleConvAsInt8Phases, UpsampleConvAsPhases, UpsampleConvAsProducts
 from tintype.kernels.winograd import WinogradConv
@@ -32,6 +36,7 @@ _ALL: tuple[Kernel, ...] = (
     GroupNormAsLayerNorm(),
     GroupNormChannelsLast(),
     GroupNormAsInstanceNorm(),  # on CUDA what is no picture
+    GeluAsMicrosofts(),
     GegluAsTwoLinears(),  # before DynamicLinear, which then finds the two halves
     DynamicLinear(),
     EmbeddingRows(),
@@ -43,9 +48,15 @@ _ALL: tuple[Kernel, ...] = (
     UpsampleConvAsPhases(),
     UpsampleConvAsInt8Phases(),
     FusedQkv(),
+    ChannelAffineAsBatchNorm(),
 )
 PLAIN_TARGETS = ("openvino", "coreml", "qnn", "tensorrt-rtx")  # operators that every provider knows
 TARGETS = ("cpu", "cuda", "directml", "webgpu", *PLAIN_TARGETS)
+PINNED_TARGETS = ("directml",)  # whose graphs have to have a number for every dim
+# Where a `balanced` build computes in float16, if the device has shown that it can.
+HALF_TARGETS = ("webgpu", "directml")
+# The newest operator set that a provider has kernels for, where that is older than the canonical graphs'.
+NEWEST_OPSET: Mapping[str, int] = {"directml": 20}
 KERNELS_BY_TARGET: dict[str, tuple[Kernel, ...]] = {
     target: tuple(kernel for kernel in _ALL if target in kernel.targets) for target in TARGETS
 }
@@ -104,5 +115,47 @@ def lower(
     return report
 
 
+def finish(model: ir.Model, target: str, abilities: Collection[str] = (), *, exactness: str = "balanced") -> int:
+    """What is done to a whole graph once its kernels are in: float16 and operator set; in place.
+
+    Returns how many nodes compute in float16. Raises ValueError when an operator is newer than the target's.
+    """
+    half = 0
+    if target in HALF_TARGETS:
+        complete_types(model)
+    if target in HALF_TARGETS and "float16" in abilities and exactness != "exact":
+        half = to_half(model)
+        RemoveUnusedNodesPass()(model)  # the weights as they were
+    if target in NEWEST_OPSET:
+        to_opset(model, NEWEST_OPSET[target])
+    return half
+
+
+def complete_types(model: ir.Model) -> None:
+    """Give an element type to what kernels put in without one: but for shapes, such nodes give what they take."""
+    for node in model.graph:
+        for output in node.outputs:
+            given = _type_given(node) if output.dtype is None else None
+            if given is not None:
+                output.dtype = given
+
+
+def _type_given(node: ir.Node) -> ir.DataType | None:
+    if node.op_type in ("Shape", "Size"):
+        return ir.DataType.INT64
+    if node.op_type == "Cast":
+        return ir.DataType(node.attributes.get_int("to", 0))
+    if node.op_type == "ConstantOfShape":
+        return node.attributes["value"].as_tensor().dtype if "value" in node.attributes else ir.DataType.FLOAT
+    if node.op_type in ("Equal", "Less", "LessOrEqual", "Greater", "GreaterOrEqual", "And", "Or", "Not"):
+        return ir.DataType.BOOL
+    wanted = node.inputs[1:] if node.op_type == "Where" else node.inputs
+    return next((value.dtype for value in wanted if value is not None), None)
+
+
 def _allowed(target: str, exactness: str) -> tuple[Kernel, ...]:
-    return tuple(kernel for kernel in KERNELS_BY_TARGET[target] if exactness != "exact" or not kernel.lossy)
+    return tuple(
+        kernel
+        for kernel in KERNELS_BY_TARGET[target]
+        if not (kernel.lossy if exactness == "exact" else target in kernel.exact_only)
+    )

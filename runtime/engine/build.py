@@ -40,7 +40,7 @@ class GraphSource(Protocol):
     def graph_path(self, role: str, variant: str = "full") -> Path: ...
 
 
-_LOWERING_FILES = ("lower.py", "measure.py", "strip_build.py", "strips.py", "weights.py")
+_LOWERING_FILES = ("lower.py", "measure.py", "session.py", "strip_build.py", "strips.py", "weights.py")
 
 
 def ensure_build(

@@ -21,6 +21,7 @@ import numpy as np
 
 from tintype.engine.machine import default_threads
 from tintype.engine.options import ANY_SHAPE, BuildOptions
+from tintype.engine.parent import end_with_parent
 from tintype.engine.providers import TARGETS, Target, load_onnxruntime
 from tintype.engine.session import MODEL, NUMPY_TYPES, ONCE, session_options
 
@@ -105,14 +106,15 @@ def _lower(model: ir.Model, job: Job, scratch: Path, report: dict[str, Any]) -> 
     from tintype.engine.abilities import abilities
     from tintype.kernels.dims import pin
     from tintype.kernels.hoist import split_held
-    from tintype.kernels.registry import kernels_for, lower, measured_kernels
+    from tintype.kernels.registry import PINNED_TARGETS, finish, kernels_for, lower, measured_kernels
 
     options, able = job.options, frozenset[str]() if job.target.is_host else abilities(job.target)
-    if options.dims:
+    if options.dims or job.target.name in PINNED_TARGETS:
         pin(model, dict(options.dims))
     chosen = kernels_for(job.target.name, able, exactness=options.exactness)
     kernels = lower(model, job.target.name, kernels=chosen).as_dict()
     report["abilities"] = sorted(able)
+    report["half_nodes"] = finish(model, job.target.name, able, exactness=options.exactness)
     once = None
     if options.dims:
         from tintype.engine import measure
@@ -289,6 +291,7 @@ class _Spill:
 
 def main() -> int:
     """Do the job on stdin; 0 when the build was written."""
+    end_with_parent()
     try:
         report = make_build(Job.from_json(sys.stdin.read()))
     except Exception as error:  # told to the parent, which makes it a BuildError
