@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from tintype.engine.chain import ChainFacts, Port
 
 SMALLEST_EXTERNAL_BYTES = 1024
-LEAST_SEGMENT_BYTES = 16 * 2**20  # of weights in a part of what runs before strips begin
+HEAD_SEGMENT_BYTES = 8 * 2**20  # of weights in a part of what runs before strips begin: a layer or two
 SPILLED_BYTES = 2**20  # weights that a kernel made and that are larger go to disk at once
 
 
@@ -212,7 +212,7 @@ def _save_chain(graph: ir.Model, name: str, job: Job, scratch: Path) -> ChainFac
     from tintype.kernels.segments import cut
 
     options, parts = job.options, []
-    limit = options.segment_bytes or max(options.strip_bytes or 0, LEAST_SEGMENT_BYTES)
+    limit = options.segment_bytes or HEAD_SEGMENT_BYTES
     for number, segment in enumerate(cut(graph, limit)):
         file = f"{Path(name).stem}-{number:03}.onnx"
         _save(segment, file, job, scratch)

@@ -58,7 +58,7 @@ class RowStore:
                 self.held.seek(self._offset(index, first))
                 _write_all(self.held, plane.data.cast("B"))
         except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
                 raise
             size = int(np.prod(self.shape, dtype=np.int64)) * self.dtype.itemsize
             raise BuildError(
