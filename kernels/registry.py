@@ -11,7 +11,10 @@ from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from tintype.kernels.attention import AttentionAsMultiHead
 from tintype.kernels.attention_products import AttentionAsProducts
-from tintype.kernels.base import MICROSOFT, Kernel, Shapes
+from tintype.kernels.base import MICROSOFT, GraphPass, Kernel, Shapes
+from tintype.kernels.bias_add import BiasAdd
+from tintype.kernels.bias_split_gelu import BiasSplitGelu
+from tintype.kernels.channels_last import KeepChannelsLast
 from tintype.kernels.dynamic_linear import DynamicLinear
 from tintype.kernels.embedding import EmbeddingRows, ExplicitZeroPoint
 from tintype.kernels.fused_qkv import FusedQkv
@@ -19,19 +22,31 @@ from tintype.kernels.geglu import GegluAsTwoLinears
 from tintype.kernels.group_norm import GroupNormAsLayerNorm
 from tintype.kernels.group_norm_instance import GroupNormAsInstanceNorm
 from tintype.kernels.group_norm_nhwc import GroupNormChannelsLast
-from tintype.kernels.plain_float import FloatActivations, FloatRows, FloatWeights
+from tintype.kernels.matmul_nbits import LinearNBits
+from tintype.kernels.nhwc_conv import ConvChannelsLast
+from tintype.kernels.plain_float import FloatActivations, FloatIntegers, FloatRows, FloatWeights
+from tintype.kernels.skip_group_norm import SkipGroupNorm
 from tintype.kernels.upsample_conv import UpsampleConvAsInt8Phases, UpsampleConvAsPhases, UpsampleConvAsProducts
 from tintype.kernels.winograd import WinogradConv
 
-_ALL: tuple[Kernel, ...] = (
+Rewrite = Kernel | GraphPass
+
+_ALL: tuple[Rewrite, ...] = (
     FloatActivations(),
+    LinearNBits(),  # before the others take what is stored as integers
     FloatWeights(),
+    FloatIntegers(),
     FloatRows(),
     AttentionAsMultiHead(),
     AttentionAsProducts(),  # what a device cannot run as one node
     GroupNormAsLayerNorm(),
     GroupNormChannelsLast(),
-    GroupNormAsInstanceNorm(),  # on CUDA what is no picture
+    GroupNormAsInstanceNorm(),  # on CUDA what is no picture, and in `exact` builds everything
+    ConvChannelsLast(),
+    KeepChannelsLast(),
+    SkipGroupNorm(),  # finds sums with channels last
+    BiasSplitGelu(),
+    BiasAdd(),
     GegluAsTwoLinears(),  # before DynamicLinear, which then finds the two halves
     DynamicLinear(),
     EmbeddingRows(),
@@ -46,20 +61,21 @@ _ALL: tuple[Kernel, ...] = (
 )
 PLAIN_TARGETS = ("openvino", "coreml", "qnn", "tensorrt-rtx")  # operators that every provider knows
 TARGETS = ("cpu", "cuda", "directml", "webgpu", *PLAIN_TARGETS)
-KERNELS_BY_TARGET: dict[str, tuple[Kernel, ...]] = {
+KERNELS_BY_TARGET: dict[str, tuple[Rewrite, ...]] = {
     target: tuple(kernel for kernel in _ALL if target in kernel.targets) for target in TARGETS
 }
 
 
-def kernels_for(target: str, abilities: Collection[str] = (), *, exactness: str = "balanced") -> tuple[Kernel, ...]:
+def kernels_for(target: str, abilities: Collection[str] = (), *, exactness: str = "balanced") -> tuple[Rewrite, ...]:
     """A target's kernels that need not be measured, without those that need more than the device has shown.
 
-    exactness: `exact` leaves out kernels that round to fewer bits than the graph does.
+    exactness: `exact` leaves out kernels that round to fewer bits than the graph does, or whose last bits vary.
     """
     return tuple(
         kernel
         for kernel in _allowed(target, exactness)
-        if not kernel.measured and (target not in kernel.needs or kernel.needs[target] in abilities)
+        if isinstance(kernel, GraphPass)
+        or (not kernel.measured and (target not in kernel.needs or kernel.needs[target] in abilities))
     )
 
 
@@ -71,19 +87,19 @@ class LoweringReport:
     rewrites: Counter[str] = field(default_factory=Counter)
 
     def as_dict(self) -> dict[str, int]:
-        return dict(self.rewrites)
+        return {name: count for name, count in self.rewrites.items() if count}
 
 
 def measured_kernels(target: str, *, exactness: str = "balanced") -> tuple[Kernel, ...]:
     """The kernels that a build chooses between by timing them."""
-    return tuple(kernel for kernel in _allowed(target, exactness) if kernel.measured)
+    return tuple(kernel for kernel in _allowed(target, exactness) if isinstance(kernel, Kernel) and kernel.measured)
 
 
 def lower(
     model: ir.Model,
     target: str,
     *,
-    kernels: Iterable[Kernel] | None = None,
+    kernels: Iterable[Rewrite] | None = None,
     dims: Mapping[str, int] | None = None,
 ) -> LoweringReport:
     """Rewrite a canonical graph in place for a target.
@@ -93,6 +109,10 @@ def lower(
     """
     report, shapes = LoweringReport(target), Shapes(dims)
     for kernel in kernels_for(target) if kernels is None else kernels:
+        if isinstance(kernel, GraphPass):
+            report.rewrites[kernel.name] += kernel.apply(model)
+            RemoveUnusedNodesPass()(model)
+            continue
         found = [node for node in model.graph if kernel.matches(node, shapes)]
         for node in found:
             kernel.rewrite(node, model.graph)
@@ -104,5 +124,9 @@ def lower(
     return report
 
 
-def _allowed(target: str, exactness: str) -> tuple[Kernel, ...]:
-    return tuple(kernel for kernel in KERNELS_BY_TARGET[target] if exactness != "exact" or not kernel.lossy)
+def _allowed(target: str, exactness: str) -> tuple[Rewrite, ...]:
+    return tuple(
+        kernel
+        for kernel in KERNELS_BY_TARGET[target]
+        if exactness != "exact" or not (kernel.balanced_only or (isinstance(kernel, Kernel) and kernel.lossy))
+    )

@@ -76,11 +76,11 @@ class Bound:
         """The OrtValue of an input or output, where it lies; a run writes into it again."""
         return self._value(name)
 
-    def run(self) -> None:
-        """One run on what the inputs hold; returns when the outputs are there."""
+    def run(self, options: Any = None) -> None:
+        """One run on what the inputs hold; returns when the outputs are there. options: ONNX Runtime's RunOptions."""
         if self._inner is None:
             raise BuildError("the binding is closed", fix="open it again")
-        self._inner.run_with_iobinding(self._binding)
+        self._inner.run_with_iobinding(self._binding, options)
 
     def read(self, name: str) -> NDArray[Any]:
         """A copy of a tensor on the host; it belongs to the caller."""

@@ -51,7 +51,7 @@ class Target:
 
 TARGETS = {
     "cpu": Target("cpu", "CPUExecutionProvider", "cpu"),
-    "cuda": Target("cuda", "CUDAExecutionProvider", "cuda", (("cudnn_conv_algo_search", "HEURISTIC"),)),
+    "cuda": Target("cuda", "CUDAExecutionProvider", "cuda"),  # a session's options: `cuda.for_session`
     "directml": Target("directml", "DmlExecutionProvider", "directml", system="Windows"),
     "webgpu": Target("webgpu", "WebGpuExecutionProvider", "webgpu", plugin="onnxruntime_ep_webgpu"),
     # Named only: plain operators, the same contract.
