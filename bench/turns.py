@@ -14,11 +14,13 @@ from typing import Any
 
 import click
 
+from tintype.bench.device_memory import DeviceMemory
 from tintype.bench.figures import summary
 from tintype.bench.peers import Worker
 from tintype.bench.worker import AnyJob
 
-MEMORY = ("opened_anonymous_bytes", "anonymous_bytes", "peak_rss_bytes")  # the largest of all turns is kept
+# The largest of all turns is kept.
+MEMORY = ("opened_anonymous_bytes", "anonymous_bytes", "peak_rss_bytes", "device_peak_bytes")
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +82,7 @@ def _open_cold(seat: Seat, taken: Taken) -> None:
 
 
 def _turn(seat: Seat, calls: int, taken: Taken) -> None:
-    with Worker(seat.kind, seat.job) as worker:
+    with DeviceMemory() as device, Worker(seat.kind, seat.job) as worker:
         if seat.warms:
             worker.picture(seat.warm_steps)
         answers = [worker.picture() for _ in range(calls)]
@@ -90,6 +92,7 @@ def _turn(seat: Seat, calls: int, taken: Taken) -> None:
         "opened_anonymous_bytes": worker.opened_anonymous_bytes,
         "anonymous_bytes": answers[-1]["anonymous_bytes"],
         "peak_rss_bytes": worker.peak_rss_bytes,
+        "device_peak_bytes": device.peak_bytes,
     }
     for name, value in told.items():
         if value is not None:

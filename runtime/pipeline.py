@@ -37,7 +37,7 @@ from tintype.image.tiles import Tiling
 from tintype.latents import SavedLatents, save_latents
 from tintype.manifest import TokenizerFacts
 from tintype.prompt import EncodedPrompt, PromptTokenizer
-from tintype.record import Circumstances, Record, differences
+from tintype.record import Circumstances, Record, differences, unrepeatable
 from tintype.request import Request, RequestFields, ResolvedRequest, make_request, resolve
 from tintype.result import Result, Step
 
@@ -116,7 +116,7 @@ class Pipeline:
         """`reproduce`, step by step."""
         request = resolve(_asked(record), self.bundle.manifest)
         # Builds last: one that isn't there yet has to be made before it can be compared.
-        reasons = differences(record, self._circumstances(record.made_with.builds))
+        reasons = unrepeatable(record) + differences(record, self._circumstances(record.made_with.builds))
         if not reasons:
             reasons = differences(record, self.circumstances(request, record.picture, record.tiling))
         if reasons and not anyway:
@@ -197,6 +197,11 @@ class Pipeline:
                 self._builds[role, options] = build_id(folder)
             builds[role] = self._builds[role, options]
         return self._circumstances(builds)
+
+    def notes(self) -> tuple[str, ...]:
+        """What the device made differently from how it was asked to, for the record."""
+        overflowed = [role for role, (_, session) in self._sessions.items() if session.overflowed]
+        return tuple(f"{role} overflowed in float16 and was run again in float32" for role in overflowed)
 
     def _options(
         self, role: str, request: ResolvedRequest, pictures: int | None = None, tiling: Tiling | None = None
@@ -404,7 +409,8 @@ class Run:
 
     def _record(self, picture: int, tiling: Tiling | None) -> Record:
         made_with = self._pipeline.circumstances(self.request, picture, tiling)
-        return Record(request=self.request, picture=picture, made_with=made_with, tiling=tiling)
+        notes = self._pipeline.notes()
+        return Record(request=self.request, picture=picture, made_with=made_with, tiling=tiling, notes=notes)
 
     def _collect(self, finished: list[tuple[range, Pixels, Tiling | None]]) -> Result:
         assert self.latents is not None  # every batch left its own

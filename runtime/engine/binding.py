@@ -122,7 +122,11 @@ class Bound:
 def empty_tensor(target: Target, shape: tuple[int, ...], kind: type) -> Any:
     """An OrtValue of a fixed shape in the target's own memory, its content undefined.
 
-    A provider that is not in MEMORY_NAMES copies for itself; its tensors are made on the host.
+    A provider that is not in MEMORY_NAMES copies for itself; its tensors are made on the host. So are integers of
+    WebGPU: it has none of 64 bits, and a graph reads others than were written, without an error.
     """
     ort_value = load_onnxruntime().OrtValue
-    return ort_value.ortvalue_from_shape_and_type(list(shape), kind, MEMORY_NAMES.get(target.name, "cpu"), 0)
+    device = MEMORY_NAMES.get(target.name, "cpu")
+    if target.name == "webgpu" and np.dtype(kind).kind in "iu":
+        device = "cpu"
+    return ort_value.ortvalue_from_shape_and_type(list(shape), kind, device, 0)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -39,9 +39,19 @@ class Session:
     """
 
     def __init__(
-        self, inner: Any, target: Target, path: Path, placement: Placement, threads: int, once: Any = None
+        self,
+        inner: Any,
+        target: Target,
+        path: Path,
+        placement: Placement,
+        threads: int,
+        once: Any = None,
+        again: Callable[[], Session] | None = None,
     ) -> None:
-        """once: the session of the build's `once.onnx`, whose outputs are inputs of `inner`."""
+        """once: the session of the build's `once.onnx`, whose outputs are inputs of `inner`.
+
+        again: opens the same graph in float32, for runs in float16 that give NaN or infinity; used from then on.
+        """
         self.target = target
         self.path = path
         self.placement = placement
@@ -60,6 +70,13 @@ class Session:
         self.output_names: tuple[str, ...] = tuple(o.name for o in inner.get_outputs())
         self._inner: Any = inner
         self._once: Any = once
+        self._again = again
+        self._wider: Session | None = None
+
+    @property
+    def overflowed(self) -> bool:
+        """Whether float16 was not enough, and runs are in float32 since."""
+        return self._wider is not None
 
     @property
     def input_names(self) -> tuple[str, ...]:
@@ -91,7 +108,7 @@ class Session:
             given |= dict(zip(self._held_names, outputs, strict=True))
         if isinstance(self._inner, OnDevice):
             given = {name: Kept(value) for name, value in given.items()}  # written to the device once
-        return Held(self, frozenset(feed), given)
+        return Held(self, feed, given)
 
     def run_held(self, held: Mapping[str, Any], inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         """What `Held.run` does."""
@@ -102,6 +119,22 @@ class Session:
         if missing:
             raise BuildError(f"{self.path.name} needs {', '.join(missing)}", fix="give every input of the graph")
         return dict(zip(self.output_names, self._execute(self._inner, feed), strict=True))
+
+    def run_checked(
+        self, kept: Mapping[str, NDArray[Any]], held: Mapping[str, Any], inputs: Mapping[str, NDArray[Any]]
+    ) -> dict[str, NDArray[Any]]:
+        """`run_held`, and once more in float32 if that overflows; kept: what `held` was computed from."""
+        if self._wider is None:
+            outputs = self.run_held(held, inputs)
+            if self._again is None or all(np.isfinite(array).all() for array in outputs.values()):
+                return outputs
+            self._inner = self._once = None  # first, so that there is room for the other
+            self._wider = self._again()
+            self._inner = self._wider._inner
+        before = self._wider.run_seconds
+        outputs = self._wider.run({**kept, **inputs})
+        self.run_seconds += self._wider.run_seconds - before
+        return outputs
 
     def _execute(self, session: Any, feed: dict[str, Any]) -> list[NDArray[Any]]:
         started = time.perf_counter()
@@ -125,6 +158,8 @@ class Session:
     def close(self) -> None:
         """Give weights, arena and threads back. Closing twice is fine."""
         self._inner = self._once = None
+        if self._wider is not None:
+            self._wider.close()
 
     def __enter__(self) -> Session:
         return self
@@ -151,14 +186,15 @@ class Session:
 class Held:
     """A session with some of its inputs kept: the same prompt, step after step. It lives no longer than the session."""
 
-    def __init__(self, session: Session, names: frozenset[str], given: Mapping[str, Any]) -> None:
-        self.names = names  # of the inputs that are kept
+    def __init__(self, session: Session, kept: Mapping[str, NDArray[Any]], given: Mapping[str, Any]) -> None:
+        self.names = frozenset(kept)  # of the inputs that are kept
         self._session = session
+        self._kept = kept
         self._given = given
 
     def run(self, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         """Every output by name, for the remaining inputs. Raises as `Session.run` does."""
-        return self._session.run_held(self._given, inputs)
+        return self._session.run_checked(self._kept, self._given, inputs)
 
 
 def open_session(
@@ -172,6 +208,7 @@ def open_session(
     exactness: str = "balanced",
     pinned: bool = False,
     device_bytes: int | None = None,
+    again: Callable[[], Session] | None = None,
 ) -> Session:
     """Open a build (a folder that `ensure_build` made, or a .onnx file) on `target`.
 
@@ -179,7 +216,7 @@ def open_session(
     allow_off_target: let heavy nodes run elsewhere than on the target.
     optimize: let ONNX Runtime optimize the graph while opening. Builds for the processor are optimized already.
     mapped: make no faster copies of weights, see BuildOptions. exactness, device_bytes: see `cuda.for_session`.
-    pinned: the build is for one shape, so that a device may replay its runs.
+    pinned: the build is for one shape, so that a device may replay its runs. again: see Session.
 
     Raises BuildError when the graph cannot be opened, ProviderError when the device cannot or a heavy node is off it.
     """
@@ -209,7 +246,7 @@ def open_session(
     placement = _placement(*(session for session in (inner, once) if session is not None))
     if not allow_off_target:
         placement.demand(target.provider, path.name)
-    return Session(inner, target, path, placement, threads, once)
+    return Session(inner, target, path, placement, threads, once, again)
 
 
 def _open(path: Path, target: Target, options: Any) -> Any:
