@@ -16,7 +16,7 @@ from tintype.errors import MemoryBudgetError, RecordError
 from tintype.image.decode import Latents, Pixels, to_image
 from tintype.image.tiles import Tiling
 from tintype.latents import SavedLatents
-from tintype.record import differences
+from tintype.record import arrangement_of, differences
 from tintype.result import Result
 
 if TYPE_CHECKING:
@@ -59,7 +59,11 @@ def resume(pipeline: Pipeline, saved: SavedLatents, *, anyway: bool = False) -> 
     """The pictures of saved latents: decoded whole, or in tiles where memory runs out again."""
     saved.check(pipeline.bundle.manifest)
     first = saved.records[0]
-    reasons = differences(first, pipeline.circumstances(first.request, first.picture))
+    arrangement = arrangement_of(first.made_with)
+    reasons = differences(first, pipeline.circumstances(first.request, first.picture, None, arrangement))
+    planned = pipeline.planned(first.request)
+    if planned is not None:
+        arrangement = planned.arrangement
     if reasons and not anyway:
         raise RecordError(
             f"these latents belong elsewhere: {'; '.join(reasons)}",
@@ -71,11 +75,11 @@ def resume(pipeline: Pipeline, saved: SavedLatents, *, anyway: bool = False) -> 
     tilings: Sequence[Tiling | None] = TILINGS
     with clock.counting("decode"):
         for index, record in enumerate(saved.records):
-            decode = functools.partial(pipeline.decode, exactness=record.request.exactness)
+            decode = functools.partial(pipeline.decode, exactness=record.request.exactness, arrangement=arrangement)
             pixels, tiling = decode_somehow(decode, saved.latents[index : index + 1], tilings, pipeline.close)
             tilings = TILINGS[TILINGS.index(tiling) :]
             images.append(to_image(pixels[0]))
-            made_with = pipeline.circumstances(record.request, record.picture, tiling)
+            made_with = pipeline.circumstances(record.request, record.picture, tiling, arrangement)
             told = record.made_with if reasons else made_with  # a picture in tiles has another build of the decoder
             records.append(dataclasses.replace(record, made_with=told, tiling=tiling, notes=(*record.notes, *notes)))
     return Result(images=tuple(images), records=tuple(records), latents=saved.latents, timings=clock.timings())

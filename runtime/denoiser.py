@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from tintype.request import ResolvedRequest
 from tintype.sampling import Latents, denoised_from, guide, model_input, rescale_guidance
 
 if TYPE_CHECKING:
-    from tintype.engine import Session
+    from tintype.engine.session import Held, Session
 
 
 class Denoiser:
@@ -21,20 +22,29 @@ class Denoiser:
 
     def __init__(
         self,
-        session: Session,
+        session: Callable[[], Session],
         graph: Graph,
         conditioning: Conditioning,
         request: ResolvedRequest,
         prediction_type: str,
         pictures: int,
+        *,
+        split_guidance: bool = False,
     ) -> None:
-        """conditioning: of 1 or 2 prompts; two are the negative prompt and the prompt, and guide.
+        """session: gives the graph's session, which may be another one than before when it had to make room.
 
-        pictures: how many are denoised together. What depends on the words alone is computed here, once.
+        conditioning: of 1 or 2 prompts; two are the negative prompt and the prompt, and guide. pictures: how many are
+        denoised together. split_guidance: a call for each prompt in place of one for both.
         """
+        self.graph_seconds = 0.0  # spent in the graph's steps so far
+        self._session = session
+        self._held: tuple[Session, list[Held]] | None = None
         self._prompts = len(conditioning.embeddings)
         told = {"encoder_hidden_states": conditioning.embeddings, **conditioning.added}
-        self._held = session.hold({name: np.repeat(rows, pictures, axis=0) for name, rows in told.items()})
+        rows = [slice(index, index + 1) for index in range(self._prompts)] if split_guidance else [slice(None)]
+        self._told = [
+            {name: np.repeat(values[part], pictures, axis=0) for name, values in told.items()} for part in rows
+        ]
         self._request = request
         self._prediction_type = prediction_type
         timestep = next(port for port in graph.inputs if port.name == "timestep")
@@ -47,8 +57,10 @@ class Denoiser:
         return denoised_from(prediction, latents, sigma, self._prediction_type)
 
     def _guided(self, latents: Latents, timestep: float) -> Latents:
-        """The model's prediction; with guidance one call on a batch twice as large."""
-        prediction = self._run(np.concatenate([latents] * self._prompts), timestep)
+        """The model's prediction; with guidance one call on a batch twice as large, or two calls."""
+        each = np.concatenate([latents] * (self._prompts // len(self._told)))
+        predictions = [self._run(number, each, timestep) for number in range(len(self._told))]
+        prediction = predictions[0] if len(predictions) == 1 else np.concatenate(predictions)
         if self._prompts == 1:
             return prediction
         unconditional, conditional = np.split(prediction, 2)
@@ -57,10 +69,22 @@ class Denoiser:
             return guided
         return rescale_guidance(guided, conditional, self._request.guidance_rescale)
 
-    def _run(self, sample: Latents, timestep: float) -> Latents:
+    def _run(self, number: int, sample: Latents, timestep: float) -> Latents:
         shape = tuple(len(sample) if isinstance(size, str) else size for size in self._timestep_shape)
         inputs: dict[str, NDArray[Any]] = {
             "sample": sample.astype(np.float32, copy=False),
             "timestep": np.full(shape, timestep, dtype=self._timestep_type),
         }
-        return self._held.run(inputs)["out_sample"].astype(np.float32, copy=False)
+        session, held = self._open()
+        before = session.run_seconds
+        prediction = held[number].run(inputs)["out_sample"].astype(np.float32, copy=False)
+        self.graph_seconds += session.run_seconds - before
+        return prediction
+
+    def _open(self) -> tuple[Session, list[Held]]:
+        """The session, and what depends on the words alone, computed once for it."""
+        session = self._session()
+        if self._held is None or self._held[0] is not session:
+            self._held = None  # before the new ones are made
+            self._held = (session, [session.hold(told) for told in self._told])
+        return self._held

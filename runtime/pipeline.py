@@ -12,11 +12,10 @@ stage begins and stay open for the next request; `Pipeline.close` gives everythi
 
 from __future__ import annotations
 
-import contextlib
-import functools
 import os
 import time
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Unpack
@@ -31,20 +30,26 @@ from tintype.clock import StageClock
 from tintype.conditioning import Conditioning, chunked, condition, is_guided, prompts_of, read
 from tintype.decoding import TILINGS, decode_somehow, resume
 from tintype.denoiser import Denoiser
-from tintype.errors import BundleError, MemoryBudgetError, NumericError, RecordError, RequestError, TintypeError
+from tintype.errors import BundleError, NumericError, RecordError, RequestError, TintypeError
 from tintype.image.decode import Latents, Pixels, decode_latents, to_image
 from tintype.image.tiles import Tiling
 from tintype.latents import SavedLatents, save_latents
 from tintype.manifest import TokenizerFacts
+from tintype.memory.budget import parse_memory
+from tintype.memory.plan import Arrangement, Plan
+from tintype.planning import Planner
 from tintype.prompt import EncodedPrompt, PromptTokenizer
-from tintype.record import Circumstances, Record, differences, unrepeatable
+from tintype.record import Circumstances, MemoryFacts, Record, arrangement_of, differences, unrepeatable
 from tintype.request import Request, RequestFields, ResolvedRequest, make_request, resolve
-from tintype.result import Result, Step
+from tintype.result import Result, Step, peak_rss_bytes
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
     from tintype.engine import BuildOptions, Session, Target
+
+
+TOGETHER = Arrangement()  # every graph packed and kept open: what is done without a budget
 
 
 def load(
@@ -57,21 +62,23 @@ def load(
     """Open a bundle, by its embedded name or its folder, on a device.
 
     provider: auto, cpu, cuda, directml or webgpu; a named one is used or it is an error.
-    threads: for the processor; None is one a physical core.
+    memory: the most that the process may have resident, in bytes or as in 2GiB; auto is what is free. Requests that do
+    not fit are refused before anything loads; None is no budget. threads: for the processor; None is one a core.
 
-    Raises BundleError, InstallError or ProviderError. Graphs are opened by the first request.
+    Raises BundleError, InstallError or ProviderError, and RequestError for a budget that is no size. Graphs are opened
+    by the first request.
     """
     from tintype.engine import resolve_provider
 
-    if memory is not None:
-        raise MemoryBudgetError("this version keeps no memory budget", fix="leave memory out")
-    return Pipeline(open_bundle(name_or_path), resolve_provider(provider), threads=threads)
+    return Pipeline(open_bundle(name_or_path), resolve_provider(provider), memory=memory, threads=threads)
 
 
 class Pipeline:
     """A bundle on a device. Use it as a context manager, or `close` it; not from two threads at once."""
 
-    def __init__(self, bundle: Bundle, target: Target, *, threads: int | None = None) -> None:
+    def __init__(
+        self, bundle: Bundle, target: Target, *, memory: str | int | None = None, threads: int | None = None
+    ) -> None:
         from tintype.engine import default_threads
 
         if threads is not None and (isinstance(threads, bool) or not isinstance(threads, int) or threads < 1):
@@ -80,12 +87,16 @@ class Pipeline:
             bundle.graph(role)
         self.bundle = bundle
         self.target = target
+        self.memory = None if memory is None else parse_memory(memory)
         self.threads = default_threads() if threads is None else threads
         self.scheduler = _scheduler_config(bundle)
         self.load_seconds = 0.0  # spent opening graphs, over the pipeline's life
         self._tokenizers: dict[str, PromptTokenizer] = {}
         self._sessions: dict[str, tuple[BuildOptions, Session]] = {}
+        self._overflowed: set[str] = set()  # roles of graphs that were closed since the request began
         self._builds: dict[tuple[str, BuildOptions], str] = {}
+        self._planner = Planner(self)
+        self._plans: dict[Any, Plan] = {}
 
     def generate(self, prompt: str | Request, **fields: Unpack[RequestFields]) -> Result:
         """Make the pictures of a request: a prompt with the fields of `Request` by name, or a Request.
@@ -118,13 +129,15 @@ class Pipeline:
         # Builds last: one that isn't there yet has to be made before it can be compared.
         reasons = unrepeatable(record) + differences(record, self._circumstances(record.made_with.builds))
         if not reasons:
-            reasons = differences(record, self.circumstances(request, record.picture, record.tiling))
+            arrangement = arrangement_of(record.made_with)
+            reasons = differences(record, self.circumstances(request, record.picture, record.tiling, arrangement))
         if reasons and not anyway:
             raise RecordError(
                 f"the same picture can't be promised: {'; '.join(reasons)}",
                 fix="use what made it, or let it try anyway; the picture may then differ",
             )
-        return Run(self, request, picture=record.picture, tilings=(record.tiling,))
+        arrangement = None if anyway else arrangement_of(record.made_with)
+        return Run(self, request, picture=record.picture, tilings=(record.tiling,), arrangement=arrangement)
 
     def resume(self, saved: SavedLatents, *, anyway: bool = False) -> Result:
         """Decode latents that `Run.save_latents` wrote and `read_latents` read, where decoding failed before.
@@ -133,46 +146,76 @@ class Pipeline:
         """
         return resume(self, saved, anyway=anyway)
 
-    def encode(self, request: ResolvedRequest) -> Conditioning:
+    def plan(self, prompt: str | Request = "", *, build: bool = True, **fields: Unpack[RequestFields]) -> Plan:
+        """What making a request's pictures takes, stage by stage, within the budget; `generate` goes by the same plan.
+
+        build: make and measure the builds that it consists of; otherwise what isn't known is reckoned.
+
+        Raises RequestError, and MemoryBudgetError, naming the smallest budget that would do, when nothing fits.
+        """
+        request = resolve(make_request(prompt, fields), self.bundle.manifest)
+        return self._planner.plan(request, self.memory, build=build)
+
+    def planned(self, request: ResolvedRequest) -> Plan | None:
+        """The plan that a request is made by; None without a budget. One kind of request has one plan."""
+        if self.memory is None:
+            return None
+        alike = replace(request, prompt="", negative_prompt="", seed=0)
+        key = (alike, self.chunks(request), len(prompts_of(request, self.bundle.manifest)))
+        if key not in self._plans:
+            self._plans[key] = self._planner.plan(request, self.memory)
+        return self._plans[key]
+
+    def encode(self, request: ResolvedRequest, arrangement: Arrangement = TOGETHER) -> Conditioning:
         """Words -> what the denoiser is told: a row a prompt, the negative one first when the request is guided."""
         manifest, prompts = self.bundle.manifest, prompts_of(request, self.bundle.manifest)
         readings = []
         for role, encoded in self._chunked(request).items():
-            with self.stage(role, self._options(role, request)) as text_encoder:
-                readings.append(read(text_encoder.run, encoded))
+            text_encoder = self.session(role, self.options(role, request, arrangement=arrangement), arrangement)
+            readings.append(read(text_encoder.run, encoded))
         conditioning = condition(readings, prompts, request, manifest)
         for array in conditioning.arrays:
             _finite(array, "the text encoder")
         return conditioning
 
-    def decode(self, latents: Latents, tiling: Tiling | None = None, *, exactness: str = "balanced") -> Pixels:
+    def decode(
+        self,
+        latents: Latents,
+        tiling: Tiling | None = None,
+        *,
+        exactness: str = "balanced",
+        arrangement: Arrangement = TOGETHER,
+    ) -> Pixels:
         """Latents, as the sampler left them -> (pictures, height, width, 3) of 0..255; in tiles if given."""
         manifest = self.bundle.manifest
-        with self.stage("vae_decoder", self._decoder_options(latents.shape[2:], tiling, exactness)) as vae_decoder:
-            return decode_latents(
-                lambda latent_sample: vae_decoder.run({"latent_sample": latent_sample})["sample"],
-                latents,
-                scaling_factor=manifest.scaling_factor,
-                shift_factor=manifest.shift_factor,
-                tiling=tiling,
-            )
+        options = self._decoder_options(latents.shape[2:], tiling, exactness, arrangement)
+        vae_decoder = self.session("vae_decoder", options, arrangement)
+        return decode_latents(
+            lambda latent_sample: vae_decoder.run({"latent_sample": latent_sample})["sample"],
+            latents,
+            scaling_factor=manifest.scaling_factor,
+            shift_factor=manifest.shift_factor,
+            tiling=tiling,
+        )
 
-    @contextlib.contextmanager
-    def stage(self, role: str, options: BuildOptions) -> Iterator[Session]:
-        """The session of one role, opened when it is first needed and kept while requests are of the same shape."""
+    def session(self, role: str, options: BuildOptions, arrangement: Arrangement = TOGETHER) -> Session:
+        """The session of one role, opened when it is first needed and kept while requests are of the same shape.
+
+        It stays open until another one takes its place, or its room where the arrangement keeps one graph at a time.
+        """
         known = self._sessions.get(role)
-        if known is None or known[0] != options:
-            started = time.perf_counter()
-            if known is not None:  # close before the next one opens: both at once would cost twice the memory
-                del self._sessions[role]
-                known[1].close()
-            known = (options, self.open(role, options))
-            self._sessions[role] = known
-            self.load_seconds += time.perf_counter() - started
-        yield known[1]
+        if known is not None and known[0] == options:
+            return known[1]
+        started = time.perf_counter()
+        # Close before the next one opens: both at once would cost the memory of both.
+        self._close(name for name in tuple(self._sessions) if name == role or not arrangement.keep)
+        session = self.open(role, options)
+        self._sessions[role] = (options, session)
+        self.load_seconds += time.perf_counter() - started
+        return session
 
     def open(self, role: str, options: BuildOptions) -> Session:
-        """A new session of one role; `stage` keeps it and closes it."""
+        """A new session of one role; `session` keeps it and closes it."""
         from tintype.engine import open_role
 
         return open_role(self.bundle, role, self.target, options=options)
@@ -182,29 +225,45 @@ class Pipeline:
         from tintype.engine import ensure_build
 
         for role in self.bundle.manifest.roles:
-            yield role, ensure_build(self.bundle, role, self.target, options=self._options(role, request))
+            yield role, ensure_build(self.bundle, role, self.target, options=self.options(role, request))
 
-    def circumstances(self, request: ResolvedRequest, picture: int = 0, tiling: Tiling | None = None) -> Circumstances:
+    def circumstances(
+        self,
+        request: ResolvedRequest,
+        picture: int = 0,
+        tiling: Tiling | None = None,
+        arrangement: Arrangement = TOGETHER,
+    ) -> Circumstances:
         """What decides the bytes of a request's picture besides the request; builds are made where they are missing."""
         from tintype.engine import build_id, ensure_build
 
         batch = next(len(batch) for batch in request.batches if picture in batch)
         builds = {}
         for role in self.bundle.manifest.roles:
-            options = self._options(role, request, batch, tiling)
+            options = self.options(role, request, batch, tiling, arrangement)
             if (role, options) not in self._builds:
                 folder = ensure_build(self.bundle, role, self.target, options=options)
                 self._builds[role, options] = build_id(folder)
             builds[role] = self._builds[role, options]
-        return self._circumstances(builds)
+        return self._circumstances(builds, arrangement)
 
     def notes(self) -> tuple[str, ...]:
         """What the device made differently from how it was asked to, for the record."""
-        overflowed = [role for role, (_, session) in self._sessions.items() if session.overflowed]
+        now = {role for role, (_, session) in self._sessions.items() if session.overflowed}
+        overflowed = sorted(self._overflowed | now)
         return tuple(f"{role} overflowed in float16 and was run again in float32" for role in overflowed)
 
-    def _options(
-        self, role: str, request: ResolvedRequest, pictures: int | None = None, tiling: Tiling | None = None
+    def forget_notes(self) -> None:
+        """Begin another request: what graphs that are closed did is not its own."""
+        self._overflowed.clear()
+
+    def options(
+        self,
+        role: str,
+        request: ResolvedRequest,
+        pictures: int | None = None,
+        tiling: Tiling | None = None,
+        arrangement: Arrangement = TOGETHER,
     ) -> BuildOptions:
         """The build that a request needs of a role; pictures are those denoised together, tiling is the decoder's."""
         from tintype.engine import BuildOptions
@@ -212,21 +271,34 @@ class Pipeline:
         manifest = self.bundle.manifest
         height, width = (side // manifest.vae_scale_factor for side in (request.height, request.width))
         if role == "vae_decoder":
-            return self._decoder_options((height, width), tiling, request.exactness)
+            return self._decoder_options((height, width), tiling, request.exactness, arrangement)
         dims = {"batch": 1}
         if role == "denoiser":
-            prompts = 2 if is_guided(request, manifest) else 1
+            prompts = 2 if is_guided(request, manifest) and not arrangement.split_guidance else 1
             dims = {"batch": (pictures or len(request.batches[0])) * prompts, "height": height, "width": width}
             dims["sequence"] = self._tokens(request)
-        return BuildOptions.for_shape(dims, exactness=request.exactness, threads=self.threads)
+        held = arrangement.holding(role).options()
+        return BuildOptions.for_shape(dims, exactness=request.exactness, threads=self.threads, **held)
 
-    def _decoder_options(self, cells: tuple[int, ...], tiling: Tiling | None, exactness: str) -> BuildOptions:
+    def _decoder_options(
+        self, cells: tuple[int, ...], tiling: Tiling | None, exactness: str, arrangement: Arrangement
+    ) -> BuildOptions:
         """The decoder's build for latents of (height, width) cells, or for their tiles, which are all of one shape."""
         from tintype.engine import BuildOptions
 
         height, width = cells if tiling is None else (min(side, tiling.tile) for side in cells)
         dims = {"batch": 1, "height": height, "width": width}
-        return BuildOptions.for_shape(dims, exactness=exactness, threads=self.threads)
+        held = arrangement.holding("vae_decoder").options()
+        return BuildOptions.for_shape(dims, exactness=exactness, threads=self.threads, **held)
+
+    def chunks(self, request: ResolvedRequest) -> int:
+        """How many chunks of tokens the longest prompt of a request has."""
+        return len(next(iter(self._chunked(request).values()))[0].input_ids)
+
+    def open_tokenizers(self) -> None:
+        """Open what reads prompts, so that the first request doesn't."""
+        for facts in self.bundle.manifest.text_encoders.values():
+            self._open_tokenizer(facts)
 
     def _tokens(self, request: ResolvedRequest) -> int:
         """How many tokens the embeddings of a request have: those of its longest prompt, in whole chunks."""
@@ -238,7 +310,7 @@ class Pipeline:
         tokenizers = {role: self._open_tokenizer(facts) for role, facts in manifest.text_encoders.items()}
         return chunked(tokenizers, prompts_of(request, manifest))
 
-    def _circumstances(self, builds: Mapping[str, str]) -> Circumstances:
+    def _circumstances(self, builds: Mapping[str, str], arrangement: Arrangement = TOGETHER) -> Circumstances:
         from tintype.engine import ort_version
 
         return Circumstances(
@@ -250,12 +322,36 @@ class Pipeline:
             target=self.target.name,
             builds=dict(builds),
             threads=self.threads,
+            holdings={role: holding.words for role, holding in arrangement.holdings.items()},
+            split_guidance=arrangement.split_guidance,
         )
 
     def close(self) -> None:
         """Close every graph. The pipeline may be used again; it then opens them again."""
-        while self._sessions:
-            self._sessions.popitem()[1][1].close()
+        self._close(tuple(self._sessions))
+
+    def make_room(self, request: ResolvedRequest, arrangement: Arrangement) -> None:
+        """Close what is open and has no place in an arrangement."""
+        wanted = {
+            (role, self.options(role, request, len(batch), arrangement=arrangement))
+            for role in self.bundle.manifest.roles
+            for batch in request.batches
+        }
+        self._close(role for role, (options, _) in tuple(self._sessions.items()) if (role, options) not in wanted)
+
+    def _close(self, roles: Iterable[str]) -> None:
+        closed = []
+        for role in roles:
+            closed.append(self._sessions.pop(role)[1])
+            if closed[-1].overflowed:
+                self._overflowed.add(role)
+        for session in closed:
+            session.close()
+        if closed and self.memory is not None:
+            from tintype.engine.heap import trim
+
+            del session, closed
+            trim()
 
     def __enter__(self) -> Pipeline:
         return self
@@ -290,12 +386,15 @@ class Run:
         *,
         picture: int | None = None,
         tilings: Sequence[Tiling | None] = TILINGS,
+        arrangement: Arrangement | None = None,
     ) -> None:
         """picture: make only this one of the request's pictures, in the batch where it belongs.
 
-        tilings: ways to decode, tried in turn while memory runs out.
+        tilings: ways to decode, tried in turn while memory runs out. arrangement: None is that of the plan.
         """
         self.request = request
+        self.plan = pipeline.planned(request) if arrangement is None else None
+        self._arrangement = arrangement or (self.plan.arrangement if self.plan is not None else TOGETHER)
         self.latents: Latents | None = None  # of the pictures that are denoised, also when decoding them failed
         self._pipeline = pipeline
         self._picture = picture
@@ -338,8 +437,11 @@ class Run:
         self._clock = clock = StageClock(lambda: self._pipeline.load_seconds)
         batches = self._batches()
         finished: list[tuple[range, Pixels, Tiling | None]] = []
+        self._pipeline.forget_notes()
+        if self._pipeline.memory is not None:
+            self._pipeline.make_room(request, self._arrangement)
         with clock.counting("encode"):
-            conditioning = self._pipeline.encode(request)  # 1. words -> embeddings
+            conditioning = self._pipeline.encode(request, self._arrangement)  # 1. words -> embeddings
         for number, batch in enumerate(batches):
             noise = sampling.noise_source(request.noise, request.seeds[batch.start : batch.stop])
             latents = self._initial_latents(noise, len(batch))  # 2. seeds -> noise
@@ -360,27 +462,32 @@ class Run:
     def _denoise(
         self, latents: Latents, conditioning: Conditioning, noise: sampling.NoiseSource
     ) -> Iterator[sampling.Step]:
-        request, manifest = self.request, self._pipeline.bundle.manifest
-        pictures = len(latents)
-        with self._pipeline.stage("denoiser", self._pipeline._options("denoiser", request, pictures)) as session:
-            graph = self._pipeline.bundle.graph("denoiser")
-            denoise = Denoiser(session, graph, conditioning, request, manifest.prediction_type, pictures)
-            sampler = sampling.SAMPLERS[request.sampler]
-            steps = sampler(denoise, latents, self._schedule, noise)
-            while True:
-                in_graph = session.run_seconds
-                with self._clock.counting("denoise"):
-                    step = next(steps, None)
-                self._clock.graph_seconds += session.run_seconds - in_graph
-                if step is None:
-                    return
-                self._clock.steps += 1
-                _finite(step.latents, f"the denoiser, in step {step.index + 1} of {step.total},")
-                yield step
+        request, pipeline, pictures = self.request, self._pipeline, len(latents)
+        options = pipeline.options("denoiser", request, pictures, arrangement=self._arrangement)
+        denoise = Denoiser(
+            lambda: pipeline.session("denoiser", options, self._arrangement),
+            pipeline.bundle.graph("denoiser"),
+            conditioning,
+            request,
+            pipeline.bundle.manifest.prediction_type,
+            pictures,
+            split_guidance=self._arrangement.split_guidance,
+        )
+        steps = sampling.SAMPLERS[request.sampler](denoise, latents, self._schedule, noise)
+        while True:
+            in_graph = denoise.graph_seconds
+            with self._clock.counting("denoise"):
+                step = next(steps, None)
+            self._clock.graph_seconds += denoise.graph_seconds - in_graph
+            if step is None:
+                return
+            self._clock.steps += 1
+            _finite(step.latents, f"the denoiser, in step {step.index + 1} of {step.total},")
+            yield step
 
     def _event(self, step: sampling.Step, number: int, batches: list[range]) -> Step:
         def decode(latents: Latents) -> list[Image]:
-            return [to_image(p) for p in self._pipeline.decode(latents, exactness=self.request.exactness)]
+            return [to_image(picture) for picture in self._decoded(latents, None)]
 
         return Step(
             index=number * step.total + step.index,
@@ -398,19 +505,29 @@ class Run:
 
     def _decode(self, latents: Latents) -> tuple[Pixels, Tiling | None]:
         finished = self._schedule.to_model_space(latents)
-        decode = functools.partial(self._pipeline.decode, exactness=self.request.exactness)
         try:
-            pixels, tiling = decode_somehow(decode, finished, self._tilings, self._pipeline.close)
+            pixels, tiling = decode_somehow(self._decoded, finished, self._tilings, self._pipeline.close)
         except TintypeError:
             self._pipeline.close()  # so that there is room to keep the latents
             raise
         self._tilings = self._tilings[self._tilings.index(tiling) :]  # what failed once isn't tried again
         return pixels, tiling
 
+    def _decoded(self, latents: Latents, tiling: Tiling | None) -> Pixels:
+        return self._pipeline.decode(latents, tiling, exactness=self.request.exactness, arrangement=self._arrangement)
+
     def _record(self, picture: int, tiling: Tiling | None) -> Record:
-        made_with = self._pipeline.circumstances(self.request, picture, tiling)
-        notes = self._pipeline.notes()
-        return Record(request=self.request, picture=picture, made_with=made_with, tiling=tiling, notes=notes)
+        made_with = self._pipeline.circumstances(self.request, picture, tiling, self._arrangement)
+        memory, notes = None, self._pipeline.notes()
+        if self.plan is not None and self.plan.budget_bytes is not None:
+            memory = MemoryFacts(
+                budget_bytes=self.plan.budget_bytes,
+                planned_peak_bytes=self.plan.peak_bytes,
+                peak_rss_bytes=peak_rss_bytes(),
+            )
+        return Record(
+            request=self.request, picture=picture, made_with=made_with, tiling=tiling, memory=memory, notes=notes
+        )
 
     def _collect(self, finished: list[tuple[range, Pixels, Tiling | None]]) -> Result:
         assert self.latents is not None  # every batch left its own
@@ -422,6 +539,7 @@ class Run:
             records=tuple(self._record(*made[row]) for row in wanted),
             latents=self.latents[wanted],
             timings=self._clock.timings(),
+            plan=self.plan,
         )
 
 

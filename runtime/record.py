@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from tintype import strict_json
 from tintype.errors import RecordError, RequestError
 from tintype.image.tiles import Tiling
+from tintype.memory.holding import parse_holding
+from tintype.memory.plan import Arrangement
 from tintype.request import ResolvedRequest
 
 RECORD_VERSION = 1
@@ -47,6 +49,17 @@ class Circumstances:
     target: str
     builds: Mapping[str, str]  # role -> build key: bundle, lowering, ONNX Runtime and processor in one digest
     threads: int
+    holdings: Mapping[str, str] = field(default_factory=dict)  # role -> how a memory budget had its graph held
+    split_guidance: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MemoryFacts:
+    """Of a picture that was made within a budget."""
+
+    budget_bytes: int
+    planned_peak_bytes: int
+    peak_rss_bytes: int  # the most that the process had, over its life
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,6 +71,7 @@ class Record:
     picture: int  # index within the request's count
     made_with: Circumstances
     tiling: Tiling | None = None  # the tiles that it was decoded in, in latent cells; None is whole
+    memory: MemoryFacts | None = None  # None: there was no budget
     notes: tuple[str, ...] = field(default=())  # what the device made differently, such as a graph run again in fp32
 
     @property
@@ -93,6 +107,18 @@ def read_record(path: str | os.PathLike[str]) -> Record:
         told = "only A1111's parameters" if A1111_KEY in texts else "no record"
         raise RecordError(f"{path} holds {told}", fix="give a PNG that tintype wrote and nothing has saved again since")
     return parse_record(texts[TEXT_KEY])
+
+
+def arrangement_of(made_with: Circumstances) -> Arrangement:
+    """How graphs were held when a picture was made: part of what decides its bytes.
+
+    Raises RecordError when it names a way that isn't known.
+    """
+    try:
+        holdings = {role: parse_holding(words) for role, words in made_with.holdings.items()}
+    except ValueError as error:
+        raise RecordError(f"the record cannot be read: {error}", fix="upgrade tintype") from None
+    return Arrangement(holdings=holdings, split_guidance=made_with.split_guidance, keep=not holdings)
 
 
 def differences(record: Record, here: Circumstances) -> list[str]:

@@ -17,6 +17,7 @@ from tintype.errors import OutputError
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+    from tintype.memory.plan import Plan
     from tintype.record import Record
 
 Latents = NDArray[np.float32]  # (batch, channels, height, width), in latent cells
@@ -61,6 +62,7 @@ class Result:
     records: tuple[Record, ...]
     latents: Latents  # (pictures, channels, height, width), as the VAE's decoder takes them before scaling
     timings: Timings
+    plan: Plan | None = None  # that it was made by, where there was a budget
 
     @property
     def image(self) -> Image:

@@ -14,6 +14,7 @@ OWN_COMMANDS: dict[str, tuple[str | None, str]] = {
     "generate": ("tintype.cli.generate:generate", "Make a picture from words."),
     "info": ("tintype.cli.info:info", "Say what a bundle is, and what this machine runs it with."),
     "devices": ("tintype.cli.devices:devices", "List the devices that work here, and what the others lack."),
+    "plan": ("tintype.cli.plan:plan", "Say what a picture will take in memory and time."),
     "build": ("tintype.cli.build:build", "Prepare a bundle for this machine ahead of time."),
     "cache": ("tintype.cli.cache:cache", "List what was built for this machine, or remove it."),
     "export": (None, "Turn a checkpoint into a bundle (extra: export)."),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING
 import click
 from click.core import ParameterSource
 
-from tintype.cli.options import Size, exactness_option, json_option, provider_option, threads_option
+from tintype.cli.options import Size, exactness_option, json_option, memory_option, provider_option, threads_option
 from tintype.cli.progress import StepBar, spinner
 from tintype.errors import MemoryBudgetError, OutputError, RecordError, RequestError, TintypeError
 
@@ -63,6 +64,7 @@ SAID_BY_A_RECORD = (
 )
 @click.option("--batch-size", type=int, default=1, show_default=True, help="Pictures denoised together.")
 @exactness_option
+@memory_option
 @provider_option
 @threads_option
 @json_option
@@ -94,6 +96,7 @@ def generate(
     count: int,
     batch_size: int,
     exactness: str,
+    memory: str | None,
     provider: str,
     threads: int | None,
     as_json: bool,
@@ -109,12 +112,13 @@ def generate(
     if from_record is not None and from_latents is not None:
         raise RequestError("--from-record and --from-latents contradict each other", fix="leave one of them out")
     if from_record is not None or from_latents is not None:
-        _refuse_contradictions(context, "--from-latents" if from_record is None else "--from-record")
+        said = SAID_BY_A_RECORD if from_record is None else (*SAID_BY_A_RECORD, "memory")
+        _refuse_contradictions(context, "--from-latents" if from_record is None else "--from-record", said)
     if from_record is not None:
         _reproduce(from_record, output, model, provider, threads, force=force, as_json=as_json)
         return
     if from_latents is not None:
-        _resume(from_latents, output, model, provider, threads, force=force, as_json=as_json)
+        _resume(from_latents, output, model, provider, memory, threads, force=force, as_json=as_json)
         return
     _refuse_gaps(prompt, force=force)
     from tintype import Request, load
@@ -140,7 +144,7 @@ def generate(
     )
     with (
         StepBar() as bar,
-        load("postcard" if model is None else model, provider=provider, threads=threads) as pipeline,
+        load("postcard" if model is None else model, provider=provider, memory=memory, threads=threads) as pipeline,
     ):
         run = pipeline.steps(request)
         result = _finish(run, picture_paths(output, run.request.count), bar, output)
@@ -170,7 +174,15 @@ def _reproduce(
 
 
 def _resume(
-    file: Path, output: Path, model: str | None, provider: str, threads: int | None, *, force: bool, as_json: bool
+    file: Path,
+    output: Path,
+    model: str | None,
+    provider: str,
+    memory: str | None,
+    threads: int | None,
+    *,
+    force: bool,
+    as_json: bool,
 ) -> None:
     """The pictures of latents that were kept, with the bundle, device and thread count of their records."""
     from tintype import load
@@ -188,6 +200,7 @@ def _resume(
         load(
             _bundle_of(record) if model is None else model,
             provider=made_with.target if provider == "auto" else provider,
+            memory=memory,
             threads=made_with.threads if threads is None else threads,
         ) as pipeline,
     ):
@@ -249,8 +262,8 @@ def _keep_latents(run: Run, output: Path, error: TintypeError | MemoryError) -> 
     return type(error)(error.message, fix=f"{first}; {told}")
 
 
-def _refuse_contradictions(context: click.Context, source: str) -> None:
-    for name in SAID_BY_A_RECORD:
+def _refuse_contradictions(context: click.Context, source: str, said: Iterable[str]) -> None:
+    for name in said:
         if context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
             option = "PROMPT" if name == "prompt" else f"--{name.replace('_', '-')}"
             raise RequestError(f"{source} and {option} contradict each other", fix=f"leave {option} out")
@@ -269,7 +282,8 @@ def _tell(result: Result, written: list[Path], *, as_json: bool) -> None:
         pictures = [
             {"file": str(path), "record": asdict(record)} for path, record in zip(written, result.records, strict=True)
         ]
-        click.echo(json.dumps({"pictures": pictures, "timings": asdict(result.timings)}))
+        plan = result.plan.as_dict() if result.plan is not None else None
+        click.echo(json.dumps({"pictures": pictures, "timings": asdict(result.timings), "plan": plan}))
         return
     for path, record in zip(written, result.records, strict=True):
         request = record.request

@@ -49,6 +49,12 @@ def threads_option(command: Callable[..., Any]) -> Callable[..., Any]:
     )(command)
 
 
+def memory_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    return click.option(
+        "--memory", help="The most that the process may hold, as in 2GiB; auto is what is free [default: no budget]."
+    )(command)
+
+
 def exactness_option(command: Callable[..., Any]) -> Callable[..., Any]:
     return click.option(
         "--exactness",

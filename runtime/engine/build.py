@@ -41,7 +41,7 @@ class GraphSource(Protocol):
     def largest(self, role: str, variant: str = "full") -> Mapping[str, float] | None: ...
 
 
-_LOWERING_FILES = ("lower.py", "measure.py", "ranges.py", "weights.py")
+_LOWERING_FILES = ("lower.py", "measure.py", "ranges.py", "strip_build.py", "strips.py", "weights.py")
 
 
 def ensure_build(

@@ -15,6 +15,8 @@ from typing import Any
 
 import platformdirs
 
+from tintype.engine.chain import PARTS_NAME
+from tintype.engine.strips import STRIPS_NAME
 from tintype.errors import BuildError
 
 FACTS_NAME = "build.json"
@@ -211,7 +213,7 @@ def _read_facts(folder: Path) -> dict[str, Any] | None:
     try:
         facts = json.loads((folder / FACTS_NAME).read_text(encoding="utf-8"))
         BuildIdentity(**facts["identity"])
-        shaped = "model.onnx" in facts["files"] and all(
+        shaped = bool({"model.onnx", PARTS_NAME, STRIPS_NAME} & set(facts["files"])) and all(
             isinstance(file["bytes"], int) and isinstance(file["sha256"], str) and isinstance(file["mtime_ns"], int)
             for file in facts["files"].values()
         )

@@ -11,20 +11,27 @@ import json
 import shutil
 import sys
 import time
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from tintype.engine.machine import default_threads
 from tintype.engine.options import ANY_SHAPE, BuildOptions
 from tintype.engine.providers import TARGETS, Target, load_onnxruntime
-from tintype.engine.session import MODEL, ONCE, session_options
+from tintype.engine.session import MODEL, NUMPY_TYPES, ONCE, session_options
 
 if TYPE_CHECKING:
     import onnx_ir as ir
 
+    from tintype.engine.chain import ChainFacts, Port
+
 SMALLEST_EXTERNAL_BYTES = 1024
 HALF_TARGETS = ("cuda",)
+LEAST_SEGMENT_BYTES = 16 * 2**20  # of weights in a part of what runs before strips begin
 SPILLED_BYTES = 2**20  # weights that a kernel made and that are larger go to disk at once
 
 
@@ -85,11 +92,18 @@ def make_build(job: Job) -> dict[str, Any]:
     report: dict[str, Any] = {"kernels": {}, "choices": [], "optimized": job.target.is_host}
     scratch = job.folder / ".scratch"
     scratch.mkdir()
+    if job.options.strip_bytes is not None:
+        _save_strips(model, job, scratch, report)
+        shutil.rmtree(scratch)
+        return report | {"lower_seconds": time.perf_counter() - started, "optimize_seconds": 0.0}
     once = _lower(model, job, scratch, report) if job.lowered else None
     report["lower_seconds"] = time.perf_counter() - started
-    for part, name in ((once, ONCE), (model, MODEL)):
-        if part is not None:
-            _save(part, name, job, scratch)
+    graphs = {name: graph for name, graph in ((ONCE, once), (MODEL, model)) if graph is not None}
+    if job.options.segment_bytes is not None:
+        _save_segments(graphs, job, scratch)
+    else:
+        for name, graph in graphs.items():
+            _save(graph, name, job, scratch)
     shutil.rmtree(scratch)
     report["optimize_seconds"] = time.perf_counter() - started - report["lower_seconds"]
     return report
@@ -127,6 +141,7 @@ def _lower(model: ir.Model, job: Job, scratch: Path, report: dict[str, Any]) -> 
             job.target,
             threads=job.threads,
             mapped=options.mapped,
+            largest_bytes=_largest(options),
             table=table,
             after_each=lambda: spill.weights_of(model.graph),
         )
@@ -150,6 +165,15 @@ def _mark_large(model: ir.Model, job: Job) -> int:
     return len(largest)
 
 
+def _largest(options: BuildOptions) -> int | None:
+    """Bytes that a layer's weights may grow to: None is no bound, 0 none at all."""
+    if options.segment_bytes is not None:
+        return options.segment_bytes // 2
+    if options.strip_bytes is not None:
+        return options.strip_bytes
+    return 0 if options.mapped else None
+
+
 def _save(model: ir.Model, name: str, job: Job, scratch: Path) -> None:
     """Write one graph of the build, as ONNX Runtime optimizes it here when it runs on the processor."""
     import onnx_ir as ir
@@ -166,6 +190,85 @@ def _save(model: ir.Model, name: str, job: Job, scratch: Path) -> None:
     lowered.unlink()
     lowered.with_name(f"{lowered.name}_data").unlink(missing_ok=True)
     share_weights(job.folder / name, job.weights)
+
+
+def _save_strips(model: ir.Model, job: Job, scratch: Path, report: dict[str, Any]) -> None:
+    """Write a graph in pieces that run one after another, most of them strip by strip."""
+    from tintype.engine.strip_build import save_strips
+    from tintype.kernels.dims import pin
+
+    options, strip_bytes = job.options, job.options.strip_bytes
+    if not job.target.is_host or strip_bytes is None or not options.dims:
+        raise ValueError(f"a graph runs in strips on the processor and for one shape, not on {job.target.name}")
+    pin(model, dict(options.dims))
+
+    def lower_piece(piece: ir.Model) -> None:
+        told: dict[str, Any] = {}
+        if _lower(piece, job, scratch, told) is not None:
+            raise ValueError("a graph that takes a prompt does not run in strips")
+        report["choices"] += told["choices"]
+        report["kernels"] = dict(Counter(report["kernels"]) + Counter(told["kernels"]))
+
+    save_strips(
+        model,
+        strip_bytes,
+        job.folder,
+        ports=_ports(model),
+        lower=lower_piece if job.lowered else lambda piece: None,
+        save=lambda piece, name: _save(piece, name, job, scratch),
+        save_chain=lambda piece, name: _save_chain(piece, name, job, scratch),
+    )
+
+
+def _save_segments(graphs: dict[str, ir.Model], job: Job, scratch: Path) -> None:
+    """Write graphs in parts that run one after another."""
+    from tintype.engine.chain import write_chains
+
+    if not job.target.is_host:
+        raise ValueError(f"graphs are not run in segments on {job.target.name}")
+    write_chains(job.folder, {name: _save_chain(graph, name, job, scratch) for name, graph in graphs.items()})
+
+
+def _save_chain(graph: ir.Model, name: str, job: Job, scratch: Path) -> ChainFacts:
+    """Write one graph in parts whose weights stay within the plan's limit."""
+    from tintype.engine.chain import ChainFacts, Part
+    from tintype.engine.weights import weight_files
+    from tintype.kernels.segments import cut
+
+    options, parts = job.options, []
+    limit = options.segment_bytes or max(options.strip_bytes or 0, LEAST_SEGMENT_BYTES)
+    for number, segment in enumerate(cut(graph, limit)):
+        file = f"{Path(name).stem}-{number:03}.onnx"
+        _save(segment, file, job, scratch)
+        inputs, outputs = (tuple(str(value.name) for value in side) for side in _sides(segment))
+        parts.append(Part(file, inputs, outputs, weight_files(job.folder / file)))
+    return ChainFacts(tuple(parts), *_ports(graph))
+
+
+def _ports(graph: ir.Model) -> tuple[tuple[Port, ...], tuple[Port, ...]]:
+    from tintype.engine.chain import Port
+
+    inputs, outputs = (
+        tuple(Port(str(value.name), _type_name(value), _fixed(value)) for value in side) for side in _sides(graph)
+    )
+    return inputs, outputs
+
+
+def _type_name(value: ir.Value) -> str:
+    """A value's type as ONNX Runtime names it."""
+    if value.dtype is None:
+        raise ValueError(f"{value.name} has no type")
+    return next(name for name, kind in NUMPY_TYPES.items() if np.dtype(kind) == value.dtype.numpy())
+
+
+def _fixed(value: ir.Value) -> tuple[int, ...]:
+    if value.shape is None or not value.shape.is_static():
+        raise ValueError(f"{value.name} has the shape {value.shape}")
+    return tuple(value.shape.numpy())
+
+
+def _sides(model: ir.Model) -> tuple[Sequence[ir.Value], Sequence[ir.Value]]:
+    return model.graph.inputs, model.graph.outputs
 
 
 def optimize(source: Path, path: Path, target: Target) -> None:

@@ -7,6 +7,7 @@ timed once, and a build that is made again chooses the same.
 from __future__ import annotations
 
 import json
+import math
 import os
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -92,12 +93,14 @@ def choose(
     *,
     threads: int,
     mapped: bool,
+    largest_bytes: int | None,
     table: CostTable,
     after_each: Callable[[], None] = lambda: None,
 ) -> list[Choice]:
     """Choose a way for every layer of a pinned model, and do it so, in place; after_each is called after each layer.
 
-    mapped: only ways whose weights are no larger than as they are, timed without prepacked copies.
+    mapped: timed without prepacked copies. largest_bytes: only ways whose weights are no larger than that, or than
+    they are; None sets no bound.
     """
     from onnx_ir.passes.common import RemoveUnusedNodesPass
 
@@ -111,7 +114,7 @@ def choose(
             table.known[key] = measure(layer, model, target, threads=threads, mapped=mapped)
         ways = table.known[key]
         decided.append(
-            Choice(str(layer.node.name), layer.describe(), ways, fastest(ways, _gates(layer), mapped=mapped))
+            Choice(str(layer.node.name), layer.describe(), ways, fastest(ways, _gates(layer), largest_bytes))
         )
     table.write()
     for layer, each in zip(found, decided, strict=True):
@@ -127,17 +130,15 @@ def _gates(layer: Layer) -> dict[str, float]:
     return {kernel.name: LOSSY_GATE_DB if kernel.lossy else exact for kernel in layer.kernels}
 
 
-def fastest(ways: dict[str, Way], gates_db: dict[str, float], *, mapped: bool) -> str:
+def fastest(ways: dict[str, Way], gates_db: dict[str, float], largest_bytes: int | None = None) -> str:
     """The way to take: of those that are about as fast as the fastest, the one with the smallest weights.
 
-    A way has to be near enough to the layer as it is, and, where weights are mapped, no larger.
+    A way has to be near enough to the layer as it is, and its weights no larger than as they are or than
+    `largest_bytes`, if that is given.
     """
-    plain = ways[AS_IS]
+    most = math.inf if largest_bytes is None else max(ways[AS_IS].weight_bytes * 1.05 + 4096, largest_bytes)
     allowed = {
-        name: way
-        for name, way in ways.items()
-        if way.psnr_db >= gates_db.get(name, 0.0)
-        and not (mapped and way.weight_bytes > plain.weight_bytes * 1.05 + 4096)
+        name: way for name, way in ways.items() if way.psnr_db >= gates_db.get(name, 0.0) and way.weight_bytes <= most
     }
     limit = min(way.seconds for way in allowed.values()) * CLOSE
     close = {name: way for name, way in allowed.items() if way.seconds <= limit}

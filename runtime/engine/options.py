@@ -14,12 +14,16 @@ class BuildOptions:
 
     exactness: `exact` keeps what the canonical graph computes; `balanced` may also quantize the inputs of layers whose
     weights the bundle holds as int8. mapped: weights stay in their mapped files: slower, but hardly any memory of the
-    process's own. threads: those that the build's kernels are chosen for; None is one a physical core.
+    process's own. segment_bytes: the graph is cut so that a part has no more weights than that; parts are mapped, run
+    and dropped in turn. strip_bytes: feature maps are made in strips of rows no larger than that, and lie in a file between
+    the parts of the graph where they are larger as a whole. threads: those that the build's kernels are chosen for; None is one a physical core.
     """
 
     dims: tuple[tuple[str, int], ...] = ()
     exactness: str = "balanced"
     mapped: bool = False
+    segment_bytes: int | None = None
+    strip_bytes: int | None = None
     threads: int | None = None
 
     def __post_init__(self) -> None:
@@ -28,9 +32,23 @@ class BuildOptions:
 
     @classmethod
     def for_shape(
-        cls, dims: Mapping[str, int], *, exactness: str = "balanced", mapped: bool = False, threads: int | None = None
+        cls,
+        dims: Mapping[str, int],
+        *,
+        exactness: str = "balanced",
+        mapped: bool = False,
+        segment_bytes: int | None = None,
+        strip_bytes: int | None = None,
+        threads: int | None = None,
     ) -> BuildOptions:
-        return cls(dims=tuple(sorted(dims.items())), exactness=exactness, mapped=mapped, threads=threads)
+        return cls(
+            dims=tuple(sorted(dims.items())),
+            exactness=exactness,
+            mapped=mapped or segment_bytes is not None or strip_bytes is not None,
+            segment_bytes=segment_bytes,
+            strip_bytes=strip_bytes,
+            threads=threads,
+        )
 
     @property
     def shape(self) -> str:
@@ -43,6 +61,10 @@ class BuildOptions:
         words = [self.exactness]
         if self.mapped:
             words.append("mapped")
+        if self.segment_bytes is not None:
+            words.append(f"segments={self.segment_bytes / 2**20:g}MiB")
+        if self.strip_bytes is not None:
+            words.append(f"strips={self.strip_bytes / 2**20:g}MiB")
         if self.dims and self.threads is not None:
             words.append(f"threads={self.threads}")
         return " ".join(words)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from tintype.errors import ProviderError
 
@@ -80,6 +81,25 @@ class Placement:
         for provider, operator in assignments:
             counters.setdefault(provider, Counter())[operator] += 1
         return cls({provider: dict(sorted(counter.items())) for provider, counter in sorted(counters.items())})
+
+    @classmethod
+    def of(cls, *sessions: Any) -> Placement:
+        """Of open sessions of ONNX Runtime, all together."""
+        return cls.from_assignments(
+            (subgraph.ep_name, node.op_type)
+            for session in sessions
+            for subgraph in session.get_provider_graph_assignment_info()
+            for node in subgraph.get_nodes()
+        )
+
+    def __add__(self, other: Placement) -> Placement:
+        return Placement.from_assignments(
+            (provider, operator)
+            for placement in (self, other)
+            for provider, operators in placement.nodes.items()
+            for operator, count in operators.items()
+            for _ in range(count)
+        )
 
     def count(self, operator: str, provider: str | None = None) -> int:
         """How many nodes of `operator` run, on one provider or anywhere."""

@@ -11,16 +11,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tintype.engine import cuda
+from tintype.engine.chain import Chain, read_chains
 from tintype.engine.machine import default_threads, products_saturate
 from tintype.engine.on_device import Kept, OnDevice, stays_on_device
 from tintype.engine.placement import Placement
 from tintype.engine.providers import Target, load_onnxruntime, new_session
+from tintype.engine.strips import HEAD, Strips, read_strips
 from tintype.errors import BuildError, MemoryBudgetError, ProviderError, TintypeError
 
 MODEL = "model.onnx"
 ONCE = "once.onnx"  # the part of a build that depends on the prompt alone
 
-_NUMPY_TYPES = {
+NUMPY_TYPES: dict[str, type] = {
     "tensor(float)": np.float32,
     "tensor(float16)": np.float16,
     "tensor(double)": np.float64,
@@ -54,18 +56,18 @@ class Session:
         """
         self.target = target
         self.path = path
-        self.placement = placement
+        self._placement = placement
         self.threads = threads
         self.run_seconds = 0.0  # spent inside ONNX Runtime so far
         ports = [*inner.get_inputs(), *(once.get_inputs() if once is not None else ())]
         self._held_names = tuple(o.name for o in once.get_outputs()) if once is not None else ()
-        self._once_names = frozenset(i.name for i in once.get_inputs()) if once is not None else frozenset[str]()
+        self.once_names = frozenset(i.name for i in once.get_inputs()) if once is not None else frozenset[str]()
         self._step_names = frozenset(i.name for i in inner.get_inputs()) - set(self._held_names)
         self.input_shapes: dict[str, tuple[int | str | None, ...]] = {
             port.name: tuple(port.shape) for port in ports if port.name not in self._held_names
         }
         self.input_types: dict[str, type] = {
-            port.name: _NUMPY_TYPES[port.type] for port in ports if port.name in self.input_shapes
+            port.name: NUMPY_TYPES[port.type] for port in ports if port.name in self.input_shapes
         }
         self.output_names: tuple[str, ...] = tuple(o.name for o in inner.get_outputs())
         self._inner: Any = inner
@@ -79,6 +81,12 @@ class Session:
         return self._wider is not None
 
     @property
+    def placement(self) -> Placement:
+        """Where nodes run; of a graph in parts, those that have run so far."""
+        chains = (each.placement for each in (self._inner, self._once) if isinstance(each, Chain | Strips))
+        return sum(chains, self._placement)
+
+    @property
     def input_names(self) -> tuple[str, ...]:
         return tuple(self.input_shapes)
 
@@ -89,7 +97,7 @@ class Session:
         """
         self._demand_open()
         self._known(inputs)
-        kept = self.hold({name: value for name, value in inputs.items() if name in self._once_names})
+        kept = self.hold({name: value for name, value in inputs.items() if name in self.once_names})
         return kept.run({name: value for name, value in inputs.items() if name not in kept.names})
 
     def hold(self, inputs: Mapping[str, NDArray[Any]]) -> Held:
@@ -97,14 +105,14 @@ class Session:
         self._demand_open()
         self._known(inputs)
         feed = {name: self._checked(name, value) for name, value in inputs.items()}
-        missing = self._once_names - set(feed)
+        missing = self.once_names - set(feed)
         if missing:
             raise BuildError(
                 f"{self.path.name} needs {', '.join(sorted(missing))}", fix="give every input of the graph"
             )
         given: dict[str, Any] = {name: value for name, value in feed.items() if name in self._step_names}
         if self._once is not None:
-            outputs = self._execute(self._once, {name: feed[name] for name in self._once_names})
+            outputs = self._execute(self._once, {name: feed[name] for name in self.once_names})
             given |= dict(zip(self._held_names, outputs, strict=True))
         if isinstance(self._inner, OnDevice):
             given = {name: Kept(value) for name, value in given.items()}  # written to the device once
@@ -140,6 +148,8 @@ class Session:
         started = time.perf_counter()
         try:
             return list(session.run(None, feed))
+        except TintypeError:
+            raise
         except Exception as error:  # ORT raises its own unrelated classes, one a status code
             raise _run_error(self.path, self.target, error) from error
         finally:
@@ -221,7 +231,9 @@ def open_session(
     Raises BuildError when the graph cannot be opened, ProviderError when the device cannot or a heavy node is off it.
     """
     path = build / MODEL if build.is_dir() else build
-    if not path.is_file():
+    chains = read_chains(path.parent) if path.name == MODEL else {}
+    strips = read_strips(path.parent) if path.name == MODEL else None
+    if not path.is_file() and not chains and strips is None:
         raise BuildError(f"no graph at {path}", fix="build it again: tintype build BUNDLE")
     threads = default_threads() if threads is None else threads
     if threads < 1:
@@ -239,11 +251,17 @@ def open_session(
             raise
         if not stays_on_device(target):
             return inner
-        return OnDevice(inner, target, types=_NUMPY_TYPES, graph_ids=cuda.GraphIds() if captures else None)
+        return OnDevice(inner, target, types=NUMPY_TYPES, graph_ids=cuda.GraphIds() if captures else None)
 
+    if strips is not None:
+        head = Chain(path.parent, chains[HEAD], opened) if HEAD in chains else None
+        return Session(Strips(path.parent, strips, head, opened), target, path, Placement(), threads)
+    if chains:
+        inner, *rest = (Chain(path.parent, chains[name], opened) for name in (MODEL, ONCE) if name in chains)
+        return Session(inner, target, path, Placement(), threads, once=rest[0] if rest else None)
     inner, beside = opened(path, captures=cuda.wants_capture(target, pinned=pinned)), path.with_name(ONCE)
     once = opened(beside) if path.name == MODEL and beside.is_file() else None
-    placement = _placement(*(session for session in (inner, once) if session is not None))
+    placement = Placement.of(*(session for session in (inner, once) if session is not None))
     if not allow_off_target:
         placement.demand(target.provider, path.name)
     return Session(inner, target, path, placement, threads, once, again)
@@ -259,15 +277,6 @@ def _open(path: Path, target: Target, options: Any) -> Any:
     if target.provider not in inner.get_providers():
         raise ProviderError(f"{target.provider} was left out when opening {path.name}", fix="choose provider cpu")
     return inner
-
-
-def _placement(*sessions: Any) -> Placement:
-    return Placement.from_assignments(
-        (subgraph.ep_name, node.op_type)
-        for session in sessions
-        for subgraph in session.get_provider_graph_assignment_info()
-        for node in subgraph.get_nodes()
-    )
 
 
 def session_options(target: Target, *, threads: int, optimize: bool, mapped: bool = False) -> Any:

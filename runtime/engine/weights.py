@@ -47,6 +47,12 @@ def share_weights(model: Path, store: Path | None) -> None:
     onnx.save(proto, model)
 
 
+def weight_files(model: Path) -> tuple[str, ...]:
+    """The files that hold a saved model's weights, relative to its folder."""
+    proto = onnx.load(model, load_external_data=False)
+    return tuple(dict.fromkeys(_place(entry)[0] for entry in proto.graph.initializer if entry.external_data))
+
+
 def _put(content: bytes, folder: Path, store: Path | None) -> str:
     """Put a weight into the build's folder under the digest of its bytes; returns that name."""
     name = hashlib.sha256(content).hexdigest()[:32]

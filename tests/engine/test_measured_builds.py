@@ -191,10 +191,10 @@ def test_the_choice_goes_by_time_then_size_and_never_below_the_gate():
         "wrong": Way(0.10, 100_000, 50.0),
     }
     gates = {"fast": 90.0, "small": 90.0, "wrong": 90.0}
-    assert fastest(ways, gates, mapped=False) == "small"
-    assert fastest(ways, {**gates, "wrong": 40.0}, mapped=False) == "wrong"
-    assert fastest(ways, gates, mapped=True) == AS_IS
-    assert fastest({AS_IS: ways[AS_IS]}, {}, mapped=False) == AS_IS
+    assert fastest(ways, gates) == "small"
+    assert fastest(ways, {**gates, "wrong": 40.0}) == "wrong"
+    assert fastest(ways, gates, 0) == AS_IS
+    assert fastest({AS_IS: ways[AS_IS]}, {}) == AS_IS
 
 
 def test_tables_of_two_processes_are_joined(tmp_path):

@@ -11,7 +11,7 @@ import pytest
 from tintype.engine.cuda import GraphIds
 from tintype.engine.on_device import Kept, OnDevice, stays_on_device
 from tintype.engine.providers import TARGETS, load_onnxruntime, new_session
-from tintype.engine.session import _NUMPY_TYPES
+from tintype.engine.session import NUMPY_TYPES
 
 SCALE = np.array(0.5, np.float32)
 
@@ -22,7 +22,7 @@ def plain(bundle, cpu):
 
 
 def on_device(plain, cpu, **options):
-    return OnDevice(plain, cpu, types=_NUMPY_TYPES, **options)
+    return OnDevice(plain, cpu, types=NUMPY_TYPES, **options)
 
 
 def x_of(batch, seed=0):

@@ -13,7 +13,7 @@ import pytest
 
 import tintype
 from tintype.denoiser import Denoiser
-from tintype.errors import BundleError, MemoryBudgetError, NumericError, RecordError, RequestError
+from tintype.errors import BundleError, NumericError, RecordError, RequestError
 
 
 @pytest.fixture(scope="module")
@@ -233,11 +233,6 @@ def test_a_bundle_without_a_denoiser_is_refused(tiny_bundle, tmp_path):
 def test_impossible_threads_are_refused(tiny_bundle, threads):
     with pytest.raises(RequestError, match="threads"):
         tintype.load(tiny_bundle, threads=threads)
-
-
-def test_a_memory_budget_is_refused_while_there_is_none(tiny_bundle):
-    with pytest.raises(MemoryBudgetError):
-        tintype.load(tiny_bundle, memory="4GiB")
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the kernel's own figure is used")

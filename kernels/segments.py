@@ -1,0 +1,133 @@
+"""A graph cut into segments that run one after another, so that no more weights than one segment's are in memory.
+
+A cut goes between two nodes of the graph's order; what is made before it and read after it is handed on. Cuts are
+chosen so that no segment's weights pass a limit and that as few bytes as possible are handed on, which puts them at
+the borders of blocks. Exact: the same nodes on the same numbers.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import onnx_ir as ir
+
+CUT_BYTES = 2**20  # what one more cut is taken to cost, in bytes handed on
+_NEVER = float("inf")
+
+
+@dataclass(frozen=True, slots=True)
+class _Costs:
+    """By node or by cut (before node i): what has to be known to choose."""
+
+    handed: list[float]  # bytes that cross the cut before node i; infinite where they aren't known
+    weights: list[dict[str, int]]  # by node its fixed inputs and their bytes
+
+
+def cut(model: ir.Model, limit_bytes: int) -> list[ir.Model]:
+    """The model in segments whose weights stay within the limit, in the order in which they run.
+
+    Each segment's outputs bear the names under which later segments read them. A piece that can't be cut any further
+    may be larger than the limit. The model itself is left alone; all its shapes must be numbers.
+    """
+    nodes = list(model.graph)
+    costs = _costs(model.graph, nodes)
+    stops = _stops(costs, limit_bytes, len(nodes))
+    starts = [0, *stops[:-1]]
+    return [_segment(model, nodes, start, stop) for start, stop in zip(starts, stops, strict=True)]
+
+
+def handed_bytes(value: ir.Value) -> float:
+    """Bytes of a value; infinite where its type or shape isn't known."""
+    if value.dtype is None or value.shape is None or not value.shape.is_static():
+        return _NEVER
+    count = 1
+    for dim in value.shape.numpy():
+        count *= dim
+    return count * value.dtype.itemsize
+
+
+def touched_bytes(node: ir.Node, weight: ir.Value) -> int:
+    """Bytes of a mapped weight that a node brings into memory: of a table the rows that it takes, else all."""
+    whole = weight.const_value.nbytes if weight.const_value is not None else 0
+    if node.op_type == "Gather" and node.inputs[0] is weight:
+        return int(min(whole, handed_bytes(node.outputs[0])))
+    return whole
+
+
+def is_fixed(value: ir.Value) -> bool:
+    """Whether a value is a weight of the graph."""
+    return value.const_value is not None and not value.is_graph_input() and value.producer() is None
+
+
+def _costs(graph: ir.Graph, nodes: list[ir.Node]) -> _Costs:
+    place = {node: index for index, node in enumerate(nodes)}
+    change = [0.0] * (len(nodes) + 1)
+    barred = [0] * (len(nodes) + 1)
+    for index, node in enumerate(nodes):
+        for value in node.outputs:
+            readers = [place[use.node] for use in value.uses() if use.node in place]
+            last = max(readers, default=index)
+            if last == index:
+                continue
+            size = handed_bytes(value)
+            table, amount = (barred, 1) if size == _NEVER else (change, size)
+            table[index + 1] += amount  # type: ignore[call-overload]
+            table[min(last + 1, len(nodes))] -= amount  # type: ignore[call-overload]
+    handed, crossing, closed = [], 0.0, 0
+    for index in range(len(nodes)):
+        crossing += change[index]
+        closed += barred[index]
+        handed.append(_NEVER if closed else crossing)
+    weights = [
+        {str(value.name): touched_bytes(node, value) for value in node.inputs if value is not None and is_fixed(value)}
+        for node in nodes
+    ]
+    return _Costs(handed, weights)
+
+
+def _stops(costs: _Costs, limit: int, count: int) -> list[int]:
+    """Where each segment ends: the cheapest way to get through, found from the front."""
+    best = [0.0] + [_NEVER] * count
+    came_from = [0] * (count + 1)
+    for start in range(count):
+        if best[start] == _NEVER:
+            continue
+        weights: dict[str, int] = {}
+        total, reached = 0, False
+        for stop in range(start + 1, count + 1):
+            for name, size in costs.weights[stop - 1].items():
+                if name not in weights:
+                    weights[name] = size
+                    total += size
+            if total > limit and reached:
+                break
+            crossing = costs.handed[stop] if stop < count else 0.0
+            if crossing == _NEVER:
+                continue
+            reached = True  # what can't be cut smaller is taken as it is
+            cost = best[start] + crossing + CUT_BYTES
+            if cost < best[stop]:
+                best[stop], came_from[stop] = cost, start
+            if total > limit:
+                break
+    stops, stop = [], count
+    while stop > 0:
+        stops.append(stop)
+        stop = came_from[stop]
+    return stops[::-1]
+
+
+def _segment(model: ir.Model, nodes: list[ir.Node], start: int, stop: int) -> ir.Model:
+    inside = set(nodes[start:stop])
+    inputs: dict[ir.Value, None] = {}
+    outputs: dict[ir.Value, None] = {}
+    for node in nodes[start:stop]:
+        for value in node.inputs:
+            if value is not None and not is_fixed(value) and value.producer() not in inside:
+                inputs[value] = None
+        for value in node.outputs:
+            if value.is_graph_output() or any(use.node not in inside for use in value.uses()):
+                outputs[value] = None
+    segment = ir.Model(ir.convenience.extract(model.graph, list(inputs), list(outputs)), ir_version=model.ir_version)
+    segment.opset_imports.update(model.opset_imports)
+    return segment

@@ -1,0 +1,66 @@
+"""`tintype plan`: what a picture will take, stage by stage, before anything is loaded."""
+
+from __future__ import annotations
+
+import json
+
+import click
+
+from tintype.cli.options import Size, exactness_option, json_option, memory_option, provider_option, threads_option
+from tintype.cli.progress import spinner
+
+
+@click.command()
+@click.argument("bundle", default="postcard")
+@memory_option
+@click.option("--size", type=Size(), help="Of the pictures, in pixels, as in 512x384 [default: the model's own].")
+@click.option("--count", type=int, default=1, show_default=True, help="Pictures to make.")
+@click.option("--batch-size", type=int, default=1, show_default=True, help="Pictures denoised together.")
+@click.option("--num-inference-steps", type=int, help="Denoising steps [default: the model's own].")
+@click.option("--guidance-scale", type=float, help="1 plans for pictures without guidance.")
+@exactness_option
+@provider_option
+@threads_option
+@click.option("--no-build", is_flag=True, help="Build and measure nothing; what isn't known yet is reckoned.")
+@json_option
+def plan(
+    bundle: str,
+    memory: str | None,
+    size: tuple[int, int] | None,
+    count: int,
+    batch_size: int,
+    num_inference_steps: int | None,
+    guidance_scale: float | None,
+    exactness: str,
+    provider: str,
+    threads: int | None,
+    no_build: bool,
+    as_json: bool,
+) -> None:
+    """Say what pictures of BUNDLE (a folder, or an embedded name) take in memory and time.
+
+    Bytes are of the process as a whole. The first plan for a size makes the builds that it consists of and measures
+    each of them once; --no-build reckons instead.
+    """
+    from tintype import Request, load
+
+    width, height = size or (None, None)
+    asked = Request(
+        prompt="",
+        width=width,
+        height=height,
+        count=count,
+        batch_size=batch_size,
+        num_inference_steps=num_inference_steps,
+        guidance_scale=guidance_scale,
+        exactness=exactness,
+    )
+    with load(bundle, provider=provider, memory=memory, threads=threads) as pipeline:
+        with spinner("planning"):
+            found = pipeline.plan(asked, build=not no_build)
+        facts = {"bundle": pipeline.bundle.name, "hash": pipeline.bundle.hash, "target": pipeline.target.name}
+    if as_json:
+        click.echo(json.dumps({**facts, "plan": found.as_dict()}))
+        return
+    for line in found.lines():
+        click.echo(line)

@@ -1,0 +1,145 @@
+"""What a build costs on this machine: opened and run in a process of its own, so that its memory is seen alone.
+
+`measured_costs` runs it once for a build and keeps the answer beside the build. The child process is
+`python -m tintype.engine.probe`.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+from numpy.typing import NDArray
+
+from tintype.engine.options import BuildOptions
+from tintype.engine.providers import TARGETS, Target, load_onnxruntime
+from tintype.engine.session import Session, open_session
+from tintype.errors import BuildError, MemoryBudgetError
+from tintype.memory.costs import Costs
+from tintype.result import peak_rss_bytes
+
+COSTS_NAME = "costs.json"
+_FORMAT = 2
+CALLS = 2  # the first one also brings the weights into memory
+MOST_IDS = 256  # token ids that every vocabulary has
+
+
+def measured_costs(folder: Path, target: Target, options: BuildOptions, threads: int) -> Costs:
+    """The costs of a build for one shape; measured the first time, which takes as long as two calls.
+
+    Raises BuildError when the build fails, MemoryBudgetError when the machine hasn't the memory for it.
+    """
+    stored = folder / COSTS_NAME
+    known = _stored(stored).get(str(threads))
+    if known is not None:
+        return known
+    costs = _probe(folder, target, options, threads)
+    rows = {key: asdict(value) for key, value in {**_stored(stored), str(threads): costs}.items()}
+    scratch = stored.with_suffix(".tmp")
+    scratch.write_text(json.dumps({"format": _FORMAT, "threads": rows}, indent=1), encoding="utf-8")
+    scratch.replace(stored)
+    return costs
+
+
+def known_costs(folder: Path, threads: int) -> Costs | None:
+    """What was measured before; measures nothing."""
+    return _stored(folder / COSTS_NAME).get(str(threads))
+
+
+def random_inputs(session: Session) -> dict[str, NDArray[Any]]:
+    """Inputs of a session whose shapes are numbers: noise of unit variance, small ids."""
+    random = np.random.default_rng(0)
+    made: dict[str, NDArray[Any]] = {}
+    for name, shape in session.input_shapes.items():
+        sizes = tuple(size if isinstance(size, int) else 1 for size in shape)
+        kind = np.dtype(session.input_types[name])
+        drawn = random.standard_normal(sizes, np.float32) if kind.kind == "f" else random.integers(0, MOST_IDS, sizes)
+        made[name] = drawn.astype(kind)
+    return made
+
+
+def probe(folder: Path, target: Target, options: BuildOptions, threads: int) -> Costs:
+    """Open and run a build here. Only a process that did nothing else can tell its peak."""
+    load_onnxruntime()
+    process = psutil.Process()
+    before, code_before, own_before = process.memory_info().rss, _code_bytes(process), _own_bytes(process)
+    started = time.perf_counter()
+    with open_session(folder, target, threads=threads, mapped=options.mapped) as session:
+        opened = time.perf_counter()
+        inputs = random_inputs(session)
+        held = session.hold({name: array for name, array in inputs.items() if name in session.once_names})
+        holding = time.perf_counter()
+        rest = {name: array for name, array in inputs.items() if name not in session.once_names}
+        seconds = []
+        for _ in range(CALLS):
+            begun = time.perf_counter()
+            held.run(rest)
+            seconds.append(time.perf_counter() - begun)
+        return Costs(
+            peak_bytes=peak_rss_bytes() - before,
+            resident_bytes=process.memory_info().rss - before - (_code_bytes(process) - code_before),
+            copied_bytes=_own_bytes(process) - own_before,
+            open_seconds=opened - started,
+            held_seconds=holding - opened,
+            call_seconds=min(seconds),
+        )
+
+
+def _code_bytes(process: psutil.Process) -> int:
+    """What of ONNX Runtime's own code is in memory: graphs that are open together share it. 0 where nobody tells."""
+    try:
+        maps: Any = process.memory_maps()
+    except (psutil.Error, AttributeError, OSError):
+        return 0
+    return sum(int(entry.rss) for entry in maps if "onnxruntime" in entry.path and ".onnx" not in entry.path)
+
+
+def _own_bytes(process: psutil.Process) -> int:
+    """Memory that belongs to this process alone and no file stands behind."""
+    info: Any = process.memory_info()
+    return int(info.rss - getattr(info, "shared", 0))
+
+
+def _probe(folder: Path, target: Target, options: BuildOptions, threads: int) -> Costs:
+    job = {"folder": str(folder.resolve()), "target": target.name, "mapped": options.mapped, "threads": threads}
+    command = [sys.executable, "-P", "-m", "tintype.engine.probe"]
+    done = subprocess.run(command, input=json.dumps(job), capture_output=True, text=True, check=False)
+    lines = done.stdout.strip().splitlines()
+    if done.returncode == 0 and lines:
+        return Costs(**json.loads(lines[-1]))
+    if done.returncode in (-9, 137) or "MemoryBudgetError" in done.stderr:
+        raise MemoryBudgetError(
+            f"this machine has not the memory to run {folder.name} once", fix="close other programs"
+        )
+    told = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
+    raise BuildError(f"{folder.name} cannot be measured: {told}", fix="clear the cache: tintype cache clear")
+
+
+def _stored(path: Path) -> dict[str, Costs]:
+    try:
+        stored = json.loads(path.read_text(encoding="utf-8"))
+        if stored["format"] != _FORMAT:
+            return {}
+        return {key: Costs(**value) for key, value in stored["threads"].items()}
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        return {}
+
+
+def main() -> int:
+    """Measure the build that stdin names; the costs as JSON on stdout."""
+    job = json.loads(sys.stdin.read())
+    options = BuildOptions(mapped=job["mapped"])
+    costs = probe(Path(job["folder"]), TARGETS[job["target"]], options, job["threads"])
+    print(json.dumps(asdict(costs)))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,63 @@
+"""The part of making a build that is about strips: a graph is cut, and its pieces are lowered and saved one by one.
+
+Runs in the child process that makes a build.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tintype.engine.chain import ChainFacts, Port, write_chains
+from tintype.engine.strips import HEAD, NormFacts, StageFacts, StripPort, StripsFacts, write_strips
+from tintype.engine.weights import weight_files
+from tintype.kernels.strips import Stage, StripMap, cut_in_strips
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+
+def save_strips(
+    model: ir.Model,
+    strip_bytes: int,
+    folder: Path,
+    *,
+    ports: tuple[tuple[Port, ...], tuple[Port, ...]],
+    lower: Callable[[ir.Model], None],
+    save: Callable[[ir.Model, str], None],
+    save_chain: Callable[[ir.Model, str], ChainFacts],
+) -> None:
+    """Cut a pinned, canonical graph and write all its pieces.
+
+    ports: of the whole. lower: rewrites a piece. save: writes one as a file of that name. save_chain: the same as a
+    chain of parts. Raises ValueError for a graph that can't run in strips.
+    """
+    cut = cut_in_strips(model, strip_bytes)
+    if cut.head is not None:
+        lower(cut.head)
+        write_chains(folder, {HEAD: save_chain(cut.head, HEAD)})
+    stages = []
+    for number, stage in enumerate(cut.stages):
+        file = f"strips-{number:03}.onnx"
+        lower(stage.model)
+        save(stage.model, file)
+        stages.append(_facts(stage, file, weight_files(folder / file)))
+    write_strips(folder, StripsFacts(tuple(stages), *ports, held_bytes=strip_bytes))
+
+
+def _facts(stage: Stage, file: str, weights: tuple[str, ...]) -> StageFacts:
+    return StageFacts(
+        file=file,
+        weights=weights,
+        rows=stage.rows,
+        strip_rows=stage.strip_rows,
+        margin=stage.margin,
+        reads=tuple(map(_port, stage.reads)),
+        gives=tuple(map(_port, stage.gives)),
+        norms=tuple(NormFacts(norm.source, norm.mean, norm.inverse, norm.groups, norm.epsilon) for norm in stage.norms),
+    )
+
+
+def _port(each: StripMap) -> StripPort:
+    return StripPort(each.name, each.shape, each.type.numpy().name, each.scale, each.seen)

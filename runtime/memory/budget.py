@@ -1,0 +1,69 @@
+"""A budget in bytes: what a user types, or what the machine has free."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import psutil
+
+from tintype.errors import MemoryBudgetError, RequestError
+
+_UNITS = {
+    "": 1, "b": 1, "k": 10**3, "kb": 10**3, "m": 10**6, "mb": 10**6, "g": 10**9, "gb": 10**9,
+    "ki": 2**10, "kib": 2**10, "mi": 2**20, "mib": 2**20, "gi": 2**30, "gib": 2**30,
+}  # fmt: skip
+AUTO_SHARE = 0.85  # of what is free: the rest is for whoever asks while a picture is made
+_CGROUPS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
+
+
+def parse_memory(memory: str | int) -> int | str:
+    """Bytes of a budget: a number of them, a text such as 2GiB, 1.5 GB or 800M, or `auto`, which stays as it is.
+
+    Raises RequestError for anything else.
+    """
+    wrong = RequestError(
+        f"the memory budget {str(memory)[:40]!r} is no size", fix="give it as in 2GiB or 800MB, or auto"
+    )
+    if isinstance(memory, bool):
+        raise wrong
+    if isinstance(memory, int):
+        count = float(memory)
+    else:
+        if memory.strip().lower() == "auto":
+            return "auto"
+        found = re.fullmatch(r"\s*(\d{1,15}(?:\.\d{1,6})?)\s*([a-zA-Z]{0,3})\s*", memory)
+        if found is None or found[2].lower() not in _UNITS:
+            raise wrong
+        count = float(found[1]) * _UNITS[found[2].lower()]
+    if count < 1:
+        raise wrong
+    return int(count)
+
+
+def budget_bytes(memory: str | int) -> int:
+    """The budget that a parsed one stands for now: `auto` is what is free and what this process has, less a margin."""
+    if isinstance(memory, int):
+        return memory
+    free = free_bytes() + psutil.Process().memory_info().rss
+    if free <= 0:
+        raise MemoryBudgetError("this machine has no memory free", fix="close other programs")
+    return int(free * AUTO_SHARE)
+
+
+def free_bytes() -> int:
+    """Memory that this process could still take: what the system has free, within its control group's limit."""
+    free = int(psutil.virtual_memory().available)
+    for place in _CGROUPS:
+        limit = _number(Path(place))
+        used = _number(Path(place.replace("memory.max", "memory.current").replace("limit_in", "usage_in")))
+        if limit is not None and used is not None and limit < 2**60:
+            free = min(free, limit - used)
+    return free
+
+
+def _number(path: Path) -> int | None:
+    try:
+        return int(path.read_text(encoding="ascii"))
+    except (OSError, ValueError):
+        return None

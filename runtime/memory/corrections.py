@@ -1,0 +1,65 @@
+"""What measuring said about reckoning, kept from one plan to the next: one small JSON file a machine."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from tintype.memory.costs import Correction
+
+_SIDE = 768  # of the product that tells how fast this machine multiplies
+
+
+@dataclass(slots=True)
+class Corrections:
+    """Factors by role and holding, and the machine's rate. A file that can't be read or written is no obstacle."""
+
+    path: Path
+    factors: dict[str, Correction] = field(default_factory=dict)
+    rate: float = 0.0  # multiply-adds a second
+
+    @classmethod
+    def read(cls, path: Path) -> Corrections:
+        try:
+            stored = json.loads(path.read_text(encoding="utf-8"))
+            factors = {key: Correction(**value) for key, value in stored["factors"].items()}
+            return cls(path, factors, float(stored["rate"]))
+        except (OSError, ValueError, TypeError, KeyError, AttributeError):
+            return cls(path)
+
+    def machine_rate(self) -> float:
+        """Multiply-adds a second; measured the first time, in some milliseconds."""
+        if self.rate <= 0.0:
+            self.rate = measured_rate()
+            self._write()
+        return self.rate
+
+    def learn(self, key: str, correction: Correction) -> None:
+        self.factors[key] = correction
+        self._write()
+
+    def _write(self) -> None:
+        stored = {"rate": self.rate, "factors": {key: asdict(value) for key, value in self.factors.items()}}
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            scratch = self.path.with_name(f".{self.path.name}.{os.getpid()}")
+            scratch.write_text(json.dumps(stored), encoding="utf-8")
+            scratch.replace(self.path)
+        except OSError:
+            return
+
+
+def measured_rate() -> float:
+    """Multiply-adds a second of a product in numpy, the best of three."""
+    square = np.ones((_SIDE, _SIDE), np.float32)
+    best = float("inf")
+    for _ in range(3):
+        started = time.perf_counter()
+        square @ square
+        best = min(best, time.perf_counter() - started)
+    return float(_SIDE**3 / best)

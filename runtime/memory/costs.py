@@ -1,0 +1,86 @@
+"""What a graph costs, held one way: measured on this machine, or reckoned until it is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from tintype.memory.holding import MIB, Holding
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Costs:
+    """Bytes beyond those of the process before, and seconds."""
+
+    peak_bytes: int  # the most while it opens and runs
+    resident_bytes: int  # while it is open and doesn't run, without code that all graphs share
+    copied_bytes: int  # of these, memory of the process's own; the rest are mapped weights
+    open_seconds: float
+    held_seconds: float  # what depends on the prompt alone, once a picture
+    call_seconds: float
+    measured: bool = True  # False: reckoned from the graph
+
+    @property
+    def mapped_bytes(self) -> int:
+        return max(0, self.resident_bytes - self.copied_bytes)
+
+
+class GraphFacts(Protocol):
+    """What `kernels.analysis` reads off a graph."""
+
+    @property
+    def float_bytes(self) -> int: ...
+    @property
+    def stored_bytes(self) -> int: ...
+    @property
+    def largest_bytes(self) -> int: ...
+    @property
+    def live_bytes(self) -> int: ...
+    @property
+    def multiplications(self) -> int: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Correction:
+    """What measuring one graph held that way said about reckoning it: measured over reckoned."""
+
+    peak: float = 1.0
+    seconds: float = 1.0
+
+
+# Where nothing has been measured yet; ratios of UNet and decoder of Stable Diffusion 1.5's size on two machines.
+_COPIES = {"packed": 2.2, "mapped": 1.0, "segments": 1.0, "strips": 1.0}  # weights in memory over weights in the graph
+_SLOWER = {"packed": 1.0, "mapped": 1.2, "segments": 1.15, "strips": 1.3}
+_SMALL_MIB = 64  # segments of that size leave no room for Winograd, which costs another quarter
+_PART_SECONDS = 0.008  # to open one segment
+_WORKSPACE = 2.0  # of live activations: the arena grows in steps of its own, kernels need room
+_SESSION_BYTES = 24 * MIB
+
+
+def reckon(
+    facts: GraphFacts, holding: Holding, *, floats: bool, rate: float, correction: Correction | None = None
+) -> Costs:
+    """Costs from a graph's analysis. floats: weights are used in fp32. rate: multiply-adds a second."""
+    correction = correction or Correction()
+    weights = facts.float_bytes if floats else facts.stored_bytes
+    live = facts.live_bytes
+    if holding.segment_mib is not None:
+        weights = min(weights, max(holding.segment_mib * MIB, facts.largest_bytes))
+    if holding.strip_mib is not None:
+        live = min(live, 6 * holding.strip_mib * MIB)
+    held = weights * _COPIES[holding.kind]
+    peak = (held + live * _WORKSPACE + _SESSION_BYTES) * correction.peak
+    slower, parts = _SLOWER[holding.kind], 0
+    if holding.segment_mib is not None:
+        slower += 0.25 * min(1.0, _SMALL_MIB / holding.segment_mib)
+        parts = -(-facts.float_bytes // (holding.segment_mib * MIB))
+    whole = holding.kind in ("packed", "mapped")
+    return Costs(
+        peak_bytes=int(peak),
+        resident_bytes=int(peak) if whole else _SESSION_BYTES,
+        copied_bytes=int(peak - weights) if whole else 0,
+        open_seconds=0.0,
+        held_seconds=0.0,
+        call_seconds=(facts.multiplications / rate * slower + parts * _PART_SECONDS) * correction.seconds,
+        measured=False,
+    )

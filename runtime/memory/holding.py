@@ -1,0 +1,67 @@
+"""How a role's graph is held in memory while it is used."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+MIB = 2**20
+_WORDS = re.compile(r"(?:(packed)|(mapped)|segments of (\d+) MiB|strips of (\d+) MiB)")
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Holding:
+    """packed: the fastest weights, copied where that helps. mapped: weights stay in their file.
+
+    segment_mib: cut into segments with no more weights than that, one in memory at a time. strip_mib: run in strips of
+    the image whose feature maps are no larger than that. Both are mapped.
+    """
+
+    mapped: bool = False
+    segment_mib: int | None = None
+    strip_mib: int | None = None
+
+    @property
+    def kind(self) -> str:
+        if self.strip_mib is not None:
+            return "strips"
+        if self.segment_mib is not None:
+            return "segments"
+        return "mapped" if self.mapped else "packed"
+
+    @property
+    def words(self) -> str:
+        """For people and for records; `parse_holding` reads it."""
+        size = self.strip_mib or self.segment_mib
+        return self.kind if size is None else f"{self.kind} of {size} MiB"
+
+    def options(self) -> dict[str, Any]:
+        """As fields of BuildOptions."""
+        sizes = {"segment_bytes": self.segment_mib, "strip_bytes": self.strip_mib}
+        return {"mapped": self.mapped, **{name: mib * MIB for name, mib in sizes.items() if mib is not None}}
+
+
+PACKED = Holding()
+MAPPED = Holding(mapped=True)
+
+
+def segments(mib: int) -> Holding:
+    return Holding(mapped=True, segment_mib=mib)
+
+
+def strips(mib: int) -> Holding:
+    return Holding(mapped=True, strip_mib=mib)
+
+
+def parse_holding(words: str) -> Holding:
+    """What `Holding.words` wrote. Raises ValueError for anything else."""
+    found = _WORDS.fullmatch(words)
+    if found is None:
+        raise ValueError(f"{words[:60]!r} is no way to hold a graph")
+    _, mapped, segment, strip = found.groups()
+    if segment:
+        return segments(int(segment))
+    if strip:
+        return strips(int(strip))
+    return MAPPED if mapped else PACKED

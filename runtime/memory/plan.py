@@ -1,0 +1,139 @@
+"""A plan: what will be in memory when, how long it takes, and how each graph is held; made before anything loads."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from tintype.memory.costs import Costs
+from tintype.memory.holding import MIB, PACKED, Holding
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Arrangement:
+    """What a plan decides. It is what the pipeline goes by, and with the request it decides a picture's bytes."""
+
+    holdings: Mapping[str, Holding] = field(default_factory=dict)  # by role; packed where there is none
+    split_guidance: bool = False  # two calls a step in place of one on a batch twice as large
+    keep: bool = True  # graphs stay open from stage to stage, and for the next request
+
+    def holding(self, role: str) -> Holding:
+        return self.holdings.get(role, PACKED)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stage:
+    """One graph's part in making the pictures of a request."""
+
+    role: str
+    holding: Holding
+    split_guidance: bool
+    opens: int
+    calls: int
+    costs: Costs
+    before_bytes: int  # what the process holds when this stage begins
+
+    @property
+    def peak_bytes(self) -> int:
+        return self.before_bytes + self.costs.peak_bytes
+
+    @property
+    def seconds(self) -> float:
+        """Of all its calls, and of opening it as often as the request needs."""
+        once = self.costs.open_seconds + self.costs.held_seconds * (2 if self.split_guidance else 1)
+        return self.opens * once + self.calls * self.costs.call_seconds
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """budget_bytes: None is none. base_bytes: of the process without any graph, and its pictures."""
+
+    budget_bytes: int | None
+    base_bytes: int
+    stages: tuple[Stage, ...]
+    keep: bool
+
+    @property
+    def peak_bytes(self) -> int:
+        """Of the process that makes the request's pictures and did nothing before."""
+        return max((stage.peak_bytes for stage in self.stages), default=self.base_bytes)
+
+    @property
+    def steady_peak_bytes(self) -> int:
+        """The peak once graphs that stay open are all open: that of the next request, and what a budget has to hold."""
+        if not self.keep:
+            return self.peak_bytes
+        resident = sum(stage.costs.resident_bytes for stage in self.stages)
+        others = (resident - stage.costs.resident_bytes + stage.costs.peak_bytes for stage in self.stages)
+        return self.base_bytes + max(others, default=0)
+
+    @property
+    def seconds(self) -> float:
+        return sum(stage.seconds for stage in self.stages)
+
+    @property
+    def measured(self) -> bool:
+        """Whether every figure was measured on this machine."""
+        return all(stage.costs.measured for stage in self.stages)
+
+    @property
+    def arrangement(self) -> Arrangement:
+        return Arrangement(
+            holdings={stage.role: stage.holding for stage in self.stages},
+            split_guidance=any(stage.split_guidance for stage in self.stages),
+            keep=self.keep,
+        )
+
+    def as_dict(self) -> dict[str, Any]:
+        """For --json: bytes and seconds."""
+        rows = [
+            {
+                "role": stage.role,
+                "held": stage.holding.words,
+                "split_guidance": stage.split_guidance,
+                "calls": stage.calls,
+                "before_bytes": stage.before_bytes,
+                "peak_bytes": stage.peak_bytes,
+                "seconds": round(stage.seconds, 3),
+                "costs": asdict(stage.costs),
+            }
+            for stage in self.stages
+        ]
+        return {
+            "budget_bytes": self.budget_bytes,
+            "base_bytes": self.base_bytes,
+            "peak_bytes": self.peak_bytes,
+            "steady_peak_bytes": self.steady_peak_bytes,
+            "seconds": round(self.seconds, 3),
+            "measured": self.measured,
+            "resident_together": self.keep,
+            "stages": rows,
+        }
+
+    def lines(self) -> list[str]:
+        """A table for people."""
+        heads = ("mapped", "copied", "work", "peak", "seconds")
+        said = [f"{'stage':<16} {'held':<22} {'calls':>9} " + " ".join(f"{head:>9}" for head in heads)]
+        for stage in self.stages:
+            costs = stage.costs
+            work = costs.peak_bytes - costs.resident_bytes
+            calls = f"{stage.calls}{' split' if stage.split_guidance else ''}"
+            sizes = (costs.mapped_bytes, costs.copied_bytes, work, stage.peak_bytes)
+            said.append(
+                f"{stage.role:<16} {stage.holding.words:<22} {calls:>9} "
+                + " ".join(f"{_mib(size):>9}" for size in sizes)
+                + f" {stage.seconds:>9.2f}{'' if costs.measured else ' ~'}"
+            )
+        together = "stay open together" if self.keep else "one after another"
+        said.append(f"{'process':<16} {'graphs ' + together:<62} {_mib(self.base_bytes):>9}")
+        budget = "no budget" if self.budget_bytes is None else f"of {_mib(self.budget_bytes)} MiB"
+        steady = f", {_mib(self.steady_peak_bytes)} from the second picture on" if self.keep else ""
+        said.append(f"peak {_mib(self.peak_bytes)} MiB{steady}, {budget}; {self.seconds:.1f} s")
+        if not self.measured:
+            said.append("~ reckoned from the graph; measured when it is built")
+        return said
+
+
+def _mib(count: int) -> str:
+    return f"{count / MIB:,.0f}"

@@ -1,0 +1,135 @@
+"""Budget -> plan. Pure: costs come from an oracle, which may measure them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+from tintype.errors import MemoryBudgetError
+from tintype.memory.costs import Costs
+from tintype.memory.holding import MAPPED, MIB, PACKED, Holding, segments
+from tintype.memory.plan import Plan, Stage
+
+SEGMENTS_MIB = (1536, 1024, 768, 512, 384, 256, 192, 128, 96, 64, 48, 32)
+STRIPS_MIB = (64, 32, 16, 8, 4)
+MARGIN = 0.97  # of a budget is what a plan may fill
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Need:
+    """A graph that a request needs: how often it is opened when graphs don't stay open, and how often called."""
+
+    role: str
+    holdings: tuple[Holding, ...]
+    opens: int
+    calls: int  # without split guidance
+    can_split: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """One way to run one role."""
+
+    role: str
+    holding: Holding
+    split_guidance: bool
+
+
+Oracle = Callable[[Candidate], Costs]
+
+
+def candidates(need: Need) -> Iterator[Candidate]:
+    """Every way to run a role."""
+    for split in (False, True) if need.can_split else (False,):
+        for holding in need.holdings:
+            yield Candidate(need.role, holding, split)
+
+
+def holdings_for(role: str) -> tuple[Holding, ...]:
+    """The ways in which graphs of a role can be held on the processor."""
+    if role == "vae_decoder":
+        return (PACKED, MAPPED)
+    return (PACKED, MAPPED, *map(segments, SEGMENTS_MIB))
+
+
+def make_plan(
+    needs: Sequence[Need],
+    base_bytes: int,
+    budget_bytes: int | None,
+    known: Oracle,
+    measure: Oracle | None = None,
+) -> Plan:
+    """The fastest plan within the budget.
+
+    known: a candidate's costs as far as they are known. measure: builds and measures one; then `known` knows more. It
+    is asked for what the plan is made of, until all of that is measured; without it the plan may be reckoned.
+
+    Raises MemoryBudgetError, naming the smallest budget that would do, when nothing fits.
+    """
+    while True:
+        plan = _best(needs, base_bytes, budget_bytes, known)
+        found = plan or _smallest(needs, base_bytes, known)
+        guessed = [stage for stage in found.stages if not stage.costs.measured]
+        if measure is not None and guessed:
+            measure(Candidate(guessed[0].role, guessed[0].holding, guessed[0].split_guidance))
+            continue
+        if plan is None:
+            raise _too_small(found, budget_bytes)
+        return plan
+
+
+def _best(needs: Sequence[Need], base: int, budget: int | None, known: Oracle) -> Plan | None:
+    room = None if budget is None else int(budget * MARGIN)
+    chosen = []
+    for need in needs:
+        stages = [_stage(need, candidate, known(candidate), base) for candidate in candidates(need)]
+        fitting = [stage for stage in stages if room is None or stage.peak_bytes <= room]
+        if not fitting:
+            return None
+        chosen.append(min(fitting, key=lambda stage: (stage.seconds, stage.peak_bytes)))
+    apart = Plan(budget_bytes=budget, base_bytes=base, stages=tuple(chosen), keep=False)
+    together = _together(apart)
+    return together if room is None or together.steady_peak_bytes <= room else apart
+
+
+def _together(plan: Plan) -> Plan:
+    """The same with every graph left open: each stage begins with what those before it hold."""
+    stages, held = [], plan.base_bytes
+    for stage in plan.stages:
+        stages.append(replace(stage, opens=1, before_bytes=held))
+        held += stage.costs.resident_bytes
+    return replace(plan, stages=tuple(stages), keep=True)
+
+
+def _smallest(needs: Iterable[Need], base: int, known: Oracle) -> Plan:
+    """The plan with the lowest peak, whatever time it takes."""
+    stages = tuple(
+        min(
+            (_stage(need, candidate, known(candidate), base) for candidate in candidates(need)),
+            key=lambda stage: stage.peak_bytes,
+        )
+        for need in needs
+    )
+    return Plan(budget_bytes=None, base_bytes=base, stages=stages, keep=False)
+
+
+def _stage(need: Need, candidate: Candidate, costs: Costs, base: int) -> Stage:
+    return Stage(
+        role=need.role,
+        holding=candidate.holding,
+        split_guidance=candidate.split_guidance,
+        opens=need.opens,
+        calls=need.calls * (2 if candidate.split_guidance else 1),
+        costs=costs,
+        before_bytes=base,
+    )
+
+
+def _too_small(smallest: Plan, budget: int | None) -> MemoryBudgetError:
+    least = -(-int(smallest.peak_bytes / MARGIN) // MIB)
+    tightest = max(smallest.stages, key=lambda stage: stage.peak_bytes)
+    return MemoryBudgetError(
+        f"nothing fits into {(budget or 0) / MIB:,.0f} MiB: "
+        f"the least that {tightest.role} runs in is {tightest.peak_bytes / MIB:,.0f}",
+        fix=f"give {least:,} MiB or more (about {smallest.seconds:,.0f} s then), or ask for a smaller picture",
+    )

@@ -1,0 +1,165 @@
+"""A request and a budget become a plan: what it needs, what each way of running it costs, and the fastest that fits.
+
+Costs are reckoned from the graphs until a plan is made of them; then their builds are made and measured, once for a
+machine, and the plan is made again with what was seen.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import psutil
+
+from tintype.conditioning import is_guided, prompts_of
+from tintype.errors import MemoryBudgetError, RequestError
+from tintype.memory.budget import budget_bytes
+from tintype.memory.corrections import Corrections
+from tintype.memory.costs import Correction, Costs, reckon
+from tintype.memory.holding import PACKED
+from tintype.memory.plan import Arrangement, Plan
+from tintype.memory.planner import Candidate, Need, holdings_for, make_plan
+from tintype.request import ResolvedRequest
+
+if TYPE_CHECKING:
+    from tintype.engine import BuildOptions
+    from tintype.pipeline import Pipeline
+
+EVALUATIONS = {"heun": 2, "dpmpp_sde": 2}  # of the denoiser in one step, where it isn't one
+PICTURE_COPIES = 4  # of a picture's bytes while it is put together, encoded and kept
+SAMPLE_COPIES = 2  # of its float samples
+
+
+@dataclass(slots=True)
+class Planner:
+    """Plans for one pipeline. `measured` and `reckoned` are by build, so that a plan made again costs nothing."""
+
+    pipeline: Pipeline
+    _base: int = 0
+    _measured: dict[tuple[str, BuildOptions], Costs] = field(default_factory=dict)
+    _reckoned: dict[tuple[str, BuildOptions], Costs] = field(default_factory=dict)
+    _corrections: Corrections | None = None
+
+    def plan(self, request: ResolvedRequest, memory: str | int | None, *, build: bool = True) -> Plan:
+        """The fastest plan for a request within a budget; None is no budget.
+
+        build: make and measure the builds that the plan consists of; otherwise what isn't known stays reckoned.
+
+        Raises MemoryBudgetError when nothing fits, or when the target is a device, for which no budget is kept yet.
+        """
+        target = self.pipeline.target
+        if not target.is_host:
+            raise MemoryBudgetError(
+                f"no budget is kept on {target.name} yet", fix="choose provider cpu, or leave the budget out"
+            )
+        budget = None if memory is None else budget_bytes(memory)
+        needs = needs_of(self.pipeline, request)
+        if budget is None:
+            needs = [Need(role=n.role, holdings=(PACKED,), opens=n.opens, calls=n.calls) for n in needs]
+        base = self.base_bytes() + picture_bytes(request)
+        measure = (lambda candidate: self._measure(candidate, request)) if build else None
+        return make_plan(needs, base, budget, lambda candidate: self._known(candidate, request), measure)
+
+    def base_bytes(self) -> int:
+        """What the process holds with everything imported and no graph open; measured when it is first asked for."""
+        if self._base == 0:
+            from PIL import Image, PngImagePlugin  # noqa: F401 - imported for what they take
+
+            from tintype.engine.heap import trim
+            from tintype.engine.providers import load_onnxruntime
+
+            load_onnxruntime()
+            self.pipeline.close()
+            self.pipeline.open_tokenizers()
+            trim()
+            self._base = int(psutil.Process().memory_info().rss)
+        return self._base
+
+    def _options(self, candidate: Candidate, request: ResolvedRequest) -> BuildOptions:
+        arrangement = Arrangement(holdings={candidate.role: candidate.holding}, split_guidance=candidate.split_guidance)
+        return self.pipeline.options(candidate.role, request, arrangement=arrangement)
+
+    def _known(self, candidate: Candidate, request: ResolvedRequest) -> Costs:
+        from tintype.engine.build import find_build
+        from tintype.engine.probe import known_costs
+
+        options = self._options(candidate, request)
+        key = (candidate.role, options)
+        if key in self._measured:
+            return self._measured[key]
+        if key not in self._reckoned:
+            folder = find_build(self.pipeline.bundle, candidate.role, self.pipeline.target, options=options)
+            known = known_costs(folder, self.pipeline.threads) if folder is not None else None
+            if known is not None:
+                self._measured[key] = known
+                return known
+            self._reckoned[key] = self._reckon(candidate, options, corrected=False)
+        return self._reckon(candidate, options, corrected=True)
+
+    def _measure(self, candidate: Candidate, request: ResolvedRequest) -> Costs:
+        from tintype.engine import ensure_build
+        from tintype.engine.probe import measured_costs
+
+        pipeline, options = self.pipeline, self._options(candidate, request)
+        folder = ensure_build(pipeline.bundle, candidate.role, pipeline.target, options=options)
+        costs = measured_costs(folder, pipeline.target, options, pipeline.threads)
+        plain = self._reckon(candidate, options, corrected=False)
+        self._known_corrections().learn(
+            _correction_key(candidate, options),
+            Correction(costs.peak_bytes / max(1, plain.peak_bytes), costs.call_seconds / max(1e-9, plain.call_seconds)),
+        )
+        self._measured[candidate.role, options] = costs
+        return costs
+
+    def _reckon(self, candidate: Candidate, options: BuildOptions, *, corrected: bool) -> Costs:
+        from tintype.engine.analyse import analysis_of
+
+        corrections = self._known_corrections()
+        factor = corrections.factors.get(_correction_key(candidate, options)) if corrected else None
+        graph = self.pipeline.bundle.graph(candidate.role)
+        return reckon(
+            analysis_of(self.pipeline.bundle, candidate.role, options),
+            candidate.holding,
+            floats=options.exactness == "exact" or graph.precision != "int8",
+            rate=corrections.machine_rate(),
+            correction=factor,
+        )
+
+    def _known_corrections(self) -> Corrections:
+        if self._corrections is None:
+            from tintype.engine import cache_folder
+
+            self._corrections = Corrections.read(cache_folder() / "costs" / "corrections.json")
+        return self._corrections
+
+
+def needs_of(pipeline: Pipeline, request: ResolvedRequest) -> list[Need]:
+    """The graphs that a request needs, in the order of their stages."""
+    manifest = pipeline.bundle.manifest
+    prompts = sum(prompt is not None for prompt in prompts_of(request, manifest))
+    chunks = pipeline.chunks(request)
+    batches = len(request.batches)
+    evaluations = request.num_inference_steps * EVALUATIONS.get(request.sampler, 1)
+    found = []
+    for role in manifest.roles:
+        if role in manifest.text_encoders:
+            opens, calls = 1, prompts * chunks
+        elif role == "denoiser":
+            opens, calls = batches, batches * evaluations
+        elif role == "vae_decoder":
+            opens, calls = batches, request.count
+        else:
+            raise RequestError(f"no plan is known for {role}", fix="leave the budget out")
+        split = role == "denoiser" and is_guided(request, manifest)
+        found.append(Need(role=role, holdings=holdings_for(role), opens=opens, calls=calls, can_split=split))
+    return found
+
+
+def picture_bytes(request: ResolvedRequest) -> int:
+    """What the pictures of a request take beside the graphs."""
+    pixels = request.width * request.height * 3
+    return pixels * (PICTURE_COPIES + request.count - 1) + pixels * 4 * SAMPLE_COPIES
+
+
+def _correction_key(candidate: Candidate, options: BuildOptions) -> str:
+    return " ".join((candidate.role, candidate.holding.kind, options.exactness, str(options.threads)))
