@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -29,6 +30,13 @@ MEASURES = ("help", "fresh", "steady", "peers")
 @click.option("--size", type=Size(), help="Pixels, as in 512x512 [default: the model's own].")
 @click.option("--threads", type=click.IntRange(min=1), help="The same for every runtime.")
 @click.option("--repeats", type=click.IntRange(min=1), default=5, show_default=True, help="Runs behind each median.")
+@click.option(
+    "--patience",
+    type=click.FloatRange(min=0.0),
+    default=0.0,
+    show_default=True,
+    help="Seconds that a peer's picture may take to be had without other processes disturbing it.",
+)
 @click.option("--results", type=click.Path(file_okay=False, path_type=Path), help="The folder that the figures go to.")
 @click.option("--json", "as_json", is_flag=True, help="Print the figures as one JSON object on stdout.")
 def bench(
@@ -41,6 +49,7 @@ def bench(
     size: tuple[int, int] | None,
     threads: int | None,
     repeats: int,
+    patience: float,
     results: Path | None,
     as_json: bool,
 ) -> None:
@@ -62,7 +71,7 @@ def bench(
         threads=threads,
     )
     chosen = measures or MEASURES[:3]
-    report = _measure(chosen, job, repeats)
+    report = _measure(chosen, job, repeats, patience)
     path = write_report(report, results or default_results_folder(), chosen)
     if as_json:
         click.echo(json.dumps(report))
@@ -72,7 +81,7 @@ def bench(
     click.echo(f"written to {path}")
 
 
-def _measure(chosen: tuple[str, ...], job: Job, repeats: int) -> dict[str, Any]:
+def _measure(chosen: tuple[str, ...], job: Job, repeats: int, patience: float = 0.0) -> dict[str, Any]:
     from tintype.bench.machine import load_average, machine_facts
     from tintype.bench.measures import measure_fresh, measure_help, measure_steady
     from tintype.bench.peers import judge_peers, measure_peers
@@ -81,7 +90,7 @@ def _measure(chosen: tuple[str, ...], job: Job, repeats: int) -> dict[str, Any]:
         "help": measure_help,
         "fresh": measure_fresh,
         "steady": measure_steady,
-        "peers": measure_peers,
+        "peers": functools.partial(measure_peers, patience_seconds=patience),
     }
     report: dict[str, Any] = {"machine": machine_facts(job.threads), "job": dataclasses.asdict(job), "repeats": repeats}
     for name in dict.fromkeys(chosen):

@@ -39,6 +39,7 @@ class GraphJob:
     embedding: int = 768  # numbers a token
     threads: int | None = None
     exactness: str | None = None  # tintype's
+    mapped: bool = False  # tintype's: weights used where they lie in their files
     output: str | None = None  # a file that the first answer is saved to, as .npy
 
 

@@ -41,14 +41,20 @@ def graph_inputs(job: GraphJob, seed: int = 0) -> dict[str, NDArray[Any]]:
     return {"sample": latents, "timestep": np.array([500.0], dtype=np.float32), "encoder_hidden_states": embeddings}
 
 
+def graph_dims(job: GraphJob) -> dict[str, int]:
+    """Numbers for the named dims of the job's graph."""
+    dims = {"batch": job.batch, "height": job.height, "width": job.width}
+    return dims if job.role == "vae_decoder" else {**dims, "sequence": job.tokens}
+
+
 def open_tintype_graph(job: GraphJob) -> Any:
     """The role's session, built for the shape and exactness of the job."""
     from tintype.engine import BuildOptions, open_role, resolve_provider
 
-    dims = {"batch": job.batch, "height": job.height, "width": job.width}
-    if job.role != "vae_decoder":
-        dims["sequence"] = job.tokens
-    options = BuildOptions.for_shape(dims, exactness=job.exactness or "balanced", threads=job.threads)
+    dims = graph_dims(job)
+    options = BuildOptions.for_shape(
+        dims, exactness=job.exactness or "balanced", mapped=job.mapped, threads=job.threads
+    )
     return open_role(open_bundle(job.model), job.role, resolve_provider("cpu"), options=options)
 
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import json
 import subprocess
 import sys
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,10 +17,12 @@ import click
 from tintype.bench.bars import RatioBar, verdict
 from tintype.bench.figures import summary
 from tintype.bench.job import Job
+from tintype.bench.others import quiet_answer
 from tintype.bench.worker import AnyJob
 
 LOOP_BAR = 0.7  # of plain onnxruntime's, on the same exported graphs
 OUTSIDE_BAR = 0.03  # of the loop, spent outside the graphs
+SETTLE_SECONDS = 0.5  # before each picture: threads of a runtime that has just worked may spin on, on the next's cores
 
 
 class Worker:
@@ -73,9 +77,15 @@ class Worker:
 
 
 def measure_peers(
-    job: Job, repeats: int, names: tuple[str, ...] = ("tintype", "diffusers", "onnxruntime")
+    job: Job,
+    repeats: int,
+    names: tuple[str, ...] = ("tintype", "diffusers", "onnxruntime"),
+    patience_seconds: float = 0.0,
 ) -> dict[str, Any]:
-    """Whole pictures from each runtime, one after another in each round; ratios are peer over tintype, by medians."""
+    """Whole pictures from each runtime, one after another in each round; ratios are peer over tintype, by medians.
+
+    patience_seconds: for each picture to be had without other processes disturbing it.
+    """
     with contextlib.ExitStack() as stack:
         workers = [stack.enter_context(Worker(name, job)) for name in names]
         for worker in workers:
@@ -83,13 +93,18 @@ def measure_peers(
         answers: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
         for _ in range(repeats):
             for worker in workers:
-                answers[worker.name].append(worker.picture())
+                answers[worker.name].append(quiet_answer(functools.partial(_settled_picture, worker), patience_seconds))
     table = {worker.name: _figures(worker, answers[worker.name]) for worker in workers}
     ours = table["tintype"]
     for figures in table.values():
         for ratio, seconds in (("ratio_to_tintype", "seconds"), ("loop_ratio_to_tintype", "denoise_seconds")):
             figures[ratio] = round(figures[seconds]["median"] / ours[seconds]["median"], 3)
     return table
+
+
+def _settled_picture(worker: Worker) -> dict[str, Any]:
+    time.sleep(SETTLE_SECONDS)
+    return worker.picture()
 
 
 def judge_peers(table: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -110,7 +125,8 @@ def _figures(worker: Worker, answers: list[dict[str, Any]]) -> dict[str, Any]:
         "denoise_seconds": summary([answer["denoise_seconds"] for answer in answers]),
         "peak_rss_bytes": worker.peak_rss_bytes,
     }
-    outside = [answer["outside_share"] for answer in answers if answer.get("outside_share") is not None]
-    if outside:
-        figures["outside_share"] = summary(outside)
+    for name in ("outside_share", "others_share"):
+        shares = [answer[name] for answer in answers if answer.get(name) is not None]
+        if shares:
+            figures[name] = summary(shares)
     return figures

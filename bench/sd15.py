@@ -79,6 +79,14 @@ def _measuring(command: Callable[..., None]) -> Callable[..., None]:
         click.option(
             "--lock", type=click.Path(dir_okay=False, path_type=Path), help="Locked while a peer has its turn."
         ),
+        click.option(
+            "--patience",
+            "patience_seconds",
+            type=click.FloatRange(min=0.0),
+            default=60.0,
+            show_default=True,
+            help="Seconds that a picture or call may take to be had without other processes disturbing it.",
+        ),
         click.option("--results", type=click.Path(file_okay=False, path_type=Path), help="Where the figures go."),
     )
     for option in reversed(options):

@@ -45,12 +45,13 @@ class PicturePlan:
     rounds: int = 3
     threads: int | None = 2
     lock: Path | None = None
+    patience_seconds: float = 0.0  # for each picture to be had without other processes disturbing it
 
 
 def measure_picture(plan: PicturePlan) -> dict[str, Any]:
     """One picture a peer and round, after one of a single step that warms up."""
     seats = seats_of(plan)
-    taken = take_turns(seats, plan.rounds, 1, plan.lock)
+    taken = take_turns(seats, plan.rounds, 1, plan.lock, plan.patience_seconds)
     table = {
         name: picture_figures(turns, _steps(seats[name]), plan.num_inference_steps) for name, turns in taken.items()
     }
@@ -87,7 +88,7 @@ def seats_of(plan: PicturePlan) -> dict[str, Seat]:
             exactness=exactness,
         )
         # A warm-up picture of stable-diffusion.cpp would cost minutes and gain nothing: it keeps no pools or caches.
-        seats[name] = Seat(kind, job, warm_steps=WARM_STEPS, warms=name != SDCPP, opens_cold=kind == "tintype")
+        seats[name] = Seat(kind, job, warm_steps=WARM_STEPS, warm_ups=int(name != SDCPP), opens_cold=kind == "tintype")
     return seats
 
 

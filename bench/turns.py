@@ -16,6 +16,7 @@ import click
 
 from tintype.bench.device_memory import DeviceMemory
 from tintype.bench.figures import summary
+from tintype.bench.others import quiet_answer
 from tintype.bench.peers import Worker
 from tintype.bench.worker import AnyJob
 
@@ -29,8 +30,8 @@ class Seat:
 
     kind: str
     job: AnyJob
-    warms: bool = True  # whether a picture that isn't counted comes first
-    warm_steps: int | None = None  # of that picture; None is the job's own
+    warm_ups: int = 1  # pictures or calls that come first and aren't counted
+    warm_steps: int | None = None  # of each of them; None is the job's own
     opens_cold: bool = False  # the first opening on a machine builds, and is told apart
 
 
@@ -55,10 +56,13 @@ class Taken:
         return found
 
 
-def take_turns(seats: Mapping[str, Seat], rounds: int, calls: int, lock: Path | None = None) -> dict[str, Taken]:
+def take_turns(
+    seats: Mapping[str, Seat], rounds: int, calls: int, lock: Path | None = None, patience_seconds: float = 0.0
+) -> dict[str, Taken]:
     """`rounds` turns of each peer, one after another, each with `calls` timed pictures or calls.
 
-    lock: a file that is locked during each turn, for a machine on which others measure too.
+    lock: a file that is locked during each turn, for a machine on which others measure too. patience_seconds: for each
+    picture or call to be had without other processes disturbing it.
     """
     taken = {name: Taken() for name in seats}
     for name, seat in seats.items():
@@ -70,7 +74,7 @@ def take_turns(seats: Mapping[str, Seat], rounds: int, calls: int, lock: Path | 
         for name, seat in seats.items():
             click.echo(f"round {number + 1} of {rounds}: {name}", err=True)
             with _alone(lock):
-                _turn(seat, calls, taken[name])
+                _turn(seat, calls, taken[name], patience_seconds)
     return taken
 
 
@@ -81,11 +85,11 @@ def _open_cold(seat: Seat, taken: Taken) -> None:
     taken.cold_seconds = round(worker.load_seconds + opening["seconds"], 4)
 
 
-def _turn(seat: Seat, calls: int, taken: Taken) -> None:
+def _turn(seat: Seat, calls: int, taken: Taken, patience_seconds: float) -> None:
     with DeviceMemory() as device, Worker(seat.kind, seat.job) as worker:
-        if seat.warms:
+        for _ in range(seat.warm_ups):
             worker.picture(seat.warm_steps)
-        answers = [worker.picture() for _ in range(calls)]
+        answers = [quiet_answer(worker.picture, patience_seconds) for _ in range(calls)]
     taken.loads.append(worker.load_seconds)
     taken.answers += answers
     told = {

@@ -1,9 +1,9 @@
 """One runtime in a process of its own: it loads, then does its work once for each line that it reads.
 
 A line is one JSON object, {"steps": n} or {"steps": null} for as many as the job says. It answers one JSON line to
-each: {"load_seconds", "anonymous_bytes"} when ready, {"seconds", "anonymous_bytes"} and the peer's own figures for a
-picture or a call, and {"peak_rss_bytes"} when its input ends. Between pictures it sleeps in a read, so others can be
-measured meanwhile.
+each: {"load_seconds", "anonymous_bytes"} when ready, {"seconds", "others_share", "anonymous_bytes"} and the peer's own
+figures for a picture or a call, and {"peak_rss_bytes"} when its input ends. Between pictures it sleeps in a read, so
+others can be measured meanwhile.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from tintype.bench.job import GraphJob, Job, RatesJob
+from tintype.engine.disturbance import Reading, others_share
 from tintype.result import peak_rss_bytes
 
 AnyJob = Job | GraphJob | RatesJob
@@ -62,10 +63,11 @@ def main() -> None:
     answer({"load_seconds": round(time.perf_counter() - started, 4), "anonymous_bytes": anonymous_bytes()})
     for seed, line in enumerate(sys.stdin):
         steps = json.loads(line)["steps"]
-        started = time.perf_counter()
+        before = Reading.now()
         figures = peer.picture(seed, steps)
-        seconds = time.perf_counter() - started
-        answer({"seconds": seconds, "anonymous_bytes": anonymous_bytes(), **figures})
+        after = Reading.now()
+        told = {"seconds": after.wall_seconds - before.wall_seconds, "others_share": others_share(before, after)}
+        answer({**told, "anonymous_bytes": anonymous_bytes(), **figures})
     answer({"peak_rss_bytes": peak_rss_bytes()})
 
 

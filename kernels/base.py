@@ -40,6 +40,7 @@ class Kernel(ABC):
     needs: by target, what a device has to have shown that it can do (`tintype.engine.abilities`); empty: any will do.
     lossy: it rounds to fewer bits than the canonical graph does, so that only a `balanced` build may use it.
     balanced_only: not repeatable to the last bit, or of use only beside what isn't: `exact` builds do without.
+    exact_only: targets where only an `exact` build uses it.
     measured: it may be slower than what it replaces, so that a build times both at its own shape; see `choice`.
     """
 
@@ -49,6 +50,7 @@ class Kernel(ABC):
     exactness: ClassVar[str]
     lossy: ClassVar[bool] = False
     balanced_only: ClassVar[bool] = False
+    exact_only: ClassVar[tuple[str, ...]] = ()
     measured: ClassVar[bool] = False
 
     @abstractmethod

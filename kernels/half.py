@@ -36,7 +36,7 @@ def to_half(model: ir.Model, islands: Collection[str] = ()) -> int:
     types and shapes.
     """
     graph = model.graph
-    complete_types(graph)
+    complete_types(model)
     _drop_float_stores(graph)
     kept = _kept_in_float(graph, islands)
     halves: dict[ir.Value, ir.Value] = {}
@@ -63,9 +63,9 @@ def to_half(model: ir.Model, islands: Collection[str] = ()) -> int:
     return sum(not _is_store(node) for node in changed)
 
 
-def complete_types(graph: ir.Graph) -> None:
+def complete_types(model: ir.Model) -> None:
     """Give an element type to what kernels put in without one; most nodes give what they take."""
-    for node in graph:
+    for node in model.graph:
         for output in node.outputs:
             if output.dtype is None:
                 describe(output, output.shape, _type_given(node))

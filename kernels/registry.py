@@ -14,16 +14,20 @@ from tintype.kernels.attention_products import AttentionAsProducts
 from tintype.kernels.base import MICROSOFT, GraphPass, Kernel, Shapes
 from tintype.kernels.bias_add import BiasAdd
 from tintype.kernels.bias_split_gelu import BiasSplitGelu
+from tintype.kernels.channel_affine import ChannelAffineAsBatchNorm
 from tintype.kernels.channels_last import KeepChannelsLast
 from tintype.kernels.dynamic_linear import DynamicLinear
 from tintype.kernels.embedding import EmbeddingRows, ExplicitZeroPoint
 from tintype.kernels.fused_qkv import FusedQkv
 from tintype.kernels.geglu import GegluAsTwoLinears
+from tintype.kernels.gelu import GeluAsMicrosofts
 from tintype.kernels.group_norm import GroupNormAsLayerNorm
 from tintype.kernels.group_norm_instance import GroupNormAsInstanceNorm
 from tintype.kernels.group_norm_nhwc import GroupNormChannelsLast
+from tintype.kernels.half import complete_types, to_half
 from tintype.kernels.matmul_nbits import LinearNBits
 from tintype.kernels.nhwc_conv import ConvChannelsLast
+from tintype.kernels.opset import to_opset
 from tintype.kernels.plain_float import FloatActivations, FloatIntegers, FloatRows, FloatWeights
 from tintype.kernels.skip_group_norm import SkipGroupNorm
 from tintype.kernels.upsample_conv import UpsampleConvAsInt8Phases, UpsampleConvAsPhases, UpsampleConvAsProducts
@@ -47,6 +51,7 @@ _ALL: tuple[Rewrite, ...] = (
     SkipGroupNorm(),  # finds sums with channels last
     BiasSplitGelu(),
     BiasAdd(),
+    GeluAsMicrosofts(),
     GegluAsTwoLinears(),  # before DynamicLinear, which then finds the two halves
     DynamicLinear(),
     EmbeddingRows(),
@@ -58,9 +63,15 @@ _ALL: tuple[Rewrite, ...] = (
     UpsampleConvAsPhases(),
     UpsampleConvAsInt8Phases(),
     FusedQkv(),
+    ChannelAffineAsBatchNorm(),
 )
 PLAIN_TARGETS = ("openvino", "coreml", "qnn", "tensorrt-rtx")  # operators that every provider knows
 TARGETS = ("cpu", "cuda", "directml", "webgpu", *PLAIN_TARGETS)
+PINNED_TARGETS = ("directml",)  # whose graphs have to have a number for every dim
+# Where a `balanced` build computes in float16, if the device has shown that it can.
+HALF_TARGETS = ("cuda", "webgpu", "directml")
+# The newest operator set that a provider has kernels for, where that is older than the canonical graphs'.
+NEWEST_OPSET: Mapping[str, int] = {"directml": 20}
 KERNELS_BY_TARGET: dict[str, tuple[Rewrite, ...]] = {
     target: tuple(kernel for kernel in _ALL if target in kernel.targets) for target in TARGETS
 }
@@ -124,9 +135,25 @@ def lower(
     return report
 
 
+def finish(model: ir.Model, target: str, abilities: Collection[str] = (), *, exactness: str = "balanced") -> int:
+    """What is done to a whole graph once its kernels are in: float16 and operator set; in place.
+
+    Returns how many nodes compute in float16. Raises ValueError when an operator is newer than the target's.
+    """
+    half = 0
+    if target in HALF_TARGETS:
+        complete_types(model)
+    if target in HALF_TARGETS and "float16" in abilities and exactness != "exact":
+        half = to_half(model)
+    if target in NEWEST_OPSET:
+        to_opset(model, NEWEST_OPSET[target])
+    return half
+
+
 def _allowed(target: str, exactness: str) -> tuple[Rewrite, ...]:
-    return tuple(
-        kernel
-        for kernel in KERNELS_BY_TARGET[target]
-        if exactness != "exact" or not (kernel.balanced_only or (isinstance(kernel, Kernel) and kernel.lossy))
-    )
+    def allowed(kernel: Rewrite) -> bool:
+        if exactness == "exact":
+            return not (kernel.balanced_only or (isinstance(kernel, Kernel) and kernel.lossy))
+        return isinstance(kernel, GraphPass) or target not in kernel.exact_only
+
+    return tuple(kernel for kernel in KERNELS_BY_TARGET[target] if allowed(kernel))

@@ -165,7 +165,7 @@ def _levels(nodes: list[ir.Node], fixed: set[ir.Value]) -> list[list[ir.Node]]:
         step = 1 if node.op_type == GROUP_NORM else 0
         read = [value for value in node.inputs if value is not None and value not in fixed]
         level = max(0, *(depth.get(value, -1) + step for value in read))
-        depth |= {value: level for value in node.outputs}
+        depth |= dict.fromkeys(node.outputs, level)
         levels += [[] for _ in range(level + 1 - len(levels))]
         levels[level].append(node)
     return levels

@@ -22,7 +22,7 @@ import filelock
 from tintype.engine import cache
 from tintype.engine.cache import BuildIdentity
 from tintype.engine.devices import device_identity
-from tintype.engine.lower import HALF_TARGETS, Job
+from tintype.engine.lower import Job
 from tintype.engine.machine import cpu_identity, default_threads
 from tintype.engine.options import ANY_SHAPE, BuildOptions
 from tintype.engine.providers import Target, ort_version
@@ -41,7 +41,7 @@ class GraphSource(Protocol):
     def largest(self, role: str, variant: str = "full") -> Mapping[str, float] | None: ...
 
 
-_LOWERING_FILES = ("lower.py", "measure.py", "ranges.py", "strip_build.py", "strips.py", "weights.py")
+_LOWERING_FILES = ("lower.py", "measure.py", "ranges.py", "session.py", "strip_build.py", "strips.py", "weights.py")
 
 
 def ensure_build(
@@ -124,12 +124,6 @@ def open_role(
     """
     threads = options.threads if threads is None else threads
 
-    def wider() -> Session:
-        exact = replace(options, exactness="exact")
-        return open_role(
-            bundle, role, target, variant=variant, options=exact, threads=threads, device_bytes=device_bytes
-        )
-
     def opened() -> Session:
         folder = ensure_build(bundle, role, target, variant=variant, options=options)
         return open_session(
@@ -140,7 +134,6 @@ def open_role(
             exactness=options.exactness,
             pinned=bool(options.dims),
             device_bytes=device_bytes,
-            again=wider if target.name in HALF_TARGETS and options.exactness == "balanced" else None,
         )
 
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +15,8 @@ from tintype.engine.build import lower_into
 from tintype.engine.options import ANY_SHAPE, BuildOptions
 from tintype.engine.providers import resolve_provider
 from tintype.engine.session import Session, open_session
+
+_HEAVY = ("Conv", "MatMul", "Gemm", "Attention")
 
 
 @contextmanager
@@ -51,3 +54,25 @@ def run_graph(
     """Outputs by name of one call. Use `graph_session` for more than one: lowering takes seconds."""
     with graph_session(model, target, lowered=lowered, threads=threads) as session:
         return session.run(inputs)
+
+
+def graph_operations(model: Path, dims: Mapping[str, int]) -> dict[str, int]:
+    """Multiplications and additions of one call of a canonical graph, by operator, for these numbers of its dims.
+
+    Of convolutions, products and attention; everything else counts as nothing. Imports onnx. Raises ValueError when a
+    dim of an input has no number, or the shape of something that counts does not follow.
+    """
+    import onnx_ir as ir
+
+    from tintype.kernels.analysis import multiplications
+    from tintype.kernels.dims import pin
+
+    loaded = ir.load(model)
+    pin(loaded, dims)
+    found: Counter[str] = Counter()
+    for node in loaded.graph:
+        if node.op_type in _HEAVY:
+            if any(value is not None and (value.shape is None or not value.shape.is_static()) for value in node.inputs):
+                raise ValueError(f"{node.op_type} {node.name}: the shapes of its inputs are not known")
+            found[node.op_type] += 2 * multiplications(node)
+    return dict(found)

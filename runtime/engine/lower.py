@@ -21,6 +21,7 @@ import numpy as np
 
 from tintype.engine.machine import default_threads
 from tintype.engine.options import ANY_SHAPE, BuildOptions
+from tintype.engine.parent import end_with_parent
 from tintype.engine.providers import TARGETS, Target, load_onnxruntime
 from tintype.engine.session import MODEL, NUMPY_TYPES, ONCE, session_options
 
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
     from tintype.engine.chain import ChainFacts, Port
 
 SMALLEST_EXTERNAL_BYTES = 1024
-HALF_TARGETS = ("cuda",)
 LEAST_SEGMENT_BYTES = 16 * 2**20  # of weights in a part of what runs before strips begin
 SPILLED_BYTES = 2**20  # weights that a kernel made and that are larger go to disk at once
 
@@ -51,6 +51,8 @@ class Job:
     @property
     def computes_half(self) -> bool:
         """Whether a balanced build for this target computes in float16, where the device can."""
+        from tintype.kernels.registry import HALF_TARGETS
+
         return self.target.name in HALF_TARGETS and self.options.exactness == "balanced"
 
     @property
@@ -114,10 +116,10 @@ def _lower(model: ir.Model, job: Job, scratch: Path, report: dict[str, Any]) -> 
     from tintype.engine.abilities import abilities
     from tintype.kernels.dims import pin
     from tintype.kernels.hoist import split_held
-    from tintype.kernels.registry import kernels_for, lower, measured_kernels
+    from tintype.kernels.registry import PINNED_TARGETS, finish, kernels_for, lower, measured_kernels
 
     options, able = job.options, frozenset[str]() if job.target.is_host else abilities(job.target)
-    if options.dims:
+    if options.dims or job.target.name in PINNED_TARGETS:
         pin(model, dict(options.dims))
     half = job.computes_half and "float16" in able
     if half:
@@ -125,10 +127,7 @@ def _lower(model: ir.Model, job: Job, scratch: Path, report: dict[str, Any]) -> 
     chosen = kernels_for(job.target.name, able, exactness=options.exactness)
     kernels = lower(model, job.target.name, kernels=chosen).as_dict()
     report["abilities"] = sorted(able)
-    if half:
-        from tintype.kernels.half import to_half
-
-        report["half_nodes"] = to_half(model)
+    report["half_nodes"] = finish(model, job.target.name, able, exactness=options.exactness)
     once = None
     if options.dims:
         from tintype.engine import measure
@@ -170,7 +169,7 @@ def _largest(options: BuildOptions) -> int | None:
     if options.segment_bytes is not None:
         return options.segment_bytes // 2
     if options.strip_bytes is not None:
-        return options.strip_bytes
+        return options.strip_bytes * 5 // 2  # about half of what a strip's maps need together
     return 0 if options.mapped else None
 
 
@@ -315,6 +314,7 @@ class _Spill:
 
 def main() -> int:
     """Do the job on stdin; 0 when the build was written."""
+    end_with_parent()
     try:
         report = make_build(Job.from_json(sys.stdin.read()))
     except Exception as error:  # told to the parent, which makes it a BuildError

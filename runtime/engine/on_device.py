@@ -13,7 +13,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from tintype.engine.binding import MEMORY_NAMES, Bound
+from tintype.engine.binding import Bound
 from tintype.engine.cuda import GraphIds
 from tintype.engine.providers import Target, load_onnxruntime
 
@@ -120,8 +120,8 @@ class OnDevice:
 
 
 def stays_on_device(target: Target) -> bool:
-    """Whether a session's tensors are kept in this target's own memory; DirectML's haven't been tried."""
-    return target.name in MEMORY_NAMES and target.name != "directml"
+    """Whether a session keeps its tensors itself, for CUDA graphs; other devices' lie with what holds a prompt."""
+    return target.name == "cuda"
 
 
 def _run_options(graph_id: str | None) -> Any:

@@ -67,9 +67,9 @@ def test_turns_are_interleaved_and_every_figure_becomes_a_summary(monkeypatch: p
 
     monkeypatch.setattr("tintype.bench.turns.Worker", Fake)
     job = RatesJob(products=())
-    seats = {"a": Seat("a", job, warm_steps=1), "b": Seat("b", job, warms=False, opens_cold=True)}
+    seats = {"a": Seat("a", job, warm_ups=2, warm_steps=1), "b": Seat("b", job, warm_ups=0, opens_cold=True)}
     taken = take_turns(seats, rounds=2, calls=1)
-    one_round = ["open a", "a 1", "a None", "end a", "open b", "b None", "end b"]
+    one_round = ["open a", "a 1", "a 1", "a None", "end a", "open b", "b None", "end b"]
     assert order == ["open b", "b None", "end b", *one_round, *one_round]
     figures = taken["b"].figures()
     assert figures["cold_seconds"] == 2.5
@@ -96,8 +96,13 @@ def test_graphs_are_compared_with_the_canonical_one_on_the_same_inputs(folder: P
     )
     report = measure_graphs(plan)
     assert set(report) == {"unet 64x96", "vae 64x96"}
+    assert set(report["unet 64x96"]["peers"]) - set(report["vae 64x96"]["peers"]) == {"tintype-mapped"}
+    assert report["unet 64x96"]["peers"]["tintype-mapped"]["psnr_db"] > 70
     for part in report.values():
-        assert set(part["peers"]) == {"onnxruntime-f32", "tintype-exact", "tintype-balanced"}
+        assert set(part["peers"]) >= {"onnxruntime-f32", "tintype-exact", "tintype-balanced"}
+        operations = sum(part["gigaoperations"].values())
+        for figures in part["peers"].values():
+            assert figures["gflops"] == pytest.approx(operations / figures["seconds"]["median"], rel=0.2, abs=0.06)
         exact = part["peers"]["tintype-exact"]
         assert exact["psnr_db"] > 70
         assert exact["seconds"]["runs"] == plan.calls
@@ -108,7 +113,7 @@ def test_graphs_are_compared_with_the_canonical_one_on_the_same_inputs(folder: P
         assert part["rates"]["copy GB/s"]["median"] > 0
         assert part["bars"][0]["what"].startswith("tintype-exact, dB")
         assert part["bars"][0]["met"]
-    assert len(summary_lines(report)) == 6
+    assert len(summary_lines(report)) == 7
     assert all_bars(report)[0]["what"].startswith("unet 64x96: ")
     json.dumps(report, allow_nan=False)
 
@@ -122,6 +127,7 @@ def test_the_bars_of_graphs_are_those_of_their_peers() -> None:
         "openvino-int8": figures(6.0),
         "onnxruntime-f32": figures(15.0),
         "tintype-exact": figures(6.9, psnr_db=90.0),
+        "tintype-mapped": figures(8.0, psnr_db=69.0),
         "tintype-balanced": figures(5.1, psnr_db=40.0),
     }
     met = {bar["what"]: bar["met"] for bar in judge_graph("unet", table)}
@@ -130,8 +136,9 @@ def test_the_bars_of_graphs_are_those_of_their_peers() -> None:
         "tintype-balanced over openvino-f32": False,
         "tintype-balanced over openvino-int8": True,
         "tintype-exact, dB to the canonical graph": True,
-        "tintype-exact, seconds to open": True,
-        "tintype-exact, anonymous bytes once open": True,
+        "tintype-mapped, dB to the canonical graph": False,
+        "tintype-mapped (exact, no Winograd), seconds to open": True,
+        "tintype-mapped (exact, no Winograd), anonymous bytes once open": True,
     }
     assert not judge_graph("vae", table)[0]["met"]  # 0.69 of the 0.65 that a decode may take
     assert judge_graph("unet", {"openvino-f32": figures(1.0)}) == []
@@ -139,7 +146,11 @@ def test_the_bars_of_graphs_are_those_of_their_peers() -> None:
 
 def test_a_graphs_jobs_name_the_form_of_each_runtime(tmp_path: Path) -> None:
     seats = seats_of(GraphsPlan(folder=tmp_path), "unet", 512, 768, tmp_path)
-    assert list(seats) == ["rates", *GraphsPlan(folder=tmp_path).peers, "tintype-exact", "tintype-balanced"]
+    ours = ["tintype-exact", "tintype-balanced", "tintype-mapped"]
+    assert list(seats) == ["rates", *GraphsPlan(folder=tmp_path).peers, *ours]
+    assert [name for name, seat in seats.items() if getattr(seat.job, "mapped", False)] == ["tintype-mapped"]
+    assert "tintype-mapped" not in seats_of(GraphsPlan(folder=tmp_path), "vae", 512, 512, tmp_path)
+    assert {seat.warm_ups for name, seat in seats.items() if name != "rates"} == {2}
     balanced = seats["tintype-balanced"]
     assert isinstance(balanced.job, GraphJob)
     assert balanced.job.model == str(tmp_path / "int8")

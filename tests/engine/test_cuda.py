@@ -66,7 +66,7 @@ def test_a_shape_keeps_its_graph_and_no_more_than_the_bound_are_captured():
 
 @pytest.mark.parametrize(
     ("target", "exactness", "half"),
-    [("cuda", "balanced", True), ("cuda", "exact", False), ("cpu", "balanced", False), ("webgpu", "balanced", False)],
+    [("cuda", "balanced", True), ("cuda", "exact", False), ("cpu", "balanced", False), ("openvino", "balanced", False)],
 )
 def test_float16_is_for_balanced_builds_on_cuda(tmp_path, target, exactness, half):
     options = BuildOptions(exactness=exactness)

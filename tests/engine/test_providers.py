@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from importlib import metadata
+import sys
 
 import pytest
 from onnx import TensorProto, helper
@@ -13,15 +13,11 @@ from tintype.engine.providers import TARGETS, plain_reason, resolve_provider, un
 from tintype.errors import InstallError, ProviderError
 
 
-def _installed(monkeypatch, **versions):
-    names = {name.replace("_", "-"): version for name, version in versions.items()}
-
-    def version(name):
-        if name not in names:
-            raise metadata.PackageNotFoundError(name)
-        return names[name]
-
-    monkeypatch.setattr(providers.metadata, "version", version)
+def _installed(monkeypatch, folder, **versions):
+    """Have these distributions, and no others, where Python looks for packages."""
+    for name, version in versions.items():
+        (folder / f"{name}-{version}.dist-info").mkdir()
+    monkeypatch.setattr(sys, "path", [str(folder)])
 
 
 def test_auto_takes_the_processor_where_nothing_better_works(monkeypatch):
@@ -69,15 +65,21 @@ def test_an_unknown_name_names_the_near_ones():
     assert "did you mean cuda" in caught.value.fix
 
 
-def test_no_runtime_at_all_says_what_to_install(monkeypatch):
-    _installed(monkeypatch)
+def test_no_runtime_at_all_says_what_to_install(monkeypatch, tmp_path):
+    _installed(monkeypatch, tmp_path)
     with pytest.raises(InstallError) as caught:
         resolve_provider("auto")
     assert "pip install 'tintype[cpu]'" in caught.value.fix
 
 
-def test_two_runtimes_overwrite_one_another_and_are_refused(monkeypatch):
-    _installed(monkeypatch, onnxruntime="1.31.1", onnxruntime_gpu="1.31.0")
+def test_what_is_installed_is_what_pythons_own_means_find():
+    found = providers.installed_distributions()
+    assert found == providers._distributions_by_metadata()
+    assert len(found) == 1
+
+
+def test_two_runtimes_overwrite_one_another_and_are_refused(monkeypatch, tmp_path):
+    _installed(monkeypatch, tmp_path, onnxruntime="1.31.1", onnxruntime_gpu="1.31.0")
     with pytest.raises(InstallError) as caught:
         resolve_provider("cpu")
     assert "onnxruntime, onnxruntime-gpu" in caught.value.message
@@ -93,3 +95,28 @@ def test_the_probe_is_one_relu():
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
     assert model.SerializeToString() == providers._PROBE_GRAPH
+
+
+def test_auto_prefers_cuda_then_what_windows_offers_then_webgpu_then_directml(monkeypatch):
+    """One after another is taken away, and the next one is taken."""
+    offered = frozenset({TARGETS["tensorrt-rtx"].provider, TARGETS["qnn"].provider})
+    monkeypatch.setattr(providers.windows_ml, "register", lambda runtime: offered)
+    gone, taken = set(), []
+    monkeypatch.setattr(providers, "unusable_reason", lambda target: "absent" if target.name in gone else None)
+    monkeypatch.setattr(providers, "is_software", lambda target: False)
+    while not taken or taken[-1] != "cpu":
+        taken.append(resolve_provider("auto").name)
+        gone.add(taken[-1])
+    assert taken == ["cuda", "qnn", "tensorrt-rtx", "webgpu", "directml", "cpu"]
+
+
+def test_directml_is_asked_for_by_what_it_is_so_that_its_settings_are_read():
+    settings = dict(TARGETS["directml"].options)
+    assert settings == {"performance_preference": "high_performance", "device_filter": "gpu"}
+
+
+@pytest.mark.skipif(platform.system() != "Windows", reason="DirectML exists on Windows only")
+def test_directml_runs_here():
+    if unusable_reason(TARGETS["directml"]) is not None:
+        pytest.skip(f"DirectML: {unusable_reason(TARGETS['directml'])}")
+    assert resolve_provider("directml").provider == "DmlExecutionProvider"

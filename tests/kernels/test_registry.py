@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -22,6 +23,13 @@ def test_each_kernel_says_what_it_keeps_and_is_listed_once(target):
         assert kernel.exactness
         assert set(kernel.targets) <= set(TARGETS)
         assert kernel.__doc__
+
+
+def test_the_table_of_kernels_has_every_one_and_no_other():
+    table = (Path(__file__).parents[2] / "kernels" / "README.md").read_text(encoding="utf-8")
+    rows = [line.split("|")[1] for line in table.splitlines() if line.startswith("| `")]
+    told = {name for row in rows for name in row.replace("`", "").replace(" ", "").split(",")}
+    assert told == {kernel.name for kernels in KERNELS_BY_TARGET.values() for kernel in kernels}
 
 
 def test_a_graph_without_matches_is_not_touched(model_of, lowered):

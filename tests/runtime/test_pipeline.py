@@ -172,6 +172,23 @@ def test_times_and_memory_are_told(pipeline):
     assert 2**24 < timings.peak_rss_bytes < 2**36
 
 
+@pytest.mark.parametrize("steps", [1, 3])
+def test_of_denoising_the_time_inside_the_graph_is_told_apart(pipeline, monkeypatch, steps):
+    pipeline.generate("a house", seed=1, num_inference_steps=1)
+    session = pipeline._sessions["denoiser"][1]
+    hold, held_at = session.hold, []
+
+    def noting_hold(inputs):
+        held = hold(inputs)
+        held_at.append(session.run_seconds)
+        return held
+
+    monkeypatch.setattr(session, "hold", noting_hold)
+    timings = pipeline.generate("a house", seed=2, num_inference_steps=steps).timings
+    assert timings.denoise_graph_seconds == pytest.approx(session.run_seconds - held_at[0], abs=1e-9)
+    assert 0 < timings.denoise_graph_seconds < timings.denoise_seconds
+
+
 def test_a_record_makes_the_same_file(pipeline, tmp_path):
     result = pipeline.generate('a house, 2:1 "old"\nred', seed=1, num_inference_steps=2, count=3, batch_size=2)
     written = result.save(tmp_path / "x.png")

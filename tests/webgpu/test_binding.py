@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
 from tintype.engine import BuildOptions, open_role
 from tintype.engine.binding import Bound
 from tintype.engine.providers import load_onnxruntime, new_session
 
 SAMPLE = (1, 4, 4, 4)
+SIDES = {"height": 4, "width": 4, "sequence": 77}
 INPUTS = {
     "sample": (SAMPLE, np.float32),
     "timestep": ((1,), np.float32),
@@ -79,3 +81,21 @@ def test_a_session_on_the_device_says_what_its_graph_says(webgpu, bundle):
             found = [held.run({"sample": sample, "timestep": time})["out_sample"] for sample, time in steps]
             np.testing.assert_array_equal(found, told.setdefault(prompt, found))
         assert not np.array_equal(told["one"], told["another"])
+
+
+@pytest.mark.parametrize("options", [BuildOptions(), BuildOptions.for_shape({"batch": 1, **SIDES})], ids=["any", "one"])
+def test_a_held_prompts_steps_lie_on_the_device(webgpu, bundle, sessions, options):
+    """Built for one shape, what depends on the words alone is computed once and never comes back to the host."""
+    random = np.random.default_rng(6)
+    words = random.standard_normal((1, 77, 128), np.float32)
+    with open_role(bundle, "denoiser", webgpu, options=options) as session:
+        held = session.hold({"encoder_hidden_states": words})
+        for time in (701.0, 301.0):
+            feed = {"sample": random.standard_normal(SAMPLE, np.float32), "timestep": np.array([time], np.float32)}
+            expected = sessions["denoiser"].run({**feed, "encoder_hidden_states": words})["out_sample"]
+            np.testing.assert_allclose(held.run(feed)["out_sample"], expected, atol=1e-5)
+            plain = session.run({**feed, "encoder_hidden_states": words})["out_sample"]
+            np.testing.assert_array_equal(held.run(feed)["out_sample"], plain)
+        least = 4 * (2 * int(np.prod(SAMPLE)) + 1)
+        assert held.device_bytes >= least + (words.nbytes if not options.dims else 0)
+    assert held.device_bytes == 0

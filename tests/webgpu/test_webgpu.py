@@ -10,15 +10,17 @@ from collections import Counter
 from pathlib import Path
 
 import numpy as np
+import onnx_ir as ir
 import pytest
 
 import tintype
-from tintype.engine import ensure_build, graph_session, open_session, resolve_provider
+from tintype.engine import BuildOptions, ensure_build, graph_session, open_session, resolve_provider
+from tintype.engine.abilities import abilities
 from tintype.engine.cache import read_report
 from tintype.engine.placement import HEAVY_OPERATORS
 from tintype.engine.providers import TARGETS, load_onnxruntime, new_session
-from tintype.errors import ProviderError
-from tintype.pipeline import Pipeline
+from tintype.errors import ProviderError, TintypeError
+from tintype.kernels.registry import finish, kernels_for, lower
 
 pytestmark = pytest.mark.slow
 
@@ -32,26 +34,23 @@ def psnr_db(result, reference, span=None):
     return np.inf if error == 0 else 10 * np.log10((span or np.ptp(reference)) ** 2 / error)
 
 
-class OnTheProcessor(Pipeline):
-    """The graphs that WebGPU gets, float weights and float activations, run by the processor."""
-
-    def open(self, role, options):
-        return open_session(ensure_build(self.bundle, role, TARGETS["webgpu"]), TARGETS["cpu"], optimize=True)
-
-
-def test_a_picture_of_two_steps_is_the_processors(webgpu, bundle):
+def test_a_picture_of_two_steps_is_the_processors(webgpu):
+    """`exact` rounds nothing on either: one picture. The processor's `balanced` differs by what 8 bits cost it."""
     request = {"seed": 7, "num_inference_steps": 2}
     with tintype.load("postcard", provider="webgpu") as pipeline:
-        on_device = pipeline.generate(PROMPT, **request)
-    with OnTheProcessor(bundle, TARGETS["cpu"]) as pipeline:
-        on_processor = pipeline.generate(PROMPT, **request)
+        on_device = pipeline.generate(PROMPT, **request, exactness="exact")
+        assert pipeline.device_bytes > 4 * 2**20  # the weights alone take more
     with tintype.load("postcard", provider="cpu") as pipeline:
-        as_shipped = pipeline.generate(PROMPT, **request)
+        exact = pipeline.generate(PROMPT, **request, exactness="exact")
+        balanced = pipeline.generate(PROMPT, **request)
+        assert pipeline.device_bytes == 0
     assert on_device.record.made_with.target == "webgpu"
+    assert on_device.record.notes == ()
+    assert on_device.timings.device_bytes > 0
+    assert exact.timings.device_bytes == 0
     picture = np.asarray(on_device.image)
-    assert psnr_db(picture, np.asarray(on_processor.image), 255) >= PICTURE_GATE_DB
-    # The processor's own graphs round to 8 bits, so that they differ by what int8 costs, and no more.
-    assert psnr_db(picture, np.asarray(as_shipped.image), 255) >= 40.0
+    assert psnr_db(picture, np.asarray(exact.image), 255) >= PICTURE_GATE_DB
+    assert psnr_db(picture, np.asarray(balanced.image), 255) >= 40.0
 
 
 def test_the_same_request_gives_the_same_bytes(webgpu):
@@ -115,6 +114,33 @@ def test_the_build_has_the_attention_that_this_adapter_computes_right(builds):
     able = "attention" in report["abilities"]
     assert report["kernels"].get("attention", 0) == (14 if able else 0)
     assert report["kernels"].get("attention_products", 0) == (0 if able else 14)
+
+
+@pytest.mark.parametrize("role", ["text_encoder", "denoiser", "vae_decoder"])
+def test_every_heavy_node_in_float16_is_placed_on_the_device(webgpu, bundle, tmp_path, role):
+    """Without shader-f16 such a graph opens and fails when it runs: placement can be seen here, and the refusal."""
+    model = ir.load(bundle.graph_path(role))
+    lower(model, "webgpu", kernels=kernels_for("webgpu", ["attention", "float16"]))
+    assert finish(model, "webgpu", ["attention", "float16"]) > 0
+    ir.save(model, tmp_path / "model.onnx", external_data="model.onnx_data")
+    with open_session(tmp_path, webgpu) as session:
+        assert session.placement.heavy_off(webgpu.provider) == {}
+        assert session.placement.count("MatMul", webgpu.provider) > 0
+        able = "float16" in abilities(webgpu)
+        try:
+            first = next(iter(session.run(_feed(role, np.random.default_rng(5))).values()))
+        except TintypeError:
+            assert not able
+        else:
+            assert able
+            assert np.isfinite(first).all()
+
+
+def test_a_balanced_build_is_in_float16_where_the_adapter_has_it_and_an_exact_one_never(webgpu, bundle, builds):
+    able = "float16" in abilities(webgpu)
+    assert (read_report(builds["denoiser"])["half_nodes"] > 0) == able
+    exact = ensure_build(bundle, "denoiser", webgpu, options=BuildOptions(exactness="exact"))
+    assert read_report(exact)["half_nodes"] == 0
 
 
 def _run(*arguments, **environment):

@@ -41,7 +41,7 @@ def lowered_for_cuda(
     report = lower(model, "cuda", kernels=kernels_for("cuda", ABLE, exactness=exactness))
     if half:
         to_half(model)
-    complete_types(model.graph)
+    complete_types(model)
     return report
 
 
