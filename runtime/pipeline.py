@@ -41,7 +41,7 @@ from tintype.memory.plan import Arrangement, Plan
 from tintype.overflow import Note, again_in_float, finite, finite_reading, float_options
 from tintype.planning import Planner
 from tintype.prompt import EncodedPrompt, PromptTokenizer
-from tintype.record import Circumstances, MemoryFacts, Record, arrangement_of, differences
+from tintype.record import Circumstances, MemoryFacts, Record, arrangement_of, differences, unrepeatable
 from tintype.request import Request, RequestFields, ResolvedRequest, make_request, resolve
 from tintype.result import Result, Step, peak_rss_bytes
 
@@ -128,7 +128,7 @@ class Pipeline:
         """`reproduce`, step by step."""
         request = resolve(_asked(record), self.bundle.manifest)
         # Builds last: one that isn't there yet has to be made before it can be compared.
-        reasons = differences(record, self._circumstances(record.made_with.builds))
+        reasons = unrepeatable(record) + differences(record, self._circumstances(record.made_with.builds))
         if not reasons:
             arrangement = arrangement_of(record.made_with)
             reasons = differences(record, self.circumstances(request, record.picture, record.tiling, arrangement))
