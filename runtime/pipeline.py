@@ -127,17 +127,16 @@ class Pipeline:
     def reproduce_steps(self, record: Record, *, anyway: bool = False) -> Run:
         """`reproduce`, step by step."""
         request = resolve(_asked(record), self.bundle.manifest)
+        arrangement = arrangement_of(record.made_with) if self.target.is_host else TOGETHER
         # Builds last: one that isn't there yet has to be made before it can be compared.
         reasons = unrepeatable(record) + differences(record, self._circumstances(record.made_with.builds))
         if not reasons:
-            arrangement = arrangement_of(record.made_with)
             reasons = differences(record, self.circumstances(request, record.picture, record.tiling, arrangement))
         if reasons and not anyway:
             raise RecordError(
                 f"the same picture can't be promised: {'; '.join(reasons)}",
                 fix="use what made it, or let it try anyway; the picture may then differ",
             )
-        arrangement = None if anyway else arrangement_of(record.made_with)
         return Run(self, request, picture=record.picture, tilings=(record.tiling,), arrangement=arrangement)
 
     def resume(self, saved: SavedLatents, *, anyway: bool = False) -> Result:
