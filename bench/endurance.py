@@ -47,12 +47,17 @@ def pictures(bundle: str, count: int, memory: str | None, steps: int, results: P
     bars = []
     for name, shapes in shapes_of(bundle).items():
         resident = run_pictures(bundle, memory, count, steps, shapes)
-        growth = resident[-1] / resident[TENTH - 1] - 1
+        growth = growth_of(resident, len(shapes))
         report[name] = {"shapes": shapes, "rss_bytes": resident[::10], "growth": round(growth, 4)}
         bars.append(verdict(f"{name}: growth of resident memory", growth, at_most=GROWTH))
     report["bars"] = bars
     path = write_report(report, results or default_results_folder(), ("endurance", "pictures"))
     click.echo("\n".join([*lines(bars), f"written to {path}"]))
+
+
+def growth_of(resident: list[int], period: int) -> float:
+    """How much the last pictures hold more than those from the tenth on, the largest of each shape in turn."""
+    return max(resident[-period:]) / max(resident[TENTH - 1 : TENTH - 1 + period]) - 1
 
 
 def shapes_of(bundle: str) -> dict[str, list[dict[str, int]]]:

@@ -362,10 +362,11 @@ class Pipeline:
         closed = [self._sessions.pop(role)[1] for role in roles]
         for session in closed:
             session.close()
-        if closed and self.memory is not None:
-            from tintype.engine.heap import trim
+        if closed:
+            from tintype.engine.heap import return_large_blocks, trim
 
             del session, closed
+            return_large_blocks()  # graphs come and go in this process: what one leaves must not add to the next
             trim()
 
     def __enter__(self) -> Pipeline:
