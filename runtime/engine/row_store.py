@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import os
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -79,8 +80,9 @@ class RowStores:
     """Where the maps of one run lie. A file that is given back is written over: its pages are there already."""
 
     def __init__(self, folder: Path, held_bytes: int) -> None:
-        """Maps of more than held_bytes lie in files in a folder that may be written to."""
-        self._folder, self._held_bytes = folder, held_bytes
+        """Maps of more than held_bytes lie in files in the folder; in the system's own where it can't be written to."""
+        self._folder = folder if os.access(folder, os.W_OK) else None
+        self._held_bytes = held_bytes
         self._spare: list[BinaryIO] = []
         self._opened: list[BinaryIO] = []
 
@@ -89,7 +91,7 @@ class RowStores:
         if in_memory or not self.is_large(shape, dtype):
             return RowStore(shape, dtype, np.empty(shape, dtype))
         if not self._spare:
-            file: Any = tempfile.TemporaryFile(dir=self._folder, buffering=0)  # noqa: SIM115  # closed by files_closed
+            file: Any = tempfile.TemporaryFile(dir=self._folder, prefix=".maps-", buffering=0)  # noqa: SIM115  # closed by files_closed
             self._opened.append(file)
             self._spare.append(file)
         return RowStore(shape, dtype, self._spare.pop())
