@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -41,6 +42,7 @@ class GraphSource(Protocol):
     def largest(self, role: str, variant: str = "full") -> Mapping[str, float] | None: ...
 
 
+FULL_BYTES = 2**20  # a disk with less than that free is full
 _LOWERING_FILES = ("lower.py", "measure.py", "ranges.py", "session.py", "strip_build.py", "strips.py", "weights.py")
 
 
@@ -182,6 +184,8 @@ def lower_into(
     told = answer.get("error") or (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
     if done.returncode in (-9, 137):
         told = "the child process was killed, most likely for want of memory"
+    elif shutil.disk_usage(folder).free < FULL_BYTES:  # ONNX Runtime says only that it could not write
+        told = f"no space left on the disk of {folder}"
     raise BuildError(f"{source} cannot be built for {target.name}: {told}", fix=_fix_for(told))
 
 
@@ -237,7 +241,7 @@ def _build_into(
 
 
 def _fix_for(told: str) -> str:
-    if "No space left" in told or "disk" in told.lower():
+    if "no space left" in told.lower() or "disk" in told.lower():
         return "free some disk space, clear the cache (tintype cache clear), or set TINTYPE_CACHE to a larger disk"
     if "memory" in told.lower():
         return "close other programs and build again: tintype build BUNDLE"

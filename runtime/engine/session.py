@@ -314,12 +314,22 @@ def _open_error(path: Path, target: Target, error: Exception) -> TintypeError:
     text = _first_line(error)
     if not target.is_host and target.provider.removesuffix("ExecutionProvider").lower() in text.lower():
         return ProviderError(f"{target.provider} cannot open {path.name}: {text}", fix="choose provider cpu")
+    if _is_of_memory(text):
+        return MemoryBudgetError(
+            f"there is not enough memory to open {path.name}: {text}",
+            fix="close other programs, or set a memory budget: tintype plan shows what it takes",
+        )
     return BuildError(f"ONNX Runtime cannot open {path}: {text}", fix="clear the build: tintype cache clear")
+
+
+def _is_of_memory(text: str) -> bool:
+    """Whether an error of ONNX Runtime says that memory ran out; std::bad_alloc is one of its ways to."""
+    return any(word in text.lower() for word in ("alloc", "out of memory", "cannot allocate"))
 
 
 def _run_error(path: Path, target: Target, error: Exception) -> TintypeError:
     text = _first_line(error)
-    if "alloc" in text.lower() or "out of memory" in text.lower():  # also std::bad_alloc
+    if _is_of_memory(text):
         return MemoryBudgetError(
             f"{path.name} ran out of memory: {text}", fix="ask for a smaller picture, or fewer at once"
         )
