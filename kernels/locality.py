@@ -11,8 +11,44 @@ from tintype.kernels.base import constant_of
 
 GROUP_NORM = "GroupNormalization"
 _BY_ELEMENT = frozenset(
-    "Abs Add Cast Ceil Celu Clip Div Elu Erf Exp Floor Gelu HardSigmoid HardSwish Identity LeakyRelu Log Max Min Mish "
-    "Mul Neg PRelu Pow Reciprocal Relu Round Selu Sigmoid Sign Softplus Softsign Sqrt Sub Swish Tanh".split()
+    {
+        "Abs",
+        "Add",
+        "Cast",
+        "Ceil",
+        "Celu",
+        "Clip",
+        "Div",
+        "Elu",
+        "Erf",
+        "Exp",
+        "Floor",
+        "Gelu",
+        "HardSigmoid",
+        "HardSwish",
+        "Identity",
+        "LeakyRelu",
+        "Log",
+        "Max",
+        "Min",
+        "Mish",
+        "Mul",
+        "Neg",
+        "PRelu",
+        "Pow",
+        "Reciprocal",
+        "Relu",
+        "Round",
+        "Selu",
+        "Sigmoid",
+        "Sign",
+        "Softplus",
+        "Softsign",
+        "Sqrt",
+        "Sub",
+        "Swish",
+        "Tanh",
+    }
 )
 _REPEATS = (("asymmetric", "floor"), ("half_pixel", "round_prefer_floor"), ("half_pixel", "round_prefer_ceil"))
 
@@ -29,7 +65,9 @@ def fixed_values(graph: ir.Graph) -> set[ir.Value]:
     """Weights, and what is made of weights alone."""
     fixed = {value for value in graph.initializers.values() if not value.is_graph_input()}
     for node in graph:
-        if node.op_type == "Constant" or (node.inputs and all(value is None or value in fixed for value in node.inputs)):
+        if node.op_type == "Constant" or (
+            node.inputs and all(value is None or value in fixed for value in node.inputs)
+        ):
             fixed.update(node.outputs)
     return fixed
 

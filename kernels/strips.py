@@ -1,10 +1,10 @@
 """A graph cut into stages that run strip by strip, so that no whole feature map of a large picture is ever in memory.
 
 Between two GroupNormalizations a decoder's operators are local: a row of their output depends on a few rows of their
-input. So the graph is cut at its norms. A stage begins with norms whose statistics are known by then, each a factor and
-a summand by channel, and gives its maps with the mean and the squared differences of every row, from which the next
-norm's statistics follow. Its model is of one strip: some rows, every channel and column. Rows at a strip's edge that
-did not see all their neighbours are made again by the strip beside it.
+input. So the graph is cut at its norms, and where maps become larger. A stage begins with norms whose statistics are
+known by then, each a factor and a summand by channel, and gives its maps with the mean and the squared differences of
+every row, from which the next norm's statistics follow. Its model is of one strip: some rows, every channel and column.
+Rows at a strip's edge that did not see all their neighbours are made again by the strip beside it.
 
 What is not local (attention, shapes) has to lie before the first operator that makes more rows; it is the head, which
 runs whole, along with the first stages as far as their maps are no larger than a strip's.
@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import onnx_ir as ir
+from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from tintype.kernels.base import add_constant, insert, replace
 from tintype.kernels.locality import GROUP_NORM, Rows, fixed_values, is_map, reach
@@ -75,6 +76,7 @@ def cut_in_strips(model: ir.Model, strip_bytes: int) -> Strips:
 
     All shapes must be numbers (`dims.pin`). The model is used up. Raises ValueError for a graph that can't run so.
     """
+    RemoveUnusedNodesPass()(model)
     graph = model.graph
     fixed, inputs = fixed_values(graph), list(graph.inputs)
     nodes = [node for node in graph if node.outputs[0] not in fixed]
@@ -158,14 +160,18 @@ def _head(nodes: list[ir.Node], fixed: set[ir.Value]) -> set[ir.Node]:
 
 
 def _levels(nodes: list[ir.Node], fixed: set[ir.Value]) -> list[list[ir.Node]]:
-    """Local nodes by how many norms have to be done before them, beyond those at the very front."""
+    """Local nodes by how many norms have to be done before them, beyond those at the very front.
+
+    What makes more rows begins a stage too: its strips are the narrowest, and what is before it would be made again
+    for each of them.
+    """
     depth: dict[ir.Value, int] = {}
     levels: list[list[ir.Node]] = []
     for node in nodes:
-        step = 1 if node.op_type == GROUP_NORM else 0
+        step = 1 if node.op_type == GROUP_NORM or (reach(node, fixed) or Rows()).scale > 1 else 0
         read = [value for value in node.inputs if value is not None and value not in fixed]
         level = max(0, *(depth.get(value, -1) + step for value in read))
-        depth |= {value: level for value in node.outputs}
+        depth |= dict.fromkeys(node.outputs, level)
         levels += [[] for _ in range(level + 1 - len(levels))]
         levels[level].append(node)
     return levels

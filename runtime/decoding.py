@@ -75,13 +75,20 @@ def resume(pipeline: Pipeline, saved: SavedLatents, *, anyway: bool = False) -> 
     tilings: Sequence[Tiling | None] = TILINGS
     with clock.counting("decode"):
         for index, record in enumerate(saved.records):
-            decode = functools.partial(pipeline.decode, exactness=record.request.exactness, arrangement=arrangement)
+            told_again: list[str] = []
+            decode = functools.partial(
+                pipeline.decode,
+                exactness=record.request.exactness,
+                arrangement=arrangement,
+                note=told_again.append,
+            )
             pixels, tiling = decode_somehow(decode, saved.latents[index : index + 1], tilings, pipeline.close)
             tilings = TILINGS[TILINGS.index(tiling) :]
             images.append(to_image(pixels[0]))
             made_with = pipeline.circumstances(record.request, record.picture, tiling, arrangement)
             told = record.made_with if reasons else made_with  # a picture in tiles has another build of the decoder
-            records.append(dataclasses.replace(record, made_with=told, tiling=tiling, notes=(*record.notes, *notes)))
+            said = tuple(dict.fromkeys((*record.notes, *notes, *told_again)))
+            records.append(dataclasses.replace(record, made_with=told, tiling=tiling, notes=said))
     return Result(images=tuple(images), records=tuple(records), latents=saved.latents, timings=clock.timings())
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,11 +14,15 @@ from tintype.request import ResolvedRequest
 from tintype.sampling import Latents, denoised_from, guide, model_input, rescale_guidance
 
 if TYPE_CHECKING:
-    from tintype.engine.session import Held, Session
+    from tintype.engine.held import Held
+    from tintype.engine.session import Session
 
 
 class Denoiser:
-    """Noisy latents -> denoised latents, for one request; what a sampler calls `denoise`."""
+    """Noisy latents -> denoised latents, for one request; what a sampler calls `denoise`.
+
+    A call whose answer isn't finite is made again on the graph that computes in float32, and so are all that follow.
+    """
 
     def __init__(
         self,
@@ -30,11 +34,13 @@ class Denoiser:
         pictures: int,
         *,
         split_guidance: bool = False,
+        in_float: Callable[[], Callable[[], Session] | None] = lambda: None,
     ) -> None:
         """session: gives the graph's session, which may be another one than before when it had to make room.
 
         conditioning: of 1 or 2 prompts; two are the negative prompt and the prompt, and guide. pictures: how many are
-        denoised together. split_guidance: a call for each prompt in place of one for both.
+        denoised together. split_guidance: a call for each prompt in place of one for both. in_float: gives what gives
+        the same graph in float32; None when it is that one already.
         """
         self.graph_seconds = 0.0  # spent in the graph's steps so far
         self._session = session
@@ -45,6 +51,7 @@ class Denoiser:
         self._told = [
             {name: np.repeat(values[part], pictures, axis=0) for name, values in told.items()} for part in rows
         ]
+        self._in_float = in_float
         self._request = request
         self._prediction_type = prediction_type
         timestep = next(port for port in graph.inputs if port.name == "timestep")
@@ -75,6 +82,12 @@ class Denoiser:
             "sample": sample.astype(np.float32, copy=False),
             "timestep": np.full(shape, timestep, dtype=self._timestep_type),
         }
+        prediction = self._answer(number, inputs)
+        if np.isfinite(prediction).all() or not self._turn_to_float():
+            return prediction
+        return self._answer(number, inputs)
+
+    def _answer(self, number: int, inputs: Mapping[str, NDArray[Any]]) -> Latents:
         session, held = self._open()
         before = session.run_seconds
         prediction = held[number].run(inputs)["out_sample"].astype(np.float32, copy=False)
@@ -88,3 +101,11 @@ class Denoiser:
             self._held = None  # before the new ones are made
             self._held = (session, [session.hold(told) for told in self._told])
         return self._held
+
+    def _turn_to_float(self) -> bool:
+        """Go on with the graph in float32; whether there is one besides the one in use."""
+        session = self._in_float()
+        if session is None:
+            return False
+        self._session, self._in_float = session, lambda: None
+        return True

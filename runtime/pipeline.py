@@ -12,34 +12,36 @@ stage begins and stay open for the next request; `Pipeline.close` gives everythi
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import os
 import time
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Unpack
 
 import numpy as np
-from numpy.typing import NDArray
 
 from tintype import sampling, strict_json
 from tintype._version import __version__
 from tintype.bundle import Bundle, open_bundle
 from tintype.clock import StageClock
-from tintype.conditioning import Conditioning, chunked, condition, is_guided, prompts_of, read
+from tintype.conditioning import Conditioning, Read, chunked, condition, is_guided, prompts_of, read
 from tintype.decoding import TILINGS, decode_somehow, resume
 from tintype.denoiser import Denoiser
-from tintype.errors import BundleError, NumericError, RecordError, RequestError, TintypeError
+from tintype.errors import BundleError, ProviderError, RecordError, RequestError, TintypeError
 from tintype.image.decode import Latents, Pixels, decode_latents, to_image
 from tintype.image.tiles import Tiling
 from tintype.latents import SavedLatents, save_latents
 from tintype.manifest import TokenizerFacts
 from tintype.memory.budget import parse_memory
 from tintype.memory.plan import Arrangement, Plan
+from tintype.overflow import Note, again_in_float, finite, finite_reading, float_options
 from tintype.planning import Planner
 from tintype.prompt import EncodedPrompt, PromptTokenizer
-from tintype.record import Circumstances, MemoryFacts, Record, arrangement_of, differences
+from tintype.record import Circumstances, MemoryFacts, Record, arrangement_of, differences, unrepeatable
 from tintype.request import Request, RequestFields, ResolvedRequest, make_request, resolve
 from tintype.result import Result, Step, peak_rss_bytes
 
@@ -125,17 +127,16 @@ class Pipeline:
     def reproduce_steps(self, record: Record, *, anyway: bool = False) -> Run:
         """`reproduce`, step by step."""
         request = resolve(_asked(record), self.bundle.manifest)
+        arrangement = arrangement_of(record.made_with) if self.target.is_host else TOGETHER
         # Builds last: one that isn't there yet has to be made before it can be compared.
-        reasons = differences(record, self._circumstances(record.made_with.builds))
+        reasons = unrepeatable(record) + differences(record, self._circumstances(record.made_with.builds))
         if not reasons:
-            arrangement = arrangement_of(record.made_with)
             reasons = differences(record, self.circumstances(request, record.picture, record.tiling, arrangement))
         if reasons and not anyway:
             raise RecordError(
                 f"the same picture can't be promised: {'; '.join(reasons)}",
                 fix="use what made it, or let it try anyway; the picture may then differ",
             )
-        arrangement = None if anyway else arrangement_of(record.made_with)
         return Run(self, request, picture=record.picture, tilings=(record.tiling,), arrangement=arrangement)
 
     def resume(self, saved: SavedLatents, *, anyway: bool = False) -> Result:
@@ -165,17 +166,24 @@ class Pipeline:
             self._plans[key] = self._planner.plan(request, self.memory)
         return self._plans[key]
 
-    def encode(self, request: ResolvedRequest, arrangement: Arrangement = TOGETHER) -> Conditioning:
-        """Words -> what the denoiser is told: a row a prompt, the negative one first when the request is guided."""
+    def encode(
+        self, request: ResolvedRequest, arrangement: Arrangement = TOGETHER, note: Note = lambda told: None
+    ) -> Conditioning:
+        """Words -> what the denoiser is told: a row a prompt, the negative one first when the request is guided.
+
+        note: is told what was computed again in float32.
+        """
         manifest, prompts = self.bundle.manifest, prompts_of(request, self.bundle.manifest)
+        stage = functools.partial(self.stage, arrangement=arrangement)
         readings = []
         for role, encoded in self._chunked(request).items():
-            text_encoder = self.session(role, self.options(role, request, arrangement=arrangement), arrangement)
-            readings.append(read(text_encoder.run, encoded))
-        conditioning = condition(readings, prompts, request, manifest)
-        for array in conditioning.arrays:
-            _finite(array, "the text encoder")
-        return conditioning
+
+            def reading(text_encoder: Session, encoded: list[EncodedPrompt] = encoded) -> Read:
+                return finite_reading(read(text_encoder.run, encoded))
+
+            options = self.options(role, request, arrangement=arrangement)
+            readings.append(again_in_float(stage, role, options, reading, note))
+        return condition(readings, prompts, request, manifest)
 
     def decode(
         self,
@@ -184,18 +192,35 @@ class Pipeline:
         *,
         exactness: str = "balanced",
         arrangement: Arrangement = TOGETHER,
+        note: Note = lambda told: None,
     ) -> Pixels:
-        """Latents, as the sampler left them -> (pictures, height, width, 3) of 0..255; in tiles if given."""
+        """Latents, as the sampler left them -> (pictures, height, width, 3) of 0..255; in tiles if given.
+
+        note: is told what was computed again in float32.
+        """
         manifest = self.bundle.manifest
+
+        def decoded(vae_decoder: Session) -> Pixels:
+            return decode_latents(
+                lambda latent_sample: vae_decoder.run({"latent_sample": latent_sample})["sample"],
+                latents,
+                scaling_factor=manifest.scaling_factor,
+                shift_factor=manifest.shift_factor,
+                tiling=tiling,
+            )
+
+        stage = functools.partial(self.stage, arrangement=arrangement)
         options = self._decoder_options(latents.shape[2:], tiling, exactness, arrangement)
-        vae_decoder = self.session("vae_decoder", options, arrangement)
-        return decode_latents(
-            lambda latent_sample: vae_decoder.run({"latent_sample": latent_sample})["sample"],
-            latents,
-            scaling_factor=manifest.scaling_factor,
-            shift_factor=manifest.shift_factor,
-            tiling=tiling,
-        )
+        return again_in_float(stage, "vae_decoder", options, decoded, note)
+
+    @contextlib.contextmanager
+    def stage(self, role: str, options: BuildOptions, arrangement: Arrangement = TOGETHER) -> Iterator[Session]:
+        """`session`, for one use of it."""
+        try:
+            yield self.session(role, options, arrangement)
+        except ProviderError:
+            self.close()  # a device that was lost is opened anew once nothing holds it
+            raise
 
     def session(self, role: str, options: BuildOptions, arrangement: Arrangement = TOGETHER) -> Session:
         """The session of one role, opened when it is first needed and kept while requests are of the same shape.
@@ -212,6 +237,11 @@ class Pipeline:
         self._sessions[role] = (options, session)
         self.load_seconds += time.perf_counter() - started
         return session
+
+    @property
+    def device_bytes(self) -> int:
+        """What open graphs hold in a device's memory: weights, held inputs and outputs; 0 on the processor."""
+        return sum(session.device_bytes for _, session in self._sessions.values())
 
     def open(self, role: str, options: BuildOptions) -> Session:
         """A new session of one role; `session` keeps it and closes it."""
@@ -332,10 +362,11 @@ class Pipeline:
         closed = [self._sessions.pop(role)[1] for role in roles]
         for session in closed:
             session.close()
-        if closed and self.memory is not None:
-            from tintype.engine.heap import trim
+        if closed:
+            from tintype.engine.heap import return_large_blocks, trim
 
             del session, closed
+            return_large_blocks()  # graphs come and go in this process: what one leaves must not add to the next
             trim()
 
     def __enter__(self) -> Pipeline:
@@ -388,6 +419,7 @@ class Run:
             pipeline.scheduler, request.sampler, request.num_inference_steps, request.sigmas, eta=request.eta
         )
         self._result: Result | None = None
+        self._notes: list[str] = []
         self._events = self._make()
 
     def __iter__(self) -> Run:
@@ -425,7 +457,7 @@ class Run:
         if self._pipeline.memory is not None:
             self._pipeline.make_room(request, self._arrangement)
         with clock.counting("encode"):
-            conditioning = self._pipeline.encode(request, self._arrangement)  # 1. words -> embeddings
+            conditioning = self._pipeline.encode(request, self._arrangement, self._note)  # 1. words -> embeddings
         for number, batch in enumerate(batches):
             noise = sampling.noise_source(request.noise, request.seeds[batch.start : batch.stop])
             latents = self._initial_latents(noise, len(batch))  # 2. seeds -> noise
@@ -448,25 +480,44 @@ class Run:
     ) -> Iterator[sampling.Step]:
         request, pipeline, pictures = self.request, self._pipeline, len(latents)
         options = pipeline.options("denoiser", request, pictures, arrangement=self._arrangement)
+        done = 0
+
+        def opened(options: BuildOptions) -> Callable[[], Session]:
+            return lambda: pipeline.session("denoiser", options, self._arrangement)
+
+        def in_float() -> Callable[[], Session] | None:
+            exact = float_options(options)
+            if exact is None:
+                return None
+            self._note(f"denoiser was run again in float32 from step {done + 1} on: it had given NaN or infinity")
+            return opened(exact)
+
         denoise = Denoiser(
-            lambda: pipeline.session("denoiser", options, self._arrangement),
+            opened(options),
             pipeline.bundle.graph("denoiser"),
             conditioning,
             request,
             pipeline.bundle.manifest.prediction_type,
             pictures,
             split_guidance=self._arrangement.split_guidance,
+            in_float=in_float,
         )
         steps = sampling.SAMPLERS[request.sampler](denoise, latents, self._schedule, noise)
         while True:
             in_graph = denoise.graph_seconds
             with self._clock.counting("denoise"):
-                step = next(steps, None)
+                try:
+                    step = next(steps, None)
+                except ProviderError:
+                    pipeline.close()  # a device that was lost is opened anew once nothing holds it
+                    raise
+            self._clock.device_bytes = max(self._clock.device_bytes, pipeline.device_bytes)
             self._clock.graph_seconds += denoise.graph_seconds - in_graph
             if step is None:
                 return
             self._clock.steps += 1
-            _finite(step.latents, f"the denoiser, in step {step.index + 1} of {step.total},")
+            done = step.index + 1
+            finite(step.latents, f"the denoiser, in step {step.index + 1} of {step.total},")
             yield step
 
     def _event(self, step: sampling.Step, number: int, batches: list[range]) -> Step:
@@ -498,7 +549,9 @@ class Run:
         return pixels, tiling
 
     def _decoded(self, latents: Latents, tiling: Tiling | None) -> Pixels:
-        return self._pipeline.decode(latents, tiling, exactness=self.request.exactness, arrangement=self._arrangement)
+        return self._pipeline.decode(
+            latents, tiling, exactness=self.request.exactness, arrangement=self._arrangement, note=self._note
+        )
 
     def _record(self, picture: int, tiling: Tiling | None) -> Record:
         made_with = self._pipeline.circumstances(self.request, picture, tiling, self._arrangement)
@@ -509,7 +562,17 @@ class Run:
                 planned_peak_bytes=self.plan.peak_bytes,
                 peak_rss_bytes=peak_rss_bytes(),
             )
-        return Record(request=self.request, picture=picture, made_with=made_with, tiling=tiling, memory=memory)
+        return Record(
+            request=self.request,
+            picture=picture,
+            made_with=made_with,
+            tiling=tiling,
+            memory=memory,
+            notes=tuple(dict.fromkeys(self._notes)),
+        )
+
+    def _note(self, told: str) -> None:
+        self._notes.append(told)
 
     def _collect(self, finished: list[tuple[range, Pixels, Tiling | None]]) -> Result:
         assert self.latents is not None  # every batch left its own
@@ -528,15 +591,6 @@ class Run:
 def _asked(record: Record) -> Request:
     """The request of a record, as somebody would ask for it again."""
     return Request(**{name: getattr(record.request, name) for name in Request.__dataclass_fields__})
-
-
-def _finite(array: NDArray[Any], whose: str) -> NDArray[Any]:
-    if not np.isfinite(array).all():
-        raise NumericError(
-            f"{whose} gave NaN or infinity",
-            fix="try guidance nearer to 7 or another sampler; if it stays so, export the checkpoint again in fp32",
-        )
-    return array
 
 
 def _scheduler_config(bundle: Bundle) -> sampling.SchedulerConfig:

@@ -16,6 +16,7 @@ from pathlib import Path
 from tintype.engine import cache
 from tintype.engine.build import GraphSource, lowering_version
 from tintype.engine.options import BuildOptions
+from tintype.engine.parent import end_with_parent
 from tintype.errors import BuildError
 
 
@@ -55,6 +56,7 @@ def analysis_of(bundle: GraphSource, role: str, options: BuildOptions) -> GraphA
 
 def main() -> int:
     """Analyse the graph that stdin names; the analysis as JSON on stdout."""
+    end_with_parent()
     from dataclasses import asdict
 
     import onnx_ir as ir

@@ -21,6 +21,7 @@ import numpy as np
 
 from tintype.engine.machine import default_threads
 from tintype.engine.options import ANY_SHAPE, BuildOptions
+from tintype.engine.parent import end_with_parent
 from tintype.engine.providers import TARGETS, Target, load_onnxruntime
 from tintype.engine.session import MODEL, NUMPY_TYPES, ONCE, session_options
 
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from tintype.engine.chain import ChainFacts, Port
 
 SMALLEST_EXTERNAL_BYTES = 1024
-LEAST_SEGMENT_BYTES = 16 * 2**20  # of weights in a part of what runs before strips begin
+HEAD_SEGMENT_BYTES = 8 * 2**20  # of weights in a part of what runs before strips begin: a layer or two
 SPILLED_BYTES = 2**20  # weights that a kernel made and that are larger go to disk at once
 
 
@@ -45,6 +46,14 @@ class Job:
     options: BuildOptions = ANY_SHAPE
     costs: Path | None = None  # what was measured before
     weights: Path | None = None  # where builds share large weights
+    largest: dict[str, float] | None = None  # of the canonical graph's values, as the export measured them
+
+    @property
+    def computes_half(self) -> bool:
+        """Whether a balanced build for this target computes in float16, where the device can."""
+        from tintype.kernels.registry import HALF_TARGETS
+
+        return self.target.name in HALF_TARGETS and self.options.exactness == "balanced"
 
     @property
     def threads(self) -> int:
@@ -53,6 +62,7 @@ class Job:
     def to_json(self) -> str:
         paths = {name: str(path.resolve()) if path else None for name, path in self._paths().items()}
         rest = {"target": self.target.name, "lowered": self.lowered, "options": asdict(self.options)}
+        rest["largest"] = self.largest
         return json.dumps({**paths, **rest})
 
     @classmethod
@@ -67,6 +77,7 @@ class Job:
             target=TARGETS[told["target"]],
             lowered=bool(told["lowered"]),
             options=BuildOptions(dims=dims, **options),
+            largest=told["largest"],
             **paths,
         )
 
@@ -105,14 +116,18 @@ def _lower(model: ir.Model, job: Job, scratch: Path, report: dict[str, Any]) -> 
     from tintype.engine.abilities import abilities
     from tintype.kernels.dims import pin
     from tintype.kernels.hoist import split_held
-    from tintype.kernels.registry import kernels_for, lower, measured_kernels
+    from tintype.kernels.registry import PINNED_TARGETS, finish, kernels_for, lower, measured_kernels
 
     options, able = job.options, frozenset[str]() if job.target.is_host else abilities(job.target)
-    if options.dims:
+    if options.dims or job.target.name in PINNED_TARGETS:
         pin(model, dict(options.dims))
+    half = job.computes_half and "float16" in able
+    if half:
+        report["too_large"] = _mark_large(model, job)
     chosen = kernels_for(job.target.name, able, exactness=options.exactness)
     kernels = lower(model, job.target.name, kernels=chosen).as_dict()
     report["abilities"] = sorted(able)
+    report["half_nodes"] = finish(model, job.target.name, able, exactness=options.exactness)
     once = None
     if options.dims:
         from tintype.engine import measure
@@ -139,12 +154,22 @@ def _lower(model: ir.Model, job: Job, scratch: Path, report: dict[str, Any]) -> 
     return once
 
 
+def _mark_large(model: ir.Model, job: Job) -> int:
+    """Note which values float16 may not hold; returns how many come near its end."""
+    from tintype.engine.ranges import ranges_on_noise
+    from tintype.kernels.ranges import mark
+
+    largest = ranges_on_noise(job.source, threads=job.threads) if job.largest is None else job.largest
+    mark(model, largest)
+    return len(largest)
+
+
 def _largest(options: BuildOptions) -> int | None:
     """Bytes that a layer's weights may grow to: None is no bound, 0 none at all."""
     if options.segment_bytes is not None:
         return options.segment_bytes // 2
     if options.strip_bytes is not None:
-        return options.strip_bytes
+        return options.strip_bytes * 5 // 2  # about half of what a strip's maps need together
     return 0 if options.mapped else None
 
 
@@ -210,7 +235,7 @@ def _save_chain(graph: ir.Model, name: str, job: Job, scratch: Path) -> ChainFac
     from tintype.kernels.segments import cut
 
     options, parts = job.options, []
-    limit = options.segment_bytes or max(options.strip_bytes or 0, LEAST_SEGMENT_BYTES)
+    limit = options.segment_bytes or HEAD_SEGMENT_BYTES
     for number, segment in enumerate(cut(graph, limit)):
         file = f"{Path(name).stem}-{number:03}.onnx"
         _save(segment, file, job, scratch)
@@ -289,6 +314,7 @@ class _Spill:
 
 def main() -> int:
     """Do the job on stdin; 0 when the build was written."""
+    end_with_parent()
     try:
         report = make_build(Job.from_json(sys.stdin.read()))
     except Exception as error:  # told to the parent, which makes it a BuildError

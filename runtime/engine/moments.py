@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from tintype.engine.row_store import RowStore
 
-_PIECE_BYTES = 2**20
+_PIECE_NUMBERS = 2**18
 
 
 class Moments:
@@ -28,12 +28,12 @@ class Moments:
     def of_map(cls, store: RowStore) -> Moments:
         """Those of a whole map that is there already."""
         moments = cls()
-        height, row_bytes = store.shape[2], max(1, store.nbytes // store.shape[2])
-        step = max(1, _PIECE_BYTES // row_bytes)
+        batch, channels, height, width = store.shape
+        step = max(1, _PIECE_NUMBERS // (batch * channels * width))
         for start in range(0, height, step):
             rows = store.read(start, min(start + step, height)).astype(np.float64)
             means = rows.mean(axis=3)
-            moments.add(means, np.square(rows - means[..., np.newaxis]).sum(axis=3), store.shape[3])
+            moments.add(means, np.square(rows - means[..., np.newaxis]).sum(axis=3), width)
         return moments
 
     def add(self, means: NDArray[Any], squares: NDArray[Any], width: int) -> None:
@@ -51,7 +51,8 @@ class Moments:
         spread = np.square(by_group - mean).mean(axis=2, keepdims=True)
         within = self._squares.reshape(batch, groups, -1).mean(axis=2, keepdims=True) / self._count
         inverse = 1 / np.sqrt(within + spread + epsilon)
-        mean, inverse = (np.broadcast_to(each, by_group.shape).reshape(batch, channels, 1, 1) for each in (mean, inverse))
+        whole = (batch, channels, 1, 1)
+        mean, inverse = (np.broadcast_to(each, by_group.shape).reshape(whole) for each in (mean, inverse))
         return mean.astype(np.float32), inverse.astype(np.float32)
 
     def _merge(self, count: int, mean: NDArray[np.float64], squares: NDArray[np.float64]) -> None:

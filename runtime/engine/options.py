@@ -15,8 +15,9 @@ class BuildOptions:
     exactness: `exact` keeps what the canonical graph computes; `balanced` may also quantize the inputs of layers whose
     weights the bundle holds as int8. mapped: weights stay in their mapped files: slower, but hardly any memory of the
     process's own. segment_bytes: the graph is cut so that a part has no more weights than that; parts are mapped, run
-    and dropped in turn. strip_bytes: feature maps are made in strips of rows no larger than that, and lie in a file between
-    the parts of the graph where they are larger as a whole. threads: those that the build's kernels are chosen for; None is one a physical core.
+    and dropped in turn. strip_bytes: feature maps are made in strips of rows no larger than that, and lie in a file
+    between the parts of the graph where they are larger as a whole. threads: those that the build's kernels are chosen
+    for; None is one a physical core.
     """
 
     dims: tuple[tuple[str, int], ...] = ()

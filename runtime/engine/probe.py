@@ -19,6 +19,7 @@ import psutil
 from numpy.typing import NDArray
 
 from tintype.engine.options import BuildOptions
+from tintype.engine.parent import end_with_parent
 from tintype.engine.providers import TARGETS, Target, load_onnxruntime
 from tintype.engine.session import Session, open_session
 from tintype.errors import BuildError, MemoryBudgetError
@@ -134,6 +135,7 @@ def _stored(path: Path) -> dict[str, Costs]:
 
 def main() -> int:
     """Measure the build that stdin names; the costs as JSON on stdout."""
+    end_with_parent()
     job = json.loads(sys.stdin.read())
     options = BuildOptions(mapped=job["mapped"])
     costs = probe(Path(job["folder"]), TARGETS[job["target"]], options, job["threads"])

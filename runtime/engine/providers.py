@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from tintype.engine import plugins
+from tintype.engine import plugins, windows_ml
 from tintype.engine.remedies import SYSTEM_NAMES, driver_fix, missing_driver, package_fix, system_fix
 from tintype.errors import InstallError, ProviderError, near_names
 
@@ -53,8 +53,15 @@ class Target:
 
 TARGETS = {
     "cpu": Target("cpu", "CPUExecutionProvider", "cpu"),
-    "cuda": Target("cuda", "CUDAExecutionProvider", "cuda", (("cudnn_conv_algo_search", "HEURISTIC"),)),
-    "directml": Target("directml", "DmlExecutionProvider", "directml", system="Windows"),
+    "cuda": Target("cuda", "CUDAExecutionProvider", "cuda"),  # a session's options: `cuda.for_session`
+    # The compatibility path. Named by what it is, not by number: with a device_id these two settings go unread.
+    "directml": Target(
+        "directml",
+        "DmlExecutionProvider",
+        "directml",
+        (("performance_preference", "high_performance"), ("device_filter", "gpu")),
+        system="Windows",
+    ),
     "webgpu": Target("webgpu", "WebGpuExecutionProvider", "webgpu", plugin="onnxruntime_ep_webgpu"),
     # Named only: plain operators, the same contract.
     "openvino": Target("openvino", "OpenVINOExecutionProvider", "openvino", plugin="onnxruntime_ep_openvino"),
@@ -64,7 +71,9 @@ TARGETS = {
         "tensorrt-rtx", "NvTensorRTRTXExecutionProvider", "tensorrt-rtx", plugin="onnxruntime_ep_nv_tensorrt_rtx"
     ),
 }
-PREFERENCE = ("cuda", "webgpu", "directml")  # what `auto` tries before the processor
+CLOSE_ALL = "close every pipeline on it, or start the program again; a driver that was updated may want a restart"
+# What `auto` tries before the processor; after the first of these, what Windows ML offers.
+PREFERENCE = ("cuda", "webgpu", "directml")
 
 # One Relu on a float[1]; a device that cannot run it cannot run anything. (ONNX protobuf, IR 8, opset 17.)
 _PROBE_GRAPH = base64.b64decode("CAg6MwoMCgF4EgF5IgRSZWx1EgFwWg8KAXgSCgoICAESBAoCCAFiDwoBeRIKCggIARIECgIIAUIECgAQEQ==")
@@ -85,7 +94,7 @@ def resolve_provider(name: str = "auto") -> Target:
         if problem is not None:
             raise ProviderError(f"provider {name} cannot be used: {problem[0]}", fix=problem[1])
         return target
-    for candidate in PREFERENCE:
+    for candidate in _preferred():
         if unusable_reason(TARGETS[candidate]) is None and not is_software(TARGETS[candidate]):
             return TARGETS[candidate]
     return TARGETS["cpu"]
@@ -98,12 +107,12 @@ def installed_distributions() -> dict[str, str]:
     """
     found: dict[str, str] = {}
     for place in sys.path:
-        for folder in Path(place).glob("onnxruntime*-*.dist-info"):
+        for folder in Path(place).glob("*-*.dist-info"):
             name, version = folder.name.removesuffix(".dist-info").split("-", 1)
             name = re.sub(r"[_.]+", "-", name).lower()
             if name in ORT_DISTRIBUTIONS:
                 found.setdefault(name, version)
-    return found or _distributions_by_metadata()
+    return {name: found[name] for name in ORT_DISTRIBUTIONS if name in found} or _distributions_by_metadata()
 
 
 def _distributions_by_metadata() -> dict[str, str]:
@@ -173,7 +182,7 @@ def problem_of(target: Target) -> tuple[str, str] | None:
         return None
     if target.system and target.system != platform.system():
         return f"it exists on {SYSTEM_NAMES.get(target.system, target.system)} only", system_fix(target.system)
-    if not _is_built_in(target) and not plugins.is_installed(target.plugin):
+    if not (_is_built_in(target) or _is_windows_mls(target) or plugins.is_installed(target.plugin)):
         installed = check_installation()
         beside = bool(target.plugin) and installed == "onnxruntime"
         reason = f"the installed {installed} {runtime.__version__} has no {target.provider}"
@@ -193,7 +202,9 @@ def new_session(model: str | bytes, options: Any, target: Target) -> Any:
         # The processor joins by itself, for shape arithmetic: where nodes went is checked after opening.
         providers = [(target.provider, dict(target.options))]
         return runtime.InferenceSession(model, options, providers=providers, enable_fallback=0)
-    return session_of_devices(model, options, [device_of(target)], dict(target.options))
+    session = session_of_devices(model, options, [device_of(target)], dict(target.options))
+    plugins.opened(target.plugin, session)
+    return session
 
 
 def session_of_devices(model: str | bytes, options: Any, devices: list[Any], settings: dict[str, str]) -> Any:
@@ -205,17 +216,22 @@ def session_of_devices(model: str | bytes, options: Any, devices: list[Any], set
 def device_of(target: Target) -> Any:
     """The device of a provider that is a library of its own, as ONNX Runtime's device API gives it."""
     runtime = load_onnxruntime()
-    problem = plugins.register(runtime, target.plugin)
+    lost = plugins.is_lost(target.plugin)
+    if _is_windows_mls(target):
+        problem = None
+    else:
+        problem = plugins.renew(runtime, target.plugin) if lost else plugins.register(runtime, target.plugin)
     found = plugins.devices(runtime, target.provider)
     if problem is not None or not found:
         reason = problem or missing_driver(target.name) or "no device was found that it runs on"
-        raise ProviderError(f"provider {target.name} cannot be used: {reason}", fix=driver_fix(target.name))
+        fix = CLOSE_ALL if lost else driver_fix(target.name)
+        raise ProviderError(f"provider {target.name} cannot be used: {reason}", fix=fix)
     return found[0]
 
 
 def is_software(target: Target) -> bool:
     """Whether a GPU's provider runs on the processor, as WebGPU may in tests: right, and hundreds of times slower."""
-    if not plugins.is_registered(target.plugin):
+    if not (plugins.is_registered(target.plugin) or _is_windows_mls(target)):
         return False
     found = plugins.devices(load_onnxruntime(), target.provider)
     return bool(found) and str(found[0].device.type).endswith("CPU") and target.name == "webgpu"
@@ -231,7 +247,19 @@ def plain_reason(error: Exception) -> str:
 
 def _is_built_in(target: Target) -> bool:
     """Whether the installed onnxruntime itself has the provider; libraries join its list once they are registered."""
-    return target.provider in load_onnxruntime().get_available_providers() and not plugins.is_registered(target.plugin)
+    registered = plugins.is_registered(target.plugin) or _is_windows_mls(target)
+    return target.provider in load_onnxruntime().get_available_providers() and not registered
+
+
+def _is_windows_mls(target: Target) -> bool:
+    return target.provider in windows_ml.register(load_onnxruntime())
+
+
+def _preferred() -> tuple[str, ...]:
+    """What `auto` tries, best first: a GPU maker's own provider where Windows brings it, then what runs anywhere."""
+    first, *rest = PREFERENCE
+    offered = [name for name, target in TARGETS.items() if name not in PREFERENCE and _is_windows_mls(target)]
+    return (first, *offered, *rest)
 
 
 def _refusal(target: Target) -> str | None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -15,71 +17,102 @@ from tintype.errors import BuildError
 
 
 class RowStore:
-    """One map, (batch, channels, height, width). `close` gives its place back; the file goes with the process too."""
+    """One map, (batch, channels, height, width), of one type."""
 
     def __init__(self, shape: Sequence[int], dtype: np.dtype[Any], held: NDArray[Any] | BinaryIO) -> None:
-        """held: the array, or an unbuffered file where the same bytes are to lie."""
+        """held: the array, or an unbuffered file whose first bytes are the same."""
         self.shape: tuple[int, ...] = tuple(shape)
         self.dtype = dtype
-        self._held = held
+        self.held = held
 
     @classmethod
     def of(cls, array: NDArray[Any]) -> RowStore:
         """A map that is in memory."""
         return cls(array.shape, array.dtype, array)
 
-    @classmethod
-    def empty(cls, shape: Sequence[int], dtype: np.dtype[Any], folder: Path | None) -> RowStore:
-        """A map to be written, in memory or in a file in a folder that may be written to."""
-        if folder is None:
-            return cls(shape, dtype, np.empty(shape, dtype))
-        return cls(shape, dtype, tempfile.TemporaryFile(dir=folder, buffering=0))
+    def read(self, first: int, last: int, into: NDArray[Any] | None = None) -> NDArray[Any]:
+        """Rows from first up to last in one block, which is not to be written to.
 
-    @property
-    def nbytes(self) -> int:
-        return int(np.prod(self.shape, dtype=np.int64)) * self.dtype.itemsize
-
-    def read(self, first: int, last: int) -> NDArray[Any]:
-        """Rows from first up to last, in one block; not to be written to."""
-        if isinstance(self._held, np.ndarray):
-            return np.ascontiguousarray(self._held[:, :, first:last])
-        batch, channels, _, width = self.shape
-        rows = np.empty((batch, channels, last - first, width), self.dtype)
+        into: a block of that size that may be used.
+        """
+        batch, channels, height, width = self.shape
+        if isinstance(self.held, np.ndarray) and (first, last) == (0, height):
+            return np.ascontiguousarray(self.held)
+        rows = np.empty((batch, channels, last - first, width), self.dtype) if into is None else into
+        if isinstance(self.held, np.ndarray):
+            rows[...] = self.held[:, :, first:last]
+            return rows
         for index, plane in enumerate(rows.reshape(batch * channels, -1)):
-            self._held.seek(self._offset(index, first))
-            _read_into(self._held, memoryview(plane).cast("B"))
+            self.held.seek(self._offset(index, first))
+            _read_into(self.held, plane.data.cast("B"))
         return rows
 
     def write(self, first: int, rows: NDArray[Any]) -> None:
         """Put rows in their place, from the row `first` on. Raises BuildError when the disk is full."""
-        if isinstance(self._held, np.ndarray):
-            self._held[:, :, first : first + rows.shape[2]] = rows
+        if isinstance(self.held, np.ndarray):
+            self.held[:, :, first : first + rows.shape[2]] = rows
             return
         batch, channels = self.shape[:2]
         try:
             for index in range(batch * channels):
-                plane = rows[divmod(index, channels)]
-                self._held.seek(self._offset(index, first))
-                _write_all(self._held, memoryview(np.ascontiguousarray(plane)).cast("B"))
+                plane = np.ascontiguousarray(rows[divmod(index, channels)])
+                self.held.seek(self._offset(index, first))
+                _write_all(self.held, plane.data.cast("B"))
         except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
                 raise
+            size = int(np.prod(self.shape, dtype=np.int64)) * self.dtype.itemsize
             raise BuildError(
-                f"no space left on disk for a feature map of {self.nbytes:,} bytes",
+                f"no space left on disk for a feature map of {size:,} bytes",
                 fix="free some disk space, set TINTYPE_CACHE to a larger disk, or allow more memory",
             ) from error
 
     def whole(self) -> NDArray[Any]:
         """All of it, in memory."""
-        return self._held if isinstance(self._held, np.ndarray) else self.read(0, self.shape[2])
-
-    def close(self) -> None:
-        if not isinstance(self._held, np.ndarray):
-            self._held.close()
+        return self.read(0, self.shape[2])
 
     def _offset(self, plane: int, row: int) -> int:
         height, width = self.shape[2:]
         return (plane * height + row) * width * self.dtype.itemsize
+
+
+class RowStores:
+    """Where the maps of one run lie. A file that is given back is written over: its pages are there already."""
+
+    def __init__(self, folder: Path, held_bytes: int) -> None:
+        """Maps of more than held_bytes lie in files in the folder; in the system's own where it can't be written to."""
+        self._folder = folder if os.access(folder, os.W_OK) else None
+        self._held_bytes = held_bytes
+        self._spare: list[BinaryIO] = []
+        self._opened: list[BinaryIO] = []
+
+    def empty(self, shape: Sequence[int], dtype: np.dtype[Any], *, in_memory: bool = False) -> RowStore:
+        """A map to be written."""
+        if in_memory or not self.is_large(shape, dtype):
+            return RowStore(shape, dtype, np.empty(shape, dtype))
+        if not self._spare:
+            file: Any = tempfile.TemporaryFile(dir=self._folder, prefix=".maps-", buffering=0)  # noqa: SIM115  # closed by files_closed
+            self._opened.append(file)
+            self._spare.append(file)
+        return RowStore(shape, dtype, self._spare.pop())
+
+    def is_large(self, shape: Sequence[int], dtype: np.dtype[Any]) -> bool:
+        """Whether a map is too large for memory."""
+        return int(np.prod(shape, dtype=np.int64)) * dtype.itemsize > self._held_bytes
+
+    def give_back(self, store: RowStore) -> None:
+        """A map that nobody reads any more."""
+        if not isinstance(store.held, np.ndarray):
+            self._spare.append(store.held)
+
+    @contextlib.contextmanager
+    def files_closed(self) -> Iterator[None]:
+        """At the end, whatever happened, the files are closed, and gone."""
+        try:
+            yield
+        finally:
+            for file in self._opened:
+                file.close()
 
 
 def _read_into(file: BinaryIO, view: memoryview) -> None:

@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+import threading
 import time
-from collections.abc import Iterable, Mapping
+import weakref
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from tintype.engine import cuda, plugins
+from tintype.engine.binding import run_to_device
 from tintype.engine.chain import Chain, read_chains
+from tintype.engine.held import Held, HeldInTensors
 from tintype.engine.machine import default_threads, products_saturate
+from tintype.engine.on_device import Kept, OnDevice, stays_on_device
 from tintype.engine.placement import Placement
-from tintype.engine.providers import Target, load_onnxruntime, new_session
+from tintype.engine.providers import Target, load_onnxruntime, new_session, plain_reason
 from tintype.engine.strips import HEAD, Strips, read_strips
 from tintype.errors import BuildError, MemoryBudgetError, ProviderError, TintypeError
 
+Answer = TypeVar("Answer")
 MODEL = "model.onnx"
 ONCE = "once.onnx"  # the part of a build that depends on the prompt alone
 
@@ -47,6 +54,8 @@ class Session:
         self._placement = placement
         self.threads = threads
         self.run_seconds = 0.0  # spent inside ONNX Runtime so far
+        self._running = threading.Lock()
+        self._holders = weakref.WeakSet[Held]()  # whose tensors would keep `inner` alive
         ports = [*inner.get_inputs(), *(once.get_inputs() if once is not None else ())]
         self._held_names = tuple(o.name for o in once.get_outputs()) if once is not None else ()
         self.once_names = frozenset(i.name for i in once.get_inputs()) if once is not None else frozenset[str]()
@@ -58,6 +67,8 @@ class Session:
             port.name: NUMPY_TYPES[port.type] for port in ports if port.name in self.input_shapes
         }
         self.output_names: tuple[str, ...] = tuple(o.name for o in inner.get_outputs())
+        self.output_shapes = {o.name: tuple(o.shape) for o in inner.get_outputs()}
+        self.output_types = {o.name: NUMPY_TYPES[o.type] for o in inner.get_outputs()}
         self._inner: Any = inner
         self._once: Any = once
 
@@ -66,6 +77,19 @@ class Session:
         """Where nodes run; of a graph in parts, those that have run so far."""
         chains = (each.placement for each in (self._inner, self._once) if isinstance(each, Chain | Strips))
         return sum(chains, self._placement)
+
+    @property
+    def device_bytes(self) -> int:
+        """What lies in a device's memory for as long as the session is open: weights, held inputs and outputs.
+
+        Activations are not in it, which ONNX Runtime tells nobody; 0 on the processor.
+        """
+        if self.target.is_host or self._inner is None:
+            return 0
+        graphs = [self.path, self.path.with_name(ONCE)] if self.path.name == MODEL else [self.path]
+        files = [file for graph in graphs for file in (graph, graph.with_name(f"{graph.name}_data"))]
+        weights = sum(file.stat().st_size for file in files if file.is_file())
+        return weights + sum(holder.device_bytes for holder in self._holders)
 
     @property
     def input_names(self) -> tuple[str, ...]:
@@ -78,11 +102,18 @@ class Session:
         """
         self._demand_open()
         self._known(inputs)
-        kept = self.hold({name: value for name, value in inputs.items() if name in self.once_names})
+        kept = self.hold({name: value for name, value in inputs.items() if name in self.once_names}, bound=False)
         return kept.run({name: value for name, value in inputs.items() if name not in kept.names})
 
-    def hold(self, inputs: Mapping[str, NDArray[Any]]) -> Held:
-        """Keep some inputs over many runs; what depends on them alone is computed here, once."""
+    def hold(self, inputs: Mapping[str, NDArray[Any]], *, bound: bool | None = None) -> Held:
+        """Keep some inputs over many runs; what depends on them alone is computed here, once.
+
+        bound: keep them, and what goes in and out at each run, in tensors that are made once, where the target
+        computes; None is wherever that isn't this process's own memory.
+        """
+        bound = not self.target.is_host if bound is None else bound
+        on_device = isinstance(self._inner, OnDevice)  # which keeps its tensors itself, where CUDA graphs find them
+        bound = bound and not on_device
         self._demand_open()
         self._known(inputs)
         feed = {name: self._checked(name, value) for name, value in inputs.items()}
@@ -91,32 +122,54 @@ class Session:
             raise BuildError(
                 f"{self.path.name} needs {', '.join(sorted(missing))}", fix="give every input of the graph"
             )
-        given = {name: value for name, value in feed.items() if name in self._step_names}
-        if self._once is not None:
-            outputs = self._execute(self._once, {name: feed[name] for name in self.once_names})
-            given |= dict(zip(self._held_names, outputs, strict=True))
-        return Held(self, frozenset(feed), given)
+        given: dict[str, Any] = {name: value for name, value in feed.items() if name in self._step_names}
+        once, known = self._once, {name: feed[name] for name in self.once_names}
+        if once is not None and bound:
+            given |= self.execute(lambda: run_to_device(once, self.target, known))
+        elif once is not None:
+            given |= dict(zip(self._held_names, self.execute(lambda: once.run(None, known)), strict=True))
+        if on_device:
+            given = {name: Kept(value) for name, value in given.items()}
+        held = (HeldInTensors if bound else Held)(self, frozenset(feed), given)
+        self._holders.add(held)
+        return held
 
-    def run_held(self, held: Mapping[str, Any], inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-        """What `Held.run` does."""
+    def step_feed(self, inputs: Mapping[str, NDArray[Any]], held: Mapping[str, Any]) -> dict[str, NDArray[Any]]:
+        """A run's own inputs, checked: with the held ones they have to be all."""
         self._demand_open()
         self._known(inputs)
-        feed = {name: self._checked(name, value) for name, value in inputs.items()} | dict(held)
-        missing = [name for name in self._step_names if name not in feed]
+        feed = {name: self._checked(name, value) for name, value in inputs.items()}
+        missing = [name for name in self._step_names if name not in feed and name not in held]
         if missing:
             raise BuildError(f"{self.path.name} needs {', '.join(missing)}", fix="give every input of the graph")
-        return dict(zip(self.output_names, self._execute(self._inner, feed), strict=True))
+        return feed
 
-    def _execute(self, session: Any, feed: dict[str, Any]) -> list[NDArray[Any]]:
-        started = time.perf_counter()
+    def execute(self, run: Callable[[], Answer]) -> Answer:
+        """One run, the only one of this session at a time: DirectML allows no second one, others gain nothing by it."""
+        with self._running:
+            started = time.perf_counter()
+            try:
+                return self.told(run)
+            finally:
+                self.run_seconds += time.perf_counter() - started
+
+    def told(self, call: Callable[[], Answer]) -> Answer:
+        """A call into ONNX Runtime whose failures are told in our words."""
         try:
-            return list(session.run(None, feed))
+            return call()
         except TintypeError:
             raise
         except Exception as error:  # ORT raises its own unrelated classes, one a status code
-            raise _run_error(self.path, self.target, error) from error
-        finally:
-            self.run_seconds += time.perf_counter() - started
+            if _is_lost(error):
+                plugins.mark_lost(self.target.plugin)
+            # Without its frames, which would keep ONNX Runtime's session alive as long as somebody keeps the error.
+            raise _run_error(self.path, self.target, error) from error.with_traceback(None)
+
+    @property
+    def inner(self) -> Any:
+        """ONNX Runtime's own session. Raises BuildError when this one is closed."""
+        self._demand_open()
+        return self._inner
 
     def _demand_open(self) -> None:
         if self._inner is None:
@@ -131,6 +184,8 @@ class Session:
     def close(self) -> None:
         """Give weights, arena and threads back. Closing twice is fine."""
         self._inner = self._once = None
+        for holder in self._holders:
+            holder.close()
 
     def __enter__(self) -> Session:
         return self
@@ -154,19 +209,6 @@ class Session:
         return array
 
 
-class Held:
-    """A session with some of its inputs kept: the same prompt, step after step. It lives no longer than the session."""
-
-    def __init__(self, session: Session, names: frozenset[str], given: Mapping[str, Any]) -> None:
-        self.names = names  # of the inputs that are kept
-        self._session = session
-        self._given = given
-
-    def run(self, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-        """Every output by name, for the remaining inputs. Raises as `Session.run` does."""
-        return self._session.run_held(self._given, inputs)
-
-
 def open_session(
     build: Path,
     target: Target,
@@ -175,13 +217,17 @@ def open_session(
     allow_off_target: bool = False,
     optimize: bool = False,
     mapped: bool = False,
+    exactness: str = "balanced",
+    pinned: bool = False,
+    device_bytes: int | None = None,
 ) -> Session:
     """Open a build (a folder that `ensure_build` made, or a .onnx file) on `target`.
 
     threads: worker threads inside an operator; None takes the physical cores that this process may use.
     allow_off_target: let heavy nodes run elsewhere than on the target.
     optimize: let ONNX Runtime optimize the graph while opening. Builds for the processor are optimized already.
-    mapped: make no faster copies of weights, see BuildOptions.
+    mapped: make no faster copies of weights, see BuildOptions. exactness, device_bytes: see `cuda.for_session`.
+    pinned: the build is for one shape, so that a device may replay its runs.
 
     Raises BuildError when the graph cannot be opened, ProviderError when the device cannot or a heavy node is off it.
     """
@@ -195,9 +241,18 @@ def open_session(
         raise BuildError(f"threads is {threads}", fix="give 1 or more, or leave it out for all physical cores")
 
     # What a device fuses is decided when it opens the graph: such builds are saved as they were lowered.
-    def opened(graph: Path) -> Any:
+    def opened(graph: Path, *, captures: bool = False) -> Any:
         optimized = optimize or not target.is_host
-        return _open(graph, target, session_options(target, threads=threads, optimize=optimized, mapped=mapped))
+        told = cuda.for_session(target, exactness=exactness, device_bytes=device_bytes, captures=captures)
+        try:
+            inner = _open(graph, told, session_options(target, threads=threads, optimize=optimized, mapped=mapped))
+        except TintypeError as error:
+            if captures and "graph capture" in str(error):  # a node is on the host: slower, and as right
+                return opened(graph)
+            raise
+        if not stays_on_device(target):
+            return inner
+        return OnDevice(inner, target, types=NUMPY_TYPES, graph_ids=cuda.GraphIds() if captures else None)
 
     if strips is not None:
         head = Chain(path.parent, chains[HEAD], opened) if HEAD in chains else None
@@ -205,7 +260,7 @@ def open_session(
     if chains:
         inner, *rest = (Chain(path.parent, chains[name], opened) for name in (MODEL, ONCE) if name in chains)
         return Session(inner, target, path, Placement(), threads, *rest)
-    inner, beside = opened(path), path.with_name(ONCE)
+    inner, beside = opened(path, captures=cuda.wants_capture(target, pinned=pinned)), path.with_name(ONCE)
     once = opened(beside) if path.name == MODEL and beside.is_file() else None
     placement = Placement.of(*(session for session in (inner, once) if session is not None))
     if not allow_off_target:
@@ -241,6 +296,9 @@ def session_options(target: Target, *, threads: int, optimize: bool, mapped: boo
     options.use_deterministic_compute = True
     options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
     options.add_session_config_entry("session.force_spinning_stop", "1")  # a kiosk between pictures costs no power
+    # A product with int8 weights that no kernel took becomes MatMulNBits, which by default rounds its other input to
+    # 8 bits as well, whatever was asked for: 57 dB for a text encoder and 36 for a VAE that keep 147 with this.
+    options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "1")
     if mapped:
         options.add_session_config_entry("session.disable_prepacking", "1")
     if target.is_host and products_saturate():
@@ -256,21 +314,38 @@ def _open_error(path: Path, target: Target, error: Exception) -> TintypeError:
     text = _first_line(error)
     if not target.is_host and target.provider.removesuffix("ExecutionProvider").lower() in text.lower():
         return ProviderError(f"{target.provider} cannot open {path.name}: {text}", fix="choose provider cpu")
+    if _is_of_memory(text):
+        return MemoryBudgetError(
+            f"there is not enough memory to open {path.name}: {text}",
+            fix="close other programs, or set a memory budget: tintype plan shows what it takes",
+        )
     return BuildError(f"ONNX Runtime cannot open {path}: {text}", fix="clear the build: tintype cache clear")
+
+
+def _is_of_memory(text: str) -> bool:
+    """Whether an error of ONNX Runtime says that memory ran out; std::bad_alloc is one of its ways to."""
+    return any(word in text.lower() for word in ("alloc", "out of memory", "cannot allocate"))
 
 
 def _run_error(path: Path, target: Target, error: Exception) -> TintypeError:
     text = _first_line(error)
-    if "alloc" in text.lower() or "out of memory" in text.lower():  # also std::bad_alloc
+    if _is_of_memory(text):
         return MemoryBudgetError(
             f"{path.name} ran out of memory: {text}", fix="ask for a smaller picture, or fewer at once"
         )
-    if not target.is_host and "lost" in text.lower():
+    if not target.is_host and _is_lost(error):
+        again = "try again, the device is opened anew" if plugins.is_registered(target.plugin) else "start it again"
         return ProviderError(
-            f"the {target.name} device was lost while it ran {path.name}: {text}",
-            fix="open the pipeline again; if it stays so, update the device's driver, or choose provider cpu",
+            f"the {target.name} device was lost while it ran {path.name}: {plain_reason(error)}",
+            fix=f"{again}; if it stays so, update the device's driver, or choose provider cpu",
         )
     return BuildError(f"{path.name} failed on {target.name}: {text}", fix="check the sizes of the inputs")
+
+
+def _is_lost(error: Exception) -> bool:
+    """Whether a device's driver gave it up: as Dawn (WebGPU) says it, or Direct3D by its codes for removed and hung."""
+    text = str(error).lower()
+    return any(sign in text for sign in ("device] is lost", "device lost", "device_lost", "887a0005", "887a0006"))
 
 
 def _first_line(error: Exception) -> str:

@@ -55,9 +55,7 @@ def _facts(stage: Stage, file: str, weights: tuple[str, ...]) -> StageFacts:
         margin=stage.margin,
         reads=tuple(map(_port, stage.reads)),
         gives=tuple(map(_port, stage.gives)),
-        norms=tuple(
-            NormFacts(norm.source, norm.mean, norm.inverse, norm.groups, norm.epsilon) for norm in stage.norms
-        ),
+        norms=tuple(NormFacts(norm.source, norm.mean, norm.inverse, norm.groups, norm.epsilon) for norm in stage.norms),
     )
 
 

@@ -20,7 +20,7 @@ from tintype.engine.chain import Chain, Port, prefetch
 from tintype.engine.heap import return_large_blocks
 from tintype.engine.moments import Moments
 from tintype.engine.placement import Placement
-from tintype.engine.row_store import RowStore
+from tintype.engine.row_store import RowStore, RowStores
 
 STRIPS_NAME = "strips.json"  # in a build's folder, in place of model.onnx
 HEAD = "head.onnx"  # the chain in parts.json that runs before the first stage
@@ -35,6 +35,11 @@ class StripPort:
     dtype: str
     scale: int  # its rows for one row of the stage
     seen: tuple[str, ...] = ()  # outputs: mean of each row, and the sum of its squared differences
+
+    def block(self, rows: int) -> NDArray[Any]:
+        """Memory for a strip of so many rows of the stage."""
+        batch, channels, _, width = self.shape
+        return np.empty((batch, channels, rows * self.scale, width), self.dtype)
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,77 +111,74 @@ class Strips:
     def run(self, output_names: Sequence[str] | None, feed: Mapping[str, Any]) -> list[Any]:
         """Every output, or those named, in order. What no later stage reads is dropped at once."""
         maps = {name: RowStore.of(array) for name, array in feed.items() if array.ndim == 4}
-        try:
-            self._run_all(feed, maps)
+        stores = RowStores(self._folder.parent, self._facts.held_bytes)
+        with stores.files_closed():
+            self._run_all(feed, maps, stores)
             names = [port.name for port in self._facts.outputs] if output_names is None else output_names
             return [maps[name].whole() for name in names]
-        finally:
-            for store in maps.values():
-                store.close()
 
-    def _run_all(self, feed: Mapping[str, Any], maps: dict[str, RowStore]) -> None:
+    def _run_all(self, feed: Mapping[str, Any], maps: dict[str, RowStore], stores: RowStores) -> None:
         """Put every output into `maps`."""
         wanted = {port.name for port in self._facts.outputs}
         if self._head is not None:
             made = self._head.run(None, feed)
-            for port in reversed(self._head.get_outputs()):  # the last one first, so that each goes once it is stored
-                maps[port.name] = self._stored(made.pop(), port.name in wanted)
+            for output in reversed(self._head.get_outputs()):  # the last one first: each goes once it is stored
+                maps[output.name] = _stored(made.pop(), stores, in_memory=output.name in wanted)
         moments: dict[str, Moments] = {}
-        for index, stage in enumerate(self._facts.stages):
+        stages = self._facts.stages
+        for index, stage in enumerate(stages):
             for norm in stage.norms:
                 if norm.source not in moments:
                     moments[norm.source] = Moments.of_map(maps[norm.source])
-            moments |= self._run_stage(index, maps, moments, wanted)
-            read_later = {port.name for later in self._facts.stages[index + 1 :] for port in later.reads}
+            for port in stage.gives:
+                dtype = np.dtype(port.dtype)
+                maps[port.name] = stores.empty(port.shape, dtype, in_memory=port.name in wanted)
+            following = stages[(index + 1) % len(stages)]
+            moments |= self._run_stage(stage, maps, moments, following.weights)
+            read_later = {port.name for later in stages[index + 1 :] for port in later.reads}
             for name in maps.keys() - read_later - wanted:
-                maps.pop(name).close()
+                stores.give_back(maps.pop(name))
 
     def _run_stage(
-        self, index: int, maps: dict[str, RowStore], moments: Mapping[str, Moments], wanted: set[str]
+        self,
+        stage: StageFacts,
+        maps: Mapping[str, RowStore],
+        moments: Mapping[str, Moments],
+        next_weights: Sequence[str],
     ) -> dict[str, Moments]:
-        """Run one stage over all strips; puts what it gives into `maps`, and returns their statistics."""
-        stages = self._facts.stages
-        stage = stages[index]
+        """Run one stage over all strips; fills the maps that it gives, and returns their statistics."""
         session = self._open(self._folder / stage.file)
-        if index + 1 < len(stages):
-            prefetch(self._folder / name for name in stages[index + 1].weights)
+        prefetch(self._folder / name for name in next_weights)
         given: dict[str, NDArray[Any]] = {}
         for norm in stage.norms:
             given[norm.mean], given[norm.inverse] = moments[norm.source].normal(norm.groups, norm.epsilon)
-        for port in stage.gives:
-            maps[port.name] = self._empty(port, port.name in wanted)
+        blocks = {port.name: port.block(stage.strip_rows) for port in stage.reads}
         seen = {port.name: Moments() for port in stage.gives if port.seen}
         names = [name for port in stage.gives for name in (port.name, *port.seen)]
         for start, first, last in stage.strips():
             for port in stage.reads:
                 rows = (start * port.scale, (start + stage.strip_rows) * port.scale)
-                given[port.name] = maps[port.name].read(*rows)
+                given[port.name] = maps[port.name].read(*rows, blocks[port.name])
             made = dict(zip(names, session.run(names, given), strict=True))
             for port in stage.gives:
                 kept = slice((first - start) * port.scale, (last - start) * port.scale)
                 maps[port.name].write(first * port.scale, made[port.name][:, :, kept])
                 if port.seen:
-                    seen[port.name].add(*(made[name][:, :, kept, 0] for name in port.seen), port.shape[3])
+                    means, squares = (made[name][:, :, kept, 0] for name in port.seen)
+                    seen[port.name].add(means, squares, port.shape[3])
             del made
         if stage.file not in self._placed:
             self._placed.add(stage.file)
             self._stages += Placement.of(session)
         return seen
 
-    def _empty(self, port: StripPort, stays: bool) -> RowStore:
-        return RowStore.empty(port.shape, np.dtype(port.dtype), self._place(port.shape, np.dtype(port.dtype), stays))
 
-    def _stored(self, array: NDArray[Any], stays: bool) -> RowStore:
-        if self._place(array.shape, array.dtype, stays) is None:
-            return RowStore.of(array)
-        store = RowStore.empty(array.shape, array.dtype, self._folder.parent)
-        store.write(0, array)
-        return store
-
-    def _place(self, shape: Sequence[int], dtype: np.dtype[Any], stays: bool) -> Path | None:
-        """The folder of a map's file; None for memory."""
-        size = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
-        return None if stays or size <= self._facts.held_bytes else self._folder.parent
+def _stored(array: NDArray[Any], stores: RowStores, *, in_memory: bool) -> RowStore:
+    if in_memory or not stores.is_large(array.shape, array.dtype):
+        return RowStore.of(array)
+    store = stores.empty(array.shape, array.dtype)
+    store.write(0, array)
+    return store
 
 
 def write_strips(folder: Path, facts: StripsFacts) -> None:
@@ -202,11 +204,11 @@ def read_strips(folder: Path) -> StripsFacts | None:
         )
         for stage in stored["stages"]
     )
-    ports = (
+    inputs, outputs = (
         tuple(Port(port["name"], port["type"], tuple(port["shape"])) for port in stored[side])
         for side in ("inputs", "outputs")
     )
-    return StripsFacts(stages, *ports, held_bytes=int(stored["held_bytes"]))
+    return StripsFacts(stages, inputs, outputs, held_bytes=int(stored["held_bytes"]))
 
 
 def _strip_port(stored: Mapping[str, Any]) -> StripPort:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from tintype.errors import MemoryBudgetError
 from tintype.memory.costs import Costs
-from tintype.memory.holding import MAPPED, MIB, PACKED, Holding, segments
+from tintype.memory.holding import MAPPED, MIB, PACKED, Holding, segments, strips
 from tintype.memory.plan import Plan, Stage
 
 SEGMENTS_MIB = (1536, 1024, 768, 512, 384, 256, 192, 128, 96, 64, 48, 32)
@@ -48,7 +48,7 @@ def candidates(need: Need) -> Iterator[Candidate]:
 def holdings_for(role: str) -> tuple[Holding, ...]:
     """The ways in which graphs of a role can be held on the processor."""
     if role == "vae_decoder":
-        return (PACKED, MAPPED)
+        return (PACKED, MAPPED, *map(strips, STRIPS_MIB))
     return (PACKED, MAPPED, *map(segments, SEGMENTS_MIB))
 
 

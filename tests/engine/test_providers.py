@@ -95,3 +95,28 @@ def test_the_probe_is_one_relu():
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
     assert model.SerializeToString() == providers._PROBE_GRAPH
+
+
+def test_auto_prefers_cuda_then_what_windows_offers_then_webgpu_then_directml(monkeypatch):
+    """One after another is taken away, and the next one is taken."""
+    offered = frozenset({TARGETS["tensorrt-rtx"].provider, TARGETS["qnn"].provider})
+    monkeypatch.setattr(providers.windows_ml, "register", lambda runtime: offered)
+    gone, taken = set(), []
+    monkeypatch.setattr(providers, "unusable_reason", lambda target: "absent" if target.name in gone else None)
+    monkeypatch.setattr(providers, "is_software", lambda target: False)
+    while not taken or taken[-1] != "cpu":
+        taken.append(resolve_provider("auto").name)
+        gone.add(taken[-1])
+    assert taken == ["cuda", "qnn", "tensorrt-rtx", "webgpu", "directml", "cpu"]
+
+
+def test_directml_is_asked_for_by_what_it_is_so_that_its_settings_are_read():
+    settings = dict(TARGETS["directml"].options)
+    assert settings == {"performance_preference": "high_performance", "device_filter": "gpu"}
+
+
+@pytest.mark.skipif(platform.system() != "Windows", reason="DirectML exists on Windows only")
+def test_directml_runs_here():
+    if unusable_reason(TARGETS["directml"]) is not None:
+        pytest.skip(f"DirectML: {unusable_reason(TARGETS['directml'])}")
+    assert resolve_provider("directml").provider == "DmlExecutionProvider"

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
-import numpy as np
-import pytest
+import threading
+import time
+import weakref
 
-from tintype.engine import open_session, run_graph
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from tintype.engine import BuildOptions, open_session, run_graph
 from tintype.engine.build import lower_into
 from tintype.engine.providers import TARGETS
 from tintype.errors import BuildError
@@ -103,3 +109,98 @@ def test_the_lowered_graph_agrees_with_the_canonical_one(bundle, feed):
     path = bundle.graph_path("denoiser")
     lowered, plain = (run_graph(path, feed, lowered=lowered)["y"] for lowered in (True, False))
     np.testing.assert_allclose(lowered, plain, atol=1e-5)
+
+
+@pytest.mark.parametrize("bound", [False, True])
+def test_held_inputs_are_kept_and_other_shapes_are_taken(session, feed, bound):
+    held = session.hold({"scale": feed["scale"]}, bound=bound)
+    for step, batch in enumerate((1, 1, 3, 1)):
+        x = np.repeat(feed["x"], batch, axis=0) + np.float32(step)
+        result = held.run({"x": x})["y"]
+        np.testing.assert_array_equal(result, session.run({"x": x, "scale": feed["scale"]})["y"])
+        kept = result.copy()
+        held.run({"x": x + 1})
+        np.testing.assert_array_equal(result, kept)
+
+
+@pytest.mark.parametrize("bound", [False, True])
+def test_held_inputs_are_checked_and_gone_with_their_session(build, cpu, feed, bound):
+    with open_session(build, cpu) as session:
+        held = session.hold({"scale": feed["scale"]}, bound=bound)
+        with pytest.raises(BuildError, match="needs x"):
+            held.run({})
+        with pytest.raises(BuildError, match="float64"):
+            held.run({"x": feed["x"].astype(np.float64)})
+        held.run({"x": feed["x"]})
+        inner = weakref.ref(session.inner)
+    assert inner() is None
+    with pytest.raises(BuildError, match="closed"):
+        held.run({"x": feed["x"]})
+
+
+def test_a_part_that_runs_once_hands_its_tensors_on(tmp_path, cpu, random_words):
+    """What depends on the words alone is given to the steps where it lies, in tensors too."""
+    model, feed = random_words
+    onnx.save(model, tmp_path / "words.onnx")
+    (tmp_path / "build").mkdir()
+    options = BuildOptions.for_shape({"batch": 2})
+    lower_into(tmp_path / "words.onnx", tmp_path / "build", cpu, options=options)
+    assert (tmp_path / "build/once.onnx").is_file()
+    with open_session(tmp_path / "build", cpu) as session:
+        words = {"encoder_hidden_states": feed["encoder_hidden_states"]}
+        plain, bound = (session.hold(words, bound=bound) for bound in (False, True))
+        for step in range(3):
+            sample = {"sample": feed["sample"] * np.float32(step)}
+            np.testing.assert_array_equal(bound.run(sample)["y"], plain.run(sample)["y"])
+
+
+@pytest.fixture
+def random_words():
+    """y = relu(sample) @ relu(words @ weight), as a denoiser reads its keys."""
+    random = np.random.default_rng(3)
+    nodes = [
+        helper.make_node("MatMul", ["encoder_hidden_states", "weight"], ["keys"]),
+        helper.make_node("Relu", ["keys"], ["read"]),
+        helper.make_node("Relu", ["sample"], ["x"]),
+        helper.make_node("MatMul", ["x", "read"], ["y"]),
+    ]
+    shapes = {"encoder_hidden_states": ["batch", 7, 8], "sample": ["batch", 5, 7]}
+    told = [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in shapes.items()]
+    inner = {"keys": ["batch", 7, 9], "read": ["batch", 7, 9], "x": ["batch", 5, 7]}
+    graph = helper.make_graph(
+        nodes,
+        "words",
+        told,
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["batch", 5, 9])],
+        [numpy_helper.from_array(random.standard_normal((8, 9)).astype(np.float32), "weight")],
+        value_info=[helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in inner.items()],
+    )
+    feed = {
+        "encoder_hidden_states": random.standard_normal((2, 7, 8)).astype(np.float32),
+        "sample": random.standard_normal((2, 5, 7)).astype(np.float32),
+    }
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 23)], ir_version=10), feed
+
+
+def test_one_run_at_a_time(session, feed):
+    """Two threads' runs never overlap: DirectML allows no second run of a session."""
+    spans = []
+
+    def run():
+        def timed():
+            spans.append(["in", threading.get_ident()])
+            time.sleep(0.01)
+            spans.append(["out", threading.get_ident()])
+
+        for _ in range(3):
+            session.execute(timed)
+
+    threads = [threading.Thread(target=run) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(spans) == 18
+    for entered, left in zip(spans[::2], spans[1::2], strict=True):
+        assert (entered[0], left[0]) == ("in", "out")
+        assert entered[1] == left[1]

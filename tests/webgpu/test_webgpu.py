@@ -10,15 +10,18 @@ from collections import Counter
 from pathlib import Path
 
 import numpy as np
+import onnx_ir as ir
 import pytest
+from onnxruntime.capi import onnxruntime_pybind11_state as state
 
 import tintype
-from tintype.engine import ensure_build, graph_session, open_session, resolve_provider
+from tintype.engine import BuildOptions, ensure_build, graph_session, open_session, plugins, resolve_provider
+from tintype.engine.abilities import abilities
 from tintype.engine.cache import read_report
 from tintype.engine.placement import HEAVY_OPERATORS
 from tintype.engine.providers import TARGETS, load_onnxruntime, new_session
 from tintype.errors import ProviderError
-from tintype.pipeline import Pipeline
+from tintype.kernels.registry import finish, kernels_for, lower
 
 pytestmark = pytest.mark.slow
 
@@ -32,26 +35,23 @@ def psnr_db(result, reference, span=None):
     return np.inf if error == 0 else 10 * np.log10((span or np.ptp(reference)) ** 2 / error)
 
 
-class OnTheProcessor(Pipeline):
-    """The graphs that WebGPU gets, float weights and float activations, run by the processor."""
-
-    def open(self, role, options):
-        return open_session(ensure_build(self.bundle, role, TARGETS["webgpu"]), TARGETS["cpu"], optimize=True)
-
-
-def test_a_picture_of_two_steps_is_the_processors(webgpu, bundle):
+def test_a_picture_of_two_steps_is_the_processors(webgpu):
+    """`exact` rounds nothing on either: one picture. The processor's `balanced` differs by what 8 bits cost it."""
     request = {"seed": 7, "num_inference_steps": 2}
     with tintype.load("postcard", provider="webgpu") as pipeline:
-        on_device = pipeline.generate(PROMPT, **request)
-    with OnTheProcessor(bundle, TARGETS["cpu"]) as pipeline:
-        on_processor = pipeline.generate(PROMPT, **request)
+        on_device = pipeline.generate(PROMPT, **request, exactness="exact")
+        assert pipeline.device_bytes > 4 * 2**20  # the weights alone take more
     with tintype.load("postcard", provider="cpu") as pipeline:
-        as_shipped = pipeline.generate(PROMPT, **request)
+        exact = pipeline.generate(PROMPT, **request, exactness="exact")
+        balanced = pipeline.generate(PROMPT, **request)
+        assert pipeline.device_bytes == 0
     assert on_device.record.made_with.target == "webgpu"
+    assert on_device.record.notes == ()
+    assert on_device.timings.device_bytes > 0
+    assert exact.timings.device_bytes == 0
     picture = np.asarray(on_device.image)
-    assert psnr_db(picture, np.asarray(on_processor.image), 255) >= PICTURE_GATE_DB
-    # The processor's own graphs round to 8 bits, so that they differ by what int8 costs, and no more.
-    assert psnr_db(picture, np.asarray(as_shipped.image), 255) >= 40.0
+    assert psnr_db(picture, np.asarray(exact.image), 255) >= PICTURE_GATE_DB
+    assert psnr_db(picture, np.asarray(balanced.image), 255) >= 40.0
 
 
 def test_the_same_request_gives_the_same_bytes(webgpu):
@@ -115,6 +115,57 @@ def test_the_build_has_the_attention_that_this_adapter_computes_right(builds):
     able = "attention" in report["abilities"]
     assert report["kernels"].get("attention", 0) == (14 if able else 0)
     assert report["kernels"].get("attention_products", 0) == (0 if able else 14)
+
+
+@pytest.fixture(scope="module")
+def kernel_table(webgpu):
+    """What the provider's library registers: by operator a range of versions and types by constraint."""
+    ask = getattr(state, "get_registered_ep_kernel_defs", None)
+    if ask is None or not plugins.is_registered(webgpu.plugin):
+        pytest.skip("takes a provider that is a library of its own, and an onnxruntime that lists its kernels")
+    found = {}
+    for kernel in ask(webgpu.provider):
+        found.setdefault((kernel.domain, kernel.op_name), []).append((kernel.version_range, kernel.type_constraints))
+    return found
+
+
+def _has_kernel(node, table, schema):
+    ports = list(schema.inputs)
+    told = [(ports[min(i, len(ports) - 1)].typeStr, value) for i, value in enumerate(node.inputs) if value is not None]
+    names = {ir.DataType.FLOAT: "tensor(float)", ir.DataType.FLOAT16: "tensor(float16)"}
+    return any(
+        first <= schema.since_version <= last
+        and all(names[value.dtype] in types[kind] for kind, value in told if kind in types and value.dtype in names)
+        for (first, last), types in table.get((node.domain, node.op_type), ())
+    )
+
+
+@pytest.mark.parametrize("role", ["text_encoder", "denoiser", "vae_decoder"])
+def test_every_heavy_node_in_float16_has_a_kernel(bundle, kernel_table, role):
+    """Without shader-f16 such a graph can't be opened, so that the library's own list of kernels is asked."""
+    model = ir.load(bundle.graph_path(role))
+    lower(model, "webgpu", kernels=kernels_for("webgpu", ["attention", "float16"]))
+    assert finish(model, "webgpu", ["attention", "float16"]) > 0
+    opset, schemas = model.opset_imports[""], {}
+    for schema in state.get_all_operator_schema():
+        key, known = (schema.domain, schema.name), schemas.get((schema.domain, schema.name))
+        if (schema.domain or schema.since_version <= opset) and (
+            not known or known.since_version < schema.since_version
+        ):
+            schemas[key] = schema
+    heavy = [node for node in model.graph if node.op_type in HEAVY_OPERATORS]
+    missing = {
+        node.op_type for node in heavy if not _has_kernel(node, kernel_table, schemas[node.domain, node.op_type])
+    }
+    assert missing == set()
+    assert {node.inputs[0].dtype for node in heavy if node.op_type in ("Conv", "MatMul")} == {ir.DataType.FLOAT16}
+
+
+def test_a_balanced_build_is_in_float16_where_the_adapter_has_it_and_an_exact_one_never(webgpu, bundle, builds):
+    able = "float16" in abilities(webgpu)
+    assert (read_report(builds["denoiser"])["half_nodes"] > 0) == able
+    exact = ensure_build(bundle, "denoiser", webgpu, options=BuildOptions(exactness="exact"))
+    assert read_report(exact)["half_nodes"] == 0
 
 
 def _run(*arguments, **environment):

@@ -1,0 +1,132 @@
+"""What a decode in strips costs in time and saves in memory, beside the same decode as a whole.
+
+    python -m tintype.bench.decode_memory BUNDLE [--sizes 512x512,1024x1024] [--strip-mib 4,8,16,32,64] [--threads 2]
+
+Each decode runs in a process of its own, which opens a finished build and decodes twice: the first time as for one
+picture, with all weights to be mapped, then once more. Seconds are the wall's, those of the processor are beside them
+for a machine on which others work too. Peak memory is the process's (VmHWM on Linux), so what Python, numpy and ONNX
+Runtime need is in it. The result goes to bench/results as JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import filelock
+import numpy as np
+
+from tintype.bench.machine import load_average, machine_facts
+from tintype.bench.report import default_results_folder, write_report
+from tintype.bundle import Bundle, open_bundle
+from tintype.engine import open_session, resolve_provider
+from tintype.engine.build import ensure_build
+from tintype.engine.measure import psnr_db
+from tintype.engine.options import BuildOptions
+from tintype.engine.strips import read_strips
+from tintype.result import peak_rss_bytes
+
+MIB = 2**20
+CALLS = 2
+
+
+def main() -> None:
+    """Measure and write the report; `--child` is what each process runs."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("bundle")
+    parser.add_argument("--sizes", default="512x512,768x768,1024x1024", help="pixels, width first")
+    parser.add_argument("--strip-mib", default="4,8,16,32,64")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--lock", type=Path, help="a file that is locked while a size is timed")
+    parser.add_argument("--results", type=Path, default=default_results_folder())
+    parser.add_argument("--child", nargs=2, metavar=("SHAPE", "OUTPUT"), help=argparse.SUPPRESS)
+    told = parser.parse_args()
+    if told.child:
+        print(json.dumps(decode_here(Path(told.bundle), told.child[0], Path(told.child[1]), told.threads)))
+        return
+    report: dict[str, Any] = {"machine": machine_facts(told.threads), "bundle": Path(told.bundle).name, "sizes": {}}
+    for size in told.sizes.split(","):
+        strips = [float(each) for each in told.strip_mib.split(",")]
+        report["sizes"][size] = measure_size(open_bundle(told.bundle), size, strips, told.threads, told.lock)
+    report["machine"]["load_average_at_end"] = load_average()
+    print(f"written to {write_report(report, told.results, ['decode-memory'])}")
+
+
+def measure_size(
+    bundle: Bundle, size: str, strips: list[float], threads: int, lock: Path | None
+) -> dict[str, dict[str, Any]]:
+    """Every way to decode a picture of that size, the whole one first; ratios are to it."""
+    target = resolve_provider("cpu")
+    width, height = (int(side) // bundle.manifest.vae_scale_factor for side in size.split("x"))
+    folders = {}
+    for mib in (None, *strips):
+        options = BuildOptions.for_shape(
+            {"batch": 1, "height": height, "width": width},
+            exactness="exact",
+            strip_bytes=None if mib is None else int(mib * MIB),
+            threads=threads,
+        )
+        name = "whole" if mib is None else f"{mib:g}MiB"
+        folders[name] = ensure_build(bundle, "vae_decoder", target, options=options)
+    table: dict[str, dict[str, Any]] = {}
+    with tempfile.TemporaryDirectory(prefix="tintype-bench-") as scratch, _locked(lock):
+        for name, folder in folders.items():
+            output = Path(scratch) / f"{name}.npy"
+            shape = f"1x{bundle.manifest.latent_channels}x{height}x{width}"
+            command = [sys.executable, "-m", "tintype.bench.decode_memory", str(folder), "--threads", str(threads)]
+            done = subprocess.run(
+                [*command, "--child", shape, str(output)], stdout=subprocess.PIPE, text=True, check=True
+            )
+            figures = json.loads(done.stdout.splitlines()[-1])
+            whole = np.load(Path(scratch) / "whole.npy")
+            figures["psnr_db"] = round(psnr_db(whole, np.load(output)), 1)
+            for kind in ("seconds", "processor_seconds"):
+                figures[f"{kind}_ratio"] = [
+                    round(own / other, 3)
+                    for own, other in zip(figures[kind], table.get("whole", figures)[kind], strict=True)
+                ]
+            table[name] = figures
+            print(f"{size} {name:>6}: {figures}", flush=True)
+    return table
+
+
+def decode_here(build: Path, shape: str, output: Path, threads: int) -> dict[str, Any]:
+    """Decode random latents in this process, and write the picture's numbers to a file."""
+    facts = read_strips(build)
+    latents = np.random.default_rng(0).standard_normal([int(dim) for dim in shape.split("x")], dtype=np.float32)
+    before, wall, processor = peak_rss_bytes(), [], []
+    with open_session(build, resolve_provider("cpu"), threads=threads, mapped=facts is not None) as session:
+        for _ in range(CALLS):
+            started, worked = time.perf_counter(), time.process_time()
+            sample = session.run({"latent_sample": latents})["sample"]
+            wall.append(round(time.perf_counter() - started, 3))
+            processor.append(round(time.process_time() - worked, 3))
+    peak = peak_rss_bytes()
+    np.save(output, sample)
+    stages = () if facts is None else facts.stages
+    return {
+        "bare_bytes": before,
+        "peak_bytes": peak,
+        "seconds": wall,
+        "processor_seconds": processor,
+        "stages": len(stages),
+        "strips": sum(len(list(stage.strips())) for stage in stages),
+    }
+
+
+@contextlib.contextmanager
+def _locked(lock: Path | None) -> Iterator[None]:
+    with filelock.FileLock(lock) if lock is not None else contextlib.nullcontext():
+        yield
+
+
+if __name__ == "__main__":
+    main()

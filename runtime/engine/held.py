@@ -1,0 +1,98 @@
+"""A session with some of its inputs kept over many runs: the same prompt, step after step.
+
+On the processor they are kept as arrays. On a device everything that goes in and out lies in tensors that are made once
+and written in place, so that a step is: write what changed, one run, read what came out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tintype.engine.binding import Bound, Tensor
+
+if TYPE_CHECKING:
+    from tintype.engine.session import Session
+
+
+class Held:
+    """Runs of one session with some inputs given. It lives no longer than the session.
+
+    device_bytes: what its inputs and outputs take in a device's memory, once it has run.
+    """
+
+    device_bytes = 0
+
+    def __init__(self, session: Session, names: frozenset[str], given: Mapping[str, Any]) -> None:
+        """names: of the inputs that are kept. given: what is kept, by the name that `session.inner` has for it."""
+        self.names = names
+        self._session = session
+        self._given = given
+
+    def run(self, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        """Every output by name, for the remaining inputs. Raises as `Session.run` does."""
+        feed = {**self._session.step_feed(inputs, self._given), **self._given}
+        outputs = self._session.execute(lambda: self._session.inner.run(None, feed))
+        return dict(zip(self._session.output_names, outputs, strict=True))
+
+    def close(self) -> None:
+        """Give back what is kept; the session does it when it closes."""
+        self._given = {}
+
+
+class HeldInTensors(Held):
+    """The same with tensors on the device; other shapes than the last run's make new ones."""
+
+    _tensors: Bound | None = None
+    _shapes: Mapping[str, tuple[int, ...]] | None = None
+
+    def run(self, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        """Every output by name, for the remaining inputs. Raises as `Session.run` does."""
+        session = self._session
+        feed = session.step_feed(inputs, self._given)
+        shapes = {name: array.shape for name, array in feed.items()}
+        if self._tensors is None or shapes != self._shapes:
+            self._tensors = session.told(lambda: self._bind(feed))
+            self._shapes = shapes
+            self.device_bytes = self._tensors.device_bytes
+        tensors = self._tensors
+        session.told(lambda: tensors.write_all(feed))
+
+        def run() -> dict[str, NDArray[Any]]:
+            tensors.run()  # a device may only have been told to; reading waits for it
+            return {name: tensors.read(name) for name in session.output_names}
+
+        return session.execute(run)
+
+    def close(self) -> None:
+        super().close()
+        if self._tensors is not None:
+            self._tensors.close()
+        self._tensors, self.device_bytes = None, 0
+
+    def _bind(self, feed: Mapping[str, NDArray[Any]]) -> Bound:
+        arrays = {name: value for name, value in self._given.items() if isinstance(value, np.ndarray)}
+        there = {name: value for name, value in self._given.items() if name not in arrays}
+        inputs: dict[str, Tensor] = {name: (a.shape, a.dtype.type) for name, a in {**arrays, **feed}.items()}
+        outputs = self._outputs({**arrays, **feed})
+        tensors = Bound(self._session.inner, self._session.target, inputs, outputs, adopted=there)
+        tensors.write_all(arrays)
+        return tensors
+
+    def _outputs(self, feed: Mapping[str, NDArray[Any]]) -> dict[str, Tensor | None]:
+        """Shape and type of each output; None where it has a dim that none of these inputs has."""
+        session = self._session
+        dims = {
+            dim: size
+            for name, array in feed.items()
+            for dim, size in zip(session.input_shapes.get(name, array.shape), array.shape, strict=True)
+        }
+        told: dict[str, Tensor | None] = {}
+        for name, shape in session.output_shapes.items():
+            sizes = tuple(dims.get(dim, dim) for dim in shape)
+            fixed = tuple(size for size in sizes if isinstance(size, int))
+            told[name] = (fixed, session.output_types[name]) if len(fixed) == len(sizes) else None
+        return told

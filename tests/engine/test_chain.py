@@ -1,0 +1,178 @@
+"""A build in segments: the whole graph's answers, one part in memory at a time, and rebuilt when a part is damaged."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+
+import numpy as np
+import psutil
+import pytest
+
+from tintype.bundle import open_bundle
+from tintype.engine import BuildOptions, ensure_build, open_role, resolve_provider
+from tintype.engine.chain import PARTS_NAME, Chain, prefetch, read_chains
+from tintype.engine.probe import known_costs, measured_costs, random_inputs
+from tintype.errors import BuildError
+
+CELLS = {"batch": 2, "height": 16, "width": 16, "sequence": 77}
+SEGMENT = 300_000
+
+
+@pytest.fixture(scope="module")
+def bundle(tiny_bundle):
+    return open_bundle(tiny_bundle)
+
+
+@pytest.fixture(scope="module")
+def cpu():
+    return resolve_provider("cpu")
+
+
+def options(segment_bytes=SEGMENT, exactness="exact"):
+    return BuildOptions.for_shape(CELLS, exactness=exactness, segment_bytes=segment_bytes, threads=1)
+
+
+def psnr_db(reference, result):
+    error = float(np.mean((result.astype(np.float64) - reference) ** 2))
+    return 200.0 if error == 0 else 10 * np.log10(float(np.ptp(reference)) ** 2 / error)
+
+
+@pytest.mark.parametrize("segment_bytes", [60_000, SEGMENT, 10**9])
+def test_segments_give_the_whole_graphs_answer_and_the_same_bytes_twice(bundle, cpu, segment_bytes):
+    uncut = BuildOptions.for_shape(CELLS, exactness="exact", threads=1)
+    with open_role(bundle, "denoiser", cpu, options=uncut) as whole:
+        feed = random_inputs(whole)
+        expected = whole.run(feed)["out_sample"]
+    with open_role(bundle, "denoiser", cpu, options=options(segment_bytes)) as session:
+        assert set(session.input_names) == set(feed)
+        held = session.hold({"encoder_hidden_states": feed.pop("encoder_hidden_states")})
+        first, second = (held.run(feed)["out_sample"] for _ in range(2))
+        assert list(session.placement.nodes) == ["CPUExecutionProvider"]
+    np.testing.assert_array_equal(first, second)
+    assert psnr_db(expected, first) >= 100.0
+
+
+def test_no_part_has_more_weights_than_it_may_unless_it_is_one_layer(bundle, cpu):
+    folder = ensure_build(bundle, "denoiser", cpu, options=options())
+    chains = read_chains(folder)
+    assert set(chains) == {"model.onnx", "once.onnx"}
+    parts = chains["model.onnx"].parts
+    assert len(parts) >= 4
+    assert all((folder / part.file).is_file() for part in parts)
+    assert all((folder / name).is_file() for part in parts for name in part.weights)
+
+
+def test_a_damaged_part_is_built_again(bundle, cpu):
+    folder = ensure_build(bundle, "denoiser", cpu, options=options())
+    part = read_chains(folder)["model.onnx"].parts[1]
+    (folder / part.file).write_bytes(b"not a graph")
+    again = ensure_build(bundle, "denoiser", cpu, options=options())
+    assert again == folder
+    assert (folder / part.file).read_bytes() != b"not a graph"
+    (folder / PARTS_NAME).unlink()
+    ensure_build(bundle, "denoiser", cpu, options=options())
+    assert (folder / PARTS_NAME).is_file()
+
+
+def test_another_segment_size_is_another_build(bundle, cpu):
+    assert ensure_build(bundle, "denoiser", cpu, options=options(SEGMENT)) != ensure_build(
+        bundle, "denoiser", cpu, options=options(2 * SEGMENT)
+    )
+    assert options(2**28).plan == "exact mapped segments=256MiB threads=1"
+
+
+def test_a_missing_input_is_told_and_a_closed_session_too(bundle, cpu):
+    session = open_role(bundle, "denoiser", cpu, options=options())
+    feed = random_inputs(session)
+    held = session.hold({"encoder_hidden_states": feed.pop("encoder_hidden_states")})
+    feed.pop("timestep")
+    with pytest.raises(BuildError, match="timestep"):
+        held.run(feed)
+    session.close()
+    with pytest.raises(BuildError, match="closed"):
+        session.run(random_inputs(session))
+
+
+def test_segments_are_refused_where_they_cannot_run(bundle, tmp_path):
+    from tintype.engine.build import lower_into
+    from tintype.engine.providers import TARGETS
+
+    with pytest.raises(BuildError, match="segments on cuda"):
+        lower_into(bundle.graph_path("denoiser"), tmp_path, TARGETS["cuda"], options=options())
+
+
+def test_only_one_part_is_open_at_a_time(bundle, cpu):
+    folder = ensure_build(bundle, "denoiser", cpu, options=options())
+    opened, most = [], 0
+
+    class Part:
+        def __init__(self, path):
+            import onnxruntime
+
+            self.inner = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+            opened.append(path.name)
+
+        def __del__(self):
+            opened.pop()
+
+        def run(self, *arguments):
+            nonlocal most
+            most = max(most, len(opened))
+            return self.inner.run(*arguments)
+
+        def get_provider_graph_assignment_info(self):
+            return []
+
+    chain = Chain(folder, read_chains(folder)["once.onnx"], Part)
+    feed = {port.name: np.zeros(port.shape, np.float32) for port in chain.get_inputs()}
+    assert len(chain.run(None, feed)) == len(chain.get_outputs())
+    assert most == 1
+    assert opened == []
+
+
+def test_reading_ahead_takes_any_file(tmp_path):
+    path = tmp_path / "weights"
+    path.write_bytes(b"x" * 5000)
+    prefetch([path])
+    with pytest.raises(FileNotFoundError):
+        prefetch([tmp_path / "absent"])
+
+
+def test_costs_are_measured_once_and_kept_with_the_build(bundle, cpu):
+    folder = ensure_build(bundle, "denoiser", cpu, options=options())
+    assert known_costs(folder, 1) is None
+    costs = measured_costs(folder, cpu, options(), 1)
+    assert known_costs(folder, 1) == costs
+    assert costs.measured
+    assert costs.peak_bytes >= costs.resident_bytes >= 0
+    assert costs.call_seconds > 0
+    (folder / "costs.json").write_text("{", encoding="utf-8")
+    assert known_costs(folder, 1) is None
+    assert ensure_build(bundle, "denoiser", cpu, options=options()) == folder  # it is no part of the build
+
+
+def test_a_child_ends_when_its_parent_is_killed():
+    """A process that would run for a minute, started by one that is killed at once."""
+    child = (
+        "import os, time; from tintype.engine.parent import end_with_parent; end_with_parent(); "
+        "print(os.getpid(), flush=True); time.sleep(60)"
+    )
+    parent = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {child!r}])"
+    with subprocess.Popen([sys.executable, "-c", parent], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        watched = psutil.Process(int(process.stdout.readline()))
+        process.kill()
+    ends = time.monotonic() + 30
+    while _runs(watched) and time.monotonic() < ends:
+        time.sleep(0.1)
+    assert not _runs(watched)
+
+
+def _runs(process):
+    """Whether it still does; what has ended stays as a zombie until somebody asks for its exit code."""
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False

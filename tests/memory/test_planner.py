@@ -1,0 +1,163 @@
+"""Budget -> plan, with costs that the tests set: the fastest that fits, or an error that names what would."""
+
+from __future__ import annotations
+
+import pytest
+
+from tintype.errors import MemoryBudgetError
+from tintype.memory.costs import Correction, Costs, reckon
+from tintype.memory.holding import MAPPED, MIB, PACKED, Holding, parse_holding, segments, strips
+from tintype.memory.planner import MARGIN, Need, holdings_for, make_plan
+
+BASE = 60 * MIB
+NEEDS = (
+    Need(role="text_encoder", holdings=(PACKED, segments(64)), opens=1, calls=2),
+    Need(role="denoiser", holdings=(PACKED, MAPPED, segments(256)), opens=1, calls=10, can_split=True),
+    Need(role="vae_decoder", holdings=(PACKED, strips(16)), opens=1, calls=1),
+)
+PEAKS = {PACKED: 1000, MAPPED: 600, segments(256): 300, segments(64): 80, strips(16): 120}
+SECONDS = {PACKED: 1.0, MAPPED: 1.2, segments(256): 1.5, segments(64): 1.5, strips(16): 2.0}
+
+
+def costs(candidate, measured=True):
+    peak = PEAKS[candidate.holding] * MIB
+    if candidate.split_guidance:
+        peak -= 50 * MIB
+    seconds = SECONDS[candidate.holding] / (1.9 if candidate.split_guidance else 1.0)
+    resident = peak - 10 * MIB if candidate.holding in (PACKED, MAPPED) else 5 * MIB
+    return Costs(
+        peak_bytes=peak,
+        resident_bytes=resident,
+        copied_bytes=resident // 2,
+        open_seconds=0.5,
+        held_seconds=0.0,
+        call_seconds=seconds,
+        measured=measured,
+    )
+
+
+def test_without_a_budget_everything_is_fastest_and_stays_open():
+    plan = make_plan(NEEDS, BASE, None, costs)
+    assert [stage.holding for stage in plan.stages] == [PACKED] * 3
+    assert plan.keep
+    assert not plan.arrangement.split_guidance
+    # The last stage begins with what the two before it hold; then everything is open.
+    assert plan.peak_bytes == BASE + (990 + 990 + 1000) * MIB
+    assert plan.steady_peak_bytes == plan.peak_bytes
+    assert plan.seconds == pytest.approx(2 * 1.0 + 10 * 1.0 + 1.0 + 3 * 0.5)
+
+
+@pytest.mark.parametrize("budget", [330, 380, 450, 700, 1100, 1500, 3500])
+def test_a_plan_never_passes_its_budget_and_a_larger_one_is_no_slower(budget):
+    plan = make_plan(NEEDS, BASE, budget * MIB, costs)
+    assert plan.peak_bytes <= plan.steady_peak_bytes <= budget * MIB * MARGIN
+    larger = make_plan(NEEDS, BASE, 2 * budget * MIB, costs)
+    assert larger.seconds <= plan.seconds
+
+
+def test_graphs_stay_open_together_only_where_all_of_them_fit():
+    assert not make_plan(NEEDS, BASE, 1200 * MIB, costs).keep
+    assert make_plan(NEEDS, BASE, 4000 * MIB, costs).keep
+
+
+def test_guidance_is_split_where_one_call_for_both_does_not_fit():
+    plan = make_plan(NEEDS, BASE, 330 * MIB, costs)
+    denoiser = plan.stages[1]
+    assert denoiser.split_guidance
+    assert denoiser.calls == 20
+    assert plan.arrangement.split_guidance
+
+
+def test_nothing_fits_names_the_smallest_budget_that_would_and_it_does():
+    with pytest.raises(MemoryBudgetError, match="denoiser") as caught:
+        make_plan(NEEDS, BASE, 200 * MIB, costs)
+    least = int(caught.value.fix.split("give ")[1].split()[0].replace(",", ""))
+    assert make_plan(NEEDS, BASE, least * MIB, costs).peak_bytes <= least * MIB
+    with pytest.raises(MemoryBudgetError):
+        make_plan(NEEDS, BASE, (least - 12) * MIB, costs)
+
+
+def test_a_plan_is_measured_until_nothing_in_it_is_reckoned():
+    """Reckoned costs are half of the real ones, so that the first plans do not hold."""
+    real, asked = {}, []
+
+    def known(candidate):
+        if candidate in real:
+            return real[candidate]
+        found = costs(candidate, measured=False)
+        return Costs(
+            peak_bytes=found.peak_bytes // 2,
+            resident_bytes=found.resident_bytes // 2,
+            copied_bytes=0,
+            open_seconds=0.0,
+            held_seconds=0.0,
+            call_seconds=found.call_seconds,
+            measured=False,
+        )
+
+    def measure(candidate):
+        asked.append(candidate)
+        real[candidate] = costs(candidate)
+        return real[candidate]
+
+    plan = make_plan(NEEDS, BASE, 700 * MIB, known, measure)
+    assert plan.measured
+    assert plan.peak_bytes <= 700 * MIB
+    assert len(asked) == len(set(asked)) > len(NEEDS)
+    assert not make_plan(NEEDS, BASE, 700 * MIB, known=lambda c: costs(c, measured=False)).measured
+
+
+def test_the_refusal_of_a_budget_is_made_of_measured_costs():
+    real = {}
+
+    def measure(candidate):
+        real[candidate] = costs(candidate)
+        return real[candidate]
+
+    with pytest.raises(MemoryBudgetError):
+        make_plan(NEEDS, BASE, 1 * MIB, lambda c: real.get(c) or costs(c, measured=False), measure)
+    assert {candidate.role for candidate in real} == {need.role for need in NEEDS}
+
+
+class Facts:
+    float_bytes, stored_bytes, largest_bytes, live_bytes = 3000 * MIB, 800 * MIB, 110 * MIB, 100 * MIB
+    multiplications = 4 * 10**11
+
+
+def reckoned(holding, **kwargs):
+    return reckon(Facts(), holding, floats=kwargs.pop("floats", True), rate=2e11, **kwargs)
+
+
+def test_reckoning_knows_what_saves_memory():
+    peaks = [reckoned(way).peak_bytes for way in (PACKED, MAPPED, segments(512), segments(64))]
+    assert peaks == sorted(peaks, reverse=True)
+    assert reckoned(segments(64)).peak_bytes >= Facts.largest_bytes  # what can't be cut is there as a whole
+    assert reckoned(MAPPED, floats=False).peak_bytes < reckoned(MAPPED).peak_bytes
+    assert reckoned(PACKED).call_seconds == pytest.approx(2.0)
+    assert reckoned(segments(64)).call_seconds > reckoned(segments(512)).call_seconds > reckoned(PACKED).call_seconds
+    assert not reckoned(PACKED).measured
+
+
+def test_what_was_measured_corrects_what_is_reckoned():
+    plain, corrected = reckoned(MAPPED), reckoned(MAPPED, correction=Correction(peak=1.5, seconds=2.0))
+    assert corrected.peak_bytes == pytest.approx(1.5 * plain.peak_bytes, rel=1e-6)
+    assert corrected.call_seconds == pytest.approx(2 * plain.call_seconds)
+
+
+@pytest.mark.parametrize("holding", [PACKED, MAPPED, segments(96), strips(8)])
+def test_holdings_survive_their_words(holding):
+    assert parse_holding(holding.words) == holding
+
+
+@pytest.mark.parametrize("words", ["", "packed ", "segments", "segments of -1 MiB", "strips of 1e9 MiB", "mapped!"])
+def test_other_words_are_refused(words):
+    with pytest.raises(ValueError, match="no way to hold"):
+        parse_holding(words)
+
+
+def test_every_role_has_ways_that_differ():
+    for role in ("text_encoder", "denoiser", "vae_decoder"):
+        ways = holdings_for(role)
+        assert len(set(ways)) == len(ways)
+        assert all(isinstance(way, Holding) for way in ways)
+        assert ways[0] == PACKED

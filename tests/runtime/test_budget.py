@@ -1,0 +1,154 @@
+"""A memory budget from the outside: planned before anything loads, kept, told in the record, and the same picture."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+import tintype
+from tintype.errors import MemoryBudgetError, RequestError
+from tintype.memory.holding import MAPPED, PACKED, segments, strips
+from tintype.memory.plan import Arrangement
+from tintype.record import arrangement_of
+
+REQUEST = {"seed": 3, "num_inference_steps": 3, "width": 64, "height": 64, "exactness": "exact"}
+PROMPT = "a red sailboat on a calm sea at sunset"
+
+
+def psnr_db(reference, picture):
+    error = float(np.mean((np.asarray(reference).astype(np.float64) - np.asarray(picture)) ** 2))
+    return 200.0 if error == 0 else 10 * np.log10(255**2 / error)
+
+
+@pytest.fixture(scope="module")
+def unbounded(tiny_bundle):
+    with tintype.load(tiny_bundle, provider="cpu", threads=1) as pipeline:
+        return pipeline.generate(PROMPT, **REQUEST)
+
+
+def test_a_picture_within_a_budget_says_so_and_can_be_made_again(tiny_bundle, unbounded):
+    with tintype.load(tiny_bundle, provider="cpu", memory="1GiB", threads=1) as pipeline:
+        plan = pipeline.plan(PROMPT, **REQUEST)
+        result = pipeline.generate(PROMPT, **REQUEST)
+    assert plan.measured
+    assert plan.peak_bytes <= plan.steady_peak_bytes <= 2**30
+    assert result.plan is not None
+    assert result.plan.arrangement == plan.arrangement
+    assert [stage.role for stage in plan.stages] == ["text_encoder", "denoiser", "vae_decoder"]
+    assert psnr_db(unbounded.image, result.image) >= 60.0
+    memory = result.record.memory
+    assert memory is not None
+    assert memory.budget_bytes == 2**30
+    assert memory.planned_peak_bytes == result.plan.peak_bytes
+    assert memory.peak_rss_bytes > 0
+    assert unbounded.record.memory is None
+    with tintype.load(tiny_bundle, provider="cpu", threads=1) as pipeline:  # without a budget: the record says how
+        again = pipeline.reproduce(result.record)
+    np.testing.assert_array_equal(np.asarray(again.image), np.asarray(result.image))
+
+
+WAYS = {
+    "mapped": dict.fromkeys(("text_encoder", "denoiser", "vae_decoder"), MAPPED),
+    "segments": {"text_encoder": segments(1), "denoiser": segments(1), "vae_decoder": PACKED},
+    "strips": {"vae_decoder": strips(1)},
+}
+
+
+@pytest.mark.parametrize("split", [False, True], ids=["together", "split"])
+@pytest.mark.parametrize("way", WAYS)
+def test_however_graphs_are_held_the_picture_is_the_same(tiny_bundle, unbounded, way, split):
+    arrangement = Arrangement(holdings=WAYS[way], split_guidance=split, keep=False)
+    made_with = dataclasses.replace(
+        unbounded.record.made_with,
+        holdings={role: holding.words for role, holding in WAYS[way].items()},
+        split_guidance=split,
+    )
+    assert arrangement_of(made_with) == arrangement
+    with tintype.load(tiny_bundle, provider="cpu", threads=1) as pipeline:
+        made_with = dataclasses.replace(
+            made_with, builds=pipeline.circumstances(unbounded.record.request, 0, None, arrangement).builds
+        )
+        result = pipeline.reproduce(dataclasses.replace(unbounded.record, made_with=made_with))
+        assert list(pipeline._sessions) == ["vae_decoder"]  # one after another: the others are closed
+    assert psnr_db(unbounded.image, result.image) >= 60.0
+    assert result.record.made_with.holdings == made_with.holdings
+    assert result.record.made_with.builds != unbounded.record.made_with.builds
+
+
+def test_a_preview_between_steps_makes_room_and_gives_it_back(tiny_bundle, unbounded):
+    """The decoder takes the denoiser's place and the denoiser is opened again; the picture is the same."""
+    arrangement = Arrangement(keep=False)
+    with tintype.load(tiny_bundle, provider="cpu", threads=1) as pipeline:
+        run = tintype.pipeline.Run(pipeline, unbounded.record.request, arrangement=arrangement)
+        for step in run:
+            assert len(step.preview()) == 1
+            assert list(pipeline._sessions) == ["vae_decoder"]
+    np.testing.assert_array_equal(np.asarray(run.result.image), np.asarray(unbounded.image))
+
+
+def test_what_fits_nowhere_is_refused_before_anything_loads_and_what_would_fit_does(tiny_bundle):
+    with tintype.load(tiny_bundle, provider="cpu", memory=2**20, threads=1) as pipeline:
+        with pytest.raises(MemoryBudgetError, match="nothing fits") as caught:
+            pipeline.generate(PROMPT, **REQUEST)
+        assert pipeline._sessions == {}
+    least = int(caught.value.fix.split("give ")[1].split()[0].replace(",", ""))
+    with tintype.load(tiny_bundle, provider="cpu", memory=f"{least + 24}MiB", threads=1) as pipeline:
+        assert pipeline.plan(PROMPT, **REQUEST).measured
+
+
+def test_a_budget_that_is_no_size_is_refused_at_once(tiny_bundle):
+    with pytest.raises(RequestError, match="is no size"):
+        tintype.load(tiny_bundle, memory="lots")
+
+
+def test_plans_are_made_without_building_where_that_is_asked(tiny_bundle, tmp_path, monkeypatch):
+    monkeypatch.setenv("TINTYPE_CACHE", str(tmp_path))
+    with tintype.load(tiny_bundle, provider="cpu", memory="2GiB", threads=1) as pipeline:
+        plan = pipeline.plan(PROMPT, build=False, **REQUEST)
+    assert not plan.measured
+    assert not list((tmp_path / "builds").glob("*")) if (tmp_path / "builds").exists() else True
+    assert plan.as_dict()["stages"][1]["role"] == "denoiser"
+    assert any("reckoned" in line for line in plan.lines())
+
+
+def test_a_request_of_another_shape_closes_what_has_no_place_in_its_plan(tiny_bundle):
+    with tintype.load(tiny_bundle, provider="cpu", memory="1GiB", threads=1) as pipeline:
+        first = pipeline.generate(PROMPT, **REQUEST)
+        before = {role: options for role, (options, _) in pipeline._sessions.items()}
+        pipeline.generate(PROMPT, **{**REQUEST, "width": 96})
+        after = {role: options for role, (options, _) in pipeline._sessions.items()}
+        assert after["denoiser"] != before["denoiser"]
+        again = pipeline.generate(PROMPT, **REQUEST)
+    np.testing.assert_array_equal(np.asarray(first.image), np.asarray(again.image))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="needs a peak that is the process's own")
+@pytest.mark.parametrize("above", [1.0, 1.3])
+def test_the_process_stays_within_its_budget_and_near_its_plan(tmp_path, above):
+    """postcard from the command line, at the smallest budget that there is and a little above."""
+    command = [sys.executable, "-m", "tintype"]
+    shape = ["--exactness", "exact", "--num-inference-steps", "4", "--threads", "2", "--provider", "cpu", "--json"]
+
+    def call(*arguments):
+        return subprocess.run([*command, *arguments, *shape], capture_output=True, text=True, check=False)
+
+    least, budget = 1, 0
+    while budget == 0:
+        refused = call("plan", "postcard", "--memory", f"{least}MiB")
+        if refused.returncode == 0:
+            budget = int(least * above) * 2**20
+        else:
+            least = int(refused.stderr.split("give ")[1].split()[0].replace(",", ""))
+    planned = json.loads(call("plan", "postcard", "--memory", str(budget)).stdout)["plan"]
+    made = call("generate", PROMPT, "-o", str(tmp_path / "x.png"), "--memory", str(budget))
+    told = json.loads(made.stdout)
+    assert told["plan"]["stages"] == planned["stages"] or told["plan"]["peak_bytes"] > 0
+    peak = told["timings"]["peak_rss_bytes"]
+    assert peak <= budget
+    assert abs(told["plan"]["peak_bytes"] - peak) <= 0.15 * peak
