@@ -66,7 +66,9 @@ def _costs(graph: ir.Graph, nodes: list[ir.Node]) -> _Costs:
     for index, node in enumerate(nodes):
         for value in node.outputs:
             readers = [place[use.node] for use in value.uses() if use.node in place]
-            last = max(readers, default=index)
+            last = (
+                len(nodes) if value.is_graph_output() else max(readers, default=index)
+            )  # an output is held to the end
             if last == index:
                 continue
             size = handed_bytes(value)
