@@ -2,9 +2,9 @@
 
     python -m tintype.bench.decode_memory BUNDLE [--sizes 512x512,1024x1024] [--strip-mib 4,8,16,32,64] [--threads 2]
 
-Each decode runs in a process of its own, which opens a finished build and decodes twice (--calls): the first time as for
-one picture, with all weights to be mapped, then once more. Seconds are the wall's, those of the processor are beside them
-for a machine on which others work too. Peak memory is the process's (VmHWM on Linux), so what Python, numpy and ONNX
+Each decode runs in a process of its own, which opens a finished build and decodes twice (--calls): the first time as
+for one picture, with all weights to be mapped, then once more. Seconds are the wall's; those of the processor are told
+too, for a machine on which others work. Peak memory is the process's (VmHWM on Linux), so what Python, numpy and ONNX
 Runtime need is in it. The result goes to bench/results as JSON.
 """
 
