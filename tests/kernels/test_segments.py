@@ -118,3 +118,18 @@ def test_an_analysis_counts_weights_activations_and_multiplications():
     assert found.multiplications == 5 * 2 * ROWS * WIDE * NARROW
     # A wide and two narrow ones: what a block makes, what it read, and the first block's output.
     assert found.live_bytes == 4 * ROWS * (WIDE + 2 * NARROW)
+
+
+def test_an_output_is_held_to_the_end_so_that_nothing_made_of_it_is_handed_on_beside_it():
+    model = blocks(2, skips=False)
+    graph = model.graph
+    first = next(node for node in graph if node.name == "down0").outputs[0]
+    graph.outputs.append(first)
+    same = ir.node("Identity", [first], name="same")
+    same.outputs[0].name, same.outputs[0].shape = "same", first.shape
+    same.outputs[0].type = ir.TensorType(ir.DataType.FLOAT)
+    graph.insert_after(first.producer(), same)
+    reader = next(node for node in graph if node.name == "up1")
+    reader.replace_input_with(0, same.outputs[0])
+    segments = cut(model, 2 * WIDE * NARROW * 4)
+    assert [[value.name for value in segment.graph.outputs] for segment in segments] == [["down_0"], ["down_1"]]
