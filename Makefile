@@ -16,14 +16,16 @@ SWIFTSHADER := $(wildcard /usr/lib/chromium/vk_swiftshader_icd.json)
 WEBGPU_ENV  := TINTYPE_REQUIRE_WEBGPU=1 XDG_RUNTIME_DIR=$${XDG_RUNTIME_DIR:-/tmp} $(if $(SWIFTSHADER),\
 	VK_ICD_FILENAMES=$${VK_ICD_FILENAMES:-$(SWIFTSHADER)} ORT_WEBGPU_EP_ALLOW_SOFTWARE_ADAPTER=1)
 
-.PHONY: help image test test-webgpu test-openvino check lint types imports postcard bench clean
+.PHONY: help image test test-webgpu test-openvino test-cuda check lint types imports postcard bench bench-gpu clean
 help:
 	@echo "make image     install the runtime and write postcard.png"
 	@echo "make test      install what tests need and run the whole suite"
 	@echo "make test-webgpu    run postcard by WebGPU, on a GPU or on Debian's chromium (libvulkan1 too)"
 	@echo "make test-openvino  run postcard by OpenVINO"
+	@echo "make test-cuda      run postcard by CUDA, on an NVIDIA GPU"
 	@echo "make check     ruff, mypy, import-linter, then the whole suite"
 	@echo "make bench     measure this machine; figures go to bench/results/"
+	@echo "make bench-gpu     measure an NVIDIA GPU beside diffusers and torch.compile: hours, 30 GB of disk"
 	@echo "make postcard  draw the world, train, judge and export the embedded default again"
 	@echo "make clean     remove what was built, not the virtual environment"
 
@@ -66,6 +68,20 @@ test-webgpu: .venv-webgpu/.installed-$(KEY)
 
 test-openvino: .venv-openvino/.installed-$(KEY)
 	.venv-openvino/bin/python -m pytest tests/openvino $(PYTEST)
+
+# On an NVIDIA GPU. torch comes as its index gives it, which is with CUDA on Linux; on Windows name PyTorch's own index
+# (PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cu130).
+.venv-gpu/.installed-$(KEY): | $(BIN)/python
+	$(PYTHON) -m venv .venv-gpu
+	.venv-gpu/bin/python -m pip install -q -e '.[cuda,export,peers]' 'pytest>=8.4'
+	@rm -f .venv-gpu/.installed-*; touch $@
+
+test-cuda: .venv-gpu/.installed-$(KEY)
+	TINTYPE_REQUIRE_CUDA=1 .venv-gpu/bin/python -m pytest --durations=5 tests/cuda $(PYTEST)
+
+GPU_FOLDER ?= build/bench-gpu
+bench-gpu: .venv-gpu/.installed-$(KEY)
+	.venv-gpu/bin/python -m tintype.bench.gpu $(GPU_FOLDER) $(BENCH)
 
 check: lint types imports test
 

@@ -21,6 +21,8 @@ DISTRIBUTIONS = (
     "torch",
     "diffusers",
     "transformers",
+    "triton",
+    "nvidia-cudnn-cu13",
     "openvino",
     "nncf",
     "stable-diffusion-cpp-python",

@@ -12,7 +12,7 @@ from tintype.bench.worker import Figures
 class TintypePeer:
     def __init__(self, job: Job) -> None:
         self._job = job
-        self._pipeline = tintype.load(job.model, threads=job.threads)
+        self._pipeline = tintype.load(job.model, provider=job.device or "auto", threads=job.threads)
 
     def picture(self, seed: int, steps: int | None = None) -> Figures:
         result = self._pipeline.generate(self._job.prompt, seed=seed, **_request_fields(self._job, steps))

@@ -75,12 +75,12 @@ def _measure_one(plan: GraphsPlan, graph: str, width: int, height: int) -> dict[
         rates = taken.pop("rates").figures()
         outputs = {path.stem: np.load(path) for path in Path(scratch).glob("*.npy")}
     table = tabulate(taken, outputs)
-    count = count_operations(seats[f"tintype-{plan.exactness[0]}"].job) if plan.exactness else None
-    for figures in table.values() if count is not None else ():
-        figures["gflops"] = round(sum(count.values()) / figures["seconds"]["median"] / 1e9, 1)
+    counts = count_operations(seats[f"tintype-{plan.exactness[0]}"].job) if plan.exactness else {}
+    for figures in table.values() if counts else ():
+        figures["gflops"] = round(sum(counts.values()) / figures["seconds"]["median"] / 1e9, 1)
     return {
         "peers": table,
-        "gigaoperations": {operator: round(number / 1e9, 2) for operator, number in (count or {}).items()},
+        "gigaoperations": {operator: round(number / 1e9, 2) for operator, number in counts.items()},
         "rates": {name: value for name, value in rates.items() if name.endswith("/s")},
         "bars": judge(graph, table),
     }

@@ -14,12 +14,14 @@ from typing import Any
 
 import click
 
+from tintype.bench.device_memory import DeviceMemory
 from tintype.bench.figures import summary
 from tintype.bench.others import quiet_answer
 from tintype.bench.peers import Worker
 from tintype.bench.worker import AnyJob
 
-MEMORY = ("opened_anonymous_bytes", "anonymous_bytes", "peak_rss_bytes")  # the largest of all turns is kept
+# The largest of all turns is kept.
+MEMORY = ("opened_anonymous_bytes", "anonymous_bytes", "peak_rss_bytes", "device_peak_bytes")
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +86,7 @@ def _open_cold(seat: Seat, taken: Taken) -> None:
 
 
 def _turn(seat: Seat, calls: int, taken: Taken, patience_seconds: float) -> None:
-    with Worker(seat.kind, seat.job) as worker:
+    with DeviceMemory() as device, Worker(seat.kind, seat.job) as worker:
         for _ in range(seat.warm_ups):
             worker.picture(seat.warm_steps)
         answers = [quiet_answer(worker.picture, patience_seconds) for _ in range(calls)]
@@ -94,6 +96,7 @@ def _turn(seat: Seat, calls: int, taken: Taken, patience_seconds: float) -> None
         "opened_anonymous_bytes": worker.opened_anonymous_bytes,
         "anonymous_bytes": answers[-1]["anonymous_bytes"],
         "peak_rss_bytes": worker.peak_rss_bytes,
+        "device_peak_bytes": device.peak_bytes,
     }
     for name, value in told.items():
         if value is not None:

@@ -8,14 +8,14 @@ int8 graph that misses its gate gives layers back to fp16 until it passes.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from tintype.engine import graph_session
+from tintype.engine import graph_session, measure_ranges
 from tintype.export import tracing
 from tintype.export.fallback import FIRST_STEP, Choice, Trial, choose
 from tintype.export.families import tokenizer_of
@@ -92,8 +92,15 @@ def write_graphs(job: Job) -> list[GraphReport]:
         job.modules.release(component)
         for role in roles:
             with job.progress.stage(f"parity: {role}", 1):
-                reports.append(_stored(job, role, found.gate_calls[role], quantized.get(role)))
+                report = _stored(job, role, found.gate_calls[role], quantized.get(role))
+                reports.append(replace(report, largest=_ranges(job, role, found.gate_calls[role])))
     return reports
+
+
+def _ranges(job: Job, role: str, calls: Sequence[Call]) -> dict[str, float]:
+    """How large the stored graph's values get, on the first, the last and a middle one of its calls."""
+    chosen = sorted({0, len(calls) // 2, len(calls) - 1})
+    return measure_ranges(job.scratch.bundle / GRAPH_FILES[role], [calls[index].feed for index in chosen])
 
 
 def _trace(job: Job, role: str) -> Sequence[Layer]:

@@ -9,7 +9,7 @@ A `ParityReport` exists for every export, and a bundle is only put in place when
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -62,6 +62,7 @@ class GraphReport:
     quantized_layers: int = 0
     quantizable_layers: int = 0  # of those that int8 was tried on
     float_layers: tuple[str, ...] = ()  # layers or blocks of an int8 graph that stayed float, first what hurt most
+    largest: Mapping[str, float] | None = None  # of the graph's values, where float16 may not hold them
 
 
 @dataclass(frozen=True, slots=True)

@@ -144,6 +144,7 @@ def _graph(folder: Path, report: GraphReport) -> Graph:
         precision=report.precision,
         inputs=tuple(_port(value) for value in model.graph.inputs),
         outputs=tuple(_port(value) for value in model.graph.outputs),
+        largest=report.largest,
     )
 
 

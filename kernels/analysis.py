@@ -43,7 +43,7 @@ def analyse(graph: ir.Graph) -> Analysis:
             live += sum(_known(value) for value in node.outputs)
             most = max(most, live)
         mine = [_sizes(node, value) for value in node.inputs if value is not None and is_fixed(value)]
-        stored |= {name: sizes for name, *sizes in mine for sizes in [(sizes[0], sizes[1])]}
+        stored |= {name: (size, floats) for name, size, floats in mine}
         largest = max(largest, sum(floats for _, _, floats in mine))
         work += multiplications(node)
         live -= sum(_known(value) for value in ending.get(index, ()) if not _is_of_weights(value.producer()))

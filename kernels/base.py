@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -11,6 +11,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 MICROSOFT = "com.microsoft"
+LARGEST = "largest"  # in the `meta` of a value or node: the largest magnitude that was seen there, see `ranges`
 Shape = tuple[int | str | None, ...]  # a number, a named dim, or unknown
 
 
@@ -38,6 +39,7 @@ class Kernel(ABC):
     name: as it is told in reports. targets: where it is right and pays. exactness: what the rewrite keeps.
     needs: by target, what a device has to have shown that it can do (`tintype.engine.abilities`); empty: any will do.
     lossy: it rounds to fewer bits than the canonical graph does, so that only a `balanced` build may use it.
+    balanced_only: not repeatable to the last bit, or of use only beside what isn't: `exact` builds do without.
     exact_only: targets where only an `exact` build uses it.
     measured: it may be slower than what it replaces, so that a build times both at its own shape; see `choice`.
     """
@@ -47,6 +49,7 @@ class Kernel(ABC):
     needs: ClassVar[Mapping[str, str]] = {}
     exactness: ClassVar[str]
     lossy: ClassVar[bool] = False
+    balanced_only: ClassVar[bool] = False
     exact_only: ClassVar[tuple[str, ...]] = ()
     measured: ClassVar[bool] = False
 
@@ -66,6 +69,19 @@ class Kernel(ABC):
     @abstractmethod
     def reference(*arrays: Any) -> NDArray[Any]:
         """The same function in numpy, float64 inside; tests compare every target with it."""
+
+
+class GraphPass(ABC):
+    """A rewrite of a whole graph between kernels, by the same rules: every output keeps its name, shape and meaning."""
+
+    name: str
+    targets: ClassVar[tuple[str, ...]]
+    exactness: ClassVar[str]
+    balanced_only: ClassVar[bool] = False
+
+    @abstractmethod
+    def apply(self, model: ir.Model) -> int:
+        """Rewrite in place; returns how many nodes changed."""
 
 
 def constant_of(value: ir.Value | None) -> NDArray[Any] | None:
@@ -125,6 +141,37 @@ def add_constant(graph: ir.Graph, array: NDArray[Any], name: str) -> ir.Value:
     return value
 
 
+def add_lazy(
+    graph: ir.Graph, name: str, dtype: ir.DataType, shape: Sequence[int], make: Callable[[], NDArray[Any]]
+) -> ir.Value:
+    """An initializer whose data is computed when it is written, so that large weights are in memory one at a time.
+
+    The name tells the data: one that is there already is taken.
+    """
+    if name in graph.initializers:
+        return graph.initializers[name]
+    fixed = ir.Shape(tuple(shape))
+    tensor = ir.LazyTensor(lambda: ir.tensor(np.ascontiguousarray(make()), name=name), dtype, fixed, name=name)
+    value = ir.Value(name=name, shape=fixed, type=ir.TensorType(dtype), const_value=tensor)
+    graph.register_initializer(value)
+    return value
+
+
+def note_largest(value: ir.Value, same: ir.Value) -> None:
+    """Let a value be known to be as large as another one that holds the same numbers."""
+    known = [other.meta[LARGEST] for other in (value, same) if LARGEST in other.meta]
+    if known:
+        value.meta[LARGEST] = max(known)
+
+
+def note_inside(value: ir.Value, *swallowed: ir.Value | None) -> None:
+    """Let the node that makes a value be known to compute others inside, at its own precision."""
+    node = value.producer()
+    known = [other.meta[LARGEST] for other in swallowed if other is not None and LARGEST in other.meta]
+    if node is not None and known:
+        node.meta[LARGEST] = max(known)
+
+
 def insert(
     before: ir.Node,
     operator: str,
@@ -148,9 +195,17 @@ def insert(
     return node.outputs[0]
 
 
+def describe(value: ir.Value, shape: ir.Shape | None, dtype: ir.DataType | None) -> None:
+    """Say what a new value is, as far as that is known."""
+    value.shape = shape
+    if dtype is not None:
+        value.dtype = dtype
+
+
 def replace(old: ir.Value, new: ir.Value) -> None:
     """Let every reader of `old`, and the graph's outputs, read `new`, which takes over an output's name."""
     was_output, name = old.is_graph_output(), old.name
+    note_largest(new, old)
     if new.shape is None or was_output:
         new.shape = old.shape
     if old.dtype is not None and (new.dtype is None or was_output):

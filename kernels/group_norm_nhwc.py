@@ -7,26 +7,46 @@ from typing import ClassVar
 import numpy as np
 import onnx_ir as ir
 
-from tintype.kernels.base import MICROSOFT, Shapes, add_constant, constant_of, insert, only_reader, rank_of, replace
+from tintype.kernels.base import (
+    MICROSOFT,
+    Shapes,
+    add_constant,
+    constant_of,
+    insert,
+    note_inside,
+    note_largest,
+    only_reader,
+    rank_of,
+    replace,
+)
 from tintype.kernels.group_norm import GroupNormAsLayerNorm
+from tintype.kernels.nhwc_conv import CHANNELS_LAST, CHANNELS_SECOND, channels_last, turned_shape
 
-CHANNELS_LAST, CHANNELS_SECOND = (0, 2, 3, 1), (0, 3, 1, 2)
+MOST_GROUPS, MOST_CHANNELS_A_GROUP = 32, 512
 
 
 class GroupNormChannelsLast(GroupNormAsLayerNorm):
     """GroupNormalization, and x * sigmoid(x) where it follows, as one node between two Transposes.
 
-    The kernel takes channels last, as cuDNN's convolutions do; ONNX Runtime drops Transposes that meet.
-    Not run on a GPU yet: what it means is tested on a processor, that the node is placed against the wheel's kernels.
+    The kernel takes channels last, as cuDNN's convolutions do; `channels_last` lets Transposes meet. It reads two
+    channels at a time, and adds the sums of its blocks by atomic operations, in no fixed order: two runs may differ in
+    the last bits. Not run on a GPU yet.
     """
 
     name = "group_norm_channels_last"
     targets: ClassVar[tuple[str, ...]] = ("cuda",)
     exactness = "the same function, summed in fp32; fp32 error about 1e-6 on unit-variance data"
+    balanced_only = True
 
     def matches(self, node: ir.Node, shapes: Shapes) -> bool:
-        """Pictures (batch, channels, height, width)."""
-        return super().matches(node, shapes) and rank_of(shapes.of(node.inputs[0])) == 4
+        """Pictures (batch, channels, height, width) of at most 32 groups, each of an even number of channels."""
+        shape = shapes.of(node.inputs[0]) if node.inputs else None
+        if not super().matches(node, shapes) or rank_of(shape) != 4 or shape is None:
+            return False
+        groups, channels = node.attributes.get_int("num_groups", 1), shape[1]
+        if not isinstance(channels, int) or groups > MOST_GROUPS or channels % (2 * groups):
+            return False
+        return channels // groups <= MOST_CHANNELS_A_GROUP
 
     def rewrite(self, node: ir.Node, graph: ir.Graph) -> None:
         output, silu = node.outputs[0], _silu(node.outputs[0])
@@ -38,7 +58,7 @@ class GroupNormChannelsLast(GroupNormAsLayerNorm):
             add_constant(graph, data.astype(np.float32), f"{value.name if value is not None else 'group_norm'}_float")
             for data, value in zip((gamma, beta), names, strict=True)
         ]
-        last = insert(node, "Transpose", [node.inputs[0]], attributes={"perm": list(CHANNELS_LAST)})
+        last = channels_last(node.inputs[0], node)
         attributes = {
             "channels_last": 1,
             "groups": node.attributes.get_int("num_groups", 1),
@@ -46,6 +66,9 @@ class GroupNormChannelsLast(GroupNormAsLayerNorm):
             "activation": int(silu is not None),
         }
         normed = insert(node, "GroupNorm", [last, *parts], domain=MICROSOFT, attributes=attributes)
+        normed.shape, normed.dtype = turned_shape(output, CHANNELS_LAST), ir.DataType.FLOAT
+        note_largest(normed, output if silu is None else silu)
+        note_inside(normed, output)
         back = insert(node, "Transpose", [normed], attributes={"perm": list(CHANNELS_SECOND)}, like=output)
         replace(output if silu is None else silu, back)
 

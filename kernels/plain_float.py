@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, ClassVar
 
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from tintype.kernels.base import Kernel, Shapes, add_constant, constant_of, insert, producer, replace
+from tintype.kernels.base import Kernel, Shapes, add_constant, add_lazy, constant_of, insert, producer, replace
 
-FLOAT_TARGETS = ("webgpu", "cuda", "directml", "openvino", "coreml", "qnn", "tensorrt-rtx")
+PLAIN = ("webgpu", "directml", "openvino", "coreml", "qnn", "tensorrt-rtx")
+FLOAT_TARGETS = (*PLAIN, "cuda")
 
 
 class FloatWeights(Kernel):
@@ -21,7 +23,7 @@ class FloatWeights(Kernel):
     """
 
     name = "float_weights"
-    targets = FLOAT_TARGETS
+    targets: ClassVar[tuple[str, ...]] = PLAIN
     exactness = "the same bytes"
 
     def matches(self, node: ir.Node, shapes: Shapes) -> bool:
@@ -53,9 +55,20 @@ class FloatWeights(Kernel):
         shape = [1] * stored.ndim
         if scale.size > 1:
             shape[node.attributes.get_int("axis", 1)] = scale.size
-        whole = stored.astype(np.int64) - (0 if zero is None else zero.astype(np.int64).reshape(shape_for(zero, shape)))
-        values = whole.astype(np.float32) * scale.reshape(shape_for(scale, shape))
-        replace(node.outputs[0], add_constant(graph, values.astype(np.float32), name))
+        known = scale  # narrowed for the function below
+
+        def values() -> NDArray[np.float32]:
+            lowest = 0 if zero is None else zero.astype(np.int64).reshape(shape_for(zero, shape))
+            whole = stored.astype(np.int64) - lowest
+            return (whole.astype(np.float32) * known.reshape(shape_for(known, shape))).astype(np.float32)
+
+        replace(node.outputs[0], self._constant(graph, name, stored.shape, values))
+
+    @staticmethod
+    def _constant(
+        graph: ir.Graph, name: str, shape: tuple[int, ...], values: Callable[[], NDArray[np.float32]]
+    ) -> ir.Value:
+        return add_constant(graph, values(), name)
 
     @staticmethod
     def reference(stored: NDArray[Any], scale: NDArray[Any], zero_point: NDArray[Any] | int = 0) -> NDArray[Any]:
@@ -63,11 +76,28 @@ class FloatWeights(Kernel):
         return (stored.astype(np.float64) - zero_point) * scale.astype(np.float64)
 
 
+class FloatIntegers(FloatWeights):
+    """The same of integers alone, and each when it is written: what is stored as float16 stays, for `half` to take."""
+
+    name = "float_integers"
+    targets: ClassVar[tuple[str, ...]] = ("cuda",)
+
+    def matches(self, node: ir.Node, shapes: Shapes) -> bool:
+        """DequantizeLinear of a fixed tensor."""
+        return node.op_type == "DequantizeLinear" and super().matches(node, shapes)
+
+    @staticmethod
+    def _constant(
+        graph: ir.Graph, name: str, shape: tuple[int, ...], values: Callable[[], NDArray[np.float32]]
+    ) -> ir.Value:
+        return add_lazy(graph, name, ir.DataType.FLOAT, shape, values)
+
+
 class FloatRows(Kernel):
     """Cast of rows picked from a table of float16, as rows of the table in float32: see FloatWeights."""
 
     name = "float_rows"
-    targets = FLOAT_TARGETS
+    targets = PLAIN
     exactness = "the same bytes"
 
     def matches(self, node: ir.Node, shapes: Shapes) -> bool:

@@ -11,8 +11,11 @@ from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from tintype.kernels.attention import AttentionAsMultiHead
 from tintype.kernels.attention_products import AttentionAsProducts
-from tintype.kernels.base import MICROSOFT, Kernel, Shapes
+from tintype.kernels.base import MICROSOFT, GraphPass, Kernel, Shapes
+from tintype.kernels.bias_add import BiasAdd
+from tintype.kernels.bias_split_gelu import BiasSplitGelu
 from tintype.kernels.channel_affine import ChannelAffineAsBatchNorm
+from tintype.kernels.channels_last import KeepChannelsLast
 from tintype.kernels.dynamic_linear import DynamicLinear
 from tintype.kernels.embedding import EmbeddingRows, ExplicitZeroPoint
 from tintype.kernels.fused_qkv import FusedQkv
@@ -21,21 +24,33 @@ from tintype.kernels.gelu import GeluAsMicrosofts
 from tintype.kernels.group_norm import GroupNormAsLayerNorm
 from tintype.kernels.group_norm_instance import GroupNormAsInstanceNorm
 from tintype.kernels.group_norm_nhwc import GroupNormChannelsLast
-from tintype.kernels.half import to_half
+from tintype.kernels.half import complete_types, to_half
+from tintype.kernels.matmul_nbits import LinearNBits
+from tintype.kernels.nhwc_conv import ConvChannelsLast
 from tintype.kernels.opset import to_opset
-from tintype.kernels.plain_float import FloatActivations, FloatRows, FloatWeights
+from tintype.kernels.plain_float import FloatActivations, FloatIntegers, FloatRows, FloatWeights
+from tintype.kernels.skip_group_norm import SkipGroupNorm
 from tintype.kernels.upsample_conv import UpsampleConvAsInt8Phases, UpsampleConvAsPhases, UpsampleConvAsProducts
 from tintype.kernels.winograd import WinogradConv
 
-_ALL: tuple[Kernel, ...] = (
+Rewrite = Kernel | GraphPass
+
+_ALL: tuple[Rewrite, ...] = (
     FloatActivations(),
+    LinearNBits(),  # before the others take what is stored as integers
     FloatWeights(),
+    FloatIntegers(),
     FloatRows(),
     AttentionAsMultiHead(),
     AttentionAsProducts(),  # what a device cannot run as one node
     GroupNormAsLayerNorm(),
     GroupNormChannelsLast(),
-    GroupNormAsInstanceNorm(),  # on CUDA what is no picture
+    GroupNormAsInstanceNorm(),  # on CUDA what is no picture, and in `exact` builds everything
+    ConvChannelsLast(),
+    KeepChannelsLast(),
+    SkipGroupNorm(),  # finds sums with channels last
+    BiasSplitGelu(),
+    BiasAdd(),
     GeluAsMicrosofts(),
     GegluAsTwoLinears(),  # before DynamicLinear, which then finds the two halves
     DynamicLinear(),
@@ -54,23 +69,24 @@ PLAIN_TARGETS = ("openvino", "coreml", "qnn", "tensorrt-rtx")  # operators that 
 TARGETS = ("cpu", "cuda", "directml", "webgpu", *PLAIN_TARGETS)
 PINNED_TARGETS = ("directml",)  # whose graphs have to have a number for every dim
 # Where a `balanced` build computes in float16, if the device has shown that it can.
-HALF_TARGETS = ("webgpu", "directml")
+HALF_TARGETS = ("cuda", "webgpu", "directml")
 # The newest operator set that a provider has kernels for, where that is older than the canonical graphs'.
 NEWEST_OPSET: Mapping[str, int] = {"directml": 20}
-KERNELS_BY_TARGET: dict[str, tuple[Kernel, ...]] = {
+KERNELS_BY_TARGET: dict[str, tuple[Rewrite, ...]] = {
     target: tuple(kernel for kernel in _ALL if target in kernel.targets) for target in TARGETS
 }
 
 
-def kernels_for(target: str, abilities: Collection[str] = (), *, exactness: str = "balanced") -> tuple[Kernel, ...]:
+def kernels_for(target: str, abilities: Collection[str] = (), *, exactness: str = "balanced") -> tuple[Rewrite, ...]:
     """A target's kernels that need not be measured, without those that need more than the device has shown.
 
-    exactness: `exact` leaves out kernels that round to fewer bits than the graph does.
+    exactness: `exact` leaves out kernels that round to fewer bits than the graph does, or whose last bits vary.
     """
     return tuple(
         kernel
         for kernel in _allowed(target, exactness)
-        if not kernel.measured and (target not in kernel.needs or kernel.needs[target] in abilities)
+        if isinstance(kernel, GraphPass)
+        or (not kernel.measured and (target not in kernel.needs or kernel.needs[target] in abilities))
     )
 
 
@@ -82,19 +98,19 @@ class LoweringReport:
     rewrites: Counter[str] = field(default_factory=Counter)
 
     def as_dict(self) -> dict[str, int]:
-        return dict(self.rewrites)
+        return {name: count for name, count in self.rewrites.items() if count}
 
 
 def measured_kernels(target: str, *, exactness: str = "balanced") -> tuple[Kernel, ...]:
     """The kernels that a build chooses between by timing them."""
-    return tuple(kernel for kernel in _allowed(target, exactness) if kernel.measured)
+    return tuple(kernel for kernel in _allowed(target, exactness) if isinstance(kernel, Kernel) and kernel.measured)
 
 
 def lower(
     model: ir.Model,
     target: str,
     *,
-    kernels: Iterable[Kernel] | None = None,
+    kernels: Iterable[Rewrite] | None = None,
     dims: Mapping[str, int] | None = None,
 ) -> LoweringReport:
     """Rewrite a canonical graph in place for a target.
@@ -104,6 +120,10 @@ def lower(
     """
     report, shapes = LoweringReport(target), Shapes(dims)
     for kernel in kernels_for(target) if kernels is None else kernels:
+        if isinstance(kernel, GraphPass):
+            report.rewrites[kernel.name] += kernel.apply(model)
+            RemoveUnusedNodesPass()(model)
+            continue
         found = [node for node in model.graph if kernel.matches(node, shapes)]
         for node in found:
             kernel.rewrite(node, model.graph)
@@ -125,37 +145,15 @@ def finish(model: ir.Model, target: str, abilities: Collection[str] = (), *, exa
         complete_types(model)
     if target in HALF_TARGETS and "float16" in abilities and exactness != "exact":
         half = to_half(model)
-        RemoveUnusedNodesPass()(model)  # the weights as they were
     if target in NEWEST_OPSET:
         to_opset(model, NEWEST_OPSET[target])
     return half
 
 
-def complete_types(model: ir.Model) -> None:
-    """Give an element type to what kernels put in without one: but for shapes, such nodes give what they take."""
-    for node in model.graph:
-        for output in node.outputs:
-            given = _type_given(node) if output.dtype is None else None
-            if given is not None:
-                output.dtype = given
+def _allowed(target: str, exactness: str) -> tuple[Rewrite, ...]:
+    def allowed(kernel: Rewrite) -> bool:
+        if exactness == "exact":
+            return not (kernel.balanced_only or (isinstance(kernel, Kernel) and kernel.lossy))
+        return isinstance(kernel, GraphPass) or target not in kernel.exact_only
 
-
-def _type_given(node: ir.Node) -> ir.DataType | None:
-    if node.op_type in ("Shape", "Size"):
-        return ir.DataType.INT64
-    if node.op_type == "Cast":
-        return ir.DataType(node.attributes.get_int("to", 0))
-    if node.op_type == "ConstantOfShape":
-        return node.attributes["value"].as_tensor().dtype if "value" in node.attributes else ir.DataType.FLOAT
-    if node.op_type in ("Equal", "Less", "LessOrEqual", "Greater", "GreaterOrEqual", "And", "Or", "Not"):
-        return ir.DataType.BOOL
-    wanted = node.inputs[1:] if node.op_type == "Where" else node.inputs
-    return next((value.dtype for value in wanted if value is not None), None)
-
-
-def _allowed(target: str, exactness: str) -> tuple[Kernel, ...]:
-    return tuple(
-        kernel
-        for kernel in KERNELS_BY_TARGET[target]
-        if not (kernel.lossy if exactness == "exact" else target in kernel.exact_only)
-    )
+    return tuple(kernel for kernel in KERNELS_BY_TARGET[target] if allowed(kernel))

@@ -62,7 +62,7 @@ def is_fixed(value: ir.Value) -> bool:
 def _costs(graph: ir.Graph, nodes: list[ir.Node]) -> _Costs:
     place = {node: index for index, node in enumerate(nodes)}
     change = [0.0] * (len(nodes) + 1)
-    barred = [0] * (len(nodes) + 1)
+    barred = [0.0] * (len(nodes) + 1)
     for index, node in enumerate(nodes):
         for value in node.outputs:
             readers = [place[use.node] for use in value.uses() if use.node in place]
@@ -72,10 +72,10 @@ def _costs(graph: ir.Graph, nodes: list[ir.Node]) -> _Costs:
             if last == index:
                 continue
             size = handed_bytes(value)
-            table, amount = (barred, 1) if size == _NEVER else (change, size)
-            table[index + 1] += amount  # type: ignore[call-overload]
-            table[min(last + 1, len(nodes))] -= amount  # type: ignore[call-overload]
-    handed, crossing, closed = [], 0.0, 0
+            table, amount = (barred, 1.0) if size == _NEVER else (change, size)
+            table[index + 1] += amount
+            table[min(last + 1, len(nodes))] -= amount
+    handed, crossing, closed = [], 0.0, 0.0
     for index in range(len(nodes)):
         crossing += change[index]
         closed += barred[index]

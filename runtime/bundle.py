@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -84,6 +85,10 @@ class Bundle:
     def graph_path(self, role: str, variant: str = "full") -> Path:
         """Where a role's canonical graph lies."""
         return self.path(self.graph(role, variant).file)
+
+    def largest(self, role: str, variant: str = "full") -> Mapping[str, float] | None:
+        """How large values of a role's graph get, see `Graph.largest`."""
+        return self.graph(role, variant).largest
 
 
 def open_bundle(name_or_path: str | os.PathLike[str]) -> Bundle:

@@ -14,7 +14,8 @@ from tintype.request import ResolvedRequest
 from tintype.sampling import Latents, denoised_from, guide, model_input, rescale_guidance
 
 if TYPE_CHECKING:
-    from tintype.engine.session import Held, Session
+    from tintype.engine.held import Held
+    from tintype.engine.session import Session
 
 
 class Denoiser:

@@ -62,6 +62,8 @@ class Graph:
     precision: str  # fp32, fp16, int8, int4
     inputs: tuple[Port, ...]
     outputs: tuple[Port, ...]
+    # The largest magnitude of every value that came near float16's end on real inputs, by name; None: not measured.
+    largest: Mapping[str, float] | None = None
 
     def __post_init__(self) -> None:
         _require(0 < len(self.inputs) <= 256 and 0 < len(self.outputs) <= 256, f"{self.file} has absurd ports")

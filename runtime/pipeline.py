@@ -41,7 +41,7 @@ from tintype.memory.plan import Arrangement, Plan
 from tintype.overflow import Note, again_in_float, finite, finite_reading, float_options
 from tintype.planning import Planner
 from tintype.prompt import EncodedPrompt, PromptTokenizer
-from tintype.record import Circumstances, MemoryFacts, Record, arrangement_of, differences
+from tintype.record import Circumstances, MemoryFacts, Record, arrangement_of, differences, unrepeatable
 from tintype.request import Request, RequestFields, ResolvedRequest, make_request, resolve
 from tintype.result import Result, Step, peak_rss_bytes
 
@@ -127,17 +127,16 @@ class Pipeline:
     def reproduce_steps(self, record: Record, *, anyway: bool = False) -> Run:
         """`reproduce`, step by step."""
         request = resolve(_asked(record), self.bundle.manifest)
+        arrangement = arrangement_of(record.made_with) if self.target.is_host else TOGETHER
         # Builds last: one that isn't there yet has to be made before it can be compared.
-        reasons = differences(record, self._circumstances(record.made_with.builds))
+        reasons = unrepeatable(record) + differences(record, self._circumstances(record.made_with.builds))
         if not reasons:
-            arrangement = arrangement_of(record.made_with)
             reasons = differences(record, self.circumstances(request, record.picture, record.tiling, arrangement))
         if reasons and not anyway:
             raise RecordError(
                 f"the same picture can't be promised: {'; '.join(reasons)}",
                 fix="use what made it, or let it try anyway; the picture may then differ",
             )
-        arrangement = None if anyway else arrangement_of(record.made_with)
         return Run(self, request, picture=record.picture, tilings=(record.tiling,), arrangement=arrangement)
 
     def resume(self, saved: SavedLatents, *, anyway: bool = False) -> Result:
@@ -363,10 +362,11 @@ class Pipeline:
         closed = [self._sessions.pop(role)[1] for role in roles]
         for session in closed:
             session.close()
-        if closed and self.memory is not None:
-            from tintype.engine.heap import trim
+        if closed:
+            from tintype.engine.heap import return_large_blocks, trim
 
             del session, closed
+            return_large_blocks()  # graphs come and go in this process: what one leaves must not add to the next
             trim()
 
     def __enter__(self) -> Pipeline:

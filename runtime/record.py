@@ -137,6 +137,13 @@ def differences(record: Record, here: Circumstances) -> list[str]:
     return found
 
 
+def unrepeatable(record: Record) -> list[str]:
+    """Why not even the machine that made a picture can promise its bytes again."""
+    if record.made_with.target == "cuda" and record.request.exactness == "balanced":
+        return ["balanced pictures on cuda differ in their last bits from run to run; exact ones don't"]
+    return []
+
+
 def parameters_text(record: Record) -> str:
     """The request as A1111 writes it under a picture."""
     request, made_with = record.request, record.made_with

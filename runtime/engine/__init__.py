@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from tintype.engine.options import BuildOptions
     from tintype.engine.placement import Placement
     from tintype.engine.providers import Target, ort_version, resolve_provider
+    from tintype.engine.ranges import measure_ranges
     from tintype.engine.session import Session, open_session
 
 _HOMES = {
@@ -43,6 +44,7 @@ _HOMES = {
     "Target": "providers",
     "ort_version": "providers",
     "resolve_provider": "providers",
+    "measure_ranges": "ranges",
     "Session": "session",
     "open_session": "session",
 }
@@ -66,6 +68,7 @@ __all__ = [
     "gpus",
     "graph_session",
     "list_devices",
+    "measure_ranges",
     "open_role",
     "open_session",
     "ort_version",

@@ -95,11 +95,11 @@ class Bound:
         """The OrtValue of an input or output, where it lies; a run writes into it again."""
         return self._value(name)
 
-    def run(self) -> None:
-        """One run on what the inputs hold; returns when the outputs are there."""
+    def run(self, options: Any = None) -> None:
+        """One run on what the inputs hold; returns when the outputs are there. options: ONNX Runtime's RunOptions."""
         if self._inner is None:
             raise BuildError("the binding is closed", fix="open it again")
-        self._inner.run_with_iobinding(self._binding)
+        self._inner.run_with_iobinding(self._binding, options)
         if self._unknown:
             made = dict(zip(self._outputs, self._binding.get_outputs(), strict=True))
             self._values |= {name: made[name] for name in self._unknown}
@@ -151,10 +151,14 @@ class Bound:
 def empty_tensor(target: Target, shape: tuple[int, ...], kind: type) -> Any:
     """An OrtValue of a fixed shape in the target's own memory, its content undefined.
 
-    A provider that is not in MEMORY_NAMES copies for itself; its tensors are made on the host.
+    A provider that is not in MEMORY_NAMES copies for itself; its tensors are made on the host. So are integers of
+    WebGPU: it has none of 64 bits, and a graph reads others than were written, without an error.
     """
     ort_value = load_onnxruntime().OrtValue
-    return ort_value.ortvalue_from_shape_and_type(list(shape), kind, MEMORY_NAMES.get(target.name, "cpu"), 0)
+    device = MEMORY_NAMES.get(target.name, "cpu")
+    if target.name == "webgpu" and np.dtype(kind).kind in "iu":
+        device = "cpu"
+    return ort_value.ortvalue_from_shape_and_type(list(shape), kind, device, 0)
 
 
 def run_to_device(inner: Any, target: Target, feed: Mapping[str, NDArray[Any]]) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -38,9 +39,11 @@ class GraphSource(Protocol):
     @property
     def hash(self) -> str: ...
     def graph_path(self, role: str, variant: str = "full") -> Path: ...
+    def largest(self, role: str, variant: str = "full") -> Mapping[str, float] | None: ...
 
 
-_LOWERING_FILES = ("lower.py", "measure.py", "session.py", "strip_build.py", "strips.py", "weights.py")
+FULL_BYTES = 2**20  # a disk with less than that free is full
+_LOWERING_FILES = ("lower.py", "measure.py", "ranges.py", "session.py", "strip_build.py", "strips.py", "weights.py")
 
 
 def ensure_build(
@@ -61,7 +64,7 @@ def ensure_build(
             if cache.damage(folder) is None:  # another process built it while we waited
                 return folder
             cache.discard(folder)
-        _build_into(folder, source, target, identity, options)
+        _build_into(folder, source, target, identity, options, bundle.largest(role, variant))
     cache.discard_stale(identity)
     return folder
 
@@ -114,16 +117,26 @@ def open_role(
     variant: str = "full",
     options: BuildOptions = ANY_SHAPE,
     threads: int | None = None,
+    device_bytes: int | None = None,
 ) -> Session:
     """`ensure_build`, then `open_session`; a build that ONNX Runtime refuses is made again once.
 
-    threads: worker threads of the session; None is those of the options.
+    threads: worker threads of the session; None is those of the options. device_bytes: the most that it may hold in a
+    CUDA device's memory; None sets no bound.
     """
     threads = options.threads if threads is None else threads
 
     def opened() -> Session:
         folder = ensure_build(bundle, role, target, variant=variant, options=options)
-        return open_session(folder, target, threads=threads, mapped=options.mapped)
+        return open_session(
+            folder,
+            target,
+            threads=threads,
+            mapped=options.mapped,
+            exactness=options.exactness,
+            pinned=bool(options.dims),
+            device_bytes=device_bytes,
+        )
 
     try:
         return opened()
@@ -140,11 +153,13 @@ def lower_into(
     lowered: bool = True,
     options: BuildOptions = ANY_SHAPE,
     weights: Path | None = None,
+    largest: Mapping[str, float] | None = None,
 ) -> dict[str, Any]:
     """Run the child that writes `folder`/model.onnx from a canonical graph; returns its report.
 
     lowered: False only lets ONNX Runtime optimize the graph, which is what a kernel is compared with.
-    weights: the folder where builds share large weights, if any.
+    weights: the folder where builds share large weights, if any. largest: how large the graph's values get, by name,
+    where that was measured; else it is found on noise where it matters.
     """
     job = Job(
         source=source,
@@ -154,6 +169,7 @@ def lower_into(
         options=options,
         costs=_costs_path(),
         weights=weights,
+        largest=None if largest is None else dict(largest),
     )
     # -P: a file of the user's folder that happens to be called onnx.py must not be imported.
     command = [sys.executable, "-P", "-m", "tintype.engine.lower"]
@@ -168,6 +184,8 @@ def lower_into(
     told = answer.get("error") or (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
     if done.returncode in (-9, 137):
         told = "the child process was killed, most likely for want of memory"
+    elif shutil.disk_usage(folder).free < FULL_BYTES:  # ONNX Runtime says only that it could not write
+        told = f"no space left on the disk of {folder}"
     raise BuildError(f"{source} cannot be built for {target.name}: {told}", fix=_fix_for(told))
 
 
@@ -194,7 +212,14 @@ def _costs_path() -> Path:
     return cache.cache_folder() / "costs" / f"{hashlib.sha256(facts.encode()).hexdigest()[:16]}.json"
 
 
-def _build_into(folder: Path, source: Path, target: Target, identity: BuildIdentity, options: BuildOptions) -> None:
+def _build_into(
+    folder: Path,
+    source: Path,
+    target: Target,
+    identity: BuildIdentity,
+    options: BuildOptions,
+    largest: Mapping[str, float] | None,
+) -> None:
     """Make the build beside its place and move it there in one step. The caller holds the lock."""
     # What a killed process left behind; nobody else can be at it, we hold the lock.
     for left in folder.parent.glob(f".partial-{folder.name}-*"):
@@ -206,7 +231,7 @@ def _build_into(folder: Path, source: Path, target: Target, identity: BuildIdent
             made = Path(scratch) / "build"
             made.mkdir()
             report: Mapping[str, Any] = lower_into(
-                source, made, target, options=options, weights=cache.weights_folder()
+                source, made, target, options=options, weights=cache.weights_folder(), largest=largest
             )
             cache.write_facts(made, identity, report)
             made.replace(folder)
@@ -216,7 +241,7 @@ def _build_into(folder: Path, source: Path, target: Target, identity: BuildIdent
 
 
 def _fix_for(told: str) -> str:
-    if "No space left" in told or "disk" in told.lower():
+    if "no space left" in told.lower() or "disk" in told.lower():
         return "free some disk space, clear the cache (tintype cache clear), or set TINTYPE_CACHE to a larger disk"
     if "memory" in told.lower():
         return "close other programs and build again: tintype build BUNDLE"

@@ -45,6 +45,14 @@ class Job:
     options: BuildOptions = ANY_SHAPE
     costs: Path | None = None  # what was measured before
     weights: Path | None = None  # where builds share large weights
+    largest: dict[str, float] | None = None  # of the canonical graph's values, as the export measured them
+
+    @property
+    def computes_half(self) -> bool:
+        """Whether a balanced build for this target computes in float16, where the device can."""
+        from tintype.kernels.registry import HALF_TARGETS
+
+        return self.target.name in HALF_TARGETS and self.options.exactness == "balanced"
 
     @property
     def threads(self) -> int:
@@ -53,6 +61,7 @@ class Job:
     def to_json(self) -> str:
         paths = {name: str(path.resolve()) if path else None for name, path in self._paths().items()}
         rest = {"target": self.target.name, "lowered": self.lowered, "options": asdict(self.options)}
+        rest["largest"] = self.largest
         return json.dumps({**paths, **rest})
 
     @classmethod
@@ -67,6 +76,7 @@ class Job:
             target=TARGETS[told["target"]],
             lowered=bool(told["lowered"]),
             options=BuildOptions(dims=dims, **options),
+            largest=told["largest"],
             **paths,
         )
 
@@ -110,6 +120,9 @@ def _lower(model: ir.Model, job: Job, scratch: Path, report: dict[str, Any]) -> 
     options, able = job.options, frozenset[str]() if job.target.is_host else abilities(job.target)
     if options.dims or job.target.name in PINNED_TARGETS:
         pin(model, dict(options.dims))
+    half = job.computes_half and "float16" in able
+    if half:
+        report["too_large"] = _mark_large(model, job)
     chosen = kernels_for(job.target.name, able, exactness=options.exactness)
     kernels = lower(model, job.target.name, kernels=chosen).as_dict()
     report["abilities"] = sorted(able)
@@ -138,6 +151,16 @@ def _lower(model: ir.Model, job: Job, scratch: Path, report: dict[str, Any]) -> 
         once = split_held(model)
     report["kernels"] = kernels
     return once
+
+
+def _mark_large(model: ir.Model, job: Job) -> int:
+    """Note which values float16 may not hold; returns how many come near its end."""
+    from tintype.engine.ranges import ranges_on_noise
+    from tintype.kernels.ranges import mark
+
+    largest = ranges_on_noise(job.source, threads=job.threads) if job.largest is None else job.largest
+    mark(model, largest)
+    return len(largest)
 
 
 def _largest(options: BuildOptions) -> int | None:

@@ -53,7 +53,7 @@ class Target:
 
 TARGETS = {
     "cpu": Target("cpu", "CPUExecutionProvider", "cpu"),
-    "cuda": Target("cuda", "CUDAExecutionProvider", "cuda", (("cudnn_conv_algo_search", "HEURISTIC"),)),
+    "cuda": Target("cuda", "CUDAExecutionProvider", "cuda"),  # a session's options: `cuda.for_session`
     # The compatibility path. Named by what it is, not by number: with a device_id these two settings go unread.
     "directml": Target(
         "directml",

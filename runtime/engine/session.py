@@ -12,11 +12,12 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from tintype.engine import plugins
+from tintype.engine import cuda, plugins
 from tintype.engine.binding import run_to_device
 from tintype.engine.chain import Chain, read_chains
 from tintype.engine.held import Held, HeldInTensors
 from tintype.engine.machine import default_threads, products_saturate
+from tintype.engine.on_device import Kept, OnDevice, stays_on_device
 from tintype.engine.placement import Placement
 from tintype.engine.providers import Target, load_onnxruntime, new_session, plain_reason
 from tintype.engine.strips import HEAD, Strips, read_strips
@@ -111,6 +112,8 @@ class Session:
         computes; None is wherever that isn't this process's own memory.
         """
         bound = not self.target.is_host if bound is None else bound
+        on_device = isinstance(self._inner, OnDevice)  # which keeps its tensors itself, where CUDA graphs find them
+        bound = bound and not on_device
         self._demand_open()
         self._known(inputs)
         feed = {name: self._checked(name, value) for name, value in inputs.items()}
@@ -119,12 +122,14 @@ class Session:
             raise BuildError(
                 f"{self.path.name} needs {', '.join(sorted(missing))}", fix="give every input of the graph"
             )
-        given = {name: value for name, value in feed.items() if name in self._step_names}
+        given: dict[str, Any] = {name: value for name, value in feed.items() if name in self._step_names}
         once, known = self._once, {name: feed[name] for name in self.once_names}
         if once is not None and bound:
             given |= self.execute(lambda: run_to_device(once, self.target, known))
         elif once is not None:
             given |= dict(zip(self._held_names, self.execute(lambda: once.run(None, known)), strict=True))
+        if on_device:
+            given = {name: Kept(value) for name, value in given.items()}
         held = (HeldInTensors if bound else Held)(self, frozenset(feed), given)
         self._holders.add(held)
         return held
@@ -212,13 +217,17 @@ def open_session(
     allow_off_target: bool = False,
     optimize: bool = False,
     mapped: bool = False,
+    exactness: str = "balanced",
+    pinned: bool = False,
+    device_bytes: int | None = None,
 ) -> Session:
     """Open a build (a folder that `ensure_build` made, or a .onnx file) on `target`.
 
     threads: worker threads inside an operator; None takes the physical cores that this process may use.
     allow_off_target: let heavy nodes run elsewhere than on the target.
     optimize: let ONNX Runtime optimize the graph while opening. Builds for the processor are optimized already.
-    mapped: make no faster copies of weights, see BuildOptions.
+    mapped: make no faster copies of weights, see BuildOptions. exactness, device_bytes: see `cuda.for_session`.
+    pinned: the build is for one shape, so that a device may replay its runs.
 
     Raises BuildError when the graph cannot be opened, ProviderError when the device cannot or a heavy node is off it.
     """
@@ -232,9 +241,18 @@ def open_session(
         raise BuildError(f"threads is {threads}", fix="give 1 or more, or leave it out for all physical cores")
 
     # What a device fuses is decided when it opens the graph: such builds are saved as they were lowered.
-    def opened(graph: Path) -> Any:
+    def opened(graph: Path, *, captures: bool = False) -> Any:
         optimized = optimize or not target.is_host
-        return _open(graph, target, session_options(target, threads=threads, optimize=optimized, mapped=mapped))
+        told = cuda.for_session(target, exactness=exactness, device_bytes=device_bytes, captures=captures)
+        try:
+            inner = _open(graph, told, session_options(target, threads=threads, optimize=optimized, mapped=mapped))
+        except TintypeError as error:
+            if captures and "graph capture" in str(error):  # a node is on the host: slower, and as right
+                return opened(graph)
+            raise
+        if not stays_on_device(target):
+            return inner
+        return OnDevice(inner, target, types=NUMPY_TYPES, graph_ids=cuda.GraphIds() if captures else None)
 
     if strips is not None:
         head = Chain(path.parent, chains[HEAD], opened) if HEAD in chains else None
@@ -242,7 +260,7 @@ def open_session(
     if chains:
         inner, *rest = (Chain(path.parent, chains[name], opened) for name in (MODEL, ONCE) if name in chains)
         return Session(inner, target, path, Placement(), threads, *rest)
-    inner, beside = opened(path), path.with_name(ONCE)
+    inner, beside = opened(path, captures=cuda.wants_capture(target, pinned=pinned)), path.with_name(ONCE)
     once = opened(beside) if path.name == MODEL and beside.is_file() else None
     placement = Placement.of(*(session for session in (inner, once) if session is not None))
     if not allow_off_target:
@@ -296,12 +314,22 @@ def _open_error(path: Path, target: Target, error: Exception) -> TintypeError:
     text = _first_line(error)
     if not target.is_host and target.provider.removesuffix("ExecutionProvider").lower() in text.lower():
         return ProviderError(f"{target.provider} cannot open {path.name}: {text}", fix="choose provider cpu")
+    if _is_of_memory(text):
+        return MemoryBudgetError(
+            f"there is not enough memory to open {path.name}: {text}",
+            fix="close other programs, or set a memory budget: tintype plan shows what it takes",
+        )
     return BuildError(f"ONNX Runtime cannot open {path}: {text}", fix="clear the build: tintype cache clear")
+
+
+def _is_of_memory(text: str) -> bool:
+    """Whether an error of ONNX Runtime says that memory ran out; std::bad_alloc is one of its ways to."""
+    return any(word in text.lower() for word in ("alloc", "out of memory", "cannot allocate"))
 
 
 def _run_error(path: Path, target: Target, error: Exception) -> TintypeError:
     text = _first_line(error)
-    if "alloc" in text.lower() or "out of memory" in text.lower():  # also std::bad_alloc
+    if _is_of_memory(text):
         return MemoryBudgetError(
             f"{path.name} ran out of memory: {text}", fix="ask for a smaller picture, or fewer at once"
         )

@@ -10,38 +10,15 @@ import pytest
 
 import tintype
 from tintype.bench import make_sdxl
+from tintype.bench.shapes import TINY_XL
 from tintype.bundle import open_bundle
 from tintype.export.storage import load_graph
-
-SMALL = {
-    "text_encoder": {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2},
-    "text_encoder_2": {
-        "hidden_size": 48,
-        "intermediate_size": 96,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 2,
-        "projection_dim": 40,
-    },
-    "unet": {
-        "sample_size": 16,
-        "block_out_channels": [32, 32, 64],
-        "attention_head_dim": [2, 2, 4],
-        "cross_attention_dim": 80,
-        "addition_time_embed_dim": 8,
-        "projection_class_embeddings_input_dim": 88,
-    },
-    "vae": {"block_out_channels": [32, 32, 32, 32], "layers_per_block": 1},
-}
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("precision", ["fp16", "int8"])
-def test_a_random_bundle_runs_and_is_stored_as_it_says(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, precision: str
-) -> None:
-    small = {name: {**config, **SMALL[name]} for name, config in make_sdxl.CONFIGS.items()}
-    monkeypatch.setattr(make_sdxl, "CONFIGS", small)
-    told = make_sdxl.make(tmp_path / "b", precision, 1, 0)
+def test_a_random_bundle_runs_and_is_stored_as_it_says(tmp_path: Path, precision: str) -> None:
+    told = make_sdxl.make(tmp_path / "b", precision, 0, TINY_XL, "tiny-xl")
     assert [path.name for path in tmp_path.iterdir()] == ["b"]
     bundle = open_bundle(tmp_path / "b")
     assert bundle.manifest.family == "stable-diffusion-xl"

@@ -21,6 +21,7 @@ from tintype.bench.sd15_picture import PicturePlan, measure_picture, picture_fig
 from tintype.bench.sd15_picture import judge as judge_picture
 from tintype.bench.sd15_picture import seats_of as picture_seats
 from tintype.bench.turns import Seat, Taken, take_turns
+from tintype.engine import cache_entries
 
 MIB = 2**20
 
@@ -98,6 +99,8 @@ def test_graphs_are_compared_with_the_canonical_one_on_the_same_inputs(folder: P
     assert set(report) == {"unet 64x96", "vae 64x96"}
     assert set(report["unet 64x96"]["peers"]) - set(report["vae 64x96"]["peers"]) == {"tintype-mapped"}
     assert report["unet 64x96"]["peers"]["tintype-mapped"]["psnr_db"] > 70
+    plans = {entry.identity.plan for entry in cache_entries() if entry.identity is not None}
+    assert {"exact threads=1", "exact mapped threads=1", "balanced threads=1"} <= plans
     for part in report.values():
         assert set(part["peers"]) >= {"onnxruntime-f32", "tintype-exact", "tintype-balanced"}
         operations = sum(part["gigaoperations"].values())

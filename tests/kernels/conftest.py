@@ -38,8 +38,12 @@ def make_model(
     inputs: Mapping[str, tuple[int, Sequence[int | str]]],
     outputs: Sequence[str] | Mapping[str, tuple[int, Sequence[int | str]]],
     initializers: Arrays,
+    inner: Mapping[str, tuple[int, Sequence[int | str]]] | None = None,
 ) -> onnx.ModelProto:
-    """A model at opset 23; inputs, and outputs whose shape onnx cannot infer, give element type and shape."""
+    """A model at opset 23; inputs, and outputs whose shape onnx cannot infer, give element type and shape.
+
+    inner: the same of values between nodes that it cannot infer, such as a GroupNormalization's.
+    """
     told = outputs if isinstance(outputs, Mapping) else {}
     graph = helper.make_graph(
         list(nodes),
@@ -52,6 +56,7 @@ def make_model(
             for name in outputs
         ],
         [numpy_helper.from_array(np.ascontiguousarray(array), name) for name, array in initializers.items()],
+        value_info=[helper.make_tensor_value_info(name, *each) for name, each in (inner or {}).items()],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 23)], ir_version=10)
     inferred = onnx.shape_inference.infer_shapes(model, strict_mode=True, data_prop=True)

@@ -62,6 +62,27 @@ def test_what_one_graph_writes_the_next_reads_without_the_host(webgpu, builds, s
         np.testing.assert_array_equal(second.read("sample"), expected)
 
 
+def test_a_session_on_the_device_says_what_its_graph_says(webgpu, bundle):
+    """Ids of words too, which WebGPU has no 64 bits for; prompts that change, steps that don't."""
+    random = np.random.default_rng(5)
+    options = BuildOptions.for_shape({"batch": 1})
+    with open_role(bundle, "text_encoder", webgpu, options=options) as session:
+        inner = new_session(str(session.path), load_onnxruntime().SessionOptions(), webgpu)
+        for _ in range(2):
+            feed = {"input_ids": random.integers(0, 900, (1, 77))}
+            np.testing.assert_allclose(session.run(feed)["last_hidden_state"], inner.run(None, feed)[0], atol=1e-4)
+    options = BuildOptions.for_shape({"batch": 1, "height": 4, "width": 4, "sequence": 77})
+    with open_role(bundle, "denoiser", webgpu, options=options) as session:
+        steps = [(random.standard_normal(SAMPLE, np.float32), np.array([time], np.float32)) for time in (901.0, 21.0)]
+        told = {}
+        for prompt in ("one", "another", "one"):
+            words = np.random.default_rng(len(prompt)).standard_normal((1, 77, 128), np.float32)
+            held = session.hold({"encoder_hidden_states": words})
+            found = [held.run({"sample": sample, "timestep": time})["out_sample"] for sample, time in steps]
+            np.testing.assert_array_equal(found, told.setdefault(prompt, found))
+        assert not np.array_equal(told["one"], told["another"])
+
+
 @pytest.mark.parametrize("options", [BuildOptions(), BuildOptions.for_shape({"batch": 1, **SIDES})], ids=["any", "one"])
 def test_a_held_prompts_steps_lie_on_the_device(webgpu, bundle, sessions, options):
     """Built for one shape, what depends on the words alone is computed once and never comes back to the host."""

@@ -1,0 +1,163 @@
+"""Model shapes that are measured with random weights: what a checkpoint's config.json files would say."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+Config = dict[str, Any]
+
+CLIP: Config = {"vocab_size": 49408, "bos_token_id": 49406, "eos_token_id": 49407, "pad_token_id": 49407}
+_VAE: Config = {
+    "block_out_channels": [128, 256, 512, 512], "down_block_types": ["DownEncoderBlock2D"] * 4,
+    "up_block_types": ["UpDecoderBlock2D"] * 4, "layers_per_block": 2, "sample_size": 512, "scaling_factor": 0.18215,
+}  # fmt: skip
+_CLIP_L: Config = {
+    **CLIP, "hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12,
+}  # fmt: skip
+_BETAS: Config = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "steps_offset": 1}
+_EULER: Config = {"_class_name": "EulerDiscreteScheduler", **_BETAS, "prediction_type": "epsilon"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shape:
+    """A kind of checkpoint: its components' configs, its scheduler's, and what a usual picture of it is."""
+
+    configs: Mapping[str, Config]
+    scheduler: Config
+    pipeline: str  # of diffusers
+    side: int  # pixels of a usual picture, each side
+    steps: int
+    guidance_scale: float
+    sampler: str = "euler"
+
+    @property
+    def is_xl(self) -> bool:
+        return "text_encoder_2" in self.configs
+
+    @property
+    def index(self) -> Config:
+        """model_index.json, as diffusers writes it."""
+        parts: Config = {
+            "_class_name": self.pipeline,
+            "text_encoder": ["transformers", "CLIPTextModel"],
+            "tokenizer": ["transformers", "CLIPTokenizer"],
+            "unet": ["diffusers", "UNet2DConditionModel"],
+            "vae": ["diffusers", "AutoencoderKL"],
+            "scheduler": ["diffusers", self.scheduler["_class_name"]],
+        }
+        if self.is_xl:
+            parts["text_encoder_2"] = ["transformers", "CLIPTextModelWithProjection"]
+            parts["tokenizer_2"] = ["transformers", "CLIPTokenizer"]
+            parts["force_zeros_for_empty_prompt"] = True
+        return parts
+
+    def with_depth(self, depth: int) -> Shape:
+        """The same with at most so many transformer layers a block; 10 is SDXL's own."""
+        layers = self.configs["unet"].get("transformer_layers_per_block", 1)
+        if isinstance(layers, list):
+            layers = [min(each, depth) for each in layers]
+        return self.with_configs({"unet": {"transformer_layers_per_block": layers}})
+
+    def with_configs(self, changes: Mapping[str, Config]) -> Shape:
+        """The same with other settings of some components."""
+        configs = {name: {**config, **changes.get(name, {})} for name, config in self.configs.items()}
+        return dataclasses.replace(self, configs=configs)
+
+
+SD15 = Shape(
+    configs={
+        "text_encoder": _CLIP_L,
+        "unet": {
+            "sample_size": 64, "block_out_channels": [320, 640, 1280, 1280], "layers_per_block": 2,
+            "down_block_types": ["CrossAttnDownBlock2D"] * 3 + ["DownBlock2D"],
+            "up_block_types": ["UpBlock2D"] + ["CrossAttnUpBlock2D"] * 3,
+            "attention_head_dim": 8, "cross_attention_dim": 768,
+        },
+        "vae": _VAE,
+    },
+    scheduler=_EULER,
+    pipeline="StableDiffusionPipeline",
+    side=512,
+    steps=50,
+    guidance_scale=7.5,
+)  # fmt: skip
+
+SDXL = Shape(
+    configs={
+        "text_encoder": {**_CLIP_L, "projection_dim": 768},
+        "text_encoder_2": {
+            **CLIP, "hidden_size": 1280, "intermediate_size": 5120, "num_hidden_layers": 32, "num_attention_heads": 20,
+            "hidden_act": "gelu", "projection_dim": 1280,
+        },
+        "unet": {
+            "sample_size": 128, "block_out_channels": [320, 640, 1280], "layers_per_block": 2,
+            "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"],
+            "up_block_types": ["CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"],
+            "transformer_layers_per_block": [1, 2, 10], "attention_head_dim": [5, 10, 20], "cross_attention_dim": 2048,
+            "use_linear_projection": True, "addition_embed_type": "text_time", "addition_time_embed_dim": 256,
+            "projection_class_embeddings_input_dim": 2816,
+        },
+        "vae": {**_VAE, "sample_size": 1024, "scaling_factor": 0.13025, "force_upcast": True},
+    },
+    scheduler={**_EULER, "timestep_spacing": "leading"},
+    pipeline="StableDiffusionXLPipeline",
+    side=1024,
+    steps=30,
+    guidance_scale=5.0,
+)  # fmt: skip
+
+SDXL_TURBO = dataclasses.replace(
+    SDXL.with_configs({"unet": {"sample_size": 64}, "vae": {"sample_size": 512}}),
+    scheduler={**_EULER, "_class_name": "EulerAncestralDiscreteScheduler", "timestep_spacing": "trailing"},
+    side=512,
+    steps=4,
+    guidance_scale=0.0,
+    sampler="euler_a",
+)
+
+_TINY_CLIP: Config = {
+    "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2,
+}  # fmt: skip
+_TINY_VAE: Config = {"block_out_channels": [32, 32, 32, 32], "layers_per_block": 1}
+
+# To try a command on any machine: pictures of 64 pixels.
+TINY = dataclasses.replace(
+    SD15.with_configs(
+        {
+            "text_encoder": _TINY_CLIP,
+            "unet": {
+                "sample_size": 8, "block_out_channels": [32, 32, 64, 64], "attention_head_dim": 4,
+                "cross_attention_dim": 32, "layers_per_block": 1,
+            },
+            "vae": _TINY_VAE,
+        }
+    ),
+    side=64,
+    steps=3,
+)  # fmt: skip
+TINY_XL = dataclasses.replace(
+    SDXL.with_depth(1).with_configs(
+        {
+            "text_encoder": _TINY_CLIP,
+            "text_encoder_2": {**_TINY_CLIP, "hidden_size": 48, "intermediate_size": 96, "projection_dim": 40},
+            "unet": {
+                "sample_size": 16, "block_out_channels": [32, 32, 64], "attention_head_dim": [2, 2, 4],
+                "cross_attention_dim": 80, "addition_time_embed_dim": 8, "projection_class_embeddings_input_dim": 88,
+            },
+            "vae": _TINY_VAE,
+        }
+    ),
+    side=64,
+    steps=3,
+)  # fmt: skip
+
+SHAPES: dict[str, Shape] = {
+    "sd15": SD15,
+    "sdxl": SDXL,
+    "sdxl-turbo": SDXL_TURBO,
+    "tiny": TINY,
+    "tiny-xl": TINY_XL,
+}

@@ -1,0 +1,78 @@
+"""How large a canonical graph's values get, measured on the processor: at export on real inputs, else on noise.
+
+What is kept is what matters for float16: names of values that come within a factor of 16 of its end, by name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tintype.engine.machine import default_threads
+from tintype.engine.providers import TARGETS, new_session
+from tintype.engine.session import session_options
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+KEPT = 65504.0 / 16
+NOISE_MARGIN = 4.0  # noise isn't what a model was trained on: its values are taken to be that much larger
+NOISE_SIZES = {"batch": 1, "height": 16, "width": 16, "sequence": 77}
+TIMES = (999.0, 500.0, 1.0)
+TOKENS = 256  # of a vocabulary whose size isn't known here; every tokenizer has its bytes first
+
+Feed = Mapping[str, NDArray[Any]]
+
+
+def measure_ranges(source: Path, feeds: Iterable[Feed], *, threads: int | None = None) -> dict[str, float]:
+    """The largest magnitude of each float value over all feeds, of those that matter; infinity counts as 1e38."""
+    import onnx_ir as ir
+
+    from tintype.kernels.ranges import OUTPUT, watch
+
+    model = ir.load(source)
+    names = watch(model)
+    cpu = TARGETS["cpu"]
+    options = session_options(cpu, threads=threads or default_threads(), optimize=True, mapped=True)
+    options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(source.parent))
+    session = new_session(ir.to_proto(model).SerializeToString(), options, cpu)
+    seen = np.zeros(len(names), np.float64)
+    for feed in feeds:
+        told = session.run([OUTPUT], dict(feed))[0].astype(np.float64)
+        seen = np.maximum(seen, np.nan_to_num(told, nan=1e38, posinf=1e38))
+    return {name: float(f"{size:.6g}") for name, size in zip(names, seen, strict=True) if size >= KEPT}
+
+
+def ranges_on_noise(source: Path, *, threads: int | None = None) -> dict[str, float]:
+    """The same for a graph that came without ranges: unit noise at a small size, with a margin."""
+    import onnx_ir as ir
+
+    measured = measure_ranges(source, noise_feeds(ir.load(source)), threads=threads)
+    return {name: size * NOISE_MARGIN for name, size in measured.items()}
+
+
+def noise_feeds(model: ir.Model) -> list[dict[str, NDArray[Any]]]:
+    """Inputs for a graph as a bundle's are: floats of unit variance, times from first to last, and any words."""
+    random = np.random.default_rng(0)
+    feeds = []
+    for time in TIMES if any(value.name == "timestep" for value in model.graph.inputs) else TIMES[:1]:
+        feed: dict[str, NDArray[Any]] = {}
+        for value in model.graph.inputs:
+            shape = tuple(_size(dim) for dim in value.shape or ())
+            kind = value.dtype.numpy() if value.dtype is not None else np.dtype(np.float32)
+            if value.name == "timestep":
+                feed["timestep"] = np.full(shape, time, kind)
+            elif kind.kind in "iu":
+                feed[str(value.name)] = random.integers(0, TOKENS, shape).astype(kind)
+            else:
+                feed[str(value.name)] = random.standard_normal(shape).astype(kind)
+        feeds.append(feed)
+    return feeds
+
+
+def _size(dim: int | ir.SymbolicDim) -> int:
+    return dim if isinstance(dim, int) else NOISE_SIZES.get(str(dim.value), 1)

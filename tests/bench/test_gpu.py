@@ -1,0 +1,132 @@
+"""The bench of GPUs as far as it needs none: peers, figures, bars, memory as nvidia-smi tells it, and the command."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from tintype.bench.device_memory import DeviceMemory, used_bytes
+from tintype.bench.gpu import GpuPlan, judge, main, peer_figures, ratios, seats_of, summary_lines
+from tintype.bench.gpu_checks import check, psnr_db
+from tintype.bench.shapes import SHAPES
+from tintype.bench.turns import Taken
+
+GIB, MIB = 2**30, 2**20
+
+
+def test_every_peer_draws_the_same_picture_on_the_same_device(tmp_path: Path) -> None:
+    seats = seats_of(GpuPlan(folder=tmp_path), "sdxl")
+    assert list(seats) == ["tintype", "diffusers", "torch.compile"]
+    jobs = [seat.job for seat in seats.values()]
+    shared = ("model", "prompt", "num_inference_steps", "guidance_scale", "width", "height", "device")
+    assert len({tuple(getattr(job, name) for name in shared) for job in jobs}) == 1
+    assert [getattr(job, "compile", None) for job in jobs] == [None, None, "max-autotune"]
+    assert all(seat.opens_cold for seat in seats.values())
+    fewer = seats_of(GpuPlan(folder=tmp_path, peers=("diffusers",), steps=2), "sd15")
+    assert list(fewer) == ["tintype", "diffusers"]
+    assert {seat.job.num_inference_steps for seat in fewer.values()} == {2}  # type: ignore[union-attr]
+
+
+def test_the_usual_pictures_are_those_of_the_bars() -> None:
+    assert (SHAPES["sd15"].side, SHAPES["sd15"].steps) == (512, 50)
+    assert SHAPES["sdxl"].side == 1024
+    assert (SHAPES["sdxl-turbo"].sampler, SHAPES["sdxl-turbo"].guidance_scale) == ("euler_a", 0.0)
+    assert SHAPES["sdxl-turbo"].scheduler["timestep_spacing"] == "trailing"
+
+
+def _table(ours: float, theirs: float, held: tuple[int | None, int | None]) -> dict[str, Any]:
+    def row(seconds: float, peak: int | None) -> dict[str, Any]:
+        turns = Taken(loads=[1.0], answers=[{"seconds": seconds, "denoise_seconds": seconds * 0.8}], cold_seconds=9.0)
+        figures = peer_figures(turns, 50)
+        return {**figures, "device_peak_bytes": peak}
+
+    return {"tintype": row(ours, held[0]), "torch.compile": row(theirs, held[1])}
+
+
+def test_bars_are_judged_against_torch_compile() -> None:
+    table = _table(0.7, 1.0, (3 * GIB, 4 * GIB))
+    assert table["tintype"]["milliseconds_a_step"]["median"] == pytest.approx(1000 * 0.7 * 0.8 / 50)
+    assert ratios(table) == {"torch.compile": {"milliseconds_a_step": 0.7, "seconds": 0.7, "device_peak_bytes": 0.75}}
+    assert [(bar["value"], bar["met"]) for bar in judge("sd15", table)] == [(0.7, True), (0.7, True), (0.75, False)]
+    assert [bar["met"] for bar in judge("sdxl", table)] == [False]
+    assert judge("sd15", {"tintype": table["tintype"]}) == []
+    (line, _) = summary_lines({"sd15": {"peers": table}})
+    assert "11.2 ms a step" in line
+    assert "3.00 GiB" in line
+
+
+def test_memory_that_nobody_measured_meets_no_bar() -> None:
+    bars = judge("sdxl", _table(0.7, 1.0, (None, None)))
+    assert [(bar["value"], bar["met"]) for bar in bars] == [(None, False)]
+
+
+@pytest.fixture
+def smi(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An nvidia-smi that says 100 MiB when asked once, and 100, 900, 300 when it goes on."""
+    program = tmp_path / "nvidia-smi"
+    program.write_text(
+        '#!/bin/sh\ncase "$*" in *-lms*) echo 100; echo 900; echo 300; exec sleep 60;; *) echo 100;; esac\n'
+    )
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+
+
+def test_the_devices_peak_is_beyond_what_it_held_before(smi: None) -> None:
+    assert used_bytes() == 100 * MIB
+    with DeviceMemory() as memory:
+        ends = time.monotonic() + 10
+        while memory.peak_bytes != 800 * MIB and time.monotonic() < ends:
+            time.sleep(0.01)
+    assert memory.peak_bytes == 800 * MIB
+
+
+def test_without_nvidia_smi_the_memory_is_not_known(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with DeviceMemory() as memory:
+        pass
+    assert memory.peak_bytes is None
+
+
+def test_pictures_are_compared_over_their_whole_range() -> None:
+    black, white = np.zeros((2, 2, 3), np.uint8), np.full((2, 2, 3), 255, np.uint8)
+    assert psnr_db(black, white) == 0.0
+    assert psnr_db(white, white) == np.inf
+
+
+@pytest.mark.slow
+def test_the_checks_run_on_a_processor_and_say_what_it_draws() -> None:
+    told = check("cpu", steps=2, size=64)
+    for exactness in ("exact", "balanced"):
+        picture = told["pictures"][exactness]
+        assert picture["psnr_db"] > 35  # the processor rounds to 8 bits, which is what it is told apart by
+        assert picture["same_bytes_twice"]
+        assert picture["psnr_db_twice"] == 200.0
+        assert list(picture["placement"]["denoiser"]) == ["CPUExecutionProvider"]
+    assert [bar["what"].partition(":")[0] for bar in told["bars"]] == ["exact", "exact", "balanced"]
+
+
+@pytest.mark.slow
+@pytest.mark.reference
+def test_the_command_measures_peers_on_a_tiny_shape(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("TINTYPE_CACHE", "TORCHINDUCTOR_CACHE_DIR"):  # the command sets what isn't set
+        monkeypatch.setenv(name, str(tmp_path / name))
+    arguments = ["--shapes", "tiny", "--device", "cpu", "--compile-mode", "eager", "--rounds", "1", "--pictures", "1"]
+    arguments += ["--steps", "2", "--threads", "2", "--no-checks", "--json", "--results", str(tmp_path / "results")]
+    done = CliRunner().invoke(main, [str(tmp_path / "work"), *arguments], catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    report = json.loads(done.stdout.strip().splitlines()[-1])
+    peers = report["shapes"]["tiny"]["peers"]
+    assert list(peers) == ["tintype", "diffusers", "torch.compile"]
+    for figures in peers.values():
+        assert figures["milliseconds_a_step"]["median"] > 0
+        assert figures["cold_seconds"] > figures["seconds"]["median"]
+        assert figures["device_peak_bytes"] is None
+    (written,) = (tmp_path / "results").iterdir()
+    assert json.loads(written.read_text()) == report
+    assert written.name.endswith("-gpu.json")
