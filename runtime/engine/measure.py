@@ -36,7 +36,7 @@ ROUNDED_GATE_DB = 70.0  # the same where the output is rounded to 8 bits: a few 
 LOSSY_GATE_DB = 40.0  # of a way that a balanced build may take
 CLOSE = 1.04  # times that differ by less are taken to be equal
 DISTURBED = 0.1  # a share of the processors; where others take more, a layer is timed again
-MOST_RACES = 8
+PATIENCE_SECONDS = 1.0  # for timing one layer in quiet
 HOPELESS = 1.6  # a way that much slower than the best so far is not timed again
 
 
@@ -158,10 +158,11 @@ def measure(layer: Layer, model: ir.Model, target: Target, *, threads: int, mapp
         alone = choice.model_of(layer, name, model.opset_imports)
         runs[name] = _Timed(alone, choice.weight_bytes(alone), feed, target, threads, mapped)
     expected = runs[AS_IS].first
-    for _ in range(MOST_RACES):  # each run keeps its best time of all races
+    ends = time.perf_counter() + PATIENCE_SECONDS
+    while True:  # each run keeps its best time of all races
         before = Reading.now()
         _race(list(runs.values()))
-        if (others_share(before, Reading.now()) or 0.0) <= DISTURBED:
+        if (others_share(before, Reading.now()) or 0.0) <= DISTURBED or time.perf_counter() > ends:
             break
     return {
         name: Way(round(run.seconds, 7), run.weight_bytes, round(_worst_psnr(expected, run.first), 1))
