@@ -38,7 +38,7 @@ MIB = 2**20
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sweep:
-    """What is measured. budgets: how many; given: budgets in bytes in place of a spread."""
+    """What is measured. budgets: how many; given: budgets in bytes, beside the smallest, in place of a spread."""
 
     bundle: Path
     sizes: tuple[tuple[int, int], ...]
@@ -58,7 +58,9 @@ def measure_sweep(sweep: Sweep) -> dict[str, Any]:
 def _measure_size(sweep: Sweep, width: int, height: int) -> dict[str, Any]:
     unlimited = plan_for(sweep, width, height, None)
     smallest = smallest_budget(sweep, width, height)
-    wanted = sweep.given or spread(smallest, int(unlimited["peak_bytes"] * 1.05), sweep.budgets)
+    wanted = spread(smallest, int(unlimited["peak_bytes"] * 1.05), sweep.budgets)
+    if sweep.given:
+        wanted = (smallest, *(budget for budget in sweep.given if budget > smallest))
     plans = {budget: plan_for(sweep, width, height, budget) for budget in wanted}
     rows: dict[int | None, list[dict[str, Any]]] = {budget: [] for budget in (None, *wanted)}
     pictures: dict[int | None, NDArray[np.uint8]] = {}
@@ -202,7 +204,7 @@ def plot(report: Mapping[str, Any], path: Path) -> None:
 @click.argument("bundle", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.option("--sizes", type=Sizes(), default="512x512", show_default=True, help="Width x height, pixels.")
 @click.option("--budgets", type=click.IntRange(min=2), default=20, show_default=True, help="How many, spread evenly.")
-@click.option("--given", help="Budgets in MiB with commas between, in place of a spread.")
+@click.option("--given", help="Budgets in MiB with commas between, beside the smallest, in place of a spread.")
 @click.option("--steps", type=click.IntRange(min=1), default=2, show_default=True, help="Denoising steps.")
 @click.option(
     "--rounds", type=click.IntRange(min=1), default=1, show_default=True, help="Runs of each budget, in turn."

@@ -2,9 +2,9 @@
 
     python -m tintype.bench.decode_memory BUNDLE [--sizes 512x512,1024x1024] [--strip-mib 4,8,16,32,64] [--threads 2]
 
-Each decode runs in a process of its own, which opens a finished build and decodes twice: the first time as for one
-picture, with all weights to be mapped, then once more. Seconds are the wall's, those of the processor are beside them
-for a machine on which others work too. Peak memory is the process's (VmHWM on Linux), so what Python, numpy and ONNX
+Each decode runs in a process of its own, which opens a finished build and decodes twice (--calls): the first time as
+for one picture, with all weights to be mapped, then once more. Seconds are the wall's; those of the processor are told
+too, for a machine on which others work. Peak memory is the process's (VmHWM on Linux), so what Python, numpy and ONNX
 Runtime need is in it. The result goes to bench/results as JSON.
 """
 
@@ -35,7 +35,6 @@ from tintype.engine.strips import read_strips
 from tintype.result import peak_rss_bytes
 
 MIB = 2**20
-CALLS = 2
 
 
 def main() -> None:
@@ -45,23 +44,26 @@ def main() -> None:
     parser.add_argument("--sizes", default="512x512,768x768,1024x1024", help="pixels, width first")
     parser.add_argument("--strip-mib", default="4,8,16,32,64")
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--calls", type=int, default=2, help="decodes in each process")
     parser.add_argument("--lock", type=Path, help="a file that is locked while a size is timed")
     parser.add_argument("--results", type=Path, default=default_results_folder())
     parser.add_argument("--child", nargs=2, metavar=("SHAPE", "OUTPUT"), help=argparse.SUPPRESS)
     told = parser.parse_args()
     if told.child:
-        print(json.dumps(decode_here(Path(told.bundle), told.child[0], Path(told.child[1]), told.threads)))
+        print(json.dumps(decode_here(Path(told.bundle), told.child[0], Path(told.child[1]), told.threads, told.calls)))
         return
     report: dict[str, Any] = {"machine": machine_facts(told.threads), "bundle": Path(told.bundle).name, "sizes": {}}
     for size in told.sizes.split(","):
         strips = [float(each) for each in told.strip_mib.split(",")]
-        report["sizes"][size] = measure_size(open_bundle(told.bundle), size, strips, told.threads, told.lock)
+        report["sizes"][size] = measure_size(
+            open_bundle(told.bundle), size, strips, told.threads, told.calls, told.lock
+        )
     report["machine"]["load_average_at_end"] = load_average()
     print(f"written to {write_report(report, told.results, ['decode-memory'])}")
 
 
 def measure_size(
-    bundle: Bundle, size: str, strips: list[float], threads: int, lock: Path | None
+    bundle: Bundle, size: str, strips: list[float], threads: int, calls: int, lock: Path | None
 ) -> dict[str, dict[str, Any]]:
     """Every way to decode a picture of that size, the whole one first; ratios are to it."""
     target = resolve_provider("cpu")
@@ -81,7 +83,8 @@ def measure_size(
         for name, folder in folders.items():
             output = Path(scratch) / f"{name}.npy"
             shape = f"1x{bundle.manifest.latent_channels}x{height}x{width}"
-            command = [sys.executable, "-m", "tintype.bench.decode_memory", str(folder), "--threads", str(threads)]
+            command = [sys.executable, "-m", "tintype.bench.decode_memory", str(folder)]
+            command += ["--threads", str(threads), "--calls", str(calls)]
             done = subprocess.run(
                 [*command, "--child", shape, str(output)], stdout=subprocess.PIPE, text=True, check=True
             )
@@ -98,13 +101,13 @@ def measure_size(
     return table
 
 
-def decode_here(build: Path, shape: str, output: Path, threads: int) -> dict[str, Any]:
+def decode_here(build: Path, shape: str, output: Path, threads: int, calls: int) -> dict[str, Any]:
     """Decode random latents in this process, and write the picture's numbers to a file."""
     facts = read_strips(build)
     latents = np.random.default_rng(0).standard_normal([int(dim) for dim in shape.split("x")], dtype=np.float32)
     before, wall, processor = peak_rss_bytes(), [], []
     with open_session(build, resolve_provider("cpu"), threads=threads, mapped=facts is not None) as session:
-        for _ in range(CALLS):
+        for _ in range(calls):
             started, worked = time.perf_counter(), time.process_time()
             sample = session.run({"latent_sample": latents})["sample"]
             wall.append(round(time.perf_counter() - started, 3))

@@ -66,7 +66,8 @@ def _costs(graph: ir.Graph, nodes: list[ir.Node]) -> _Costs:
     for index, node in enumerate(nodes):
         for value in node.outputs:
             readers = [place[use.node] for use in value.uses() if use.node in place]
-            last = max(readers, default=index)
+            # An output is held to the end, so that what is made of it alone is better made behind a cut.
+            last = len(nodes) if value.is_graph_output() else max(readers, default=index)
             if last == index:
                 continue
             size = handed_bytes(value)

@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from tintype.engine.chain import ChainFacts, Port
 
 SMALLEST_EXTERNAL_BYTES = 1024
-HEAD_SEGMENT_BYTES = 8 * 2**20  # of weights in a part of what runs before strips begin: a layer or two
 SPILLED_BYTES = 2**20  # weights that a kernel made and that are larger go to disk at once
 
 
@@ -232,10 +231,12 @@ def _save_chain(graph: ir.Model, name: str, job: Job, scratch: Path) -> ChainFac
     """Write one graph in parts whose weights stay within the plan's limit."""
     from tintype.engine.chain import ChainFacts, Part
     from tintype.engine.weights import weight_files
-    from tintype.kernels.segments import cut
+    from tintype.kernels.segments import cut, is_fixed, touched_bytes
 
-    options, parts = job.options, []
-    limit = options.segment_bytes or HEAD_SEGMENT_BYTES
+    parts = []
+    # What runs before strips has no limit of its own: about a layer a part, so that its maps alone make the peak.
+    layers = (sum(touched_bytes(node, each) for each in node.inputs if each and is_fixed(each)) for node in graph.graph)
+    limit = job.options.segment_bytes or max(layers) * 17 // 16 + 2**16
     for number, segment in enumerate(cut(graph, limit)):
         file = f"{Path(name).stem}-{number:03}.onnx"
         _save(segment, file, job, scratch)

@@ -118,3 +118,25 @@ def test_an_analysis_counts_weights_activations_and_multiplications():
     assert found.multiplications == 5 * 2 * ROWS * WIDE * NARROW
     # A wide and two narrow ones: what a block makes, what it read, and the first block's output.
     assert found.live_bytes == 4 * ROWS * (WIDE + 2 * NARROW)
+
+
+def test_an_output_is_held_to_the_end_so_that_nothing_made_of_it_is_handed_on_beside_it():
+    model = blocks(2, skips=False)
+    graph = model.graph
+    first = next(node for node in graph if node.name == "down0").outputs[0]
+    graph.outputs.append(first)
+    little = ir.node("Identity", [_value("shift", [1])], name="little")  # what makes the cut behind `same` look cheaper
+    graph.inputs.append(little.inputs[0])
+    same = ir.node("Add", [first, little.outputs[0]], name="same")
+    for node, shape in ((little, [1]), (same, [ROWS, NARROW])):
+        node.outputs[0].name, node.outputs[0].shape = f"{node.name}_made", ir.Shape(shape)
+        node.outputs[0].type = ir.TensorType(ir.DataType.FLOAT)
+    graph.insert_before(next(iter(graph)), little)
+    graph.insert_after(first.producer(), same)
+    reader = next(node for node in graph if node.name == "up1")
+    reader.replace_input_with(0, same.outputs[0])
+    segments = cut(model, 2 * WIDE * NARROW * 4)
+    assert [[value.name for value in segment.graph.outputs] for segment in segments] == [
+        ["little_made", "down_0"],
+        ["down_1"],
+    ]

@@ -23,6 +23,7 @@ import sys
 from pathlib import Path
 import tintype
 from tintype.errors import ProviderError
+from tintype.pipeline import TOGETHER
 
 signal, keep = Path(sys.argv[1]), sys.argv[2] == "keep"
 pipeline = tintype.load("postcard", provider="webgpu")
@@ -33,7 +34,7 @@ next(run)
 signal.touch()
 other = tintype.load("postcard", provider="webgpu")
 if keep:
-    held = other.open("vae_decoder", other._decoder_options((4, 4), None, "balanced"))
+    held = other.open("vae_decoder", other._decoder_options((4, 4), None, "balanced", TOGETHER))
 for what in ("lost", "still lost"):
     try:
         list(run) if what == "lost" else pipeline.generate("a boat", **request)
