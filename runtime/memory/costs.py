@@ -65,7 +65,9 @@ def reckon(
     weights = facts.float_bytes if floats else facts.stored_bytes
     live = facts.live_bytes
     if holding.segment_mib is not None:
-        weights = min(weights, max(holding.segment_mib * MIB, facts.largest_bytes))
+        # A layer that is larger than a segment is one by itself; most are smaller, and then so is what is mapped.
+        limit = holding.segment_mib * MIB
+        weights = min(weights, (limit + max(limit, facts.largest_bytes)) // 2)
     if holding.strip_mib is not None:
         live = min(live, 6 * holding.strip_mib * MIB)
     held = weights * _COPIES[holding.kind]
