@@ -13,6 +13,7 @@ from tintype.memory.plan import Plan, Stage
 SEGMENTS_MIB = (1536, 1024, 768, 512, 384, 256, 192, 128, 96, 64, 48, 32)
 STRIPS_MIB = (64, 32, 16, 8, 4)
 MARGIN = 0.97  # of a budget is what a plan may fill
+SLACK_BYTES = 8 * MIB  # by which one process is larger than another before it has a graph
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,7 +127,7 @@ def _stage(need: Need, candidate: Candidate, costs: Costs, base: int) -> Stage:
 
 
 def _too_small(smallest: Plan, budget: int | None) -> MemoryBudgetError:
-    least = -(-int(smallest.peak_bytes / MARGIN) // MIB)
+    least = -(-int(smallest.peak_bytes / MARGIN + SLACK_BYTES) // MIB)
     tightest = max(smallest.stages, key=lambda stage: stage.peak_bytes)
     return MemoryBudgetError(
         f"nothing fits into {(budget or 0) / MIB:,.0f} MiB: "

@@ -74,7 +74,7 @@ def test_nothing_fits_names_the_smallest_budget_that_would_and_it_does():
     least = int(caught.value.fix.split("give ")[1].split()[0].replace(",", ""))
     assert make_plan(NEEDS, BASE, least * MIB, costs).peak_bytes <= least * MIB
     with pytest.raises(MemoryBudgetError):
-        make_plan(NEEDS, BASE, (least - 12) * MIB, costs)
+        make_plan(NEEDS, BASE, (least - 24) * MIB, costs)
 
 
 def test_a_plan_is_measured_until_nothing_in_it_is_reckoned():
