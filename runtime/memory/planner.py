@@ -13,6 +13,7 @@ from tintype.memory.plan import Plan, Stage
 SEGMENTS_MIB = (1536, 1024, 768, 512, 384, 256, 192, 128, 96, 64, 48, 32)
 STRIPS_MIB = (64, 32, 16, 8, 4)
 MARGIN = 0.97  # of a budget is what a plan may fill
+NEAR = 1.15  # how far reckoning may be off where the smallest way is sought
 SLACK_BYTES = 8 * MIB  # by which one process is larger than another before it has a graph
 
 
@@ -74,6 +75,10 @@ def make_plan(
         if measure is not None and guessed:
             measure(Candidate(guessed[0].role, guessed[0].holding, guessed[0].split_guidance))
             continue
+        near = next(_near(needs, found, known), None) if plan is None and measure is not None else None
+        if near is not None and measure is not None:
+            measure(near)
+            continue
         if plan is None:
             raise _too_small(found, budget_bytes)
         return plan
@@ -112,6 +117,15 @@ def _smallest(needs: Iterable[Need], base: int, known: Oracle) -> Plan:
         for need in needs
     )
     return Plan(budget_bytes=None, base_bytes=base, stages=stages, keep=False)
+
+
+def _near(needs: Iterable[Need], smallest: Plan, known: Oracle) -> Iterator[Candidate]:
+    """What is only reckoned and may be smaller than what was measured: asked for before a budget is refused."""
+    for need, stage in zip(needs, smallest.stages, strict=True):
+        for candidate in candidates(need):
+            costs = known(candidate)
+            if not costs.measured and costs.peak_bytes <= stage.costs.peak_bytes * NEAR:
+                yield candidate
 
 
 def _stage(need: Need, candidate: Candidate, costs: Costs, base: int) -> Stage:
