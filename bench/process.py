@@ -36,14 +36,19 @@ def tintype_command() -> list[str]:
     return [script] if script else [sys.executable, "-m", "tintype"]
 
 
-def run_process(command: Sequence[str], environment: Mapping[str, str] | None = None) -> Run:
-    """Run a command to its end. Raises ClickException with what it said when it fails."""
+def run_process(
+    command: Sequence[str], environment: Mapping[str, str] | None = None, *, with_children: bool = True
+) -> Run:
+    """Run a command to its end. Raises ClickException with what it said when it fails.
+
+    with_children: the peak is the largest of the family's; else the process's own, where the system tells it apart.
+    """
     merged = {**os.environ, **(environment or {})}
     with tempfile.TemporaryFile("w+", encoding="utf-8") as out, tempfile.TemporaryFile("w+", encoding="utf-8") as err:
         started = time.perf_counter()
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=out, stderr=err, env=merged)
         try:
-            peak = _wait(process)
+            peak = _wait(process, with_children)
         except BaseException:
             process.kill()
             process.wait()
@@ -66,10 +71,10 @@ def imported_modules(command: Sequence[str], environment: Mapping[str, str] | No
     return frozenset(name.partition(".")[0] for name in names)
 
 
-def _wait(process: subprocess.Popen[bytes]) -> int | None:
+def _wait(process: subprocess.Popen[bytes], with_children: bool) -> int | None:
     """Wait for the process; returns its peak resident bytes."""
     if Path("/proc/self/status").exists():
-        return _watch_peak(process)
+        return _watch_peak(process, with_children)
     if not hasattr(os, "wait4"):
         return _poll_peak(process)
     _, status, usage = os.wait4(process.pid, 0)
@@ -77,7 +82,7 @@ def _wait(process: subprocess.Popen[bytes]) -> int | None:
     return usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
-def _watch_peak(process: subprocess.Popen[bytes]) -> int | None:
+def _watch_peak(process: subprocess.Popen[bytes], with_children: bool) -> int | None:
     """Linux keeps each program's own peak, VmHWM; read it until the process is gone, its children's too.
 
     Not ru_maxrss, which outlives exec: a child smaller than this process would have this process's figure.
@@ -86,7 +91,8 @@ def _watch_peak(process: subprocess.Popen[bytes]) -> int | None:
     ended = os.pidfd_open(process.pid)
     try:
         while not select.select([ended], [], [], POLL_SECONDS)[0]:
-            peak = max([peak, *map(_high_water_bytes, _family(process.pid))])
+            watched = _family(process.pid) if with_children else [process.pid]
+            peak = max([peak, *map(_high_water_bytes, watched)])
     finally:
         os.close(ended)
     process.wait()
