@@ -467,7 +467,10 @@ class Run:
             self._keep(latents)
             with clock.counting("decode"):
                 finished.append((batch, *self._decode(latents)))  # 4. latents -> pixels
+        from tintype.engine.heap import trim
+
         self._result = self._collect(finished)
+        trim()  # what a picture needed for a moment goes back, so that the hundredth takes no more than the first
 
     def _initial_latents(self, noise: sampling.NoiseSource, pictures: int) -> Latents:
         manifest = self._pipeline.bundle.manifest
