@@ -15,7 +15,7 @@ from tintype.conditioning import is_guided, prompts_of
 from tintype.errors import MemoryBudgetError, RequestError
 from tintype.memory.budget import budget_bytes
 from tintype.memory.corrections import Corrections
-from tintype.memory.costs import Correction, Costs, reckon
+from tintype.memory.costs import Correction, Costs, GraphFacts, reckon
 from tintype.memory.holding import PACKED
 from tintype.memory.plan import Arrangement, Plan
 from tintype.memory.planner import Candidate, Need, holdings_for, make_plan
@@ -32,12 +32,13 @@ SAMPLE_COPIES = 2  # of its float samples
 
 @dataclass(slots=True)
 class Planner:
-    """Plans for one pipeline. `measured` and `reckoned` are by build, so that a plan made again costs nothing."""
+    """Plans for one pipeline. What was measured or looked up once is kept, so that a plan made again costs nothing."""
 
     pipeline: Pipeline
     _base: int = 0
     _measured: dict[tuple[str, BuildOptions], Costs] = field(default_factory=dict)
-    _reckoned: dict[tuple[str, BuildOptions], Costs] = field(default_factory=dict)
+    _unmeasured: set[tuple[str, BuildOptions]] = field(default_factory=set)  # known to have no measured build
+    _facts: dict[tuple[str, str], GraphFacts] = field(default_factory=dict)  # by role and shape
     _corrections: Corrections | None = None
 
     def plan(self, request: ResolvedRequest, memory: str | int | None, *, build: bool = True) -> Plan:
@@ -87,13 +88,13 @@ class Planner:
         key = (candidate.role, options)
         if key in self._measured:
             return self._measured[key]
-        if key not in self._reckoned:
+        if key not in self._unmeasured:
             folder = find_build(self.pipeline.bundle, candidate.role, self.pipeline.target, options=options)
             known = known_costs(folder, self.pipeline.threads) if folder is not None else None
             if known is not None:
                 self._measured[key] = known
                 return known
-            self._reckoned[key] = self._reckon(candidate, options, corrected=False)
+            self._unmeasured.add(key)
         return self._reckon(candidate, options, corrected=True)
 
     def _measure(self, candidate: Candidate, request: ResolvedRequest) -> Costs:
@@ -114,11 +115,13 @@ class Planner:
     def _reckon(self, candidate: Candidate, options: BuildOptions, *, corrected: bool) -> Costs:
         from tintype.engine.analyse import analysis_of
 
-        corrections = self._known_corrections()
+        corrections, key = self._known_corrections(), (candidate.role, options.shape)
+        if key not in self._facts:
+            self._facts[key] = analysis_of(self.pipeline.bundle, candidate.role, options)
         factor = corrections.factors.get(_correction_key(candidate, options)) if corrected else None
         graph = self.pipeline.bundle.graph(candidate.role)
         return reckon(
-            analysis_of(self.pipeline.bundle, candidate.role, options),
+            self._facts[key],
             candidate.holding,
             floats=options.exactness == "exact" or graph.precision != "int8",
             rate=corrections.machine_rate(),

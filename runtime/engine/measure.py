@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
@@ -18,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tintype.engine.cache import write_whole
 from tintype.engine.disturbance import Reading, others_share
 from tintype.engine.providers import Target, load_onnxruntime
 from tintype.engine.session import session_options
@@ -83,10 +83,7 @@ class CostTable:
             return
         self.known = {**CostTable.read(self.path).known, **self.known}
         stored = {key: {name: asdict(way) for name, way in ways.items()} for key, ways in self.known.items()}
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        scratch = self.path.with_name(f".{self.path.name}.{os.getpid()}")
-        scratch.write_text(json.dumps(stored), encoding="utf-8")
-        scratch.replace(self.path)
+        write_whole(self.path, json.dumps(stored))
 
 
 def choose(

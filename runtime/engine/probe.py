@@ -18,6 +18,7 @@ import numpy as np
 import psutil
 from numpy.typing import NDArray
 
+from tintype.engine.cache import write_whole
 from tintype.engine.options import BuildOptions
 from tintype.engine.parent import end_with_parent
 from tintype.engine.providers import TARGETS, Target, load_onnxruntime
@@ -43,9 +44,7 @@ def measured_costs(folder: Path, target: Target, options: BuildOptions, threads:
         return known
     costs = _probe(folder, target, options, threads)
     rows = {key: asdict(value) for key, value in {**_stored(stored), str(threads): costs}.items()}
-    scratch = stored.with_suffix(".tmp")
-    scratch.write_text(json.dumps({"format": _FORMAT, "threads": rows}, indent=1), encoding="utf-8")
-    scratch.replace(stored)
+    write_whole(stored, json.dumps({"format": _FORMAT, "threads": rows}, indent=1))
     return costs
 
 

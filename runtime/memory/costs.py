@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
 
 from tintype.memory.holding import MIB, Holding
 
@@ -25,19 +24,15 @@ class Costs:
         return max(0, self.resident_bytes - self.copied_bytes)
 
 
-class GraphFacts(Protocol):
-    """What `kernels.analysis` reads off a graph."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GraphFacts:
+    """What `kernels.analysis.Analysis` says of a graph, without importing onnx."""
 
-    @property
-    def float_bytes(self) -> int: ...
-    @property
-    def stored_bytes(self) -> int: ...
-    @property
-    def largest_bytes(self) -> int: ...
-    @property
-    def live_bytes(self) -> int: ...
-    @property
-    def multiplications(self) -> int: ...
+    stored_bytes: int
+    float_bytes: int
+    largest_bytes: int
+    live_bytes: int
+    multiplications: int
 
 
 @dataclass(frozen=True, slots=True)
