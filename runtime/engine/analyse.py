@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import subprocess
 import sys
 from pathlib import Path
 
 from tintype.engine import cache
 from tintype.engine.build import GraphSource, lowering_version
+from tintype.engine.child import end_with_parent, last_words, run_child
 from tintype.engine.options import BuildOptions
-from tintype.engine.parent import end_with_parent
 from tintype.errors import BuildError
 from tintype.memory.costs import GraphFacts
 
@@ -28,13 +27,11 @@ def analysis_of(bundle: GraphSource, role: str, options: BuildOptions) -> GraphF
     except (OSError, ValueError, TypeError):
         pass
     job = {"source": str(bundle.graph_path(role).resolve()), "dims": dict(options.dims)}
-    command = [sys.executable, "-P", "-m", "tintype.engine.analyse"]
-    done = subprocess.run(command, input=json.dumps(job), capture_output=True, text=True, check=False)
+    done = run_child("tintype.engine.analyse", json.dumps(job))
     try:
         found = GraphFacts(**json.loads(done.stdout))
     except (ValueError, TypeError):
-        told = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
-        raise BuildError(f"{role} cannot be analysed: {told}", fix="export the bundle again") from None
+        raise BuildError(f"{role} cannot be analysed: {last_words(done)}", fix="export the bundle again") from None
     cache.write_whole(place, done.stdout)
     return found
 

@@ -9,8 +9,6 @@ import functools
 import hashlib
 import json
 import shutil
-import subprocess
-import sys
 import tempfile
 from collections.abc import Mapping
 from dataclasses import replace
@@ -22,6 +20,7 @@ import filelock
 
 from tintype.engine import cache
 from tintype.engine.cache import BuildIdentity
+from tintype.engine.child import last_words, run_child
 from tintype.engine.devices import device_identity
 from tintype.engine.lower import Job
 from tintype.engine.machine import cpu_identity, default_threads
@@ -171,9 +170,7 @@ def lower_into(
         weights=weights,
         largest=None if largest is None else dict(largest),
     )
-    # -P: a file of the user's folder that happens to be called onnx.py must not be imported.
-    command = [sys.executable, "-P", "-m", "tintype.engine.lower"]
-    done = subprocess.run(command, input=job.to_json(), capture_output=True, text=True, check=False)
+    done = run_child("tintype.engine.lower", job.to_json())
     lines = done.stdout.strip().splitlines()
     try:
         answer = json.loads(lines[-1]) if lines else {}
@@ -181,7 +178,7 @@ def lower_into(
         answer = {}
     if done.returncode == 0 and "report" in answer:
         return dict(answer["report"])
-    told = answer.get("error") or (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
+    told = answer.get("error") or last_words(done)
     if done.returncode in (-9, 137):
         told = "the child process was killed, most likely for want of memory"
     elif shutil.disk_usage(folder).free < FULL_BYTES:  # ONNX Runtime says only that it could not write

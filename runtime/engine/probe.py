@@ -7,7 +7,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 import time
 from dataclasses import asdict
@@ -19,8 +18,8 @@ import psutil
 from numpy.typing import NDArray
 
 from tintype.engine.cache import write_whole
+from tintype.engine.child import end_with_parent, last_words, run_child
 from tintype.engine.options import BuildOptions
-from tintype.engine.parent import end_with_parent
 from tintype.engine.providers import TARGETS, Target, load_onnxruntime
 from tintype.engine.session import Session, open_session
 from tintype.errors import BuildError, MemoryBudgetError
@@ -109,8 +108,7 @@ def _own_bytes(process: psutil.Process) -> int:
 
 def _probe(folder: Path, target: Target, options: BuildOptions, threads: int) -> Costs:
     job = {"folder": str(folder.resolve()), "target": target.name, "mapped": options.mapped, "threads": threads}
-    command = [sys.executable, "-P", "-m", "tintype.engine.probe"]
-    done = subprocess.run(command, input=json.dumps(job), capture_output=True, text=True, check=False)
+    done = run_child("tintype.engine.probe", json.dumps(job))
     lines = done.stdout.strip().splitlines()
     if done.returncode == 0 and lines:
         return Costs(**json.loads(lines[-1]))
@@ -118,8 +116,9 @@ def _probe(folder: Path, target: Target, options: BuildOptions, threads: int) ->
         raise MemoryBudgetError(
             f"this machine has not the memory to run {folder.name} once", fix="close other programs"
         )
-    told = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
-    raise BuildError(f"{folder.name} cannot be measured: {told}", fix="clear the cache: tintype cache clear")
+    raise BuildError(
+        f"{folder.name} cannot be measured: {last_words(done)}", fix="clear the cache: tintype cache clear"
+    )
 
 
 def _stored(path: Path) -> dict[str, Costs]:

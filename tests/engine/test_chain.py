@@ -156,7 +156,7 @@ def test_costs_are_measured_once_and_kept_with_the_build(bundle, cpu):
 def test_a_child_ends_when_its_parent_is_killed():
     """A process that would run for a minute, started by one that is killed at once."""
     child = (
-        "import os, time; from tintype.engine.parent import end_with_parent; end_with_parent(); "
+        "import os, time; from tintype.engine.child import end_with_parent; end_with_parent(); "
         "print(os.getpid(), flush=True); time.sleep(60)"
     )
     parent = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {child!r}])"
