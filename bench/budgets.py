@@ -13,7 +13,7 @@ import json
 import os
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -38,12 +38,16 @@ MIB = 2**20
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sweep:
-    """What is measured. budgets: how many; given: budgets in bytes, beside the smallest, in place of a spread."""
+    """What is measured. budgets: how many; given: budgets in bytes, beside the smallest, in place of a spread.
+
+    slowest: by budget the most time it may take, the time without a budget being 1.
+    """
 
     bundle: Path
     sizes: tuple[tuple[int, int], ...]
     budgets: int
     given: tuple[int, ...] = ()
+    slowest: Mapping[int, float] = field(default_factory=dict)
     steps: int = 2
     rounds: int = 1
     exactness: str = "exact"
@@ -75,7 +79,7 @@ def _measure_size(sweep: Sweep, width: int, height: int) -> dict[str, Any]:
         _row(budget, plans.get(budget) if budget is not None else unlimited, rows, pictures)  # type: ignore[arg-type]
         for budget in rows
     ]
-    return {"smallest_budget_bytes": smallest, "budgets": table, "bars": judge(table)}
+    return {"smallest_budget_bytes": smallest, "budgets": table, "bars": judge(table, sweep.slowest)}
 
 
 def spread(smallest: int, largest: int, count: int) -> tuple[int, ...]:
@@ -83,14 +87,31 @@ def spread(smallest: int, largest: int, count: int) -> tuple[int, ...]:
     return tuple(int(number) for number in np.geomspace(smallest, max(smallest, largest), count))
 
 
-def judge(table: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """The bars that every budget has to meet."""
+def judge(table: Sequence[Mapping[str, Any]], slowest: Mapping[int, float] | None = None) -> list[dict[str, Any]]:
+    """The bars that every budget has to meet, and those of time that some have."""
     budgeted = [row for row in table if row["budget_bytes"] is not None]
+    timed = [(row, (slowest or {}).get(row["budget_bytes"])) for row in budgeted]
+    times = [
+        verdict(f"time within {_told(row['budget_bytes'])} over no budget", row["ratio_to_no_budget"], at_most=most)
+        for row, most in timed
+        if most is not None
+    ]
     return [
+        *times,
         verdict("most of a budget that was used", max(row["used"] for row in budgeted), at_most=1.0),
         verdict("worst prediction of a peak", max(row["prediction_off"] for row in budgeted), at_most=PREDICTED),
         verdict("worst picture, dB", min(row["psnr_db"] for row in budgeted), at_least=SAME_DB),
     ]
+
+
+def given_budgets(text: str) -> tuple[tuple[int, ...], dict[int, float]]:
+    """Bytes of each budget in `1024,2048:1.15`, and by budget the time it may take where a colon says so."""
+    told = [each.partition(":") for each in text.split(",") if each]
+    try:
+        slowest = {int(mib) * MIB: float(most) for mib, _, most in told if most}
+        return tuple(int(mib) * MIB for mib, _, _ in told), slowest
+    except ValueError:
+        raise click.UsageError(f"{text!r} are no budgets: give them as in 1024,2048:1.15") from None
 
 
 def smallest_budget(sweep: Sweep, width: int, height: int) -> int:
@@ -205,7 +226,12 @@ def plot(report: Mapping[str, Any], path: Path) -> None:
 @click.argument("bundle", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.option("--sizes", type=Sizes(), default="512x512", show_default=True, help="Width x height, pixels.")
 @click.option("--budgets", type=click.IntRange(min=2), default=20, show_default=True, help="How many, spread evenly.")
-@click.option("--given", help="Budgets in MiB with commas between, beside the smallest, in place of a spread.")
+@click.option(
+    "--given",
+    default="",
+    help="Budgets in MiB with commas between, beside the smallest, in place of a spread; each may be followed by a "
+    "colon and the most time it may take, the time without a budget being 1: 1024:1.5,2048:1.15.",
+)
 @click.option("--steps", type=click.IntRange(min=1), default=2, show_default=True, help="Denoising steps.")
 @click.option(
     "--rounds", type=click.IntRange(min=1), default=1, show_default=True, help="Runs of each budget, in turn."
@@ -213,8 +239,9 @@ def plot(report: Mapping[str, Any], path: Path) -> None:
 @click.option("--exactness", type=click.Choice(["exact", "balanced"]), default="exact", show_default=True)
 @click.option("--threads", type=click.IntRange(min=1), default=2, show_default=True)
 @click.option("--results", type=click.Path(file_okay=False, path_type=Path), help="Where the figures go.")
-def main(given: str | None, results: Path | None, **chosen: Any) -> None:
-    sweep = Sweep(given=tuple(int(number) * MIB for number in given.split(",")) if given else (), **chosen)
+def main(given: str, results: Path | None, **chosen: Any) -> None:
+    budgets, slowest = given_budgets(given)
+    sweep = Sweep(given=budgets, slowest=slowest, **chosen)
     os.environ.setdefault("TINTYPE_CACHE", str(sweep.bundle.resolve().parent / "cache"))
     report: dict[str, Any] = {"machine": machine_facts(sweep.threads), "bundle": open_bundle(sweep.bundle).name}
     report["plan"] = {"steps": sweep.steps, "rounds": sweep.rounds, "exactness": sweep.exactness}

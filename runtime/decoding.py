@@ -1,7 +1,7 @@
-"""Decoding that doesn't give up: whole, then in smaller and smaller tiles, and the latents are never lost.
+"""Decoding that doesn't give up: whole, then in smaller and smaller pieces, and the latents are never lost.
 
-What was tried last stays in the record, because tiles show in the bytes; a record is decoded as it says and not
-otherwise.
+On the processor the pieces are strips, which are the same picture; on a device they are tiles, which nearly are. What
+was tried last stays in the record, because it decides the bytes; a record is decoded as it says and not otherwise.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from tintype.clock import StageClock
@@ -16,38 +17,70 @@ from tintype.errors import MemoryBudgetError, RecordError
 from tintype.image.decode import Latents, Pixels, to_image
 from tintype.image.tiles import Tiling
 from tintype.latents import SavedLatents
+from tintype.memory.holding import Holding, strips
+from tintype.memory.plan import Arrangement
 from tintype.record import arrangement_of, differences
 from tintype.result import Result
 
 if TYPE_CHECKING:
+    from tintype.engine import Target
     from tintype.pipeline import Pipeline
 
-Decode = Callable[[Latents, Tiling | None], Pixels]
 
-# Tried in turn, in latent cells; None is the whole picture. The overlap is a quarter: from an eighth on, a seam is
-# no steeper than the rest of the picture, and more only costs time.
-TILINGS: tuple[Tiling | None, ...] = (None, Tiling(64, 16), Tiling(32, 8), Tiling(16, 4))
+@dataclass(frozen=True, slots=True)
+class Way:
+    """One way to decode."""
+
+    tiling: Tiling | None = None  # None is the whole picture
+    holding: Holding | None = None  # None is as the arrangement has it
+
+    def arrange(self, arrangement: Arrangement) -> Arrangement:
+        if self.holding is None:
+            return arrangement
+        return dataclasses.replace(arrangement, holdings={**arrangement.holdings, "vae_decoder": self.holding})
+
+    @property
+    def words(self) -> str:
+        if self.holding is not None:
+            return f"in {self.holding.words}"
+        return "whole" if self.tiling is None else f"in tiles of {self.tiling.tile} latent cells"
+
+
+Decode = Callable[[Latents, Way], Pixels]
+
+AS_ARRANGED = Way()
+# Tried in turn. Tiles are in latent cells and overlap by a quarter: from an eighth on, a seam is no steeper than the
+# rest of the picture, and more only costs time.
+HOST_WAYS = (AS_ARRANGED, *(Way(holding=strips(mib)) for mib in (32, 8, 4)))
+DEVICE_WAYS = (AS_ARRANGED, *(Way(Tiling(tile, tile // 4)) for tile in (64, 32, 16)))
+
+
+def ways_to_decode(target: Target, arrangement: Arrangement) -> tuple[Way, ...]:
+    """What is tried in turn on a target, from what the arrangement has on."""
+    if not target.is_host:
+        return DEVICE_WAYS
+    held = arrangement.holding("vae_decoder").strip_mib
+    return tuple(way for way in HOST_WAYS if held is None or way.holding is None or (way.holding.strip_mib or 0) < held)
 
 
 def decode_somehow(
-    decode: Decode, latents: Latents, tilings: Sequence[Tiling | None], make_room: Callable[[], None]
-) -> tuple[Pixels, Tiling | None]:
-    """The pictures, and the first of `tilings` that memory was enough for. make_room: called before each new try.
+    decode: Decode, latents: Latents, ways: Sequence[Way], make_room: Callable[[], None]
+) -> tuple[Pixels, Way]:
+    """The pictures, and the first of `ways` that memory was enough for. make_room: called before each new try.
 
     Raises MemoryBudgetError when it was enough for none.
     """
     side = max(latents.shape[2:])
-    useful = [tiling for tiling in tilings if tiling is None or tiling.tile < side or tiling is tilings[0]]
+    useful = [way for way in ways if way.tiling is None or way.tiling.tile < side or way is ways[0]]
     failure: Exception | None = None
-    for tiling in useful:
+    for way in useful:
         if failure is not None:
             make_room()
         try:
-            return decode(latents, tiling), tiling
+            return decode(latents, way), way
         except (MemoryBudgetError, MemoryError) as error:
             failure = error
-    last = useful[-1]
-    how = "" if last is None else f", even in tiles of {last.tile} latent cells"
+    how = "" if useful[-1] == AS_ARRANGED else f", even {useful[-1].words}"
     raise MemoryBudgetError(
         f"there was not enough memory to decode the picture{how}: {_reason(failure)}",
         fix="its latents are kept: save them with Run.save_latents(FILE), close other programs, "
@@ -56,7 +89,7 @@ def decode_somehow(
 
 
 def resume(pipeline: Pipeline, saved: SavedLatents, *, anyway: bool = False) -> Result:
-    """The pictures of saved latents: decoded whole, or in tiles where memory runs out again."""
+    """The pictures of saved latents: decoded whole, or in pieces where memory runs out again."""
     saved.check(pipeline.bundle.manifest)
     first = saved.records[0]
     arrangement = arrangement_of(first.made_with)
@@ -72,7 +105,7 @@ def resume(pipeline: Pipeline, saved: SavedLatents, *, anyway: bool = False) -> 
     notes = (f"its latents come from elsewhere: {'; '.join(reasons)}",) if reasons else ()
     clock = StageClock(lambda: pipeline.load_seconds)
     images, records = [], []
-    tilings: Sequence[Tiling | None] = TILINGS
+    ways = ways_to_decode(pipeline.target, arrangement)
     with clock.counting("decode"):
         for index, record in enumerate(saved.records):
             told_again: list[str] = []
@@ -82,13 +115,13 @@ def resume(pipeline: Pipeline, saved: SavedLatents, *, anyway: bool = False) -> 
                 arrangement=arrangement,
                 note=told_again.append,
             )
-            pixels, tiling = decode_somehow(decode, saved.latents[index : index + 1], tilings, pipeline.close)
-            tilings = TILINGS[TILINGS.index(tiling) :]
+            pixels, way = decode_somehow(decode, saved.latents[index : index + 1], ways, pipeline.close)
+            ways = ways[ways.index(way) :]
             images.append(to_image(pixels[0]))
-            made_with = pipeline.circumstances(record.request, record.picture, tiling, arrangement)
-            told = record.made_with if reasons else made_with  # a picture in tiles has another build of the decoder
+            made_with = pipeline.circumstances(record.request, record.picture, way.tiling, way.arrange(arrangement))
+            told = record.made_with if reasons else made_with  # a picture in pieces has another build of the decoder
             said = tuple(dict.fromkeys((*record.notes, *notes, *told_again)))
-            records.append(dataclasses.replace(record, made_with=told, tiling=tiling, notes=said))
+            records.append(dataclasses.replace(record, made_with=told, tiling=way.tiling, notes=said))
     return Result(images=tuple(images), records=tuple(records), latents=saved.latents, timings=clock.timings())
 
 

@@ -29,7 +29,7 @@ from tintype._version import __version__
 from tintype.bundle import Bundle, open_bundle
 from tintype.clock import StageClock
 from tintype.conditioning import Conditioning, Read, chunked, condition, is_guided, prompts_of, read
-from tintype.decoding import TILINGS, decode_somehow, resume
+from tintype.decoding import AS_ARRANGED, Way, decode_somehow, resume, ways_to_decode
 from tintype.denoiser import Denoiser
 from tintype.errors import BundleError, ProviderError, RecordError, RequestError, TintypeError
 from tintype.image.decode import Latents, Pixels, decode_latents, to_image
@@ -137,7 +137,7 @@ class Pipeline:
                 f"the same picture can't be promised: {'; '.join(reasons)}",
                 fix="use what made it, or let it try anyway; the picture may then differ",
             )
-        return Run(self, request, picture=record.picture, tilings=(record.tiling,), arrangement=arrangement)
+        return Run(self, request, picture=record.picture, ways=(Way(record.tiling),), arrangement=arrangement)
 
     def resume(self, saved: SavedLatents, *, anyway: bool = False) -> Result:
         """Decode latents that `Run.save_latents` wrote and `read_latents` read, where decoding failed before.
@@ -188,17 +188,17 @@ class Pipeline:
     def decode(
         self,
         latents: Latents,
-        tiling: Tiling | None = None,
+        way: Way = AS_ARRANGED,
         *,
         exactness: str = "balanced",
         arrangement: Arrangement = TOGETHER,
         note: Note = lambda told: None,
     ) -> Pixels:
-        """Latents, as the sampler left them -> (pictures, height, width, 3) of 0..255; in tiles if given.
+        """Latents, as the sampler left them -> (pictures, height, width, 3) of 0..255; in tiles or strips if given.
 
         note: is told what was computed again in float32.
         """
-        manifest = self.bundle.manifest
+        manifest, arrangement = self.bundle.manifest, way.arrange(arrangement)
 
         def decoded(vae_decoder: Session) -> Pixels:
             return decode_latents(
@@ -206,11 +206,11 @@ class Pipeline:
                 latents,
                 scaling_factor=manifest.scaling_factor,
                 shift_factor=manifest.shift_factor,
-                tiling=tiling,
+                tiling=way.tiling,
             )
 
         stage = functools.partial(self.stage, arrangement=arrangement)
-        options = self._decoder_options(latents.shape[2:], tiling, exactness, arrangement)
+        options = self._decoder_options(latents.shape[2:], way.tiling, exactness, arrangement)
         return again_in_float(stage, "vae_decoder", options, decoded, note)
 
     @contextlib.contextmanager
@@ -363,10 +363,12 @@ class Pipeline:
         for session in closed:
             session.close()
         if closed:
+            from tintype.engine import arena
             from tintype.engine.heap import return_large_blocks, trim
 
             del session, closed
             return_large_blocks()  # graphs come and go in this process: what one leaves must not add to the next
+            arena.shrink()
             trim()
 
     def __enter__(self) -> Pipeline:
@@ -401,12 +403,13 @@ class Run:
         request: ResolvedRequest,
         *,
         picture: int | None = None,
-        tilings: Sequence[Tiling | None] = TILINGS,
+        ways: Sequence[Way] | None = None,
         arrangement: Arrangement | None = None,
     ) -> None:
         """picture: make only this one of the request's pictures, in the batch where it belongs.
 
-        tilings: ways to decode, tried in turn while memory runs out. arrangement: None is that of the plan.
+        ways: to decode, tried in turn while memory runs out; None is all that the device has. arrangement: None is
+        that of the plan.
         """
         self.request = request
         self.plan = pipeline.planned(request) if arrangement is None else None
@@ -414,7 +417,7 @@ class Run:
         self.latents: Latents | None = None  # of the pictures that are denoised, also when decoding them failed
         self._pipeline = pipeline
         self._picture = picture
-        self._tilings = tuple(tilings)
+        self._ways = tuple(ways or ways_to_decode(pipeline.target, self._arrangement))
         self._schedule = sampling.make_schedule(
             pipeline.scheduler, request.sampler, request.num_inference_steps, request.sigmas, eta=request.eta
         )
@@ -444,7 +447,7 @@ class Run:
         if self.latents is None:
             raise RuntimeError("the run has no latents yet: iterate over it until the first picture is denoised")
         kept = [index for batch in self._batches() for index in batch][: len(self.latents)]
-        return save_latents(path, self.latents, [self._record(picture, None) for picture in kept])
+        return save_latents(path, self.latents, [self._record(picture, AS_ARRANGED) for picture in kept])
 
     def _batches(self) -> list[range]:
         return [batch for batch in self.request.batches if self._picture is None or self._picture in batch]
@@ -453,7 +456,7 @@ class Run:
         request = self.request
         self._clock = clock = StageClock(lambda: self._pipeline.load_seconds)
         batches = self._batches()
-        finished: list[tuple[range, Pixels, Tiling | None]] = []
+        finished: list[tuple[range, Pixels, Way]] = []
         if self._pipeline.memory is not None:
             self._pipeline.make_room(request, self._arrangement)
         with clock.counting("encode"):
@@ -525,7 +528,7 @@ class Run:
 
     def _event(self, step: sampling.Step, number: int, batches: list[range]) -> Step:
         def decode(latents: Latents) -> list[Image]:
-            return [to_image(picture) for picture in self._decoded(latents, None)]
+            return [to_image(picture) for picture in self._decoded(latents, self._ways[0])]
 
         return Step(
             index=number * step.total + step.index,
@@ -541,23 +544,24 @@ class Run:
         finished = self._schedule.to_model_space(latents)
         self.latents = finished if self.latents is None else np.concatenate([self.latents, finished])
 
-    def _decode(self, latents: Latents) -> tuple[Pixels, Tiling | None]:
+    def _decode(self, latents: Latents) -> tuple[Pixels, Way]:
         finished = self._schedule.to_model_space(latents)
         try:
-            pixels, tiling = decode_somehow(self._decoded, finished, self._tilings, self._pipeline.close)
+            pixels, way = decode_somehow(self._decoded, finished, self._ways, self._pipeline.close)
         except TintypeError:
             self._pipeline.close()  # so that there is room to keep the latents
             raise
-        self._tilings = self._tilings[self._tilings.index(tiling) :]  # what failed once isn't tried again
-        return pixels, tiling
+        self._ways = self._ways[self._ways.index(way) :]  # what failed once isn't tried again
+        return pixels, way
 
-    def _decoded(self, latents: Latents, tiling: Tiling | None) -> Pixels:
+    def _decoded(self, latents: Latents, way: Way) -> Pixels:
         return self._pipeline.decode(
-            latents, tiling, exactness=self.request.exactness, arrangement=self._arrangement, note=self._note
+            latents, way, exactness=self.request.exactness, arrangement=self._arrangement, note=self._note
         )
 
-    def _record(self, picture: int, tiling: Tiling | None) -> Record:
-        made_with = self._pipeline.circumstances(self.request, picture, tiling, self._arrangement)
+    def _record(self, picture: int, way: Way) -> Record:
+        arrangement = way.arrange(self._arrangement)
+        made_with = self._pipeline.circumstances(self.request, picture, way.tiling, arrangement)
         memory = None
         if self.plan is not None and self.plan.budget_bytes is not None:
             memory = MemoryFacts(
@@ -569,7 +573,7 @@ class Run:
             request=self.request,
             picture=picture,
             made_with=made_with,
-            tiling=tiling,
+            tiling=way.tiling,
             memory=memory,
             notes=tuple(dict.fromkeys(self._notes)),
         )
@@ -577,9 +581,9 @@ class Run:
     def _note(self, told: str) -> None:
         self._notes.append(told)
 
-    def _collect(self, finished: list[tuple[range, Pixels, Tiling | None]]) -> Result:
+    def _collect(self, finished: list[tuple[range, Pixels, Way]]) -> Result:
         assert self.latents is not None  # every batch left its own
-        made = [(picture, tiling) for batch, _, tiling in finished for picture in batch]
+        made = [(picture, way) for batch, _, way in finished for picture in batch]
         pixels = np.concatenate([pixels for _, pixels, _ in finished])
         wanted = [row for row, (picture, _) in enumerate(made) if self._picture in (None, picture)]
         return Result(

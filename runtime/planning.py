@@ -90,7 +90,7 @@ class Planner:
             return self._measured[key]
         if key not in self._unmeasured:
             folder = find_build(self.pipeline.bundle, candidate.role, self.pipeline.target, options=options)
-            known = known_costs(folder, self.pipeline.threads) if folder is not None else None
+            known = known_costs(folder, options, self.pipeline.threads) if folder is not None else None
             if known is not None:
                 self._measured[key] = known
                 return known
@@ -138,7 +138,9 @@ class Planner:
 
 def needs_of(pipeline: Pipeline, request: ResolvedRequest) -> list[Need]:
     """The graphs that a request needs, in the order of their stages."""
-    manifest = pipeline.bundle.manifest
+    from tintype.engine.pages import can_give_back
+
+    manifest, standing = pipeline.bundle.manifest, can_give_back()
     prompts = sum(prompt is not None for prompt in prompts_of(request, manifest))
     chunks = pipeline.chunks(request)
     batches = len(request.batches)
@@ -154,7 +156,9 @@ def needs_of(pipeline: Pipeline, request: ResolvedRequest) -> list[Need]:
         else:
             raise RequestError(f"no plan is known for {role}", fix="leave the budget out")
         split = role == "denoiser" and is_guided(request, manifest)
-        found.append(Need(role=role, holdings=holdings_for(role), opens=opens, calls=calls, can_split=split))
+        found.append(
+            Need(role=role, holdings=holdings_for(role, standing=standing), opens=opens, calls=calls, can_split=split)
+        )
     return found
 
 

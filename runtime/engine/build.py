@@ -135,6 +135,7 @@ def open_role(
             exactness=options.exactness,
             pinned=bool(options.dims),
             device_bytes=device_bytes,
+            standing=options.standing,
         )
 
     try:

@@ -1,7 +1,8 @@
 """A graph that runs as several graphs, one open at a time: what they need in memory is the most that one of them needs.
 
 Stands where ONNX Runtime's InferenceSession would. Each part is opened from its mapped file, run and dropped, while the
-operating system already reads the next one's weights.
+operating system already reads the next one's weights. Or the parts stay open, which costs some hundred kilobytes each,
+and only their weights come and go.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from tintype.engine.heap import return_large_blocks
+from tintype.engine.pages import Span, beyond, can_give_back, give_back, mapped_spans
 from tintype.engine.placement import Placement
 
 PARTS_NAME = "parts.json"  # in a build's folder, in place of model.onnx
@@ -63,16 +65,27 @@ def read_chains(folder: Path) -> dict[str, ChainFacts]:
     return {name: _facts(stored) for name, stored in json.loads(path.read_text(encoding="utf-8")).items()}
 
 
+@dataclass(frozen=True, slots=True)
+class _Standing:
+    """A part that stays open, and where its weights are mapped."""
+
+    session: Any
+    weights: tuple[Span, ...]
+
+
 class Chain:
     """The parts of one graph, run in turn."""
 
-    def __init__(self, folder: Path, facts: ChainFacts, open_part: Callable[[Path], Any]) -> None:
-        """open_part: opens one file as an InferenceSession."""
+    def __init__(
+        self, folder: Path, facts: ChainFacts, open_part: Callable[[Path], Any], *, standing: bool = False
+    ) -> None:
+        """open_part: opens one file as an InferenceSession. standing: parts stay open, where the system allows it."""
         return_large_blocks()  # each part's memory goes back before the next one's comes
         self.placement = Placement()  # of the parts that have run
         self._folder = folder
         self._facts = facts
         self._open = open_part
+        self._standing: dict[str, _Standing] | None = {} if standing and can_give_back() else None
         self._placed: set[str] = set()
         self._last_reader = _last_readers(facts)
 
@@ -87,10 +100,11 @@ class Chain:
         values = dict(feed)
         parts = self._facts.parts
         for index, part in enumerate(parts):
-            session = self._open(self._folder / part.file)
+            session, weights = self._opened(part)
             following = parts[(index + 1) % len(parts)]  # after the last one the first: there is a next call, mostly
             prefetch(self._folder / name for name in following.weights)
             made = session.run(list(part.outputs), {name: values[name] for name in part.inputs})
+            give_back(weights)
             if part.file not in self._placed:
                 self._placed.add(part.file)
                 self.placement += Placement.of(session)
@@ -103,6 +117,19 @@ class Chain:
             del made
         names = [port.name for port in self._facts.outputs] if output_names is None else output_names
         return [values[name] for name in names]
+
+    def _opened(self, part: Part) -> tuple[Any, tuple[Span, ...]]:
+        """A part's session, and where the weights lie that have to leave memory after its run."""
+        path = self._folder / part.file
+        if self._standing is None:
+            return self._open(path), ()
+        if part.file not in self._standing:
+            files = [self._folder / name for name in part.weights]
+            before = mapped_spans(files)
+            session = self._open(path)
+            self._standing[part.file] = _Standing(session, tuple(beyond(mapped_spans(files), before)))
+        known = self._standing[part.file]
+        return known.session, known.weights
 
 
 def prefetch(files: Iterable[Path]) -> None:

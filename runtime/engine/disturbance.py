@@ -7,6 +7,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+DISTURBED = 0.1  # a share of the processors; where others take more, what was timed is timed again
 LEAST_SECONDS = 0.1  # the system counts in hundredths of a second: of less, nothing can be told
 _STAT = Path("/proc/stat")
 _IDLE = (3, 4)  # idle and waiting for a disk, among the numbers of a processor's line

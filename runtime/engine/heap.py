@@ -22,7 +22,7 @@ def return_large_blocks() -> bool:
 
 
 def trim() -> bool:
-    """Give back what is free at present; whether anything was."""
+    """Give back what is free in it at present; whether anything was."""
     library = _glibc()
     return library is not None and library.malloc_trim(0) == 1
 

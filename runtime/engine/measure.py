@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tintype.engine.cache import write_whole
-from tintype.engine.disturbance import Reading, others_share
+from tintype.engine.disturbance import DISTURBED, Reading, others_share
 from tintype.engine.providers import Target, load_onnxruntime
 from tintype.engine.session import session_options
 
@@ -35,7 +35,6 @@ LAYER_GATE_DB = 90.0  # of an exact way against the layer as it is
 ROUNDED_GATE_DB = 70.0  # the same where the output is rounded to 8 bits: a few values fall to the other side
 LOSSY_GATE_DB = 40.0  # of a way that a balanced build may take
 CLOSE = 1.04  # times that differ by less are taken to be equal
-DISTURBED = 0.1  # a share of the processors; where others take more, a layer is timed again
 PATIENCE_SECONDS = 1.0  # for timing one layer in quiet
 HOPELESS = 1.6  # a way that much slower than the best so far is not timed again
 

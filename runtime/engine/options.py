@@ -16,7 +16,9 @@ class BuildOptions:
     weights the bundle holds as int8. mapped: weights stay in their mapped files: slower, but hardly any memory of the
     process's own. segment_bytes: the graph is cut so that a part has no more weights than that; parts are mapped, run
     and dropped in turn. strip_bytes: feature maps are made in strips of rows no larger than that, and lie in a file
-    between the parts of the graph where they are larger as a whole. threads: those that the build's kernels are chosen
+    between the parts of the graph where they are larger as a whole. standing: the parts of a graph in segments
+    stay open, and only their weights leave memory after each run; otherwise a part is opened for each run. It is no
+    matter of the build. threads: those that the build's kernels are chosen
     for; None is one a physical core.
     """
 
@@ -25,6 +27,7 @@ class BuildOptions:
     mapped: bool = False
     segment_bytes: int | None = None
     strip_bytes: int | None = None
+    standing: bool = False
     threads: int | None = None
 
     def __post_init__(self) -> None:
@@ -40,6 +43,7 @@ class BuildOptions:
         mapped: bool = False,
         segment_bytes: int | None = None,
         strip_bytes: int | None = None,
+        standing: bool = False,
         threads: int | None = None,
     ) -> BuildOptions:
         return cls(
@@ -48,6 +52,7 @@ class BuildOptions:
             mapped=mapped or segment_bytes is not None or strip_bytes is not None,
             segment_bytes=segment_bytes,
             strip_bytes=strip_bytes,
+            standing=standing,
             threads=threads,
         )
 

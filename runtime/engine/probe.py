@@ -17,8 +17,10 @@ import numpy as np
 import psutil
 from numpy.typing import NDArray
 
+from tintype.engine import arena
 from tintype.engine.cache import write_whole
 from tintype.engine.child import end_with_parent, last_words, run_child
+from tintype.engine.disturbance import DISTURBED, Reading, others_share
 from tintype.engine.options import BuildOptions
 from tintype.engine.providers import TARGETS, Target, load_onnxruntime
 from tintype.engine.session import Session, open_session
@@ -27,8 +29,9 @@ from tintype.memory.costs import Costs
 from tintype.result import peak_rss_bytes
 
 COSTS_NAME = "costs.json"
-_FORMAT = 2
+_FORMAT = 3
 CALLS = 2  # the first one also brings the weights into memory
+MORE_CALLS = 3  # while other programs are busy
 MOST_IDS = 256  # token ids that every vocabulary has
 
 
@@ -37,19 +40,24 @@ def measured_costs(folder: Path, target: Target, options: BuildOptions, threads:
 
     Raises BuildError when the build fails, MemoryBudgetError when the machine hasn't the memory for it.
     """
-    stored = folder / COSTS_NAME
-    known = _stored(stored).get(str(threads))
+    stored, key = folder / COSTS_NAME, _key(options, threads)
+    known = _stored(stored).get(key)
     if known is not None:
         return known
     costs = _probe(folder, target, options, threads)
-    rows = {key: asdict(value) for key, value in {**_stored(stored), str(threads): costs}.items()}
-    write_whole(stored, json.dumps({"format": _FORMAT, "threads": rows}, indent=1))
+    rows = {name: asdict(value) for name, value in {**_stored(stored), key: costs}.items()}
+    write_whole(stored, json.dumps({"format": _FORMAT, "costs": rows}, indent=1))
     return costs
 
 
-def known_costs(folder: Path, threads: int) -> Costs | None:
+def known_costs(folder: Path, options: BuildOptions, threads: int) -> Costs | None:
     """What was measured before; measures nothing."""
-    return _stored(folder / COSTS_NAME).get(str(threads))
+    return _stored(folder / COSTS_NAME).get(_key(options, threads))
+
+
+def _key(options: BuildOptions, threads: int) -> str:
+    """What a build's costs depend on besides the build."""
+    return f"threads={threads}{' standing' * options.standing}"
 
 
 def random_inputs(session: Session) -> dict[str, NDArray[Any]]:
@@ -70,24 +78,31 @@ def probe(folder: Path, target: Target, options: BuildOptions, threads: int) -> 
     process = psutil.Process()
     before, code_before, own_before = process.memory_info().rss, _code_bytes(process), _own_bytes(process)
     started = time.perf_counter()
-    with open_session(folder, target, threads=threads, mapped=options.mapped) as session:
+    how = {"mapped": options.mapped, "standing": options.standing}
+    with open_session(folder, target, threads=threads, **how) as session:
         opened = time.perf_counter()
         inputs = random_inputs(session)
         held = session.hold({name: array for name, array in inputs.items() if name in session.once_names})
         holding = time.perf_counter()
         rest = {name: array for name, array in inputs.items() if name not in session.once_names}
-        seconds = []
-        for _ in range(CALLS):
-            begun = time.perf_counter()
+        seconds: list[float] = []
+        calm = 0  # calls that nobody disturbed
+        while len(seconds) < CALLS or (calm == 0 and len(seconds) < CALLS + MORE_CALLS):
+            before_call = Reading.now()
             held.run(rest)
-            seconds.append(time.perf_counter() - begun)
+            after_call = Reading.now()
+            seconds.append(after_call.wall_seconds - before_call.wall_seconds)
+            calm += len(seconds) > 1 and (others_share(before_call, after_call) or 0.0) <= DISTURBED
+        peak = peak_rss_bytes() - before
+        arena.shrink()  # what it needs while it runs is everybody's, and counted once
         return Costs(
-            peak_bytes=peak_rss_bytes() - before,
+            peak_bytes=peak,
             resident_bytes=process.memory_info().rss - before - (_code_bytes(process) - code_before),
             copied_bytes=_own_bytes(process) - own_before,
             open_seconds=opened - started,
             held_seconds=holding - opened,
             call_seconds=min(seconds),
+            first_seconds=seconds[0] - min(seconds),
         )
 
 
@@ -107,7 +122,8 @@ def _own_bytes(process: psutil.Process) -> int:
 
 
 def _probe(folder: Path, target: Target, options: BuildOptions, threads: int) -> Costs:
-    job = {"folder": str(folder.resolve()), "target": target.name, "mapped": options.mapped, "threads": threads}
+    held = {"mapped": options.mapped, "standing": options.standing}
+    job = {"folder": str(folder.resolve()), "target": target.name, "threads": threads, "held": held}
     done = run_child("tintype.engine.probe", json.dumps(job))
     lines = done.stdout.strip().splitlines()
     if done.returncode == 0 and lines:
@@ -126,7 +142,7 @@ def _stored(path: Path) -> dict[str, Costs]:
         stored = json.loads(path.read_text(encoding="utf-8"))
         if stored["format"] != _FORMAT:
             return {}
-        return {key: Costs(**value) for key, value in stored["threads"].items()}
+        return {key: Costs(**value) for key, value in stored["costs"].items()}
     except (OSError, ValueError, TypeError, KeyError, AttributeError):
         return {}
 
@@ -135,8 +151,7 @@ def main() -> int:
     """Measure the build that stdin names; the costs as JSON on stdout."""
     end_with_parent()
     job = json.loads(sys.stdin.read())
-    options = BuildOptions(mapped=job["mapped"])
-    costs = probe(Path(job["folder"]), TARGETS[job["target"]], options, job["threads"])
+    costs = probe(Path(job["folder"]), TARGETS[job["target"]], BuildOptions(**job["held"]), job["threads"])
     print(json.dumps(asdict(costs)))
     return 0
 

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from tintype.engine import cuda, plugins
+from tintype.engine import arena, cuda, plugins
 from tintype.engine.binding import run_to_device
 from tintype.engine.chain import Chain, read_chains
 from tintype.engine.held import Held, HeldInTensors
@@ -220,13 +220,15 @@ def open_session(
     exactness: str = "balanced",
     pinned: bool = False,
     device_bytes: int | None = None,
+    standing: bool = False,
 ) -> Session:
     """Open a build (a folder that `ensure_build` made, or a .onnx file) on `target`.
 
     threads: worker threads inside an operator; None takes the physical cores that this process may use.
     allow_off_target: let heavy nodes run elsewhere than on the target.
     optimize: let ONNX Runtime optimize the graph while opening. Builds for the processor are optimized already.
-    mapped: make no faster copies of weights, see BuildOptions. exactness, device_bytes: see `cuda.for_session`.
+    mapped: make no faster copies of weights; standing: segments stay open; see BuildOptions for both.
+    exactness, device_bytes: see `cuda.for_session`.
     pinned: the build is for one shape, so that a device may replay its runs.
 
     Raises BuildError when the graph cannot be opened, ProviderError when the device cannot or a heavy node is off it.
@@ -244,8 +246,11 @@ def open_session(
     def opened(graph: Path, *, captures: bool = False) -> Any:
         optimized = optimize or not target.is_host
         told = cuda.for_session(target, exactness=exactness, device_bytes=device_bytes, captures=captures)
+        options = session_options(target, threads=threads, optimize=optimized, mapped=mapped)
+        if target.is_host:
+            arena.use_shared(options)
         try:
-            inner = _open(graph, told, session_options(target, threads=threads, optimize=optimized, mapped=mapped))
+            inner = _open(graph, told, options)
         except TintypeError as error:
             if captures and "graph capture" in str(error):  # a node is on the host: slower, and as right
                 return opened(graph)
@@ -258,14 +263,15 @@ def open_session(
         head = Chain(path.parent, chains[HEAD], opened) if HEAD in chains else None
         return Session(Strips(path.parent, strips, head, opened), target, path, Placement(), threads)
     if chains:
-        inner, *rest = (Chain(path.parent, chains[name], opened) for name in (MODEL, ONCE) if name in chains)
-        return Session(inner, target, path, Placement(), threads, *rest)
-    inner, beside = opened(path, captures=cuda.wants_capture(target, pinned=pinned)), path.with_name(ONCE)
-    once = opened(beside) if path.name == MODEL and beside.is_file() else None
-    placement = Placement.of(*(session for session in (inner, once) if session is not None))
+        inner = Chain(path.parent, chains[MODEL], opened, standing=standing)
+        once = Chain(path.parent, chains[ONCE], opened) if ONCE in chains else None
+        return Session(inner, target, path, Placement(), threads, once)
+    whole, beside = opened(path, captures=cuda.wants_capture(target, pinned=pinned)), path.with_name(ONCE)
+    apart = opened(beside) if path.name == MODEL and beside.is_file() else None
+    placement = Placement.of(*(session for session in (whole, apart) if session is not None))
     if not allow_off_target:
         placement.demand(target.provider, path.name)
-    return Session(inner, target, path, placement, threads, once)
+    return Session(whole, target, path, placement, threads, apart)
 
 
 def _open(path: Path, target: Target, options: Any) -> Any:

@@ -17,8 +17,6 @@ from tintype.errors import RequestError
 
 Image = NDArray[np.float32]  # (1, channels, height, width)
 Graph = Callable[[Image], Image]
-Statistics = NDArray[np.float32]  # (norms, 2, groups)
-StatisticalGraph = Callable[[Image, Statistics | None], tuple[Image, Statistics]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,23 +89,3 @@ def fades(spans: list[range], factor: Fraction) -> list[NDArray[np.float32]]:
         (count / total[int(start) : int(stop)]).astype(np.float32)
         for count, start, stop in zip(counts, starts, stops, strict=True)
     ]
-
-
-def alike(graph: StatisticalGraph, image: Image, tiling: Tiling) -> Graph:
-    """A graph whose normalizations see the whole of `image` whatever tile of it they are given, nearly.
-
-    graph: called with None it normalizes by its own input, else by the statistics that it is given; it returns its
-    output and what it saw, (norms, 2, groups): means, then variances. One pass over the tiles gathers them.
-    """
-    gathering = Tiling(tiling.tile, 0, tiling.multiple)
-    means: list[NDArray[np.float64]] = []
-    squares: list[NDArray[np.float64]] = []
-    for row in gathering.spans(image.shape[2]):
-        for column in gathering.spans(image.shape[3]):
-            _, seen = graph(image[:, :, row.start : row.stop, column.start : column.stop], None)
-            mean, variance = seen[:, 0].astype(np.float64), seen[:, 1].astype(np.float64)
-            means.append(mean)
-            squares.append(variance + mean**2)
-    mean = np.mean(means, axis=0)
-    whole = np.stack([mean, np.maximum(np.mean(squares, axis=0) - mean**2, 0.0)], axis=1).astype(np.float32)
-    return lambda tile: graph(tile, whole)[0]

@@ -12,12 +12,18 @@ class Costs:
     """Bytes beyond those of the process before, and seconds."""
 
     peak_bytes: int  # the most while it opens and runs
-    resident_bytes: int  # while it is open and doesn't run, without code that all graphs share
+    resident_bytes: int  # while it is open and doesn't run, without the code and the arena that all graphs share
     copied_bytes: int  # of these, memory of the process's own; the rest are mapped weights
     open_seconds: float
     held_seconds: float  # what depends on the prompt alone, once a picture
     call_seconds: float
+    first_seconds: float = 0.0  # what the first call takes longer: weights come into memory
     measured: bool = True  # False: reckoned from the graph
+
+    @property
+    def work_bytes(self) -> int:
+        """While it runs, beyond what it holds: memory that graphs use in turn."""
+        return max(0, self.peak_bytes - self.resident_bytes)
 
     @property
     def mapped_bytes(self) -> int:
@@ -44,8 +50,14 @@ class Correction:
 
 
 # Where nothing has been measured yet; ratios of UNet and decoder of Stable Diffusion 1.5's size on two machines.
-_COPIES = {"packed": 2.2, "mapped": 1.0, "segments": 1.0, "strips": 1.0}  # weights in memory over weights in the graph
-_SLOWER = {"packed": 1.0, "mapped": 1.2, "segments": 1.15, "strips": 1.3}
+_COPIES = {
+    "packed": 2.2,
+    "mapped": 1.0,
+    "segments": 1.0,
+    "open segments": 1.0,
+    "strips": 1.0,
+}  # over the graph's weights
+_SLOWER = {"packed": 1.0, "mapped": 1.2, "segments": 1.15, "open segments": 1.1, "strips": 1.3}
 _SMALL_MIB = 64  # segments of that size leave no room for Winograd, which costs another quarter
 _PART_SECONDS = 0.008  # to open one segment
 _WORKSPACE = 2.0  # of live activations: the arena grows in steps of its own, kernels need room
@@ -70,8 +82,8 @@ def reckon(
     slower, parts = _SLOWER[holding.kind], 0
     if holding.segment_mib is not None:
         slower += 0.25 * min(1.0, _SMALL_MIB / holding.segment_mib)
-        parts = -(-facts.float_bytes // (holding.segment_mib * MIB))
-    whole = holding.kind in ("packed", "mapped")
+        parts = 0 if holding.standing else -(-facts.float_bytes // (holding.segment_mib * MIB))
+    whole = holding.segment_mib is None and holding.strip_mib is None
     return Costs(
         peak_bytes=int(peak),
         resident_bytes=int(peak) if whole else _SESSION_BYTES,

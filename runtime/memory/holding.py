@@ -7,47 +7,55 @@ from dataclasses import dataclass
 from typing import Any
 
 MIB = 2**20
-_WORDS = re.compile(r"(?:(packed)|(mapped)|segments of (\d+) MiB|strips of (\d+) MiB)")
+_WORDS = re.compile(r"(?:(packed)|(mapped)|segments of (\d+) MiB(, open)?|strips of (\d+) MiB)")
 
 
 @dataclass(frozen=True, slots=True, order=True)
 class Holding:
     """packed: the fastest weights, copied where that helps. mapped: weights stay in their file.
 
-    segment_mib: cut into segments with no more weights than that, one in memory at a time. strip_mib: run in strips of
-    the image whose feature maps are no larger than that. Both are mapped.
+    segment_mib: cut into segments with no more weights than that, one in memory at a time. standing: the segments
+    stay open and only their weights come and go; otherwise each is opened when it runs. strip_mib: run in strips of the
+    image whose feature maps are no larger than that. All of them are mapped.
     """
 
     mapped: bool = False
     segment_mib: int | None = None
     strip_mib: int | None = None
+    standing: bool = False
 
     @property
     def kind(self) -> str:
         if self.strip_mib is not None:
             return "strips"
         if self.segment_mib is not None:
-            return "segments"
+            return "open segments" if self.standing else "segments"
         return "mapped" if self.mapped else "packed"
 
     @property
     def words(self) -> str:
         """For people and for records; `parse_holding` reads it."""
-        size = self.strip_mib or self.segment_mib
-        return self.kind if size is None else f"{self.kind} of {size} MiB"
+        if self.segment_mib is not None:
+            return f"segments of {self.segment_mib} MiB{', open' * self.standing}"
+        return self.kind if self.strip_mib is None else f"strips of {self.strip_mib} MiB"
 
     def options(self) -> dict[str, Any]:
         """As fields of BuildOptions."""
         sizes = {"segment_bytes": self.segment_mib, "strip_bytes": self.strip_mib}
-        return {"mapped": self.mapped, **{name: mib * MIB for name, mib in sizes.items() if mib is not None}}
+        standing = {"standing": True} if self.standing else {}
+        return {
+            "mapped": self.mapped,
+            **standing,
+            **{name: mib * MIB for name, mib in sizes.items() if mib is not None},
+        }
 
 
 PACKED = Holding()
 MAPPED = Holding(mapped=True)
 
 
-def segments(mib: int) -> Holding:
-    return Holding(mapped=True, segment_mib=mib)
+def segments(mib: int, *, standing: bool = False) -> Holding:
+    return Holding(mapped=True, segment_mib=mib, standing=standing)
 
 
 def strips(mib: int) -> Holding:
@@ -59,9 +67,9 @@ def parse_holding(words: str) -> Holding:
     found = _WORDS.fullmatch(words)
     if found is None:
         raise ValueError(f"{words[:60]!r} is no way to hold a graph")
-    _, mapped, segment, strip = found.groups()
+    _, mapped, segment, standing, strip = found.groups()
     if segment:
-        return segments(int(segment))
+        return segments(int(segment), standing=standing is not None)
     if strip:
         return strips(int(strip))
     return MAPPED if mapped else PACKED

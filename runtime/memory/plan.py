@@ -40,9 +40,10 @@ class Stage:
 
     @property
     def seconds(self) -> float:
-        """Of all its calls, and of opening it as often as the request needs."""
-        once = self.costs.open_seconds + self.costs.held_seconds * (2 if self.split_guidance else 1)
-        return self.opens * once + self.calls * self.costs.call_seconds
+        """Of all its calls, and of opening it as often as the request needs and bringing its weights into memory."""
+        costs = self.costs
+        once = costs.open_seconds + costs.held_seconds * (2 if self.split_guidance else 1) + costs.first_seconds
+        return self.opens * once + self.calls * costs.call_seconds
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,17 +57,15 @@ class Plan:
 
     @property
     def peak_bytes(self) -> int:
-        """Of the process that makes the request's pictures and did nothing before."""
-        return max((stage.peak_bytes for stage in self.stages), default=self.base_bytes)
+        """Of a process that makes the request's pictures, the first time and again.
 
-    @property
-    def steady_peak_bytes(self) -> int:
-        """The peak once graphs that stay open are all open: that of the next request, and what a budget has to hold."""
+        Graphs that stay open hold what they hold, all of them, and the arena that they share is as large as the
+        hungriest one needs it.
+        """
         if not self.keep:
-            return self.peak_bytes
-        resident = sum(stage.costs.resident_bytes for stage in self.stages)
-        others = (resident - stage.costs.resident_bytes + stage.costs.peak_bytes for stage in self.stages)
-        return self.base_bytes + max(others, default=0)
+            return max((stage.peak_bytes for stage in self.stages), default=self.base_bytes)
+        held = sum(stage.costs.resident_bytes for stage in self.stages)
+        return self.base_bytes + held + max((stage.costs.work_bytes for stage in self.stages), default=0)
 
     @property
     def seconds(self) -> float:
@@ -104,7 +103,6 @@ class Plan:
             "budget_bytes": self.budget_bytes,
             "base_bytes": self.base_bytes,
             "peak_bytes": self.peak_bytes,
-            "steady_peak_bytes": self.steady_peak_bytes,
             "seconds": round(self.seconds, 3),
             "measured": self.measured,
             "resident_together": self.keep,
@@ -117,9 +115,8 @@ class Plan:
         said = [f"{'stage':<16} {'held':<22} {'calls':>9} " + " ".join(f"{head:>9}" for head in heads)]
         for stage in self.stages:
             costs = stage.costs
-            work = costs.peak_bytes - costs.resident_bytes
             calls = f"{stage.calls}{' split' if stage.split_guidance else ''}"
-            sizes = (costs.mapped_bytes, costs.copied_bytes, work, stage.peak_bytes)
+            sizes = (costs.mapped_bytes, costs.copied_bytes, costs.work_bytes, stage.peak_bytes)
             said.append(
                 f"{stage.role:<16} {stage.holding.words:<22} {calls:>9} "
                 + " ".join(f"{_mib(size):>9}" for size in sizes)
@@ -128,8 +125,7 @@ class Plan:
         together = "stay open together" if self.keep else "one after another"
         said.append(f"{'process':<16} {'graphs ' + together:<62} {_mib(self.base_bytes):>9}")
         budget = "no budget" if self.budget_bytes is None else f"of {_mib(self.budget_bytes)} MiB"
-        steady = f", {_mib(self.steady_peak_bytes)} from the second picture on" if self.keep else ""
-        said.append(f"peak {_mib(self.peak_bytes)} MiB{steady}, {budget}; {self.seconds:.1f} s")
+        said.append(f"peak {_mib(self.peak_bytes)} MiB, {budget}; {self.seconds:.1f} s")
         if not self.measured:
             said.append("~ reckoned from the graph; measured when it is built")
         return said

@@ -11,6 +11,7 @@ from tintype.memory.holding import MAPPED, MIB, PACKED, Holding, segments, strip
 from tintype.memory.plan import Plan, Stage
 
 SEGMENTS_MIB = (1536, 1024, 768, 512, 384, 256, 192, 128, 96, 64, 48, 32)
+REOPENED_MIB = 64  # smaller segments are many: to keep them all open takes memory too
 STRIPS_MIB = (64, 32, 16, 8, 4)
 MARGIN = 0.97  # of a budget is what a plan may fill
 NEAR = 1.15  # how far reckoning may be off where the smallest way is sought
@@ -47,11 +48,18 @@ def candidates(need: Need) -> Iterator[Candidate]:
             yield Candidate(need.role, holding, split)
 
 
-def holdings_for(role: str) -> tuple[Holding, ...]:
-    """The ways in which graphs of a role can be held on the processor."""
+def holdings_for(role: str, *, standing: bool) -> tuple[Holding, ...]:
+    """The ways in which graphs of a role can be held on the processor.
+
+    standing: whether segments can stay open, as this system takes back a mapped file's memory when asked.
+    """
     if role == "vae_decoder":
         return (PACKED, MAPPED, *map(strips, STRIPS_MIB))
-    return (PACKED, MAPPED, *map(segments, SEGMENTS_MIB))
+    anew = tuple(map(segments, SEGMENTS_MIB))
+    if role != "denoiser" or not standing:  # the others run once a prompt: nothing is gained by keeping them open
+        return (PACKED, MAPPED, *anew)
+    small = (way for way in anew if (way.segment_mib or 0) <= REOPENED_MIB)
+    return (PACKED, MAPPED, *(segments(mib, standing=True) for mib in SEGMENTS_MIB), *small)
 
 
 def make_plan(
@@ -95,15 +103,17 @@ def _best(needs: Sequence[Need], base: int, budget: int | None, known: Oracle) -
         chosen.append(min(fitting, key=lambda stage: (stage.seconds, stage.peak_bytes)))
     apart = Plan(budget_bytes=budget, base_bytes=base, stages=tuple(chosen), keep=False)
     together = _together(apart)
-    return together if room is None or together.steady_peak_bytes <= room else apart
+    return together if room is None or together.peak_bytes <= room else apart
 
 
 def _together(plan: Plan) -> Plan:
-    """The same with every graph left open: each stage begins with what those before it hold."""
-    stages, held = [], plan.base_bytes
+    """The same with every graph left open: each stage begins with what those before it hold, and with their arena."""
+    stages, held, arena = [], plan.base_bytes, 0
     for stage in plan.stages:
-        stages.append(replace(stage, opens=1, before_bytes=held))
+        before = held + max(0, arena - stage.costs.work_bytes)
+        stages.append(replace(stage, opens=1, before_bytes=before))
         held += stage.costs.resident_bytes
+        arena = max(arena, stage.costs.work_bytes)
     return replace(plan, stages=tuple(stages), keep=True)
 
 

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
 import subprocess
 import sys
 import time
 
 import numpy as np
+import onnxruntime
 import psutil
 import pytest
 
 from tintype.bundle import open_bundle
 from tintype.engine import BuildOptions, ensure_build, open_role, resolve_provider
 from tintype.engine.chain import PARTS_NAME, Chain, prefetch, read_chains
+from tintype.engine.pages import can_give_back
 from tintype.engine.probe import known_costs, measured_costs, random_inputs
 from tintype.errors import BuildError
 
@@ -132,6 +135,51 @@ def test_only_one_part_is_open_at_a_time(bundle, cpu):
     assert opened == []
 
 
+@pytest.mark.skipif(not can_give_back(), reason="parts stay open only where the system takes pages back")
+def test_parts_that_stay_open_give_the_same_bytes(bundle, cpu):
+    anew, stays = options(), dataclasses.replace(options(), standing=True)
+    assert ensure_build(bundle, "denoiser", cpu, options=stays) == ensure_build(bundle, "denoiser", cpu, options=anew)
+    with open_role(bundle, "denoiser", cpu, options=anew) as session:
+        feed = random_inputs(session)
+        expected = session.run(feed)["out_sample"]
+    with open_role(bundle, "denoiser", cpu, options=stays) as session:
+        for _ in range(3):
+            np.testing.assert_array_equal(session.run(feed)["out_sample"], expected)
+
+
+@pytest.mark.skipif(not can_give_back(), reason="parts stay open only where the system takes pages back")
+def test_weights_of_parts_that_stay_open_leave_memory_after_its_run(bundle, cpu):
+    folder = ensure_build(bundle, "denoiser", cpu, options=options())
+    opened = []
+
+    def open_part(path):
+        opened.append(path.name)
+        return onnxruntime.InferenceSession(str(path), mapped_options(), providers=["CPUExecutionProvider"])
+
+    facts = read_chains(folder)["model.onnx"]
+    chain = Chain(folder, facts, open_part, standing=True)
+    feed = {port.name: np.ones(port.shape, np.float32) for port in chain.get_inputs()}
+    chain.run(None, feed)
+    chain.run(None, feed)
+    assert sorted(opened) == sorted(part.file for part in facts.parts)  # each once
+    in_memory = resident_of({folder / name for part in facts.parts for name in part.weights})
+    assert len(in_memory) >= len(facts.parts)
+    assert sum(in_memory) == 0
+
+
+def mapped_options():
+    found = onnxruntime.SessionOptions()
+    found.add_session_config_entry("session.disable_prepacking", "1")
+    found.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+    return found
+
+
+def resident_of(files):
+    """Bytes of files that are in this process's memory, by mapping."""
+    names = {str(path.resolve()) for path in files}
+    return [entry.rss for entry in psutil.Process().memory_maps(grouped=False) if entry.path in names]
+
+
 def test_reading_ahead_takes_any_file(tmp_path):
     path = tmp_path / "weights"
     path.write_bytes(b"x" * 5000)
@@ -142,14 +190,14 @@ def test_reading_ahead_takes_any_file(tmp_path):
 
 def test_costs_are_measured_once_and_kept_with_the_build(bundle, cpu):
     folder = ensure_build(bundle, "denoiser", cpu, options=options())
-    assert known_costs(folder, 1) is None
+    assert known_costs(folder, options(), 1) is None
     costs = measured_costs(folder, cpu, options(), 1)
-    assert known_costs(folder, 1) == costs
+    assert known_costs(folder, options(), 1) == costs
     assert costs.measured
     assert costs.peak_bytes >= costs.resident_bytes >= 0
     assert costs.call_seconds > 0
     (folder / "costs.json").write_text("{", encoding="utf-8")
-    assert known_costs(folder, 1) is None
+    assert known_costs(folder, options(), 1) is None
     assert ensure_build(bundle, "denoiser", cpu, options=options()) == folder  # it is no part of the build
 
 

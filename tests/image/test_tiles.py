@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import tintype
+from tintype.decoding import Way
 from tintype.errors import RequestError
 from tintype.image.decode import decode_latents
 from tintype.image.tiles import Tiling, fades, run_tiled
@@ -103,7 +104,7 @@ def psnr_db(one, other):
 def test_tiles_of_three_quarters_are_near_the_whole(postcard, side, tile, overlap):
     pipeline, made = postcard
     whole = levels(pipeline.decode(made[side]))
-    tiled = levels(pipeline.decode(made[side], Tiling(tile, overlap)))
+    tiled = levels(pipeline.decode(made[side], Way(Tiling(tile, overlap))))
     print(f"{side}: tile {tile}, overlap {overlap}: {psnr_db(whole, tiled):.1f} dB")
     assert psnr_db(whole, tiled) >= 40.0
 
@@ -112,7 +113,7 @@ def test_tiles_of_three_quarters_are_near_the_whole(postcard, side, tile, overla
 def test_no_seam_is_steeper_than_the_rest_of_the_error(postcard, side, tile, overlap):
     pipeline, made = postcard
     tiling = Tiling(tile, overlap)
-    error = levels(pipeline.decode(made[side], tiling)) - levels(pipeline.decode(made[side]))
+    error = levels(pipeline.decode(made[side], Way(tiling))) - levels(pipeline.decode(made[side]))
     spans = tiling.spans(made[side].shape[-1])
     edges = {span.start * 4 for span in spans[1:]} | {span.stop * 4 for span in spans[:-1]}
     for axis in (0, 1):

@@ -36,7 +36,7 @@ def test_a_picture_within_a_budget_says_so_and_can_be_made_again(tiny_bundle, un
         plan = pipeline.plan(PROMPT, **REQUEST)
         result = pipeline.generate(PROMPT, **REQUEST)
     assert plan.measured
-    assert plan.peak_bytes <= plan.steady_peak_bytes <= 2**30
+    assert plan.peak_bytes <= 2**30
     assert result.plan is not None
     assert result.plan.arrangement == plan.arrangement
     assert [stage.role for stage in plan.stages] == ["text_encoder", "denoiser", "vae_decoder"]

@@ -8,11 +8,17 @@ import numpy as np
 import pytest
 
 import tintype
-from tintype.decoding import TILINGS, decode_somehow
+from tintype.decoding import DEVICE_WAYS, HOST_WAYS, Way, decode_somehow, ways_to_decode
 from tintype.engine import Session
+from tintype.engine.providers import TARGETS
+from tintype.engine.strips import read_strips
 from tintype.errors import BundleError, MemoryBudgetError, NumericError, OutputError, RecordError
 from tintype.image.tiles import Tiling
 from tintype.latents import latents_path, read_latents, save_latents
+from tintype.memory.holding import strips
+from tintype.memory.plan import Arrangement
+from tintype.pipeline import Run
+from tintype.request import make_request, resolve
 
 ASKED = {"seed": 3, "num_inference_steps": 1, "width": 128, "height": 96}  # latents of 32x24
 
@@ -25,16 +31,16 @@ def pipeline(tiny_bundle):
 
 @pytest.fixture
 def small_memory(monkeypatch):
-    """Decoders run out of memory above `side` latent cells."""
+    """Decoders run out of memory, unless they run in strips of `mib` or less."""
 
-    def limit(side: int) -> list[tuple[int, ...]]:
+    def limit(mib: int) -> list[str]:
         run, seen = Session.run, []
 
         def limited(self, inputs):
-            latents = inputs.get("latent_sample")
-            if latents is not None:
-                seen.append(latents.shape)
-                if max(latents.shape[2:]) > side:
+            if "latent_sample" in inputs:
+                facts = read_strips(self.path.parent)
+                seen.append("whole" if facts is None else f"strips of {facts.held_bytes / 2**20:g} MiB")
+                if facts is None or facts.held_bytes > mib * 2**20:
                     raise MemoryBudgetError("model.onnx ran out of memory: bad allocation", fix="less")
             return run(self, inputs)
 
@@ -44,46 +50,64 @@ def small_memory(monkeypatch):
     return limit
 
 
-def test_what_does_not_fit_whole_is_decoded_in_tiles_and_the_record_says_so(pipeline, small_memory):
-    seen = small_memory(16)
+def test_what_does_not_fit_whole_is_decoded_in_strips_and_the_record_says_so(pipeline, small_memory):
+    whole = pipeline.generate("a house", **ASKED)
+    seen = small_memory(8)
     result = pipeline.generate("a house", **ASKED)
-    assert result.image.size == (128, 96)
-    assert seen[0] == (1, 4, 24, 32)
-    assert set(seen[1:]) == {(1, 4, 16, 16)}
-    assert result.record.tiling == TILINGS[-1]
+    assert seen == ["whole", "strips of 32 MiB", "strips of 8 MiB"]
+    assert result.record.made_with.holdings == {"vae_decoder": "strips of 8 MiB"}
+    assert result.record.tiling is None
+    difference = np.asarray(result.image, np.int16) - np.asarray(whole.image, np.int16)
+    assert np.abs(difference).max() <= 1
 
 
-def test_a_tiled_picture_is_made_again_byte_for_byte(pipeline, small_memory, monkeypatch, tmp_path):
+def test_a_picture_in_strips_is_made_again_byte_for_byte(pipeline, small_memory, monkeypatch, tmp_path):
     with monkeypatch.context():
-        small_memory(16)
+        small_memory(8)
         result = pipeline.generate("a house", **ASKED)
     monkeypatch.undo()
     (path,) = result.save(tmp_path / "x.png")
     again = pipeline.reproduce(tintype.read_record(path))
     again.save(tmp_path / "again.png")
     assert (tmp_path / "again.png").read_bytes() == path.read_bytes()
-    assert pipeline.generate("a house", **ASKED).image.tobytes() != result.image.tobytes()
 
 
 def test_each_picture_keeps_how_it_was_decoded(pipeline, small_memory):
-    seen = small_memory(16)
+    seen = small_memory(8)
     result = pipeline.generate("a house", **{**ASKED, "count": 2})
-    assert [record.tiling for record in result.records] == [TILINGS[-1]] * 2
-    assert seen.count((1, 4, 24, 32)) == 1  # what failed once isn't tried again
+    assert [record.made_with.holdings for record in result.records] == [{"vae_decoder": "strips of 8 MiB"}] * 2
+    assert seen.count("whole") == 1  # what failed once isn't tried again
+
+
+def test_a_record_in_tiles_is_decoded_in_tiles(pipeline):
+    request = make_request("a house", ASKED)
+    run = Run(pipeline, resolve(request, pipeline.bundle.manifest), ways=(Way(Tiling(16, 4)),))
+    list(run)
+    assert run.result.record.tiling == Tiling(16, 4)
+    again = pipeline.reproduce(run.result.record)
+    assert again.image.tobytes() == run.result.image.tobytes()
+    assert again.image.tobytes() != pipeline.generate(request).image.tobytes()
+
+
+def test_a_device_decodes_in_tiles_and_the_processor_in_strips_smaller_than_planned():
+    planned = Arrangement(holdings={"vae_decoder": strips(8)})
+    assert ways_to_decode(TARGETS["webgpu"], Arrangement()) == DEVICE_WAYS
+    assert ways_to_decode(TARGETS["cpu"], Arrangement()) == HOST_WAYS
+    assert ways_to_decode(TARGETS["cpu"], planned) == (Way(), Way(holding=strips(4)))
 
 
 def test_a_record_that_says_whole_is_decoded_whole_or_not_at_all(pipeline, small_memory):
     record = pipeline.generate("a house", **ASKED).record
-    small_memory(16)
+    small_memory(8)
     with pytest.raises(MemoryBudgetError, match="not enough memory"):
         pipeline.reproduce(record)
 
 
-def test_when_no_tile_fits_the_latents_are_kept_and_go_on_later(pipeline, small_memory, monkeypatch, tmp_path):
+def test_when_nothing_fits_the_latents_are_kept_and_go_on_later(pipeline, small_memory, monkeypatch, tmp_path):
     expected = pipeline.generate("a house", **ASKED)
-    small_memory(8)
+    small_memory(2)
     run = pipeline.steps("a house", **ASKED)
-    with pytest.raises(MemoryBudgetError, match="tiles of 16") as caught:
+    with pytest.raises(MemoryBudgetError, match="strips of 4 MiB") as caught:
         list(run)
     assert "--from-latents" in caught.value.fix
     saved = read_latents(run.save_latents(tmp_path / "x.latents.safetensors"))
@@ -100,34 +124,34 @@ def test_when_no_tile_fits_the_latents_are_kept_and_go_on_later(pipeline, small_
 def test_memory_is_given_back_before_each_new_try():
     freed = []
 
-    def decode(latents, tiling):
-        if tiling is None or tiling.tile > 32:
+    def decode(latents, way):
+        if way.tiling is None or way.tiling.tile > 32:
             raise MemoryError
         return np.zeros((1, 2, 2, 3), np.uint8)
 
     latents = np.zeros((1, 4, 128, 128), np.float32)
-    _, tiling = decode_somehow(decode, latents, TILINGS, lambda: freed.append(1))
-    assert (tiling, len(freed)) == (Tiling(32, 8), 2)
+    _, way = decode_somehow(decode, latents, DEVICE_WAYS, lambda: freed.append(1))
+    assert (way, len(freed)) == (Way(Tiling(32, 8)), 2)
 
 
 def test_only_memory_is_a_reason_to_try_again():
-    def decode(latents, tiling):
+    def decode(latents, way):
         raise NumericError("the VAE decoder gave NaN", fix="x")
 
     with pytest.raises(NumericError):
-        decode_somehow(decode, np.zeros((1, 4, 128, 128), np.float32), TILINGS, lambda: None)
+        decode_somehow(decode, np.zeros((1, 4, 128, 128), np.float32), DEVICE_WAYS, lambda: None)
 
 
 def test_a_tile_no_smaller_than_the_picture_is_not_tried():
     tried = []
 
-    def decode(latents, tiling):
-        tried.append(tiling)
+    def decode(latents, way):
+        tried.append(way)
         raise MemoryError
 
     with pytest.raises(MemoryBudgetError):
-        decode_somehow(decode, np.zeros((1, 4, 32, 24), np.float32), TILINGS, lambda: None)
-    assert tried == [None, Tiling(16, 4)]
+        decode_somehow(decode, np.zeros((1, 4, 32, 24), np.float32), DEVICE_WAYS, lambda: None)
+    assert tried == [Way(), Way(Tiling(16, 4))]
 
 
 def test_latents_and_records_survive_their_file(pipeline, tmp_path):
