@@ -6,7 +6,7 @@ machine, and the plan is made again with what was seen.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import psutil
@@ -16,7 +16,7 @@ from tintype.errors import MemoryBudgetError, RequestError
 from tintype.memory.budget import budget_bytes
 from tintype.memory.corrections import Corrections
 from tintype.memory.costs import Correction, Costs, GraphFacts, reckon
-from tintype.memory.holding import PACKED
+from tintype.memory.holding import MIB, PACKED
 from tintype.memory.plan import Arrangement, Plan
 from tintype.memory.planner import Candidate, Need, holdings_for, make_plan
 from tintype.request import ResolvedRequest
@@ -57,9 +57,18 @@ class Planner:
         needs = needs_of(self.pipeline, request)
         if budget is None:
             needs = [Need(role=n.role, holdings=(PACKED,), opens=n.opens, calls=n.calls) for n in needs]
+        else:
+            needs = [self._worthwhile(need, request) for need in needs]
         base = self.base_bytes() + picture_bytes(request)
         measure = (lambda candidate: self._measure(candidate, request)) if build else None
         return make_plan(needs, base, budget, lambda candidate: self._known(candidate, request), measure)
+
+    def _worthwhile(self, need: Need, request: ResolvedRequest) -> Need:
+        """A need without segments that would be the whole graph, or two of which would: nothing is gained by them."""
+        options = self._options(Candidate(need.role, PACKED, False), request)
+        most = self._facts_of(need.role, options).float_bytes // (2 * MIB)
+        kept = tuple(way for way in need.holdings if (way.segment_mib or 0) <= most)
+        return replace(need, holdings=kept)
 
     def base_bytes(self) -> int:
         """What the process holds with everything imported and no graph open; measured when it is first asked for."""
@@ -113,20 +122,24 @@ class Planner:
         return costs
 
     def _reckon(self, candidate: Candidate, options: BuildOptions, *, corrected: bool) -> Costs:
-        from tintype.engine.analyse import analysis_of
-
-        corrections, key = self._known_corrections(), (candidate.role, options.shape)
-        if key not in self._facts:
-            self._facts[key] = analysis_of(self.pipeline.bundle, candidate.role, options)
+        corrections = self._known_corrections()
         factor = corrections.factors.get(_correction_key(candidate, options)) if corrected else None
         graph = self.pipeline.bundle.graph(candidate.role)
         return reckon(
-            self._facts[key],
+            self._facts_of(candidate.role, options),
             candidate.holding,
             floats=options.exactness == "exact" or graph.precision != "int8",
             rate=corrections.machine_rate(),
             correction=factor,
         )
+
+    def _facts_of(self, role: str, options: BuildOptions) -> GraphFacts:
+        from tintype.engine.analyse import analysis_of
+
+        key = (role, options.shape)
+        if key not in self._facts:
+            self._facts[key] = analysis_of(self.pipeline.bundle, role, options)
+        return self._facts[key]
 
     def _known_corrections(self) -> Corrections:
         if self._corrections is None:

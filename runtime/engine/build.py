@@ -42,7 +42,15 @@ class GraphSource(Protocol):
 
 
 FULL_BYTES = 2**20  # a disk with less than that free is full
-_LOWERING_FILES = ("lower.py", "measure.py", "ranges.py", "session.py", "strip_build.py", "strips.py", "weights.py")
+_LOWERING_FILES = (
+    "lower.py",
+    "measure.py",
+    "ranges.py",
+    "session_options.py",
+    "strip_build.py",
+    "strips.py",
+    "weights.py",
+)
 
 
 def ensure_build(

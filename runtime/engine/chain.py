@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from tintype.engine.heap import return_large_blocks
-from tintype.engine.pages import Span, beyond, can_give_back, give_back, mapped_spans
+from tintype.engine.pages import Span, beyond, give_back, mapped_spans
 from tintype.engine.placement import Placement
 
 PARTS_NAME = "parts.json"  # in a build's folder, in place of model.onnx
@@ -79,13 +79,13 @@ class Chain:
     def __init__(
         self, folder: Path, facts: ChainFacts, open_part: Callable[[Path], Any], *, standing: bool = False
     ) -> None:
-        """open_part: opens one file as an InferenceSession. standing: parts stay open, where the system allows it."""
+        """open_part: opens one file as an InferenceSession. standing: parts stay open; see `pages.can_give_back`."""
         return_large_blocks()  # each part's memory goes back before the next one's comes
         self.placement = Placement()  # of the parts that have run
         self._folder = folder
         self._facts = facts
         self._open = open_part
-        self._standing: dict[str, _Standing] | None = {} if standing and can_give_back() else None
+        self._standing: dict[str, _Standing] | None = {} if standing else None
         self._placed: set[str] = set()
         self._last_reader = _last_readers(facts)
 

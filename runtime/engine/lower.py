@@ -23,7 +23,7 @@ from tintype.engine.child import end_with_parent
 from tintype.engine.machine import default_threads
 from tintype.engine.options import ANY_SHAPE, BuildOptions
 from tintype.engine.providers import TARGETS, Target, load_onnxruntime
-from tintype.engine.session import MODEL, NUMPY_TYPES, ONCE, session_options
+from tintype.engine.session_options import MODEL, NUMPY_TYPES, ONCE, session_options
 
 if TYPE_CHECKING:
     import onnx_ir as ir

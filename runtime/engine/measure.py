@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from tintype.engine.cache import write_whole
 from tintype.engine.disturbance import DISTURBED, Reading, others_share
 from tintype.engine.providers import Target, load_onnxruntime
-from tintype.engine.session import session_options
+from tintype.engine.session_options import session_options
 
 if TYPE_CHECKING:
     import onnx_ir as ir

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from tintype.engine.machine import default_threads
 from tintype.engine.providers import TARGETS, new_session
-from tintype.engine.session import session_options
+from tintype.engine.session_options import session_options
 
 if TYPE_CHECKING:
     import onnx_ir as ir

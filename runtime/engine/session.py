@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import threading
 import time
 import weakref
@@ -16,27 +17,16 @@ from tintype.engine import arena, cuda, plugins
 from tintype.engine.binding import run_to_device
 from tintype.engine.chain import Chain, read_chains
 from tintype.engine.held import Held, HeldInTensors
-from tintype.engine.machine import default_threads, products_saturate
+from tintype.engine.machine import default_threads
 from tintype.engine.on_device import Kept, OnDevice, stays_on_device
+from tintype.engine.pages import can_give_back
 from tintype.engine.placement import Placement
-from tintype.engine.providers import Target, load_onnxruntime, new_session, plain_reason
+from tintype.engine.providers import Target, new_session, plain_reason
+from tintype.engine.session_options import MODEL, NUMPY_TYPES, ONCE, session_options
 from tintype.engine.strips import HEAD, Strips, read_strips
 from tintype.errors import BuildError, MemoryBudgetError, ProviderError, TintypeError
 
 Answer = TypeVar("Answer")
-MODEL = "model.onnx"
-ONCE = "once.onnx"  # the part of a build that depends on the prompt alone
-
-NUMPY_TYPES: dict[str, type] = {
-    "tensor(float)": np.float32,
-    "tensor(float16)": np.float16,
-    "tensor(double)": np.float64,
-    "tensor(int64)": np.int64,
-    "tensor(int32)": np.int32,
-    "tensor(int8)": np.int8,
-    "tensor(uint8)": np.uint8,
-    "tensor(bool)": np.bool_,
-}
 
 
 class Session:
@@ -243,11 +233,11 @@ def open_session(
         raise BuildError(f"threads is {threads}", fix="give 1 or more, or leave it out for all physical cores")
 
     # What a device fuses is decided when it opens the graph: such builds are saved as they were lowered.
-    def opened(graph: Path, *, captures: bool = False) -> Any:
+    def opened(graph: Path, *, captures: bool = False, shares: bool = True) -> Any:
         optimized = optimize or not target.is_host
         told = cuda.for_session(target, exactness=exactness, device_bytes=device_bytes, captures=captures)
         options = session_options(target, threads=threads, optimize=optimized, mapped=mapped)
-        if target.is_host:
+        if target.is_host and shares:
             arena.use_shared(options)
         try:
             inner = _open(graph, told, options)
@@ -259,12 +249,16 @@ def open_session(
             return inner
         return OnDevice(inner, target, types=NUMPY_TYPES, graph_ids=cuda.GraphIds() if captures else None)
 
+    # What is opened for one run has an arena of its own, which goes with it: some parts have large maps, others large
+    # weights, and none both. What stays open shares one: the arena of each would stay too.
+    passing = functools.partial(opened, shares=False)
     if strips is not None:
-        head = Chain(path.parent, chains[HEAD], opened) if HEAD in chains else None
-        return Session(Strips(path.parent, strips, head, opened), target, path, Placement(), threads)
+        head = Chain(path.parent, chains[HEAD], passing) if HEAD in chains else None
+        return Session(Strips(path.parent, strips, head, passing), target, path, Placement(), threads)
     if chains:
-        inner = Chain(path.parent, chains[MODEL], opened, standing=standing)
-        once = Chain(path.parent, chains[ONCE], opened) if ONCE in chains else None
+        stays = standing and can_give_back()
+        inner = Chain(path.parent, chains[MODEL], opened if stays else passing, standing=stays)
+        once = Chain(path.parent, chains[ONCE], passing) if ONCE in chains else None
         return Session(inner, target, path, Placement(), threads, once)
     whole, beside = opened(path, captures=cuda.wants_capture(target, pinned=pinned)), path.with_name(ONCE)
     apart = opened(beside) if path.name == MODEL and beside.is_file() else None
@@ -284,36 +278,6 @@ def _open(path: Path, target: Target, options: Any) -> Any:
     if target.provider not in inner.get_providers():
         raise ProviderError(f"{target.provider} was left out when opening {path.name}", fix="choose provider cpu")
     return inner
-
-
-def session_options(target: Target, *, threads: int, optimize: bool, mapped: bool = False) -> Any:
-    """ONNX Runtime's SessionOptions for a target: nothing falls back, nothing spins between runs.
-
-    mapped: weights are used where they lie in their mapped file; no faster copies are made of them.
-    """
-    runtime = load_onnxruntime()
-    options = runtime.SessionOptions()
-    level = runtime.GraphOptimizationLevel
-    options.graph_optimization_level = level.ORT_ENABLE_ALL if optimize else level.ORT_DISABLE_ALL
-    options.execution_mode = runtime.ExecutionMode.ORT_SEQUENTIAL
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    options.log_severity_level = 4  # what fails comes as an exception
-    options.use_deterministic_compute = True
-    options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
-    options.add_session_config_entry("session.force_spinning_stop", "1")  # a kiosk between pictures costs no power
-    # A product with int8 weights that no kernel took becomes MatMulNBits, which by default rounds its other input to
-    # 8 bits as well, whatever was asked for: 57 dB for a text encoder and 36 for a VAE that keep 147 with this.
-    options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "1")
-    if mapped:
-        options.add_session_config_entry("session.disable_prepacking", "1")
-    if target.is_host and products_saturate():
-        # int8 weights become uint8: the same sums, exact, a third slower; not needed where VNNI adds in 32 bits.
-        options.add_session_config_entry("session.x64quantprecision", "1")
-    # A pattern lays all tensors of a run out anew in one block: the second run is slow, memory doubles, and for graphs
-    # of this size nothing is gained (a VAE decode at 512x512: 2.7 GB with it, 1.5 without). DirectML can't have it.
-    options.enable_mem_pattern = False
-    return options
 
 
 def _open_error(path: Path, target: Target, error: Exception) -> TintypeError:

@@ -11,7 +11,7 @@ import pytest
 from tintype.engine.cuda import GraphIds
 from tintype.engine.on_device import Kept, OnDevice, stays_on_device
 from tintype.engine.providers import TARGETS, load_onnxruntime, new_session
-from tintype.engine.session import NUMPY_TYPES
+from tintype.engine.session_options import NUMPY_TYPES
 
 SCALE = np.array(0.5, np.float32)
 
