@@ -78,8 +78,8 @@ def probe(folder: Path, target: Target, options: BuildOptions, threads: int) -> 
     process = psutil.Process()
     before, code_before, own_before = process.memory_info().rss, _code_bytes(process), _own_bytes(process)
     started = time.perf_counter()
-    how = {"mapped": options.mapped, "standing": options.standing}
-    with open_session(folder, target, threads=threads, **how) as session:
+    mapped, standing = options.mapped, options.standing
+    with open_session(folder, target, threads=threads, mapped=mapped, standing=standing) as session:
         opened = time.perf_counter()
         inputs = random_inputs(session)
         held = session.hold({name: array for name, array in inputs.items() if name in session.once_names})

@@ -15,6 +15,7 @@ REOPENED_MIB = 64  # smaller segments are many: to keep them all open takes memo
 STRIPS_MIB = (64, 32, 16, 8, 4)
 MARGIN = 0.97  # of a budget is what a plan may fill
 NEAR = 1.15  # how far reckoning may be off where the smallest way is sought
+PROMISING = 1.05  # a way that is only reckoned has to promise that much over one that was measured
 SLACK_BYTES = 8 * MIB  # by which one process is larger than another before it has a graph
 
 
@@ -100,10 +101,15 @@ def _best(needs: Sequence[Need], base: int, budget: int | None, known: Oracle) -
         fitting = [stage for stage in stages if room is None or stage.peak_bytes <= room]
         if not fitting:
             return None
-        chosen.append(min(fitting, key=lambda stage: (stage.seconds, stage.peak_bytes)))
+        chosen.append(min(fitting, key=lambda stage: (_promised(stage), stage.peak_bytes)))
     apart = Plan(budget_bytes=budget, base_bytes=base, stages=tuple(chosen), keep=False)
     together = _together(apart)
     return together if room is None or together.peak_bytes <= room else apart
+
+
+def _promised(stage: Stage) -> float:
+    """Seconds by which ways are compared: to build and measure one takes minutes, which a small gain isn't worth."""
+    return stage.seconds * (1.0 if stage.costs.measured else PROMISING)
 
 
 def _together(plan: Plan) -> Plan:

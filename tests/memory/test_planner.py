@@ -124,6 +124,20 @@ def test_a_plan_is_measured_until_nothing_in_it_is_reckoned():
     assert not make_plan(NEEDS, BASE, 700 * MIB, known=lambda c: costs(c, measured=False)).measured
 
 
+def test_what_is_only_reckoned_has_to_promise_more_than_a_little():
+    """Mapped is measured; segments are reckoned, once a little faster than that, once by a fifth."""
+
+    def known(candidate, gain):
+        found = costs(candidate)
+        if candidate.holding != segments(256) or candidate.split_guidance:
+            return found
+        return dataclasses.replace(found, call_seconds=SECONDS[MAPPED] * (1 - gain), measured=False)
+
+    budget = 800 * MIB
+    assert make_plan(NEEDS, BASE, budget, lambda each: known(each, 0.02)).stages[1].holding == MAPPED
+    assert make_plan(NEEDS, BASE, budget, lambda each: known(each, 0.20)).stages[1].holding == segments(256)
+
+
 def test_the_refusal_of_a_budget_is_made_of_measured_costs():
     real = {}
 
