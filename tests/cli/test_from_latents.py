@@ -10,6 +10,7 @@ import pytest
 
 from tintype import read_record
 from tintype.engine import Session
+from tintype.engine.strips import read_strips
 from tintype.errors import MemoryBudgetError, OutputError
 
 SIZE = ["--size", "128x128"]
@@ -17,13 +18,14 @@ SIZE = ["--size", "128x128"]
 
 @pytest.fixture
 def failing_decoder(monkeypatch: pytest.MonkeyPatch):
-    """Decoders run out of memory above this many latent cells a side, until it is undone."""
+    """Decoders run out of memory, until it is undone, unless they run in strips of this many MiB or less."""
 
-    def fail_above(side: int) -> None:
+    def fail_above(mib: int) -> None:
         run = Session.run
 
         def limited(self: Session, inputs):  # type: ignore[no-untyped-def]
-            if "latent_sample" in inputs and max(inputs["latent_sample"].shape[2:]) > side:
+            strips = read_strips(self.path.parent)
+            if "latent_sample" in inputs and (strips is None or strips.held_bytes > mib * 2**20):
                 raise MemoryBudgetError("model.onnx ran out of memory", fix="less")
             return run(self, inputs)
 
@@ -32,13 +34,12 @@ def failing_decoder(monkeypatch: pytest.MonkeyPatch):
     return fail_above
 
 
-def test_a_picture_too_large_for_memory_is_delivered_in_tiles(generate, failing_decoder, tmp_path: Path) -> None:
-    failing_decoder(16)
+def test_a_picture_too_large_for_memory_is_delivered_in_strips(generate, failing_decoder, tmp_path: Path) -> None:
+    failing_decoder(8)
     assert generate("a red house", *SIZE).code == 0
     assert [path.name for path in tmp_path.iterdir()] == ["x.png"]
     record = read_record(tmp_path / "x.png")
-    assert record.tiling is not None
-    assert record.tiling.tile == 16
+    assert record.made_with.holdings == {"vae_decoder": "strips of 8 MiB"}
 
 
 @pytest.mark.parametrize("count", [1, 2])
@@ -46,7 +47,7 @@ def test_the_error_names_the_command_that_goes_on(
     count: int, generate, command, failing_decoder, monkeypatch, tiny_bundle: Path, tmp_path: Path
 ) -> None:
     with monkeypatch.context():
-        failing_decoder(8)
+        failing_decoder(2)
         outcome = generate("a red house", *SIZE, "--count", count, "--batch-size", count)
     monkeypatch.undo()
     kept = tmp_path / "x.latents.safetensors"
@@ -63,7 +64,7 @@ def test_the_error_names_the_command_that_goes_on(
 
 
 def test_json_tells_of_it_too(generate, failing_decoder, tmp_path: Path) -> None:
-    failing_decoder(8)
+    failing_decoder(2)
     answer = json.loads(generate("a red house", *SIZE, "--json").stdout)
     assert answer["error"]["type"] == "MemoryBudgetError"
     assert "--from-latents" in answer["error"]["fix"]
@@ -88,7 +89,7 @@ def test_latents_that_cannot_be_kept_are_told(
     def full(path: Path, _write: object) -> None:
         raise OutputError(f"{path} cannot be written: the disk is full", fix="free some space")
 
-    failing_decoder(8)
+    failing_decoder(2)
     monkeypatch.setattr("tintype.latents.write_whole", full)
     generate("a red house", *SIZE).assert_one_clear_error(1, "not enough memory", "could not be kept", "disk is full")
     assert list(tmp_path.iterdir()) == []
