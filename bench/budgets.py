@@ -65,8 +65,8 @@ def _measure_size(sweep: Sweep, width: int, height: int) -> dict[str, Any]:
     wanted = spread(smallest, int(unlimited["peak_bytes"] * 1.05), sweep.budgets)
     if sweep.given:
         wanted = (smallest, *(budget for budget in sweep.given if budget > smallest))
-    for budget in wanted:  # what one plan measures may change another, so all of them are made before any is kept
-        plan_for(sweep, width, height, budget)
+    for each in wanted:  # what one plan measures may change another, so all of them are made before any is kept
+        plan_for(sweep, width, height, each)
     plans = {budget: plan_for(sweep, width, height, budget) for budget in wanted}
     rows: dict[int | None, list[dict[str, Any]]] = {budget: [] for budget in (None, *wanted)}
     pictures: dict[int | None, NDArray[np.uint8]] = {}
