@@ -29,7 +29,7 @@ from tintype.memory.costs import Costs
 from tintype.result import peak_rss_bytes
 
 COSTS_NAME = "costs.json"
-_FORMAT = 3
+_FORMAT = 4
 CALLS = 2  # the first one also brings the weights into memory
 MORE_CALLS = 3  # while other programs are busy
 MOST_IDS = 256  # token ids that every vocabulary has
@@ -94,7 +94,9 @@ def probe(folder: Path, target: Target, options: BuildOptions, threads: int) -> 
             seconds.append(after_call.wall_seconds - before_call.wall_seconds)
             calm += len(seconds) > 1 and (others_share(before_call, after_call) or 0.0) <= DISTURBED
         peak = peak_rss_bytes() - before
-        arena.shrink()  # what it needs while it runs is everybody's, and counted once
+        used = process.memory_info().rss
+        arena.shrink()  # what is in it while a graph runs is everybody's, and counted once
+        arena_bytes = max(0, used - process.memory_info().rss)
         return Costs(
             peak_bytes=peak,
             resident_bytes=process.memory_info().rss - before - (_code_bytes(process) - code_before),
@@ -103,6 +105,7 @@ def probe(folder: Path, target: Target, options: BuildOptions, threads: int) -> 
             held_seconds=holding - opened,
             call_seconds=min(seconds),
             first_seconds=seconds[0] - min(seconds),
+            arena_bytes=min(arena_bytes, peak),
         )
 
 

@@ -18,11 +18,12 @@ class Costs:
     held_seconds: float  # what depends on the prompt alone, once a picture
     call_seconds: float
     first_seconds: float = 0.0  # what the first call takes longer: weights come into memory
+    arena_bytes: int = 0  # of what it needs while it runs, what stays in the arena that graphs share
     measured: bool = True  # False: reckoned from the graph
 
     @property
     def work_bytes(self) -> int:
-        """While it runs, beyond what it holds: memory that graphs use in turn."""
+        """While it runs, beyond what it holds: of the arena, and of weights that come and go."""
         return max(0, self.peak_bytes - self.resident_bytes)
 
     @property

@@ -60,12 +60,14 @@ class Plan:
         """Of a process that makes the request's pictures, the first time and again.
 
         Graphs that stay open hold what they hold, all of them, and the arena that they share is as large as the
-        hungriest one needs it.
+        hungriest one left it; what else one needs while it runs comes on top of that.
         """
         if not self.keep:
             return max((stage.peak_bytes for stage in self.stages), default=self.base_bytes)
         held = sum(stage.costs.resident_bytes for stage in self.stages)
-        return self.base_bytes + held + max((stage.costs.work_bytes for stage in self.stages), default=0)
+        arena = max((stage.costs.arena_bytes for stage in self.stages), default=0)
+        rest = max((stage.costs.work_bytes - stage.costs.arena_bytes for stage in self.stages), default=0)
+        return self.base_bytes + held + arena + rest
 
     @property
     def seconds(self) -> float:

@@ -116,10 +116,10 @@ def _together(plan: Plan) -> Plan:
     """The same with every graph left open: each stage begins with what those before it hold, and with their arena."""
     stages, held, arena = [], plan.base_bytes, 0
     for stage in plan.stages:
-        before = held + max(0, arena - stage.costs.work_bytes)
+        before = held + max(0, arena - stage.costs.arena_bytes)
         stages.append(replace(stage, opens=1, before_bytes=before))
         held += stage.costs.resident_bytes
-        arena = max(arena, stage.costs.work_bytes)
+        arena = max(arena, stage.costs.arena_bytes)
     return replace(plan, stages=tuple(stages), keep=True)
 
 

@@ -64,12 +64,24 @@ def test_graphs_stay_open_together_only_where_all_of_them_fit():
 def test_graphs_that_stay_open_share_their_arena():
     def hungry_in_the_middle(candidate):
         work = {"text_encoder": 5, "denoiser": 200, "vae_decoder": 50}[candidate.role] * MIB
-        return dataclasses.replace(costs(candidate), peak_bytes=100 * MIB + work, resident_bytes=100 * MIB)
+        sizes = {"peak_bytes": 100 * MIB + work, "resident_bytes": 100 * MIB, "arena_bytes": work}
+        return dataclasses.replace(costs(candidate), **sizes)
 
     plan = make_plan(NEEDS, BASE, None, hungry_in_the_middle)
     assert plan.keep
     assert [(stage.peak_bytes - BASE) // MIB for stage in plan.stages] == [105, 400, 500]
     assert plan.peak_bytes == BASE + 500 * MIB
+
+
+def test_weights_that_come_and_go_are_on_top_of_the_arena_that_another_graph_left():
+    def passing_weights(candidate):
+        arena, weights = {"text_encoder": (5, 0), "denoiser": (20, 150), "vae_decoder": (50, 0)}[candidate.role]
+        sizes = {"peak_bytes": 100 + arena + weights, "resident_bytes": 100, "arena_bytes": arena}
+        return dataclasses.replace(costs(candidate), **{name: size * MIB for name, size in sizes.items()})
+
+    plan = make_plan(NEEDS, BASE, None, passing_weights)
+    assert plan.peak_bytes == BASE + (300 + 50 + 150) * MIB  # of the second picture's denoiser
+    assert max(stage.peak_bytes for stage in plan.stages) < plan.peak_bytes
 
 
 def test_opening_and_first_calls_count_in_the_time():
