@@ -127,7 +127,10 @@ class Chain:
             files = [self._folder / name for name in part.weights]
             before = mapped_spans(files)
             session = self._open(path)
-            self._standing[part.file] = _Standing(session, tuple(beyond(mapped_spans(files), before)))
+            weights = tuple(beyond(mapped_spans(files), before))
+            if files and not weights:  # mapped where they aren't found: what cannot be given back must not stay
+                return session, ()
+            self._standing[part.file] = _Standing(session, weights)
         known = self._standing[part.file]
         return known.session, known.weights
 

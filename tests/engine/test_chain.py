@@ -167,6 +167,25 @@ def test_weights_of_parts_that_stay_open_leave_memory_after_its_run(bundle, cpu)
     assert sum(in_memory) == 0
 
 
+def test_parts_whose_weights_are_not_found_do_not_stay_open(bundle, cpu, monkeypatch):
+    monkeypatch.setattr("tintype.engine.chain.mapped_spans", lambda files: [])
+    folder = ensure_build(bundle, "denoiser", cpu, options=options())
+    opened = []
+
+    def open_part(path):
+        opened.append(path.name)
+        return onnxruntime.InferenceSession(str(path), mapped_options(), providers=["CPUExecutionProvider"])
+
+    facts = read_chains(folder)["model.onnx"]
+    chain = Chain(folder, facts, open_part, standing=True)
+    feed = {port.name: np.ones(port.shape, np.float32) for port in chain.get_inputs()}
+    chain.run(None, feed)
+    chain.run(None, feed)
+    with_weights = [part.file for part in facts.parts if part.weights]
+    assert with_weights
+    assert all(opened.count(file) == 2 for file in with_weights)
+
+
 def mapped_options():
     found = onnxruntime.SessionOptions()
     found.add_session_config_entry("session.disable_prepacking", "1")
