@@ -1,4 +1,4 @@
-"""What twenty budgets are judged by, and a sweep over postcard."""
+"""What twenty budgets are judged by, and a sweep over a small bundle."""
 
 from __future__ import annotations
 
