@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import math
+
 import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 HELD_INPUTS = ("encoder_hidden_states", "text_embeds", "time_ids")  # what stays the same over the steps of a picture
 
 
-def split_held(model: ir.Model, held: tuple[str, ...] = HELD_INPUTS) -> ir.Model | None:
+def split_held(
+    model: ir.Model, held: tuple[str, ...] = HELD_INPUTS, *, largest_bytes: int | None = None
+) -> ir.Model | None:
     """Move every node that depends on the held inputs and constants alone into a model of its own.
 
     Returns that model, whose outputs have become inputs of the one given; None when nothing depends on them alone.
     Exact: the same nodes on the same numbers. An input that only moved nodes read goes with them.
+    largest_bytes: what is handed over may take no more than that, and nothing is moved where it would; None is no
+    bound. Keys and values of Stable Diffusion XL's 70 layers are 55 MiB a prompt.
     """
     inputs = [value for value in model.graph.inputs if value.name in held]
     moved, values = _dependent(model.graph, inputs)
@@ -24,6 +30,8 @@ def split_held(model: ir.Model, held: tuple[str, ...] = HELD_INPUTS) -> ir.Model
         if value in values and (value.is_graph_output() or any(use.node not in moved for use in value.uses()))
     ]
     if not handed or any(value.is_graph_output() for value in handed):
+        return None
+    if largest_bytes is not None and sum(map(_bytes, handed)) > largest_bytes:
         return None
     once = ir.Model(ir.convenience.extract(model.graph, inputs, handed), ir_version=model.ir_version)
     once.opset_imports.update(model.opset_imports)
@@ -38,6 +46,12 @@ def split_held(model: ir.Model, held: tuple[str, ...] = HELD_INPUTS) -> ir.Model
         if not value.uses():
             model.graph.inputs.remove(value)
     return once
+
+
+def _bytes(value: ir.Value) -> int:
+    if value.dtype is None or value.shape is None or not value.shape.is_static():
+        raise ValueError(f"{value.name} has no size: type {value.dtype}, shape {value.shape}")
+    return value.dtype.itemsize * math.prod(value.shape.numpy())
 
 
 def _dependent(graph: ir.Graph, inputs: list[ir.Value]) -> tuple[set[ir.Node], set[ir.Value]]:

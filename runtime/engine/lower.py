@@ -148,7 +148,8 @@ def _lower(model: ir.Model, job: Job, scratch: Path, report: dict[str, Any]) -> 
             if choice.chosen != measure.AS_IS:
                 kernels[choice.chosen] = kernels.get(choice.chosen, 0) + 1
         model.opset_imports.setdefault("com.microsoft", 1)
-        once = split_held(model)
+        # Segments are for where memory is dear: no more is kept from step to step than a layer may weigh there.
+        once = split_held(model, largest_bytes=_largest(options) if options.segment_bytes is not None else None)
     report["kernels"] = kernels
     return once
 

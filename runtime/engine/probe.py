@@ -21,6 +21,7 @@ from tintype.engine import arena
 from tintype.engine.cache import write_whole
 from tintype.engine.child import end_with_parent, last_words, run_child
 from tintype.engine.disturbance import DISTURBED, Reading, others_share
+from tintype.engine.heap import trim
 from tintype.engine.options import BuildOptions
 from tintype.engine.providers import TARGETS, Target, load_onnxruntime
 from tintype.engine.session import Session, open_session
@@ -29,7 +30,7 @@ from tintype.memory.costs import Costs
 from tintype.result import peak_rss_bytes
 
 COSTS_NAME = "costs.json"
-_FORMAT = 4
+_FORMAT = 5
 CALLS = 2  # the first one also brings the weights into memory
 MORE_CALLS = 3  # while other programs are busy
 MOST_IDS = 256  # token ids that every vocabulary has
@@ -82,8 +83,13 @@ def probe(folder: Path, target: Target, options: BuildOptions, threads: int) -> 
     with open_session(folder, target, threads=threads, mapped=mapped, standing=standing) as session:
         opened = time.perf_counter()
         inputs = random_inputs(session)
-        held = session.hold({name: array for name, array in inputs.items() if name in session.once_names})
+        trim()
+        own_open = _own_bytes(process)
         holding = time.perf_counter()
+        held = session.hold({name: array for name, array in inputs.items() if name in session.once_names})
+        held_seconds = time.perf_counter() - holding
+        trim()
+        held_bytes = max(0, _own_bytes(process) - own_open) if held.names else 0
         rest = {name: array for name, array in inputs.items() if name not in session.once_names}
         seconds: list[float] = []
         calm = 0  # calls that nobody disturbed
@@ -102,7 +108,8 @@ def probe(folder: Path, target: Target, options: BuildOptions, threads: int) -> 
             resident_bytes=process.memory_info().rss - before - (_code_bytes(process) - code_before),
             copied_bytes=_own_bytes(process) - own_before,
             open_seconds=opened - started,
-            held_seconds=holding - opened,
+            held_bytes=held_bytes,
+            held_seconds=held_seconds,
             call_seconds=min(seconds),
             first_seconds=seconds[0] - min(seconds),
             arena_bytes=min(arena_bytes, peak),

@@ -14,6 +14,7 @@ class Costs:
     peak_bytes: int  # the most while it opens and runs
     resident_bytes: int  # while it is open and doesn't run, without the code and the arena that all graphs share
     copied_bytes: int  # of these, memory of the process's own; the rest are mapped weights
+    held_bytes: int = 0  # of these, what depends on the prompt alone and is kept from call to call
     open_seconds: float
     held_seconds: float  # what depends on the prompt alone, once a picture
     call_seconds: float

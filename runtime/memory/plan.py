@@ -36,7 +36,17 @@ class Stage:
 
     @property
     def peak_bytes(self) -> int:
-        return self.before_bytes + self.costs.peak_bytes
+        return self.before_bytes + self.costs.peak_bytes + self.held_again_bytes
+
+    @property
+    def held_again_bytes(self) -> int:
+        """With split guidance each of two prompts has its own of what depends on it; the costs have one."""
+        return self.costs.held_bytes if self.split_guidance else 0
+
+    @property
+    def resident_bytes(self) -> int:
+        """While the graph is open and doesn't run."""
+        return self.costs.resident_bytes + self.held_again_bytes
 
     @property
     def seconds(self) -> float:
@@ -64,7 +74,7 @@ class Plan:
         """
         if not self.keep:
             return max((stage.peak_bytes for stage in self.stages), default=self.base_bytes)
-        held = sum(stage.costs.resident_bytes for stage in self.stages)
+        held = sum(stage.resident_bytes for stage in self.stages)
         arena = max((stage.costs.arena_bytes for stage in self.stages), default=0)
         rest = max((stage.costs.work_bytes - stage.costs.arena_bytes for stage in self.stages), default=0)
         return self.base_bytes + held + arena + rest
@@ -118,7 +128,8 @@ class Plan:
         for stage in self.stages:
             costs = stage.costs
             calls = f"{stage.calls}{' split' if stage.split_guidance else ''}"
-            sizes = (costs.mapped_bytes, costs.copied_bytes, costs.work_bytes, stage.peak_bytes)
+            copied = costs.copied_bytes + stage.held_again_bytes
+            sizes = (costs.mapped_bytes, copied, costs.work_bytes, stage.peak_bytes)
             said.append(
                 f"{stage.role:<16} {stage.holding.words:<22} {calls:>9} "
                 + " ".join(f"{_mib(size):>9}" for size in sizes)

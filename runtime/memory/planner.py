@@ -118,7 +118,7 @@ def _together(plan: Plan) -> Plan:
     for stage in plan.stages:
         before = held + max(0, arena - stage.costs.arena_bytes)
         stages.append(replace(stage, opens=1, before_bytes=before))
-        held += stage.costs.resident_bytes
+        held += stage.resident_bytes
         arena = max(arena, stage.costs.arena_bytes)
     return replace(plan, stages=tuple(stages), keep=True)
 

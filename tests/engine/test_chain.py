@@ -21,6 +21,7 @@ from tintype.errors import BuildError
 
 CELLS = {"batch": 2, "height": 16, "width": 16, "sequence": 77}
 SEGMENT = 300_000
+LARGE_SEGMENT = 600_000
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +43,7 @@ def psnr_db(reference, result):
     return 200.0 if error == 0 else 10 * np.log10(float(np.ptp(reference)) ** 2 / error)
 
 
-@pytest.mark.parametrize("segment_bytes", [60_000, SEGMENT, 10**9])
+@pytest.mark.parametrize("segment_bytes", [60_000, SEGMENT, LARGE_SEGMENT, 10**9])
 def test_segments_give_the_whole_graphs_answer_and_the_same_bytes_twice(bundle, cpu, segment_bytes):
     uncut = BuildOptions.for_shape(CELLS, exactness="exact", threads=1)
     with open_role(bundle, "denoiser", cpu, options=uncut) as whole:
@@ -60,11 +61,17 @@ def test_segments_give_the_whole_graphs_answer_and_the_same_bytes_twice(bundle, 
 def test_no_part_has_more_weights_than_it_may_unless_it_is_one_layer(bundle, cpu):
     folder = ensure_build(bundle, "denoiser", cpu, options=options())
     chains = read_chains(folder)
-    assert set(chains) == {"model.onnx", "once.onnx"}
     parts = chains["model.onnx"].parts
     assert len(parts) >= 4
     assert all((folder / part.file).is_file() for part in parts)
     assert all((folder / name).is_file() for part in parts for name in part.weights)
+
+
+def test_keys_and_values_are_kept_only_where_they_are_small_beside_a_segment(bundle, cpu):
+    """They are 0.2 MB here."""
+    small, large = (ensure_build(bundle, "denoiser", cpu, options=options(size)) for size in (SEGMENT, LARGE_SEGMENT))
+    assert set(read_chains(small)) == {"model.onnx"}
+    assert set(read_chains(large)) == {"model.onnx", "once.onnx"}
 
 
 def test_a_damaged_part_is_built_again(bundle, cpu):
@@ -107,7 +114,7 @@ def test_segments_are_refused_where_they_cannot_run(bundle, tmp_path):
 
 
 def test_only_one_part_is_open_at_a_time(bundle, cpu):
-    folder = ensure_build(bundle, "denoiser", cpu, options=options())
+    folder = ensure_build(bundle, "denoiser", cpu, options=options(LARGE_SEGMENT))
     opened, most = [], 0
 
     class Part:

@@ -77,6 +77,14 @@ def test_what_depends_on_the_prompt_alone_is_split_off_and_means_the_same(model_
     np.testing.assert_array_equal(run(ir.to_proto(step), {"x": x, **held})["out"], expected)
 
 
+@pytest.mark.parametrize(("bound", "is_split"), [(7 * 4 * 4, True), (7 * 4 * 4 - 1, False)])
+def test_nothing_is_split_off_that_takes_more_than_its_bound(model_of, bound, is_split):
+    step = ir.from_proto(_cross_attention(model_of))
+    before = [node.op_type for node in step.graph]
+    assert (split_held(step, largest_bytes=bound) is not None) == is_split
+    assert ([node.op_type for node in step.graph] == before) != is_split
+
+
 def test_a_graph_without_a_prompt_stays_whole(model_of):
     nodes = [helper.make_node("Relu", ["x"], ["y"])]
     model = ir.from_proto(model_of(nodes, {"x": (TensorProto.FLOAT, [2])}, ["y"], {}))

@@ -97,6 +97,20 @@ def test_guidance_is_split_where_one_call_for_both_does_not_fit():
     assert plan.arrangement.split_guidance
 
 
+def test_split_guidance_holds_what_depends_on_the_prompt_twice():
+    def with_held(candidate):
+        held = 20 * MIB if candidate.role == "denoiser" else 0
+        return dataclasses.replace(costs(candidate), held_bytes=held)
+
+    plan, plain = (make_plan(NEEDS, BASE, 355 * MIB, oracle) for oracle in (with_held, costs))
+    assert plan.arrangement == plain.arrangement
+    assert plan.arrangement.split_guidance
+    assert plan.peak_bytes == plain.peak_bytes + 20 * MIB
+    assert plan.stages[1].peak_bytes == plain.stages[1].peak_bytes + 20 * MIB
+    whole = make_plan(NEEDS, BASE, None, with_held)  # not split: what the costs say is all
+    assert whole.peak_bytes == make_plan(NEEDS, BASE, None, costs).peak_bytes
+
+
 def test_nothing_fits_names_the_smallest_budget_that_would_and_it_does():
     with pytest.raises(MemoryBudgetError, match="denoiser") as caught:
         make_plan(NEEDS, BASE, 200 * MIB, costs)
