@@ -51,7 +51,7 @@ def split_held(
 def _bytes(value: ir.Value) -> int:
     if value.dtype is None or value.shape is None or not value.shape.is_static():
         raise ValueError(f"{value.name} has no size: type {value.dtype}, shape {value.shape}")
-    return value.dtype.itemsize * math.prod(value.shape.numpy())
+    return int(value.dtype.itemsize * math.prod(value.shape.numpy()))
 
 
 def _dependent(graph: ir.Graph, inputs: list[ir.Value]) -> tuple[set[ir.Node], set[ir.Value]]:
