@@ -2,7 +2,8 @@
 
 A cut goes between two nodes of the graph's order; what is made before it and read after it is handed on. Cuts are
 chosen so that no segment's weights pass a limit and that as few bytes as possible are handed on, which puts them at
-the borders of blocks. Exact: the same nodes on the same numbers.
+the borders of blocks. What comes of weights alone is never handed on: each segment that reads it makes it, as a build
+folds it into a weight anyway. Exact: the same nodes on the same numbers.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from dataclasses import dataclass
 import onnx_ir as ir
 
 CUT_BYTES = 2**20  # what one more cut is taken to cost, in bytes handed on
+INTEGER_READERS = ("MatMul",)  # that take a dequantized weight's integers as they are stored
 _NEVER = float("inf")
 
 
@@ -20,7 +22,7 @@ class _Costs:
     """By node or by cut (before node i): what has to be known to choose."""
 
     handed: list[float]  # bytes that cross the cut before node i; infinite where they aren't known
-    weights: list[dict[str, int]]  # by node its fixed inputs and their bytes
+    weights: list[dict[str, int]]  # by node what it reads of weights and what comes of them alone, and their bytes
 
 
 def cut(model: ir.Model, limit_bytes: int) -> list[ir.Model]:
@@ -29,11 +31,18 @@ def cut(model: ir.Model, limit_bytes: int) -> list[ir.Model]:
     Each segment's outputs bear the names under which later segments read them. A piece that can't be cut any further
     may be larger than the limit. The model itself is left alone; all its shapes must be numbers.
     """
-    nodes = list(model.graph)
-    costs = _costs(model.graph, nodes)
+    stored = _stored(model.graph)
+    nodes = [node for node in model.graph if not stored.issuperset(node.outputs)]
+    costs = _costs(nodes, stored)
     stops = _stops(costs, limit_bytes, len(nodes))
     starts = [0, *stops[:-1]]
-    return [_segment(model, nodes, start, stop) for start, stop in zip(starts, stops, strict=True)]
+    return [_segment(model, nodes[start:stop], stored) for start, stop in zip(starts, stops, strict=True)]
+
+
+def layer_bytes(model: ir.Model) -> list[int]:
+    """By node, without those that work on weights alone, the bytes of weights that it brings into memory."""
+    stored = _stored(model.graph)
+    return [sum(_weights(node, stored).values()) for node in model.graph if not stored.issuperset(node.outputs)]
 
 
 def handed_bytes(value: ir.Value) -> float:
@@ -59,7 +68,35 @@ def is_fixed(value: ir.Value) -> bool:
     return value.const_value is not None and not value.is_graph_input() and value.producer() is None
 
 
-def _costs(graph: ir.Graph, nodes: list[ir.Node]) -> _Costs:
+def _stored(graph: ir.Graph) -> set[ir.Value]:
+    """What comes of weights and constants alone, besides outputs of the graph."""
+    found: set[ir.Value] = set()
+    for node in graph:
+        if all(value is None or is_fixed(value) or value in found for value in node.inputs) and not any(
+            value.is_graph_output() for value in node.outputs
+        ):
+            found.update(node.outputs)
+    return found
+
+
+def _weights(node: ir.Node, stored: set[ir.Value]) -> dict[str, int]:
+    """By name what a node reads of weights and what comes of them alone, and the bytes that come into memory."""
+    found = {}
+    for value in node.inputs:
+        if value is not None and is_fixed(value):
+            found[str(value.name)] = touched_bytes(node, value)
+        elif value is not None and value in stored:
+            maker = value.producer()
+            integers = maker is not None and maker.op_type == "DequantizeLinear" and node.op_type in INTEGER_READERS
+            weight = maker.inputs[0] if integers and maker is not None else None
+            read = touched_bytes(node, weight) if weight is not None and is_fixed(weight) else handed_bytes(value)
+            if node.op_type == "Gather":
+                read = min(read, handed_bytes(node.outputs[0]))
+            found[str(value.name)] = int(read) if read < _NEVER else 0
+    return found
+
+
+def _costs(nodes: list[ir.Node], stored: set[ir.Value]) -> _Costs:
     place = {node: index for index, node in enumerate(nodes)}
     change = [0.0] * (len(nodes) + 1)
     barred = [0.0] * (len(nodes) + 1)
@@ -79,11 +116,7 @@ def _costs(graph: ir.Graph, nodes: list[ir.Node]) -> _Costs:
         crossing += change[index]
         closed += barred[index]
         handed.append(_NEVER if closed else crossing)
-    weights = [
-        {str(value.name): touched_bytes(node, value) for value in node.inputs if value is not None and is_fixed(value)}
-        for node in nodes
-    ]
-    return _Costs(handed, weights)
+    return _Costs(handed, [_weights(node, stored) for node in nodes])
 
 
 def _stops(costs: _Costs, limit: int, count: int) -> list[int]:
@@ -118,13 +151,14 @@ def _stops(costs: _Costs, limit: int, count: int) -> list[int]:
     return stops[::-1]
 
 
-def _segment(model: ir.Model, nodes: list[ir.Node], start: int, stop: int) -> ir.Model:
-    inside = set(nodes[start:stop])
+def _segment(model: ir.Model, nodes: list[ir.Node], stored: set[ir.Value]) -> ir.Model:
+    inside = set(nodes)
     inputs: dict[ir.Value, None] = {}
     outputs: dict[ir.Value, None] = {}
-    for node in nodes[start:stop]:
+    for node in nodes:
         for value in node.inputs:
-            if value is not None and not is_fixed(value) and value.producer() not in inside:
+            known = value is None or is_fixed(value) or value in stored
+            if value is not None and not known and value.producer() not in inside:
                 inputs[value] = None
         for value in node.outputs:
             if value.is_graph_output() or any(use.node not in inside for use in value.uses()):

@@ -232,12 +232,11 @@ def _save_chain(graph: ir.Model, name: str, job: Job, scratch: Path) -> ChainFac
     """Write one graph in parts whose weights stay within the plan's limit."""
     from tintype.engine.chain import ChainFacts, Part
     from tintype.engine.weights import weight_files
-    from tintype.kernels.segments import cut, is_fixed, touched_bytes
+    from tintype.kernels.segments import cut, layer_bytes
 
     parts = []
     # What runs before strips has no limit of its own: about a layer a part, so that its maps alone make the peak.
-    layers = (sum(touched_bytes(node, each) for each in node.inputs if each and is_fixed(each)) for node in graph.graph)
-    limit = job.options.segment_bytes or max(layers) * 17 // 16 + 2**16
+    limit = job.options.segment_bytes or max(layer_bytes(graph)) * 17 // 16 + 2**16
     for number, segment in enumerate(cut(graph, limit)):
         file = f"{Path(name).stem}-{number:03}.onnx"
         _save(segment, file, job, scratch)

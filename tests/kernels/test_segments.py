@@ -8,7 +8,7 @@ import onnxruntime
 import pytest
 
 from tintype.kernels.analysis import analyse
-from tintype.kernels.segments import cut, handed_bytes, touched_bytes
+from tintype.kernels.segments import cut, handed_bytes, layer_bytes, touched_bytes
 
 WIDE, NARROW, ROWS = 64, 8, 5
 
@@ -87,6 +87,44 @@ def test_what_cannot_be_cut_is_larger_than_the_limit_and_the_rest_is_not():
     segments = cut(blocks(3), ONE_BLOCK // 4)
     assert max(weights_of(segment) for segment in segments) == ONE_BLOCK // 2  # one product
     assert len(segments) >= 6
+
+
+def quantized(count):
+    """`count` pairs of a product with int8 weights and a sum with an int8 row for each number of its input."""
+    random = np.random.default_rng(3)
+    x = _value("x", [NARROW, NARROW])
+    graph = ir.Graph([x], [], nodes=[], opset_imports={"": 23}, name="quantized")
+    scale = _weight(graph, "scale", np.array(0.01, np.float32))
+    current = x
+    for number in range(count):
+        for kind in ("MatMul", "Add"):
+            numbers = random.integers(-99, 99, (NARROW, NARROW), np.int8)
+            real = ir.node("DequantizeLinear", [_weight(graph, f"{kind}{number}_int8", numbers), scale])
+            node = ir.node(kind, [current, real.outputs[0]], name=f"{kind}{number}")
+            for each, name in ((real, f"{kind}{number}_real"), (node, f"{kind}{number}_out")):
+                each.outputs[0].name, each.outputs[0].shape = name, ir.Shape([NARROW, NARROW])
+                each.outputs[0].type = ir.TensorType(ir.DataType.FLOAT)
+                graph.append(each)
+            current = node.outputs[0]
+    graph.outputs.append(current)
+    return ir.Model(graph, ir_version=10)
+
+
+def test_what_comes_of_weights_alone_is_made_where_it_is_read_and_never_handed_on():
+    model = quantized(3)
+    x = np.random.default_rng(1).standard_normal((NARROW, NARROW), np.float32)
+    expected = run(model, {"x": x})
+    integers, reals = NARROW * NARROW, NARROW * NARROW * 4
+    assert layer_bytes(model) == [integers, reals] * 3  # a product may take integers, a sum takes what they stand for
+    segments = cut(model, integers + reals)
+    assert len(segments) == 3
+    values = {"x": x}
+    for segment in segments:
+        assert len(segment.graph.inputs) == len(segment.graph.outputs) == 1
+        assert [node.op_type for node in segment.graph].count("DequantizeLinear") == 2
+        values |= run(segment, {port.name: values[port.name] for port in segment.graph.inputs})
+    for name, array in expected.items():
+        np.testing.assert_array_equal(values[name], array)
 
 
 def test_no_cut_where_a_shape_is_not_known():
