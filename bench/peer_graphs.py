@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +12,9 @@ from numpy.typing import NDArray
 from tintype.bench.job import GraphJob
 from tintype.bench.worker import Figures
 from tintype.bundle import open_bundle
+
+if TYPE_CHECKING:
+    from tintype.engine import BuildOptions
 
 Inputs = Mapping[str, NDArray[Any]]
 Run = Callable[[Inputs], NDArray[np.float32]]
@@ -49,13 +52,18 @@ def graph_dims(job: GraphJob) -> dict[str, int]:
 
 def open_tintype_graph(job: GraphJob) -> Any:
     """The role's session, built for the shape and exactness of the job."""
-    from tintype.engine import BuildOptions, open_role, resolve_provider
+    from tintype.engine import open_role, resolve_provider
 
-    dims = graph_dims(job)
-    options = BuildOptions.for_shape(
-        dims, exactness=job.exactness or "balanced", mapped=job.mapped, threads=job.threads
+    return open_role(open_bundle(job.model), job.role, resolve_provider("cpu"), options=graph_options(job))
+
+
+def graph_options(job: GraphJob) -> BuildOptions:
+    """What the job's graph is built for."""
+    from tintype.engine import BuildOptions
+
+    return BuildOptions.for_shape(
+        graph_dims(job), exactness=job.exactness or "balanced", mapped=job.mapped, threads=job.threads
     )
-    return open_role(open_bundle(job.model), job.role, resolve_provider("cpu"), options=options)
 
 
 def _tintype(job: GraphJob) -> Run:

@@ -14,8 +14,8 @@ from tintype.bench.bars import RatioBar, verdict
 from tintype.bench.job import GraphJob, RatesJob
 from tintype.bench.peer_graphs import graph_dims
 from tintype.bench.rates import PRODUCTS
+from tintype.bench.tried import limits, tried_layers
 from tintype.bench.turns import Seat, Taken, take_turns
-from tintype.bench.worker import AnyJob
 from tintype.bundle import open_bundle
 from tintype.engine.graph import graph_operations
 from tintype.export import psnr_db
@@ -60,7 +60,7 @@ class GraphsPlan:
 
 
 def measure_graphs(plan: GraphsPlan) -> dict[str, Any]:
-    """A table for each graph and size, with the bars and the machine's own rates measured in the same rounds."""
+    """A table for each graph and size, with the bars, what was tried for each layer, and the machine's own rates."""
     report: dict[str, Any] = {}
     for graph in plan.graphs:
         for width, height in plan.sizes:
@@ -75,11 +75,16 @@ def _measure_one(plan: GraphsPlan, graph: str, width: int, height: int) -> dict[
         rates = taken.pop("rates").figures()
         outputs = {path.stem: np.load(path) for path in Path(scratch).glob("*.npy")}
     table = tabulate(taken, outputs)
-    counts = count_operations(seats[f"tintype-{plan.exactness[0]}"].job) if plan.exactness else {}
+    counts = count_operations(graph_job(seats[f"tintype-{plan.exactness[0]}"])) if plan.exactness else {}
     for figures in table.values() if counts else ():
         figures["gflops"] = round(sum(counts.values()) / figures["seconds"]["median"] / 1e9, 1)
+    tried = {name: tried_layers(graph_job(seats[name])) for name in table if seats[name].opens_cold}
     return {
         "peers": table,
+        "tried": {
+            name: {"limits": limits(graph_job(seats[name]), layers, counts, rates), "layers": layers}
+            for name, layers in tried.items()
+        },
         "gigaoperations": {operator: round(number / 1e9, 2) for operator, number in counts.items()},
         "rates": {name: value for name, value in rates.items() if name.endswith("/s")},
         "bars": judge(graph, table),
@@ -118,9 +123,14 @@ def seats_of(plan: GraphsPlan, graph: str, width: int, height: int, outputs: Pat
     return seats
 
 
-def count_operations(job: AnyJob) -> dict[str, int]:
+def graph_job(seat: Seat) -> GraphJob:
+    if not isinstance(seat.job, GraphJob):
+        raise TypeError(f"{seat.kind} runs no graph")
+    return seat.job
+
+
+def count_operations(job: GraphJob) -> dict[str, int]:
     """What one call of the job's canonical graph computes, by operator; the same for every runtime."""
-    assert isinstance(job, GraphJob)
     return graph_operations(open_bundle(job.model).graph_path(job.role), graph_dims(job))
 
 

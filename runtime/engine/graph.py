@@ -16,6 +16,7 @@ from tintype.engine.options import ANY_SHAPE, BuildOptions
 from tintype.engine.providers import resolve_provider
 from tintype.engine.session import Session, open_session
 
+_VIEWS = ("Reshape", "Flatten", "Squeeze", "Unsqueeze", "Identity", "Shape")
 _HEAVY = ("Conv", "MatMul", "Gemm", "Attention")
 
 
@@ -54,6 +55,35 @@ def run_graph(
     """Outputs by name of one call. Use `graph_session` for more than one: lowering takes seconds."""
     with graph_session(model, target, lowered=lowered, threads=threads) as session:
         return session.run(inputs)
+
+
+def graph_bytes(model: Path, dims: Mapping[str, int]) -> int:
+    """Bytes that one call of a canonical graph reads and writes if every node does both once, in memory.
+
+    Of weights what they are in float32, where they are quantized. Nodes that work on weights alone are done when a
+    graph is built, and what only names a value anew moves nothing. Imports onnx. Raises ValueError as
+    `graph_operations` does.
+    """
+    import math
+
+    import onnx_ir as ir
+
+    from tintype.kernels.dims import pin
+    from tintype.kernels.segments import handed_bytes, layer_bytes
+
+    loaded = ir.load(model)
+    pin(loaded, dims)
+    moved = float(sum(layer_bytes(loaded)))
+    fixed: set[ir.Value] = set(loaded.graph.initializers.values())
+    for node in loaded.graph:
+        read = [value for value in node.inputs if value is not None and value not in fixed]
+        if not read:
+            fixed.update(node.outputs)
+        elif node.op_type not in _VIEWS:
+            moved += sum(map(handed_bytes, (*read, *node.outputs)))
+    if not math.isfinite(moved):
+        raise ValueError(f"{model.name}: the shapes of its values are not known")
+    return int(moved)
 
 
 def graph_operations(model: Path, dims: Mapping[str, int]) -> dict[str, int]:

@@ -114,6 +114,14 @@ def test_graphs_are_compared_with_the_canonical_one_on_the_same_inputs(folder: P
         assert exact["load_seconds"]["runs"] == 1
         assert "psnr_db" not in part["peers"]["onnxruntime-f32"]
         assert part["rates"]["copy GB/s"]["median"] > 0
+        assert set(part["tried"]) == {name for name in part["peers"] if name.startswith("tintype")}
+        exact_tried = part["tried"]["tintype-exact"]
+        assert all(row["chosen"] in row["ways"] and "as_is" in row["ways"] for row in exact_tried["layers"])
+        assert {"winograd2", "as_is"} <= {name for row in exact_tried["layers"] for name in row["ways"]}
+        of_layers = sum(row["milliseconds_together"] for row in exact_tried["layers"]) / 1e3
+        assert exact_tried["limits"]["layers_as_chosen_seconds"] == pytest.approx(of_layers, abs=1e-4)
+        assert exact_tried["limits"]["bytes_moved"] > 10_000
+        assert exact_tried["limits"]["Conv at the median product rate, seconds"] >= 0
         assert part["bars"][0]["what"].startswith("tintype-exact, dB")
         assert part["bars"][0]["met"]
     assert len(summary_lines(report)) == 7

@@ -9,7 +9,7 @@ import pytest
 from onnx import TensorProto, helper
 
 import tintype
-from tintype.engine.graph import graph_operations
+from tintype.engine.graph import graph_bytes, graph_operations
 
 DIMS = {"batch": 2, "height": 6, "width": 4}
 
@@ -51,6 +51,18 @@ def test_products_and_attention_are_counted_by_what_they_sum_over(tmp_path: Path
         "MatMul": 2 * (2 * 8 * 6 * 5) * 4,
         "Attention": 2 * (2 * 8 * 6 * 6) * (5 + 5),
     }
+
+
+def test_bytes_moved_are_what_each_node_reads_and_writes(tmp_path: Path) -> None:
+    nodes = [
+        helper.make_node("Neg", ["w"], ["turned"]),  # of weights alone: done when the graph is built
+        helper.make_node("MatMul", ["x", "turned"], ["wide"]),  # (2, 8, 6, 4) @ (4, 5)
+        helper.make_node("Flatten", ["wide"], ["flat"]),  # a view
+        helper.make_node("Relu", ["flat"], ["y"]),
+    ]
+    path = _write(tmp_path / "moved.onnx", nodes, {"w": [4, 5]})
+    read, made, weights = 2 * 8 * 6 * 4, 2 * 8 * 6 * 5, 4 * 5
+    assert graph_bytes(path, DIMS) == 4 * (weights + read + made + 2 * made)
 
 
 def test_a_dim_without_a_number_is_an_error(tmp_path: Path) -> None:
