@@ -93,6 +93,7 @@ class Pipeline:
         self.threads = default_threads() if threads is None else threads
         self.scheduler = _scheduler_config(bundle)
         self.load_seconds = 0.0  # spent opening graphs, over the pipeline's life
+        self.tell: Callable[[str], None] = lambda told: None  # is told what a plan takes its time for; set it
         self._tokenizers: dict[str, PromptTokenizer] = {}
         self._sessions: dict[str, tuple[BuildOptions, Session]] = {}
         self._builds: dict[tuple[str, BuildOptions], str] = {}

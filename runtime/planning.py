@@ -111,7 +111,10 @@ class Planner:
         from tintype.engine.probe import measured_costs
 
         pipeline, options = self.pipeline, self._options(candidate, request)
+        what = f"{candidate.role} in {candidate.holding.words}" if candidate.holding.is_cut else candidate.role
+        pipeline.tell(f"building {what}")
         folder = ensure_build(pipeline.bundle, candidate.role, pipeline.target, options=options)
+        pipeline.tell(f"measuring {what}")
         costs = measured_costs(folder, pipeline.target, options, pipeline.threads)
         plain = self._reckon(candidate, options, corrected=False)
         self._known_corrections().learn(

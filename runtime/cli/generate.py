@@ -146,6 +146,7 @@ def generate(
         StepBar() as bar,
         load("postcard" if model is None else model, provider=provider, memory=memory, threads=threads) as pipeline,
     ):
+        pipeline.tell = bar.tell
         run = pipeline.steps(request)
         result = _finish(run, picture_paths(output, run.request.count), bar, output)
         written = result.save(output)

@@ -56,7 +56,7 @@ def plan(
         exactness=exactness,
     )
     with load(bundle, provider=provider, memory=memory, threads=threads) as pipeline:
-        with spinner("planning"):
+        with spinner("planning") as pipeline.tell:
             found = pipeline.plan(asked, build=not no_build)
         facts = {"bundle": pipeline.bundle.name, "hash": pipeline.bundle.hash, "target": pipeline.target.name}
     if as_json:

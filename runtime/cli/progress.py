@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -21,13 +21,13 @@ def is_shown() -> bool:
 
 
 @contextlib.contextmanager
-def spinner(what: str) -> Iterator[None]:
-    """Show that something without steps is going on."""
+def spinner(what: str) -> Iterator[Callable[[str], None]]:
+    """Show that something without steps is going on; call what it gives to say what it has come to."""
     if not is_shown():
-        yield
+        yield lambda told: None
         return
-    with _console().status(what):
-        yield
+    with _console().status(what) as status:
+        yield lambda told: status.update(f"{what}: {told}")
 
 
 class StepBar:
@@ -47,6 +47,11 @@ class StepBar:
     def __exit__(self, *_: object) -> None:
         if self._progress is not None:
             self._progress.stop()
+
+    def tell(self, told: str) -> None:
+        """What goes on before the first step."""
+        if self._progress is not None and self._task is not None:
+            self._progress.update(self._task, description=told)
 
     def advance(self, done: int, total: int) -> None:
         """`done` of `total` steps are behind us."""

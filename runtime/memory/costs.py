@@ -85,7 +85,7 @@ def reckon(
     if holding.segment_mib is not None:
         slower += 0.25 * min(1.0, _SMALL_MIB / holding.segment_mib)
         parts = 0 if holding.standing else -(-facts.float_bytes // (holding.segment_mib * MIB))
-    whole = holding.segment_mib is None and holding.strip_mib is None
+    whole = not holding.is_cut
     return Costs(
         peak_bytes=int(peak),
         resident_bytes=int(peak) if whole else _SESSION_BYTES,

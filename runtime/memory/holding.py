@@ -33,6 +33,11 @@ class Holding:
         return "mapped" if self.mapped else "packed"
 
     @property
+    def is_cut(self) -> bool:
+        """Whether the graph runs in parts."""
+        return self.segment_mib is not None or self.strip_mib is not None
+
+    @property
     def words(self) -> str:
         """For people and for records; `parse_holding` reads it."""
         if self.segment_mib is not None:
