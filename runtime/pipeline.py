@@ -567,7 +567,7 @@ class Run:
         if self.plan is not None and self.plan.budget_bytes is not None:
             memory = MemoryFacts(
                 budget_bytes=self.plan.budget_bytes,
-                planned_peak_bytes=self.plan.peak_bytes,
+                planned_peak_bytes=self.plan.most_bytes,
                 peak_rss_bytes=peak_rss_bytes(),
             )
         return Record(

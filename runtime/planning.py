@@ -75,9 +75,10 @@ class Planner:
         if self._base == 0:
             from PIL import Image, PngImagePlugin  # noqa: F401 - imported for what they take
 
-            from tintype.engine.heap import trim
+            from tintype.engine.heap import return_large_blocks, trim
             from tintype.engine.providers import load_onnxruntime
 
+            return_large_blocks()  # what graphs were measured with, and needed where there is a budget to keep
             load_onnxruntime()
             self.pipeline.close()
             self.pipeline.open_tokenizers()

@@ -21,7 +21,7 @@ from tintype.engine import arena
 from tintype.engine.cache import write_whole
 from tintype.engine.child import end_with_parent, last_words, run_child
 from tintype.engine.disturbance import DISTURBED, Reading, others_share
-from tintype.engine.heap import trim
+from tintype.engine.heap import return_large_blocks, trim
 from tintype.engine.options import BuildOptions
 from tintype.engine.providers import TARGETS, Target, load_onnxruntime
 from tintype.engine.session import Session, open_session
@@ -30,7 +30,7 @@ from tintype.memory.costs import Costs
 from tintype.result import peak_rss_bytes
 
 COSTS_NAME = "costs.json"
-_FORMAT = 5
+_FORMAT = 6
 CALLS = 2  # the first one also brings the weights into memory
 MORE_CALLS = 3  # while other programs are busy
 MOST_IDS = 256  # token ids that every vocabulary has
@@ -76,6 +76,7 @@ def random_inputs(session: Session) -> dict[str, NDArray[Any]]:
 def probe(folder: Path, target: Target, options: BuildOptions, threads: int) -> Costs:
     """Open and run a build here. Only a process that did nothing else can tell its peak."""
     load_onnxruntime()
+    return_large_blocks()  # as a process with a budget does
     process = psutil.Process()
     before, code_before, own_before = process.memory_info().rss, _code_bytes(process), _own_bytes(process)
     started = time.perf_counter()

@@ -58,16 +58,31 @@ class Stage:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """budget_bytes: None is none. base_bytes: of the process without any graph, and its pictures."""
+    """budget_bytes: None is none. base_bytes: of the process without any graph, and its pictures.
+
+    keep: graphs stay open together. repeats: the request itself uses them again, as it has more batches than one.
+    """
 
     budget_bytes: int | None
     base_bytes: int
     stages: tuple[Stage, ...]
     keep: bool
+    repeats: bool = False
 
     @property
     def peak_bytes(self) -> int:
-        """Of a process that makes the request's pictures, the first time and again.
+        """Of a fresh process that makes the request's pictures."""
+        first = max((stage.peak_bytes for stage in self.stages), default=self.base_bytes)
+        return max(first, self.again_bytes) if self.repeats else first
+
+    @property
+    def most_bytes(self) -> int:
+        """Of a process that makes them, and makes them again: what has to fit."""
+        return max(self.peak_bytes, self.again_bytes)
+
+    @property
+    def again_bytes(self) -> int:
+        """Of a process that has made such pictures before.
 
         Graphs that stay open hold what they hold, all of them, and the arena that they share is as large as the
         hungriest one left it; what else one needs while it runs comes on top of that.
@@ -115,6 +130,7 @@ class Plan:
             "budget_bytes": self.budget_bytes,
             "base_bytes": self.base_bytes,
             "peak_bytes": self.peak_bytes,
+            "again_bytes": self.again_bytes,
             "seconds": round(self.seconds, 3),
             "measured": self.measured,
             "resident_together": self.keep,
@@ -138,7 +154,8 @@ class Plan:
         together = "stay open together" if self.keep else "one after another"
         said.append(f"{'process':<16} {'graphs ' + together:<62} {_mib(self.base_bytes):>9}")
         budget = "no budget" if self.budget_bytes is None else f"of {_mib(self.budget_bytes)} MiB"
-        said.append(f"peak {_mib(self.peak_bytes)} MiB, {budget}; {self.seconds:.1f} s")
+        again = f" ({_mib(self.again_bytes)} for further pictures)" if self.again_bytes > self.peak_bytes else ""
+        said.append(f"peak {_mib(self.peak_bytes)} MiB{again}, {budget}; {self.seconds:.1f} s")
         if not self.measured:
             said.append("~ reckoned from the graph; measured when it is built")
         return said

@@ -104,7 +104,7 @@ def _best(needs: Sequence[Need], base: int, budget: int | None, known: Oracle) -
         chosen.append(min(fitting, key=lambda stage: (_promised(stage), stage.peak_bytes)))
     apart = Plan(budget_bytes=budget, base_bytes=base, stages=tuple(chosen), keep=False)
     together = _together(apart)
-    return together if room is None or together.peak_bytes <= room else apart
+    return together if room is None or together.most_bytes <= room else apart
 
 
 def _promised(stage: Stage) -> float:
@@ -120,7 +120,7 @@ def _together(plan: Plan) -> Plan:
         stages.append(replace(stage, opens=1, before_bytes=before))
         held += stage.resident_bytes
         arena = max(arena, stage.costs.arena_bytes)
-    return replace(plan, stages=tuple(stages), keep=True)
+    return replace(plan, stages=tuple(stages), keep=True, repeats=any(stage.opens > 1 for stage in plan.stages))
 
 
 def _smallest(needs: Iterable[Need], base: int, known: Oracle) -> Plan:
@@ -157,7 +157,7 @@ def _stage(need: Need, candidate: Candidate, costs: Costs, base: int) -> Stage:
 
 
 def _too_small(smallest: Plan, budget: int | None) -> MemoryBudgetError:
-    least = -(-int(smallest.peak_bytes / MARGIN + SLACK_BYTES) // MIB)
+    least = -(-int(smallest.most_bytes / MARGIN + SLACK_BYTES) // MIB)
     tightest = max(smallest.stages, key=lambda stage: stage.peak_bytes)
     return MemoryBudgetError(
         f"nothing fits into {(budget or 0) / MIB:,.0f} MiB: "

@@ -8,7 +8,7 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from tintype.bench.budgets import given_budgets, judge, main, spread
+from tintype.bench.budgets import given_budgets, judge, main, settled, spread
 
 MIB = 2**20
 
@@ -42,6 +42,18 @@ def test_a_budget_may_have_a_time_of_its_own():
     assert missed(table, slowest) == ["time within 2,048 MiB over no budget"]
     with pytest.raises(click.UsageError):
         given_budgets("2GiB")
+
+
+def test_plans_are_made_until_they_stay_as_they_are():
+    def plans(held, base):
+        stage = {"role": "denoiser", "held": held, "split_guidance": False}
+        return {5: {"resident_together": False, "base_bytes": base, "stages": [stage]}}
+
+    made = iter([plans("mapped", 1), plans("packed", 1), plans("packed", 2), plans("mapped", 3)])
+    assert settled(lambda: next(made)) == plans("packed", 2)
+    changing = iter("abcdefghijkl")
+    with pytest.raises(click.ClickException, match="still change"):
+        settled(lambda: plans(next(changing), 1))
 
 
 def test_budgets_are_spread_by_one_factor():

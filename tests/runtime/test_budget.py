@@ -44,7 +44,7 @@ def test_a_picture_within_a_budget_says_so_and_can_be_made_again(tiny_bundle, un
     memory = result.record.memory
     assert memory is not None
     assert memory.budget_bytes == 2**30
-    assert memory.planned_peak_bytes == result.plan.peak_bytes
+    assert memory.planned_peak_bytes == result.plan.most_bytes
     assert memory.peak_rss_bytes > 0
     assert unbounded.record.memory is None
     with tintype.load(tiny_bundle, provider="cpu", threads=1) as pipeline:  # without a budget: the record says how
