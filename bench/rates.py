@@ -28,24 +28,27 @@ CALLS = 5
 
 
 class RatesPeer:
-    """Every product's sessions, opened once; a "picture" measures all of them."""
+    """A "picture" measures every product, each in a session that is alone: threads of one that is open spin on."""
 
     def __init__(self, job: RatesJob) -> None:
         self._threads = job.threads or 1
-        self._runs: dict[str, tuple[Callable[[], Any], float]] = {}
+        self._products: dict[str, tuple[bytes, NDArray[np.float32], float]] = {}
         random = np.random.default_rng(0)
         for rows, inner, columns in job.products:
             x = random.standard_normal((rows, inner), dtype=np.float32)
             weight = random.standard_normal((inner, columns), dtype=np.float32)
             for kind, model in (("fp32", float_product(weight)), ("int8", int8_product(weight))):
-                session = plain_session(model, job.threads)
-                run = _bound(session, x)
-                self._runs[f"{kind} {rows}x{inner}x{columns} GFLOP/s"] = (run, 2e-9 * rows * inner * columns)
+                name = f"{kind} {rows}x{inner}x{columns} GFLOP/s"
+                self._products[name] = (model, x, 2e-9 * rows * inner * columns)
 
     def picture(self, seed: int, steps: int | None = None) -> Figures:
-        figures = {name: round(work / median_seconds(run), 1) for name, (run, work) in self._runs.items()}
+        figures = {name: round(work / self._seconds(model, x), 1) for name, (model, x, work) in self._products.items()}
         figures["copy GB/s"] = round(copy_rate(self._threads, COPIED_BYTES), 2)
         return figures
+
+    def _seconds(self, model: bytes, x: NDArray[np.float32]) -> float:
+        session = plain_session(model, self._threads)
+        return median_seconds(lambda: session.run(None, {"x": x}))
 
 
 def float_product(weight: NDArray[np.float32]) -> bytes:
@@ -88,10 +91,6 @@ def median_seconds(run: Callable[[], Any], calls: int = CALLS) -> float:
 
 def load(job: RatesJob) -> RatesPeer:
     return RatesPeer(job)
-
-
-def _bound(session: Any, x: NDArray[np.float32]) -> Callable[[], Any]:
-    return lambda: session.run(None, {"x": x})
 
 
 def _model(node: Any, weights: dict[str, NDArray[Any]]) -> bytes:
