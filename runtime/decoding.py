@@ -1,7 +1,8 @@
 """Decoding that doesn't give up: whole, then in smaller and smaller pieces, and the latents are never lost.
 
-On the processor the pieces are strips, which are the same picture; on a device they are tiles, which nearly are. What
-was tried last stays in the record, because it decides the bytes; a record is decoded as it says and not otherwise.
+On the processor the pieces are strips, which are the same picture; on a device, and for a decoder that cannot be cut,
+they are tiles, which nearly are. What was tried last stays in the record, because it decides the bytes; a record is
+decoded as it says and not otherwise.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from tintype.clock import StageClock
-from tintype.errors import MemoryBudgetError, RecordError
+from tintype.errors import MemoryBudgetError, RecordError, UncutError
 from tintype.image.decode import Latents, Pixels, to_image
 from tintype.image.tiles import Tiling
 from tintype.latents import SavedLatents
@@ -51,8 +52,9 @@ Decode = Callable[[Latents, Way], Pixels]
 AS_ARRANGED = Way()
 # Tried in turn. Tiles are in latent cells and overlap by a quarter: from an eighth on, a seam is no steeper than the
 # rest of the picture, and more only costs time.
-HOST_WAYS = (AS_ARRANGED, *(Way(holding=strips(mib)) for mib in (32, 8, 4)))
-DEVICE_WAYS = (AS_ARRANGED, *(Way(Tiling(tile, tile // 4)) for tile in (64, 32, 16)))
+TILES = tuple(Way(Tiling(tile, tile // 4)) for tile in (64, 32, 16))
+HOST_WAYS = (AS_ARRANGED, *(Way(holding=strips(mib)) for mib in (32, 8, 4)), *TILES)
+DEVICE_WAYS = (AS_ARRANGED, *TILES)
 
 
 def ways_to_decode(target: Target, arrangement: Arrangement) -> tuple[Way, ...]:
@@ -60,7 +62,10 @@ def ways_to_decode(target: Target, arrangement: Arrangement) -> tuple[Way, ...]:
     if not target.is_host:
         return DEVICE_WAYS
     held = arrangement.holding("vae_decoder").strip_mib
-    return tuple(way for way in HOST_WAYS if held is None or way.holding is None or (way.holding.strip_mib or 0) < held)
+    if held is None:
+        return HOST_WAYS
+    # It can be cut, or there would be no such plan.
+    return (AS_ARRANGED, *(way for way in HOST_WAYS if way.holding is not None and (way.holding.strip_mib or 0) < held))
 
 
 def decode_somehow(
@@ -68,19 +73,26 @@ def decode_somehow(
 ) -> tuple[Pixels, Way]:
     """The pictures, and the first of `ways` that memory was enough for. make_room: called before each new try.
 
-    Raises MemoryBudgetError when it was enough for none.
+    Raises MemoryBudgetError when it was enough for none. Once memory ran out, ways that the decoder can't go are left
+    out; where it can run in strips, tiles are not tried after them.
     """
     side = max(latents.shape[2:])
     useful = [way for way in ways if way.tiling is None or way.tiling.tile < side or way is ways[0]]
     failure: Exception | None = None
+    last = useful[0]
     for way in useful:
+        if way.tiling is not None and last.holding is not None:
+            break  # strips ran, and tiles need no less than the smallest of them
         if failure is not None:
             make_room()
         try:
             return decode(latents, way), way
         except (MemoryBudgetError, MemoryError) as error:
-            failure = error
-    how = "" if useful[-1] == AS_ARRANGED else f", even {useful[-1].words}"
+            failure, last = error, way
+        except UncutError:
+            if failure is None:
+                raise
+    how = "" if last == AS_ARRANGED else f", even {last.words}"
     raise MemoryBudgetError(
         f"there was not enough memory to decode the picture{how}: {_reason(failure)}",
         fix="its latents are kept: save them with Run.save_latents(FILE), close other programs, "

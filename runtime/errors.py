@@ -6,6 +6,7 @@ TintypeError
 ├── InstallError     onnxruntime is missing, doubled or of the wrong kind
 ├── ProviderError    a named device cannot be used
 ├── BuildError       lowering or optimizing a graph failed
+│   └── UncutError   a graph cannot run in the pieces that were asked for
 ├── MemoryBudgetError nothing fits the budget
 ├── NumericError     a graph produced NaN or infinity
 ├── OutputError      the picture could not be written
@@ -50,6 +51,10 @@ class ProviderError(TintypeError):
 
 
 class BuildError(TintypeError):
+    pass
+
+
+class UncutError(BuildError):
     pass
 
 

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING
 import psutil
 
 from tintype.conditioning import is_guided, prompts_of
-from tintype.errors import MemoryBudgetError, RequestError
+from tintype.errors import MemoryBudgetError, RequestError, UncutError
 from tintype.memory.budget import budget_bytes
 from tintype.memory.corrections import Corrections
-from tintype.memory.costs import Correction, Costs, GraphFacts, reckon
+from tintype.memory.costs import IMPOSSIBLE, Correction, Costs, GraphFacts, reckon
 from tintype.memory.holding import MIB, PACKED
 from tintype.memory.plan import Arrangement, Plan
 from tintype.memory.planner import Candidate, Need, holdings_for, make_plan
@@ -38,6 +38,7 @@ class Planner:
     _base: int = 0
     _measured: dict[tuple[str, BuildOptions], Costs] = field(default_factory=dict)
     _unmeasured: set[tuple[str, BuildOptions]] = field(default_factory=set)  # known to have no measured build
+    _uncut: set[str] = field(default_factory=set)  # roles whose graphs can't run in strips
     _facts: dict[tuple[str, str], GraphFacts] = field(default_factory=dict)  # by role and shape
     _corrections: Corrections | None = None
 
@@ -94,6 +95,8 @@ class Planner:
         from tintype.engine.build import find_build
         from tintype.engine.probe import known_costs
 
+        if candidate.holding.strip_mib is not None and candidate.role in self._uncut:
+            return IMPOSSIBLE
         options = self._options(candidate, request)
         key = (candidate.role, options)
         if key in self._measured:
@@ -114,7 +117,11 @@ class Planner:
         pipeline, options = self.pipeline, self._options(candidate, request)
         what = f"{candidate.role} in {candidate.holding.words}" if candidate.holding.is_cut else candidate.role
         pipeline.tell(f"building {what}")
-        folder = ensure_build(pipeline.bundle, candidate.role, pipeline.target, options=options)
+        try:
+            folder = ensure_build(pipeline.bundle, candidate.role, pipeline.target, options=options)
+        except UncutError:  # however large the strips
+            self._uncut.add(candidate.role)
+            return IMPOSSIBLE
         pipeline.tell(f"measuring {what}")
         costs = measured_costs(folder, pipeline.target, options, pipeline.threads)
         plain = self._reckon(candidate, options, corrected=False)

@@ -27,7 +27,7 @@ from tintype.engine.machine import cpu_identity, default_threads
 from tintype.engine.options import ANY_SHAPE, BuildOptions
 from tintype.engine.providers import Target, ort_version
 from tintype.engine.session import Session, open_session
-from tintype.errors import BuildError
+from tintype.errors import BuildError, UncutError
 
 
 class GraphSource(Protocol):
@@ -41,6 +41,7 @@ class GraphSource(Protocol):
     def largest(self, role: str, variant: str = "full") -> Mapping[str, float] | None: ...
 
 
+_UNCUT = "can't run in strips"  # as `kernels.strips` says it, which only the child imports
 FULL_BYTES = 2**20  # a disk with less than that free is full
 _LOWERING_FILES = (
     "lower.py",
@@ -192,7 +193,8 @@ def lower_into(
         told = "the child process was killed, most likely for want of memory"
     elif shutil.disk_usage(folder).free < FULL_BYTES:  # ONNX Runtime says only that it could not write
         told = f"no space left on the disk of {folder}"
-    raise BuildError(f"{source} cannot be built for {target.name}: {told}", fix=_fix_for(told))
+    kind = UncutError if _UNCUT in told else BuildError
+    raise kind(f"{source} cannot be built for {target.name}: {told}", fix=_fix_for(told))
 
 
 @functools.cache

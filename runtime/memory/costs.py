@@ -32,6 +32,12 @@ class Costs:
         return max(0, self.resident_bytes - self.copied_bytes)
 
 
+# Of a way that a graph can't go: it fits into no budget.
+IMPOSSIBLE = Costs(
+    peak_bytes=2**62, resident_bytes=0, copied_bytes=0, open_seconds=0.0, held_seconds=0.0, call_seconds=float("inf")
+)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GraphFacts:
     """What `kernels.analysis.Analysis` says of a graph, without importing onnx."""

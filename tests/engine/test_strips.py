@@ -23,7 +23,7 @@ from tintype.engine.moments import Moments
 from tintype.engine.options import BuildOptions
 from tintype.engine.row_store import RowStore, RowStores
 from tintype.engine.strips import HEAD, StageFacts, read_strips
-from tintype.errors import BuildError
+from tintype.errors import BuildError, UncutError
 from tintype.kernels.plain_float import FloatActivations, FloatRows, FloatWeights
 from tintype.kernels.registry import lower
 
@@ -217,7 +217,7 @@ def test_what_needs_whole_maps_behind_the_point_where_strips_begin_is_refused(tm
     options = BuildOptions.for_shape({"batch": 1, "height": 8, "width": 8}, strip_bytes=2**20)
     folder = tmp_path / "build"
     folder.mkdir()
-    with pytest.raises(BuildError, match=r"can't run in strips: .* needs whole maps after Resize"):
+    with pytest.raises(UncutError, match=r"can't run in strips: .* needs whole maps after Resize"):
         lower_into(source, folder, cpu, lowered=False, options=options)
 
 

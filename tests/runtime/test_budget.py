@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 import tintype
-from tintype.errors import MemoryBudgetError, RequestError
+import tintype.engine
+from tintype.errors import MemoryBudgetError, RequestError, UncutError
 from tintype.memory.holding import MAPPED, PACKED, segments, strips
 from tintype.memory.plan import Arrangement
 from tintype.record import arrangement_of
@@ -50,6 +51,31 @@ def test_a_picture_within_a_budget_says_so_and_can_be_made_again(tiny_bundle, un
     with tintype.load(tiny_bundle, provider="cpu", threads=1) as pipeline:  # without a budget: the record says how
         again = pipeline.reproduce(result.record)
     np.testing.assert_array_equal(np.asarray(again.image), np.asarray(result.image))
+
+
+def test_a_decoder_that_cannot_be_cut_is_planned_without_strips(tiny_bundle, tmp_path, monkeypatch):
+    monkeypatch.setenv("TINTYPE_CACHE", str(tmp_path))
+    asked, real = [], tintype.engine.ensure_build
+
+    def ensure_build(bundle, role, target, **more):
+        if more["options"].strip_bytes is not None:
+            asked.append(more["options"].strip_bytes)
+            raise UncutError("the graph can't run in strips", fix="x")
+        return real(bundle, role, target, **more)
+
+    monkeypatch.setattr(tintype.engine, "ensure_build", ensure_build)
+    large = {**REQUEST, "width": 384, "height": 384}
+    with (
+        tintype.load(tiny_bundle, provider="cpu", memory="1MiB", threads=1) as pipeline,
+        pytest.raises(MemoryBudgetError, match="nothing fits") as caught,
+    ):
+        pipeline.plan(PROMPT, **large)
+    assert len(asked) == 1
+    least = caught.value.fix.split("give ")[1].split()[0]
+    with tintype.load(tiny_bundle, provider="cpu", memory=f"{least}MiB", threads=1) as pipeline:
+        decoder = pipeline.plan(PROMPT, **large).stages[-1]
+    assert decoder.holding.strip_mib is None
+    assert decoder.peak_bytes < int(least) * 2**20
 
 
 WAYS = {

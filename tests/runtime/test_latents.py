@@ -12,7 +12,7 @@ from tintype.decoding import DEVICE_WAYS, HOST_WAYS, Way, decode_somehow, ways_t
 from tintype.engine import Session
 from tintype.engine.providers import TARGETS
 from tintype.engine.strips import read_strips
-from tintype.errors import BundleError, MemoryBudgetError, NumericError, OutputError, RecordError
+from tintype.errors import BundleError, MemoryBudgetError, NumericError, OutputError, RecordError, UncutError
 from tintype.image.tiles import Tiling
 from tintype.latents import latents_path, read_latents, save_latents
 from tintype.memory.holding import strips
@@ -132,6 +132,37 @@ def test_memory_is_given_back_before_each_new_try():
     latents = np.zeros((1, 4, 128, 128), np.float32)
     _, way = decode_somehow(decode, latents, DEVICE_WAYS, lambda: freed.append(1))
     assert (way, len(freed)) == (Way(Tiling(32, 8)), 2)
+
+
+def test_a_decoder_that_cannot_be_cut_goes_on_in_tiles_and_one_that_can_does_not():
+    def trial(cut):
+        tried = []
+
+        def decode(latents, way):
+            tried.append(way)
+            if way.holding is not None and not cut:
+                raise UncutError("the graph can't run in strips", fix="x")
+            if way.tiling is None or way.tiling.tile > 32:
+                raise MemoryError
+            return np.zeros((1, 2, 2, 3), np.uint8)
+
+        return tried, lambda: decode_somehow(decode, np.zeros((1, 4, 128, 128), np.float32), HOST_WAYS, lambda: None)
+
+    tried, run = trial(cut=False)
+    assert run()[1] == Way(Tiling(32, 8))
+    assert tried == list(HOST_WAYS[:-1])
+    tried, run = trial(cut=True)
+    with pytest.raises(MemoryBudgetError, match="even in strips of 4 MiB"):
+        run()
+    assert tried == [way for way in HOST_WAYS if way.tiling is None]
+
+
+def test_what_cannot_be_cut_is_told_before_memory_ran_out():
+    def decode(latents, way):
+        raise UncutError("the graph can't run in strips", fix="x")
+
+    with pytest.raises(UncutError):
+        decode_somehow(decode, np.zeros((1, 4, 128, 128), np.float32), HOST_WAYS, lambda: None)
 
 
 def test_only_memory_is_a_reason_to_try_again():
