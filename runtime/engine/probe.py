@@ -30,7 +30,7 @@ from tintype.memory.costs import Costs
 from tintype.result import peak_rss_bytes
 
 COSTS_NAME = "costs.json"
-_FORMAT = 6
+_FORMAT = 7
 CALLS = 2  # the first one also brings the weights into memory
 MORE_CALLS = 3  # while other programs are busy
 MOST_IDS = 256  # token ids that every vocabulary has
@@ -93,11 +93,13 @@ def probe(folder: Path, target: Target, options: BuildOptions, threads: int) -> 
         held_bytes = max(0, _own_bytes(process) - own_open) if held.names else 0
         rest = {name: array for name, array in inputs.items() if name not in session.once_names}
         seconds: list[float] = []
+        first_peak = 0
         calm = 0  # calls that nobody disturbed
         while len(seconds) < CALLS or (calm == 0 and len(seconds) < CALLS + MORE_CALLS):
             before_call = Reading.now()
             held.run(rest)
             after_call = Reading.now()
+            first_peak = first_peak or peak_rss_bytes() - before
             seconds.append(after_call.wall_seconds - before_call.wall_seconds)
             calm += len(seconds) > 1 and (others_share(before_call, after_call) or 0.0) <= DISTURBED
         peak = peak_rss_bytes() - before
@@ -113,6 +115,7 @@ def probe(folder: Path, target: Target, options: BuildOptions, threads: int) -> 
             held_seconds=held_seconds,
             call_seconds=min(seconds),
             first_seconds=seconds[0] - min(seconds),
+            first_peak_bytes=first_peak,
             arena_bytes=min(arena_bytes, peak),
         )
 

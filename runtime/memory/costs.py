@@ -19,6 +19,7 @@ class Costs:
     held_seconds: float  # what depends on the prompt alone, once a picture
     call_seconds: float
     first_seconds: float = 0.0  # what the first call takes longer: weights come into memory
+    first_peak_bytes: int | None = None  # the most while it opens and runs once: the arena grows at the second call too
     arena_bytes: int = 0  # of what it needs while it runs, what stays in the arena that graphs share
     measured: bool = True  # False: reckoned from the graph
 

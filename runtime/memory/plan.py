@@ -36,7 +36,12 @@ class Stage:
 
     @property
     def peak_bytes(self) -> int:
-        return self.before_bytes + self.costs.peak_bytes + self.held_again_bytes
+        return self.before_bytes + self._own_peak_bytes + self.held_again_bytes
+
+    @property
+    def _own_peak_bytes(self) -> int:
+        once = self.costs.first_peak_bytes if self.calls <= self.opens else None
+        return self.costs.peak_bytes if once is None else once
 
     @property
     def held_again_bytes(self) -> int:

@@ -221,6 +221,8 @@ def test_costs_are_measured_once_and_kept_with_the_build(bundle, cpu):
     assert known_costs(folder, options(), 1) == costs
     assert costs.measured
     assert costs.peak_bytes >= costs.resident_bytes >= 0
+    assert costs.first_peak_bytes is not None
+    assert costs.peak_bytes >= costs.first_peak_bytes > 0
     assert costs.call_seconds > 0
     (folder / "costs.json").write_text("{", encoding="utf-8")
     assert known_costs(folder, options(), 1) is None

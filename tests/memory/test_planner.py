@@ -91,6 +91,21 @@ def test_weights_that_come_and_go_are_on_top_of_the_arena_that_another_graph_lef
     assert not below.keep
 
 
+def test_a_graph_that_is_called_once_needs_what_its_first_call_does():
+    def growing(candidate):
+        found = costs(candidate)
+        return dataclasses.replace(found, first_peak_bytes=found.peak_bytes - 5 * MIB)
+
+    plain, plan = (make_plan(NEEDS, BASE, 1100 * MIB, oracle) for oracle in (costs, growing))
+    assert plan.arrangement == plain.arrangement
+    less = [before.peak_bytes - after.peak_bytes for before, after in zip(plain.stages, plan.stages, strict=True)]
+    calls = [need.calls for need in NEEDS]
+    assert calls == [2, 10, 1]
+    assert less == [0, 0, 5 * MIB]
+    again = dataclasses.replace(plan, keep=True)
+    assert again.again_bytes == dataclasses.replace(plain, keep=True).again_bytes  # its second picture calls it again
+
+
 def test_opening_and_first_calls_count_in_the_time():
     slow_at_first = make_plan(NEEDS, BASE, None, lambda each: dataclasses.replace(costs(each), first_seconds=3.0))
     assert slow_at_first.seconds == pytest.approx(make_plan(NEEDS, BASE, None, costs).seconds + 3 * 3.0)
