@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from tintype.bench.bars import lines, verdict
+from tintype.bench.figures import picture_psnr_db
 from tintype.bench.machine import load_average, machine_facts
 from tintype.bench.process import run_process, tintype_command
 from tintype.bench.report import default_results_folder, write_report
@@ -207,16 +208,11 @@ def _row(
         "seconds": round(seconds, 3),
         "planned_seconds": plan["seconds"],
         "ratio_to_no_budget": round(seconds / whole, 4),
-        "psnr_db": round(_psnr_db(pictures[None], pictures[budget]), 2),
+        "psnr_db": round(picture_psnr_db(pictures[None], pictures[budget]), 2),
         "held": held,
         "resident_together": plan["resident_together"],
         "runs": rows[budget],
     }
-
-
-def _psnr_db(reference: NDArray[np.uint8], picture: NDArray[np.uint8]) -> float:
-    error = float(np.mean((reference.astype(np.float64) - picture) ** 2))
-    return 200.0 if error == 0 else float(10 * np.log10(255**2 / error))
 
 
 def _told(budget: int | None) -> str:

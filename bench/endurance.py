@@ -17,16 +17,20 @@ from pathlib import Path
 from typing import Any
 
 import click
+import numpy as np
 import psutil
+from PIL import Image
 
 import tintype
 from tintype.bench.bars import lines, verdict
+from tintype.bench.figures import picture_psnr_db
 from tintype.bench.machine import machine_facts
 from tintype.bench.report import default_results_folder, write_report
 
 PROMPT = "a red sailboat on a calm sea at sunset"
 GROWTH = 0.02  # of resident memory, from the tenth picture to the last
 TENTH = 10
+NEAR_DB = 60.0  # each cache has builds of its own, whose kernels were timed anew: exact pictures, not the same bytes
 KILLED_BETWEEN = (0.05, 1.0)  # of how long an undisturbed start takes
 
 
@@ -103,7 +107,7 @@ def kills(bundle: str, count: int, memory: str | None, seed: int, results: Path 
         whole = time.perf_counter()
         _picture(bundle, memory, Path(scratch) / "undisturbed", Path(scratch))
         whole = time.perf_counter() - whole
-        expected = (Path(scratch) / "x.png").read_bytes()
+        expected = np.asarray(Image.open(Path(scratch) / "x.png"))
         moments = random.Random(seed)
         for number in range(count):
             cache = Path(scratch) / f"cache-{number % 5}"  # five caches, each hit ten times
@@ -113,11 +117,11 @@ def kills(bundle: str, count: int, memory: str | None, seed: int, results: Path 
         for number in range(min(5, count)):
             started = time.perf_counter()
             _picture(bundle, memory, Path(scratch) / f"cache-{number}", Path(scratch))
-            same = (Path(scratch) / "x.png").read_bytes() == expected
+            near = picture_psnr_db(expected, np.asarray(Image.open(Path(scratch) / "x.png")))
             left = [path.name for path in (Path(scratch) / f"cache-{number}").rglob(".partial-*")]
-            failures += (not same) or bool(left)
+            failures += near < NEAR_DB or bool(left)
             report.setdefault("next_starts", []).append(
-                {"seconds": round(time.perf_counter() - started, 2), "same_picture": same, "left": left}
+                {"seconds": round(time.perf_counter() - started, 2), "psnr_db": round(near, 2), "left": left}
             )
     report["undisturbed_seconds"] = round(whole, 2)
     report["bars"] = [verdict("next starts that failed, gave another picture or left something", failures, at_most=0)]
@@ -127,7 +131,7 @@ def kills(bundle: str, count: int, memory: str | None, seed: int, results: Path 
 
 def _command(bundle: str, memory: str | None, folder: Path) -> list[str]:
     command = [sys.executable, "-m", "tintype", "generate", PROMPT, "--model", bundle, "-o", str(folder / "x.png")]
-    command += ["--seed", "7", "--num-inference-steps", "2", "--provider", "cpu"]
+    command += ["--seed", "7", "--num-inference-steps", "2", "--provider", "cpu", "--exactness", "exact"]
     return command if memory is None else [*command, "--memory", memory]
 
 
