@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -96,7 +97,9 @@ def run_pictures(bundle: str, memory: str | None, count: int, steps: int, shapes
 
 @main.command()
 @click.argument("bundle", default="postcard")
-@click.option("--count", type=click.IntRange(min=1), default=50, show_default=True, help="Processes killed.")
+@click.option(
+    "--count", type=click.IntRange(min=1), default=50, show_default=True, help="Processes killed while they were at it."
+)
 @click.option("--memory", help="A budget, as in 1GiB [default: none].")
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option("--results", type=click.Path(file_okay=False, path_type=Path), help="Where the figures go.")
@@ -109,11 +112,16 @@ def kills(bundle: str, count: int, memory: str | None, seed: int, results: Path 
         whole = time.perf_counter() - whole
         expected = np.asarray(Image.open(Path(scratch) / "x.png"))
         moments = random.Random(seed)
-        for number in range(count):
-            cache = Path(scratch) / f"cache-{number % 5}"  # five caches, each hit ten times
-            after = whole * moments.uniform(*KILLED_BETWEEN)
-            report["killed"].append(_kill_after(bundle, memory, cache, Path(scratch), after))
-        failures = 0
+        killed, number, failures = 0, 0, 0
+        while killed < count:
+            cache = Path(scratch) / f"cache-{number % 5}"  # each is hit again where it was left
+            number += 1
+            row = _kill_after(bundle, memory, cache, Path(scratch), whole * moments.uniform(*KILLED_BETWEEN))
+            report["killed"].append(row)
+            killed += row["was_running"]
+            if not row["was_running"]:  # all is built: from the beginning
+                failures += row["exit_code"] != 0
+                shutil.rmtree(cache)
         for number in range(min(5, count)):
             started = time.perf_counter()
             _picture(bundle, memory, Path(scratch) / f"cache-{number}", Path(scratch))
@@ -145,7 +153,7 @@ def _picture(bundle: str, memory: str | None, cache: Path, folder: Path) -> None
 
 
 def _kill_after(bundle: str, memory: str | None, cache: Path, folder: Path, seconds: float) -> dict[str, Any]:
-    """Start a picture and kill it with its children; tells when, and whether it was still at it."""
+    """Start a picture and kill it with its children; tells when, whether it was still at it, and how it ended."""
     environment = {**os.environ, "TINTYPE_CACHE": str(cache)}
     process = subprocess.Popen(
         _command(bundle, memory, folder), env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
@@ -163,7 +171,7 @@ def _kill_after(bundle: str, memory: str | None, cache: Path, folder: Path, seco
             except psutil.NoSuchProcess:
                 continue
         process.wait()
-    return {"after_seconds": round(seconds, 3), "was_running": running}
+    return {"after_seconds": round(seconds, 3), "was_running": running, "exit_code": process.returncode}
 
 
 if __name__ == "__main__":
