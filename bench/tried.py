@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tintype.bench.job import GraphJob
 from tintype.bench.peer_graphs import graph_dims, graph_options
 from tintype.bundle import open_bundle
+from tintype.cli.build import by_kind
 from tintype.engine import resolve_provider
 from tintype.engine.build import find_build
 from tintype.engine.cache import read_report
@@ -25,36 +26,31 @@ def tried_layers(job: GraphJob) -> list[dict[str, Any]]:
     folder = find_build(bundle, job.role, resolve_provider("cpu"), options=graph_options(job))
     if folder is None:
         raise BuildError(f"{job.role} of {bundle.name} has no build for this job", fix="open it once before")
-    return by_kind(read_report(folder).get("choices", ()))
-
-
-def by_kind(choices: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Layers of one kind for which the same way was chosen, together."""
-    kinds: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
-    for choice in choices:
-        kinds.setdefault((choice["layer"], choice["chosen"]), []).append(choice)
-    rows = [
-        {
-            "layer": layer,
-            "count": len(members),
-            "chosen": chosen,
-            "milliseconds_together": round(sum(each["ways"][chosen]["seconds"] for each in members) * 1e3, 2),
-            "ways": {
-                name: {
-                    "milliseconds": round(way["seconds"] * 1e3, 3),
-                    "weights_mib": round(way["weight_bytes"] / MIB, 2),
-                    "psnr_db": way["psnr_db"],
-                }
-                for name, way in sorted(members[0]["ways"].items(), key=lambda item: item[1]["seconds"])
-            },
-        }
-        for (layer, chosen), members in kinds.items()
-    ]
+    rows = [_kind(members) for members in by_kind(read_report(folder).get("choices", ()))]
     return sorted(rows, key=lambda row: -row["milliseconds_together"])
 
 
+def _kind(members: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Layers of one kind, of which the first one's times stand for all."""
+    chosen = members[0]["chosen"]
+    return {
+        "layer": members[0]["layer"],
+        "count": len(members),
+        "chosen": chosen,
+        "milliseconds_together": round(sum(each["ways"][chosen]["seconds"] for each in members) * 1e3, 2),
+        "ways": {
+            name: {
+                "milliseconds": round(way["seconds"] * 1e3, 3),
+                "weights_mib": round(way["weight_bytes"] / MIB, 2),
+                "psnr_db": way["psnr_db"],
+            }
+            for name, way in sorted(members[0]["ways"].items(), key=lambda item: item[1]["seconds"])
+        },
+    }
+
+
 def limits(
-    job: GraphJob, layers: Iterable[Mapping[str, Any]], operations: Mapping[str, int], rates: Mapping[str, Any]
+    job: GraphJob, layers: Sequence[Mapping[str, Any]], operations: Mapping[str, int], rates: Mapping[str, Any]
 ) -> dict[str, float]:
     """Seconds that a call is made of, and seconds that its parts would take at the rates measured in the same run.
 
@@ -63,10 +59,9 @@ def limits(
     """
     products = [rate for name, rate in rates.items() if name.startswith("fp32") and name.endswith("GFLOP/s")]
     moved = graph_bytes(open_bundle(job.model).graph_path(job.role), graph_dims(job))
-    rows = list(layers)
     found = {
-        "layers_as_chosen_seconds": sum(row["milliseconds_together"] for row in rows) / 1e3,
-        "layers_as_is_seconds": sum(row["count"] * row["ways"][AS_IS]["milliseconds"] for row in rows) / 1e3,
+        "layers_as_chosen_seconds": sum(row["milliseconds_together"] for row in layers) / 1e3,
+        "layers_as_is_seconds": sum(row["count"] * row["ways"][AS_IS]["milliseconds"] for row in layers) / 1e3,
         "bytes_moved": float(moved),
     }
     for name, operation in (("best", "largest"), ("median", "median")):

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import math
-
 import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
+
+from tintype.kernels.segments import handed_bytes
 
 HELD_INPUTS = ("encoder_hidden_states", "text_embeds", "time_ids")  # what stays the same over the steps of a picture
 
@@ -31,7 +31,7 @@ def split_held(
     ]
     if not handed or any(value.is_graph_output() for value in handed):
         return None
-    if largest_bytes is not None and sum(map(_bytes, handed)) > largest_bytes:
+    if largest_bytes is not None and sum(map(handed_bytes, handed)) > largest_bytes:
         return None
     once = ir.Model(ir.convenience.extract(model.graph, inputs, handed), ir_version=model.ir_version)
     once.opset_imports.update(model.opset_imports)
@@ -46,12 +46,6 @@ def split_held(
         if not value.uses():
             model.graph.inputs.remove(value)
     return once
-
-
-def _bytes(value: ir.Value) -> int:
-    if value.dtype is None or value.shape is None or not value.shape.is_static():
-        raise ValueError(f"{value.name} has no size: type {value.dtype}, shape {value.shape}")
-    return int(value.dtype.itemsize * math.prod(value.shape.numpy()))
 
 
 def _dependent(graph: ir.Graph, inputs: list[ir.Value]) -> tuple[set[ir.Node], set[ir.Value]]:

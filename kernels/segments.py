@@ -31,8 +31,8 @@ def cut(model: ir.Model, limit_bytes: int) -> list[ir.Model]:
     Each segment's outputs bear the names under which later segments read them. A piece that can't be cut any further
     may be larger than the limit. The model itself is left alone; all its shapes must be numbers.
     """
-    stored = _stored(model.graph)
-    nodes = [node for node in model.graph if not stored.issuperset(node.outputs)]
+    stored = of_weights(model.graph)
+    nodes = _at_work(model.graph, stored)
     costs = _costs(nodes, stored)
     stops = _stops(costs, limit_bytes, len(nodes))
     starts = [0, *stops[:-1]]
@@ -41,8 +41,8 @@ def cut(model: ir.Model, limit_bytes: int) -> list[ir.Model]:
 
 def layer_bytes(model: ir.Model) -> list[int]:
     """By node, without those that work on weights alone, the bytes of weights that it brings into memory."""
-    stored = _stored(model.graph)
-    return [sum(_weights(node, stored).values()) for node in model.graph if not stored.issuperset(node.outputs)]
+    stored = of_weights(model.graph)
+    return [sum(_weights(node, stored).values()) for node in _at_work(model.graph, stored)]
 
 
 def handed_bytes(value: ir.Value) -> float:
@@ -68,7 +68,7 @@ def is_fixed(value: ir.Value) -> bool:
     return value.const_value is not None and not value.is_graph_input() and value.producer() is None
 
 
-def _stored(graph: ir.Graph) -> set[ir.Value]:
+def of_weights(graph: ir.Graph) -> set[ir.Value]:
     """What comes of weights and constants alone, besides outputs of the graph."""
     found: set[ir.Value] = set()
     for node in graph:
@@ -77,6 +77,11 @@ def _stored(graph: ir.Graph) -> set[ir.Value]:
         ):
             found.update(node.outputs)
     return found
+
+
+def _at_work(graph: ir.Graph, stored: set[ir.Value]) -> list[ir.Node]:
+    """The nodes that a run has to do: a build does the others."""
+    return [node for node in graph if not stored.issuperset(node.outputs)]
 
 
 def _weights(node: ir.Node, stored: set[ir.Value]) -> dict[str, int]:

@@ -74,16 +74,22 @@ def build(
         click.echo(json.dumps({**facts, "builds": rows}))
 
 
+def by_kind(choices: Iterable[dict[str, Any]]) -> list[list[dict[str, Any]]]:
+    """Choices for layers of one kind that were the same, together; in the order of the first of each."""
+    kinds: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for choice in choices:
+        kinds.setdefault((choice["layer"], choice["chosen"]), []).append(choice)
+    return list(kinds.values())
+
+
 def explanation(choices: Iterable[dict[str, Any]]) -> Iterator[str]:
     """A table of what was chosen: for each kind of layer, how many there are and what each way takes."""
-    kinds: dict[str, list[dict[str, Any]]] = {}
-    for choice in choices:
-        kinds.setdefault(f"{choice['layer']} {choice['chosen']}", []).append(choice)
+    kinds = by_kind(choices)
     if not kinds:
         yield "  no layer here has more than one way"
         return
     yield f"  {'layer':<40} {'count':>5}  {'way':<20} {'ms':>9} {'weights, MiB':>13} {'dB':>6}"
-    for members in kinds.values():
+    for members in kinds:
         first = members[0]
         for index, (name, way) in enumerate(sorted(first["ways"].items(), key=lambda item: item[1]["seconds"])):
             lead = f"  {first['layer']:<40} {len(members):>5}" if index == 0 else " " * 48

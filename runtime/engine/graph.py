@@ -69,17 +69,15 @@ def graph_bytes(model: Path, dims: Mapping[str, int]) -> int:
     import onnx_ir as ir
 
     from tintype.kernels.dims import pin
-    from tintype.kernels.segments import handed_bytes, layer_bytes
+    from tintype.kernels.segments import handed_bytes, layer_bytes, of_weights
 
     loaded = ir.load(model)
     pin(loaded, dims)
     moved = float(sum(layer_bytes(loaded)))
-    fixed: set[ir.Value] = set(loaded.graph.initializers.values())
+    fixed = of_weights(loaded.graph) | set(loaded.graph.initializers.values())
     for node in loaded.graph:
         read = [value for value in node.inputs if value is not None and value not in fixed]
-        if not read:
-            fixed.update(node.outputs)
-        elif node.op_type not in _VIEWS:
+        if read and node.op_type not in _VIEWS:
             moved += sum(map(handed_bytes, (*read, *node.outputs)))
     if not math.isfinite(moved):
         raise ValueError(f"{model.name}: the shapes of its values are not known")

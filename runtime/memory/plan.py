@@ -77,8 +77,7 @@ class Plan:
     @property
     def peak_bytes(self) -> int:
         """Of a fresh process that makes the request's pictures."""
-        first = max((stage.peak_bytes for stage in self.stages), default=self.base_bytes)
-        return max(first, self.again_bytes) if self.repeats else first
+        return max(self._first_bytes, self.again_bytes) if self.repeats else self._first_bytes
 
     @property
     def most_bytes(self) -> int:
@@ -93,11 +92,15 @@ class Plan:
         hungriest one left it; what else one needs while it runs comes on top of that.
         """
         if not self.keep:
-            return max((stage.peak_bytes for stage in self.stages), default=self.base_bytes)
+            return self._first_bytes
         held = sum(stage.resident_bytes for stage in self.stages)
         arena = max((stage.costs.arena_bytes for stage in self.stages), default=0)
         rest = max((stage.costs.work_bytes - stage.costs.arena_bytes for stage in self.stages), default=0)
         return self.base_bytes + held + arena + rest
+
+    @property
+    def _first_bytes(self) -> int:
+        return max((stage.peak_bytes for stage in self.stages), default=self.base_bytes)
 
     @property
     def seconds(self) -> float:

@@ -154,9 +154,8 @@ def test_parts_that_stay_open_give_the_same_bytes(bundle, cpu):
             np.testing.assert_array_equal(session.run(feed)["out_sample"], expected)
 
 
-@pytest.mark.skipif(not can_give_back(), reason="parts stay open only where the system takes pages back")
-def test_weights_of_parts_that_stay_open_leave_memory_after_its_run(bundle, cpu):
-    folder = ensure_build(bundle, "denoiser", cpu, options=options())
+def run_twice(folder):
+    """A chain whose parts may stay open, after two runs: what it consists of, the files that it opened, the chain."""
     opened = []
 
     def open_part(path):
@@ -168,6 +167,14 @@ def test_weights_of_parts_that_stay_open_leave_memory_after_its_run(bundle, cpu)
     feed = {port.name: np.ones(port.shape, np.float32) for port in chain.get_inputs()}
     chain.run(None, feed)
     chain.run(None, feed)
+    return facts, opened, chain
+
+
+@pytest.mark.skipif(not can_give_back(), reason="parts stay open only where the system takes pages back")
+def test_weights_of_parts_that_stay_open_leave_memory_after_its_run(bundle, cpu):
+    folder = ensure_build(bundle, "denoiser", cpu, options=options())
+    facts, opened, chain = run_twice(folder)
+    assert chain.placement.nodes  # and it is still there, with its parts open
     assert sorted(opened) == sorted(part.file for part in facts.parts)  # each once
     in_memory = resident_of({folder / name for part in facts.parts for name in part.weights})
     assert len(in_memory) >= len(facts.parts)
@@ -177,17 +184,7 @@ def test_weights_of_parts_that_stay_open_leave_memory_after_its_run(bundle, cpu)
 def test_parts_whose_weights_are_not_found_do_not_stay_open(bundle, cpu, monkeypatch):
     monkeypatch.setattr("tintype.engine.chain.mapped_spans", lambda files: [])
     folder = ensure_build(bundle, "denoiser", cpu, options=options())
-    opened = []
-
-    def open_part(path):
-        opened.append(path.name)
-        return onnxruntime.InferenceSession(str(path), mapped_options(), providers=["CPUExecutionProvider"])
-
-    facts = read_chains(folder)["model.onnx"]
-    chain = Chain(folder, facts, open_part, standing=True)
-    feed = {port.name: np.ones(port.shape, np.float32) for port in chain.get_inputs()}
-    chain.run(None, feed)
-    chain.run(None, feed)
+    facts, opened, _ = run_twice(folder)
     with_weights = [part.file for part in facts.parts if part.weights]
     assert with_weights
     assert all(opened.count(file) == 2 for file in with_weights)
