@@ -7,6 +7,7 @@ import dataclasses
 import pytest
 
 from tintype.errors import MemoryBudgetError
+from tintype.memory.budget import parse_memory
 from tintype.memory.costs import Correction, Costs, reckon
 from tintype.memory.holding import MAPPED, MIB, PACKED, Holding, parse_holding, segments, strips
 from tintype.memory.planner import MARGIN, Need, holdings_for, make_plan
@@ -140,6 +141,13 @@ def test_nothing_fits_names_the_smallest_budget_that_would_and_it_does():
     assert make_plan(NEEDS, BASE, least * MIB, costs).peak_bytes <= least * MIB
     with pytest.raises(MemoryBudgetError):
         make_plan(NEEDS, BASE, (least - 24) * MIB, costs)
+
+
+def test_the_size_that_a_refusal_names_can_be_given_as_it_stands():
+    with pytest.raises(MemoryBudgetError) as caught:
+        make_plan(NEEDS, 2000 * MIB, MIB, costs)
+    told = caught.value.fix.removeprefix("give ").partition(" or more")[0]
+    assert parse_memory(told) > 2000 * MIB
 
 
 def test_a_plan_is_measured_until_nothing_in_it_is_reckoned():
