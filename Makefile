@@ -67,7 +67,7 @@ test-webgpu: .venv-webgpu/.installed-$(KEY)
 	@rm -f .venv-openvino/.installed-*; touch $@
 
 test-openvino: .venv-openvino/.installed-$(KEY)
-	.venv-openvino/bin/python -m pytest tests/openvino $(PYTEST)
+	TINTYPE_REQUIRE_OPENVINO=1 .venv-openvino/bin/python -m pytest tests/openvino $(PYTEST)
 
 # On an NVIDIA GPU. torch comes as its index gives it, which is with CUDA on Linux; on Windows name PyTorch's own index
 # (PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cu130).

@@ -27,7 +27,7 @@ class OnTheProcessor(Pipeline):
     The processor's own builds of postcard round to 8 bits, which no GPU's do.
     """
 
-    def open(self, role: str, options: BuildOptions) -> Session:
+    def open(self, role: str, options: BuildOptions, device_bytes: int | None = None) -> Session:
         plain = BuildOptions.for_shape(dict(options.dims))
         folder = ensure_build(self.bundle, role, TARGETS[PLAIN], options=plain)
         return open_session(folder, TARGETS["cpu"], optimize=True)

@@ -5,9 +5,14 @@ from __future__ import annotations
 import ast
 import operator
 from collections.abc import Callable, Mapping
+from typing import Any
 
+import numpy as np
 import onnx_ir as ir
-from onnx_ir.passes.common import ShapeInferencePass
+from numpy.typing import NDArray
+from onnx_ir.passes.common import RemoveUnusedNodesPass, ShapeInferencePass
+
+MOST_SIZES = 64  # numbers in what is taken to be sizes
 
 _OPERATORS: dict[type[ast.operator], Callable[[float, float], float]] = {
     ast.Add: operator.add,
@@ -39,6 +44,55 @@ def pin(model: ir.Model, dims: Mapping[str, int]) -> None:
             value.shape = None  # a name that tells nothing would keep onnx from finding the number
     if untold:
         ShapeInferencePass()(model)
+
+
+def fold_sizes(model: ir.Model) -> int:
+    """Compute what a pinned graph makes of its shapes alone, and put the numbers there; returns how many nodes went.
+
+    ONNX Runtime does so too, but only within the graph that it is given: between the parts of one, sizes would pass as
+    tensors, and not every device takes those.
+    """
+    from onnx.reference import ReferenceEvaluator
+
+    graph = model.graph
+    known: dict[ir.Value, NDArray[Any]] = {
+        value: value.const_value.numpy()
+        for value in graph.initializers.values()
+        if value.const_value is not None and not value.is_graph_input() and _is_size(value.const_value)
+    }
+    folded = []
+    for node in graph:
+        inputs = [value for value in node.inputs if value is not None]
+        if node.op_type == "Shape" and inputs[0].shape is not None and inputs[0].shape.is_static():
+            sizes = np.array(inputs[0].shape.numpy(), np.int64)
+            start, end = node.attributes.get_int("start", 0), node.attributes.get_int("end", len(sizes))
+            made: list[NDArray[Any]] = [sizes[start:end]]
+        elif inputs and node.domain == "" and all(value in known for value in inputs):
+            feed = {str(value.name): known[value] for value in inputs}
+            outputs: Any = ReferenceEvaluator(ir.to_proto(node)).run(None, feed)
+            made = list(outputs)
+        else:
+            continue
+        if any(array.dtype.kind not in "iub" or array.size > MOST_SIZES for array in made):
+            continue
+        known |= zip(node.outputs, made, strict=True)
+        folded.append(node)
+    going = [node for node in folded if not any(output.is_graph_output() for output in node.outputs)]
+    for node in going:
+        for output in node.outputs:
+            tensor = ir.tensor(np.asarray(known[output], order="C"), name=f"{output.name}_folded")
+            number = ir.Value(name=tensor.name, const_value=tensor, type=ir.TensorType(tensor.dtype))
+            number.shape = ir.Shape(tensor.shape.numpy())
+            graph.register_initializer(number)
+            output.replace_all_uses_with(number)
+    for node in going:
+        graph.remove(node, safe=True)
+    RemoveUnusedNodesPass()(model)  # and the numbers that only they read
+    return len(going)
+
+
+def _is_size(tensor: ir.TensorProtocol) -> bool:
+    return tensor.dtype in (ir.DataType.INT64, ir.DataType.INT32, ir.DataType.BOOL) and tensor.size <= MOST_SIZES
 
 
 def evaluate(text: str, dims: Mapping[str, int]) -> int | None:

@@ -16,7 +16,7 @@ class StageClock:
         """load_seconds: how long opening graphs took until now."""
         self.steps = 0
         self.graph_seconds = 0.0  # of denoising, inside the graph
-        self.device_bytes = 0  # the most that a device's memory held
+        self.device_bytes = 0  # the most that a device's own memory held
         self._seconds = {"encode": 0.0, "denoise": 0.0, "decode": 0.0}
         self._load_seconds = load_seconds
         self._loaded_before = load_seconds()

@@ -1,7 +1,7 @@
 """Decoding that doesn't give up: whole, then in smaller and smaller pieces, and the latents are never lost.
 
-On the processor the pieces are strips, which are the same picture; on a device, and for a decoder that cannot be cut,
-they are tiles, which nearly are. What was tried last stays in the record, because it decides the bytes; a record is
+The pieces are strips, which are the same picture; for a decoder that cannot be cut they are tiles, which nearly are.
+What was tried last stays in the record, because it decides the bytes; a record is
 decoded as it says and not otherwise.
 """
 
@@ -24,7 +24,6 @@ from tintype.record import arrangement_of, differences
 from tintype.result import Result
 
 if TYPE_CHECKING:
-    from tintype.engine import Target
     from tintype.pipeline import Pipeline
 
 
@@ -53,19 +52,16 @@ AS_ARRANGED = Way()
 # Tried in turn. Tiles are in latent cells and overlap by a quarter: from an eighth on, a seam is no steeper than the
 # rest of the picture, and more only costs time.
 TILES = tuple(Way(Tiling(tile, tile // 4)) for tile in (64, 32, 16))
-HOST_WAYS = (AS_ARRANGED, *(Way(holding=strips(mib)) for mib in (32, 8, 4)), *TILES)
-DEVICE_WAYS = (AS_ARRANGED, *TILES)
+ALL_WAYS = (AS_ARRANGED, *(Way(holding=strips(mib)) for mib in (32, 8, 4)), *TILES)
 
 
-def ways_to_decode(target: Target, arrangement: Arrangement) -> tuple[Way, ...]:
-    """What is tried in turn on a target, from what the arrangement has on."""
-    if not target.is_host:
-        return DEVICE_WAYS
+def ways_to_decode(arrangement: Arrangement) -> tuple[Way, ...]:
+    """What is tried in turn, from what the arrangement has on."""
     held = arrangement.holding("vae_decoder").strip_mib
     if held is None:
-        return HOST_WAYS
+        return ALL_WAYS
     # It can be cut, or there would be no such plan.
-    return (AS_ARRANGED, *(way for way in HOST_WAYS if way.holding is not None and (way.holding.strip_mib or 0) < held))
+    return (AS_ARRANGED, *(way for way in ALL_WAYS if way.holding is not None and (way.holding.strip_mib or 0) < held))
 
 
 def decode_somehow(
@@ -117,7 +113,7 @@ def resume(pipeline: Pipeline, saved: SavedLatents, *, anyway: bool = False) -> 
     notes = (f"its latents come from elsewhere: {'; '.join(reasons)}",) if reasons else ()
     clock = StageClock(lambda: pipeline.load_seconds)
     images, records = [], []
-    ways = ways_to_decode(pipeline.target, arrangement)
+    ways = ways_to_decode(arrangement)
     with clock.counting("decode"):
         for index, record in enumerate(saved.records):
             told_again: list[str] = []

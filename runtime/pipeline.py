@@ -64,8 +64,9 @@ def load(
     """Open a bundle, by its embedded name or its folder, on a device.
 
     provider: auto, cpu, cuda, directml or webgpu; a named one is used or it is an error.
-    memory: the most that the process may have resident, in bytes or as in 2GiB; auto is what is free. Requests that do
-    not fit are refused before anything loads; None is no budget. threads: for the processor; None is one a core.
+    memory: the most that the process may have resident, a device's memory included, in bytes or as in 2GiB; auto is
+    what is free. Requests that do not fit are refused before anything loads; None is no budget.
+    threads: for the processor; None is one a core.
 
     Raises BundleError, InstallError or ProviderError, and RequestError for a budget that is no size. Graphs are opened
     by the first request.
@@ -128,7 +129,8 @@ class Pipeline:
     def reproduce_steps(self, record: Record, *, anyway: bool = False) -> Run:
         """`reproduce`, step by step."""
         request = resolve(_asked(record), self.bundle.manifest)
-        arrangement = arrangement_of(record.made_with) if self.target.is_host else TOGETHER
+        alike = record.made_with.target == self.target.name
+        arrangement = arrangement_of(record.made_with) if alike or self.target.is_host else TOGETHER
         # Builds last: one that isn't there yet has to be made before it can be compared.
         reasons = unrepeatable(record) + differences(record, self._circumstances(record.made_with.builds))
         if not reasons:
@@ -234,7 +236,7 @@ class Pipeline:
         started = time.perf_counter()
         # Close before the next one opens: both at once would cost the memory of both.
         self._close(name for name in tuple(self._sessions) if name == role or not arrangement.keep)
-        session = self.open(role, options)
+        session = self.open(role, options, arrangement.device_limits.get(role))
         self._sessions[role] = (options, session)
         self.load_seconds += time.perf_counter() - started
         return session
@@ -244,11 +246,22 @@ class Pipeline:
         """What open graphs hold in a device's memory: weights, held inputs and outputs; 0 on the processor."""
         return sum(session.device_bytes for _, session in self._sessions.values())
 
-    def open(self, role: str, options: BuildOptions) -> Session:
-        """A new session of one role; `session` keeps it and closes it."""
-        from tintype.engine import open_role
+    def device_bytes_taken(self) -> int:
+        """What this process has of a device's memory beside its own, as the driver tells; else `device_bytes`."""
+        if self.target.is_host:
+            return 0
+        from tintype.engine.device_memory import device_bytes
 
-        return open_role(self.bundle, role, self.target, options=options)
+        told = device_bytes(self.target)
+        return self.device_bytes if told is None else told
+
+    def open(self, role: str, options: BuildOptions, device_bytes: int | None = None) -> Session:
+        """A new session of one role; `session` keeps it and closes it. device_bytes: its limit on a device, if any."""
+        from tintype.engine import open_role
+        from tintype.engine.cuda import SMALLEST_LIMIT
+
+        device_bytes = None if device_bytes is None else max(device_bytes, SMALLEST_LIMIT)
+        return open_role(self.bundle, role, self.target, options=options, device_bytes=device_bytes)
 
     def build(self, request: ResolvedRequest) -> Iterator[tuple[str, Path]]:
         """Make the builds that a request needs, one after another; yields each role and its folder."""
@@ -418,7 +431,7 @@ class Run:
         self.latents: Latents | None = None  # of the pictures that are denoised, also when decoding them failed
         self._pipeline = pipeline
         self._picture = picture
-        self._ways = tuple(ways or ways_to_decode(pipeline.target, self._arrangement))
+        self._ways = tuple(ways or ways_to_decode(self._arrangement))
         self._schedule = sampling.make_schedule(
             pipeline.scheduler, request.sampler, request.num_inference_steps, request.sigmas, eta=request.eta
         )
@@ -518,9 +531,9 @@ class Run:
                 except ProviderError:
                     pipeline.close()  # a device that was lost is opened anew once nothing holds it
                     raise
-            self._clock.device_bytes = max(self._clock.device_bytes, pipeline.device_bytes)
             self._clock.graph_seconds += denoise.graph_seconds - in_graph
             if step is None:
+                self._look_at_device()
                 return
             self._clock.steps += 1
             done = step.index + 1
@@ -553,7 +566,12 @@ class Run:
             self._pipeline.close()  # so that there is room to keep the latents
             raise
         self._ways = self._ways[self._ways.index(way) :]  # what failed once isn't tried again
+        self._look_at_device()
         return pixels, way
+
+    def _look_at_device(self) -> None:
+        """Note what a device's memory holds. Arenas there give nothing back between runs, so that it is the most."""
+        self._clock.device_bytes = max(self._clock.device_bytes, self._pipeline.device_bytes_taken())
 
     def _decoded(self, latents: Latents, way: Way) -> Pixels:
         return self._pipeline.decode(
@@ -569,6 +587,7 @@ class Run:
                 budget_bytes=self.plan.budget_bytes,
                 planned_peak_bytes=self.plan.most_bytes,
                 peak_rss_bytes=peak_rss_bytes(),
+                device_bytes=self._clock.device_bytes,
             )
         return Record(
             request=self.request,

@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING
 import psutil
 
 from tintype.conditioning import is_guided, prompts_of
-from tintype.errors import MemoryBudgetError, RequestError, UncutError
-from tintype.memory.budget import budget_bytes
+from tintype.errors import RequestError, UncutError
+from tintype.memory.budget import Room, auto_room, budget_bytes
 from tintype.memory.corrections import Corrections
 from tintype.memory.costs import IMPOSSIBLE, Correction, Costs, GraphFacts, reckon
 from tintype.memory.holding import MIB, PACKED
 from tintype.memory.plan import Arrangement, Plan
-from tintype.memory.planner import Candidate, Need, holdings_for, make_plan
+from tintype.memory.planner import NO_BOUND, Candidate, Need, device_holdings, holdings_for, make_plan
 from tintype.request import ResolvedRequest
 
 if TYPE_CHECKING:
@@ -47,22 +47,31 @@ class Planner:
 
         build: make and measure the builds that the plan consists of; otherwise what isn't known stays reckoned.
 
-        Raises MemoryBudgetError when nothing fits, or when the target is a device, for which no budget is kept yet.
+        Raises MemoryBudgetError when nothing fits.
         """
-        target = self.pipeline.target
-        if not target.is_host:
-            raise MemoryBudgetError(
-                f"no budget is kept on {target.name} yet", fix="choose provider cpu, or leave the budget out"
-            )
-        budget = None if memory is None else budget_bytes(memory)
         needs = needs_of(self.pipeline, request)
-        if budget is None:
+        base = self.base_bytes() + picture_bytes(request)
+        budget, room = None, NO_BOUND
+        if memory is None:
             needs = [Need(role=n.role, holdings=(PACKED,), opens=n.opens, calls=n.calls) for n in needs]
         else:
             needs = [self._worthwhile(need, request) for need in needs]
-        base = self.base_bytes() + picture_bytes(request)
+            budget, room = self._bounds(memory)
         measure = (lambda candidate: self._measure(candidate, request)) if build else None
-        return make_plan(needs, base, budget, lambda candidate: self._known(candidate, request), measure)
+        return make_plan(needs, base, budget, lambda candidate: self._known(candidate, request), measure, room=room)
+
+    def _bounds(self, memory: str | int) -> tuple[int, Room]:
+        """The budget in bytes, and what bounds a plan beside it: a device has no more than it has free."""
+        from tintype.engine.device_memory import device_bytes, free_device_bytes
+
+        target = self.pipeline.target
+        free = None if target.is_host else free_device_bytes(target)
+        if free is not None:
+            free += device_bytes(target) or 0
+        if memory == "auto":
+            room = auto_room(free)
+            return budget_bytes(memory, room), room
+        return budget_bytes(memory), Room(device=free)
 
     def _worthwhile(self, need: Need, request: ResolvedRequest) -> Need:
         """A need without segments that would be the whole graph, or two of which would: nothing is gained by them."""
@@ -72,7 +81,10 @@ class Planner:
         return replace(need, holdings=kept)
 
     def base_bytes(self) -> int:
-        """What the process holds with everything imported and no graph open; measured when it is first asked for."""
+        """What the process holds with everything imported and no graph open; measured when it is first asked for.
+
+        A device's libraries are in it, which the first graph on it brought: the one that asked whether it works.
+        """
         if self._base == 0:
             from PIL import Image, PngImagePlugin  # noqa: F401 - imported for what they take
 
@@ -123,10 +135,11 @@ class Planner:
             self._uncut.add(candidate.role)
             return IMPOSSIBLE
         pipeline.tell(f"measuring {what}")
-        costs = measured_costs(folder, pipeline.target, options, pipeline.threads)
+        working = 0 if pipeline.target.is_host else self._facts_of(candidate.role, options).live_bytes
+        costs = measured_costs(folder, pipeline.target, options, pipeline.threads, working_bytes=working)
         plain = self._reckon(candidate, options, corrected=False)
         self._known_corrections().learn(
-            _correction_key(candidate, options),
+            self._correction_key(candidate, options),
             Correction(costs.peak_bytes / max(1, plain.peak_bytes), costs.call_seconds / max(1e-9, plain.call_seconds)),
         )
         self._measured[candidate.role, options] = costs
@@ -134,7 +147,7 @@ class Planner:
 
     def _reckon(self, candidate: Candidate, options: BuildOptions, *, corrected: bool) -> Costs:
         corrections = self._known_corrections()
-        factor = corrections.factors.get(_correction_key(candidate, options)) if corrected else None
+        factor = corrections.factors.get(self._correction_key(candidate, options)) if corrected else None
         graph = self.pipeline.bundle.graph(candidate.role)
         return reckon(
             self._facts_of(candidate.role, options),
@@ -152,6 +165,11 @@ class Planner:
             self._facts[key] = analysis_of(self.pipeline.bundle, role, options)
         return self._facts[key]
 
+    def _correction_key(self, candidate: Candidate, options: BuildOptions) -> str:
+        target = self.pipeline.target
+        words = (candidate.role, candidate.holding.kind, options.exactness, str(options.threads))
+        return " ".join(words if target.is_host else (*words, target.name))
+
     def _known_corrections(self) -> Corrections:
         if self._corrections is None:
             from tintype.engine import cache_folder
@@ -164,7 +182,7 @@ def needs_of(pipeline: Pipeline, request: ResolvedRequest) -> list[Need]:
     """The graphs that a request needs, in the order of their stages."""
     from tintype.engine.pages import can_give_back
 
-    manifest, standing = pipeline.bundle.manifest, can_give_back()
+    manifest, on_host = pipeline.bundle.manifest, pipeline.target.is_host
     prompts = sum(prompt is not None for prompt in prompts_of(request, manifest))
     chunks = pipeline.chunks(request)
     batches = len(request.batches)
@@ -180,9 +198,8 @@ def needs_of(pipeline: Pipeline, request: ResolvedRequest) -> list[Need]:
         else:
             raise RequestError(f"no plan is known for {role}", fix="leave the budget out")
         split = role == "denoiser" and is_guided(request, manifest)
-        found.append(
-            Need(role=role, holdings=holdings_for(role, standing=standing), opens=opens, calls=calls, can_split=split)
-        )
+        ways = holdings_for(role, standing=can_give_back()) if on_host else device_holdings(role)
+        found.append(Need(role=role, holdings=ways, opens=opens, calls=calls, can_split=split))
     return found
 
 
@@ -190,7 +207,3 @@ def picture_bytes(request: ResolvedRequest) -> int:
     """What the pictures of a request take beside the graphs."""
     pixels = request.width * request.height * 3
     return pixels * (PICTURE_COPIES + request.count - 1) + pixels * 4 * SAMPLE_COPIES
-
-
-def _correction_key(candidate: Candidate, options: BuildOptions) -> str:
-    return " ".join((candidate.role, candidate.holding.kind, options.exactness, str(options.threads)))

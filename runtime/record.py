@@ -60,6 +60,7 @@ class MemoryFacts:
     budget_bytes: int
     planned_peak_bytes: int
     peak_rss_bytes: int  # the most that the process had, over its life
+    device_bytes: int = 0  # the most that was seen in a device's memory, beside it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -35,7 +35,7 @@ class Timings:
     total_seconds: float
     steps_per_second: float
     peak_rss_bytes: int
-    device_bytes: int = 0  # the most that lay in a device's memory, without activations; 0 on the processor
+    device_bytes: int = 0  # the most that lay in a device's own memory; without activations where no driver tells
 
 
 @dataclass(frozen=True, slots=True)

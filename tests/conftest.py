@@ -10,14 +10,21 @@ from __future__ import annotations
 import hashlib
 import inspect
 import json
+import os
+import subprocess
+import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import filelock
 import pytest
+
+if TYPE_CHECKING:
+    from tintype.engine import Target
 
 CAPTIONS = (
     "a red sailboat on a calm sea at sunset",
@@ -32,6 +39,22 @@ def _private_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TINTYPE_CACHE", str(tmp_path_factory.mktemp("cache")))
         yield
+
+
+@pytest.fixture(scope="session")
+def usable_target() -> Callable[[str], Target]:
+    """A target by its name. A test of one that can't be used here is skipped; TINTYPE_REQUIRE_WEBGPU=1 fails it."""
+    from tintype.engine.providers import TARGETS, unusable_reason
+
+    def usable(name: str) -> Target:
+        reason = unusable_reason(TARGETS[name])
+        if reason is not None and os.environ.get(f"TINTYPE_REQUIRE_{name.upper()}", "0") == "1":
+            pytest.fail(f"{name} has to work here, and does not: {reason}")
+        if reason is not None:
+            pytest.skip(f"{name}: {reason}")
+        return TARGETS[name]
+
+    return usable
 
 
 @pytest.fixture(scope="session")
@@ -257,3 +280,87 @@ def _clip_tokenizer(folder: Path, pad_token: str = "<|endoftext|>") -> Any:
 
 
 _SAVERS = (_save_checkpoint, _save_xl_checkpoint, _small_vae, _make_words_matter, _clip_tokenizer)
+
+
+@pytest.fixture(scope="session")
+def whole_and_in_parts() -> Callable[[str, str], tuple[dict[str, Any], dict[str, Any]]]:
+    """What one of postcard's graphs gives on a target, whole and in parts of 1 MiB, for the same noise.
+
+    Every node of every part has to be the target's own where it is heavy.
+    """
+    from tintype.bundle import open_bundle
+    from tintype.engine import BuildOptions, open_role
+    from tintype.engine.probe import random_inputs
+    from tintype.engine.providers import TARGETS
+
+    dims = {
+        "text_encoder": {"batch": 1},
+        "denoiser": {"batch": 2, "height": 8, "width": 8, "sequence": 77},
+        "vae_decoder": {"batch": 1, "height": 16, "width": 16},
+    }
+
+    def run(name: str, role: str) -> tuple[dict[str, Any], dict[str, Any]]:
+        target, bundle = TARGETS[name], open_bundle("postcard")
+        cut = {"strip_bytes" if role == "vae_decoder" else "segment_bytes": 2**20}
+        whole, parts = (BuildOptions.for_shape(dims[role], exactness="exact", **way) for way in ({}, cut))
+        with open_role(bundle, role, target, options=whole) as session:
+            assert not session.is_in_parts
+            inputs = random_inputs(session)
+            expected = session.run(inputs)
+        with open_role(bundle, role, target, options=parts) as session:
+            assert session.is_in_parts
+            found = session.run(inputs)
+            assert session.placement.heavy_off(target.provider) == {}
+            assert session.placement.nodes[target.provider]
+        return expected, found
+
+    return run
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What one process promised and took within a budget, in bytes; None was no budget."""
+
+    budget: int | None
+    plan: dict[str, Any]
+    peak: int
+    record: dict[str, Any]
+    picture: Path
+
+
+@pytest.fixture(scope="session")
+def kept_budgets(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Sequence[str]], list[Kept]]:
+    """Pictures of postcard on a target, by its name, each in a process of its own, as only so a peak is one picture's.
+
+    The first is without a budget, then come the smallest that is feasible and one that is large enough for everything.
+    """
+    folder = tmp_path_factory.mktemp("budgets")
+
+    def tintype(*words: str) -> tuple[dict[str, Any], str]:
+        done = subprocess.run(
+            [sys.executable, "-m", "tintype", *words, "--json"], capture_output=True, text=True, check=False
+        )
+        return json.loads(done.stdout) if done.returncode == 0 else {}, done.stderr
+
+    def made(name: str, asked: Sequence[str]) -> list[Kept]:
+        common = ["--provider", name, *asked]
+        whole, told = tintype("plan", "postcard", *common)
+        assert whole, told
+        _, refusal = tintype("plan", "postcard", *common, "--memory", "1MiB")
+        assert "fix: give " in refusal
+        least = int(refusal.split("fix: give ")[1].split()[0]) * 2**20
+        budgets = (None, least, int(whole["plan"]["again_bytes"] * 1.1))
+        found = []
+        for number, budget in enumerate(budgets):
+            within = [] if budget is None else ["--memory", str(budget)]
+            plan, told = tintype("plan", "postcard", *common, *within)
+            assert plan, told
+            path = folder / f"{name}-{number}.png"
+            answer, told = tintype("generate", CAPTIONS[0], "--seed", "7", "-o", str(path), *common, *within)
+            assert answer, told
+            timings = answer["timings"]
+            peak = timings["peak_rss_bytes"] + timings["device_bytes"]
+            found.append(Kept(budget, plan["plan"], peak, answer["pictures"][0]["record"], path))
+        return found
+
+    return made

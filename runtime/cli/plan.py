@@ -39,8 +39,8 @@ def plan(
 ) -> None:
     """Say what pictures of BUNDLE (a folder, or an embedded name) take in memory and time.
 
-    Bytes are of the process as a whole. The first plan for a size makes the builds that it consists of and measures
-    each of them once; --no-build reckons instead.
+    Bytes are of the process as a whole, with what it has of a device's own memory. The first plan for a size makes the
+    builds that it consists of and measures each of them once; --no-build reckons instead.
     """
     from tintype import Request, load
 

@@ -113,13 +113,15 @@ def make_build(job: Job) -> dict[str, Any]:
 def _lower(model: ir.Model, job: Job, scratch: Path, report: dict[str, Any]) -> ir.Model | None:
     """Rewrite the model in place; returns the part that runs once a prompt, if there is one."""
     from tintype.engine.abilities import abilities
-    from tintype.kernels.dims import pin
+    from tintype.kernels.dims import fold_sizes, pin
     from tintype.kernels.hoist import split_held
     from tintype.kernels.registry import PINNED_TARGETS, finish, kernels_for, lower, measured_kernels
 
     options, able = job.options, frozenset[str]() if job.target.is_host else abilities(job.target)
     if options.dims or job.target.name in PINNED_TARGETS:
         pin(model, dict(options.dims))
+    if options.segment_bytes is not None and not job.target.is_host:
+        fold_sizes(model)
     half = job.computes_half and "float16" in able
     if half:
         report["too_large"] = _mark_large(model, job)
@@ -197,8 +199,8 @@ def _save_strips(model: ir.Model, job: Job, scratch: Path, report: dict[str, Any
     from tintype.kernels.dims import pin
 
     options, strip_bytes = job.options, job.options.strip_bytes
-    if not job.target.is_host or strip_bytes is None or not options.dims:
-        raise ValueError(f"a graph runs in strips on the processor and for one shape, not on {job.target.name}")
+    if strip_bytes is None or not options.dims:
+        raise ValueError("a graph runs in strips for one shape only")
     pin(model, dict(options.dims))
 
     def lower_piece(piece: ir.Model) -> None:
@@ -223,8 +225,6 @@ def _save_segments(graphs: dict[str, ir.Model], job: Job, scratch: Path) -> None
     """Write graphs in parts that run one after another."""
     from tintype.engine.chain import write_chains
 
-    if not job.target.is_host:
-        raise ValueError(f"graphs are not run in segments on {job.target.name}")
     write_chains(job.folder, {name: _save_chain(graph, name, job, scratch) for name, graph in graphs.items()})
 
 
@@ -235,8 +235,10 @@ def _save_chain(graph: ir.Model, name: str, job: Job, scratch: Path) -> ChainFac
     from tintype.kernels.segments import cut, layer_bytes
 
     parts = []
-    # What runs before strips has no limit of its own: about a layer a part, so that its maps alone make the peak.
-    limit = job.options.segment_bytes or max(layer_bytes(graph)) * 17 // 16 + 2**16
+    # What runs before strips has no limit of its own: about a layer a part, so that its maps alone make the peak. A
+    # device takes longer to open a part than its weights are worth.
+    by_layer = max(layer_bytes(graph)) * 17 // 16 + 2**16 if job.target.is_host else sum(layer_bytes(graph)) + 1
+    limit = job.options.segment_bytes or by_layer
     for number, segment in enumerate(cut(graph, limit)):
         file = f"{Path(name).stem}-{number:03}.onnx"
         _save(segment, file, job, scratch)

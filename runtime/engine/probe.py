@@ -7,9 +7,11 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
+import threading
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +22,11 @@ from numpy.typing import NDArray
 from tintype.engine import arena
 from tintype.engine.cache import write_whole
 from tintype.engine.child import end_with_parent, last_words, run_child
+from tintype.engine.device_memory import device_bytes
 from tintype.engine.disturbance import DISTURBED, Reading, others_share
 from tintype.engine.heap import return_large_blocks, trim
 from tintype.engine.options import BuildOptions
-from tintype.engine.providers import TARGETS, Target, load_onnxruntime
+from tintype.engine.providers import TARGETS, Target, computes_on_processor, load_onnxruntime, unusable_reason
 from tintype.engine.session import Session, open_session
 from tintype.errors import BuildError, MemoryBudgetError
 from tintype.memory.costs import Costs
@@ -33,11 +36,17 @@ COSTS_NAME = "costs.json"
 _FORMAT = 7
 CALLS = 2  # the first one also brings the weights into memory
 MORE_CALLS = 3  # while other programs are busy
+LOOK_SECONDS = 0.02
 MOST_IDS = 256  # token ids that every vocabulary has
+_LIBRARY = re.compile(r"\.(so|dll|dylib|pyd)(\.[0-9.]+)?$", re.IGNORECASE)
 
 
-def measured_costs(folder: Path, target: Target, options: BuildOptions, threads: int) -> Costs:
+def measured_costs(
+    folder: Path, target: Target, options: BuildOptions, threads: int, *, working_bytes: int = 0
+) -> Costs:
     """The costs of a build for one shape; measured the first time, which takes as long as two calls.
+
+    working_bytes: what its activations take in a device's memory, for where no driver tells.
 
     Raises BuildError when the build fails, MemoryBudgetError when the machine hasn't the memory for it.
     """
@@ -45,7 +54,7 @@ def measured_costs(folder: Path, target: Target, options: BuildOptions, threads:
     known = _stored(stored).get(key)
     if known is not None:
         return known
-    costs = _probe(folder, target, options, threads)
+    costs = _probe(folder, target, options, threads, working_bytes)
     rows = {name: asdict(value) for name, value in {**_stored(stored), key: costs}.items()}
     write_whole(stored, json.dumps({"format": _FORMAT, "costs": rows}, indent=1))
     return costs
@@ -73,24 +82,34 @@ def random_inputs(session: Session) -> dict[str, NDArray[Any]]:
     return made
 
 
-def probe(folder: Path, target: Target, options: BuildOptions, threads: int) -> Costs:
+def probe(folder: Path, target: Target, options: BuildOptions, threads: int, working_bytes: int = 0) -> Costs:
     """Open and run a build here. Only a process that did nothing else can tell its peak."""
     load_onnxruntime()
     return_large_blocks()  # as a process with a budget does
+    unusable_reason(target)  # runs one node on a device, which brings its libraries and what any graph needs there
     process = psutil.Process()
+    device = _DeviceMeter(target, working_bytes)
+    device.watch()
     before, code_before, own_before = process.memory_info().rss, _code_bytes(process), _own_bytes(process)
     started = time.perf_counter()
-    mapped, standing = options.mapped, options.standing
-    with open_session(folder, target, threads=threads, mapped=mapped, standing=standing) as session:
+    with open_session(
+        folder,
+        target,
+        threads=threads,
+        mapped=options.mapped,
+        standing=options.standing,
+        exactness=options.exactness,
+        pinned=True,
+    ) as session:
         opened = time.perf_counter()
         inputs = random_inputs(session)
         trim()
-        own_open = _own_bytes(process)
+        own_open = _own_bytes(process) + device.taken(session)
         holding = time.perf_counter()
         held = session.hold({name: array for name, array in inputs.items() if name in session.once_names})
         held_seconds = time.perf_counter() - holding
         trim()
-        held_bytes = max(0, _own_bytes(process) - own_open) if held.names else 0
+        held_bytes = max(0, _own_bytes(process) + device.taken(session) - own_open) if held.names else 0
         rest = {name: array for name, array in inputs.items() if name not in session.once_names}
         seconds: list[float] = []
         first_peak = 0
@@ -99,17 +118,19 @@ def probe(folder: Path, target: Target, options: BuildOptions, threads: int) -> 
             before_call = Reading.now()
             held.run(rest)
             after_call = Reading.now()
-            first_peak = first_peak or peak_rss_bytes() - before
+            first_peak = first_peak or peak_rss_bytes() - before + device.most(session)
             seconds.append(after_call.wall_seconds - before_call.wall_seconds)
             calm += len(seconds) > 1 and (others_share(before_call, after_call) or 0.0) <= DISTURBED
-        peak = peak_rss_bytes() - before
+        device.stop()
+        there, stays = device.most(session), device.stays(session)
+        peak = peak_rss_bytes() - before + there
         used = process.memory_info().rss
         arena.shrink()  # what is in it while a graph runs is everybody's, and counted once
         arena_bytes = max(0, used - process.memory_info().rss)
-        return Costs(
+        costs = Costs(
             peak_bytes=peak,
-            resident_bytes=process.memory_info().rss - before - (_code_bytes(process) - code_before),
-            copied_bytes=_own_bytes(process) - own_before,
+            resident_bytes=process.memory_info().rss - before - (_code_bytes(process) - code_before) + stays,
+            copied_bytes=_own_bytes(process) - own_before + stays,
             open_seconds=opened - started,
             held_bytes=held_bytes,
             held_seconds=held_seconds,
@@ -117,16 +138,87 @@ def probe(folder: Path, target: Target, options: BuildOptions, threads: int) -> 
             first_seconds=seconds[0] - min(seconds),
             first_peak_bytes=first_peak,
             arena_bytes=min(arena_bytes, peak),
+            device_bytes=there,
+            device_resident_bytes=stays,
+            device_base_bytes=device.base_bytes,
+            device_told=device.told,
         )
+    if target.is_host:
+        return costs
+    # A device's library keeps buffers and programs for whoever comes next: as an arena that never shrinks.
+    trim()
+    there = min(device.left(), costs.device_resident_bytes)
+    here = max(0, process.memory_info().rss - before - (_code_bytes(process) - code_before))
+    left = min(here + there, costs.resident_bytes)
+    return replace(
+        costs,
+        resident_bytes=costs.resident_bytes - left,
+        device_resident_bytes=costs.device_resident_bytes - there,
+        arena_bytes=left,
+        left_bytes=left,
+    )
+
+
+class _DeviceMeter:
+    """What this process has in a device's own memory beyond what it had at first.
+
+    A graph in parts has the most while it runs, so that a thread looks all the time. Where no driver tells, it is what
+    the session knows of, and what the caller takes its activations to be.
+    """
+
+    def __init__(self, target: Target, working_bytes: int) -> None:
+        self._target, self._working = target, working_bytes
+        found = device_bytes(target)
+        self.told, self.base_bytes = found is not None, found or 0
+        self._most = 0
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._look, daemon=True)
+
+    def watch(self) -> None:
+        if self.told and not computes_on_processor(self._target):
+            self._thread.start()
+
+    def stop(self) -> None:
+        self._done.set()
+        if self._thread.ident is not None:
+            self._thread.join()
+
+    def taken(self, session: Session) -> int:
+        """Now."""
+        if not self.told:
+            return session.device_bytes
+        self._most = max(self._most, found := self._beyond_base())
+        return found
+
+    def most(self, session: Session) -> int:
+        """Until now, once the session has run."""
+        return max(self._most, self.taken(session)) if self.told else session.device_bytes + self._working
+
+    def stays(self, session: Session) -> int:
+        """Between runs: an arena there gives nothing back while its session is open, and parts close theirs."""
+        if self.told:
+            return self.taken(session)
+        return 0 if session.is_in_parts else self.most(session)
+
+    def left(self) -> int:
+        """Now, when no session is open."""
+        return self._beyond_base() if self.told else 0
+
+    def _beyond_base(self) -> int:
+        return max(0, (device_bytes(self._target) or 0) - self.base_bytes)
+
+    def _look(self) -> None:
+        while not self._done.wait(LOOK_SECONDS):
+            self._most = max(self._most, self._beyond_base())
 
 
 def _code_bytes(process: psutil.Process) -> int:
-    """What of ONNX Runtime's own code is in memory: graphs that are open together share it. 0 where nobody tells."""
+    """What of shared libraries is in memory: graphs that are open together share them. 0 where nobody tells."""
     try:
         maps: Any = process.memory_maps()
     except (psutil.Error, AttributeError, OSError):
         return 0
-    return sum(int(entry.rss) for entry in maps if "onnxruntime" in entry.path and ".onnx" not in entry.path)
+    return sum(int(entry.rss) for entry in maps if _LIBRARY.search(entry.path))
 
 
 def _own_bytes(process: psutil.Process) -> int:
@@ -135,9 +227,10 @@ def _own_bytes(process: psutil.Process) -> int:
     return int(info.rss - getattr(info, "shared", 0))
 
 
-def _probe(folder: Path, target: Target, options: BuildOptions, threads: int) -> Costs:
-    held = {"mapped": options.mapped, "standing": options.standing}
+def _probe(folder: Path, target: Target, options: BuildOptions, threads: int, working_bytes: int) -> Costs:
+    held = {"mapped": options.mapped, "standing": options.standing, "exactness": options.exactness}
     job = {"folder": str(folder.resolve()), "target": target.name, "threads": threads, "held": held}
+    job["working_bytes"] = working_bytes
     done = run_child("tintype.engine.probe", json.dumps(job))
     lines = done.stdout.strip().splitlines()
     if done.returncode == 0 and lines:
@@ -165,7 +258,8 @@ def main() -> int:
     """Measure the build that stdin names; the costs as JSON on stdout."""
     end_with_parent()
     job = json.loads(sys.stdin.read())
-    costs = probe(Path(job["folder"]), TARGETS[job["target"]], BuildOptions(**job["held"]), job["threads"])
+    options = BuildOptions(**job["held"])
+    costs = probe(Path(job["folder"]), TARGETS[job["target"]], options, job["threads"], job["working_bytes"])
     print(json.dumps(asdict(costs)))
     return 0
 

@@ -229,12 +229,19 @@ def device_of(target: Target) -> Any:
     return found[0]
 
 
+def computes_on_processor(target: Target) -> bool:
+    """Whether tensors lie in the process's own memory: also OpenVINO's there, and a software GPU's."""
+    if target.is_host:
+        return True
+    if not (plugins.is_registered(target.plugin) or _is_windows_mls(target)):
+        return target.name == "openvino"  # built in, it takes the processor unless it is told otherwise
+    found = plugins.devices(load_onnxruntime(), target.provider)
+    return bool(found) and str(found[0].device.type).endswith("CPU")
+
+
 def is_software(target: Target) -> bool:
     """Whether a GPU's provider runs on the processor, as WebGPU may in tests: right, and hundreds of times slower."""
-    if not (plugins.is_registered(target.plugin) or _is_windows_mls(target)):
-        return False
-    found = plugins.devices(load_onnxruntime(), target.provider)
-    return bool(found) and str(found[0].device.type).endswith("CPU") and target.name == "webgpu"
+    return target.name == "webgpu" and computes_on_processor(target)
 
 
 def plain_reason(error: Exception) -> str:

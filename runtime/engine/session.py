@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import threading
 import time
 import weakref
@@ -76,10 +75,16 @@ class Session:
         """
         if self.target.is_host or self._inner is None:
             return 0
+        held = sum(holder.device_bytes for holder in self._holders)
+        if self.is_in_parts:  # of which one is there at a time
+            return held + max(map(_graph_bytes, self.path.parent.glob("*.onnx")), default=0)
         graphs = [self.path, self.path.with_name(ONCE)] if self.path.name == MODEL else [self.path]
-        files = [file for graph in graphs for file in (graph, graph.with_name(f"{graph.name}_data"))]
-        weights = sum(file.stat().st_size for file in files if file.is_file())
-        return weights + sum(holder.device_bytes for holder in self._holders)
+        return held + sum(map(_graph_bytes, graphs))
+
+    @property
+    def is_in_parts(self) -> bool:
+        """Whether parts of the graph are opened for each run and closed after it."""
+        return isinstance(self._inner, Chain | Strips)
 
     @property
     def input_names(self) -> tuple[str, ...]:
@@ -103,7 +108,7 @@ class Session:
         """
         bound = not self.target.is_host if bound is None else bound
         on_device = isinstance(self._inner, OnDevice)  # which keeps its tensors itself, where CUDA graphs find them
-        bound = bound and not on_device
+        bound = bound and not on_device and not self.is_in_parts  # whose tensors pass from part to part
         self._demand_open()
         self._known(inputs)
         feed = {name: self._checked(name, value) for name, value in inputs.items()}
@@ -233,7 +238,7 @@ def open_session(
         raise BuildError(f"threads is {threads}", fix="give 1 or more, or leave it out for all physical cores")
 
     # What a device fuses is decided when it opens the graph: such builds are saved as they were lowered.
-    def opened(graph: Path, *, captures: bool = False, shares: bool = True) -> Any:
+    def opened(graph: Path, *, captures: bool = False, shares: bool = True, keeps_tensors: bool = True) -> Any:
         optimized = optimize or not target.is_host
         told = cuda.for_session(target, exactness=exactness, device_bytes=device_bytes, captures=captures)
         options = session_options(target, threads=threads, optimize=optimized, mapped=mapped)
@@ -245,18 +250,23 @@ def open_session(
             if captures and "graph capture" in str(error):  # a node is on the host: slower, and as right
                 return opened(graph)
             raise
-        if not stays_on_device(target):
+        if not keeps_tensors or not stays_on_device(target):
             return inner
         return OnDevice(inner, target, types=NUMPY_TYPES, graph_ids=cuda.GraphIds() if captures else None)
 
     # What is opened for one run has an arena of its own, which goes with it: some parts have large maps, others large
     # weights, and none both. What stays open shares one: the arena of each would stay too.
-    passing = functools.partial(opened, shares=False)
+    def passing(graph: Path) -> Any:
+        part = opened(graph, shares=False, keeps_tensors=False)
+        if not allow_off_target:
+            Placement.of(part).demand(target.provider, graph.name)
+        return part
+
     if strips is not None:
         head = Chain(path.parent, chains[HEAD], passing) if HEAD in chains else None
         return Session(Strips(path.parent, strips, head, passing), target, path, Placement(), threads)
     if chains:
-        stays = standing and can_give_back()
+        stays = standing and can_give_back() and target.is_host
         inner = Chain(path.parent, chains[MODEL], opened if stays else passing, standing=stays)
         once = Chain(path.parent, chains[ONCE], passing) if ONCE in chains else None
         return Session(inner, target, path, Placement(), threads, once)
@@ -266,6 +276,12 @@ def open_session(
     if not allow_off_target:
         placement.demand(target.provider, path.name)
     return Session(whole, target, path, placement, threads, apart)
+
+
+def _graph_bytes(graph: Path) -> int:
+    """A graph's files: its nodes and its weights."""
+    files = (graph, graph.with_name(f"{graph.name}_data"))
+    return sum(file.stat().st_size for file in files if file.is_file())
 
 
 def _open(path: Path, target: Target, options: Any) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
@@ -15,6 +16,14 @@ _UNITS = {
 }  # fmt: skip
 AUTO_SHARE = 0.85  # of what is free: the rest is for whoever asks while a picture is made
 _CGROUPS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
+
+
+@dataclass(frozen=True, slots=True)
+class Room:
+    """What there is beside a budget, in bytes: for the process itself, and in a device's memory. None is not known."""
+
+    host: int | None = None
+    device: int | None = None
 
 
 def parse_memory(memory: str | int) -> int | str:
@@ -41,14 +50,23 @@ def parse_memory(memory: str | int) -> int | str:
     return int(count)
 
 
-def budget_bytes(memory: str | int) -> int:
-    """The budget that a parsed one stands for now: `auto` is what is free and what this process has, less a margin."""
+def budget_bytes(memory: str | int, room: Room | None = None) -> int:
+    """The budget that a parsed one stands for now: `auto` is all the room that there is.
+
+    room: None is this machine's.
+    """
     if isinstance(memory, int):
         return memory
+    room = room or auto_room(None)
+    return (room.host or 0) + (room.device or 0)
+
+
+def auto_room(device_free: int | None) -> Room:
+    """What is free and what this process has already, less a margin; and of what a device has free."""
     free = free_bytes() + psutil.Process().memory_info().rss
     if free <= 0:
         raise MemoryBudgetError("this machine has no memory free", fix="close other programs")
-    return int(free * AUTO_SHARE)
+    return Room(int(free * AUTO_SHARE), None if device_free is None else int(device_free * AUTO_SHARE))
 
 
 def free_bytes() -> int:

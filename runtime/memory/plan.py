@@ -17,6 +17,7 @@ class Arrangement:
     holdings: Mapping[str, Holding] = field(default_factory=dict)  # by role; packed where there is none
     split_guidance: bool = False  # two calls a step in place of one on a batch twice as large
     keep: bool = True  # graphs stay open from stage to stage, and for the next request
+    device_limits: Mapping[str, int] = field(default_factory=dict)  # by role, bytes of a device's memory
 
     def holding(self, role: str) -> Holding:
         return self.holdings.get(role, PACKED)
@@ -52,6 +53,16 @@ class Stage:
     def resident_bytes(self) -> int:
         """While the graph is open and doesn't run."""
         return self.costs.resident_bytes + self.held_again_bytes
+
+    @property
+    def device_bytes(self) -> int:
+        """The most in a device's memory; what any process has there is not in it."""
+        return self.costs.device_bytes + (self.held_again_bytes if self.costs.device_bytes else 0)
+
+    @property
+    def device_resident_bytes(self) -> int:
+        """In a device's memory while the graph is open and doesn't run."""
+        return self.costs.device_resident_bytes + (self.held_again_bytes if self.costs.device_resident_bytes else 0)
 
     @property
     def seconds(self) -> float:
@@ -96,7 +107,19 @@ class Plan:
         held = sum(stage.resident_bytes for stage in self.stages)
         arena = max((stage.costs.arena_bytes for stage in self.stages), default=0)
         rest = max((stage.costs.work_bytes - stage.costs.arena_bytes for stage in self.stages), default=0)
-        return self.base_bytes + held + arena + rest
+        return self.base_bytes + self.device_base_bytes + held + arena + rest
+
+    @property
+    def device_base_bytes(self) -> int:
+        """In a device's memory without any graph."""
+        return max((stage.costs.device_base_bytes for stage in self.stages), default=0)
+
+    @property
+    def device_bytes(self) -> int:
+        """The most in a device's memory; part of the peak, and 0 where tensors lie in the process's own."""
+        held = sum(stage.device_resident_bytes for stage in self.stages) if self.keep else 0
+        rest = (stage.device_bytes - (stage.device_resident_bytes if self.keep else 0) for stage in self.stages)
+        return self.device_base_bytes + held + max(rest, default=0)
 
     @property
     def _first_bytes(self) -> int:
@@ -117,6 +140,7 @@ class Plan:
             holdings={stage.role: stage.holding for stage in self.stages},
             split_guidance=any(stage.split_guidance for stage in self.stages),
             keep=self.keep,
+            device_limits={stage.role: stage.device_bytes for stage in self.stages if stage.device_bytes},
         )
 
     def as_dict(self) -> dict[str, Any]:
@@ -139,6 +163,7 @@ class Plan:
             "base_bytes": self.base_bytes,
             "peak_bytes": self.peak_bytes,
             "again_bytes": self.again_bytes,
+            "device_bytes": self.device_bytes,
             "seconds": round(self.seconds, 3),
             "measured": self.measured,
             "resident_together": self.keep,
@@ -161,6 +186,9 @@ class Plan:
             )
         together = "stay open together" if self.keep else "one after another"
         said.append(f"{'process':<16} {'graphs ' + together:<62} {_mib(self.base_bytes):>9}")
+        if self.device_bytes:
+            told = "" if all(stage.costs.device_told for stage in self.stages) else ", reckoned: no driver tells it"
+            said.append(f"{'device':<16} {f'in its own memory{told}':<62} {_mib(self.device_bytes):>9}")
         budget = "no budget" if self.budget_bytes is None else f"of {_mib(self.budget_bytes)} MiB"
         again = f" ({_mib(self.again_bytes)} for further pictures)" if self.again_bytes > self.peak_bytes else ""
         said.append(f"peak {_mib(self.peak_bytes)} MiB{again}, {budget}; {self.seconds:.1f} s")

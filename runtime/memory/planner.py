@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from tintype.errors import MemoryBudgetError
+from tintype.memory.budget import Room
 from tintype.memory.costs import Costs
 from tintype.memory.holding import MAPPED, MIB, PACKED, Holding, segments, strips
 from tintype.memory.plan import Plan, Stage
@@ -13,6 +14,10 @@ from tintype.memory.plan import Plan, Stage
 SEGMENTS_MIB = (1536, 1024, 768, 512, 384, 256, 192, 128, 96, 64, 48, 32)
 REOPENED_MIB = 64  # smaller segments are many: to keep them all open takes memory too
 STRIPS_MIB = (64, 32, 16, 8, 4)
+# On a device each part is opened for every run, and none of them has been seen to be worth more steps.
+DEVICE_SEGMENTS_MIB = (1024, 256, 64)
+DEVICE_STRIPS_MIB = (32, 8)
+NO_BOUND = Room()
 MARGIN = 0.97  # of a budget is what a plan may fill
 NEAR = 1.15  # how far reckoning may be off where the smallest way is sought
 PROMISING = 1.05  # a way that is only reckoned has to promise that much over one that was measured
@@ -63,22 +68,31 @@ def holdings_for(role: str, *, standing: bool) -> tuple[Holding, ...]:
     return (PACKED, MAPPED, *(segments(mib, standing=True) for mib in SEGMENTS_MIB), *small)
 
 
+def device_holdings(role: str) -> tuple[Holding, ...]:
+    """The same on a device: whole in its memory, or in parts that are there one after another."""
+    parts = map(strips, DEVICE_STRIPS_MIB) if role == "vae_decoder" else map(segments, DEVICE_SEGMENTS_MIB)
+    return (PACKED, *parts)
+
+
 def make_plan(
     needs: Sequence[Need],
     base_bytes: int,
     budget_bytes: int | None,
     known: Oracle,
     measure: Oracle | None = None,
+    *,
+    room: Room = NO_BOUND,
 ) -> Plan:
     """The fastest plan within the budget.
 
-    known: a candidate's costs as far as they are known. measure: builds and measures one; then `known` knows more. It
-    is asked for what the plan is made of, until all of that is measured; without it the plan may be reckoned.
+    base_bytes: of the process without any graph. room: bounds beside the budget. known: a candidate's costs as far as
+    they are known. measure: builds and measures one; then `known` knows more. It is asked for what the plan is made
+    of, until all of that is measured; without it the plan may be reckoned.
 
     Raises MemoryBudgetError, naming the smallest budget that would do, when nothing fits.
     """
     while True:
-        plan = _best(needs, base_bytes, budget_bytes, known)
+        plan = _best(needs, base_bytes, budget_bytes, known, room)
         found = plan or _smallest(needs, base_bytes, known)
         guessed = [stage for stage in found.stages if not stage.costs.measured]
         if measure is not None and guessed:
@@ -89,22 +103,48 @@ def make_plan(
             measure(near)
             continue
         if plan is None:
-            raise _too_small(found, budget_bytes)
+            raise _too_small(found, budget_bytes, room)
         return plan
 
 
-def _best(needs: Sequence[Need], base: int, budget: int | None, known: Oracle) -> Plan | None:
-    room = None if budget is None else int(budget * MARGIN)
-    chosen = []
-    for need in needs:
-        stages = [_stage(need, candidate, known(candidate), base) for candidate in candidates(need)]
-        fitting = [stage for stage in stages if room is None or stage.peak_bytes <= room]
-        if not fitting:
-            return None
-        chosen.append(min(fitting, key=lambda stage: (_promised(stage), stage.peak_bytes)))
-    apart = Plan(budget_bytes=budget, base_bytes=base, stages=tuple(chosen), keep=False)
-    together = _together(apart)
-    return together if room is None or together.most_bytes <= room else apart
+def _best(needs: Sequence[Need], base: int, budget: int | None, known: Oracle, room: Room) -> Plan | None:
+    less = 0  # of the budget, for what graphs leave behind when they are closed
+    while True:
+        most = None if budget is None else budget - less
+        chosen = []
+        for need in needs:
+            stages = [_stage(need, candidate, known(candidate), base) for candidate in candidates(need)]
+            fitting = [stage for stage in stages if _fits(_alone(stage, base), most, room)]
+            if not fitting:
+                return None
+            chosen.append(min(fitting, key=lambda stage: (_promised(stage), stage.peak_bytes)))
+        apart = _in_turn(Plan(budget_bytes=budget, base_bytes=base, stages=tuple(chosen), keep=False))
+        together = _together(apart)
+        if _fits(together, budget, room):
+            return together
+        if _fits(apart, budget, room) or budget is None:
+            return apart
+        less += max(MIB, apart.most_bytes - int(budget * MARGIN))
+
+
+def _in_turn(plan: Plan) -> Plan:
+    """The same with each graph closed before the next: each stage begins with what those before it have left."""
+    stages, left = [], 0
+    for stage in plan.stages:
+        before = plan.base_bytes + plan.device_base_bytes + max(0, left - stage.costs.left_bytes)
+        stages.append(replace(stage, before_bytes=before))
+        left = max(left, stage.costs.left_bytes)
+    return replace(plan, stages=tuple(stages))
+
+
+def _alone(stage: Stage, base: int) -> Plan:
+    return Plan(budget_bytes=None, base_bytes=base, stages=(stage,), keep=False)
+
+
+def _fits(plan: Plan, budget: int | None, room: Room) -> bool:
+    total, device = plan.most_bytes, plan.device_bytes
+    bounds = ((total, budget), (total - device, room.host), (device, room.device))
+    return all(most is None or count <= int(most * MARGIN) for count, most in bounds)
 
 
 def _promised(stage: Stage) -> float:
@@ -114,7 +154,7 @@ def _promised(stage: Stage) -> float:
 
 def _together(plan: Plan) -> Plan:
     """The same with every graph left open: each stage begins with what those before it hold, and with their arena."""
-    stages, held, arena = [], plan.base_bytes, 0
+    stages, held, arena = [], plan.base_bytes + plan.device_base_bytes, 0
     for stage in plan.stages:
         before = held + max(0, arena - stage.costs.arena_bytes)
         stages.append(replace(stage, opens=1, before_bytes=before))
@@ -132,7 +172,7 @@ def _smallest(needs: Iterable[Need], base: int, known: Oracle) -> Plan:
         )
         for need in needs
     )
-    return Plan(budget_bytes=None, base_bytes=base, stages=stages, keep=False)
+    return _in_turn(Plan(budget_bytes=None, base_bytes=base, stages=stages, keep=False))
 
 
 def _near(needs: Iterable[Need], smallest: Plan, known: Oracle) -> Iterator[Candidate]:
@@ -152,13 +192,19 @@ def _stage(need: Need, candidate: Candidate, costs: Costs, base: int) -> Stage:
         opens=need.opens,
         calls=need.calls * (2 if candidate.split_guidance else 1),
         costs=costs,
-        before_bytes=base,
+        before_bytes=base + costs.device_base_bytes,
     )
 
 
-def _too_small(smallest: Plan, budget: int | None) -> MemoryBudgetError:
+def _too_small(smallest: Plan, budget: int | None, room: Room) -> MemoryBudgetError:
     least = -(-int(smallest.most_bytes / MARGIN + SLACK_BYTES) // MIB)
     tightest = max(smallest.stages, key=lambda stage: stage.peak_bytes)
+    if not _fits(smallest, None, Room(device=room.device)):
+        return MemoryBudgetError(
+            f"nothing fits into the {(room.device or 0) / MIB:,.0f} MiB that the device has free: "
+            f"the least that {tightest.role} takes there is {smallest.device_bytes / MIB:,.0f}",
+            fix="close other programs on it, ask for a smaller picture, or choose provider cpu",
+        )
     return MemoryBudgetError(
         f"nothing fits into {(budget or 0) / MIB:,.0f} MiB: "
         f"the least that {tightest.role} runs in is {tightest.peak_bytes / MIB:,.0f}",

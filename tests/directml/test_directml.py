@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 import tintype
-from tintype.engine.providers import TARGETS, unusable_reason
 
 pytestmark = [
     pytest.mark.slow,
@@ -19,10 +18,8 @@ PROMPT = "a red sailboat on a calm sea at sunset"
 
 
 @pytest.fixture(autouse=True)
-def _works():
-    reason = unusable_reason(TARGETS["directml"])
-    if reason is not None:
-        pytest.skip(f"DirectML: {reason}")
+def _works(usable_target):
+    usable_target("directml")
 
 
 def test_the_exact_picture_is_the_processors_and_the_same_twice():

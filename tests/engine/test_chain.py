@@ -8,16 +8,21 @@ import sys
 import time
 
 import numpy as np
+import onnx_ir as ir
 import onnxruntime
 import psutil
 import pytest
 
+import tintype.engine.session
 from tintype.bundle import open_bundle
 from tintype.engine import BuildOptions, ensure_build, open_role, resolve_provider
+from tintype.engine.build import lower_into
 from tintype.engine.chain import PARTS_NAME, Chain, prefetch, read_chains
 from tintype.engine.pages import can_give_back
+from tintype.engine.placement import Placement
 from tintype.engine.probe import known_costs, measured_costs, random_inputs
-from tintype.errors import BuildError
+from tintype.engine.providers import TARGETS
+from tintype.errors import BuildError, ProviderError
 
 CELLS = {"batch": 2, "height": 16, "width": 16, "sequence": 77}
 SEGMENT = 300_000
@@ -105,12 +110,26 @@ def test_a_missing_input_is_told_and_a_closed_session_too(bundle, cpu):
         session.run(random_inputs(session))
 
 
-def test_segments_are_refused_where_they_cannot_run(bundle, tmp_path):
-    from tintype.engine.build import lower_into
-    from tintype.engine.providers import TARGETS
+@pytest.mark.parametrize("name", ["cuda", "webgpu", "directml", "openvino"])
+def test_parts_for_a_device_hand_on_nothing_but_feature_maps(bundle, tmp_path, name):
+    """Sizes are numbers in each part: a device need not take them as tensors."""
+    lower_into(bundle.graph_path("denoiser"), tmp_path, TARGETS[name], options=options())
+    for chain in read_chains(tmp_path).values():
+        assert len(chain.parts) > 3
+        for part in chain.parts:
+            graph = ir.load(tmp_path / part.file).graph
+            assert {value.dtype for value in graph.outputs} <= {ir.DataType.FLOAT, ir.DataType.FLOAT16}
+            assert not any(node.op_type in ("Shape", "Size") for node in graph)
 
-    with pytest.raises(BuildError, match="segments on cuda"):
-        lower_into(bundle.graph_path("denoiser"), tmp_path, TARGETS["cuda"], options=options())
+
+def test_every_part_is_asked_where_its_nodes_run(bundle, cpu, monkeypatch):
+    elsewhere = Placement.from_assignments([("CPUExecutionProvider", "Conv"), ("Gpu", "MatMul")])
+    monkeypatch.setattr(tintype.engine.session.Placement, "of", lambda *sessions: elsewhere)
+    with (
+        open_role(bundle, "denoiser", cpu, options=options()) as session,
+        pytest.raises(ProviderError, match=r"-000\.onnx.* 1 MatMul on Gpu"),
+    ):
+        session.run(random_inputs(session))
 
 
 def test_only_one_part_is_open_at_a_time(bundle, cpu):

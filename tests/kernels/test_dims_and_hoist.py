@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import onnx_ir as ir
+import onnxruntime
 import pytest
 from onnx import TensorProto, helper
 
-from tintype.kernels.dims import evaluate, pin
+from tintype.kernels.dims import evaluate, fold_sizes, pin
 from tintype.kernels.hoist import split_held
 
 DIMS = {"batch": 2, "height": 24, "width": 16}
@@ -41,6 +42,41 @@ def test_pinning_leaves_no_named_dim_and_refuses_a_missing_one(model_of):
         pin(model, {"height": 4})
     pin(model, {"batch": 3, "height": 4})
     assert tuple(model.graph.inputs[0].shape) == tuple(model.graph.outputs[0].shape) == (3, 2)
+
+
+def test_sizes_that_follow_from_a_pinned_shape_become_numbers_and_the_rest_stays(model_of):
+    """y = x in as many rows as x has columns, doubled; what is made of x itself is no size."""
+    nodes = [
+        helper.make_node("Shape", ["x"], ["columns"], start=1),
+        helper.make_node("Squeeze", ["columns", "axis"], ["scalar"]),
+        helper.make_node("Mul", ["columns", "two"], ["rows"]),
+        helper.make_node("Concat", ["rows", "rest"], ["shape"], axis=0),
+        helper.make_node("Reshape", ["x", "shape"], ["turned"]),
+        helper.make_node("Cast", ["scalar"], ["factor"], to=TensorProto.FLOAT),
+        helper.make_node("Mul", ["turned", "factor"], ["y"]),
+        helper.make_node("Identity", ["scalar"], ["told"]),
+    ]
+    constants = {
+        "axis": np.array([0], np.int64),
+        "two": np.array([2], np.int64),
+        "rest": np.array([-1], np.int64),
+    }
+    model = ir.from_proto(model_of(nodes, {"x": (TensorProto.FLOAT, ["batch", 6])}, ["y", "told"], constants))
+    x = np.random.default_rng(0).standard_normal((4, 6)).astype(np.float32)
+    expected = _run(model, {"x": x})
+    pin(model, {"batch": 4})
+    assert fold_sizes(model) == 4
+    # A float is no size, though it comes of one; an output keeps the node that makes it.
+    assert sorted(node.op_type for node in model.graph) == ["Cast", "Identity", "Mul", "Reshape"]
+    found = _run(model, {"x": x})
+    assert found["y"].shape == (12, 2)
+    for name, array in expected.items():
+        np.testing.assert_array_equal(found[name], array)
+
+
+def _run(model, feed):
+    session = onnxruntime.InferenceSession(ir.to_proto(model).SerializeToString(), providers=["CPUExecutionProvider"])
+    return dict(zip([port.name for port in session.get_outputs()], session.run(None, feed), strict=True))
 
 
 def _cross_attention(model_of):

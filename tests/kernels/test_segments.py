@@ -178,3 +178,29 @@ def test_an_output_is_held_to_the_end_so_that_nothing_made_of_it_is_handed_on_be
         ["little_made", "down_0"],
         ["down_1"],
     ]
+
+
+def test_a_product_and_its_layout_are_not_parted():
+    """Behind the product, its transposed and its reshaped form the same bytes are handed on."""
+    random = np.random.default_rng(0)
+    x = _value("x", [ROWS, NARROW])
+    graph = ir.Graph([x], [], nodes=[], opset_imports={"": 23}, name="layout")
+
+    def add(operator, inputs, name, shape, **attributes):
+        node = ir.node(operator, inputs, attributes=attributes)
+        node.outputs[0].name, node.outputs[0].shape = name, ir.Shape(shape)
+        node.outputs[0].type = ir.TensorType(ir.DataType.FLOAT)
+        graph.append(node)
+        return node.outputs[0]
+
+    first = _weight(graph, "first", random.standard_normal((NARROW, NARROW)).astype(np.float32))
+    second = _weight(graph, "second", random.standard_normal((ROWS, NARROW)).astype(np.float32))
+    product = add("MatMul", [x, first], "product", [ROWS, NARROW])
+    turned = add("Transpose", [product], "turned", [NARROW, ROWS], perm=[1, 0])
+    again = add("Reshape", [turned, _weight(graph, "shape", np.array([NARROW, ROWS]))], "again", [NARROW, ROWS])
+    graph.outputs.append(add("MatMul", [again, second], "y", [NARROW, NARROW]))
+    segments = cut(ir.Model(graph, ir_version=10), first.const_value.nbytes + 64)
+    assert [[node.op_type for node in segment.graph] for segment in segments] == [
+        ["MatMul", "Transpose", "Reshape"],
+        ["MatMul"],
+    ]

@@ -7,10 +7,10 @@ import dataclasses
 import pytest
 
 from tintype.errors import MemoryBudgetError
-from tintype.memory.budget import parse_memory
+from tintype.memory.budget import Room, parse_memory
 from tintype.memory.costs import Correction, Costs, reckon
 from tintype.memory.holding import MAPPED, MIB, PACKED, Holding, parse_holding, segments, strips
-from tintype.memory.planner import MARGIN, Need, holdings_for, make_plan
+from tintype.memory.planner import MARGIN, Candidate, Need, device_holdings, holdings_for, make_plan
 
 BASE = 60 * MIB
 NEEDS = (
@@ -204,6 +204,112 @@ def test_the_refusal_of_a_budget_is_made_of_measured_costs():
     with pytest.raises(MemoryBudgetError):
         make_plan(NEEDS, BASE, 1 * MIB, lambda c: real.get(c) or costs(c, measured=False), measure)
     assert {candidate.role for candidate in real} == {need.role for need in NEEDS}
+
+
+ON_DEVICE = (
+    Need(role="text_encoder", holdings=device_holdings("text_encoder"), opens=1, calls=2),
+    Need(role="denoiser", holdings=device_holdings("denoiser"), opens=1, calls=10, can_split=True),
+    Need(role="vae_decoder", holdings=device_holdings("vae_decoder"), opens=1, calls=1),
+)
+CONTEXT = 300 * MIB
+# On the device and beside it, in MiB.
+TAKEN = {"text_encoder": (200, 50), "denoiser": (1800, 80), "vae_decoder": (2400, 60)}
+
+
+def device_costs(candidate):
+    """Whole, all of it stays; in parts a third is needed while they run, in twice the time, and nothing stays."""
+    there, here = TAKEN[candidate.role]
+    there, here = (there - 300 * candidate.split_guidance) * MIB, here * MIB
+    parts = candidate.holding.is_cut
+    there //= 3 if parts else 1
+    return Costs(
+        peak_bytes=there + here,
+        resident_bytes=here if parts else there + here,
+        copied_bytes=here,
+        open_seconds=0.5,
+        held_seconds=0.0,
+        call_seconds=(2.0 if parts else 1.0) / (1.9 if candidate.split_guidance else 1.0),
+        device_bytes=there,
+        device_resident_bytes=0 if parts else there,
+        device_base_bytes=CONTEXT,
+    )
+
+
+def test_a_device_s_memory_is_part_of_the_peak_and_what_any_process_takes_there_counts_once():
+    plan = make_plan(ON_DEVICE, BASE, None, device_costs)
+    assert plan.keep
+    assert plan.device_bytes == CONTEXT + (200 + 1800 + 2400) * MIB
+    assert plan.peak_bytes == plan.again_bytes == BASE + plan.device_bytes + (50 + 80 + 60) * MIB
+    apart = make_plan(ON_DEVICE, BASE, 3500 * MIB, device_costs)
+    assert not apart.keep
+    assert apart.device_bytes == CONTEXT + 2400 * MIB
+    assert apart.peak_bytes == BASE + CONTEXT + 2460 * MIB
+    assert apart.arrangement.device_limits == {
+        "text_encoder": 200 * MIB,
+        "denoiser": 1800 * MIB,
+        "vae_decoder": 2400 * MIB,
+    }
+    assert f"{apart.device_bytes / MIB:,.0f}" in next(line for line in apart.lines() if line.startswith("device"))
+    assert make_plan(NEEDS, BASE, None, costs).arrangement.device_limits == {}
+
+
+def test_what_does_not_fit_on_a_device_as_a_whole_runs_there_in_parts():
+    plan = make_plan(ON_DEVICE, BASE, 2400 * MIB, device_costs)
+    assert [stage.holding.kind for stage in plan.stages] == ["packed", "packed", "strips"]
+    assert plan.seconds == pytest.approx(3 * 0.5 + 2 * 1.0 + 10 * 1.0 + 2.0)
+    assert make_plan(ON_DEVICE, BASE, 2200 * MIB, device_costs).arrangement.split_guidance
+    least = make_plan(ON_DEVICE, BASE, 1300 * MIB, device_costs)
+    assert [stage.holding.kind for stage in least.stages] == ["packed", "segments", "strips"]
+    assert least.device_bytes == CONTEXT + 800 * MIB
+    # Where all stay open, a part's weights come on top of what the others hold.
+    together = dataclasses.replace(least, keep=True)
+    assert together.device_bytes == CONTEXT + (200 + 800) * MIB
+    assert together.again_bytes == BASE + together.device_bytes + (50 + 80 + 60) * MIB
+
+
+def leaving(candidate):
+    """What a graph of a device needs while it runs stays with the device's library when it is closed."""
+    found = device_costs(candidate)
+    left = {"text_encoder": 40, "denoiser": 700, "vae_decoder": 100}[candidate.role] * MIB
+    return dataclasses.replace(
+        found,
+        peak_bytes=found.peak_bytes + left,
+        arena_bytes=left,
+        left_bytes=left,
+    )
+
+
+def test_what_a_closed_graph_leaves_behind_counts_in_the_stages_after_it():
+    plan = make_plan(ON_DEVICE, BASE, 3700 * MIB, leaving)
+    assert not plan.keep
+    before = [(stage.before_bytes - BASE - CONTEXT) // MIB for stage in plan.stages]
+    assert before == [0, 0, 600]  # of the 700 that the denoiser left, the decoder uses 100 again
+    assert plan.peak_bytes == BASE + CONTEXT + (600 + 2400 + 60 + 100) * MIB
+    # By itself the decoder would fit a budget in which it does not fit after the denoiser.
+    assert device_costs(Candidate("vae_decoder", PACKED, False)).peak_bytes + BASE + CONTEXT < 3000 * MIB * MARGIN
+    less = make_plan(ON_DEVICE, BASE, 3000 * MIB, leaving)
+    assert less.stages[-1].holding.kind == "strips"
+    assert less.most_bytes <= 3000 * MIB * MARGIN
+    together = make_plan(ON_DEVICE, BASE, None, leaving)
+    assert together.keep
+    assert together.again_bytes == make_plan(ON_DEVICE, BASE, None, device_costs).again_bytes + 700 * MIB
+
+
+def test_a_large_budget_does_not_make_a_device_larger():
+    plan = make_plan(ON_DEVICE, BASE, 16 * 2**30, device_costs, room=Room(device=2200 * MIB))
+    assert plan.device_bytes <= 2200 * MIB * MARGIN
+    assert plan.stages[-1].holding.kind == "strips"
+    with pytest.raises(MemoryBudgetError, match="900 MiB that the device has free: the least that vae_dec") as caught:
+        make_plan(ON_DEVICE, BASE, 16 * 2**30, device_costs, room=Room(device=900 * MIB))
+    assert "provider cpu" in caught.value.fix
+
+
+def test_a_large_device_does_not_make_the_process_s_own_memory_larger():
+    budget = 20 * 2**30  # as auto has it: what is free there, and little here
+    assert make_plan(ON_DEVICE, BASE, budget, device_costs, room=Room(host=260 * MIB, device=19 * 2**30)).keep
+    assert not make_plan(ON_DEVICE, BASE, budget, device_costs, room=Room(host=240 * MIB, device=19 * 2**30)).keep
+    with pytest.raises(MemoryBudgetError):
+        make_plan(ON_DEVICE, BASE, budget, device_costs, room=Room(host=100 * MIB, device=19 * 2**30))
 
 
 class Facts:

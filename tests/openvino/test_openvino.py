@@ -11,7 +11,7 @@ import pytest
 import tintype
 from tintype.bundle import open_bundle
 from tintype.engine import ensure_build, list_devices, open_session
-from tintype.engine.providers import TARGETS, unusable_reason
+from tintype.engine.providers import TARGETS
 from tintype.errors import ProviderError
 
 pytestmark = pytest.mark.slow
@@ -20,10 +20,8 @@ OPENVINO = TARGETS["openvino"]
 
 
 @pytest.fixture(autouse=True)
-def _works():
-    reason = unusable_reason(OPENVINO)
-    if reason is not None:
-        pytest.skip(f"OpenVINO: {reason}")
+def _works(usable_target):
+    usable_target("openvino")
 
 
 PROMPT = "a red sailboat on a calm sea at sunset"

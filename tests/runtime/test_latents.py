@@ -8,9 +8,8 @@ import numpy as np
 import pytest
 
 import tintype
-from tintype.decoding import DEVICE_WAYS, HOST_WAYS, Way, decode_somehow, ways_to_decode
+from tintype.decoding import ALL_WAYS, AS_ARRANGED, TILES, Way, decode_somehow, ways_to_decode
 from tintype.engine import Session
-from tintype.engine.providers import TARGETS
 from tintype.engine.strips import read_strips
 from tintype.errors import BundleError, MemoryBudgetError, NumericError, OutputError, RecordError, UncutError
 from tintype.image.tiles import Tiling
@@ -21,6 +20,8 @@ from tintype.pipeline import Run
 from tintype.request import make_request, resolve
 
 ASKED = {"seed": 3, "num_inference_steps": 1, "width": 128, "height": 96}  # latents of 32x24
+
+IN_TILES = (AS_ARRANGED, *TILES)  # of a decoder that cannot be cut
 
 
 @pytest.fixture(scope="module")
@@ -89,11 +90,10 @@ def test_a_record_in_tiles_is_decoded_in_tiles(pipeline):
     assert again.image.tobytes() != pipeline.generate(request).image.tobytes()
 
 
-def test_a_device_decodes_in_tiles_and_the_processor_in_strips_smaller_than_planned():
+def test_decoding_goes_on_in_strips_smaller_than_planned():
     planned = Arrangement(holdings={"vae_decoder": strips(8)})
-    assert ways_to_decode(TARGETS["webgpu"], Arrangement()) == DEVICE_WAYS
-    assert ways_to_decode(TARGETS["cpu"], Arrangement()) == HOST_WAYS
-    assert ways_to_decode(TARGETS["cpu"], planned) == (Way(), Way(holding=strips(4)))
+    assert ways_to_decode(Arrangement()) == ALL_WAYS
+    assert ways_to_decode(planned) == (Way(), Way(holding=strips(4)))
 
 
 def test_a_record_that_says_whole_is_decoded_whole_or_not_at_all(pipeline, small_memory):
@@ -130,7 +130,7 @@ def test_memory_is_given_back_before_each_new_try():
         return np.zeros((1, 2, 2, 3), np.uint8)
 
     latents = np.zeros((1, 4, 128, 128), np.float32)
-    _, way = decode_somehow(decode, latents, DEVICE_WAYS, lambda: freed.append(1))
+    _, way = decode_somehow(decode, latents, IN_TILES, lambda: freed.append(1))
     assert (way, len(freed)) == (Way(Tiling(32, 8)), 2)
 
 
@@ -146,15 +146,15 @@ def test_a_decoder_that_cannot_be_cut_goes_on_in_tiles_and_one_that_can_does_not
                 raise MemoryError
             return np.zeros((1, 2, 2, 3), np.uint8)
 
-        return tried, lambda: decode_somehow(decode, np.zeros((1, 4, 128, 128), np.float32), HOST_WAYS, lambda: None)
+        return tried, lambda: decode_somehow(decode, np.zeros((1, 4, 128, 128), np.float32), ALL_WAYS, lambda: None)
 
     tried, run = trial(cut=False)
     assert run()[1] == Way(Tiling(32, 8))
-    assert tried == list(HOST_WAYS[:-1])
+    assert tried == list(ALL_WAYS[:-1])
     tried, run = trial(cut=True)
     with pytest.raises(MemoryBudgetError, match="even in strips of 4 MiB"):
         run()
-    assert tried == [way for way in HOST_WAYS if way.tiling is None]
+    assert tried == [way for way in ALL_WAYS if way.tiling is None]
 
 
 def test_what_cannot_be_cut_is_told_before_memory_ran_out():
@@ -162,7 +162,7 @@ def test_what_cannot_be_cut_is_told_before_memory_ran_out():
         raise UncutError("the graph can't run in strips", fix="x")
 
     with pytest.raises(UncutError):
-        decode_somehow(decode, np.zeros((1, 4, 128, 128), np.float32), HOST_WAYS, lambda: None)
+        decode_somehow(decode, np.zeros((1, 4, 128, 128), np.float32), ALL_WAYS, lambda: None)
 
 
 def test_only_memory_is_a_reason_to_try_again():
@@ -170,7 +170,7 @@ def test_only_memory_is_a_reason_to_try_again():
         raise NumericError("the VAE decoder gave NaN", fix="x")
 
     with pytest.raises(NumericError):
-        decode_somehow(decode, np.zeros((1, 4, 128, 128), np.float32), DEVICE_WAYS, lambda: None)
+        decode_somehow(decode, np.zeros((1, 4, 128, 128), np.float32), IN_TILES, lambda: None)
 
 
 def test_a_tile_no_smaller_than_the_picture_is_not_tried():
@@ -181,7 +181,7 @@ def test_a_tile_no_smaller_than_the_picture_is_not_tried():
         raise MemoryError
 
     with pytest.raises(MemoryBudgetError):
-        decode_somehow(decode, np.zeros((1, 4, 32, 24), np.float32), DEVICE_WAYS, lambda: None)
+        decode_somehow(decode, np.zeros((1, 4, 32, 24), np.float32), IN_TILES, lambda: None)
     assert tried == [Way(), Way(Tiling(16, 4))]
 
 

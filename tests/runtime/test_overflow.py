@@ -32,7 +32,7 @@ PROMPT = "a house"
 class InHalf(Pipeline):
     """`balanced` builds as a device with float16 gets them, `exact` ones as it gets these."""
 
-    def open(self, role, options):
+    def open(self, role, options, device_bytes=None):
         folder = self.scratch / f"{role}-{options.exactness}"
         folder.mkdir(exist_ok=True)
         model = ir.load(self.bundle.graph_path(role))

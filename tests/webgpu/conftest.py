@@ -1,31 +1,21 @@
-"""WebGPU for real: on a GPU, or on a software adapter (see `make test-webgpu`).
-
-Skipped where no adapter can be used, unless TINTYPE_REQUIRE_WEBGPU=1 makes that a failure.
-"""
+"""WebGPU for real: on a GPU, or on a software adapter (see `make test-webgpu`)."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from tintype.bundle import Bundle, open_bundle
-from tintype.engine import Session, Target, ensure_build, open_session, resolve_provider
-from tintype.engine.providers import TARGETS, unusable_reason
+from tintype.engine import Session, Target, ensure_build, open_session
 
 ROLES = ("text_encoder", "denoiser", "vae_decoder")
 
 
 @pytest.fixture(scope="session")
-def webgpu() -> Target:
-    reason = unusable_reason(TARGETS["webgpu"])
-    if reason is not None and os.environ.get("TINTYPE_REQUIRE_WEBGPU", "0") == "1":
-        pytest.fail(f"WebGPU has to work here, and does not: {reason}")
-    if reason is not None:
-        pytest.skip(f"WebGPU: {reason}")
-    return resolve_provider("webgpu")
+def webgpu(usable_target: Callable[[str], Target]) -> Target:
+    return usable_target("webgpu")
 
 
 @pytest.fixture(scope="session")
