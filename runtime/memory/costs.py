@@ -21,7 +21,7 @@ class Costs:
     first_seconds: float = 0.0  # what the first call takes longer: weights come into memory
     first_peak_bytes: int | None = None  # the most while it opens and runs once: the arena grows at the second call too
     arena_bytes: int = 0  # of what it needs while it runs, what stays in the arena that graphs share
-    left_bytes: int = 0  # what of the peak stays when the graph is closed, and the next one uses again
+    left_bytes: int = 0  # what of the peak stays when the graph is closed; the next one may use it again
     device_bytes: int = 0  # of the peak, what lies in a device's own memory
     device_resident_bytes: int = 0  # of what is resident, the same
     device_base_bytes: int = 0  # of the device's memory, what a process on it takes without a graph; beyond the peak

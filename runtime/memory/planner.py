@@ -128,11 +128,13 @@ def _best(needs: Sequence[Need], base: int, budget: int | None, known: Oracle, r
 
 
 def _in_turn(plan: Plan) -> Plan:
-    """The same with each graph closed before the next: each stage begins with what those before it have left."""
+    """The same with each graph closed before the next: each stage begins with what those before it have left.
+
+    Some of that it uses again; how much is not known, and a budget has to hold where it is nothing.
+    """
     stages, left = [], 0
     for stage in plan.stages:
-        before = plan.base_bytes + plan.device_base_bytes + max(0, left - stage.costs.left_bytes)
-        stages.append(replace(stage, before_bytes=before))
+        stages.append(replace(stage, before_bytes=plan.base_bytes + plan.device_base_bytes + left))
         left = max(left, stage.costs.left_bytes)
     return replace(plan, stages=tuple(stages))
 
