@@ -9,11 +9,13 @@ Rows at a strip's edge that did not see all their neighbours are made again by t
 What is not local (attention, shapes) has to lie before the first operator that makes more rows; it is the head, which
 runs whole, along with the first stages as far as their maps are no larger than a strip's.
 
-Exact: the same sums, in another order where a kernel chooses so. Statistics are merged in float64 by the caller.
+Exact: the same sums, in another order where a kernel chooses so. Statistics are merged in float64 by the caller; they,
+and what a norm does with them, stay in float32 where the rest of the graph becomes float16.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
@@ -21,7 +23,7 @@ import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
-from tintype.kernels.base import add_constant, insert, replace
+from tintype.kernels.base import LARGEST, add_constant, insert, replace
 from tintype.kernels.locality import GROUP_NORM, Rows, fixed_values, is_map, reach
 from tintype.kernels.segments import handed_bytes
 
@@ -233,8 +235,11 @@ def _open_norm(node: ir.Node, graph: ir.Graph) -> _Norm:
     by_channel = add_constant(graph, np.array([1, channels, 1, 1], np.int64), f"by_channel_{channels}")
     scale, bias = (insert(node, "Reshape", [node.inputs[index], by_channel]) for index in (1, 2))
     factor = insert(node, "Mul", [scale, inverse], like=inverse)
-    summand = insert(node, "Sub", [bias, insert(node, "Mul", [mean, factor], like=mean)], like=mean)
-    normed = insert(node, "Add", [insert(node, "Mul", [source, factor], like=output), summand], like=output)
+    shift = insert(node, "Mul", [mean, factor], like=mean)
+    summand = insert(node, "Sub", [bias, shift], like=mean)
+    scaled = insert(node, "Mul", [source, factor], like=output)
+    normed = insert(node, "Add", [scaled, summand], like=output)
+    _keep_in_float(value.producer() for value in (factor, shift, summand, scaled, normed))
     replace(output, normed)
     groups, epsilon = node.attributes.get_int("num_groups", 1), node.attributes.get_float("epsilon", 1e-5)
     graph.remove(node, safe=True)
@@ -253,12 +258,20 @@ def _rows_seen(value: ir.Value, graph: ir.Graph) -> tuple[ir.Value, ir.Value]:
     centred = ir.node("Sub", [value, mean.outputs[0]])
     squares = ir.node("ReduceSumSquare", [centred.outputs[0], along], attributes={"keepdims": 1})
     graph.extend([mean, centred, squares])
+    _keep_in_float([mean, centred, squares])
     shape = (*_whole(value)[:3], 1)
     for node, name in ((mean, f"{value.name}_row_means"), (squares, f"{value.name}_row_squares")):
         node.outputs[0].name, node.outputs[0].shape = name, ir.Shape(shape)
         node.outputs[0].type = ir.TensorType(ir.DataType.FLOAT)
     centred.outputs[0].shape, centred.outputs[0].type = value.shape, value.type
     return mean.outputs[0], squares.outputs[0]
+
+
+def _keep_in_float(nodes: Iterable[ir.Node | None]) -> None:
+    """A sum of squares passes float16's end, and where a mean is large a norm loses what is left after taking it."""
+    for node in nodes:
+        if node is not None:
+            node.meta[LARGEST] = math.inf
 
 
 def _stage(model: ir.Model, draft: _Draft, strip_bytes: int) -> Stage:

@@ -146,6 +146,8 @@ class Planner:
         return costs
 
     def _reckon(self, candidate: Candidate, options: BuildOptions, *, corrected: bool) -> Costs:
+        from tintype.engine.providers import computes_on_processor
+
         corrections = self._known_corrections()
         factor = corrections.factors.get(self._correction_key(candidate, options)) if corrected else None
         graph = self.pipeline.bundle.graph(candidate.role)
@@ -155,6 +157,7 @@ class Planner:
             floats=options.exactness == "exact" or graph.precision != "int8",
             rate=corrections.machine_rate(),
             correction=factor,
+            on_device=not computes_on_processor(self.pipeline.target),
         )
 
     def _facts_of(self, role: str, options: BuildOptions) -> GraphFacts:

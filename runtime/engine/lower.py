@@ -13,7 +13,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -158,12 +158,18 @@ def _lower(model: ir.Model, job: Job, scratch: Path, report: dict[str, Any]) -> 
 
 def _mark_large(model: ir.Model, job: Job) -> int:
     """Note which values float16 may not hold; returns how many come near its end."""
-    from tintype.engine.ranges import ranges_on_noise
     from tintype.kernels.ranges import mark
 
-    largest = ranges_on_noise(job.source, threads=job.threads) if job.largest is None else job.largest
+    largest = _largest_values(job)
     mark(model, largest)
     return len(largest)
+
+
+def _largest_values(job: Job) -> dict[str, float]:
+    """How large the canonical graph's values get: as the export measured them, or on noise."""
+    from tintype.engine.ranges import ranges_on_noise
+
+    return ranges_on_noise(job.source, threads=job.threads) if job.largest is None else job.largest
 
 
 def _largest(options: BuildOptions) -> int | None:
@@ -202,6 +208,8 @@ def _save_strips(model: ir.Model, job: Job, scratch: Path, report: dict[str, Any
     if strip_bytes is None or not options.dims:
         raise ValueError("a graph runs in strips for one shape only")
     pin(model, dict(options.dims))
+    if job.computes_half:
+        job = replace(job, largest=_largest_values(job))  # once, not for each piece
 
     def lower_piece(piece: ir.Model) -> None:
         told: dict[str, Any] = {}

@@ -79,9 +79,18 @@ _SESSION_BYTES = 24 * MIB
 
 
 def reckon(
-    facts: GraphFacts, holding: Holding, *, floats: bool, rate: float, correction: Correction | None = None
+    facts: GraphFacts,
+    holding: Holding,
+    *,
+    floats: bool,
+    rate: float,
+    correction: Correction | None = None,
+    on_device: bool = False,
 ) -> Costs:
-    """Costs from a graph's analysis. floats: weights are used in fp32. rate: multiply-adds a second."""
+    """Costs from a graph's analysis. floats: weights are used in fp32. rate: multiply-adds a second.
+
+    on_device: weights and activations lie in a device's own memory, without copies of weights.
+    """
     correction = correction or Correction()
     weights = facts.float_bytes if floats else facts.stored_bytes
     live = facts.live_bytes
@@ -91,13 +100,14 @@ def reckon(
         weights = min(weights, (limit + max(limit, facts.largest_bytes)) // 2)
     if holding.strip_mib is not None:
         live = min(live, 6 * holding.strip_mib * MIB)
-    held = weights * _COPIES[holding.kind]
+    held = weights * (1.0 if on_device else _COPIES[holding.kind])
     peak = (held + live * _WORKSPACE + _SESSION_BYTES) * correction.peak
     slower, parts = _SLOWER[holding.kind], 0
     if holding.segment_mib is not None:
         slower += 0.25 * min(1.0, _SMALL_MIB / holding.segment_mib)
         parts = 0 if holding.standing else -(-facts.float_bytes // (holding.segment_mib * MIB))
     whole = not holding.is_cut
+    there = max(0, int(peak) - _SESSION_BYTES) if on_device else 0
     return Costs(
         peak_bytes=int(peak),
         resident_bytes=int(peak) if whole else _SESSION_BYTES,
@@ -105,5 +115,8 @@ def reckon(
         open_seconds=0.0,
         held_seconds=0.0,
         call_seconds=(facts.multiplications / rate * slower + parts * _PART_SECONDS) * correction.seconds,
+        device_bytes=there,
+        device_resident_bytes=there if whole else 0,
+        device_told=not on_device,
         measured=False,
     )

@@ -332,6 +332,16 @@ def test_reckoning_knows_what_saves_memory():
     assert reckoned(segments(64, standing=True)).call_seconds < reckoned(segments(64)).call_seconds
 
 
+def test_on_a_device_its_own_memory_is_reckoned_without_copies():
+    here, there = reckoned(PACKED), reckoned(PACKED, on_device=True)
+    assert here.device_bytes == here.device_resident_bytes == 0
+    assert there.peak_bytes < here.peak_bytes
+    assert Facts.float_bytes < there.device_bytes == there.device_resident_bytes < there.peak_bytes
+    parts = reckoned(segments(512), on_device=True)
+    assert parts.device_resident_bytes == 0 < parts.device_bytes < there.device_bytes / 2
+    assert not there.device_told
+
+
 def test_what_was_measured_corrects_what_is_reckoned():
     plain, corrected = reckoned(MAPPED), reckoned(MAPPED, correction=Correction(peak=1.5, seconds=2.0))
     assert corrected.peak_bytes == pytest.approx(1.5 * plain.peak_bytes, rel=1e-6)
