@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 from typing import Any
 
@@ -10,6 +9,7 @@ import numpy as np
 
 import tintype
 from tintype.bench.bars import verdict
+from tintype.bench.figures import picture_psnr_db
 from tintype.bench.job import PROMPT
 from tintype.bundle import Bundle, open_bundle
 from tintype.engine import BuildOptions, Session, ensure_build, open_role, open_session, resolve_provider
@@ -44,13 +44,14 @@ def check(device: str, *, steps: int | None = None, size: int | None = None) -> 
     for exactness in ("exact", "balanced"):
         pictures = [_draw(device, {**request, "exactness": exactness}) for _ in range(2)]
         told = {
-            "psnr_db": _told(psnr_db(pictures[0], expected)),
+            "psnr_db": round(picture_psnr_db(expected, pictures[0]), 2),
             "same_bytes_twice": bool(np.array_equal(*pictures)),
-            "psnr_db_twice": _told(psnr_db(*pictures)),
+            "psnr_db_twice": round(picture_psnr_db(*pictures), 2),
             "placement": placement(bundle, device, exactness),
         }
         if device == "cuda":
-            told["psnr_db_without_cuda_graphs"] = _told(psnr_db(_uncaptured(device, request, exactness), pictures[0]))
+            uncaptured = _uncaptured(device, request, exactness)
+            told["psnr_db_without_cuda_graphs"] = round(picture_psnr_db(pictures[0], uncaptured), 2)
         found["pictures"][exactness] = told
         found["bars"] += _judge(exactness, told)
     return found
@@ -75,12 +76,6 @@ def shapes_of(bundle: Bundle) -> dict[str, dict[str, int]]:
         "denoiser": {"batch": 2, "sequence": bundle.manifest.tokenizer.max_length, **picture},
         "vae_decoder": {"batch": 1, **picture},
     }
-
-
-def psnr_db(picture: Any, reference: Any) -> float:
-    """Of pictures of 0..255."""
-    error = float(np.mean((picture.astype(np.float64) - reference) ** 2))
-    return math.inf if error == 0 else 10 * math.log10(255**2 / error)
 
 
 def _judge(exactness: str, told: dict[str, Any]) -> list[dict[str, Any]]:
@@ -109,7 +104,3 @@ def _uncaptured(device: str, request: dict[str, Any], exactness: str) -> Any:
 
 def _pixels(result: Any) -> Any:
     return np.asarray(result.image)
-
-
-def _told(decibels: float) -> float:
-    return round(min(decibels, 200.0), 2)  # 200: no difference

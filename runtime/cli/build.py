@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from tintype.cli.options import Size, exactness_option, json_option, provider_option, threads_option
+from tintype.cli.options import Size, asked_for, exactness_option, json_option, provider_option, threads_option
 from tintype.cli.progress import spinner
 
 
@@ -38,20 +38,11 @@ def build(
 
     A build is for one size, batch size, exactness and thread count: those of the pictures to come.
     """
-    from tintype import Request, load
+    from tintype import load
     from tintype.engine.cache import read_report
     from tintype.request import resolve
 
-    width, height = size or (None, None)
-    asked = Request(
-        prompt="",
-        width=width,
-        height=height,
-        count=batch_size,
-        batch_size=batch_size,
-        guidance_scale=guidance_scale,
-        exactness=exactness,
-    )
+    asked = asked_for(size, count=batch_size, batch_size=batch_size, guidance_scale=guidance_scale, exactness=exactness)
     rows: list[dict[str, Any]] = []
     with load(bundle, provider=provider, threads=threads) as pipeline:
         building = pipeline.build(resolve(asked, pipeline.bundle.manifest))

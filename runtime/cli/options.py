@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from tintype.errors import RequestError
+
+if TYPE_CHECKING:
+    from tintype import Request
 
 PROVIDERS = ("auto", "cpu", "cuda", "webgpu", "directml", "openvino", "coreml", "qnn", "tensorrt-rtx")
 
@@ -62,6 +65,14 @@ def exactness_option(command: Callable[..., Any]) -> Callable[..., Any]:
         show_default=True,
         help="exact keeps what the bundle's graphs compute; balanced may also round the inputs of its int8 layers.",
     )(command)
+
+
+def asked_for(size: tuple[int, int] | None, **fields: Any) -> Request:
+    """A request without words, for commands that prepare or plan pictures: what they are asked for, as in `Request`."""
+    from tintype import Request
+
+    width, height = size or (None, None)
+    return Request(prompt="", width=width, height=height, **fields)
 
 
 def human_bytes(count: int) -> str:

@@ -6,7 +6,15 @@ import json
 
 import click
 
-from tintype.cli.options import Size, exactness_option, json_option, memory_option, provider_option, threads_option
+from tintype.cli.options import (
+    Size,
+    asked_for,
+    exactness_option,
+    json_option,
+    memory_option,
+    provider_option,
+    threads_option,
+)
 from tintype.cli.progress import spinner
 
 
@@ -42,13 +50,10 @@ def plan(
     Bytes are of the process as a whole, with what it has of a device's own memory. The first plan for a size makes the
     builds that it consists of and measures each of them once; --no-build reckons instead.
     """
-    from tintype import Request, load
+    from tintype import load
 
-    width, height = size or (None, None)
-    asked = Request(
-        prompt="",
-        width=width,
-        height=height,
+    asked = asked_for(
+        size,
         count=count,
         batch_size=batch_size,
         num_inference_steps=num_inference_steps,
