@@ -59,7 +59,7 @@ test: $(TEST_STAMP)
 	@rm -f .venv-webgpu/.installed-*; touch $@
 
 test-webgpu: .venv-webgpu/.installed-$(KEY)
-	$(WEBGPU_ENV) .venv-webgpu/bin/python -m pytest --durations=5 tests/webgpu $(PYTEST)
+	TINTYPE_TEST_DEVICE=webgpu $(WEBGPU_ENV) .venv-webgpu/bin/python -m pytest --durations=5 tests/webgpu tests/devices $(PYTEST)
 
 .venv-openvino/.installed-$(KEY): | $(BIN)/python
 	$(PYTHON) -m venv .venv-openvino
@@ -67,7 +67,8 @@ test-webgpu: .venv-webgpu/.installed-$(KEY)
 	@rm -f .venv-openvino/.installed-*; touch $@
 
 test-openvino: .venv-openvino/.installed-$(KEY)
-	TINTYPE_REQUIRE_OPENVINO=1 .venv-openvino/bin/python -m pytest tests/openvino $(PYTEST)
+	TINTYPE_TEST_DEVICE=openvino TINTYPE_REQUIRE_OPENVINO=1 .venv-openvino/bin/python -m pytest tests/openvino tests/devices \
+		$(PYTEST)
 
 # On an NVIDIA GPU. torch comes as its index gives it, which is with CUDA on Linux; on Windows name PyTorch's own index
 # (PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cu130).
@@ -77,7 +78,8 @@ test-openvino: .venv-openvino/.installed-$(KEY)
 	@rm -f .venv-gpu/.installed-*; touch $@
 
 test-cuda: .venv-gpu/.installed-$(KEY)
-	TINTYPE_REQUIRE_CUDA=1 .venv-gpu/bin/python -m pytest --durations=5 tests/cuda $(PYTEST)
+	TINTYPE_TEST_DEVICE=cuda TINTYPE_REQUIRE_CUDA=1 .venv-gpu/bin/python -m pytest --durations=5 tests/cuda tests/devices \
+		$(PYTEST)
 
 GPU_FOLDER ?= build/bench-gpu
 bench-gpu: .venv-gpu/.installed-$(KEY)

@@ -1,19 +1,26 @@
-"""Graphs in parts, and with them a memory budget, where WebGPU computes: kept, and the picture the same."""
+"""Graphs in parts, and with them a memory budget, on a device: kept, and the picture the same.
+
+Runs on the device that TINTYPE_TEST_DEVICE names, as `make test-webgpu`, `test-openvino` and `test-cuda` do.
+"""
 
 from __future__ import annotations
+
+import os
 
 import numpy as np
 import pytest
 from PIL import Image
 
-pytestmark = pytest.mark.slow
+DEVICE = os.environ.get("TINTYPE_TEST_DEVICE", "")
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(not DEVICE, reason="TINTYPE_TEST_DEVICE names no device")]
 
-ASKED = ("--size", "128x128", "--num-inference-steps", "1", "--exactness", "exact")
+SIDE, STEPS = (128, 1) if DEVICE == "webgpu" else (256, 2)  # a processor may have to play the GPU
+ASKED = ("--size", f"{SIDE}x{SIDE}", "--num-inference-steps", f"{STEPS}", "--exactness", "exact")
 
 
 @pytest.fixture(autouse=True)
 def _works(usable_target):
-    usable_target("webgpu")
+    usable_target(DEVICE)
 
 
 def psnr_db(reference, picture, span):
@@ -23,7 +30,7 @@ def psnr_db(reference, picture, span):
 
 @pytest.mark.parametrize("role", ["text_encoder", "denoiser", "vae_decoder"])
 def test_a_graph_gives_in_parts_what_it_gives_whole(whole_and_in_parts, role):
-    expected, found = whole_and_in_parts("webgpu", role)
+    expected, found = whole_and_in_parts(DEVICE, role)
     assert expected.keys() == found.keys()
     for output, array in expected.items():
         assert psnr_db(array, found[output], np.ptp(array)) >= 90.0
@@ -31,7 +38,7 @@ def test_a_graph_gives_in_parts_what_it_gives_whole(whole_and_in_parts, role):
 
 @pytest.fixture(scope="module")
 def rows(kept_budgets):
-    return kept_budgets("webgpu", ASKED)
+    return kept_budgets(DEVICE, ASKED)
 
 
 def test_a_process_stays_below_its_budget(rows):
