@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 import tintype
-from tintype.bench.gpu_checks import check, psnr_db
+from tintype.bench.figures import picture_psnr_db
+from tintype.bench.gpu_checks import check
 from tintype.engine import BuildOptions, ensure_build, graph_session, open_role, open_session
 from tintype.engine.cache import read_report
 from tintype.engine.on_device import OnDevice
@@ -146,4 +147,4 @@ def test_pictures_of_several_sizes_and_counts_in_turn(cuda):
         first = np.asarray(pipeline.generate(PROMPT, **request).image)
         pipeline.generate(PROMPT, **request, width=64, height=96, count=3)
         again = np.asarray(pipeline.generate(PROMPT, **request).image)
-    assert psnr_db(first, again) >= 45.0
+    assert picture_psnr_db(first, again) >= 45.0
