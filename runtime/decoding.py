@@ -1,8 +1,7 @@
 """Decoding that doesn't give up: whole, then in smaller and smaller pieces, and the latents are never lost.
 
 The pieces are strips, which are the same picture; for a decoder that cannot be cut they are tiles, which nearly are.
-What was tried last stays in the record, because it decides the bytes; a record is
-decoded as it says and not otherwise.
+What was tried last stays in the record, because it decides the bytes; a record is decoded as it says and not otherwise.
 """
 
 from __future__ import annotations

@@ -248,8 +248,6 @@ class Pipeline:
 
     def device_bytes_taken(self) -> int:
         """What this process has of a device's memory beside its own, as the driver tells; else `device_bytes`."""
-        if self.target.is_host:
-            return 0
         from tintype.engine.device_memory import device_bytes
 
         told = device_bytes(self.target)

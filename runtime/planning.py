@@ -65,7 +65,7 @@ class Planner:
         from tintype.engine.device_memory import device_bytes, free_device_bytes
 
         target = self.pipeline.target
-        free = None if target.is_host else free_device_bytes(target)
+        free = free_device_bytes(target)
         if free is not None:
             free += device_bytes(target) or 0
         if memory == "auto":
@@ -135,7 +135,7 @@ class Planner:
             self._uncut.add(candidate.role)
             return IMPOSSIBLE
         pipeline.tell(f"measuring {what}")
-        working = 0 if pipeline.target.is_host else self._facts_of(candidate.role, options).live_bytes
+        working = self._facts_of(candidate.role, options).live_bytes
         costs = measured_costs(folder, pipeline.target, options, pipeline.threads, working_bytes=working)
         plain = self._reckon(candidate, options, corrected=False)
         self._known_corrections().learn(

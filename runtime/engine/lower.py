@@ -242,11 +242,12 @@ def _save_chain(graph: ir.Model, name: str, job: Job, scratch: Path) -> ChainFac
     from tintype.engine.weights import weight_files
     from tintype.kernels.segments import cut, layer_bytes
 
-    parts = []
-    # What runs before strips has no limit of its own: about a layer a part, so that its maps alone make the peak. A
-    # device takes longer to open a part than its weights are worth.
-    by_layer = max(layer_bytes(graph)) * 17 // 16 + 2**16 if job.target.is_host else sum(layer_bytes(graph)) + 1
-    limit = job.options.segment_bytes or by_layer
+    parts, limit = [], job.options.segment_bytes
+    if limit is None:
+        # What runs before strips has no limit of its own: about a layer a part, so that its maps alone make the peak. A
+        # device takes longer to open a part than its weights are worth.
+        sizes = layer_bytes(graph)
+        limit = max(sizes) * 17 // 16 + 2**16 if job.target.is_host else sum(sizes) + 1
     for number, segment in enumerate(cut(graph, limit)):
         file = f"{Path(name).stem}-{number:03}.onnx"
         _save(segment, file, job, scratch)

@@ -83,7 +83,7 @@ class Session:
 
     @property
     def is_in_parts(self) -> bool:
-        """Whether parts of the graph are opened for each run and closed after it."""
+        """Whether the graph runs as parts, one after another."""
         return isinstance(self._inner, Chain | Strips)
 
     @property
