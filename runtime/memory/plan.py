@@ -71,6 +71,12 @@ class Stage:
         once = costs.open_seconds + costs.held_seconds * (2 if self.split_guidance else 1) + costs.first_seconds
         return self.opens * once + self.calls * costs.call_seconds
 
+    @property
+    def again_seconds(self) -> float:
+        """The same for further pictures, where it has stayed open."""
+        held = self.costs.held_seconds * (2 if self.split_guidance else 1)
+        return self.opens * held + self.calls * self.costs.call_seconds
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
@@ -128,6 +134,11 @@ class Plan:
     @property
     def seconds(self) -> float:
         return sum(stage.seconds for stage in self.stages)
+
+    @property
+    def again_seconds(self) -> float:
+        """Of a process that has made such pictures before."""
+        return sum(stage.again_seconds if self.keep else stage.seconds for stage in self.stages)
 
     @property
     def measured(self) -> bool:

@@ -121,10 +121,23 @@ def _best(needs: Sequence[Need], base: int, budget: int | None, known: Oracle, r
         apart = _in_turn(Plan(budget_bytes=budget, base_bytes=base, stages=tuple(chosen), keep=False))
         together = _together(apart)
         if _fits(together, budget, room):
-            return together
+            return _lasting(together, needs, known, room)
         if _fits(apart, budget, room) or budget is None:
-            return apart
+            return _lasting(apart, needs, known, room)
         less += max(MIB, apart.most_bytes - int(budget * MARGIN))
+
+
+def _lasting(plan: Plan, needs: Sequence[Need], known: Oracle, room: Room) -> Plan:
+    """The plan, or the one that keeps every graph whole and open, where that fits and further pictures gain by it.
+
+    For a single picture parts, or graphs one after another, may take no longer: a whole graph's first call is its
+    slowest. For the next one they take all of it again.
+    """
+    whole = [Candidate(need.role, need.holdings[0], False) for need in needs]
+    stages = tuple(_stage(*each, known(each[1]), plan.base_bytes) for each in zip(needs, whole, strict=True))
+    lasting = _together(replace(plan, stages=stages))
+    gains = lasting.again_seconds < plan.again_seconds and lasting.seconds <= plan.seconds * PROMISING
+    return lasting if gains and _fits(lasting, plan.budget_bytes, room) else plan
 
 
 def _in_turn(plan: Plan) -> Plan:

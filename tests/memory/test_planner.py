@@ -112,6 +112,30 @@ def test_opening_and_first_calls_count_in_the_time():
     assert slow_at_first.seconds == pytest.approx(make_plan(NEEDS, BASE, None, costs).seconds + 3 * 3.0)
 
 
+def test_of_two_that_take_as_long_the_one_is_taken_whose_further_pictures_take_less():
+    def slow_at_first(candidate):
+        found = costs(candidate)
+        whole = candidate.holding == PACKED
+        return dataclasses.replace(found, first_seconds=1.02 if whole and candidate.role == "vae_decoder" else 0.0)
+
+    plan = make_plan(NEEDS, BASE, 4000 * MIB, slow_at_first)
+    assert plan.keep
+    assert [stage.holding for stage in plan.stages] == [PACKED] * 3
+    assert plan.seconds - plan.again_seconds == pytest.approx(3 * 0.5 + 1.02)
+    # Strips, and what is opened anew, take as long the next time.
+    smaller = make_plan(NEEDS, BASE, 2500 * MIB, slow_at_first)
+    assert smaller.stages[-1].holding == strips(16)
+    assert smaller.again_seconds <= smaller.seconds < plan.seconds
+    # It is not worth a first picture that takes much longer.
+    much = make_plan(NEEDS, BASE, 4000 * MIB, lambda each: _opens_slowly(slow_at_first(each), each))
+    assert much.stages[-1].holding == strips(16)
+
+
+def _opens_slowly(found, candidate):
+    slow = candidate.role == "vae_decoder" and candidate.holding == PACKED
+    return dataclasses.replace(found, open_seconds=5.0) if slow else found
+
+
 def test_guidance_is_split_where_one_call_for_both_does_not_fit():
     plan = make_plan(NEEDS, BASE, 330 * MIB, costs)
     denoiser = plan.stages[1]
