@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from fractions import Fraction
 
 import onnx_ir as ir
 
@@ -57,7 +58,7 @@ _REPEATS = (("asymmetric", "floor"), ("half_pixel", "round_prefer_floor"), ("hal
 class Rows:
     """Rows given for one row read, and how many of them beside a cut have not seen all their neighbours."""
 
-    scale: int = 1
+    scale: int | Fraction = 1  # a whole number, or one over a whole number
     margin: int = 0
 
 
@@ -119,7 +120,7 @@ def _norm(node: ir.Node, fixed: set[ir.Value]) -> Rows | None:
 
 
 def _conv(node: ir.Node, fixed: set[ir.Value]) -> Rows | None:
-    """Stride 1 and as many rows as before, with fixed weights."""
+    """As many rows as before, or with stride n every n-th, with fixed weights."""
     weight = node.inputs[1]
     if node.inputs[0] in fixed or any(value is not None and value not in fixed for value in node.inputs[1:]):
         return None
@@ -130,9 +131,14 @@ def _conv(node: ir.Node, fixed: set[ir.Value]) -> Rows | None:
         tuple(get[name].as_ints()) if name in get else default
         for name, default in (("pads", (0, 0, 0, 0)), ("strides", (1, 1)), ("dilations", (1, 1)))
     )
-    margin, odd = divmod((weight.shape[2] - 1) * dilations[0], 2)
-    same = get.get_string("auto_pad", "NOTSET") == "NOTSET" and (pads[0], pads[2]) == (margin, margin) and not odd
-    return Rows(1, margin) if same and strides[0] == 1 else None
+    if get.get_string("auto_pad", "NOTSET") != "NOTSET":
+        return None
+    extent, stride, above, below = (weight.shape[2] - 1) * dilations[0], strides[0], pads[0], pads[2]
+    if not 0 <= above + below - extent + stride - 1 < stride:
+        return None  # it gives more rows, or fewer
+    beyond = max(0, extent - above - (stride - 1))  # what the last row reads below its own
+    margin = max(-(-above // stride), -(-beyond // stride))
+    return Rows(Fraction(1, stride) if stride > 1 else 1, margin)
 
 
 def _resize(node: ir.Node, fixed: set[ir.Value]) -> Rows | None:

@@ -6,8 +6,9 @@ known by then, each a factor and a summand by channel, and gives its maps with t
 every row, from which the next norm's statistics follow. Its model is of one strip: some rows, every channel and column.
 Rows at a strip's edge that did not see all their neighbours are made again by the strip beside it.
 
-What is not local (attention, shapes) has to lie before the first operator that makes more rows; it is the head, which
-runs whole, along with the first stages as far as their maps are no larger than a strip's.
+What is not local (attention, shapes) has to lie where maps are small, and runs whole. In a decoder that is before the
+first operator that makes more rows: the head, along with the first stages as far as their maps are no larger than a
+strip's. In an encoder it is after the last one that makes fewer: the tail, along with the last such stages.
 
 Exact: the same sums, in another order where a kernel chooses so. Statistics are merged in float64 by the caller; they,
 and what a norm does with them, stay in float32 where the rest of the graph becomes float16.
@@ -16,7 +17,7 @@ and what a norm does with them, stay in float32 where the rest of the graph beco
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -28,6 +29,7 @@ from tintype.kernels.locality import GROUP_NORM, Rows, fixed_values, is_map, rea
 from tintype.kernels.segments import handed_bytes
 
 LEAST_ROWS = 2  # that a strip keeps
+_FIRST, _LAST = 0, -1  # places in a list of stages
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +59,7 @@ class Stage:
     """What runs between two norms: a model of one strip, and how strips make up the whole."""
 
     model: ir.Model
-    rows: int  # of the smallest map that it reads
+    rows: int  # of its smallest map
     strip_rows: int
     margin: int  # rows at an edge within the picture that have not seen all their neighbours
     reads: tuple[StripMap, ...]
@@ -67,10 +69,11 @@ class Stage:
 
 @dataclass(frozen=True, slots=True)
 class Strips:
-    """A graph in two: what runs whole, and the stages that follow, in order."""
+    """A graph in three: what runs whole, the stages that follow, in order, and what runs whole after them."""
 
     head: ir.Model | None
     stages: tuple[Stage, ...]
+    tail: ir.Model | None
 
 
 def cut_in_strips(model: ir.Model, strip_bytes: int) -> Strips:
@@ -82,14 +85,17 @@ def cut_in_strips(model: ir.Model, strip_bytes: int) -> Strips:
     graph = model.graph
     fixed, inputs = fixed_values(graph), list(graph.inputs)
     nodes = [node for node in graph if node.outputs[0] not in fixed]
-    head = _head(nodes, fixed)
-    levels = _levels([node for node in nodes if node not in head], fixed)
-    while levels and max(map(_map_bytes, levels[0])) <= strip_bytes:
-        head.update(levels.pop(0))
+    end, place = _whole_end(nodes, fixed)
+    levels = _levels([node for node in nodes if node not in end], fixed)
+    while levels and max(map(_map_bytes, levels[place])) <= strip_bytes:
+        end.update(levels.pop(place))
+    head, tail = ([node for node in nodes if node in end and place == side] for side in (_FIRST, _LAST))
     depth = {value: -1 for node in head for value in node.outputs}
     depth |= {value: level for level, members in enumerate(levels) for node in members for value in node.outputs}
-    whole = _piece(model, inputs, _crossing([node for node in nodes if node in head], depth)) if head else None
+    depth |= {value: len(levels) for node in tail for value in node.outputs}
+    before = _piece(model, inputs, _crossing(head, depth)) if head else None
     drafts = [_Draft(_span(members, fixed), _crossing(members, depth)) for members in levels]
+    read_last, given_last = _read(tail, fixed), _crossing(tail, depth)
     for draft, members in zip(drafts, levels, strict=True):
         draft.norms = [_open_norm(node, graph) for node in members if node.op_type == GROUP_NORM]
     opened = {norm.before: norm.after for draft in drafts for norm in draft.norms}
@@ -97,14 +103,16 @@ def cut_in_strips(model: ir.Model, strip_bytes: int) -> Strips:
     for draft in drafts:
         draft.rename(opened)
         draft.seen = {value: _rows_seen(value, graph) for value in draft.gives if value.name in sources}
-    return Strips(whole, tuple(_stage(model, draft, strip_bytes) for draft in drafts))
+    stages = tuple(_stage(model, draft, strip_bytes) for draft in drafts)
+    after = _piece(model, [opened.get(value, value) for value in read_last], given_last) if tail else None
+    return Strips(before, stages, after)
 
 
 @dataclass(frozen=True, slots=True)
 class _Span:
     """Rows of every map of a stage, and which of them it reads."""
 
-    rows: int
+    rows: int  # of the smallest
     maps: dict[ir.Value, Rows]
     reads: tuple[ir.Value, ...]
 
@@ -139,26 +147,38 @@ class _Draft:
         self.span = _Span(self.span.rows, maps, tuple(opened.get(value, value) for value in self.span.reads))
 
 
-def _head(nodes: list[ir.Node], fixed: set[ir.Value]) -> set[ir.Node]:
-    """What has to run whole: every node that is not local, and all that it depends on."""
-    head: set[ir.Node] = set()
-    blame: ir.Node | None = None
-    for node in reversed(nodes):
-        readers = {use.node for value in node.outputs for use in value.uses()}
-        local = reach(node, fixed) is not None
-        if not local and blame is None:
-            blame = node
-        if not local or readers & head:
-            head.add(node)
-    wider = next((node for node in nodes if node in head and (reach(node, fixed) or Rows()).scale > 1), None)
-    if wider is not None and blame is not None:
+def _whole_end(nodes: list[ir.Node], fixed: set[ir.Value]) -> tuple[set[ir.Node], int]:
+    """What has to run whole, and at which end: all that is not local, with what goes before it or comes after it.
+
+    Raises ValueError where neither leaves the large maps to the stages.
+    """
+    rows = {node: reach(node, fixed) for node in nodes}
+    scales = {node: step.scale for node, step in rows.items() if step is not None}
+    tail = _closed(nodes, rows, lambda node: {value.producer() for value in node.inputs if value is not None})
+    if max(scales.values(), default=1) <= 1 and any(scale < 1 for node, scale in scales.items() if node not in tail):
+        return tail, _LAST
+    head = _closed(reversed(nodes), rows, lambda node: {use.node for value in node.outputs for use in value.uses()})
+    blame = next((node for node in reversed(nodes) if rows[node] is None), None)
+    wider = next((node for node, scale in scales.items() if node in head and scale > 1), None)
+    if blame is not None and wider is not None:
         raise ValueError(
             f"the graph can't run in strips: {blame.op_type} {blame.name} needs whole maps after {wider.op_type} "
             f"{wider.name} has made them larger"
         )
     if blame is not None and len(head) == len(nodes):
         raise ValueError(f"the graph can't run in strips: {blame.op_type} {blame.name} needs whole maps at its end")
-    return head
+    return head, _FIRST
+
+
+def _closed(
+    nodes: Iterable[ir.Node], rows: Mapping[ir.Node, Rows | None], beside: Callable[[ir.Node], set[ir.Node | None]]
+) -> set[ir.Node]:
+    """Every node that isn't local, and each one that has such a one beside it, in the order in which nodes come."""
+    found: set[ir.Node] = set()
+    for node in nodes:
+        if rows[node] is None or beside(node) & found:
+            found.add(node)
+    return found
 
 
 def _levels(nodes: list[ir.Node], fixed: set[ir.Value]) -> list[list[ir.Node]]:
@@ -194,30 +214,34 @@ def _crossing(nodes: Iterable[ir.Node], depth: dict[ir.Value, int]) -> list[ir.V
     return [value for node in nodes for value in node.outputs if is_read_later(value)]
 
 
-def _span(nodes: list[ir.Node], fixed: set[ir.Value]) -> _Span:
-    made = {value for node in nodes for value in node.outputs}
-    read = dict.fromkeys(
-        value for node in nodes for value in node.inputs if value is not None and value not in fixed | made
+def _read(nodes: Iterable[ir.Node], fixed: set[ir.Value]) -> list[ir.Value]:
+    """What these nodes read and don't make, each once."""
+    nodes = list(nodes)
+    known = fixed | {value for node in nodes for value in node.outputs}
+    return list(
+        dict.fromkeys(value for node in nodes for value in node.inputs if value is not None and value not in known)
     )
+
+
+def _span(nodes: list[ir.Node], fixed: set[ir.Value]) -> _Span:
+    read = _read(nodes, fixed)
     for value in read:
         if not is_map(value):
             raise ValueError(f"the graph can't run in strips: {value.name} is no feature map")
-    heights = {value: _whole(value)[2] for value in read}
+    heights = {value: _whole(value)[2] for value in (*read, *(node.outputs[0] for node in nodes))}
     rows = min(heights.values())
     if any(height % rows for height in heights.values()):
         raise ValueError(f"the graph can't run in strips: maps of {sorted(set(heights.values()))} rows meet")
-    maps = {value: Rows(height // rows, 0) for value, height in heights.items()}
+    maps = {value: Rows(heights[value] // rows, 0) for value in read}
     for node in nodes:
-        step = reach(node, fixed)
+        step, output = reach(node, fixed), node.outputs[0]
         before = [maps[value] for value in node.inputs if value in maps]
         if step is None or len({each.scale for each in before}) != 1:
             raise ValueError(f"the graph can't run in strips: {node.op_type} {node.name} joins maps of unlike sizes")
-        output = node.outputs[0]
-        maps[output] = Rows(
-            before[0].scale * step.scale, max(each.margin for each in before) * step.scale + step.margin
-        )
-        if _whole(output)[2] != maps[output].scale * rows:
-            raise ValueError(f"the graph can't run in strips: {output.name} has {_whole(output)[2]} rows")
+        if heights[output] != before[0].scale * step.scale * rows:
+            raise ValueError(f"the graph can't run in strips: {output.name} has {heights[output]} rows")
+        margin = math.ceil(max(each.margin for each in before) * step.scale) + step.margin
+        maps[output] = Rows(heights[output] // rows, margin)
     return _Span(rows, maps, tuple(read))
 
 
@@ -276,7 +300,7 @@ def _keep_in_float(nodes: Iterable[ir.Node | None]) -> None:
 
 def _stage(model: ir.Model, draft: _Draft, strip_bytes: int) -> Stage:
     span, gives = draft.span, draft.gives
-    margin = max(-(-span.maps[value].margin // span.maps[value].scale) for value in gives)
+    margin = max(math.ceil(span.maps[value].margin / span.maps[value].scale) for value in gives)
     strip_rows = _strip_rows(span.rows, margin, strip_bytes // span.bytes_a_row)
     inputs = [*span.reads, *(value for norm in draft.norms for value in norm.given)]
     told = [each for value in gives for each in draft.seen.get(value, ())]
@@ -304,7 +328,7 @@ def _strip_map(value: ir.Value, span: _Span, seen: Iterable[ir.Value] = ()) -> S
     if value.dtype is None:
         raise ValueError(f"{value.name} has no type")
     names = tuple(str(each.name) for each in seen)
-    return StripMap(str(value.name), _whole(value), span.maps[value].scale, value.dtype, names)
+    return StripMap(str(value.name), _whole(value), int(span.maps[value].scale), value.dtype, names)
 
 
 def _piece(model: ir.Model, inputs: list[ir.Value], outputs: list[ir.Value]) -> ir.Model:

@@ -33,13 +33,14 @@ from tintype.decoding import AS_ARRANGED, Way, decode_somehow, resume, ways_to_d
 from tintype.denoiser import Denoiser
 from tintype.errors import BundleError, ProviderError, RecordError, RequestError, TintypeError
 from tintype.image.decode import Latents, Pixels, decode_latents, to_image
+from tintype.image.encode import encode_pixels, of_image
 from tintype.image.tiles import Tiling
 from tintype.latents import SavedLatents, save_latents
-from tintype.manifest import TokenizerFacts
+from tintype.manifest import ENCODER, TokenizerFacts
 from tintype.memory.budget import parse_memory
 from tintype.memory.plan import Arrangement, Plan
 from tintype.overflow import Note, again_in_float, finite, finite_reading, float_options
-from tintype.planning import Planner
+from tintype.planning import Needs, Planner, encoding_needs, needs_of
 from tintype.prompt import EncodedPrompt, PromptTokenizer
 from tintype.record import Circumstances, MemoryFacts, Record, arrangement_of, differences, unrepeatable
 from tintype.request import Request, RequestFields, ResolvedRequest, make_request, resolve
@@ -157,17 +158,31 @@ class Pipeline:
         Raises RequestError, and MemoryBudgetError, naming the smallest budget that would do, when nothing fits.
         """
         request = resolve(make_request(prompt, fields), self.bundle.manifest)
-        return self._planner.plan(request, self.memory, build=build)
+        return self._planner.plan(request, self.memory, needs_of, build=build)
+
+    def plan_encoding(
+        self, width: int | None = None, height: int | None = None, *, exactness: str = "balanced", build: bool = True
+    ) -> Plan:
+        """What turning a picture of that size into latents takes; `encode_picture` goes by the same plan.
+
+        width, height: in pixels; None is the model's own. build, and what it raises: see `plan`.
+        """
+        return self._planner.plan(self._of_picture(width, height, exactness), self.memory, encoding_needs, build=build)
 
     def planned(self, request: ResolvedRequest) -> Plan | None:
         """The plan that a request is made by; None without a budget. One kind of request has one plan."""
-        if self.memory is None:
-            return None
+        return None if self.memory is None else self._planned(request, needs_of)
+
+    def _planned(self, request: ResolvedRequest, needs: Needs) -> Plan:
         alike = replace(request, prompt="", negative_prompt="", seed=0)
-        key = (alike, self.chunks(request), len(prompts_of(request, self.bundle.manifest)))
+        key = (needs, alike, self.chunks(request), len(prompts_of(request, self.bundle.manifest)))
         if key not in self._plans:
-            self._plans[key] = self._planner.plan(request, self.memory)
+            self._plans[key] = self._planner.plan(request, self.memory, needs)
         return self._plans[key]
+
+    def _of_picture(self, width: int | None, height: int | None, exactness: str) -> ResolvedRequest:
+        """What stands for a picture that is there already where a request is asked for."""
+        return resolve(Request(prompt="", width=width, height=height, exactness=exactness), self.bundle.manifest)
 
     def encode(
         self, request: ResolvedRequest, arrangement: Arrangement = TOGETHER, note: Note = lambda told: None
@@ -215,6 +230,34 @@ class Pipeline:
         stage = functools.partial(self.stage, arrangement=arrangement)
         options = self._decoder_options(latents.shape[2:], way.tiling, exactness, arrangement)
         return again_in_float(stage, "vae_decoder", options, decoded, note)
+
+    def encode_picture(self, picture: Image, *, exactness: str = "balanced", note: Note = lambda told: None) -> Latents:
+        """A picture -> its latents, (1, channels, height, width), which `decode` turns into that picture again.
+
+        They are the mean of what the VAE's encoder gives; its noise, which it would draw from, is left out. With a
+        budget the encoder runs by the plan that `plan_encoding` tells.
+
+        note: is told what was computed again in float32.
+
+        Raises RequestError for a size that the model can't make, MemoryBudgetError when nothing fits.
+        """
+        manifest = self.bundle.manifest
+        request = self._of_picture(*picture.size, exactness)
+        arrangement = TOGETHER
+        if self.memory is not None:
+            arrangement = self._planned(request, encoding_needs).arrangement
+            self._close(role for role in tuple(self._sessions) if role != ENCODER)
+
+        def encoded(vae_encoder: Session) -> Latents:
+            return encode_pixels(
+                lambda sample: finite(vae_encoder.run({"sample": sample})["latent_parameters"], "the VAE encoder"),
+                of_image(picture),
+                scaling_factor=manifest.scaling_factor,
+                shift_factor=manifest.shift_factor,
+            )
+
+        stage = functools.partial(self.stage, arrangement=arrangement)
+        return again_in_float(stage, ENCODER, self.options(ENCODER, request, arrangement=arrangement), encoded, note)
 
     @contextlib.contextmanager
     def stage(self, role: str, options: BuildOptions, arrangement: Arrangement = TOGETHER) -> Iterator[Session]:
@@ -304,6 +347,8 @@ class Pipeline:
         if role == "vae_decoder":
             return self._decoder_options((height, width), tiling, request.exactness, arrangement)
         dims = {"batch": 1}
+        if role == ENCODER:
+            dims |= {"height": request.height, "width": request.width}
         if role == "denoiser":
             prompts = 2 if is_guided(request, manifest) and not arrangement.split_guidance else 1
             dims = {"batch": (pictures or len(request.batches[0])) * prompts, "height": height, "width": width}

@@ -6,6 +6,7 @@ machine, and the plan is made again with what was seen.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
@@ -13,10 +14,11 @@ import psutil
 
 from tintype.conditioning import is_guided, prompts_of
 from tintype.errors import RequestError, UncutError
+from tintype.manifest import ENCODER
 from tintype.memory.budget import Room, auto_room, budget_bytes
 from tintype.memory.corrections import Corrections
 from tintype.memory.costs import IMPOSSIBLE, Correction, Costs, GraphFacts, reckon
-from tintype.memory.holding import MIB, PACKED
+from tintype.memory.holding import MIB, PACKED, Holding
 from tintype.memory.plan import Arrangement, Plan
 from tintype.memory.planner import NO_BOUND, Candidate, Need, device_holdings, holdings_for, make_plan
 from tintype.request import ResolvedRequest
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
     from tintype.engine import BuildOptions
     from tintype.pipeline import Pipeline
 
+Needs = Callable[["Pipeline", ResolvedRequest], list[Need]]
 EVALUATIONS = {"heun": 2, "dpmpp_sde": 2}  # of the denoiser in one step, where it isn't one
 PICTURE_COPIES = 4  # of a picture's bytes while it is put together, encoded and kept
 SAMPLE_COPIES = 2  # of its float samples
@@ -42,14 +45,17 @@ class Planner:
     _facts: dict[tuple[str, str], GraphFacts] = field(default_factory=dict)  # by role and shape
     _corrections: Corrections | None = None
 
-    def plan(self, request: ResolvedRequest, memory: str | int | None, *, build: bool = True) -> Plan:
-        """The fastest plan for a request within a budget; None is no budget.
+    def plan(
+        self, request: ResolvedRequest, memory: str | int | None, graphs_for: Needs, *, build: bool = True
+    ) -> Plan:
+        """The fastest plan for a request, or what stands for one, within a budget; None is no budget.
 
-        build: make and measure the builds that the plan consists of; otherwise what isn't known stays reckoned.
+        graphs_for: tells what it needs. build: make and measure the builds that the plan consists of; otherwise what
+        isn't known stays reckoned.
 
         Raises MemoryBudgetError when nothing fits.
         """
-        needs = needs_of(self.pipeline, request)
+        needs = graphs_for(self.pipeline, request)
         base = self.base_bytes() + picture_bytes(request)
         budget, room = None, NO_BOUND
         if memory is None:
@@ -183,9 +189,7 @@ class Planner:
 
 def needs_of(pipeline: Pipeline, request: ResolvedRequest) -> list[Need]:
     """The graphs that a request needs, in the order of their stages."""
-    from tintype.engine.pages import can_give_back
-
-    manifest, on_host = pipeline.bundle.manifest, pipeline.target.is_host
+    manifest = pipeline.bundle.manifest
     prompts = sum(prompt is not None for prompt in prompts_of(request, manifest))
     chunks = pipeline.chunks(request)
     batches = len(request.batches)
@@ -201,9 +205,21 @@ def needs_of(pipeline: Pipeline, request: ResolvedRequest) -> list[Need]:
         else:
             raise RequestError(f"no plan is known for {role}", fix="leave the budget out")
         split = role == "denoiser" and is_guided(request, manifest)
-        ways = holdings_for(role, standing=can_give_back()) if on_host else device_holdings(role)
-        found.append(Need(role=role, holdings=ways, opens=opens, calls=calls, can_split=split))
+        found.append(Need(role=role, holdings=_holdings(pipeline, role), opens=opens, calls=calls, can_split=split))
     return found
+
+
+def encoding_needs(pipeline: Pipeline, request: ResolvedRequest) -> list[Need]:
+    """The graph that turns a picture of the request's size into latents."""
+    return [Need(role=ENCODER, holdings=_holdings(pipeline, ENCODER), opens=1, calls=1)]
+
+
+def _holdings(pipeline: Pipeline, role: str) -> tuple[Holding, ...]:
+    from tintype.engine.pages import can_give_back
+
+    if pipeline.target.is_host:
+        return holdings_for(role, standing=can_give_back())
+    return device_holdings(role)
 
 
 def picture_bytes(request: ResolvedRequest) -> int:

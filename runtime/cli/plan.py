@@ -29,6 +29,7 @@ from tintype.cli.progress import spinner
 @exactness_option
 @provider_option
 @threads_option
+@click.option("--encode", is_flag=True, help="Plan turning one picture of that size into latents instead.")
 @click.option("--no-build", is_flag=True, help="Build and measure nothing; what isn't known yet is reckoned.")
 @json_option
 def plan(
@@ -42,6 +43,7 @@ def plan(
     exactness: str,
     provider: str,
     threads: int | None,
+    encode: bool,
     no_build: bool,
     as_json: bool,
 ) -> None:
@@ -62,7 +64,10 @@ def plan(
     )
     with load(bundle, provider=provider, memory=memory, threads=threads) as pipeline:
         with spinner("planning") as pipeline.tell:
-            found = pipeline.plan(asked, build=not no_build)
+            if encode:
+                found = pipeline.plan_encoding(asked.width, asked.height, exactness=exactness, build=not no_build)
+            else:
+                found = pipeline.plan(asked, build=not no_build)
         facts = {"bundle": pipeline.bundle.name, "hash": pipeline.bundle.hash, "target": pipeline.target.name}
     if as_json:
         click.echo(json.dumps({**facts, "plan": found.as_dict()}))

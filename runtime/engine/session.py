@@ -22,7 +22,7 @@ from tintype.engine.pages import can_give_back
 from tintype.engine.placement import Placement
 from tintype.engine.providers import Target, new_session, plain_reason
 from tintype.engine.session_options import MODEL, NUMPY_TYPES, ONCE, session_options
-from tintype.engine.strips import HEAD, Strips, read_strips
+from tintype.engine.strips import HEAD, TAIL, Strips, read_strips
 from tintype.errors import BuildError, MemoryBudgetError, ProviderError, TintypeError
 
 Answer = TypeVar("Answer")
@@ -263,8 +263,8 @@ def open_session(
         return part
 
     if strips is not None:
-        head = Chain(path.parent, chains[HEAD], passing) if HEAD in chains else None
-        return Session(Strips(path.parent, strips, head, passing), target, path, Placement(), threads)
+        head, tail = (Chain(path.parent, chains[end], passing) if end in chains else None for end in (HEAD, TAIL))
+        return Session(Strips(path.parent, strips, passing, head=head, tail=tail), target, path, Placement(), threads)
     if chains:
         stays = standing and can_give_back() and target.is_host
         inner = Chain(path.parent, chains[MODEL], opened if stays else passing, standing=stays)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tintype.engine.chain import ChainFacts, Port, write_chains
-from tintype.engine.strips import HEAD, NormFacts, StageFacts, StripPort, StripsFacts, write_strips
+from tintype.engine.strips import HEAD, TAIL, NormFacts, StageFacts, StripPort, StripsFacts, write_strips
 from tintype.engine.weights import weight_files
 from tintype.kernels.strips import Stage, StripMap, cut_in_strips
 
@@ -34,9 +34,11 @@ def save_strips(
     chain of parts. Raises ValueError for a graph that can't run in strips.
     """
     cut = cut_in_strips(model, strip_bytes)
-    if cut.head is not None:
-        lower(cut.head)
-        write_chains(folder, {HEAD: save_chain(cut.head, HEAD)})
+    ends = {name: end for name, end in ((HEAD, cut.head), (TAIL, cut.tail)) if end is not None}
+    for end in ends.values():
+        lower(end)
+    if ends:
+        write_chains(folder, {name: save_chain(end, name) for name, end in ends.items()})
     stages = []
     for number, stage in enumerate(cut.stages):
         file = f"strips-{number:03}.onnx"

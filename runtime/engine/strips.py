@@ -1,8 +1,9 @@
 """A graph that runs strip by strip: memory for a few rows of each feature map, however large the picture.
 
 Stands where ONNX Runtime's InferenceSession would. The head runs whole, part by part; then each stage is opened, run
-over all strips and dropped. Maps between stages lie in memory while they are small, else in a file without a name,
-which goes when the run ends: the system may keep it in its cache, but it is none of this process's memory.
+over all strips and dropped; at last the tail runs, as the head did. Maps between stages lie in memory while they are
+small, else in a file without a name, which goes when the run ends: the system may keep it in its cache, but it is none
+of this process's memory.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from tintype.engine.placement import Placement
 from tintype.engine.row_store import RowStore, RowStores
 
 STRIPS_NAME = "strips.json"  # in a build's folder, in place of model.onnx
-HEAD = "head.onnx"  # the chain in parts.json that runs before the first stage
+HEAD, TAIL = "head.onnx", "tail.onnx"  # the chains in parts.json that run before the first stage and after the last
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +60,7 @@ class StageFacts:
 
     file: str
     weights: tuple[str, ...]  # the files that hold its weights
-    rows: int  # of the smallest map that it reads
+    rows: int  # of its smallest map
     strip_rows: int
     margin: int
     reads: tuple[StripPort, ...]
@@ -90,17 +91,27 @@ class StripsFacts:
 class Strips:
     """The stages of one graph, run in turn."""
 
-    def __init__(self, folder: Path, facts: StripsFacts, head: Chain | None, open_part: Callable[[Path], Any]) -> None:
-        """head: what runs whole before. open_part: opens one file as an InferenceSession."""
+    def __init__(
+        self,
+        folder: Path,
+        facts: StripsFacts,
+        open_part: Callable[[Path], Any],
+        *,
+        head: Chain | None = None,
+        tail: Chain | None = None,
+    ) -> None:
+        """open_part: opens one file as an InferenceSession. head, tail: what runs whole before and after."""
         return_large_blocks()
-        self._folder, self._facts, self._head, self._open = folder, facts, head, open_part
+        self._folder, self._facts, self._open = folder, facts, open_part
+        self._head, self._tail = head, tail
         self._stages = Placement()  # of those that have run
         self._placed: set[str] = set()
 
     @property
     def placement(self) -> Placement:
         """Where the nodes of what has run so far run."""
-        return self._stages if self._head is None else self._head.placement + self._stages
+        ends = [end.placement for end in (self._head, self._tail) if end is not None]
+        return sum(ends, start=self._stages)
 
     def get_inputs(self) -> tuple[Port, ...]:
         return self._facts.inputs
@@ -112,14 +123,16 @@ class Strips:
         """Every output, or those named, in order. What no later stage reads is dropped at once."""
         maps = {name: RowStore.of(array) for name, array in feed.items() if array.ndim == 4}
         stores = RowStores(self._folder.parent, self._facts.held_bytes)
+        names = [port.name for port in self._facts.outputs] if output_names is None else output_names
         with stores.files_closed():
-            self._run_all(feed, maps, stores)
-            names = [port.name for port in self._facts.outputs] if output_names is None else output_names
-            return [maps[name].whole() for name in names]
+            self._run_stages(feed, maps, stores)
+            made = {} if self._tail is None else _run_tail(self._tail, feed, maps)
+            return [made[name] if name in made else maps[name].whole() for name in names]
 
-    def _run_all(self, feed: Mapping[str, Any], maps: dict[str, RowStore], stores: RowStores) -> None:
-        """Put every output into `maps`."""
+    def _run_stages(self, feed: Mapping[str, Any], maps: dict[str, RowStore], stores: RowStores) -> None:
+        """Put into `maps` every output that they give, and all that the tail reads."""
         wanted = {port.name for port in self._facts.outputs}
+        read_at_last = set() if self._tail is None else {port.name for port in self._tail.get_inputs()}
         if self._head is not None:
             made = self._head.run(None, feed)
             for output in reversed(self._head.get_outputs()):  # the last one first: each goes once it is stored
@@ -136,7 +149,7 @@ class Strips:
             following = stages[(index + 1) % len(stages)]
             moments |= self._run_stage(stage, maps, moments, following.weights)
             read_later = {port.name for later in stages[index + 1 :] for port in later.reads}
-            for name in maps.keys() - read_later - wanted:
+            for name in maps.keys() - read_later - wanted - read_at_last:
                 stores.give_back(maps.pop(name))
 
     def _run_stage(
@@ -171,6 +184,14 @@ class Strips:
             self._placed.add(stage.file)
             self._stages += Placement.of(session)
         return seen
+
+
+def _run_tail(tail: Chain, feed: Mapping[str, Any], maps: Mapping[str, RowStore]) -> dict[str, Any]:
+    """What runs whole at the end, on maps that are small by then; every output by its name."""
+    names = [port.name for port in tail.get_inputs()]
+    read = {name: feed[name] if name in feed else maps[name].whole() for name in names}
+    outputs = [port.name for port in tail.get_outputs()]
+    return dict(zip(outputs, tail.run(outputs, read), strict=True))
 
 
 def _stored(array: NDArray[Any], stores: RowStores, *, in_memory: bool) -> RowStore:

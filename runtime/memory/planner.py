@@ -13,6 +13,7 @@ from tintype.memory.plan import Plan, Stage
 
 SEGMENTS_MIB = (1536, 1024, 768, 512, 384, 256, 192, 128, 96, 64, 48, 32)
 REOPENED_MIB = 64  # smaller segments are many: to keep them all open takes memory too
+IN_STRIPS = frozenset({"vae_decoder", "vae_encoder"})  # roles whose maps are larger than their weights
 STRIPS_MIB = (64, 32, 16, 8, 4)
 # On a device each part is opened for every run, and none of them has been seen to be worth more steps.
 DEVICE_SEGMENTS_MIB = (1024, 256, 64)
@@ -59,7 +60,7 @@ def holdings_for(role: str, *, standing: bool) -> tuple[Holding, ...]:
 
     standing: whether segments can stay open, as this system takes back a mapped file's memory when asked.
     """
-    if role == "vae_decoder":
+    if role in IN_STRIPS:
         return (PACKED, MAPPED, *map(strips, STRIPS_MIB))
     anew = tuple(map(segments, SEGMENTS_MIB))
     if role != "denoiser" or not standing:  # the others run once a prompt: nothing is gained by keeping them open
@@ -70,7 +71,7 @@ def holdings_for(role: str, *, standing: bool) -> tuple[Holding, ...]:
 
 def device_holdings(role: str) -> tuple[Holding, ...]:
     """The same on a device: whole in its memory, or in parts that are there one after another."""
-    parts = map(strips, DEVICE_STRIPS_MIB) if role == "vae_decoder" else map(segments, DEVICE_SEGMENTS_MIB)
+    parts = map(strips, DEVICE_STRIPS_MIB) if role in IN_STRIPS else map(segments, DEVICE_SEGMENTS_MIB)
     return (PACKED, *parts)
 
 

@@ -1,4 +1,4 @@
-"""A decoder in strips is the decoder: any size, any height of strips, any batch, and never a whole map in memory."""
+"""A decoder or encoder in strips is itself: any size, height of strips and batch, and never a whole map in memory."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 import resource
 import subprocess
 import sys
+from fractions import Fraction
 
 import numpy as np
 import onnx
@@ -22,7 +23,7 @@ from tintype.engine.measure import psnr_db
 from tintype.engine.moments import Moments
 from tintype.engine.options import BuildOptions
 from tintype.engine.row_store import RowStore, RowStores
-from tintype.engine.strips import HEAD, StageFacts, read_strips
+from tintype.engine.strips import HEAD, TAIL, StageFacts, read_strips
 from tintype.errors import BuildError, UncutError
 from tintype.kernels.plain_float import FloatActivations, FloatRows, FloatWeights
 from tintype.kernels.registry import lower
@@ -38,7 +39,13 @@ class Graph:
         self.nodes: list[onnx.NodeProto] = []
         self.weights: list[onnx.TensorProto] = []
         self.told: list[onnx.ValueInfoProto] = []  # of norms, whose shapes onnx does not find
-        self.scale = 1
+        self.scale = Fraction(1)
+
+    @property
+    def sides(self) -> list[str]:
+        """Of a map as the last one is."""
+        above, below = self.scale.as_integer_ratio()
+        return [f"{above}*{side}" if below == 1 else f"{side}/{below}" for side in ("height", "width")]
 
     def fixed(self, array: np.ndarray) -> str:
         self.weights.append(numpy_helper.from_array(array, f"w{len(self.weights)}"))
@@ -50,16 +57,17 @@ class Graph:
         )
         return self.nodes[-1].output[0]
 
-    def conv(self, x: str, read: int, given: int, side: int = 3) -> str:
+    def conv(self, x: str, read: int, given: int, side: int = 3, *, stride: int = 1) -> str:
         weight = self.random.standard_normal((given, read, side, side)) / np.sqrt(read * side * side)
         bias = self.random.standard_normal(given)
         inputs = (self.fixed(weight.astype(np.float32)), self.fixed(bias.astype(np.float32)))
-        return self.node("Conv", x, *inputs, kernel_shape=[side, side], pads=[side // 2] * 4)
+        pads = [side // 2] * 4 if stride == 1 else [0, 0, side - stride, side - stride]
+        return self.node("Conv", x, *inputs, kernel_shape=[side, side], pads=pads, strides=[stride] * 2)
 
     def norm(self, x: str, channels: int, groups: int, rank: int = 4) -> str:
         scale, bias = self.random.uniform(0.5, 1.5, channels), self.random.standard_normal(channels)
         inputs = (self.fixed(scale.astype(np.float32)), self.fixed(bias.astype(np.float32)))
-        sides = ["height*width"] if rank == 3 else [f"{self.scale}*{side}" for side in ("height", "width")]
+        sides = ["pixels"] if rank == 3 else self.sides
         made = self.node("GroupNormalization", x, *inputs, num_groups=groups, epsilon=1e-6)
         self.told.append(helper.make_tensor_value_info(made, TensorProto.FLOAT, ["batch", channels, *sides]))
         return made
@@ -72,6 +80,10 @@ class Graph:
         scales = self.fixed(np.array([1, 1, 2, 2], np.float32))
         modes = {"mode": "nearest", "coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
         return self.node("Resize", x, "", scales, **modes)
+
+    def halve(self, x: str, channels: int) -> str:
+        self.scale /= 2
+        return self.conv(x, channels, channels, stride=2)
 
     def resnet(self, x: str, read: int, given: int, groups: int) -> str:
         inner = self.conv(self.silu(self.norm(x, read, groups)), read, given)
@@ -90,15 +102,14 @@ class Graph:
         seen = self.node("Transpose", self.node("Attention", *heads), perm=[0, 1, 3, 2])
         return self.node("Add", x, self.node("Reshape", seen, self.node("Shape", x)))
 
-    def save(self, path, output: str, channels: int = 3):
-        """Write the model, latent_sample (batch, 4, height, width) -> sample, and return its path."""
+    def save(self, path, output: str, channels: int = 3, read: int = 4):
+        """Write the model, latent_sample (batch, read, height, width) -> sample, and return its path."""
         self.nodes[-1].output[0] = "sample"
         for info in self.told:
             info.name = "sample" if info.name == output else info.name
-        sides = [f"{self.scale}*{side}" for side in ("height", "width")]
         ports = [
-            helper.make_tensor_value_info("latent_sample", TensorProto.FLOAT, ["batch", 4, "height", "width"]),
-            helper.make_tensor_value_info("sample", TensorProto.FLOAT, ["batch", channels, *sides]),
+            helper.make_tensor_value_info("latent_sample", TensorProto.FLOAT, ["batch", read, "height", "width"]),
+            helper.make_tensor_value_info("sample", TensorProto.FLOAT, ["batch", channels, *self.sides]),
         ]
         graph = helper.make_graph(self.nodes, "decoder", ports[:1], ports[1:], self.weights, value_info=self.told)
         model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 23)], ir_version=10)
@@ -118,6 +129,18 @@ def decoder(path, *, attention: bool = True, seed: int = 0):
     x = graph.conv(graph.double(graph.resnet(x, 8, 8, 4)), 8, 8)
     x = graph.resnet(x, 8, 6, 2)
     return graph.save(path, graph.conv(graph.silu(graph.norm(x, 6, 2)), 6, 3))
+
+
+def encoder(path, *, attention: bool = True, seed: int = 0):
+    """3 channels, two halvings with residuals of both kinds, a mid block, 8 channels."""
+    graph = Graph(seed)
+    x = graph.conv("latent_sample", 3, 6)
+    x = graph.halve(graph.resnet(x, 6, 6, 2), 6)
+    x = graph.halve(graph.resnet(x, 6, 8, 2), 8)
+    x = graph.resnet(x, 8, 16, 4)
+    x = graph.attention(x, 16, 4) if attention else x
+    x = graph.resnet(x, 16, 16, 4)
+    return graph.save(path, graph.conv(graph.silu(graph.norm(x, 16, 4)), 16, 8), 8, 3)
 
 
 def build(source, folder, target, shape, strip_bytes, *, lowered=False):
@@ -163,6 +186,48 @@ def test_strips_give_what_the_whole_gives(tmp_path, cpu, shape, strip_bytes, att
     sample = run(folder, cpu, x)
     assert sample.shape == (shape[0], 3, 4 * shape[2], 4 * shape[3])
     assert psnr_db(whole, sample) >= 100.0
+
+
+@pytest.mark.parametrize("attention", [True, False])
+@pytest.mark.parametrize("strip_bytes", [MINIMAL, 3_000, 2**30])
+@pytest.mark.parametrize("shape", [(1, 3, 36, 20), (2, 3, 64, 8), (1, 3, 4, 44)])
+def test_an_encoder_runs_in_strips_too(tmp_path, cpu, shape, strip_bytes, attention):
+    source = encoder(tmp_path / "encoder.onnx", attention=attention)
+    x = latents(*shape)
+    with graph_session(source) as session:
+        whole = session.run({"latent_sample": x})["sample"]
+    folder = build(source, tmp_path / "build", cpu, shape, strip_bytes)
+    sample = run(folder, cpu, x)
+    assert sample.shape == (shape[0], 8, shape[2] // 4, shape[3] // 4)
+    assert psnr_db(whole, sample) >= 100.0
+    stages = read_strips(folder).stages
+    assert bool(stages) == (strip_bytes < 2**30)
+    assert HEAD not in read_chains(folder)
+    assert TAIL in read_chains(folder) or not (attention or strip_bytes == 2**30)
+
+
+def test_an_encoders_strips_hold_no_more_than_they_may(tmp_path, cpu, cache):
+    source, x = encoder(tmp_path / "encoder.onnx"), latents(1, 3, 96, 96)
+    folder = build(source, tmp_path / "build", cpu, x.shape, 32 * 1024, lowered=True)
+    with graph_session(source) as session:
+        assert psnr_db(session.run({"latent_sample": x})["sample"], run(folder, cpu, x)) >= 100.0
+    stages = read_strips(folder).stages
+    assert {port.shape[2] for stage in stages for port in stage.gives} == {96, 48, 24}
+    for stage in stages:
+        assert stage.rows > stage.strip_rows
+        for port in (*stage.reads, *stage.gives):
+            batch, channels, _, width = port.shape
+            assert batch * channels * width * stage.strip_rows * port.scale * 4 <= 32 * 1024
+
+
+def test_postcards_encoder_is_itself_in_strips(tmp_path, cpu):
+    source = tintype.load("postcard", provider="cpu").bundle.graph_path("vae_encoder")
+    x = latents(1, 3, 96, 68)
+    with graph_session(source) as session:
+        whole = session.run({"sample": x})["latent_parameters"]
+    folder = build(source, tmp_path / "build", cpu, x.shape, 2**16)
+    with open_session(folder, cpu, threads=2, mapped=True) as session:
+        assert psnr_db(whole, session.run({"sample": x})["latent_parameters"]) >= 100.0
 
 
 def test_kernels_are_chosen_for_strips_and_the_result_stays(tmp_path, cpu, cache):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
+
 import numpy as np
 import onnx_ir as ir
 import pytest
@@ -19,8 +21,10 @@ def weight(*shape: int) -> np.ndarray:
     return np.ones(shape, np.float32)
 
 
-def conv(side: int, pad: int, **attributes):
-    return helper.make_node("Conv", ["x", "w"], ["y"], kernel_shape=[side] * 2, pads=[pad] * 4, **attributes)
+def conv(side: int, pad: int, after: int | None = None, **attributes):
+    """after: padding below and to the right, where it is another."""
+    pads = [pad] * 2 + [pad if after is None else after] * 2
+    return helper.make_node("Conv", ["x", "w"], ["y"], kernel_shape=[side] * 2, pads=pads, **attributes)
 
 
 SCALES, TRIPLED, HALVED = (np.array([1, 1, rows, 2], np.float32) for rows in (2, 3, 0.5))
@@ -29,7 +33,13 @@ CASES = {
     "1x1": (conv(1, 0), weight(4, 4, 1, 1), Rows(1, 0)),
     "5x5 dilated": (conv(5, 4, dilations=[2, 2]), weight(4, 4, 5, 5), Rows(1, 4)),
     "by channel": (conv(3, 1, group=4), weight(4, 1, 3, 3), Rows(1, 1)),
-    "stride 2": (conv(3, 1, strides=[2, 2]), weight(4, 4, 3, 3), None),
+    "stride 2": (conv(3, 1, strides=[2, 2]), weight(4, 4, 3, 3), Rows(Fraction(1, 2), 1)),
+    "stride 2 padded below": (conv(3, 0, 1, strides=[2, 2]), weight(4, 4, 3, 3), Rows(Fraction(1, 2), 1)),
+    "stride 3 of a wide kernel": (conv(7, 2, 3, strides=[3, 3]), weight(4, 4, 7, 7), Rows(Fraction(1, 3), 1)),
+    "patches": (conv(2, 0, strides=[2, 2]), weight(4, 4, 2, 2), Rows(Fraction(1, 2), 0)),
+    "padded below": (conv(2, 0, 1), weight(4, 4, 2, 2), Rows(1, 1)),
+    "stride 2 with too few rows": (conv(5, 0, 1, strides=[2, 2]), weight(4, 4, 5, 5), None),
+    "stride 2 with too many rows": (conv(3, 2, strides=[2, 2]), weight(4, 4, 3, 3), None),
     "no padding": (conv(3, 0), weight(4, 4, 3, 3), None),
     "even kernel": (conv(2, 1), weight(4, 4, 2, 2), None),
     "nearest": (helper.make_node("Resize", ["x", "", "w"], ["y"], **NEAREST), SCALES, Rows(2, 0)),
@@ -69,11 +79,11 @@ def test_rows_beyond_the_reach_do_not_count(model_of, run, random, name):
         piece = x[:, :, first:last]
         return run(model_of([node], {"x": (TensorProto.FLOAT, piece.shape)}, ["y"], {"w": fixed}), {"x": piece})["y"]
 
-    first, last = 3, 12  # a strip that ends at the picture's edge
-    inner = first * rows.scale + rows.margin
-    np.testing.assert_allclose(
-        given(first, last)[:, :, rows.margin :], given(0, 12)[:, :, inner : last * rows.scale], rtol=1e-5, atol=1e-5
-    )
+    whole = given(0, 12)
+    for first, last in ((6, 12), (0, 6)):  # strips that end or begin at the picture's edge
+        there = slice(int(first * rows.scale), int(last * rows.scale))
+        kept = slice(rows.margin if first else 0, None if last == 12 or not rows.margin else -rows.margin)
+        np.testing.assert_allclose(given(first, last)[:, :, kept], whole[:, :, there][:, :, kept], rtol=1e-5, atol=1e-5)
 
 
 def test_a_norms_output_may_be_read_later():
