@@ -28,7 +28,7 @@ def psnr_db(reference, picture, span):
     return 10 * np.log10(span**2 / max(error, 1e-12))
 
 
-@pytest.mark.parametrize("role", ["text_encoder", "denoiser", "vae_decoder"])
+@pytest.mark.parametrize("role", ["text_encoder", "denoiser", "vae_decoder", "vae_encoder"])
 def test_a_graph_gives_in_parts_what_it_gives_whole(whole_and_in_parts, role):
     expected, found = whole_and_in_parts(DEVICE, role)
     assert expected.keys() == found.keys()
