@@ -2,10 +2,11 @@
 
     python -m tintype.bench.decode_memory BUNDLE [--sizes 512x512,1024x1024] [--strip-mib 4,8,16,32,64] [--threads 2]
 
-Each decode runs in a process of its own, which opens a finished build and decodes twice (--calls): the first time as
-for one picture, with all weights to be mapped, then once more. Seconds are the wall's; those of the processor are told
-too, for a machine on which others work. Peak memory is the process's (VmHWM on Linux), so what Python, numpy and ONNX
-Runtime need is in it. The result goes to bench/results as JSON.
+`--role vae_encoder` measures the way back, from a picture to latents. Each runs in a process of its own, which opens a
+finished build and decodes twice (--calls): the first time as for one picture, with all weights to be mapped, then once
+more. Seconds are the wall's; those of the processor are told too, for a machine on which others work. Peak memory is
+the process's (VmHWM on Linux), so what Python, numpy and ONNX Runtime need is in it. The result goes to bench/results
+as JSON.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from tintype.engine.build import ensure_build
 from tintype.engine.measure import psnr_db
 from tintype.engine.options import BuildOptions
 from tintype.engine.strips import read_strips
+from tintype.manifest import ENCODER
 from tintype.result import peak_rss_bytes
 
 MIB = 2**20
@@ -41,6 +43,7 @@ def main() -> None:
     """Measure and write the report; `--child` is what each process runs."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("bundle")
+    parser.add_argument("--role", default="vae_decoder", choices=("vae_decoder", ENCODER))
     parser.add_argument("--sizes", default="512x512,768x768,1024x1024", help="pixels, width first")
     parser.add_argument("--strip-mib", default="4,8,16,32,64")
     parser.add_argument("--threads", type=int, default=2)
@@ -52,22 +55,28 @@ def main() -> None:
     if told.child:
         print(json.dumps(decode_here(Path(told.bundle), told.child[0], Path(told.child[1]), told.threads, told.calls)))
         return
-    report: dict[str, Any] = {"machine": machine_facts(told.threads), "bundle": Path(told.bundle).name, "sizes": {}}
+    report: dict[str, Any] = {"machine": machine_facts(told.threads), "bundle": Path(told.bundle).name}
+    report |= {"role": told.role, "sizes": {}}
     for size in told.sizes.split(","):
         strips = [float(each) for each in told.strip_mib.split(",")]
         report["sizes"][size] = measure_size(
-            open_bundle(told.bundle), size, strips, told.threads, told.calls, told.lock
+            open_bundle(told.bundle), told.role, size, strips, told.threads, told.calls, told.lock
         )
     report["machine"]["load_average_at_end"] = load_average()
-    print(f"written to {write_report(report, told.results, ['decode-memory'])}")
+    name = "encode-memory" if told.role == ENCODER else "decode-memory"
+    print(f"written to {write_report(report, told.results, [name])}")
 
 
 def measure_size(
-    bundle: Bundle, size: str, strips: list[float], threads: int, calls: int, lock: Path | None
+    bundle: Bundle, role: str, size: str, strips: list[float], threads: int, calls: int, lock: Path | None
 ) -> dict[str, dict[str, Any]]:
-    """Every way to decode a picture of that size, the whole one first; ratios are to it."""
-    target = resolve_provider("cpu")
-    width, height = (int(side) // bundle.manifest.vae_scale_factor for side in size.split("x"))
+    """Every way to decode, or encode, a picture of that size, the whole one first; ratios are to it."""
+    target, manifest = resolve_provider("cpu"), bundle.manifest
+    width, height = map(int, size.split("x"))
+    channels = 3
+    if role != ENCODER:
+        width, height = width // manifest.vae_scale_factor, height // manifest.vae_scale_factor
+        channels = manifest.latent_channels
     folders = {}
     for mib in (None, *strips):
         options = BuildOptions.for_shape(
@@ -77,12 +86,12 @@ def measure_size(
             threads=threads,
         )
         name = "whole" if mib is None else f"{mib:g}MiB"
-        folders[name] = ensure_build(bundle, "vae_decoder", target, options=options)
+        folders[name] = ensure_build(bundle, role, target, options=options)
     table: dict[str, dict[str, Any]] = {}
     with tempfile.TemporaryDirectory(prefix="tintype-bench-") as scratch, _locked(lock):
         for name, folder in folders.items():
             output = Path(scratch) / f"{name}.npy"
-            shape = f"1x{bundle.manifest.latent_channels}x{height}x{width}"
+            shape = f"1x{channels}x{height}x{width}"
             command = [sys.executable, "-m", "tintype.bench.decode_memory", str(folder)]
             command += ["--threads", str(threads), "--calls", str(calls)]
             done = subprocess.run(
@@ -102,18 +111,18 @@ def measure_size(
 
 
 def decode_here(build: Path, shape: str, output: Path, threads: int, calls: int) -> dict[str, Any]:
-    """Decode random latents in this process, and write the picture's numbers to a file."""
+    """Run a build on noise in this process, and write the numbers that it gives to a file."""
     facts = read_strips(build)
-    latents = np.random.default_rng(0).standard_normal([int(dim) for dim in shape.split("x")], dtype=np.float32)
+    noise = np.random.default_rng(0).standard_normal([int(dim) for dim in shape.split("x")], dtype=np.float32)
     before, wall, processor = peak_rss_bytes(), [], []
     with open_session(build, resolve_provider("cpu"), threads=threads, mapped=facts is not None) as session:
         for _ in range(calls):
             started, worked = time.perf_counter(), time.process_time()
-            sample = session.run({"latent_sample": latents})["sample"]
+            (given,) = session.run(dict.fromkeys(session.input_shapes, noise)).values()
             wall.append(round(time.perf_counter() - started, 3))
             processor.append(round(time.process_time() - worked, 3))
     peak = peak_rss_bytes()
-    np.save(output, sample)
+    np.save(output, given)
     stages = () if facts is None else facts.stages
     return {
         "bare_bytes": before,
