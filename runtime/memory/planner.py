@@ -109,35 +109,41 @@ def make_plan(
 
 
 def _best(needs: Sequence[Need], base: int, budget: int | None, known: Oracle, room: Room) -> Plan | None:
-    less = 0  # of the budget, for what graphs leave behind when they are closed
+    less = {
+        need.role: 0 for need in needs
+    }  # of the budget, for what graphs before it leave behind when they are closed
     while True:
-        most = None if budget is None else budget - less
         chosen = []
         for need in needs:
+            most = None if budget is None else budget - less[need.role]
             stages = [_stage(need, candidate, known(candidate), base) for candidate in candidates(need)]
             fitting = [stage for stage in stages if _fits(_alone(stage, base), most, room)]
             if not fitting:
-                return None
+                smallest = _smallest(needs, base, known, budget)
+                return smallest if _fits(smallest, budget, room) else None
             chosen.append(min(fitting, key=lambda stage: (_promised(stage), stage.peak_bytes)))
         apart = _in_turn(Plan(budget_bytes=budget, base_bytes=base, stages=tuple(chosen), keep=False))
         together = _together(apart)
         if _fits(together, budget, room):
             return _lasting(together, needs, known, room)
-        if _fits(apart, budget, room) or budget is None:
+        if budget is None or _fits(apart, budget, room):
             return _lasting(apart, needs, known, room)
-        less += max(MIB, apart.most_bytes - int(budget * MARGIN))
+        over = {stage.role: stage.peak_bytes - int(budget * MARGIN) for stage in apart.stages}
+        tight = {role: count for role, count in over.items() if count > 0} or over
+        for role, count in tight.items():
+            less[role] += max(MIB, count)
 
 
 def _lasting(plan: Plan, needs: Sequence[Need], known: Oracle, room: Room) -> Plan:
-    """The plan, or the one that keeps every graph whole and open, where that fits and further pictures gain by it.
+    """The plan, or the one that keeps every graph whole and open, where that fits and takes less for two pictures.
 
-    For a single picture parts, or graphs one after another, may take no longer: a whole graph's first call is its
-    slowest. For the next one they take all of it again.
+    For the first one parts, or graphs one after another, may take no longer: a whole graph's first call is its slowest.
+    For the next one they take all of it again.
     """
     whole = [Candidate(need.role, need.holdings[0], False) for need in needs]
     stages = tuple(_stage(*each, known(each[1]), plan.base_bytes) for each in zip(needs, whole, strict=True))
     lasting = _together(replace(plan, stages=stages))
-    gains = lasting.again_seconds < plan.again_seconds and lasting.seconds <= plan.seconds * PROMISING
+    gains = lasting.seconds + lasting.again_seconds < plan.seconds + plan.again_seconds
     return lasting if gains and _fits(lasting, plan.budget_bytes, room) else plan
 
 
@@ -179,7 +185,7 @@ def _together(plan: Plan) -> Plan:
     return replace(plan, stages=tuple(stages), keep=True, repeats=any(stage.opens > 1 for stage in plan.stages))
 
 
-def _smallest(needs: Iterable[Need], base: int, known: Oracle) -> Plan:
+def _smallest(needs: Iterable[Need], base: int, known: Oracle, budget: int | None = None) -> Plan:
     """The plan with the lowest peak, whatever time it takes."""
     stages = tuple(
         min(
@@ -188,7 +194,7 @@ def _smallest(needs: Iterable[Need], base: int, known: Oracle) -> Plan:
         )
         for need in needs
     )
-    return _in_turn(Plan(budget_bytes=None, base_bytes=base, stages=stages, keep=False))
+    return _in_turn(Plan(budget_bytes=budget, base_bytes=base, stages=stages, keep=False))
 
 
 def _near(needs: Iterable[Need], smallest: Plan, known: Oracle) -> Iterator[Candidate]:

@@ -126,7 +126,7 @@ def test_of_two_that_take_as_long_the_one_is_taken_whose_further_pictures_take_l
     smaller = make_plan(NEEDS, BASE, 2500 * MIB, slow_at_first)
     assert smaller.stages[-1].holding == strips(16)
     assert smaller.again_seconds <= smaller.seconds < plan.seconds
-    # It is not worth a first picture that takes much longer.
+    # Two pictures of which the first takes that much longer are no gain.
     much = make_plan(NEEDS, BASE, 4000 * MIB, lambda each: _opens_slowly(slow_at_first(each), each))
     assert much.stages[-1].holding == strips(16)
 
@@ -317,6 +317,27 @@ def test_what_a_closed_graph_leaves_behind_counts_in_the_stages_after_it():
     together = make_plan(ON_DEVICE, BASE, None, leaving)
     assert together.keep
     assert together.again_bytes == make_plan(ON_DEVICE, BASE, None, device_costs).again_bytes + 700 * MIB
+
+
+def test_the_smallest_budget_that_a_refusal_names_is_enough_whatever_graphs_leave_behind():
+    """A graph that has no smaller way must not be asked for one because another after it has."""
+
+    def tight(candidate):
+        left, whole, parts = {
+            "text_encoder": (0, 300, 100),
+            "denoiser": (40, 1000, 900),
+            "vae_decoder": (10, 895, 400),
+        }[candidate.role]
+        peak = (parts if candidate.holding.is_cut else whole) * MIB
+        return dataclasses.replace(device_costs(candidate), peak_bytes=peak, left_bytes=left * MIB, device_bytes=0)
+
+    with pytest.raises(MemoryBudgetError) as refusal:
+        make_plan(ON_DEVICE, BASE, 500 * MIB, tight)
+    least = int(refusal.value.fix.split()[1]) * MIB
+    plan = make_plan(ON_DEVICE, BASE, least, tight)
+    assert plan.budget_bytes == least
+    assert plan.most_bytes <= least * MARGIN
+    assert [stage.holding.is_cut for stage in plan.stages] == [False, True, True]
 
 
 def test_a_large_budget_does_not_make_a_device_larger():
