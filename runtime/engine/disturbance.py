@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import time
 from dataclasses import dataclass
@@ -9,6 +10,7 @@ from pathlib import Path
 
 DISTURBED = 0.1  # a share of the processors; where others take more, what was timed is timed again
 LEAST_SECONDS = 0.1  # the system counts in hundredths of a second: of less, nothing can be told
+LOOK_SECONDS = 0.3
 _STAT = Path("/proc/stat")
 _IDLE = (3, 4)  # idle and waiting for a disk, among the numbers of a processor's line
 _COUNTED = 8  # user, nice, system, idle, iowait, irq, softirq, steal; the guests' are within these
@@ -34,6 +36,15 @@ def others_share(before: Reading, after: Reading) -> float | None:
     wall = after.wall_seconds - before.wall_seconds
     others = after.busy_seconds - before.busy_seconds - (after.own_seconds - before.own_seconds)
     return max(0.0, others / (wall * (os.cpu_count() or 1))) if wall >= LEAST_SECONDS else None
+
+
+@functools.cache
+def is_calm() -> bool:
+    """Whether other programs leave the processors to this one; looked at once, for a moment. False where none tells."""
+    before = Reading.now()
+    time.sleep(LOOK_SECONDS)
+    share = others_share(before, Reading.now())
+    return share is not None and share <= DISTURBED
 
 
 def _busy_seconds() -> float | None:

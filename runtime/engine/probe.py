@@ -23,7 +23,7 @@ from tintype.engine import arena
 from tintype.engine.cache import write_whole
 from tintype.engine.child import end_with_parent, last_words, run_child
 from tintype.engine.device_memory import device_bytes
-from tintype.engine.disturbance import DISTURBED, Reading, others_share
+from tintype.engine.disturbance import DISTURBED, Reading, is_calm, others_share
 from tintype.engine.heap import return_large_blocks, trim
 from tintype.engine.options import BuildOptions
 from tintype.engine.providers import TARGETS, Target, computes_on_processor, load_onnxruntime, unusable_reason
@@ -51,7 +51,7 @@ def measured_costs(
     Raises BuildError when the build fails, MemoryBudgetError when the machine hasn't the memory for it.
     """
     stored, key = folder / COSTS_NAME, _key(options, threads)
-    known = _stored(stored).get(key)
+    known = known_costs(folder, options, threads)
     if known is not None:
         return known
     costs = _probe(folder, target, options, threads, working_bytes)
@@ -61,8 +61,12 @@ def measured_costs(
 
 
 def known_costs(folder: Path, options: BuildOptions, threads: int) -> Costs | None:
-    """What was measured before; measures nothing."""
-    return _stored(folder / COSTS_NAME).get(_key(options, threads))
+    """What was measured before; measures nothing.
+
+    What was timed while other programs were busy no longer counts once they are not.
+    """
+    known = _stored(folder / COSTS_NAME).get(_key(options, threads))
+    return None if known is not None and known.disturbed and is_calm() else known
 
 
 def _key(options: BuildOptions, threads: int) -> str:
@@ -142,6 +146,7 @@ def probe(folder: Path, target: Target, options: BuildOptions, threads: int, wor
             device_resident_bytes=stays,
             device_base_bytes=device.base_bytes,
             device_told=device.told,
+            disturbed=calm == 0,
         )
     if target.is_host:
         return costs

@@ -27,6 +27,7 @@ class Costs:
     device_base_bytes: int = 0  # of the device's memory, what a process on it takes without a graph; beyond the peak
     device_told: bool = True  # whether a driver told these three; otherwise they are reckoned
     measured: bool = True  # False: reckoned from the graph
+    disturbed: bool = False  # other programs were busy in each call that was timed
 
     @property
     def work_bytes(self) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import subprocess
 import sys
 import time
@@ -15,7 +16,7 @@ import pytest
 
 import tintype.engine.session
 from tintype.bundle import open_bundle
-from tintype.engine import BuildOptions, ensure_build, open_role, resolve_provider
+from tintype.engine import BuildOptions, ensure_build, open_role, probe, resolve_provider
 from tintype.engine.build import lower_into
 from tintype.engine.chain import PARTS_NAME, Chain, prefetch, read_chains
 from tintype.engine.pages import can_give_back
@@ -243,6 +244,22 @@ def test_costs_are_measured_once_and_kept_with_the_build(bundle, cpu):
     (folder / "costs.json").write_text("{", encoding="utf-8")
     assert known_costs(folder, options(), 1) is None
     assert ensure_build(bundle, "denoiser", cpu, options=options()) == folder  # it is no part of the build
+
+
+def test_costs_that_were_timed_beside_other_programs_are_measured_again_once_it_is_calm(bundle, cpu, monkeypatch):
+    folder = ensure_build(bundle, "denoiser", cpu, options=options())
+    measured_costs(folder, cpu, options(), 1)
+    stored = json.loads((folder / "costs.json").read_text(encoding="utf-8"))
+    (row,) = (row for key, row in stored["costs"].items() if "standing" not in key)
+    assert row["disturbed"] in (True, False)
+    row |= {"disturbed": True, "call_seconds": 1000.0}
+    (folder / "costs.json").write_text(json.dumps(stored), encoding="utf-8")
+    monkeypatch.setattr(probe, "is_calm", lambda: False)
+    assert known_costs(folder, options(), 1).call_seconds == 1000.0
+    assert measured_costs(folder, cpu, options(), 1).call_seconds == 1000.0
+    monkeypatch.setattr(probe, "is_calm", lambda: True)
+    assert known_costs(folder, options(), 1) is None
+    assert measured_costs(folder, cpu, options(), 1).call_seconds < 100.0
 
 
 def test_a_child_ends_when_its_parent_is_killed():

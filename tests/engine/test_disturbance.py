@@ -32,3 +32,15 @@ def test_what_other_processes_take_is_told_and_what_this_one_takes_is_not() -> N
 def test_shares_are_of_all_processors(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(disturbance.os, "cpu_count", lambda: 4)
     assert others_share(Reading(0.0, 0.0, 0.0), Reading(10.0, 30.0, 10.0)) == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize(("busy", "calm"), [(0.0, True), (0.6, False), (None, False)])
+def test_it_is_calm_where_others_are_seen_to_take_little(monkeypatch: pytest.MonkeyPatch, busy, calm) -> None:
+    """busy: of one processor's time between the two looks, by others."""
+    moments = iter([Reading(0.0, 0.0, 0.0), Reading(1.0, busy, 0.0)])
+    monkeypatch.setattr(disturbance.Reading, "now", lambda: next(moments))
+    monkeypatch.setattr(disturbance.os, "cpu_count", lambda: 2)
+    monkeypatch.setattr(disturbance.time, "sleep", lambda seconds: None)
+    disturbance.is_calm.cache_clear()
+    assert disturbance.is_calm() is calm
+    disturbance.is_calm.cache_clear()
