@@ -19,7 +19,7 @@ from tintype.memory.budget import Room, auto_room, budget_bytes
 from tintype.memory.corrections import Corrections
 from tintype.memory.costs import IMPOSSIBLE, Correction, Costs, GraphFacts, reckon
 from tintype.memory.holding import MIB, PACKED, Holding
-from tintype.memory.plan import Arrangement, Plan
+from tintype.memory.plan import Arrangement, Plan, Stage
 from tintype.memory.planner import NO_BOUND, Candidate, Need, device_holdings, holdings_for, make_plan
 from tintype.request import ResolvedRequest
 
@@ -64,7 +64,8 @@ class Planner:
             needs = [self._worthwhile(need, request) for need in needs]
             budget, room = self._bounds(memory)
         measure = (lambda candidate: self._measure(candidate, request)) if build else None
-        return make_plan(needs, base, budget, lambda candidate: self._known(candidate, request), measure, room=room)
+        plan = make_plan(needs, base, budget, lambda candidate: self._known(candidate, request), measure, room=room)
+        return replace(plan, stages=tuple(self._with_kernels(stage, request) for stage in plan.stages))
 
     def _bounds(self, memory: str | int) -> tuple[int, Room]:
         """The budget in bytes, and what bounds a plan beside it: a device has no more than it has free."""
@@ -127,6 +128,15 @@ class Planner:
                 return known
             self._unmeasured.add(key)
         return self._reckon(candidate, options, corrected=True)
+
+    def _with_kernels(self, stage: Stage, request: ResolvedRequest) -> Stage:
+        """The stage with what its build says of its kernels; as it is while there is no build."""
+        from tintype.engine.build import find_build
+        from tintype.engine.cache import read_report
+
+        options = self._options(Candidate(stage.role, stage.holding, stage.split_guidance), request)
+        folder = find_build(self.pipeline.bundle, stage.role, self.pipeline.target, options=options)
+        return stage if folder is None else replace(stage, kernels=read_report(folder).get("kernels", {}))
 
     def _measure(self, candidate: Candidate, request: ResolvedRequest) -> Costs:
         from tintype.engine import ensure_build

@@ -34,6 +34,7 @@ class Stage:
     calls: int
     costs: Costs
     before_bytes: int  # what the process holds when this stage begins
+    kernels: Mapping[str, int] = field(default_factory=dict)  # which ways of computing its build has, and how often
 
     @property
     def peak_bytes(self) -> int:
@@ -165,6 +166,7 @@ class Plan:
                 "before_bytes": stage.before_bytes,
                 "peak_bytes": stage.peak_bytes,
                 "seconds": round(stage.seconds, 3),
+                "kernels": dict(stage.kernels),
                 "costs": asdict(stage.costs),
             }
             for stage in self.stages
@@ -200,6 +202,10 @@ class Plan:
         if self.device_bytes:
             told = "" if all(stage.costs.device_told for stage in self.stages) else ", reckoned: no driver tells it"
             said.append(f"{'device':<16} {f'in its own memory{told}':<62} {_mib(self.device_bytes):>9}")
+        for stage in self.stages:
+            if stage.kernels:
+                ways = ", ".join(f"{name} {count}" for name, count in sorted(stage.kernels.items()))
+                said.append(f"{stage.role:<16} kernels: {ways}")
         budget = "no budget" if self.budget_bytes is None else f"of {_mib(self.budget_bytes)} MiB"
         again = f" ({_mib(self.again_bytes)} for further pictures)" if self.again_bytes > self.peak_bytes else ""
         said.append(f"peak {_mib(self.peak_bytes)} MiB{again}, {budget}; {self.seconds:.1f} s")

@@ -41,6 +41,10 @@ def test_a_picture_within_a_budget_says_so_and_can_be_made_again(tiny_bundle, un
     assert result.plan is not None
     assert result.plan.arrangement == plan.arrangement
     assert [stage.role for stage in plan.stages] == ["text_encoder", "denoiser", "vae_decoder"]
+    assert all(stage.kernels.get("attention", 0) >= 1 for stage in plan.stages)
+    told = plan.lines()
+    assert [line.split()[0] for line in told if " kernels: " in line] == [stage.role for stage in plan.stages]
+    assert plan.as_dict()["stages"][1]["kernels"] == plan.stages[1].kernels
     assert psnr_db(unbounded.image, result.image) >= 60.0
     memory = result.record.memory
     assert memory is not None
