@@ -109,9 +109,8 @@ def make_plan(
 
 
 def _best(needs: Sequence[Need], base: int, budget: int | None, known: Oracle, room: Room) -> Plan | None:
-    less = {
-        need.role: 0 for need in needs
-    }  # of the budget, for what graphs before it leave behind when they are closed
+    # By graph, how much of the budget is for what graphs before it leave behind when they are closed.
+    less = {need.role: 0 for need in needs}
     while True:
         chosen = []
         for need in needs:
