@@ -33,11 +33,11 @@ def unbounded(tiny_bundle):
 
 
 def test_a_picture_within_a_budget_says_so_and_can_be_made_again(tiny_bundle, unbounded):
-    with tintype.load(tiny_bundle, provider="cpu", memory="1GiB", threads=1) as pipeline:
+    with tintype.load(tiny_bundle, provider="cpu", memory="2GiB", threads=1) as pipeline:
         plan = pipeline.plan(PROMPT, **REQUEST)
         result = pipeline.generate(PROMPT, **REQUEST)
     assert plan.measured
-    assert plan.peak_bytes <= 2**30
+    assert plan.peak_bytes <= 2**31
     assert result.plan is not None
     assert result.plan.arrangement == plan.arrangement
     assert [stage.role for stage in plan.stages] == ["text_encoder", "denoiser", "vae_decoder"]
@@ -48,7 +48,7 @@ def test_a_picture_within_a_budget_says_so_and_can_be_made_again(tiny_bundle, un
     assert psnr_db(unbounded.image, result.image) >= 60.0
     memory = result.record.memory
     assert memory is not None
-    assert memory.budget_bytes == 2**30
+    assert memory.budget_bytes == 2**31
     assert memory.planned_peak_bytes == result.plan.most_bytes
     assert memory.peak_rss_bytes > 0
     assert unbounded.record.memory is None
@@ -147,7 +147,7 @@ def test_plans_are_made_without_building_where_that_is_asked(tiny_bundle, tmp_pa
 
 
 def test_a_request_of_another_shape_closes_what_has_no_place_in_its_plan(tiny_bundle):
-    with tintype.load(tiny_bundle, provider="cpu", memory="1GiB", threads=1) as pipeline:
+    with tintype.load(tiny_bundle, provider="cpu", memory="2GiB", threads=1) as pipeline:
         first = pipeline.generate(PROMPT, **REQUEST)
         before = {role: options for role, (options, _) in pipeline._sessions.items()}
         pipeline.generate(PROMPT, **{**REQUEST, "width": 96})

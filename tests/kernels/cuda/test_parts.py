@@ -17,14 +17,14 @@ from tintype.engine.lower import Job, make_build
 from tintype.engine.placement import HEAVY_OPERATORS
 from tintype.engine.providers import TARGETS
 from tintype.engine.session_options import session_options
-from tintype.engine.strips import HEAD, Strips, read_strips
+from tintype.engine.strips import HEAD, TAIL, Strips, read_strips
 
 GRAPHS = {
-    "text_encoder": ("segment_bytes", {"batch": 2}),
-    "unet": ("segment_bytes", {"batch": 2, "height": 16, "width": 16, "sequence": 77}),
-    "vae_decoder": ("strip_bytes", {"batch": 1, "height": 16, "width": 16}),
+    "text_encoder": ({"segment_bytes": 2**18}, {"batch": 2}),
+    "unet": ({"segment_bytes": 2**18}, {"batch": 2, "height": 16, "width": 16, "sequence": 77}),
+    "vae_decoder": ({"strip_bytes": 2**18}, {"batch": 1, "height": 16, "width": 16}),
+    "vae_encoder": ({"strip_bytes": 2**10}, {"batch": 1, "height": 16, "width": 16}),
 }
-PART_BYTES = 2**18
 
 
 @pytest.fixture
@@ -34,7 +34,7 @@ def parts(cuda, tmp_path, monkeypatch):
 
     def make(role, exactness):
         way, dims = GRAPHS[role]
-        options = BuildOptions.for_shape(dims, exactness=exactness, **{way: PART_BYTES})
+        options = BuildOptions.for_shape(dims, exactness=exactness, **way)
         job = Job(
             source=cuda.BUNDLE / role / "model.onnx",
             folder=tmp_path,
@@ -61,9 +61,9 @@ def parts(cuda, tmp_path, monkeypatch):
     def run(feed):
         chains, strips = read_chains(tmp_path), read_strips(tmp_path)
         if strips is not None:
-            head = Chain(tmp_path, chains[HEAD], opened) if HEAD in chains else None
+            head, tail = (Chain(tmp_path, chains[end], opened) if end in chains else None for end in (HEAD, TAIL))
             assert len(strips.stages) > 3
-            return Strips(tmp_path, strips, head, opened).run(None, feed)[0]
+            return Strips(tmp_path, strips, opened, head=head, tail=tail).run(None, feed)[0]
         assert sum(len(chain.parts) for chain in chains.values()) > 3
         given = dict(feed)
         if "once.onnx" in chains:
