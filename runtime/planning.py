@@ -155,7 +155,8 @@ class Planner:
         costs = measured_costs(folder, pipeline.target, options, pipeline.threads, working_bytes=working)
         plain = self._reckon(candidate, options, corrected=False)
         self._known_corrections().learn(
-            self._correction_key(candidate, options),
+            self._correction_place(candidate, options),
+            candidate.holding.kind,
             Correction(costs.peak_bytes / max(1, plain.peak_bytes), costs.call_seconds / max(1e-9, plain.call_seconds)),
         )
         self._measured[candidate.role, options] = costs
@@ -165,7 +166,8 @@ class Planner:
         from tintype.engine.providers import computes_on_processor
 
         corrections = self._known_corrections()
-        factor = corrections.factors.get(self._correction_key(candidate, options)) if corrected else None
+        place = self._correction_place(candidate, options)
+        factor = corrections.factor(place, candidate.holding.kind) if corrected else None
         graph = self.pipeline.bundle.graph(candidate.role)
         return reckon(
             self._facts_of(candidate.role, options),
@@ -184,10 +186,12 @@ class Planner:
             self._facts[key] = analysis_of(self.pipeline.bundle, role, options)
         return self._facts[key]
 
-    def _correction_key(self, candidate: Candidate, options: BuildOptions) -> str:
+    def _correction_place(self, candidate: Candidate, options: BuildOptions) -> str:
+        """What decides how far reckoning is off, beside the kind of holding: half a batch takes more than half."""
         target = self.pipeline.target
-        words = (candidate.role, candidate.holding.kind, options.exactness, str(options.threads))
-        return " ".join(words if target.is_host else (*words, target.name))
+        words = [candidate.role, options.exactness, str(options.threads)]
+        words += ["split"] * candidate.split_guidance
+        return " ".join(words if target.is_host else [*words, target.name])
 
     def _known_corrections(self) -> Corrections:
         if self._corrections is None:

@@ -7,6 +7,7 @@ import os
 import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from statistics import median
 
 import numpy as np
 
@@ -17,17 +18,23 @@ _SIDE = 768  # of the product that tells how fast this machine multiplies
 
 @dataclass(slots=True)
 class Corrections:
-    """Factors by role and holding, and the machine's rate. A file that can't be read or written is no obstacle."""
+    """Factors by place and kind of holding, and the machine's rate. A place is all else that a factor depends on.
+
+    A file that can't be read or written is no obstacle.
+    """
 
     path: Path
-    factors: dict[str, Correction] = field(default_factory=dict)
+    factors: dict[str, dict[str, Correction]] = field(default_factory=dict)  # by place, then by kind
     rate: float = 0.0  # multiply-adds a second
 
     @classmethod
     def read(cls, path: Path) -> Corrections:
         try:
             stored = json.loads(path.read_text(encoding="utf-8"))
-            factors = {key: Correction(**value) for key, value in stored["factors"].items()}
+            factors = {
+                place: {kind: Correction(**value) for kind, value in known.items()}
+                for place, known in stored["factors"].items()
+            }
             return cls(path, factors, float(stored["rate"]))
         except (OSError, ValueError, TypeError, KeyError, AttributeError):
             return cls(path)
@@ -39,12 +46,22 @@ class Corrections:
             self._write()
         return self.rate
 
-    def learn(self, key: str, correction: Correction) -> None:
-        self.factors[key] = correction
+    def factor(self, place: str, kind: str) -> Correction | None:
+        """What is known; of a kind that nothing is known of, that it takes as much longer as the others there do."""
+        known = self.factors.get(place, {})
+        if kind in known or not known:
+            return known.get(kind)
+        return Correction(seconds=median(each.seconds for each in known.values()))
+
+    def learn(self, place: str, kind: str, correction: Correction) -> None:
+        self.factors.setdefault(place, {})[kind] = correction
         self._write()
 
     def _write(self) -> None:
-        stored = {"rate": self.rate, "factors": {key: asdict(value) for key, value in self.factors.items()}}
+        factors = {
+            place: {kind: asdict(value) for kind, value in known.items()} for place, known in self.factors.items()
+        }
+        stored = {"rate": self.rate, "factors": factors}
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             scratch = self.path.with_name(f".{self.path.name}.{os.getpid()}")
