@@ -350,7 +350,7 @@ def kept_budgets(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Seq
         _, refusal = tintype("plan", "postcard", *common, "--memory", "1MiB")
         assert "fix: give " in refusal
         least = int(refusal.split("fix: give ")[1].split()[0]) * 2**20
-        budgets = (None, least, int(whole["plan"]["again_bytes"] * 1.2))
+        budgets = (None, least, int(whole["plan"]["again_bytes"] * 1.1))
         found = []
         for number, budget in enumerate(budgets):
             within = [] if budget is None else ["--memory", str(budget)]

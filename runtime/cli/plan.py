@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import click
+from click.core import ParameterSource
 
 from tintype.cli.options import (
     Size,
@@ -54,6 +55,8 @@ def plan(
     """
     from tintype import load
 
+    if encode:
+        _refuse_what_no_encoding_has(click.get_current_context())
     asked = asked_for(
         size,
         count=count,
@@ -74,3 +77,11 @@ def plan(
         return
     for line in found.lines():
         click.echo(line)
+
+
+def _refuse_what_no_encoding_has(context: click.Context) -> None:
+    """UsageError for an option, typed beside --encode, that only pictures from words have."""
+    for name in ("count", "batch_size", "num_inference_steps", "guidance_scale"):
+        if context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
+            option = f"--{name.replace('_', '-')}"
+            raise click.UsageError(f"--encode plans for one picture that is there already: leave out {option}", context)

@@ -405,7 +405,7 @@ def test_other_words_are_refused(words):
 
 
 def test_every_role_has_ways_that_differ():
-    for role in ("text_encoder", "denoiser", "vae_decoder"):
+    for role in ("text_encoder", "denoiser", "vae_decoder", "vae_encoder"):
         ways = holdings_for(role, standing=True)
         assert len(set(ways)) == len(ways)
         assert all(isinstance(way, Holding) for way in ways)

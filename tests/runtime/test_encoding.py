@@ -93,3 +93,11 @@ def test_the_command_plans_it_too(way):
     (stage,) = json.loads(done.stdout)["plan"]["stages"]
     assert stage["role"] == "vae_encoder"
     assert stage["calls"] == 1
+
+
+@pytest.mark.parametrize("option", ["--count", "--batch-size", "--num-inference-steps", "--guidance-scale"])
+def test_what_only_pictures_from_words_have_is_refused_beside_it(option):
+    asked = ["plan", "postcard", "--encode", option, "3"]
+    done = subprocess.run([sys.executable, "-m", "tintype", *asked], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert f"leave out {option}" in done.stderr
