@@ -18,6 +18,7 @@ from tintype.kernels.channel_affine import ChannelAffineAsBatchNorm
 from tintype.kernels.channels_last import KeepChannelsLast
 from tintype.kernels.dynamic_linear import DynamicLinear
 from tintype.kernels.embedding import EmbeddingRows, ExplicitZeroPoint
+from tintype.kernels.float_linear import FloatLinear
 from tintype.kernels.fused_qkv import FusedQkv
 from tintype.kernels.geglu import GegluAsTwoLinears
 from tintype.kernels.gelu import GeluAsMicrosofts
@@ -62,6 +63,7 @@ _ALL: tuple[Rewrite, ...] = (
     UpsampleConvAsProducts(),
     UpsampleConvAsPhases(),
     UpsampleConvAsInt8Phases(),
+    FloatLinear(),
     FusedQkv(),
     ChannelAffineAsBatchNorm(),
 )
