@@ -20,7 +20,7 @@ class Job:
     height: int | None = None
     threads: int | None = None
     sampler: str | None = None  # tintype's; the others walk by Euler. None is the model's own
-    exactness: str | None = None  # tintype's: exact or balanced
+    exactness: str | None = None  # tintype's: exact or balanced. None is the model's own
     device: str | None = None  # tintype's provider; torch's device for diffusers on a GPU. None is auto
     compile: str | None = None  # of diffusers on a GPU: a mode of torch.compile, or "eager" for its graphs alone
 

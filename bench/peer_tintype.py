@@ -32,7 +32,7 @@ def _request_fields(job: Job, steps: int | None) -> dict[str, Any]:
         "guidance_scale": job.guidance_scale,
         "width": job.width,
         "height": job.height,
-        "exactness": job.exactness or "balanced",
+        "exactness": job.exactness,
     }
     if job.sampler is not None:
         fields["sampler"] = job.sampler

@@ -20,7 +20,8 @@ from tintype.bench.job import Job
 from tintype.bench.others import quiet_answer
 from tintype.bench.worker import AnyJob
 
-LOOP_BAR = 0.7  # of plain onnxruntime's, on the same exported graphs
+LOOP_BAR = 0.7  # of plain onnxruntime's, on the same exported graphs, which round activations as `balanced` does
+EXACTNESS_OF = {"tintype-balanced": "balanced"}  # of a peer that is not simply as the bundle asks for it
 OUTSIDE_BAR = 0.03  # of the loop, spent outside the graphs
 SETTLE_SECONDS = 0.5  # before each picture: threads of a runtime that has just worked may spin on, on the next's cores
 
@@ -79,7 +80,7 @@ class Worker:
 def measure_peers(
     job: Job,
     repeats: int,
-    names: tuple[str, ...] = ("tintype", "diffusers", "onnxruntime"),
+    names: tuple[str, ...] = ("tintype", "tintype-balanced", "diffusers", "onnxruntime"),
     patience_seconds: float = 0.0,
 ) -> dict[str, Any]:
     """Whole pictures from each runtime, one after another in each round; ratios are peer over tintype, by medians.
@@ -87,7 +88,7 @@ def measure_peers(
     patience_seconds: for each picture to be had without other processes disturbing it.
     """
     with contextlib.ExitStack() as stack:
-        workers = [stack.enter_context(Worker(name, job)) for name in names]
+        workers = [stack.enter_context(Worker(name, _job_of(name, job))) for name in names]
         for worker in workers:
             worker.picture()  # the first picture fills caches and pools; it is not counted
         answers: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
@@ -102,6 +103,10 @@ def measure_peers(
     return table
 
 
+def _job_of(name: str, job: Job) -> Job:
+    return dataclasses.replace(job, exactness=EXACTNESS_OF.get(name, job.exactness))
+
+
 def _settled_picture(worker: Worker) -> dict[str, Any]:
     time.sleep(SETTLE_SECONDS)
     return worker.picture()
@@ -110,7 +115,7 @@ def _settled_picture(worker: Worker) -> dict[str, Any]:
 def judge_peers(table: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
     """The bars of a denoising loop: beside plain onnxruntime's, and what of it is spent outside the graphs."""
     medians = {f"{name}'s loop": figures["denoise_seconds"]["median"] for name, figures in table.items()}
-    judged = RatioBar("tintype's loop", "onnxruntime's loop", LOOP_BAR).judge(medians)
+    judged = RatioBar("tintype-balanced's loop", "onnxruntime's loop", LOOP_BAR).judge(medians)
     found = [] if judged is None else [judged]
     share = table["tintype"].get("outside_share")
     if share is not None:

@@ -1,4 +1,4 @@
-"""Small linear layers with int8 weights as products with floats: where small weights bought nothing worth their time."""
+"""Small linear layers with int8 weights as products with floats, where being small bought nothing worth its time."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ LARGEST_BYTES = 2**20  # of a weight as floats: an int8 bundle's larger ones sta
 class FloatLinear(Kernel):
     """MatMul or Gemm with a small fixed DequantizeLinear weight, which is made float when the graph is built.
 
-    ONNX Runtime makes MatMulNBits of a layer that is left as it is, and that turns integers to floats at each call: more
-    than the product itself costs where few rows share it.
+    ONNX Runtime makes MatMulNBits of a layer that is left as it is: that turns integers to floats at each call, which
+    costs more than the product itself where few rows share it.
     """
 
     name = "float_linear"

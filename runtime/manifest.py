@@ -20,6 +20,7 @@ MAX_FILES = 10_000
 MAX_FILE_BYTES = 2**40
 
 PREDICTION_TYPES = ("epsilon", "v_prediction", "sample")
+EXACTNESS = ("exact", "balanced")  # see Request.exactness
 
 XL = "stable-diffusion-xl"  # the family with two text encoders, whose denoiser is told of sizes
 
@@ -100,9 +101,12 @@ class DefaultRequest:
     sampler: str
     sigmas: str | None = None  # a spacing by name; None is what the checkpoint's scheduler says
     negative_prompt: str = ""
+    exactness: str = "balanced"
 
     def __post_init__(self) -> None:
         _require(1 <= self.num_inference_steps <= 1000, "num_inference_steps should be 1 to 1000")
+        known = self.exactness in EXACTNESS
+        _require(known, f"exactness {self.exactness!r} is not one of {', '.join(EXACTNESS)}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -161,11 +161,11 @@ class Pipeline:
         return self._planner.plan(request, self.memory, needs_of, build=build)
 
     def plan_encoding(
-        self, width: int | None = None, height: int | None = None, *, exactness: str = "balanced", build: bool = True
+        self, width: int | None = None, height: int | None = None, *, exactness: str | None = None, build: bool = True
     ) -> Plan:
         """What turning a picture of that size into latents takes; `encode_picture` goes by the same plan.
 
-        width, height: in pixels; None is the model's own. build, and what it raises: see `plan`.
+        width, height: in pixels; None is the model's own, here and of exactness. build, and what it raises: see `plan`.
         """
         return self._planner.plan(self._of_picture(width, height, exactness), self.memory, encoding_needs, build=build)
 
@@ -180,7 +180,7 @@ class Pipeline:
             self._plans[key] = self._planner.plan(request, self.memory, needs)
         return self._plans[key]
 
-    def _of_picture(self, width: int | None, height: int | None, exactness: str) -> ResolvedRequest:
+    def _of_picture(self, width: int | None, height: int | None, exactness: str | None) -> ResolvedRequest:
         """What stands for a picture that is there already where a request is asked for."""
         return resolve(Request(prompt="", width=width, height=height, exactness=exactness), self.bundle.manifest)
 
@@ -208,15 +208,16 @@ class Pipeline:
         latents: Latents,
         way: Way = AS_ARRANGED,
         *,
-        exactness: str = "balanced",
+        exactness: str | None = None,
         arrangement: Arrangement = TOGETHER,
         note: Note = lambda told: None,
     ) -> Pixels:
         """Latents, as the sampler left them -> (pictures, height, width, 3) of 0..255; in tiles or strips if given.
 
-        note: is told what was computed again in float32.
+        exactness: None is the model's own. note: is told what was computed again in float32.
         """
         manifest, arrangement = self.bundle.manifest, way.arrange(arrangement)
+        exactness = manifest.default_request.exactness if exactness is None else exactness
 
         def decoded(vae_decoder: Session) -> Pixels:
             return decode_latents(
@@ -231,13 +232,15 @@ class Pipeline:
         options = self._decoder_options(latents.shape[2:], way.tiling, exactness, arrangement)
         return again_in_float(stage, "vae_decoder", options, decoded, note)
 
-    def encode_picture(self, picture: Image, *, exactness: str = "balanced", note: Note = lambda told: None) -> Latents:
+    def encode_picture(
+        self, picture: Image, *, exactness: str | None = None, note: Note = lambda told: None
+    ) -> Latents:
         """A picture -> its latents, (1, channels, height, width), which `decode` turns into that picture again.
 
         They are the mean of what the VAE's encoder gives; its noise, which it would draw from, is left out. With a
         budget the encoder runs by the plan that `plan_encoding` tells.
 
-        note: is told what was computed again in float32.
+        exactness: None is the model's own. note: is told what was computed again in float32.
 
         Raises RequestError for a size that the model can't make, MemoryBudgetError when nothing fits.
         """

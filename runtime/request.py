@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypedDict
 
 from tintype.errors import RequestError, near_names
+from tintype.manifest import EXACTNESS
 
 if TYPE_CHECKING:
     from tintype.manifest import Manifest, SizeLimits
@@ -22,7 +23,6 @@ MAX_STEPS = 1000
 MAX_GUIDANCE = 100.0
 MAX_COUNT = 10_000
 MAX_BATCH = 64
-EXACTNESS = ("exact", "balanced")
 SEEDS = 2**64
 
 
@@ -42,7 +42,7 @@ class RequestFields(TypedDict, total=False):
     noise: str
     count: int
     batch_size: int
-    exactness: str
+    exactness: str | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,7 +63,7 @@ class Request:
     noise: str = "philox"
     count: int = 1
     batch_size: int = 1  # pictures denoised together: faster on some devices, and part of what makes the bytes
-    exactness: str = "balanced"  # or exact: keep what the canonical graphs compute, even where int8 would be faster
+    exactness: str | None = None  # exact: what the canonical graphs compute; balanced may round, where that is faster
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -135,7 +135,7 @@ def resolve(request: Request, manifest: Manifest) -> ResolvedRequest:
         noise=_name("noise", request.noise, tuple(sampling.NOISE_MODES)),
         count=count,
         batch_size=_whole_number("batch_size", request.batch_size, 1, MAX_BATCH),
-        exactness=_name("exactness", request.exactness, EXACTNESS),
+        exactness=_name("exactness", _either(request.exactness, default.exactness), EXACTNESS),
     )
 
 

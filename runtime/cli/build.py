@@ -28,7 +28,7 @@ def build(
     size: tuple[int, int] | None,
     batch_size: int,
     guidance_scale: float | None,
-    exactness: str,
+    exactness: str | None,
     provider: str,
     threads: int | None,
     explain: bool,

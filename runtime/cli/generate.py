@@ -95,7 +95,7 @@ def generate(
     noise: str,
     count: int,
     batch_size: int,
-    exactness: str,
+    exactness: str | None,
     memory: str | None,
     provider: str,
     threads: int | None,

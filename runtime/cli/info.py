@@ -49,7 +49,7 @@ def _bundle_rows(bundle: Bundle) -> list[tuple[str, str]]:
         (
             "by default",
             f"{default.width}x{default.height}, {default.num_inference_steps} steps of {sampler}, "
-            f"guidance {default.guidance_scale:g}",
+            f"guidance {default.guidance_scale:g}, {default.exactness}",
         ),
     ]
     for role, variants in manifest.graphs.items():

@@ -61,9 +61,8 @@ def memory_option(command: Callable[..., Any]) -> Callable[..., Any]:
 def exactness_option(command: Callable[..., Any]) -> Callable[..., Any]:
     return click.option(
         "--exactness",
-        default="balanced",
-        show_default=True,
-        help="exact keeps what the bundle's graphs compute; balanced may also round the inputs of its int8 layers.",
+        help="exact keeps what the bundle's graphs compute; balanced may also round the inputs of its int8 layers "
+        "[default: the model's own].",
     )(command)
 
 

@@ -41,7 +41,7 @@ def plan(
     batch_size: int,
     num_inference_steps: int | None,
     guidance_scale: float | None,
-    exactness: str,
+    exactness: str | None,
     provider: str,
     threads: int | None,
     encode: bool,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from tintype.request import EXACTNESS
+from tintype.manifest import EXACTNESS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -88,7 +88,7 @@ def test_a_warm_process_is_measured_after_its_first_picture(tiny_bundle: Path) -
 def test_peers_make_the_same_job_beside_us(tiny_bundle: Path, tiny_checkpoint: Path) -> None:
     job = Job(model=str(tiny_bundle), checkpoint=str(tiny_checkpoint), num_inference_steps=2, threads=1)
     table = measure_peers(job, repeats=1)
-    assert set(table) == {"tintype", "diffusers", "onnxruntime"}
+    assert set(table) == {"tintype", "tintype-balanced", "diffusers", "onnxruntime"}
     assert table["tintype"]["ratio_to_tintype"] == 1.0
     for figures in table.values():
         assert figures["seconds"]["median"] >= figures["denoise_seconds"]["median"] > 0

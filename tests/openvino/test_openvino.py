@@ -25,6 +25,7 @@ def _works(usable_target):
 
 
 PROMPT = "a red sailboat on a calm sea at sunset"
+UNDECIDED = ("a city at night in the rain", "a snowy mountain with a cabin", "a desert with a cactus at dusk")
 
 
 def _psnr_db(result, reference):
@@ -33,8 +34,8 @@ def _psnr_db(result, reference):
 
 
 @pytest.mark.parametrize("steps", [1, 4, 20])
-def test_the_exact_picture_is_the_processors_and_the_same_twice(steps):
-    request = {"seed": 7, "num_inference_steps": steps, "exactness": "exact"}
+def test_the_picture_is_the_processors_and_the_same_twice(steps):
+    request = {"seed": 7, "num_inference_steps": steps}
     pictures = []
     for _ in range(2):
         with tintype.load("postcard", provider="openvino") as pipeline:
@@ -47,11 +48,21 @@ def test_the_exact_picture_is_the_processors_and_the_same_twice(steps):
     assert _psnr_db(pictures[0], expected) >= 45.0
 
 
-def test_what_nobody_asks_for_is_the_same_picture_within_what_8_bits_cost_the_processor():
+@pytest.mark.parametrize("prompt", UNDECIDED)
+def test_a_prompt_whose_first_steps_could_go_either_way_goes_the_processors(prompt):
+    """Rounding to 8 bits makes another picture of these on the processor, 20 to 40 dB away: see kernels/FINDINGS.md."""
     pictures = []
     for provider in ("openvino", "cpu"):
         with tintype.load("postcard", provider=provider) as pipeline:
-            pictures.append(pipeline.generate(PROMPT, seed=7).image)
+            pictures.append(pipeline.generate(prompt, seed=7).image)
+    assert _psnr_db(*pictures) >= 45.0
+
+
+def test_balanced_is_the_same_picture_within_what_8_bits_cost_the_processor():
+    pictures = []
+    for provider in ("openvino", "cpu"):
+        with tintype.load("postcard", provider=provider) as pipeline:
+            pictures.append(pipeline.generate(PROMPT, seed=7, exactness="balanced").image)
     assert _psnr_db(*pictures) >= 40.0
 
 

@@ -175,6 +175,7 @@ def test_a_version_that_is_none(hand_made, edit, version):
         (lambda v: v["size"].update(minimum=512), "size"),
         (lambda v: v["default_request"].update(width=65), "width"),
         (lambda v: v["default_request"].update(num_inference_steps=0), "num_inference_steps"),
+        (lambda v: v["default_request"].update(exactness="fast"), "exactness"),
         (lambda v: v["tokenizer"].update(max_length=10**9), "max_length"),
         (lambda v: v["tokenizer"].update(bos_token_id=-1), "token id"),
         (lambda v: v["graphs"]["denoiser"]["full"]["inputs"][0].update(shape=["b", 4, 2**40, 1]), "dimension"),

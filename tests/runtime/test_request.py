@@ -29,6 +29,7 @@ def test_gaps_are_filled_from_the_bundle(manifest):
     assert resolved.num_inference_steps == default.num_inference_steps
     assert resolved.guidance_scale == default.guidance_scale
     assert resolved.sampler == default.sampler
+    assert resolved.exactness == default.exactness == "balanced"
     assert resolved.negative_prompt == ""
 
 
@@ -48,9 +49,19 @@ def test_nothing_that_was_said_is_changed(manifest):
         noise="numpy",
         count=2,
         batch_size=2,
+        exactness="exact",
     )
     resolved = resolve(said, manifest)
     assert dataclasses.asdict(resolved) == dataclasses.asdict(said)
+
+
+@pytest.mark.parametrize("usual", ["exact", "balanced"])
+def test_a_bundle_says_how_exact_its_pictures_are_unless_the_request_does(manifest, usual):
+    default = dataclasses.replace(manifest.default_request, exactness=usual)
+    told = dataclasses.replace(manifest, default_request=default)
+    assert resolve(Request(prompt="a house"), told).exactness == usual
+    for said in ("exact", "balanced"):
+        assert resolve(Request(prompt="a house", exactness=said), told).exactness == said
 
 
 def test_resolving_twice_changes_nothing(manifest):
