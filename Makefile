@@ -112,6 +112,7 @@ postcard: $(TEST_STAMP)
 	$(BIN)/python -m tintype.models.postcard.pack --precision fp32 --out build/postcard-fp32
 	$(BIN)/python -m tintype.models.postcard.evaluate autoencoder --out bench/results/postcard-autoencoder.json
 	$(BIN)/python -m tintype.models.postcard.evaluate bundle --out bench/results/postcard-int8.json
+	$(BIN)/python -m tintype.models.postcard.evaluate bundle --exactness balanced --out bench/results/postcard-int8-balanced.json
 	$(BIN)/python -m tintype.models.postcard.evaluate bundle --bundle build/postcard-fp32 --out bench/results/postcard-fp32.json
 	$(BIN)/python -m tintype.models.postcard.gallery
 

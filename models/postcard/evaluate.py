@@ -1,6 +1,7 @@
 """How well postcard draws what it is told: the judge's word on prompts whose combinations training never saw.
 
-    python -m tintype.models.postcard.evaluate bundle [--bundle FOLDER] [--count 500] [--out RESULT.json] [--sheet PNG]
+    python -m tintype.models.postcard.evaluate bundle [--bundle FOLDER] [--exactness balanced] [--count 500]
+                                                      [--out RESULT.json] [--sheet PNG]
     python -m tintype.models.postcard.evaluate autoencoder [--count 1000]     renders against their reconstructions
     python -m tintype.models.postcard.evaluate training [--count 50]          the state of a run, while it trains
 
@@ -43,15 +44,17 @@ def fixed_prompts(count: int, *, held_out: bool = True) -> list[tuple[str, Scene
 
 
 def draw_with_bundle(
-    bundle: str, prompts: Sequence[str], *, guidance_scale: float | None, threads: int | None
+    bundle: str, prompts: Sequence[str], *, guidance_scale: float | None, exactness: str | None, threads: int | None
 ) -> NDArray[np.uint8]:
-    """One picture a prompt, (n, height, width, 3), through the runtime; picture i has seed i."""
+    """One picture a prompt, (n, height, width, 3), through the runtime; picture i has seed i; None is the bundle's."""
     import tintype
 
     pipeline = tintype.load(bundle, provider="cpu", threads=threads)
     pictures = []
     for seed, prompt in enumerate(prompts):
-        result = pipeline.generate(prompt, seed=seed, num_inference_steps=STEPS, guidance_scale=guidance_scale)
+        result = pipeline.generate(
+            prompt, seed=seed, num_inference_steps=STEPS, guidance_scale=guidance_scale, exactness=exactness
+        )
         pictures.append(np.asarray(result.image))
         if sys.stderr.isatty() or seed % 50 == 49:
             print(f"\r{seed + 1}/{len(prompts)} pictures", end="", file=sys.stderr, flush=True)
@@ -135,6 +138,7 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=500)
     parser.add_argument("--seen", action="store_true", help="prompts that training may have seen, to choose settings")
     parser.add_argument("--guidance-scale", type=float)
+    parser.add_argument("--exactness", choices=("exact", "balanced"), help="not the bundle's own")
     parser.add_argument("--threads", type=int)
     parser.add_argument("--out", type=Path)
     parser.add_argument("--sheet", type=Path, help="also write the first 24 pictures with their prompts")
@@ -146,7 +150,11 @@ def main() -> None:
         prompts, scenes = zip(*fixed_prompts(options.count, held_out=not options.seen), strict=True)
         if options.what == "bundle":
             pictures = draw_with_bundle(
-                options.bundle, prompts, guidance_scale=options.guidance_scale, threads=options.threads
+                options.bundle,
+                prompts,
+                guidance_scale=options.guidance_scale,
+                exactness=options.exactness,
+                threads=options.threads,
             )
         else:
             pictures = draw_with_state(recipe, prompts, guidance_scale=options.guidance_scale or 3.0)
@@ -155,6 +163,7 @@ def main() -> None:
             "held_out": not options.seen,
             "steps": STEPS,
             "guidance_scale": options.guidance_scale,
+            "exactness": options.exactness,
         }
         figures |= score_pictures(pictures, scenes)
         if options.sheet:
