@@ -110,7 +110,8 @@ def test_tiles_of_three_quarters_are_near_the_whole(postcard, side, tile, overla
 
 
 @pytest.mark.parametrize(("side", "tile", "overlap"), [(256, 32, 8), (512, 64, 16), (512, 32, 8), (512, 48, 12)])
-def test_no_seam_is_steeper_than_the_rest_of_the_error(postcard, side, tile, overlap):
+def test_no_seam_is_steeper_than_the_error_around_it(postcard, side, tile, overlap):
+    """A seam is a row that its neighbours are not like; that all of them rise where the picture does is none."""
     pipeline, made = postcard
     tiling = Tiling(tile, overlap)
     error = levels(pipeline.decode(made[side], Way(tiling))) - levels(pipeline.decode(made[side]))
@@ -118,11 +119,12 @@ def test_no_seam_is_steeper_than_the_rest_of_the_error(postcard, side, tile, ove
     edges = {span.start * 4 for span in spans[1:]} | {span.stop * 4 for span in spans[:-1]}
     for axis in (0, 1):
         steps = np.abs(np.diff(error, axis=axis)).mean(axis=(1 - axis, 2))
-        at_seams = max(steps[edge - 1] for edge in edges)
         elsewhere = np.delete(steps, [edge - 1 for edge in edges])
-        print(f"{side}/{tile}/{overlap}: seam {at_seams:.2f}, elsewhere {np.median(elsewhere):.2f}")
-        assert at_seams <= 2.0 * np.median(elsewhere)
-        assert at_seams <= elsewhere.max()
+        for edge in edges:
+            seam, around = steps[edge - 1], np.delete(steps[edge - 5 : edge + 4], 4)
+            print(f"{side}/{tile}/{overlap} at {edge}: seam {seam:.2f}, around {np.median(around):.2f}")
+            assert seam <= 2.0 * np.median(around)
+            assert seam <= elsewhere.max()
 
 
 def test_an_encoder_takes_tiles_too():
