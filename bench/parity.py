@@ -5,13 +5,15 @@
 Each request is drawn on the device as the bundle asks for it, twice, since the same bytes are promised, and compared
 with the processor's picture; the processor's own `balanced` picture is compared with that too, which says what rounding
 to 8 bits costs. The prompts are the gallery's, and some that postcard is undecided about: there a small difference in
-the first steps makes another picture. The result goes to bench/results as JSON.
+the first steps makes another picture. What of the device's denoising loop is spent outside the graph is told as well.
+The result goes to bench/results as JSON.
 """
 
 from __future__ import annotations
 
 import statistics
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,7 @@ from tintype.bench.bars import lines, verdict
 from tintype.bench.figures import picture_psnr_db
 from tintype.bench.gpu_checks import PICTURE_GATE_DB
 from tintype.bench.machine import load_average, machine_facts
+from tintype.bench.peers import OUTSIDE_BAR
 from tintype.bench.report import default_results_folder, write_report
 from tintype.cli.options import PROVIDERS
 from tintype.models.postcard.gallery import PROMPTS
@@ -32,6 +35,14 @@ UNDECIDED = ("a city at night in the rain", "a snowy mountain with a cabin", "a 
 FIRST_SEED = 7
 
 Picture = NDArray[np.uint8]
+
+
+@dataclass(frozen=True, slots=True)
+class Drawn:
+    """A picture, and the share of its denoising loop that was spent outside the graph."""
+
+    picture: Picture
+    outside_share: float
 
 
 @click.command()
@@ -53,34 +64,42 @@ def main(device: str, prompts: int, seeds: int, num_inference_steps: int, result
 
 def compare(device: str, prompts: Sequence[str], seeds: int, steps: int) -> dict[str, Any]:
     """dB of each picture to the processor's, in the order of the prompts, seeds within; and the verdicts on them."""
-    ours = list(draw(device, prompts, seeds, steps))
-    again = list(draw(device, prompts, seeds, steps))
-    processors = list(draw("cpu", prompts, seeds, steps))
-    rounded = list(draw("cpu", prompts, seeds, steps, exactness="balanced"))
+    drawn = [*draw(device, prompts, seeds, steps)]
+    ours, again, processors, rounded = (
+        [each.picture for each in made]
+        for made in (
+            drawn,
+            draw(device, prompts, seeds, steps),
+            draw("cpu", prompts, seeds, steps),
+            draw("cpu", prompts, seeds, steps, exactness="balanced"),
+        )
+    )
     usual, balanced = (_nearness(processors, pictures) for pictures in (ours, rounded))
     same = sum(np.array_equal(*pair) for pair in zip(ours, again, strict=True)) / len(ours)
+    outside = round(statistics.median(each.outside_share for each in drawn), 4)
     name = f"{device} to the processor, dB, the farthest picture"
     return {
         "steps": steps,
         "usual": usual,
         "processor_balanced": balanced,
         "same_bytes_twice": same,
+        "outside_share": outside,
         "bars": [
             verdict(name, usual["smallest_db"], at_least=PICTURE_GATE_DB),
             verdict("share of pictures that are the same bytes twice", same, at_least=1.0),
+            verdict(f"{device}, share of the loop outside the graph", outside, at_most=OUTSIDE_BAR),
         ],
     }
 
 
-def draw(
-    device: str, prompts: Sequence[str], seeds: int, steps: int, exactness: str | None = None
-) -> Iterator[Picture]:
+def draw(device: str, prompts: Sequence[str], seeds: int, steps: int, exactness: str | None = None) -> Iterator[Drawn]:
     """One picture for each prompt and seed, as postcard's bundle asks for it unless `exactness` says how."""
     with tintype.load("postcard", provider=device) as pipeline:
         for prompt in prompts:
             for seed in range(FIRST_SEED, FIRST_SEED + seeds):
                 result = pipeline.generate(prompt, seed=seed, num_inference_steps=steps, exactness=exactness)
-                yield np.asarray(result.image)
+                timings = result.timings
+                yield Drawn(np.asarray(result.image), 1.0 - timings.denoise_graph_seconds / timings.denoise_seconds)
 
 
 def _nearness(expected: Sequence[Picture], found: Sequence[Picture]) -> dict[str, Any]:
