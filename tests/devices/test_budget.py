@@ -55,11 +55,13 @@ def test_a_process_stays_below_its_budget(rows):
 
 
 def test_what_is_predicted_is_what_it_takes(rows):
-    """A processor that plays the GPU compiles shaders in the process: that counts with each graph's first call, and is
-    there once where all stay open."""
+    none, least, plenty = rows
+    for row in (none, least):
+        assert row.peak == pytest.approx(row.plan["peak_bytes"], rel=0.15)
+    # A processor that plays the GPU compiles shaders in the process, which each graph's measured peak has: where all
+    # stay open, and what a compiler frees goes back to the system, it is there once.
     too_high = 0.25 if DEVICE == "webgpu" else 0.15
-    for row in rows:
-        assert (1 - too_high) * row.plan["peak_bytes"] <= row.peak <= 1.15 * row.plan["peak_bytes"]
+    assert (1 - too_high) * plenty.plan["peak_bytes"] <= plenty.peak <= 1.15 * plenty.plan["peak_bytes"]
 
 
 def test_the_picture_is_the_same(rows):
