@@ -32,7 +32,7 @@ from tintype.bench.figures import summary
 from tintype.bench.gpu_checks import check
 from tintype.bench.job import PROMPT, Job
 from tintype.bench.machine import load_average, machine_facts
-from tintype.bench.report import default_results_folder, write_report
+from tintype.bench.report import default_results_folder, told_plainly, write_report
 from tintype.bench.sd15 import Names
 from tintype.bench.shapes import SHAPES
 from tintype.bench.turns import Seat, Taken, take_turns
@@ -195,7 +195,8 @@ def main(folder: Path, checks: bool, results: Path | None, as_json: bool, **chos
     report: dict[str, Any] = {"machine": machine_facts(plan.threads), "gpu": gpu_facts(), "plan": told}
     if checks:
         click.echo(f"comparing {plan.device} with the processor", err=True)
-        report["checks"] = check(plan.device)
+        with told_plainly():
+            report["checks"] = check(plan.device)
     report["shapes"] = measure(plan)
     report["machine"]["load_average_at_end"] = load_average()
     path = write_report(report, results or default_results_folder(), ("gpu",))

@@ -27,12 +27,11 @@ from tintype.bench.figures import picture_psnr_db
 from tintype.bench.gpu_checks import PICTURE_GATE_DB
 from tintype.bench.machine import load_average, machine_facts
 from tintype.bench.peers import OUTSIDE_BAR
-from tintype.bench.report import default_results_folder, write_report
+from tintype.bench.report import default_results_folder, told_plainly, write_report
 from tintype.cli.options import PROVIDERS
-from tintype.models.postcard.gallery import PROMPTS
+from tintype.models.postcard.gallery import PROMPTS, SEED
 
 UNDECIDED = ("a city at night in the rain", "a snowy mountain with a cabin", "a desert with a cactus at dusk")
-FIRST_SEED = 7
 
 Picture = NDArray[np.uint8]
 
@@ -55,7 +54,8 @@ def main(device: str, prompts: int, seeds: int, num_inference_steps: int, result
     """Draw postcard's pictures on DEVICE and on the processor, and tell how near they are."""
     asked = (*PROMPTS[:prompts], *UNDECIDED)
     report: dict[str, Any] = {"machine": machine_facts(None), "device": device, "prompts": asked, "seeds": seeds}
-    report |= compare(device, asked, seeds, num_inference_steps)
+    with told_plainly():
+        report |= compare(device, asked, seeds, num_inference_steps)
     report["machine"]["load_average_at_end"] = load_average()
     for line in lines(report["bars"]):
         click.echo(line)
@@ -96,7 +96,7 @@ def draw(device: str, prompts: Sequence[str], seeds: int, steps: int, exactness:
     """One picture for each prompt and seed, as postcard's bundle asks for it unless `exactness` says how."""
     with tintype.load("postcard", provider=device) as pipeline:
         for prompt in prompts:
-            for seed in range(FIRST_SEED, FIRST_SEED + seeds):
+            for seed in range(SEED, SEED + seeds):
                 result = pipeline.generate(prompt, seed=seed, num_inference_steps=steps, exactness=exactness)
                 timings = result.timings
                 yield Drawn(np.asarray(result.image), 1.0 - timings.denoise_graph_seconds / timings.denoise_seconds)

@@ -21,7 +21,7 @@ from tintype.bench.others import quiet_answer
 from tintype.bench.worker import AnyJob
 
 LOOP_BAR = 0.7  # of plain onnxruntime's, on the same exported graphs, which round activations as `balanced` does
-EXACTNESS_OF = {"tintype-balanced": "balanced"}  # of a peer that is not simply as the bundle asks for it
+BALANCED = "tintype-balanced"  # beside tintype as the bundle asks for it
 OUTSIDE_BAR = 0.03  # of the loop, spent outside the graphs
 SETTLE_SECONDS = 0.5  # before each picture: threads of a runtime that has just worked may spin on, on the next's cores
 
@@ -80,7 +80,7 @@ class Worker:
 def measure_peers(
     job: Job,
     repeats: int,
-    names: tuple[str, ...] = ("tintype", "tintype-balanced", "diffusers", "onnxruntime"),
+    names: tuple[str, ...] = ("tintype", BALANCED, "diffusers", "onnxruntime"),
     patience_seconds: float = 0.0,
 ) -> dict[str, Any]:
     """Whole pictures from each runtime, one after another in each round; ratios are peer over tintype, by medians.
@@ -88,14 +88,14 @@ def measure_peers(
     patience_seconds: for each picture to be had without other processes disturbing it.
     """
     with contextlib.ExitStack() as stack:
-        workers = [stack.enter_context(Worker(name, _job_of(name, job))) for name in names]
-        for worker in workers:
+        workers = {name: stack.enter_context(_worker(name, job)) for name in names}
+        for worker in workers.values():
             worker.picture()  # the first picture fills caches and pools; it is not counted
         answers: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
         for _ in range(repeats):
-            for worker in workers:
-                answers[worker.name].append(quiet_answer(functools.partial(_settled_picture, worker), patience_seconds))
-    table = {worker.name: _figures(worker, answers[worker.name]) for worker in workers}
+            for name, worker in workers.items():
+                answers[name].append(quiet_answer(functools.partial(_settled_picture, worker), patience_seconds))
+    table = {name: _figures(worker, answers[name]) for name, worker in workers.items()}
     ours = table["tintype"]
     for figures in table.values():
         for ratio, seconds in (("ratio_to_tintype", "seconds"), ("loop_ratio_to_tintype", "denoise_seconds")):
@@ -103,8 +103,8 @@ def measure_peers(
     return table
 
 
-def _job_of(name: str, job: Job) -> Job:
-    return dataclasses.replace(job, exactness=EXACTNESS_OF.get(name, job.exactness))
+def _worker(name: str, job: Job) -> Worker:
+    return Worker("tintype", dataclasses.replace(job, exactness="balanced")) if name == BALANCED else Worker(name, job)
 
 
 def _settled_picture(worker: Worker) -> dict[str, Any]:
@@ -115,7 +115,7 @@ def _settled_picture(worker: Worker) -> dict[str, Any]:
 def judge_peers(table: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
     """The bars of a denoising loop: beside plain onnxruntime's, and what of it is spent outside the graphs."""
     medians = {f"{name}'s loop": figures["denoise_seconds"]["median"] for name, figures in table.items()}
-    judged = RatioBar("tintype-balanced's loop", "onnxruntime's loop", LOOP_BAR).judge(medians)
+    judged = RatioBar(f"{BALANCED}'s loop", "onnxruntime's loop", LOOP_BAR).judge(medians)
     found = [] if judged is None else [judged]
     share = table["tintype"].get("outside_share")
     if share is not None:

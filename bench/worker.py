@@ -25,7 +25,6 @@ AnyJob = Job | GraphJob | RatesJob
 
 PEERS: dict[str, tuple[str, type[AnyJob]]] = {
     "tintype": ("tintype.bench.peer_tintype", Job),
-    "tintype-balanced": ("tintype.bench.peer_tintype", Job),
     "diffusers": ("tintype.bench.peer_diffusers", Job),
     "diffusers-gpu": ("tintype.bench.peer_torch", Job),
     "onnxruntime": ("tintype.bench.peer_onnxruntime", Job),

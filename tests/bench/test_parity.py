@@ -22,6 +22,14 @@ def test_a_device_is_as_near_to_itself_as_can_be_and_rounding_costs_something() 
     assert [bar["met"] for bar in found["bars"][:2]] == [True, True]
 
 
+def test_a_device_that_is_not_here_is_told_without_a_traceback(tmp_path: Path) -> None:
+    done = CliRunner().invoke(main, ["qnn", "--results", str(tmp_path)])
+    assert done.exit_code == 1
+    assert done.output.startswith("Error: provider qnn cannot be used")
+    assert "fix: " in done.output
+    assert not list(tmp_path.iterdir())
+
+
 def test_the_farthest_picture_is_judged_and_another_one_the_second_time_is_told(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import tintype
+from tintype.bench.parity import UNDECIDED
 from tintype.bundle import open_bundle
 from tintype.engine import ensure_build, list_devices, open_session
 from tintype.engine.providers import TARGETS
@@ -25,7 +26,6 @@ def _works(usable_target):
 
 
 PROMPT = "a red sailboat on a calm sea at sunset"
-UNDECIDED = ("a city at night in the rain", "a snowy mountain with a cabin", "a desert with a cactus at dusk")
 
 
 def _psnr_db(result, reference):
