@@ -15,8 +15,7 @@ from tintype.kernels.linear import QuantizedWeight, fixed_bias, quantized_weight
 class DynamicLinear(Kernel):
     """MatMul or Gemm with a weight of DequantizeLinear(int8) as DynamicQuantizeLinear and MatMulIntegerToFloat.
 
-    ONNX Runtime makes one DynamicQuantizeMatMul of the two where nobody else reads the quantized input. Where U8S8
-    products would saturate (x86 without VNNI), it turns the weights to uint8 by itself: `session.x64quantprecision`.
+    ONNX Runtime makes one DynamicQuantizeMatMul of the two where nobody else reads the quantized input.
     """
 
     name = "dynamic_linear"

@@ -69,39 +69,6 @@ class EmbeddingRows(Kernel):
         return (table * scale.astype(np.float64))[ids]
 
 
-class ExplicitZeroPoint(Kernel):
-    """A zero point of zeros for weights that have none: ONNX Runtime 1.31 makes a scalar one for weights by channel,
-    and refuses to run it, when it turns int8 weights to uint8."""
-
-    name = "zero_point"
-    targets = ("cpu",)
-    exactness = "the same bytes"
-
-    def matches(self, node: ir.Node, shapes: Shapes) -> bool:
-        """DequantizeLinear of a fixed int8 tensor by axis, without a zero point."""
-        if node.op_type != "DequantizeLinear" or node.domain != "":
-            return False
-        if len(node.inputs) > 2 and node.inputs[2] is not None:
-            return False
-        integers, scale = constant_of(node.inputs[0]), constant_of(node.inputs[1])
-        return integers is not None and scale is not None and integers.dtype == np.int8 and scale.ndim == 1
-
-    def rewrite(self, node: ir.Node, graph: ir.Graph) -> None:
-        scale = constant_of(node.inputs[1])
-        if scale is None:
-            raise ValueError(f"{node.name} has no fixed scale")
-        zeros = add_constant(graph, np.zeros(scale.shape, np.int8), f"zeros_{scale.shape[0]}")
-        output = node.outputs[0]
-        attributes = {"axis": node.attributes.get_int("axis", 1)}
-        inputs = [node.inputs[0], node.inputs[1], zeros]
-        replace(output, insert(node, "DequantizeLinear", inputs, attributes=attributes, like=output))
-
-    @staticmethod
-    def reference(integers: NDArray[Any], scale: NDArray[Any]) -> NDArray[Any]:
-        """integers of any rank; scale broadcast against them."""
-        return integers * scale.astype(np.float64)
-
-
 def _by_row(dequantize: ir.Node, scale: NDArray[Any]) -> bool:
     return scale.ndim == 1 and scale.size > 1 and dequantize.attributes.get_int("axis", 1) in (0, -2)
 

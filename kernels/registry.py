@@ -17,7 +17,7 @@ from tintype.kernels.bias_split_gelu import BiasSplitGelu
 from tintype.kernels.channel_affine import ChannelAffineAsBatchNorm
 from tintype.kernels.channels_last import KeepChannelsLast
 from tintype.kernels.dynamic_linear import DynamicLinear
-from tintype.kernels.embedding import EmbeddingRows, ExplicitZeroPoint
+from tintype.kernels.embedding import EmbeddingRows
 from tintype.kernels.float_linear import FloatLinear
 from tintype.kernels.fused_qkv import FusedQkv
 from tintype.kernels.geglu import GegluAsTwoLinears
@@ -31,6 +31,7 @@ from tintype.kernels.nhwc_conv import ConvChannelsLast
 from tintype.kernels.opset import to_opset
 from tintype.kernels.plain_float import FloatActivations, FloatIntegers, FloatRows, FloatWeights
 from tintype.kernels.skip_group_norm import SkipGroupNorm
+from tintype.kernels.unsigned_weights import UnsignedWeights
 from tintype.kernels.upsample_conv import UpsampleConvAsInt8Phases, UpsampleConvAsPhases, UpsampleConvAsProducts
 from tintype.kernels.winograd import WinogradConv
 
@@ -38,6 +39,7 @@ Rewrite = Kernel | GraphPass
 
 _ALL: tuple[Rewrite, ...] = (
     FloatActivations(),
+    UnsignedWeights(),  # before the others look at weights
     LinearNBits(),  # before the others take what is stored as integers
     FloatWeights(),
     FloatIntegers(),
@@ -56,7 +58,6 @@ _ALL: tuple[Rewrite, ...] = (
     GegluAsTwoLinears(),  # before DynamicLinear, which then finds the two halves
     DynamicLinear(),
     EmbeddingRows(),
-    ExplicitZeroPoint(),
     WinogradConv(2),
     WinogradConv(4),
     WinogradConv(6),
@@ -88,7 +89,11 @@ def kernels_for(target: str, abilities: Collection[str] = (), *, exactness: str 
         kernel
         for kernel in _allowed(target, exactness)
         if isinstance(kernel, GraphPass)
-        or (not kernel.measured and (target not in kernel.needs or kernel.needs[target] in abilities))
+        or (
+            not kernel.measured
+            and (target not in kernel.needs or kernel.needs[target] in abilities)
+            and (target not in kernel.unless or kernel.unless[target] not in abilities)
+        )
     )
 
 

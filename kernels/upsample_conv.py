@@ -153,7 +153,7 @@ class UpsampleConvAsInt8Phases(UpsampleConv):
             return False
         weight = producer(node.inputs[1], "DequantizeLinear")
         integers = constant_of(weight.inputs[0]) if weight is not None else None
-        return integers is not None and integers.dtype == np.int8 and _input_step(node) is not None
+        return integers is not None and integers.dtype in (np.int8, np.uint8) and _input_step(node) is not None
 
     def rewrite(self, node: ir.Node, graph: ir.Graph) -> None:
         conv, resize = _demand(node)
@@ -161,11 +161,15 @@ class UpsampleConvAsInt8Phases(UpsampleConv):
         weight = node.inputs[1]
         if quantize is None or step is None or weight is None:
             raise ValueError(f"{node.name} is no static int8 convolution")
+        dequantize = producer(weight, "DequantizeLinear")
+        stored = constant_of(dequantize.inputs[0]) if dequantize is not None else None
+        zero_point = 128 if stored is not None and stored.dtype == np.uint8 else 0
         source = _low_resolution(conv, resize, node)
         phases = []
         for index, kernel in enumerate(phase_weights(float_constant(weight))):
             row, column = divmod(index, 2)
-            inputs = [source, *_integer_inputs(kernel, conv.bias, step, f"{weight.name}_phase_{index}", node, graph)]
+            name = f"{weight.name}_phase_{index}"
+            inputs = [source, *_integer_inputs(kernel, conv.bias, step, name, node, graph, zero_point)]
             attributes = {"kernel_shape": [2, 2], "pads": [1 - row, 1 - column, row, column]}
             phase = insert(node, "Conv", inputs, attributes=attributes)
             phases.append(insert(node, "QuantizeLinear", [phase, *quantize.inputs[1:]]))
@@ -188,22 +192,26 @@ def _integer_inputs(
     name: str,
     before: ir.Node,
     graph: ir.Graph,
+    zero_point: int,
 ) -> list[ir.Value]:
-    """Weight and bias of a phase as DequantizeLinear of int8 and int32, one scale a channel."""
+    """Weight and bias of a phase as DequantizeLinear of 8-bit integers and of int32, one scale a channel.
+
+    zero_point: of the weight, 0 for int8 and 128 for uint8.
+    """
     scale = (np.abs(kernel).max(axis=(1, 2, 3)) / 127).astype(np.float32)
     scale[scale == 0] = 1.0
-    rounded = np.rint(kernel / scale[:, None, None, None]).astype(np.int8)
-    stored = [(rounded, scale, "int8")]
+    rounded = np.rint(kernel / scale[:, None, None, None]) + zero_point
+    stored = [(rounded.astype(np.uint8 if zero_point else np.int8), scale, zero_point, "weight")]
     if bias is not None:
         bias_scale = (scale * np.float32(step)).astype(np.float32)
         limit = float(np.iinfo(np.int32).max)
-        stored.append((np.clip(np.rint(bias / bias_scale), -limit, limit).astype(np.int32), bias_scale, "bias"))
+        stored.append((np.clip(np.rint(bias / bias_scale), -limit, limit).astype(np.int32), bias_scale, 0, "bias"))
     values = []
-    for integers, steps, kind in stored:
+    for integers, steps, zero, kind in stored:
         inputs = [
             add_constant(graph, integers, f"{name}_{kind}"),
             add_constant(graph, steps, f"{name}_{kind}_scale"),
-            add_constant(graph, np.zeros(steps.shape, integers.dtype), f"{name}_{kind}_zero_point"),
+            add_constant(graph, np.full(steps.shape, zero, integers.dtype), f"{name}_{kind}_zero_point"),
         ]
         value = insert(before, "DequantizeLinear", inputs, attributes={"axis": 0})
         value.shape, value.dtype = ir.Shape(integers.shape), ir.DataType.FLOAT

@@ -17,19 +17,22 @@ from numpy.typing import NDArray
 from tintype.engine.providers import Target, load_onnxruntime, new_session
 
 QUERIES, KEYS, HEADS, SIZE = 64, 77, 2, 40
+DEPTH, COLUMNS = 64, 32  # of an integer product
 ATTENTION_TOLERANCE = 0.02  # float16 has 1e-3; a kernel that is wrong is off by the size of its values
 
 
 @functools.cache
 def abilities(target: Target) -> frozenset[str]:
-    """Of `float16` and `attention` (com.microsoft MultiHeadAttention), those that this target's device has."""
-    return frozenset(name for name, question in _QUESTIONS.items() if question(target))
+    """What this target's device has shown: `float16` and `attention` (com.microsoft MultiHeadAttention) on a device,
+    `mixed_products` (uint8 times int8, added up exactly) on the processor."""
+    questions = _OF_PROCESSOR if target.is_host else _OF_DEVICE
+    return frozenset(name for name, question in questions.items() if question(target))
 
 
 def _has_float16(target: Target) -> bool:
     """WebGPU has float16 where the adapter has the feature shader-f16; without it, a node fails when it runs."""
     x = np.array([-1.0, 0.5], np.float16)
-    answer = _ask(target, "Relu", [x], "")
+    answer = _ask(target, "Relu", [x], x)
     return answer is not None and answer.tolist() == [0.0, 0.5]
 
 
@@ -38,11 +41,24 @@ def _has_attention(target: Target) -> bool:
     random = np.random.default_rng(0)
     lengths = (QUERIES, KEYS, KEYS)
     query, key, value = (random.standard_normal((1, length, HEADS * SIZE), np.float32) for length in lengths)
-    answer = _ask(target, "MultiHeadAttention", [query, key, value], "com.microsoft", num_heads=HEADS)
+    answer = _ask(target, "MultiHeadAttention", [query, key, value], query, "com.microsoft", num_heads=HEADS)
     return answer is not None and np.abs(answer - _attention(query, key, value)).max() < ATTENTION_TOLERANCE
 
 
-_QUESTIONS: dict[str, Callable[[Target], bool]] = {"float16": _has_float16, "attention": _has_attention}
+def _has_mixed_products(target: Target) -> bool:
+    """Whether products of uint8 and int8 are exact. x86 with AVX2 or AVX-512 but no VNNI adds pairs of them in 16 bits,
+    which do not hold 2 x 255 x 127; asked of the kernels for one row and for many."""
+    for rows in (1, 5):
+        x, weight = np.full((rows, DEPTH), 255, np.uint8), np.full((DEPTH, COLUMNS), 127, np.int8)
+        exact = np.full((rows, COLUMNS), DEPTH * 255 * 127, np.int32)
+        answer = _ask(target, "MatMulInteger", [x, weight], exact)
+        if answer is None or not np.array_equal(answer, exact):
+            return False
+    return True
+
+
+_OF_DEVICE: dict[str, Callable[[Target], bool]] = {"float16": _has_float16, "attention": _has_attention}
+_OF_PROCESSOR: dict[str, Callable[[Target], bool]] = {"mixed_products": _has_mixed_products}
 
 
 def _attention(query: NDArray[Any], key: NDArray[Any], value: NDArray[Any]) -> NDArray[Any]:
@@ -53,8 +69,10 @@ def _attention(query: NDArray[Any], key: NDArray[Any], value: NDArray[Any]) -> N
     return attended.swapaxes(0, 1).reshape(query.shape)
 
 
-def _ask(target: Target, operator: str, arrays: list[NDArray[Any]], domain: str, **attributes: Any) -> Any:
-    """What one node gives for these inputs on the device; None when it won't run there."""
+def _ask(
+    target: Target, operator: str, arrays: list[NDArray[Any]], like: NDArray[Any], domain: str = "", **attributes: Any
+) -> Any:
+    """What one node, whose output is of the type and shape of `like`, gives on the device; None if it won't run."""
     import onnx_ir as ir
 
     inputs = [
@@ -62,7 +80,8 @@ def _ask(target: Target, operator: str, arrays: list[NDArray[Any]], domain: str,
         for index, array in enumerate(arrays)
     ]
     node = ir.node(operator, inputs, attributes=attributes, domain=domain)
-    node.outputs[0].name, node.outputs[0].shape, node.outputs[0].type = "y", inputs[0].shape, inputs[0].type
+    output = node.outputs[0]
+    output.name, output.shape, output.dtype = "y", ir.Shape(like.shape), ir.DataType.from_numpy(like.dtype)
     imports = {"": 20, "com.microsoft": 1}
     model = ir.Model(ir.Graph(inputs, node.outputs, nodes=[node], opset_imports=imports, name="question"), ir_version=9)
     options = load_onnxruntime().SessionOptions()

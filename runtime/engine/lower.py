@@ -87,9 +87,11 @@ class Job:
 def make_build(job: Job) -> dict[str, Any]:
     """Write the build into its folder, which exists; returns the report."""
     import onnx_ir as ir
+    from onnx_ir.passes.common import NameFixPass
 
     started = time.perf_counter()
     model = ir.load(job.source)
+    NameFixPass()(model)  # layers are told apart by their nodes' names, which a graph may leave out
     report: dict[str, Any] = {"kernels": {}, "choices": [], "optimized": job.target.is_host}
     scratch = job.folder / ".scratch"
     scratch.mkdir()
@@ -117,7 +119,7 @@ def _lower(model: ir.Model, job: Job, scratch: Path, report: dict[str, Any]) -> 
     from tintype.kernels.hoist import split_held
     from tintype.kernels.registry import PINNED_TARGETS, finish, kernels_for, lower, measured_kernels
 
-    options, able = job.options, frozenset[str]() if job.target.is_host else abilities(job.target)
+    options, able = job.options, abilities(job.target)
     if options.dims or job.target.name in PINNED_TARGETS:
         pin(model, dict(options.dims))
     if options.segment_bytes is not None and not job.target.is_host:

@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 
-from tintype.engine.machine import products_saturate
 from tintype.engine.providers import Target, load_onnxruntime
 
 MODEL = "model.onnx"
@@ -45,9 +44,6 @@ def session_options(target: Target, *, threads: int, optimize: bool, mapped: boo
     options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "1")
     if mapped:
         options.add_session_config_entry("session.disable_prepacking", "1")
-    if target.is_host and products_saturate():
-        # int8 weights become uint8: the same sums, exact, a third slower; not needed where VNNI adds in 32 bits.
-        options.add_session_config_entry("session.x64quantprecision", "1")
     # A pattern lays all tensors of a run out anew in one block: the second run is slow, memory doubles, and for graphs
     # of this size nothing is gained (a VAE decode at 512x512: 2.7 GB with it, 1.5 without). DirectML can't have it.
     options.enable_mem_pattern = False

@@ -39,17 +39,3 @@ def test_rows_of_a_half_precision_table(model_of, lowered, random):
     result = lowered(model, {"ids": ids})
     assert result.operators == ["Gather", "Cast"]
     np.testing.assert_array_equal(result.after["y"], table.astype(np.float32)[ids])
-
-
-def test_weights_by_channel_get_a_zero_point_of_zeros(model_of, lowered, random):
-    weight = random.integers(-127, 128, (4, 3, 3, 3)).astype(np.int8)
-    scale = random.random(4, np.float32)
-    nodes = [
-        helper.make_node("DequantizeLinear", ["weight", "scale"], ["float"], axis=0),
-        helper.make_node("Conv", ["x", "float"], ["y"]),
-    ]
-    inputs = {"x": (TensorProto.FLOAT, [1, 3, "height", "width"])}
-    x = random.standard_normal((1, 3, 5, 7), np.float32)
-    result = lowered(model_of(nodes, inputs, ["y"], {"weight": weight, "scale": scale}), {"x": x})
-    assert result.report.as_dict() == {"zero_point": 1}
-    np.testing.assert_allclose(result.after["y"], result.before["y"], atol=1e-4)

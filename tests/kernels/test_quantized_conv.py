@@ -6,6 +6,7 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper
+from onnx.reference import ReferenceEvaluator
 
 from tintype.engine import graph_session
 
@@ -42,15 +43,20 @@ def _model(model_of, weight, bias, input_step, output_step, stride):
 def test_a_quantized_convolution_is_one_integer_node_at_every_size(model_of, tmp_path, random, stride):
     weight = random.standard_normal((6, 5, 3, 3)).astype(np.float32) / 7
     bias = random.standard_normal(6).astype(np.float32)
-    path = tmp_path / "model.onnx"
-    onnx.save(_model(model_of, weight, bias, 10 / 255, 14 / 255, stride), path)
-    with graph_session(path, threads=1) as lowered, graph_session(path, lowered=False, threads=1) as plain:
+    path, step = tmp_path / "model.onnx", 14 / 255
+    model = _model(model_of, weight, bias, 10 / 255, step, stride)
+    onnx.save(model, path)
+    # Not ONNX Runtime as it comes, whose sums saturate on a processor with AVX2 and without VNNI.
+    rounded = ReferenceEvaluator(model)
+    with graph_session(path, threads=1) as lowered:
         assert lowered.placement.count("QLinearConv") == 1
         assert lowered.placement.count("Conv") == 0
         for batch, height, width in ((1, 8, 8), (2, 7, 13), (4, 1, 1), (3, 32, 20)):
             x = random.standard_normal((batch, 5, height, width)).astype(np.float32)
             result = lowered.run({"x": x})["y"]
-            np.testing.assert_array_equal(result, plain.run({"x": x})["y"])
+            off = np.abs(result - rounded.run(None, {"x": x})[0])
+            assert off.max() < 1.01 * step
+            assert (off > 0.01 * step).mean() < 0.01  # what lies between two steps may go to either
             np.testing.assert_allclose(result, _reference(x, weight, bias, stride), atol=0.2)
 
 
