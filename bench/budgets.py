@@ -139,30 +139,32 @@ def given_budgets(text: str) -> tuple[tuple[int, ...], dict[int, float]]:
 
 def smallest_budget(sweep: Sweep, width: int, height: int) -> int:
     """The smallest budget in bytes that a plan is found for, as the refusal of an impossible one names it."""
-    least = 1
+    least = MIB
     while True:
-        done = run_allowing_failure(_plan_command(sweep, width, height, least * MIB))
+        done = _plan_or_refusal(sweep, width, height, least)
         if done["plan"] is not None:
-            return least * MIB
-        named = next(word for word in done["error"].split("give ")[1].split() if word.replace(",", "").isdigit())
-        least = max(least + 1, int(named.replace(",", "")))
+            return least
+        least = max(least + MIB, int(done["least_bytes"]))
 
 
 def plan_for(sweep: Sweep, width: int, height: int, budget: int | None) -> dict[str, Any]:
     """The plan within a budget, built and measured."""
-    found = run_allowing_failure(_plan_command(sweep, width, height, budget))
+    found = _plan_or_refusal(sweep, width, height, budget)
     if found["plan"] is None:
-        raise click.ClickException(f"no plan within {_told(budget)}: {found['error']}")
+        raise click.ClickException(f"no plan within {_told(budget)}: {found['message']}")
     return dict(found["plan"])
 
 
-def run_allowing_failure(command: list[str]) -> dict[str, Any]:
-    try:
-        return {"plan": json.loads(run_process(command).stdout)["plan"], "error": None}
-    except click.ClickException as error:
-        if "fix: give" not in error.message:
-            raise
-        return {"plan": None, "error": error.message}
+def _plan_or_refusal(sweep: Sweep, width: int, height: int, budget: int | None) -> dict[str, Any]:
+    """`plan`, or None with the refusal's `message` and `least_bytes`."""
+    command = _plan_command(sweep, width, height, budget)
+    done = run_process(command, refusable=True)
+    answer = json.loads(done.stdout)
+    if "error" not in answer:
+        return {"plan": answer["plan"]}
+    if "least_bytes" not in answer["error"]:
+        raise click.ClickException(f"{' '.join(command[:3])} failed: {answer['error']['message']}")
+    return {"plan": None, **answer["error"]}
 
 
 def _plan_command(sweep: Sweep, width: int, height: int, budget: int | None) -> list[str]:

@@ -37,11 +37,16 @@ def tintype_command() -> list[str]:
 
 
 def run_process(
-    command: Sequence[str], environment: Mapping[str, str] | None = None, *, with_children: bool = True
+    command: Sequence[str],
+    environment: Mapping[str, str] | None = None,
+    *,
+    with_children: bool = True,
+    refusable: bool = False,
 ) -> Run:
     """Run a command to its end. Raises ClickException with what it said when it fails.
 
     with_children: the peak is the largest of the family's; else the process's own, where the system tells it apart.
+    refusable: a failure that is told on stdout, as with --json, is an answer too.
     """
     merged = {**os.environ, **(environment or {})}
     with tempfile.TemporaryFile("w+", encoding="utf-8") as out, tempfile.TemporaryFile("w+", encoding="utf-8") as err:
@@ -57,7 +62,7 @@ def run_process(
         out.seek(0)
         err.seek(0)
         finished = Run(seconds, peak, out.read(), err.read())
-    if process.returncode != 0:
+    if process.returncode != 0 and not (refusable and finished.stdout.strip()):
         raise click.ClickException(
             f"{' '.join(command[:3])} ended with {process.returncode}: {finished.stderr.strip()[-400:]}"
         )

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from tintype.pipeline import Pipeline, Run, load
     from tintype.record import Record, read_record
     from tintype.request import Request, ResolvedRequest
-    from tintype.result import Result, Step, Timings
+    from tintype.result import Picture, Result, Step, Timings
 
 _HOMES = {
     "Bundle": "bundle",
@@ -59,6 +59,7 @@ _HOMES = {
     "read_record": "record",
     "Request": "request",
     "ResolvedRequest": "request",
+    "Picture": "result",
     "Result": "result",
     "Step": "result",
     "Timings": "result",
@@ -74,6 +75,7 @@ __all__ = [
     "MemoryBudgetError",
     "NumericError",
     "OutputError",
+    "Picture",
     "Pipeline",
     "ProviderError",
     "Record",

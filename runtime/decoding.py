@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -20,7 +20,7 @@ from tintype.latents import SavedLatents
 from tintype.memory.holding import Holding, strips
 from tintype.memory.plan import Arrangement
 from tintype.record import arrangement_of, differences
-from tintype.result import Result
+from tintype.result import Picture, Result
 
 if TYPE_CHECKING:
     from tintype.pipeline import Pipeline
@@ -95,8 +95,10 @@ def decode_somehow(
     ) from None
 
 
-def resume(pipeline: Pipeline, saved: SavedLatents, *, anyway: bool = False) -> Result:
-    """The pictures of saved latents: decoded whole, or in pieces where memory runs out again."""
+def resume_pictures(
+    pipeline: Pipeline, saved: SavedLatents, *, anyway: bool = False
+) -> Generator[Picture, None, Result]:
+    """The pictures of saved latents: each decoded whole, or in pieces where memory runs out again; returns them all."""
     saved.check(pipeline.bundle.manifest)
     first = saved.records[0]
     arrangement = arrangement_of(first.made_with)
@@ -111,25 +113,32 @@ def resume(pipeline: Pipeline, saved: SavedLatents, *, anyway: bool = False) -> 
         )
     notes = (f"its latents come from elsewhere: {'; '.join(reasons)}",) if reasons else ()
     clock = StageClock(lambda: pipeline.load_seconds)
-    images, records = [], []
+    pictures = []
     ways = ways_to_decode(arrangement)
-    with clock.counting("decode"):
-        for index, record in enumerate(saved.records):
-            told_again: list[str] = []
-            decode = functools.partial(
-                pipeline.decode,
-                exactness=record.request.exactness,
-                arrangement=arrangement,
-                note=told_again.append,
-            )
+    for index, record in enumerate(saved.records):
+        told_again: list[str] = []
+        decode = functools.partial(
+            pipeline.decode,
+            exactness=record.request.exactness,
+            arrangement=arrangement,
+            note=told_again.append,
+        )
+        with clock.counting("decode"):
             pixels, way = decode_somehow(decode, saved.latents[index : index + 1], ways, pipeline.close)
-            ways = ways[ways.index(way) :]
-            images.append(to_image(pixels[0]))
-            made_with = pipeline.circumstances(record.request, record.picture, way.tiling, way.arrange(arrangement))
-            told = record.made_with if reasons else made_with  # a picture in pieces has another build of the decoder
-            said = tuple(dict.fromkeys((*record.notes, *notes, *told_again)))
-            records.append(dataclasses.replace(record, made_with=told, tiling=way.tiling, notes=said))
-    return Result(images=tuple(images), records=tuple(records), latents=saved.latents, timings=clock.timings())
+        ways = ways[ways.index(way) :]
+        made_with = pipeline.circumstances(record.request, record.picture, way.tiling, way.arrange(arrangement))
+        told = record.made_with if reasons else made_with  # a picture in pieces has another build of the decoder
+        said = tuple(dict.fromkeys((*record.notes, *notes, *told_again)))
+        finished = dataclasses.replace(record, made_with=told, tiling=way.tiling, notes=said)
+        pictures.append(Picture(record.picture, to_image(pixels[0]), finished))
+        timings = clock.timings()  # without what the caller does with the last picture
+        yield pictures[-1]
+    return Result(
+        images=tuple(picture.image for picture in pictures),
+        records=tuple(picture.record for picture in pictures),
+        latents=saved.latents,
+        timings=timings,
+    )
 
 
 def _reason(error: Exception | None) -> str:

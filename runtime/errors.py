@@ -1,4 +1,4 @@
-"""The error tree. Every message says what is wrong, every fix says what to do.
+"""The error tree. Every message says what is wrong, every fix says what to do; what code needs to know is a field.
 
 TintypeError
 ├── RequestError     what the user asked for cannot be done as asked     (exit 2)
@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from typing import Self
 
 
 class TintypeError(Exception):
@@ -32,6 +33,12 @@ class TintypeError(Exception):
 
     def __str__(self) -> str:
         return f"{self.message}\n  fix: {self.fix}"
+
+    def with_fix(self, fix: str) -> Self:
+        """The same error, its fields and notes too, with another remedy."""
+        other = type(self)(self.message, fix=fix)
+        other.__dict__.update(self.__dict__, fix=fix)
+        return other
 
 
 class RequestError(TintypeError, ValueError):
@@ -51,7 +58,11 @@ class ProviderError(TintypeError):
 
 
 class BuildError(TintypeError):
-    pass
+    """kind: what it failed for: `disk` (no space left) or `memory`; None where it is neither."""
+
+    def __init__(self, message: str, *, fix: str, kind: str | None = None) -> None:
+        super().__init__(message, fix=fix)
+        self.kind = kind
 
 
 class UncutError(BuildError):
@@ -59,7 +70,11 @@ class UncutError(BuildError):
 
 
 class MemoryBudgetError(TintypeError):
-    pass
+    """least_bytes: the smallest budget that would do, where a plan found none."""
+
+    def __init__(self, message: str, *, fix: str, least_bytes: int | None = None) -> None:
+        super().__init__(message, fix=fix)
+        self.least_bytes = least_bytes
 
 
 class NumericError(TintypeError):

@@ -5,8 +5,8 @@
     3. denoise   noise -> latents           the denoiser, once a step; a sampler decides how
     4. decode    latents -> pixels          the VAE's decoder
 
-`Run` is those four steps for one request. It yields after every denoising step, so that its caller owns progress,
-preview and cancellation. A request is checked as a whole before anything is opened. Graphs are opened when their
+`Run` is those four steps for one request. It yields after every denoising step, and each picture when it is decoded, so
+that its caller owns progress, preview, saving and cancellation. A request is checked as a whole before anything is opened. Graphs are opened when their
 stage begins and stay open for the next request; `Pipeline.close` gives everything back.
 """
 
@@ -29,7 +29,7 @@ from tintype._version import __version__
 from tintype.bundle import Bundle, open_bundle
 from tintype.clock import StageClock
 from tintype.conditioning import Conditioning, Read, chunked, condition, is_guided, prompts_of, read
-from tintype.decoding import AS_ARRANGED, Way, decode_somehow, resume, ways_to_decode
+from tintype.decoding import AS_ARRANGED, Way, decode_somehow, resume_pictures, ways_to_decode
 from tintype.denoiser import Denoiser
 from tintype.errors import BundleError, ProviderError, RecordError, RequestError, TintypeError
 from tintype.image.decode import Latents, Pixels, decode_latents, to_image
@@ -44,7 +44,7 @@ from tintype.planning import Needs, Planner, encoding_needs, needs_of
 from tintype.prompt import EncodedPrompt, PromptTokenizer
 from tintype.record import Circumstances, MemoryFacts, Record, arrangement_of, differences, unrepeatable
 from tintype.request import Request, RequestFields, ResolvedRequest, make_request, resolve
-from tintype.result import Result, Step, peak_rss_bytes
+from tintype.result import Picture, Result, Step, Timings, peak_rss_bytes
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -107,10 +107,7 @@ class Pipeline:
 
         Raises RequestError for what can't be done as asked, NumericError when the model breaks down.
         """
-        run = self.steps(prompt, **fields)
-        for _ in run:
-            pass
-        return run.result
+        return take_all(self.steps(prompt, **fields).events())
 
     def steps(self, prompt: str | Request, **fields: Unpack[RequestFields]) -> Run:
         """The same, step by step: iterate over what comes back, then take its `result`. Stop whenever you like."""
@@ -122,10 +119,7 @@ class Pipeline:
         Raises RecordError, naming each reason, when this bundle, device or version can't promise the same bytes;
         `anyway` tries all the same.
         """
-        run = self.reproduce_steps(record, anyway=anyway)
-        for _ in run:
-            pass
-        return run.result
+        return take_all(self.reproduce_steps(record, anyway=anyway).events())
 
     def reproduce_steps(self, record: Record, *, anyway: bool = False) -> Run:
         """`reproduce`, step by step."""
@@ -148,7 +142,11 @@ class Pipeline:
 
         Raises RecordError when they were made elsewhere, and then `anyway` tries all the same.
         """
-        return resume(self, saved, anyway=anyway)
+        return take_all(self.resume_pictures(saved, anyway=anyway))
+
+    def resume_pictures(self, saved: SavedLatents, *, anyway: bool = False) -> Generator[Picture, None, Result]:
+        """`resume`, picture by picture: each is yielded when it is decoded; the generator returns the result."""
+        return resume_pictures(self, saved, anyway=anyway)
 
     def plan(self, prompt: str | Request = "", *, build: bool = True, **fields: Unpack[RequestFields]) -> Plan:
         """What making a request's pictures takes, stage by stage, within the budget; `generate` goes by the same plan.
@@ -370,6 +368,12 @@ class Pipeline:
         held = arrangement.holding("vae_decoder").options()
         return BuildOptions.for_shape(dims, exactness=exactness, threads=self.threads, **held)
 
+    def schedule(self, request: ResolvedRequest) -> sampling.Schedule:
+        """The noise levels that a request's pictures go through. Raises RequestError where its sampler can't do so."""
+        return sampling.make_schedule(
+            self.scheduler, request.sampler, request.num_inference_steps, request.sigmas, eta=request.eta
+        )
+
     def chunks(self, request: ResolvedRequest) -> int:
         """How many chunks of tokens the longest prompt of a request has."""
         return len(next(iter(self._chunked(request).values()))[0].input_ids)
@@ -454,6 +458,7 @@ class Pipeline:
 class Run:
     """One request on its way: an iterator over its steps. `result` is there once the last step has been taken.
 
+    `pictures` has those that are done, whatever comes of the others; `events` gives each when it is decoded.
     Stopping early, or Ctrl-C within a step, leaves the pipeline ready for the next request.
     """
 
@@ -478,9 +483,8 @@ class Run:
         self._pipeline = pipeline
         self._picture = picture
         self._ways = tuple(ways or ways_to_decode(self._arrangement))
-        self._schedule = sampling.make_schedule(
-            pipeline.scheduler, request.sampler, request.num_inference_steps, request.sigmas, eta=request.eta
-        )
+        self._schedule = pipeline.schedule(request)
+        self._pictures: list[Picture] = []
         self._result: Result | None = None
         self._notes: list[str] = []
         self._events = self._make()
@@ -489,11 +493,24 @@ class Run:
         return self
 
     def __next__(self) -> Step:
-        return next(self._events)
+        return next(event for event in self._events if isinstance(event, Step))
+
+    def events(self) -> Generator[Step | Picture, None, Result]:
+        """Steps, and each picture when it is decoded, before the next one is begun; the generator returns the result.
+
+        Closing it closes the run.
+        """
+        yield from self._events
+        return self.result
 
     def close(self) -> None:
         """Stop here; the request has then no result."""
         self._events.close()
+
+    @property
+    def pictures(self) -> tuple[Picture, ...]:
+        """Those that are decoded so far, in the order of their seeds; they stay when the run fails or is closed."""
+        return tuple(self._pictures)
 
     @property
     def result(self) -> Result:
@@ -507,32 +524,38 @@ class Run:
         if self.latents is None:
             raise RuntimeError("the run has no latents yet: iterate over it until the first picture is denoised")
         kept = [index for batch in self._batches() for index in batch][: len(self.latents)]
-        return save_latents(path, self.latents, [self._record(picture, AS_ARRANGED) for picture in kept])
+        records = [self._record(picture, AS_ARRANGED, self._notes) for picture in kept]
+        return save_latents(path, self.latents, records)
 
     def _batches(self) -> list[range]:
         return [batch for batch in self.request.batches if self._picture is None or self._picture in batch]
 
-    def _make(self) -> Generator[Step]:
+    def _make(self) -> Generator[Step | Picture]:
         request = self.request
         self._clock = clock = StageClock(lambda: self._pipeline.load_seconds)
         batches = self._batches()
-        finished: list[tuple[range, Pixels, Way]] = []
         if self._pipeline.memory is not None:
             self._pipeline.make_room(request, self._arrangement)
         with clock.counting("encode"):
             conditioning = self._pipeline.encode(request, self._arrangement, self._note)  # 1. words -> embeddings
+        of_words = tuple(self._notes)
         for number, batch in enumerate(batches):
+            begun = len(self._notes)
             noise = sampling.noise_source(request.noise, request.seeds[batch.start : batch.stop])
             latents = self._initial_latents(noise, len(batch))  # 2. seeds -> noise
             for step in self._denoise(latents, conditioning, noise):  # 3. noise -> latents, one step at a time
                 latents = step.latents
                 yield self._event(step, number, batches)
             self._keep(latents)
-            with clock.counting("decode"):
-                finished.append((batch, *self._decode(latents)))  # 4. latents -> pixels
+            notes = (*of_words, *self._notes[begun:])
+            for row, picture in enumerate(batch):
+                if self._picture in (None, picture):
+                    self._pictures.append(self._finish(picture, latents[row : row + 1], notes))  # 4. latents -> pixels
+                    timings = clock.timings()  # without what the caller does with it
+                    yield self._pictures[-1]
         from tintype.engine.heap import trim
 
-        self._result = self._collect(finished)
+        self._result = self._collect(timings)
         trim()  # what a picture needed for a moment goes back, so that the hundredth takes no more than the first
 
     def _initial_latents(self, noise: sampling.NoiseSource, pictures: int) -> Latents:
@@ -604,6 +627,13 @@ class Run:
         finished = self._schedule.to_model_space(latents)
         self.latents = finished if self.latents is None else np.concatenate([self.latents, finished])
 
+    def _finish(self, picture: int, latents: Latents, notes: tuple[str, ...]) -> Picture:
+        """Decode one picture. notes: what its record says of how its latents were made."""
+        begun = len(self._notes)
+        with self._clock.counting("decode"):
+            pixels, way = self._decode(latents)
+        return Picture(picture, to_image(pixels[0]), self._record(picture, way, (*notes, *self._notes[begun:])))
+
     def _decode(self, latents: Latents) -> tuple[Pixels, Way]:
         finished = self._schedule.to_model_space(latents)
         try:
@@ -624,7 +654,7 @@ class Run:
             latents, way, exactness=self.request.exactness, arrangement=self._arrangement, note=self._note
         )
 
-    def _record(self, picture: int, way: Way) -> Record:
+    def _record(self, picture: int, way: Way, notes: Iterable[str]) -> Record:
         arrangement = way.arrange(self._arrangement)
         made_with = self._pipeline.circumstances(self.request, picture, way.tiling, arrangement)
         memory = None
@@ -641,24 +671,31 @@ class Run:
             made_with=made_with,
             tiling=way.tiling,
             memory=memory,
-            notes=tuple(dict.fromkeys(self._notes)),
+            notes=tuple(dict.fromkeys(notes)),
         )
 
     def _note(self, told: str) -> None:
         self._notes.append(told)
 
-    def _collect(self, finished: list[tuple[range, Pixels, Way]]) -> Result:
+    def _collect(self, timings: Timings) -> Result:
         assert self.latents is not None  # every batch left its own
-        made = [(picture, way) for batch, _, way in finished for picture in batch]
-        pixels = np.concatenate([pixels for _, pixels, _ in finished])
-        wanted = [row for row, (picture, _) in enumerate(made) if self._picture in (None, picture)]
+        denoised = [index for batch in self._batches() for index in batch]
         return Result(
-            images=tuple(to_image(pixels[row]) for row in wanted),
-            records=tuple(self._record(*made[row]) for row in wanted),
-            latents=self.latents[wanted],
-            timings=self._clock.timings(),
+            images=tuple(picture.image for picture in self._pictures),
+            records=tuple(picture.record for picture in self._pictures),
+            latents=self.latents[[denoised.index(picture.index) for picture in self._pictures]],
+            timings=timings,
             plan=self.plan,
         )
+
+
+def take_all(events: Generator[Any, None, Result]) -> Result:
+    """Run a generator of events to its end; what it returns."""
+    while True:
+        try:
+            next(events)
+        except StopIteration as end:
+            return end.value  # type: ignore[no-any-return]
 
 
 def _asked(record: Record) -> Request:

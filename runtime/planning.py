@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from tintype.pipeline import Pipeline
 
 Needs = Callable[["Pipeline", ResolvedRequest], list[Need]]
-EVALUATIONS = {"heun": 2, "dpmpp_sde": 2}  # of the denoiser in one step, where it isn't one
 PICTURE_COPIES = 4  # of a picture's bytes while it is put together, encoded and kept
 SAMPLE_COPIES = 2  # of its float samples
 
@@ -207,13 +206,12 @@ def needs_of(pipeline: Pipeline, request: ResolvedRequest) -> list[Need]:
     prompts = sum(prompt is not None for prompt in prompts_of(request, manifest))
     chunks = pipeline.chunks(request)
     batches = len(request.batches)
-    evaluations = request.num_inference_steps * EVALUATIONS.get(request.sampler, 1)
     found = []
     for role in manifest.roles:
         if role in manifest.text_encoders:
             opens, calls = 1, prompts * chunks
         elif role == "denoiser":
-            opens, calls = batches, batches * evaluations
+            opens, calls = batches, batches * pipeline.schedule(request).model_calls
         elif role == "vae_decoder":
             opens, calls = batches, request.count
         else:

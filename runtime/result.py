@@ -55,6 +55,21 @@ class Step:
         return self.decode(self.denoised)
 
 
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """One picture, done."""
+
+    index: int  # among those of the request, from 0
+    image: Image
+    record: Record
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Write it as a PNG with its record, the file whole or not at all; returns the path. Raises OutputError."""
+        from tintype.image.png import write_png
+
+        return write_png(path, self.image, self.record.texts())
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Result:
     """The pictures of one request, in the order of their seeds."""
@@ -84,11 +99,9 @@ def save(result: Result, path: str | os.PathLike[str]) -> list[Path]:
 
     A file is written whole or not at all. Raises OutputError; pictures before the one that failed stay written.
     """
-    from tintype.image.png import write_png
-
     paths = picture_paths(path, len(result.images))
     for image, record, place in zip(result.images, result.records, paths, strict=True):
-        write_png(place, image, record.texts())
+        Picture(record.picture, image, record).save(place)
     return paths
 
 

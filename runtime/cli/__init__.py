@@ -25,7 +25,7 @@ def main() -> None:
 
 def run(arguments: list[str]) -> int:
     """One command line, errors turned into messages; returns the exit code."""
-    from tintype.cli.failure import report
+    from tintype.cli.failure import notes_of, report
 
     try:
         from tintype.cli.commands import tintype
@@ -33,6 +33,10 @@ def run(arguments: list[str]) -> int:
         _say_anything()
         code = tintype.main(args=arguments, prog_name="tintype", standalone_mode=False)
         sys.stdout.flush()
+    except SystemExit as leaving:  # SIGTERM
+        for note in notes_of(leaving):
+            print(note, file=sys.stderr)
+        raise
     except (Exception, KeyboardInterrupt) as error:
         return report(error, as_json="--json" in arguments)
     return code if isinstance(code, int) else 0

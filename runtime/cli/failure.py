@@ -1,7 +1,8 @@
 """The one place where an exception becomes what a person reads: `error: ...`, `fix: ...` and an exit code.
 
-With --json the same goes to stdout as one object, {"error": {"type", "message", "fix"}}. TINTYPE_DEBUG=1 adds the
-traceback; without it there never is one.
+An exception's notes come first, such as which pictures are written. With --json the same goes to stdout as one object,
+{"error": {"type", "message", "fix", "notes"}} and the error's own fields. TINTYPE_DEBUG=1 adds the traceback; without it
+there never is one.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import json
 import os
 import sys
 import traceback
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import click
@@ -18,6 +20,7 @@ import click
 from tintype.errors import TintypeError
 
 INTERRUPTED = 130  # 128 + SIGINT, what shells report for a program that Ctrl-C ended
+FIELDS = ("kind", "least_bytes")  # of errors, told with --json
 SEE_TRACEBACK = "run it again with TINTYPE_DEBUG=1 to see where; that text belongs in a bug report"
 
 # What a missing module means for the person who typed the command.
@@ -36,6 +39,7 @@ class Failure(NamedTuple):
     message: str
     fix: str
     exit_code: int
+    fields: Mapping[str, object] = {}  # what the error carries besides, for --json
 
 
 def report(error: BaseException, *, as_json: bool = False) -> int:
@@ -48,18 +52,27 @@ def report(error: BaseException, *, as_json: bool = False) -> int:
     if os.environ.get("TINTYPE_DEBUG", "0") not in ("", "0"):
         traceback.print_exception(error)
     try:
-        _print(failure, as_json=as_json)
+        _print(failure, notes_of(error), as_json=as_json)
     except BrokenPipeError:
         _close_stdout()
     return failure.exit_code
 
 
-def _print(failure: Failure, *, as_json: bool) -> None:
+def notes_of(error: BaseException) -> list[str]:
+    """What was noted of an exception on its way (`BaseException.add_note`)."""
+    if isinstance(error, click.Abort) and error.__cause__ is not None:  # click's own of KeyboardInterrupt
+        error = error.__cause__
+    return list(getattr(error, "__notes__", ()))
+
+
+def _print(failure: Failure, notes: Sequence[str], *, as_json: bool) -> None:
+    for note in notes:
+        click.echo(note, err=True)
     click.echo(f"error: {failure.message}", err=True)
     if failure.fix:
         click.echo(f"  fix: {failure.fix}", err=True)
     if as_json:
-        detail = {"type": failure.kind, "message": failure.message, "fix": failure.fix}
+        detail = {"type": failure.kind, "message": failure.message, "fix": failure.fix, "notes": notes, **failure.fields}
         click.echo(json.dumps({"error": detail, "exit_code": failure.exit_code}))
         sys.stdout.flush()
 
@@ -68,7 +81,8 @@ def describe(error: BaseException) -> Failure:
     """What a person needs to know about an exception."""
     kind = type(error).__name__
     if isinstance(error, TintypeError):
-        return Failure(kind, error.message, error.fix, error.exit_code)
+        fields = {name: value for name, value in vars(error).items() if name in FIELDS and value is not None}
+        return Failure(kind, error.message, error.fix, error.exit_code, fields)
     if isinstance(error, click.ClickException):
         return Failure("UsageError", _sentence(error), _usage_fix(error), error.exit_code)
     if isinstance(error, (KeyboardInterrupt, click.Abort)):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Generator, Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,7 +16,7 @@ from tintype.cli.progress import StepBar, spinner
 from tintype.errors import MemoryBudgetError, OutputError, RecordError, RequestError, TintypeError
 
 if TYPE_CHECKING:
-    from tintype import Pipeline, Record, Result, Run
+    from tintype import Picture, Pipeline, Record, Result, Run, Step
 
 # What a record already says; giving it once more could only contradict the record.
 SAID_BY_A_RECORD = (
@@ -148,9 +148,9 @@ def generate(
     ):
         pipeline.tell = bar.tell
         run = pipeline.steps(request)
-        result = _finish(run, picture_paths(output, run.request.count), bar, output)
-        written = result.save(output)
-    _tell(result, written, as_json=as_json)
+        paths = picture_paths(output, run.request.count)
+        result = _finish(run, paths, bar, output)
+    _tell(result, paths, as_json=as_json)
 
 
 def _reproduce(
@@ -170,8 +170,7 @@ def _reproduce(
         ) as pipeline,
     ):
         result = _finish(_promised(pipeline, record, force=force), [output], bar, output)
-        written = result.save(output)
-    _tell(result, written, as_json=as_json)
+    _tell(result, [output], as_json=as_json)
 
 
 def _resume(
@@ -187,13 +186,12 @@ def _resume(
 ) -> None:
     """The pictures of latents that were kept, with the bundle, device and thread count of their records."""
     from tintype import load
-    from tintype.image.png import check_writable
     from tintype.latents import read_latents
     from tintype.result import picture_paths
 
     saved = read_latents(file)
-    for path in picture_paths(output, len(saved.records)):
-        check_writable(path)
+    paths = picture_paths(output, len(saved.records))
+    _check_writable(paths)
     record = saved.records[0]
     made_with = record.made_with
     with (
@@ -206,20 +204,19 @@ def _resume(
         ) as pipeline,
     ):
         try:
-            result = pipeline.resume(saved, anyway=force)
+            result = _save_each(pipeline.resume_pictures(saved, anyway=force), paths)
         except RecordError as error:
-            raise RecordError(error.message, fix="use what made them, or try all the same with --force") from None
+            raise error.with_fix("use what made them, or try all the same with --force") from None
         except MemoryBudgetError as error:
-            raise MemoryBudgetError(error.message, fix="close other programs, then give the same command") from None
-        written = result.save(output)
-    _tell(result, written, as_json=as_json)
+            raise error.with_fix("close other programs, then give the same command") from None
+    _tell(result, paths, as_json=as_json)
 
 
 def _promised(pipeline: Pipeline, record: Record, *, force: bool) -> Run:
     try:
         return pipeline.reproduce_steps(record, anyway=force)
     except RecordError as error:
-        raise RecordError(error.message, fix="use what made it, or try all the same with --force") from None
+        raise error.with_fix("use what made it, or try all the same with --force") from None
 
 
 def _bundle_of(record: Record) -> str:
@@ -232,17 +229,48 @@ def _bundle_of(record: Record) -> str:
 
 
 def _finish(run: Run, paths: list[Path], bar: StepBar, output: Path) -> Result:
-    """Take every step, once it is known that the pictures can be written."""
+    """Take every step and write every picture, once it is known that they can be written."""
+    _check_writable(paths)
+    try:
+        return _save_each(run.events(), paths, bar)
+    except OutputError:
+        raise
+    except (TintypeError, MemoryError) as error:
+        raise _keep_latents(run, output, error) from None
+
+
+def _check_writable(paths: Iterable[Path]) -> None:
     from tintype.image.png import check_writable
 
     for path in paths:
         check_writable(path)
+
+
+def _save_each(
+    events: Generator[Step | Picture, None, Result] | Generator[Picture, None, Result],
+    paths: Sequence[Path],
+    bar: StepBar | None = None,
+) -> Result:
+    """Write each picture when it is there, to the next of the paths; the result when the last one is written.
+
+    What ends it before, Ctrl-C too, has a note that says which pictures are written.
+    """
+    from tintype import Step
+
+    written: list[Path] = []
     try:
-        for step in run:
-            bar.advance(step.index + 1, step.total)
-    except (TintypeError, MemoryError) as error:
-        raise _keep_latents(run, output, error) from None
-    return run.result
+        while True:
+            event = next(events)
+            if not isinstance(event, Step):
+                written.append(event.save(paths[len(written)]))
+            elif bar is not None:
+                bar.advance(event.index + 1, event.total)
+    except StopIteration as end:
+        return end.value  # type: ignore[no-any-return]
+    except BaseException as error:
+        if written:
+            error.add_note(f"written: {', '.join(map(str, written))}")
+        raise
 
 
 def _keep_latents(run: Run, output: Path, error: TintypeError | MemoryError) -> Exception:
@@ -258,9 +286,11 @@ def _keep_latents(run: Run, output: Path, error: TintypeError | MemoryError) -> 
         reason = problem.message if isinstance(problem, OutputError) else "there is no memory left"
         told = f"the latents could not be kept: {reason}"
     if isinstance(error, MemoryError):
-        return MemoryBudgetError("there was not enough memory", fix=f"close other programs; {told}")
+        failure = MemoryBudgetError("there was not enough memory", fix=f"close other programs; {told}")
+        failure.__dict__.update(vars(error))  # its notes
+        return failure
     first = "close other programs" if isinstance(error, MemoryBudgetError) else error.fix
-    return type(error)(error.message, fix=f"{first}; {told}")
+    return error.with_fix(f"{first}; {told}")
 
 
 def _refuse_contradictions(context: click.Context, source: str, said: Iterable[str]) -> None:

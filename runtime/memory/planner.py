@@ -230,4 +230,5 @@ def _too_small(smallest: Plan, budget: int | None, room: Room) -> MemoryBudgetEr
         f"nothing fits into {(budget or 0) / MIB:,.0f} MiB: "
         f"the least that {tightest.role} runs in is {tightest.peak_bytes / MIB:,.0f}",
         fix=f"give {least} MiB or more (about {smallest.seconds:,.0f} s then), or ask for a smaller picture",
+        least_bytes=least * MIB,
     )

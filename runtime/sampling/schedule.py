@@ -55,6 +55,12 @@ class Schedule:
         """How many steps the sampler yields; pndm has one more than was asked for, from two up."""
         return len(self.timesteps)
 
+    @property
+    def model_calls(self) -> int:
+        """How often the sampler calls the model over all its steps."""
+        ahead = np.count_nonzero(self.sigmas[1:]) if LAYOUTS[self.sampler].looks_ahead else 0
+        return self.total + int(ahead)
+
     def timestep_of(self, sigma: float) -> float:
         """The (fractional) training timestep with this noise level, by interpolating log sigma."""
         return float(timesteps_of(np.array([sigma]), self.training_sigmas)[0])

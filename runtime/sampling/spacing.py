@@ -34,18 +34,20 @@ class Layout:
     default_spacing: str = "linspace"
     by_stride: bool = False  # lands on t - T // n, not on the list's next timestep
     begins_twice: bool = False  # calls the model at its second timestep twice, to redo the first step
+    looks_ahead: bool = False  # calls the model once more in each step that does not land on sigma 0
     default_alpha_to_one: bool = True
     may_stop_early: bool = False  # honours final_sigmas_type
     cuts_cosine_timesteps: bool = False  # on a cosine schedule, karras timesteps are cut off, not rounded
 
 
 _EXPLODING = Layout(exploding=True)
+_LOOKING_AHEAD = Layout(exploding=True, looks_ahead=True)
 _DPM = Layout(grid="intervals", whole=True, may_stop_early=True, cuts_cosine_timesteps=True)
 
 LAYOUTS: dict[str, Layout] = {
     "euler": Layout(exploding=True, may_stop_early=True),
     "euler_a": _EXPLODING,
-    "heun": _EXPLODING,
+    "heun": _LOOKING_AHEAD,
     "ddim": Layout(whole=True, spacings=BY_TIMESTEP, default_spacing="leading", by_stride=True),
     "ddpm": Layout(whole=True, spacings=BY_TIMESTEP, default_spacing="leading"),
     "pndm": Layout(
@@ -58,7 +60,7 @@ LAYOUTS: dict[str, Layout] = {
     ),
     "dpmpp_2m": _DPM,
     "dpmpp_2m_sde": _DPM,
-    "dpmpp_sde": _EXPLODING,
+    "dpmpp_sde": _LOOKING_AHEAD,
     "unipc": Layout(grid="intervals", whole=True, may_stop_early=True),
     "lcm": Layout(grid="lcm", whole=True, spacings=(), default_spacing="leading"),
 }

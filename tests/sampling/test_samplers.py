@@ -26,6 +26,7 @@ from tintype.sampling import (
     noise_source,
     prediction_from,
 )
+from tintype.sampling.spacing import LAYOUTS
 
 CONFIG = SchedulerConfig(
     beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", steps_offset=1, set_alpha_to_one=True
@@ -159,6 +160,25 @@ def test_steps_are_counted_and_follow_one_another(sampler: str, steps: int) -> N
     extra = {"pndm": 1 if steps > 1 else 0, "heun": steps - 1, "dpmpp_sde": steps - 1}
     assert calls == steps + extra.get(sampler, 0)
     assert schedule.total == steps + (extra["pndm"] if sampler == "pndm" else 0)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3, 5, 20])
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_a_schedule_knows_how_often_its_sampler_calls_the_model(sampler: str, steps: int) -> None:
+    """On every spacing, with eta, and on a schedule that ends above sigma 0."""
+    early = SchedulerConfig(set_alpha_to_one=False, final_sigmas_type="sigma_min", beta_schedule="scaled_linear")
+    etas = (0.0, 0.5) if sampler == "ddim" else (0.0,)
+    for config, spacing, eta in itertools.product((CONFIG, early), (None, *LAYOUTS[sampler].spacings), etas):
+        calls = 0
+
+        def counting(latents: Latents, sigma: float, timestep: float) -> Latents:
+            nonlocal calls
+            calls += 1
+            return bent(latents, sigma, timestep)
+
+        schedule = make_schedule(config, sampler, steps, spacing, eta=eta)
+        run(counting, schedule, shape=(1, 1, 2, 2))
+        assert calls == schedule.model_calls
 
 
 def test_a_step_is_frozen() -> None:
