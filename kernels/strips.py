@@ -76,10 +76,14 @@ class Strips:
     tail: ir.Model | None
 
 
+class CutError(ValueError):
+    """A graph that can't run in strips, and why."""
+
+
 def cut_in_strips(model: ir.Model, strip_bytes: int) -> Strips:
     """The model in strips whose largest map has at most so many bytes, or LEAST_ROWS and what they need around them.
 
-    All shapes must be numbers (`dims.pin`). The model is used up. Raises ValueError for a graph that can't run so.
+    All shapes must be numbers (`dims.pin`). The model is used up. Raises CutError for a graph that can't run so.
     """
     RemoveUnusedNodesPass()(model)
     graph = model.graph
@@ -161,12 +165,11 @@ def _whole_end(nodes: list[ir.Node], fixed: set[ir.Value]) -> tuple[set[ir.Node]
     blame = next((node for node in reversed(nodes) if rows[node] is None), None)
     wider = next((node for node, scale in scales.items() if node in head and scale > 1), None)
     if blame is not None and wider is not None:
-        raise ValueError(
-            f"the graph can't run in strips: {blame.op_type} {blame.name} needs whole maps after {wider.op_type} "
-            f"{wider.name} has made them larger"
+        raise CutError(
+            f"{blame.op_type} {blame.name} needs whole maps after {wider.op_type} {wider.name} has made them larger"
         )
     if blame is not None and len(head) == len(nodes):
-        raise ValueError(f"the graph can't run in strips: {blame.op_type} {blame.name} needs whole maps at its end")
+        raise CutError(f"{blame.op_type} {blame.name} needs whole maps at its end")
     return head, _FIRST
 
 
@@ -227,19 +230,19 @@ def _span(nodes: list[ir.Node], fixed: set[ir.Value]) -> _Span:
     read = _read(nodes, fixed)
     for value in read:
         if not is_map(value):
-            raise ValueError(f"the graph can't run in strips: {value.name} is no feature map")
+            raise CutError(f"{value.name} is no feature map")
     heights = {value: _whole(value)[2] for value in (*read, *(node.outputs[0] for node in nodes))}
     rows = min(heights.values())
     if any(height % rows for height in heights.values()):
-        raise ValueError(f"the graph can't run in strips: maps of {sorted(set(heights.values()))} rows meet")
+        raise CutError(f"maps of {sorted(set(heights.values()))} rows meet")
     maps = {value: Rows(heights[value] // rows, 0) for value in read}
     for node in nodes:
         step, output = reach(node, fixed), node.outputs[0]
         before = [maps[value] for value in node.inputs if value in maps]
         if step is None or len({each.scale for each in before}) != 1:
-            raise ValueError(f"the graph can't run in strips: {node.op_type} {node.name} joins maps of unlike sizes")
+            raise CutError(f"{node.op_type} {node.name} joins maps of unlike sizes")
         if heights[output] != before[0].scale * step.scale * rows:
-            raise ValueError(f"the graph can't run in strips: {output.name} has {heights[output]} rows")
+            raise CutError(f"{output.name} has {heights[output]} rows")
         margin = math.ceil(max(each.margin for each in before) * step.scale) + step.margin
         maps[output] = Rows(heights[output] // rows, margin)
     return _Span(rows, maps, tuple(read))

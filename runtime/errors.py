@@ -54,7 +54,11 @@ class InstallError(TintypeError):
 
 
 class ProviderError(TintypeError):
-    pass
+    """reason: why a device cannot be used, in itself, where that is known."""
+
+    def __init__(self, message: str, *, fix: str, reason: str | None = None) -> None:
+        super().__init__(message, fix=fix)
+        self.reason = reason
 
 
 class BuildError(TintypeError):

@@ -6,8 +6,9 @@
     4. decode    latents -> pixels          the VAE's decoder
 
 `Run` is those four steps for one request. It yields after every denoising step, and each picture when it is decoded, so
-that its caller owns progress, preview, saving and cancellation. A request is checked as a whole before anything is opened. Graphs are opened when their
-stage begins and stay open for the next request; `Pipeline.close` gives everything back.
+that its caller owns progress, preview, saving and cancellation. A request is checked as a whole before anything is
+opened. Graphs are opened when their stage begins and stay open for the next request; `Pipeline.close` gives everything
+back.
 """
 
 from __future__ import annotations
@@ -17,7 +18,6 @@ import functools
 import os
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Unpack
@@ -40,8 +40,9 @@ from tintype.manifest import ENCODER, TokenizerFacts
 from tintype.memory.budget import parse_memory
 from tintype.memory.plan import Arrangement, Plan
 from tintype.overflow import Note, again_in_float, finite, finite_reading, float_options
-from tintype.planning import Needs, Planner, encoding_needs, needs_of
+from tintype.planning import Planner, encoding_needs, needs_of
 from tintype.prompt import EncodedPrompt, PromptTokenizer
+from tintype.recent import Recent
 from tintype.record import Circumstances, MemoryFacts, Record, arrangement_of, differences, unrepeatable
 from tintype.request import Request, RequestFields, ResolvedRequest, make_request, resolve
 from tintype.result import Picture, Result, Step, Timings, peak_rss_bytes
@@ -52,6 +53,7 @@ if TYPE_CHECKING:
     from tintype.engine import BuildOptions, Session, Target
 
 
+BUILDS_KEPT = 512  # whose ids a pipeline remembers
 TOGETHER = Arrangement()  # every graph packed and kept open: what is done without a budget
 
 
@@ -98,9 +100,8 @@ class Pipeline:
         self.tell: Callable[[str], None] = lambda told: None  # is told what a plan takes its time for; set it
         self._tokenizers: dict[str, PromptTokenizer] = {}
         self._sessions: dict[str, tuple[BuildOptions, Session]] = {}
-        self._builds: dict[tuple[str, BuildOptions], str] = {}
+        self._builds: Recent[tuple[str, BuildOptions], str] = Recent(BUILDS_KEPT)
         self._planner = Planner(self)
-        self._plans: dict[Any, Plan] = {}
 
     def generate(self, prompt: str | Request, **fields: Unpack[RequestFields]) -> Result:
         """Make the pictures of a request: a prompt with the fields of `Request` by name, or a Request.
@@ -168,15 +169,11 @@ class Pipeline:
         return self._planner.plan(self._of_picture(width, height, exactness), self.memory, encoding_needs, build=build)
 
     def planned(self, request: ResolvedRequest) -> Plan | None:
-        """The plan that a request is made by; None without a budget. One kind of request has one plan."""
-        return None if self.memory is None else self._planned(request, needs_of)
+        """The plan that a request is made by; None without a budget.
 
-    def _planned(self, request: ResolvedRequest, needs: Needs) -> Plan:
-        alike = replace(request, prompt="", negative_prompt="", seed=0)
-        key = (needs, alike, self.chunks(request), len(prompts_of(request, self.bundle.manifest)))
-        if key not in self._plans:
-            self._plans[key] = self._planner.plan(request, self.memory, needs)
-        return self._plans[key]
+        One kind of request keeps its plan while that fits what is free, and not much more has become free since.
+        """
+        return None if self.memory is None else self._planner.planned(request, self.memory, needs_of)
 
     def _of_picture(self, width: int | None, height: int | None, exactness: str | None) -> ResolvedRequest:
         """What stands for a picture that is there already where a request is asked for."""
@@ -246,7 +243,7 @@ class Pipeline:
         request = self._of_picture(*picture.size, exactness)
         arrangement = TOGETHER
         if self.memory is not None:
-            arrangement = self._planned(request, encoding_needs).arrangement
+            arrangement = self._planner.planned(request, self.memory, encoding_needs).arrangement
             self._close(role for role in tuple(self._sessions) if role != ENCODER)
 
         def encoded(vae_encoder: Session) -> Latents:
@@ -326,10 +323,11 @@ class Pipeline:
         builds = {}
         for role in self.bundle.manifest.roles:
             options = self.options(role, request, batch, tiling, arrangement)
-            if (role, options) not in self._builds:
+            known = self._builds.get((role, options))
+            if known is None:
                 folder = ensure_build(self.bundle, role, self.target, options=options)
-                self._builds[role, options] = build_id(folder)
-            builds[role] = self._builds[role, options]
+                known = self._builds.put((role, options), build_id(folder))
+            builds[role] = known
         return self._circumstances(builds, arrangement)
 
     def options(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import psutil
 
@@ -20,7 +20,8 @@ from tintype.memory.corrections import Corrections
 from tintype.memory.costs import IMPOSSIBLE, Correction, Costs, GraphFacts, reckon
 from tintype.memory.holding import MIB, PACKED, Holding
 from tintype.memory.plan import Arrangement, Plan, Stage
-from tintype.memory.planner import NO_BOUND, Candidate, Need, device_holdings, holdings_for, make_plan
+from tintype.memory.planner import NO_BOUND, Candidate, KnownPlan, Need, device_holdings, holdings_for, make_plan
+from tintype.recent import Recent
 from tintype.request import ResolvedRequest
 
 if TYPE_CHECKING:
@@ -28,6 +29,9 @@ if TYPE_CHECKING:
     from tintype.pipeline import Pipeline
 
 Needs = Callable[["Pipeline", ResolvedRequest], list[Need]]
+PLANS_KEPT = 64  # a request of another size, step count or sampler has another plan
+COSTS_KEPT = 4096  # one plan looks at some sixty ways to run a graph
+FACTS_KEPT = 512
 PICTURE_COPIES = 4  # of a picture's bytes while it is put together, encoded and kept
 SAMPLE_COPIES = 2  # of its float samples
 
@@ -38,11 +42,26 @@ class Planner:
 
     pipeline: Pipeline
     _base: int = 0
-    _measured: dict[tuple[str, BuildOptions], Costs] = field(default_factory=dict)
-    _unmeasured: set[tuple[str, BuildOptions]] = field(default_factory=set)  # known to have no measured build
+    _plans: Recent[Any, KnownPlan] = field(default_factory=lambda: Recent(PLANS_KEPT))
+    _measured: Recent[tuple[str, BuildOptions], Costs] = field(default_factory=lambda: Recent(COSTS_KEPT))
+    # Known to have no measured build.
+    _unmeasured: Recent[tuple[str, BuildOptions], bool] = field(default_factory=lambda: Recent(COSTS_KEPT))
     _uncut: set[str] = field(default_factory=set)  # roles whose graphs can't run in strips
-    _facts: dict[tuple[str, str], GraphFacts] = field(default_factory=dict)  # by role and shape
+    _facts: Recent[tuple[str, str], GraphFacts] = field(default_factory=lambda: Recent(FACTS_KEPT))  # by role and shape
     _corrections: Corrections | None = None
+
+    def planned(self, request: ResolvedRequest, memory: str | int, graphs_for: Needs) -> Plan:
+        """The plan that was made before for such a request, while it is still the one to take, or a new one.
+
+        What is free is read anew: `auto` stands for that, and a device has no more. See `KnownPlan`.
+        """
+        alike = replace(request, prompt="", negative_prompt="", seed=0)
+        key = (tuple(graphs_for(self.pipeline, request)), alike, self.pipeline.chunks(request))
+        budget, room = self._bounds(memory)
+        known = self._plans.get(key)
+        if known is None or not known.serves(budget, room):
+            known = self._plans.put(key, KnownPlan(self.plan(request, memory, graphs_for), budget, room))
+        return replace(known.plan, budget_bytes=budget)
 
     def plan(
         self, request: ResolvedRequest, memory: str | int | None, graphs_for: Needs, *, build: bool = True
@@ -117,15 +136,15 @@ class Planner:
             return IMPOSSIBLE
         options = self._options(candidate, request)
         key = (candidate.role, options)
-        if key in self._measured:
-            return self._measured[key]
-        if key not in self._unmeasured:
+        measured = self._measured.get(key)
+        if measured is not None:
+            return measured
+        if self._unmeasured.get(key) is None:
             folder = find_build(self.pipeline.bundle, candidate.role, self.pipeline.target, options=options)
             known = known_costs(folder, options, self.pipeline.threads) if folder is not None else None
             if known is not None:
-                self._measured[key] = known
-                return known
-            self._unmeasured.add(key)
+                return self._measured.put(key, known)
+            self._unmeasured.put(key, True)
         return self._reckon(candidate, options, corrected=True)
 
     def _with_kernels(self, stage: Stage, request: ResolvedRequest) -> Stage:
@@ -158,8 +177,7 @@ class Planner:
             candidate.holding.kind,
             Correction(costs.peak_bytes / max(1, plain.peak_bytes), costs.call_seconds / max(1e-9, plain.call_seconds)),
         )
-        self._measured[candidate.role, options] = costs
-        return costs
+        return self._measured.put((candidate.role, options), costs)
 
     def _reckon(self, candidate: Candidate, options: BuildOptions, *, corrected: bool) -> Costs:
         from tintype.engine.providers import computes_on_processor
@@ -181,9 +199,7 @@ class Planner:
         from tintype.engine.analyse import analysis_of
 
         key = (role, options.shape)
-        if key not in self._facts:
-            self._facts[key] = analysis_of(self.pipeline.bundle, role, options)
-        return self._facts[key]
+        return self._facts.get(key) or self._facts.put(key, analysis_of(self.pipeline.bundle, role, options))
 
     def _correction_place(self, candidate: Candidate, options: BuildOptions) -> str:
         """What decides how far reckoning is off, beside the kind of holding: half a batch takes more than half."""

@@ -7,6 +7,7 @@ A key that comes twice, a number that is not finite, a value of the wrong type o
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import math
 import types
@@ -39,7 +40,7 @@ def read(kind: type[T], value: Any, where: str = "") -> T:
     """`value`, as parsed from JSON, as the dataclass `kind`; its fields' types are checked all the way down."""
     if not isinstance(value, Mapping):
         raise Misfit(f"{where or 'the whole'} should be an object, not {_describe(value)}")
-    hints = typing.get_type_hints(kind)
+    hints = _hints(typing.cast(Any, kind))
     found: dict[str, Any] = {}
     for field in dataclasses.fields(kind):  # type: ignore[arg-type]
         place = f"{where}.{field.name}" if where else field.name
@@ -58,6 +59,12 @@ def dump(value: Any, *, indent: int | None = 2) -> str:
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         value = dataclasses.asdict(value)
     return json.dumps(value, indent=indent, ensure_ascii=False, allow_nan=False)
+
+
+@functools.cache
+def _hints(kind: type) -> dict[str, Any]:
+    """The types of a dataclass's fields; looked up once, as a build may hold a thousand of one kind."""
+    return typing.get_type_hints(typing.cast(Any, kind))
 
 
 def _convert(hint: Any, value: Any, where: str) -> Any:

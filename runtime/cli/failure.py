@@ -1,8 +1,8 @@
 """The one place where an exception becomes what a person reads: `error: ...`, `fix: ...` and an exit code.
 
 An exception's notes come first, such as which pictures are written. With --json the same goes to stdout as one object,
-{"error": {"type", "message", "fix", "notes"}} and the error's own fields. TINTYPE_DEBUG=1 adds the traceback; without it
-there never is one.
+{"error": {"type", "message", "fix", "notes"}} and the error's own fields. TINTYPE_DEBUG=1 adds the traceback; without
+it there never is one.
 """
 
 from __future__ import annotations
@@ -72,7 +72,13 @@ def _print(failure: Failure, notes: Sequence[str], *, as_json: bool) -> None:
     if failure.fix:
         click.echo(f"  fix: {failure.fix}", err=True)
     if as_json:
-        detail = {"type": failure.kind, "message": failure.message, "fix": failure.fix, "notes": notes, **failure.fields}
+        detail = {
+            "type": failure.kind,
+            "message": failure.message,
+            "fix": failure.fix,
+            "notes": notes,
+            **failure.fields,
+        }
         click.echo(json.dumps({"error": detail, "exit_code": failure.exit_code}))
         sys.stdout.flush()
 

@@ -5,14 +5,19 @@ The child process is `python -m tintype.engine.analyse`.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import sys
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
+from tintype import strict_json
 from tintype.engine import cache
-from tintype.engine.build import GraphSource, lowering_version
-from tintype.engine.child import end_with_parent, last_words, run_child
+from tintype.engine.build import GraphSource
+from tintype.engine.child import MEMORY, ChildError, answer_parent, run_child
+from tintype.engine.code_version import lowering_version
 from tintype.engine.options import BuildOptions
 from tintype.errors import BuildError
 from tintype.memory.costs import GraphFacts
@@ -22,35 +27,33 @@ def analysis_of(bundle: GraphSource, role: str, options: BuildOptions) -> GraphF
     """What a bundle's graph will need at the shape of the options. Raises BuildError when it can't be read."""
     facts = "\0".join((bundle.hash, role, options.shape, lowering_version()))
     place = cache.cache_folder() / "costs" / f"analysis-{hashlib.sha256(facts.encode()).hexdigest()[:24]}.json"
-    try:
-        return GraphFacts(**json.loads(place.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):
-        pass
+    with contextlib.suppress(OSError, ValueError):
+        return strict_json.read(GraphFacts, strict_json.parse(place.read_bytes()))
     job = {"source": str(bundle.graph_path(role).resolve()), "dims": dict(options.dims)}
-    done = run_child("tintype.engine.analyse", json.dumps(job))
     try:
-        found = GraphFacts(**json.loads(done.stdout))
-    except (ValueError, TypeError):
-        raise BuildError(f"{role} cannot be analysed: {last_words(done)}", fix="export the bundle again") from None
-    cache.write_whole(place, done.stdout)
+        found = GraphFacts(**run_child("tintype.engine.analyse", json.dumps(job)))
+    except ChildError as error:
+        fix = "close other programs" if error.kind == MEMORY else "export the bundle again"
+        raise BuildError(f"{role} cannot be analysed: {error.message}", fix=fix, kind=error.kind) from None
+    cache.write_whole(place, json.dumps(asdict(found)))
     return found
 
 
 def main() -> int:
-    """Analyse the graph that stdin names; the analysis as JSON on stdout."""
-    end_with_parent()
-    from dataclasses import asdict
+    """Analyse the graph that stdin names; answers with the analysis."""
+    return answer_parent(_answer)
 
+
+def _answer(text: str) -> dict[str, Any]:
     import onnx_ir as ir
 
     from tintype.kernels.analysis import analyse
     from tintype.kernels.dims import pin
 
-    job = json.loads(sys.stdin.read())
+    job = json.loads(text)
     model = ir.load(Path(job["source"]))
     pin(model, job["dims"])
-    print(json.dumps(asdict(analyse(model.graph))))
-    return 0
+    return asdict(analyse(model.graph))
 
 
 if __name__ == "__main__":

@@ -5,14 +5,12 @@ The child is where onnx is imported; its memory never counts here. Two processes
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import json
 import shutil
 import tempfile
 from collections.abc import Mapping
 from dataclasses import replace
-from importlib import resources
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -20,7 +18,8 @@ import filelock
 
 from tintype.engine import cache
 from tintype.engine.cache import BuildIdentity
-from tintype.engine.child import last_words, run_child
+from tintype.engine.child import DISK, MEMORY, UNCUT, ChildError, kind_of, run_child
+from tintype.engine.code_version import lowering_version
 from tintype.engine.devices import device_identity
 from tintype.engine.lower import Job
 from tintype.engine.machine import cpu_identity, default_threads
@@ -41,17 +40,7 @@ class GraphSource(Protocol):
     def largest(self, role: str, variant: str = "full") -> Mapping[str, float] | None: ...
 
 
-_UNCUT = "can't run in strips"  # as `kernels.strips` says it, which only the child imports
 FULL_BYTES = 2**20  # a disk with less than that free is full
-_LOWERING_FILES = (
-    "lower.py",
-    "measure.py",
-    "ranges.py",
-    "session_options.py",
-    "strip_build.py",
-    "strips.py",
-    "weights.py",
-)
 
 
 def ensure_build(
@@ -180,32 +169,16 @@ def lower_into(
         weights=weights,
         largest=None if largest is None else dict(largest),
     )
-    done = run_child("tintype.engine.lower", job.to_json())
-    lines = done.stdout.strip().splitlines()
     try:
-        answer = json.loads(lines[-1]) if lines else {}
-    except ValueError:
-        answer = {}
-    if done.returncode == 0 and "report" in answer:
-        return dict(answer["report"])
-    told = answer.get("error") or last_words(done)
-    if done.returncode in (-9, 137):
-        told = "the child process was killed, most likely for want of memory"
-    elif shutil.disk_usage(folder).free < FULL_BYTES:  # ONNX Runtime says only that it could not write
-        told = f"no space left on the disk of {folder}"
-    kind = UncutError if _UNCUT in told else BuildError
-    raise kind(f"{source} cannot be built for {target.name}: {told}", fix=_fix_for(told))
-
-
-@functools.cache
-def lowering_version() -> str:
-    """A digest of the code that lowers: a build made by other code is another build."""
-    digest = hashlib.sha256()
-    for package in ("tintype.kernels", "tintype.engine"):
-        for file in sorted(resources.files(package).iterdir(), key=lambda entry: entry.name):
-            if file.name.endswith(".py") and (package == "tintype.kernels" or file.name in _LOWERING_FILES):
-                digest.update(file.name.encode() + b"\0" + file.read_bytes())
-    return digest.hexdigest()[:12]
+        return run_child("tintype.engine.lower", job.to_json())
+    except ChildError as error:
+        message, kind = error.message, error.kind
+    if kind is None and shutil.disk_usage(folder).free < FULL_BYTES:  # ONNX Runtime says only that it could not write
+        message, kind = f"no space left on the disk of {folder}", DISK
+    message = f"{source} cannot be built for {target.name}: {message}"
+    if kind == UNCUT:
+        raise UncutError(message, fix=_fix_for(kind))
+    raise BuildError(message, fix=_fix_for(kind), kind=kind)
 
 
 def _settled(options: BuildOptions, target: Target) -> BuildOptions:
@@ -244,13 +217,14 @@ def _build_into(
             cache.write_facts(made, identity, report)
             made.replace(folder)
     except OSError as error:
-        told = str(error)
-        raise BuildError(f"the build cannot be written below {folder.parent}: {told}", fix=_fix_for(told)) from error
+        kind = kind_of(error)
+        message = f"the build cannot be written below {folder.parent}: {error}"
+        raise BuildError(message, fix=_fix_for(kind), kind=kind) from error
 
 
-def _fix_for(told: str) -> str:
-    if "no space left" in told.lower() or "disk" in told.lower():
+def _fix_for(kind: str | None) -> str:
+    if kind == DISK:
         return "free some disk space, clear the cache (tintype cache clear), or set TINTYPE_CACHE to a larger disk"
-    if "memory" in told.lower():
+    if kind == MEMORY:
         return "close other programs and build again: tintype build BUNDLE"
     return "export the bundle again; if that does not help, report this message"

@@ -9,14 +9,15 @@ import os
 import shutil
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import platformdirs
 
-from tintype.engine.chain import PARTS_NAME
-from tintype.engine.strips import STRIPS_NAME
+from tintype import strict_json
+from tintype.engine.chain import PARTS_NAME, read_chains
+from tintype.engine.strips import STRIPS_NAME, read_strips
 from tintype.errors import BuildError
 
 FACTS_NAME = "build.json"
@@ -142,9 +143,9 @@ def write_whole(path: Path, text: str) -> None:
 
 
 def read_report(folder: Path) -> dict[str, Any]:
-    """What the lowering told about a build: `kernels`, `optimized`, seconds."""
+    """What the lowering told about a build: `kernels`, `choices`, `optimized`, seconds."""
     facts = _read_facts(folder)
-    return dict(facts["report"]) if facts else {}
+    return dict(facts.report) if facts else {}
 
 
 def damage(folder: Path) -> str | None:
@@ -152,17 +153,22 @@ def damage(folder: Path) -> str | None:
     facts = _read_facts(folder)
     if facts is None:
         return f"{FACTS_NAME} is missing or unreadable"
-    small = sum(expected["bytes"] for expected in facts["files"].values()) < HASH_ALWAYS_BYTES
-    for name, expected in facts["files"].items():
+    small = sum(expected.bytes for expected in facts.files.values()) < HASH_ALWAYS_BYTES
+    for name, expected in facts.files.items():
         path = folder / name
         try:
             status = path.stat()
         except OSError:
             return f"{name} is missing"
-        if status.st_size != expected["bytes"]:
-            return f"{name} has {status.st_size:,} bytes in place of {expected['bytes']:,}"
-        if (small or status.st_mtime_ns != expected["mtime_ns"]) and _digest(path) != expected["sha256"]:
+        if status.st_size != expected.bytes:
+            return f"{name} has {status.st_size:,} bytes in place of {expected.bytes:,}"
+        if (small or status.st_mtime_ns != expected.mtime_ns) and _digest(path) != expected.sha256:
             return f"{name} has changed bytes"
+    try:
+        read_chains(folder)
+        read_strips(folder)
+    except BuildError as error:
+        return error.message
     return None
 
 
@@ -209,24 +215,60 @@ def _entry(path: Path) -> CacheEntry:
     facts = _read_facts(path)
     used = (path / FACTS_NAME).stat().st_mtime if facts else path.stat().st_mtime
     whole = facts is not None and all(
-        (path / name).is_file() and (path / name).stat().st_size == file["bytes"]
-        for name, file in facts["files"].items()
+        (path / name).is_file() and (path / name).stat().st_size == file.bytes for name, file in facts.files.items()
     )
-    identity = BuildIdentity(**facts["identity"]) if facts else None
+    identity = facts.identity if facts else None
     return CacheEntry(path.name, path, identity, _bytes_below(path), whole, max(0.0, time.time() - used))
 
 
-def _read_facts(folder: Path) -> dict[str, Any] | None:
-    """build.json when it has the shape that `write_facts` gives it, else None."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _FileFacts:
+    bytes: int
+    sha256: str
+    mtime_ns: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _WayFacts:
+    seconds: float
+    weight_bytes: int
+    psnr_db: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _ChoiceFacts:
+    layer: str
+    chosen: str
+    ways: Mapping[str, _WayFacts]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _ReportFacts:
+    """What is read of a report; there is more in it."""
+
+    kernels: Mapping[str, int] = field(default_factory=dict)
+    choices: tuple[_ChoiceFacts, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Facts:
+    """build.json, as `write_facts` writes it."""
+
+    identity: BuildIdentity
+    files: Mapping[str, _FileFacts]
+    report: dict[str, Any]
+
+    def __post_init__(self) -> None:
+        if not {"model.onnx", PARTS_NAME, STRIPS_NAME} & set(self.files):
+            raise strict_json.Misfit("it names no graph")
+        strict_json.read(_ReportFacts, self.report, "report")
+
+
+def _read_facts(folder: Path) -> _Facts | None:
+    """build.json, or None where it is missing or isn't as it should be."""
     try:
-        facts = json.loads((folder / FACTS_NAME).read_text(encoding="utf-8"))
-        BuildIdentity(**facts["identity"])
-        shaped = bool({"model.onnx", PARTS_NAME, STRIPS_NAME} & set(facts["files"])) and all(
-            isinstance(file["bytes"], int) and isinstance(file["sha256"], str) and isinstance(file["mtime_ns"], int)
-            for file in facts["files"].values()
-        )
-        return facts if shaped and isinstance(facts["report"], dict) else None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return strict_json.read(_Facts, strict_json.parse((folder / FACTS_NAME).read_bytes()))
+    except (OSError, ValueError):
         return None
 
 

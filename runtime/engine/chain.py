@@ -15,9 +15,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from tintype import strict_json
 from tintype.engine.heap import return_large_blocks
 from tintype.engine.pages import Span, beyond, give_back, mapped_spans
 from tintype.engine.placement import Placement
+from tintype.errors import BuildError
 
 PARTS_NAME = "parts.json"  # in a build's folder, in place of model.onnx
 _PIECE = 16 * 2**20  # read ahead where the system can't be asked to
@@ -58,11 +60,17 @@ def write_chains(folder: Path, chains: Mapping[str, ChainFacts]) -> None:
 
 
 def read_chains(folder: Path) -> dict[str, ChainFacts]:
-    """The chains of a build's folder; none where its graphs are whole."""
+    """The chains of a build's folder; none where its graphs are whole. Raises BuildError for what can't be read."""
     path = folder / PARTS_NAME
     if not path.is_file():
         return {}
-    return {name: _facts(stored) for name, stored in json.loads(path.read_text(encoding="utf-8")).items()}
+    try:
+        stored = strict_json.parse(path.read_bytes())
+        if not isinstance(stored, dict):
+            raise strict_json.Misfit("it should be an object")
+        return {name: strict_json.read(ChainFacts, facts, name) for name, facts in stored.items()}
+    except (OSError, ValueError) as error:
+        raise BuildError(f"{path} cannot be read: {error}", fix="clear the build: tintype cache clear") from None
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,15 +164,3 @@ def _last_readers(facts: ChainFacts) -> dict[str, int]:
     kept = len(facts.parts)
     last = {name: index for index, part in enumerate(facts.parts) for name in part.inputs}
     return last | {port.name: kept for port in facts.outputs}
-
-
-def _facts(stored: Mapping[str, Any]) -> ChainFacts:
-    parts = [
-        Part(part["file"], *(tuple(part[side]) for side in ("inputs", "outputs", "weights")))
-        for part in stored["parts"]
-    ]
-    ports = [
-        tuple(Port(port["name"], port["type"], tuple(port["shape"])) for port in stored[side])
-        for side in ("inputs", "outputs")
-    ]
-    return ChainFacts(tuple(parts), *ports)

@@ -1,29 +1,85 @@
-"""Child processes of the engine: how one is run, and how it ends when its parent does.
+"""Child processes of the engine: how one is run, what it answers, and how it ends when its parent does.
 
-Work that nobody waits for any more must not go on.
+The job is a text on stdin. The last line on stdout is JSON, `{"answer": {...}}`, or `{"error": ..., "kind": ...}` where
+the kind says what a parent acts on. Work that nobody waits for any more must not go on.
 """
 
 from __future__ import annotations
 
+import errno
+import json
 import os
 import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
+from typing import Any
+
+from tintype.engine.providers import says_no_memory
+from tintype.errors import MemoryBudgetError, UncutError
 
 LOOK_SECONDS = 0.5
+DISK, MEMORY, UNCUT = "disk", "memory", "uncut"  # no space left; none to compute in; a graph that can't run in pieces
+_KILLED = (-9, 137)  # mostly by the system, for want of memory
 
 
-def run_child(module: str, job: str) -> subprocess.CompletedProcess[str]:
-    """Run a module as a process of its own, with the job on stdin, to its end."""
+class ChildError(Exception):
+    """A child that gave no answer: its message, and of the kinds above the one that it is of, or None."""
+
+    def __init__(self, message: str, kind: str | None) -> None:
+        super().__init__(message)
+        self.message, self.kind = message, kind
+
+
+def run_child(module: str, job: str) -> dict[str, Any]:
+    """Run a module as a process of its own, with the job on stdin, to its end; what it answers. Raises ChildError."""
     # -P: a file of the user's folder that happens to be called onnx.py must not be imported.
     command = [sys.executable, "-P", "-m", module]
-    return subprocess.run(command, input=job, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, input=job, capture_output=True, text=True, check=False)
+    if done.returncode in _KILLED:
+        raise ChildError("the child process was killed, most likely for want of memory", MEMORY)
+    said = _last_object(done.stdout)
+    if done.returncode == 0 and isinstance(said.get("answer"), dict):
+        return dict(said["answer"])
+    if "error" in said:
+        raise ChildError(str(said["error"]), said.get("kind"))
+    last_line = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
+    raise ChildError(last_line, MEMORY if last_line.startswith("MemoryError") else None)
 
 
-def last_words(done: subprocess.CompletedProcess[str]) -> str:
-    """The last line that a process said on stderr, or its exit code."""
-    return (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
+def answer_parent(work: Callable[[str], dict[str, Any]]) -> int:
+    """Do the job on stdin and answer as `run_child` reads it; returns the exit code."""
+    end_with_parent()
+    try:
+        answer = work(sys.stdin.read())
+    except Exception as error:
+        message = f"{type(error).__name__}: {error}".strip().splitlines()[0]
+        print(json.dumps({"error": message, "kind": kind_of(error)}))
+        return 1
+    print(json.dumps({"answer": answer}))
+    return 0
+
+
+def kind_of(error: Exception) -> str | None:
+    """What an error is for a parent: DISK, MEMORY, UNCUT or None."""
+    if isinstance(error, OSError):
+        return DISK if error.errno in (errno.ENOSPC, errno.EDQUOT) else None
+    if isinstance(error, UncutError):
+        return UNCUT
+    from_onnxruntime = type(error).__module__.startswith("onnxruntime")
+    short = isinstance(error, MemoryError | MemoryBudgetError) or (from_onnxruntime and says_no_memory(str(error)))
+    return MEMORY if short else None
+
+
+def _last_object(text: str) -> dict[str, Any]:
+    """The last line of a text, where that is a JSON object."""
+    lines = text.strip().splitlines()
+    try:
+        found = json.loads(lines[-1]) if lines else None
+    except (ValueError, RecursionError):
+        found = None
+    return found if isinstance(found, dict) else {}
 
 
 def end_with_parent() -> None:

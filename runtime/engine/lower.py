@@ -1,8 +1,8 @@
 """The child process that makes a build: the one place of the runtime where onnx graphs are read and rewritten.
 
 Reads a job as JSON on stdin; writes `model.onnx` and its weights into the job's folder, and `once.onnx` beside it where
-a part of the graph need run only once a prompt; its last line on stdout is JSON, `{"report": ...}` or
-`{"error": ...}`. Run as `python -m tintype.engine.lower`.
+a part of the graph need run only once a prompt; answers with its report, see `child`. Run as
+`python -m tintype.engine.lower`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tintype.engine.child import end_with_parent
+from tintype.engine.child import answer_parent
 from tintype.engine.machine import default_threads
 from tintype.engine.options import ANY_SHAPE, BuildOptions
 from tintype.engine.providers import TARGETS, Target, load_onnxruntime
@@ -328,14 +328,7 @@ class _Spill:
 
 def main() -> int:
     """Do the job on stdin; 0 when the build was written."""
-    end_with_parent()
-    try:
-        report = make_build(Job.from_json(sys.stdin.read()))
-    except Exception as error:  # told to the parent, which makes it a BuildError
-        print(json.dumps({"error": f"{type(error).__name__}: {error}".strip().splitlines()[0]}))
-        return 1
-    print(json.dumps({"report": report}))
-    return 0
+    return answer_parent(lambda job: make_build(Job.from_json(job)))
 
 
 if __name__ == "__main__":

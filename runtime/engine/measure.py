@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tintype import strict_json
 from tintype.engine.cache import write_whole
 from tintype.engine.disturbance import DISTURBED, Reading, others_share
 from tintype.engine.providers import Target, load_onnxruntime
@@ -70,8 +71,12 @@ class CostTable:
         """The table at a path; an empty one when there is none, or it cannot be read."""
         table = cls(path)
         try:
-            stored = json.loads(path.read_text(encoding="utf-8")) if path is not None else {}
-            table.known = {key: {name: Way(**way) for name, way in ways.items()} for key, ways in stored.items()}
+            stored = strict_json.parse(path.read_bytes()) if path is not None else {}
+            table.known = {
+                key: {name: strict_json.read(Way, way) for name, way in ways.items()}
+                for key, ways in stored.items()
+                if AS_IS in ways
+            }
         except (OSError, ValueError, TypeError, AttributeError):
             table.known = {}
         return table

@@ -19,9 +19,10 @@ import numpy as np
 import psutil
 from numpy.typing import NDArray
 
+from tintype import strict_json
 from tintype.engine import arena
 from tintype.engine.cache import write_whole
-from tintype.engine.child import end_with_parent, last_words, run_child
+from tintype.engine.child import MEMORY, ChildError, answer_parent, run_child
 from tintype.engine.device_memory import device_bytes
 from tintype.engine.disturbance import DISTURBED, Reading, is_calm, others_share
 from tintype.engine.heap import return_large_blocks, trim
@@ -236,37 +237,38 @@ def _probe(folder: Path, target: Target, options: BuildOptions, threads: int, wo
     held = {"mapped": options.mapped, "standing": options.standing, "exactness": options.exactness}
     job = {"folder": str(folder.resolve()), "target": target.name, "threads": threads, "held": held}
     job["working_bytes"] = working_bytes
-    done = run_child("tintype.engine.probe", json.dumps(job))
-    lines = done.stdout.strip().splitlines()
-    if done.returncode == 0 and lines:
-        return Costs(**json.loads(lines[-1]))
-    if done.returncode in (-9, 137) or "MemoryBudgetError" in done.stderr:
-        raise MemoryBudgetError(
-            f"this machine has not the memory to run {folder.name} once", fix="close other programs"
-        )
-    raise BuildError(
-        f"{folder.name} cannot be measured: {last_words(done)}", fix="clear the cache: tintype cache clear"
-    )
+    try:
+        return Costs(**run_child("tintype.engine.probe", json.dumps(job)))
+    except ChildError as error:
+        if error.kind == MEMORY:
+            raise MemoryBudgetError(
+                f"this machine has not the memory to run {folder.name} once", fix="close other programs"
+            ) from None
+        raise BuildError(
+            f"{folder.name} cannot be measured: {error.message}", fix="clear the cache: tintype cache clear"
+        ) from None
 
 
 def _stored(path: Path) -> dict[str, Costs]:
     try:
-        stored = json.loads(path.read_text(encoding="utf-8"))
+        stored = strict_json.parse(path.read_bytes())
         if stored["format"] != _FORMAT:
             return {}
-        return {key: Costs(**value) for key, value in stored["costs"].items()}
+        return {key: strict_json.read(Costs, value) for key, value in stored["costs"].items()}
     except (OSError, ValueError, TypeError, KeyError, AttributeError):
         return {}
 
 
 def main() -> int:
-    """Measure the build that stdin names; the costs as JSON on stdout."""
-    end_with_parent()
-    job = json.loads(sys.stdin.read())
+    """Measure the build that stdin names; answers with its costs."""
+    return answer_parent(_answer)
+
+
+def _answer(text: str) -> dict[str, Any]:
+    job = json.loads(text)
     options = BuildOptions(**job["held"])
     costs = probe(Path(job["folder"]), TARGETS[job["target"]], options, job["threads"], job["working_bytes"])
-    print(json.dumps(asdict(costs)))
-    return 0
+    return asdict(costs)
 
 
 if __name__ == "__main__":

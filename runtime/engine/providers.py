@@ -225,7 +225,7 @@ def device_of(target: Target) -> Any:
     if problem is not None or not found:
         reason = problem or missing_driver(target.name) or "no device was found that it runs on"
         fix = CLOSE_ALL if lost else driver_fix(target.name)
-        raise ProviderError(f"provider {target.name} cannot be used: {reason}", fix=fix)
+        raise ProviderError(f"provider {target.name} cannot be used: {reason}", fix=fix, reason=reason)
     return found[0]
 
 
@@ -262,6 +262,11 @@ def _is_windows_mls(target: Target) -> bool:
     return target.provider in windows_ml.register(load_onnxruntime())
 
 
+def says_no_memory(text: str) -> bool:
+    """Whether a message of ONNX Runtime is that memory ran out: no class says it, and std::bad_alloc is one way to."""
+    return any(word in text.lower() for word in ("alloc", "out of memory"))
+
+
 def _preferred() -> tuple[str, ...]:
     """What `auto` tries, best first: a GPU maker's own provider where Windows brings it, then what runs anywhere."""
     first, *rest = PREFERENCE
@@ -281,7 +286,7 @@ def _refusal(target: Target) -> str | None:
         session = new_session(_PROBE_GRAPH, options, target)
         (answer,) = session.run(None, {"x": np.array([-1.0], np.float32)})
     except ProviderError as error:
-        return error.message.partition("cannot be used: ")[2] or error.message
+        return error.reason or error.message
     except Exception as error:  # ORT raises its own unrelated classes, one a status code
         return missing_driver(target.name) or plain_reason(error)
     if target.provider not in session.get_providers():

@@ -20,7 +20,7 @@ from tintype.engine.machine import default_threads
 from tintype.engine.on_device import Kept, OnDevice, stays_on_device
 from tintype.engine.pages import can_give_back
 from tintype.engine.placement import Placement
-from tintype.engine.providers import Target, new_session, plain_reason
+from tintype.engine.providers import Target, new_session, plain_reason, says_no_memory
 from tintype.engine.session_options import MODEL, NUMPY_TYPES, ONCE, session_options
 from tintype.engine.strips import HEAD, TAIL, Strips, read_strips
 from tintype.errors import BuildError, MemoryBudgetError, ProviderError, TintypeError
@@ -247,7 +247,7 @@ def open_session(
         try:
             inner = _open(graph, told, options)
         except TintypeError as error:
-            if captures and "graph capture" in str(error):  # a node is on the host: slower, and as right
+            if captures and "graph capture" in str(error.__cause__):  # a node is on the host: slower, and as right
                 return opened(graph)
             raise
         if not keeps_tensors or not stays_on_device(target):
@@ -300,7 +300,7 @@ def _open_error(path: Path, target: Target, error: Exception) -> TintypeError:
     text = _first_line(error)
     if not target.is_host and target.provider.removesuffix("ExecutionProvider").lower() in text.lower():
         return ProviderError(f"{target.provider} cannot open {path.name}: {text}", fix="choose provider cpu")
-    if _is_of_memory(text):
+    if says_no_memory(text):
         return MemoryBudgetError(
             f"there is not enough memory to open {path.name}: {text}",
             fix="close other programs, or set a memory budget: tintype plan shows what it takes",
@@ -308,14 +308,9 @@ def _open_error(path: Path, target: Target, error: Exception) -> TintypeError:
     return BuildError(f"ONNX Runtime cannot open {path}: {text}", fix="clear the build: tintype cache clear")
 
 
-def _is_of_memory(text: str) -> bool:
-    """Whether an error of ONNX Runtime says that memory ran out; std::bad_alloc is one of its ways to."""
-    return any(word in text.lower() for word in ("alloc", "out of memory", "cannot allocate"))
-
-
 def _run_error(path: Path, target: Target, error: Exception) -> TintypeError:
     text = _first_line(error)
-    if _is_of_memory(text):
+    if says_no_memory(text):
         return MemoryBudgetError(
             f"{path.name} ran out of memory: {text}", fix="ask for a smaller picture, or fewer at once"
         )

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 from tintype.engine.chain import ChainFacts, Port, write_chains
 from tintype.engine.strips import HEAD, TAIL, NormFacts, StageFacts, StripPort, StripsFacts, write_strips
 from tintype.engine.weights import weight_files
-from tintype.kernels.strips import Stage, StripMap, cut_in_strips
+from tintype.errors import UncutError
+from tintype.kernels.strips import CutError, Stage, StripMap, cut_in_strips
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -31,9 +32,12 @@ def save_strips(
     """Cut a pinned, canonical graph and write all its pieces.
 
     ports: of the whole. lower: rewrites a piece. save: writes one as a file of that name. save_chain: the same as a
-    chain of parts. Raises ValueError for a graph that can't run in strips.
+    chain of parts. Raises UncutError for a graph that can't run in strips.
     """
-    cut = cut_in_strips(model, strip_bytes)
+    try:
+        cut = cut_in_strips(model, strip_bytes)
+    except CutError as reason:
+        raise UncutError(f"the graph can't run in strips: {reason}", fix="run it whole, or in tiles") from None
     ends = {name: end for name, end in ((HEAD, cut.head), (TAIL, cut.tail)) if end is not None}
     for end in ends.values():
         lower(end)

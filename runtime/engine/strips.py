@@ -17,11 +17,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tintype import strict_json
 from tintype.engine.chain import Chain, Port, prefetch
 from tintype.engine.heap import return_large_blocks
 from tintype.engine.moments import Moments
 from tintype.engine.placement import Placement
 from tintype.engine.row_store import RowStore, RowStores
+from tintype.errors import BuildError
 
 STRIPS_NAME = "strips.json"  # in a build's folder, in place of model.onnx
 HEAD, TAIL = "head.onnx", "tail.onnx"  # the chains in parts.json that run before the first stage and after the last
@@ -208,29 +210,11 @@ def write_strips(folder: Path, facts: StripsFacts) -> None:
 
 
 def read_strips(folder: Path) -> StripsFacts | None:
-    """What a build's folder says of strips; None where its graph does not run so."""
+    """What a build's folder says of strips; None where its graph does not run so. BuildError for what can't be read."""
     path = folder / STRIPS_NAME
     if not path.is_file():
         return None
-    stored = json.loads(path.read_text(encoding="utf-8"))
-    stages = tuple(
-        StageFacts(
-            **{
-                **stage,
-                "weights": tuple(stage["weights"]),
-                "reads": tuple(map(_strip_port, stage["reads"])),
-                "gives": tuple(map(_strip_port, stage["gives"])),
-                "norms": tuple(NormFacts(**norm) for norm in stage["norms"]),
-            }
-        )
-        for stage in stored["stages"]
-    )
-    inputs, outputs = (
-        tuple(Port(port["name"], port["type"], tuple(port["shape"])) for port in stored[side])
-        for side in ("inputs", "outputs")
-    )
-    return StripsFacts(stages, inputs, outputs, held_bytes=int(stored["held_bytes"]))
-
-
-def _strip_port(stored: Mapping[str, Any]) -> StripPort:
-    return StripPort(**{**stored, "shape": tuple(stored["shape"]), "seen": tuple(stored["seen"])})
+    try:
+        return strict_json.read(StripsFacts, strict_json.parse(path.read_bytes()))
+    except (OSError, ValueError) as error:
+        raise BuildError(f"{path} cannot be read: {error}", fix="clear the build: tintype cache clear") from None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import psutil
 
@@ -15,7 +16,13 @@ _UNITS = {
     "ki": 2**10, "kib": 2**10, "mi": 2**20, "mib": 2**20, "gi": 2**30, "gib": 2**30,
 }  # fmt: skip
 AUTO_SHARE = 0.85  # of what is free: the rest is for whoever asks while a picture is made
-_CGROUPS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
+CGROUPS = Path("/sys/fs/cgroup")
+# By the version of control groups: where the files lie, the limit, what is used, and in memory.stat what of that are
+# pages of files, which the system takes back as it needs them.
+_VERSIONS = (
+    (".", "memory.max", "memory.current", ("active_file", "inactive_file")),
+    ("memory", "memory.limit_in_bytes", "memory.usage_in_bytes", ("total_active_file", "total_inactive_file")),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,21 +70,31 @@ def budget_bytes(memory: str | int, room: Room | None = None) -> int:
 
 def auto_room(device_free: int | None) -> Room:
     """What is free and what this process has already, less a margin; and of what a device has free."""
-    free = free_bytes() + psutil.Process().memory_info().rss
+    info: Any = psutil.Process().memory_info()
+    # Mapped files that are in memory count as free already: the system could take them back.
+    free = free_bytes() + int(info.rss - getattr(info, "shared", 0))
     if free <= 0:
         raise MemoryBudgetError("this machine has no memory free", fix="close other programs")
     return Room(int(free * AUTO_SHARE), None if device_free is None else int(device_free * AUTO_SHARE))
 
 
-def free_bytes() -> int:
+def free_bytes(cgroups: Path = CGROUPS) -> int:
     """Memory that this process could still take: what the system has free, within its control group's limit."""
     free = int(psutil.virtual_memory().available)
-    for place in _CGROUPS:
-        limit = _number(Path(place))
-        used = _number(Path(place.replace("memory.max", "memory.current").replace("limit_in", "usage_in")))
+    for folder, limit_name, used_name, of_files in _VERSIONS:
+        limit, used = _number(cgroups / folder / limit_name), _number(cgroups / folder / used_name)
         if limit is not None and used is not None and limit < 2**60:
-            free = min(free, limit - used)
+            free = min(free, limit - used + _sum_of(cgroups / folder / "memory.stat", of_files))
     return free
+
+
+def _sum_of(path: Path, names: tuple[str, ...]) -> int:
+    """The numbers of these names in a file of lines such as `inactive_file 4096`; 0 where there is none."""
+    try:
+        rows = [line.split() for line in path.read_text(encoding="ascii").splitlines()]
+    except (OSError, ValueError):
+        return 0
+    return sum(int(row[1]) for row in rows if len(row) == 2 and row[0] in names and row[1].isdigit())
 
 
 def _number(path: Path) -> int | None:

@@ -5,15 +5,23 @@ from __future__ import annotations
 import json
 import os
 import time
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import median
 
 import numpy as np
 
+from tintype import strict_json
 from tintype.memory.costs import Correction
 
 _SIDE = 768  # of the product that tells how fast this machine multiplies
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Stored:
+    rate: float
+    factors: Mapping[str, Mapping[str, Correction]]
 
 
 @dataclass(slots=True)
@@ -30,13 +38,9 @@ class Corrections:
     @classmethod
     def read(cls, path: Path) -> Corrections:
         try:
-            stored = json.loads(path.read_text(encoding="utf-8"))
-            factors = {
-                place: {kind: Correction(**value) for kind, value in known.items()}
-                for place, known in stored["factors"].items()
-            }
-            return cls(path, factors, float(stored["rate"]))
-        except (OSError, ValueError, TypeError, KeyError, AttributeError):
+            stored = strict_json.read(_Stored, strict_json.parse(path.read_bytes()))
+            return cls(path, {place: dict(known) for place, known in stored.factors.items()}, stored.rate)
+        except (OSError, ValueError):
             return cls(path)
 
     def machine_rate(self) -> float:

@@ -22,6 +22,7 @@ NO_BOUND = Room()
 MARGIN = 0.97  # of a budget is what a plan may fill
 NEAR = 1.15  # how far reckoning may be off where the smallest way is sought
 PROMISING = 1.05  # a way that is only reckoned has to promise that much over one that was measured
+GROWN = 1.25  # by which a bound has to grow before a plan is made again for it
 SLACK_BYTES = 8 * MIB  # by which one process is larger than another before it has a graph
 
 
@@ -43,6 +44,28 @@ class Candidate:
     role: str
     holding: Holding
     split_guidance: bool
+
+
+@dataclass(frozen=True, slots=True)
+class KnownPlan:
+    """A plan, and what it was made within."""
+
+    plan: Plan
+    budget: int | None
+    room: Room
+
+    def serves(self, budget: int | None, room: Room) -> bool:
+        """Whether it is still the one to take within these bounds: it fits, and none of them has grown much.
+
+        What is free goes up and down all the time; a new plan may mean to open, and to build, other graphs.
+        """
+        before = (self.budget, self.room.host, self.room.device)
+        grown = any(
+            now is None or now > GROWN * then
+            for then, now in zip(before, (budget, room.host, room.device), strict=True)
+            if then is not None
+        )
+        return not grown and _fits(self.plan, budget, room)
 
 
 Oracle = Callable[[Candidate], Costs]
