@@ -11,17 +11,23 @@ import contextlib
 import functools
 import hashlib
 import io
-import json
 import tokenize
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from importlib import resources
 from importlib.resources.abc import Traversable
 
+from tintype import strict_json
 from tintype.engine import cache
 
 PACKAGES = ("tintype.kernels", "tintype.engine")
 KEPT = 8  # versions that one cache remembers: more than share it
 _BEGINS_STATEMENT = (tokenize.ENCODING, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT)
+
+
+@dataclass(frozen=True, slots=True)
+class _Kept:
+    versions: dict[str, str]  # by the digest of all bytes
 
 
 @functools.cache
@@ -34,11 +40,11 @@ def lowering_version() -> str:
     raw, path = digest.hexdigest()[:24], cache.cache_folder() / "costs" / "lowering.json"
     known: dict[str, str] = {}
     with contextlib.suppress(OSError, ValueError):
-        known = {str(key): str(value) for key, value in dict(json.loads(path.read_bytes())).items()}
+        known = strict_json.read(_Kept, strict_json.parse(path.read_bytes())).versions
     if raw not in known:
-        known = {**dict(list(known.items())[1 - KEPT :]), raw: version_of(sources)}
+        known = {**dict([*known.items()][1 - KEPT :]), raw: version_of(sources)}
         with contextlib.suppress(OSError):  # a cache that cannot be written is told where a build is made
-            cache.write_whole(path, json.dumps(known))
+            cache.write_whole(path, strict_json.dump(_Kept(known)))
     return known[raw]
 
 

@@ -1,0 +1,118 @@
+"""A plan is kept while it fits what is free and not much more has become free; never longer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tintype.memory.budget import Room, auto_room, free_bytes
+from tintype.memory.costs import Costs
+from tintype.memory.holding import MIB, PACKED
+from tintype.memory.plan import Plan, Stage
+from tintype.memory.planner import GROWN, MARGIN, KnownPlan
+from tintype.recent import Recent
+
+
+def plan_of(peak_mib: int, budget: int | None, device_mib: int = 0) -> Plan:
+    costs = Costs(
+        peak_bytes=peak_mib * MIB,
+        resident_bytes=0,
+        copied_bytes=0,
+        open_seconds=1.0,
+        held_seconds=0.0,
+        call_seconds=1.0,
+        device_bytes=device_mib * MIB,
+    )
+    stage = Stage(
+        role="denoiser", holding=PACKED, split_guidance=False, opens=1, calls=1, costs=costs, before_bytes=100 * MIB
+    )
+    return Plan(budget_bytes=budget, base_bytes=100 * MIB, stages=(stage,), keep=False)
+
+
+@pytest.mark.parametrize(
+    ("now_mib", "serves"),
+    [(1000, True), (950, True), (int(900 / MARGIN) + 1, True), (int(900 / MARGIN) - 1, False), (100, False)]
+    + [(1000 * GROWN - 1, True), (1000 * GROWN + 1, False)],
+)
+def test_a_plan_serves_while_it_fits_and_no_bound_has_grown_much(now_mib: float, serves: bool) -> None:
+    budget, now = 1000 * MIB, int(now_mib * MIB)
+    known = KnownPlan(plan_of(800, budget), budget, Room(host=budget))
+    assert known.serves(now, Room(host=now)) == serves
+
+
+@pytest.mark.parametrize(
+    ("device_mib", "serves"), [(500, True), (450, True), (300, False), (700, False), (None, False)]
+)
+def test_what_a_device_has_free_counts_by_itself(device_mib: int | None, serves: bool) -> None:
+    budget = 4000 * MIB
+    known = KnownPlan(plan_of(800, budget, device_mib=400), budget, Room(device=500 * MIB))
+    assert known.serves(budget, Room(device=None if device_mib is None else device_mib * MIB)) == serves
+
+
+def test_free_memory_that_goes_up_and_down_a_little_changes_no_plan() -> None:
+    """Around the end of what a plan fits in, each new one is for less, and is kept when more is free again."""
+    made_for = [1000]
+    known = KnownPlan(plan_of(860, 1000 * MIB), 1000 * MIB, Room())
+    for now in [995, 985, 1000, 985, 1010, 988, 1005] * 20:
+        if not known.serves(now * MIB, Room()):
+            made_for.append(now)
+            known = KnownPlan(plan_of(int(now * MARGIN) - 101, now * MIB), now * MIB, Room())
+    assert len(made_for) <= 2
+
+
+def group(folder: Path, version: int, limit: object, used: int, files: int) -> Path:
+    """A control group's files."""
+    names = {2: ("memory.max", "memory.current", ""), 1: ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_")}
+    limit_name, used_name, prefix = names[version]
+    folder = folder if version == 2 else folder / "memory"
+    folder.mkdir(exist_ok=True)
+    (folder / limit_name).write_text(f"{limit}\n")
+    (folder / used_name).write_text(f"{used}\n")
+    stat = {"anon": used - files, f"{prefix}active_file": files // 4, f"{prefix}inactive_file": files - files // 4}
+    (folder / "memory.stat").write_text("".join(f"{name} {count}\n" for name, count in stat.items()))
+    return folder
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_a_containers_limit_counts_without_the_files_that_are_in_memory(tmp_path: Path, version: int) -> None:
+    """A container that has read large files has used all of its memory, and nearly all of that can be had again."""
+    folder = group(tmp_path, version, 200 * MIB, 199 * MIB, 150 * MIB)
+    assert free_bytes(tmp_path) == min(151 * MIB, free_bytes(tmp_path / "none"))
+    (folder / "memory.stat").unlink()
+    assert free_bytes(tmp_path) == MIB
+
+
+def test_no_limit_is_none(tmp_path: Path) -> None:
+    group(tmp_path, 2, "max", 5 * MIB, MIB)
+    group(tmp_path, 1, 2**63 - 4096, 5 * MIB, MIB)
+    assert free_bytes(tmp_path) > 151 * MIB
+
+
+@pytest.mark.skipif(not hasattr(psutil.Process().memory_info(), "shared"), reason="nobody tells what is mapped")
+def test_mapped_files_in_memory_count_once(tmp_path: Path) -> None:
+    """They are free already, as the system may take them back: to map and read a file makes no more memory."""
+    import mmap
+
+    path = tmp_path / "weights"
+    with path.open("wb") as file:
+        for _ in range(256):
+            file.write(b"x" * MIB)
+    before = auto_room(None).host or 0
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
+        assert sum(mapped[::4096][:10]) > 0
+        grown = (auto_room(None).host or 0) - before
+    assert grown < 128 * MIB
+
+
+def test_what_is_recent_stays_and_the_oldest_goes() -> None:
+    recent = Recent[int, str](3)
+    for key in range(3):
+        assert recent.put(key, str(key)) == str(key)
+    assert recent.get(0) == "0"
+    recent.put(3, "3")
+    assert [recent.get(key) for key in range(4)] == ["0", None, "2", "3"]
+    for key in range(1000):
+        recent.put(key, "x")
+    assert len(recent) == 3

@@ -1,0 +1,110 @@
+"""Plans of a pipeline that runs for months: as many as it uses, for what is free now, with every call counted."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+import tintype
+import tintype.memory.budget
+from tintype.denoiser import Denoiser
+from tintype.errors import MemoryBudgetError
+from tintype.memory.holding import MIB
+from tintype.planning import PLANS_KEPT, Planner
+from tintype.request import Request, resolve
+
+SHAPE = {"width": 64, "height": 64, "exactness": "exact"}
+PROMPT = "a house"
+
+
+@pytest.fixture
+def free(monkeypatch: pytest.MonkeyPatch):
+    """Says how much memory the system has free."""
+
+    def set_free(mib: int) -> None:
+        monkeypatch.setattr(tintype.memory.budget, "free_bytes", lambda: mib * MIB)
+
+    return set_free
+
+
+@pytest.fixture
+def plans_made(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The budget of each plan that is made, in bytes; by what is known of the graphs, without building."""
+    made, plan = [], Planner.plan
+
+    def counting(self, request, memory, graphs_for, *, build=True):
+        found = plan(self, request, memory, graphs_for, build=False)
+        made.append(found.budget_bytes)
+        return found
+
+    monkeypatch.setattr(Planner, "plan", counting)
+    return made
+
+
+def resolved(pipeline, **fields):
+    return resolve(Request(PROMPT, **{**SHAPE, **fields}), pipeline.bundle.manifest)
+
+
+def test_auto_is_read_again_for_each_request(tiny_bundle: Path, free, plans_made) -> None:
+    free(3000)
+    with tintype.load(tiny_bundle, provider="cpu", memory="auto", threads=1) as pipeline:
+        request = resolved(pipeline)
+        first = pipeline.planned(request)
+        assert first is not None
+        free(2900)
+        again = pipeline.planned(dataclasses.replace(request, seed=5, prompt="a tent"))
+        assert again is not None
+        assert len(plans_made) == 1
+        assert again.arrangement == first.arrangement
+        assert again.budget_bytes < first.budget_bytes  # the record tells what was free then
+        free(3000 * 2)
+        assert pipeline.planned(request).budget_bytes > first.budget_bytes
+        assert len(plans_made) == 2
+        free(1)
+        with pytest.raises(MemoryBudgetError) as caught:
+            pipeline.planned(request)
+        assert caught.value.least_bytes is not None
+        free(6000)
+        assert pipeline.planned(request).arrangement == first.arrangement
+        assert len(plans_made) == 2
+
+
+def test_a_budget_in_bytes_has_one_plan_for_one_kind_of_request(tiny_bundle: Path, plans_made) -> None:
+    with tintype.load(tiny_bundle, provider="cpu", memory="2GiB", threads=1) as pipeline:
+        request = resolved(pipeline)
+        for seed in range(5):
+            pipeline.planned(dataclasses.replace(request, seed=seed, prompt=f"house {seed}"))
+        assert plans_made == [2**31]
+
+
+def test_plans_that_are_kept_are_bounded(tiny_bundle: Path, plans_made) -> None:
+    with tintype.load(tiny_bundle, provider="cpu", memory="2GiB", threads=1) as pipeline:
+        for number in range(PLANS_KEPT + 10):
+            pipeline.planned(resolved(pipeline, guidance_scale=2 + number / 100))
+        assert len(plans_made) == PLANS_KEPT + 10
+        pipeline.planned(resolved(pipeline, guidance_scale=2 + (PLANS_KEPT + 9) / 100))  # the last one is there
+        assert len(plans_made) == PLANS_KEPT + 10
+        pipeline.planned(resolved(pipeline, guidance_scale=2))  # the first one is not
+        assert len(plans_made) == PLANS_KEPT + 11
+
+
+@pytest.mark.parametrize("sampler", ["euler", "heun", "pndm", "dpmpp_sde"])
+@pytest.mark.parametrize("steps", [1, 3])
+def test_a_plan_counts_the_denoisers_calls_as_they_are_made(
+    tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch, sampler: str, steps: int
+) -> None:
+    calls, call = 0, Denoiser.__call__
+
+    def counting(self, latents, sigma, timestep):
+        nonlocal calls
+        calls += 1
+        return call(self, latents, sigma, timestep)
+
+    monkeypatch.setattr(Denoiser, "__call__", counting)
+    asked = {**SHAPE, "num_inference_steps": steps, "sampler": sampler, "count": 2, "seed": 1}
+    with tintype.load(tiny_bundle, provider="cpu", threads=1) as pipeline:
+        plan = pipeline.plan(PROMPT, build=False, **asked)
+        pipeline.generate(PROMPT, **asked)
+    assert {stage.role: stage.calls for stage in plan.stages}["denoiser"] == calls
