@@ -6,10 +6,11 @@ import datetime
 import os
 import platform
 from importlib import metadata
-from pathlib import Path
 from typing import Any
 
 import psutil
+
+from tintype.engine.machine import cpu_name, instruction_sets, processor_kind
 
 DISTRIBUTIONS = (
     "tintype",
@@ -35,6 +36,8 @@ def machine_facts(threads: int | None) -> dict[str, Any]:
         "machine": platform.node(),
         "system": platform.platform(),
         "cpu": cpu_name(),
+        "processor_kind": processor_kind(),
+        "instruction_sets": sorted(instruction_sets()),
         "cores": {"logical": os.cpu_count(), "physical": psutil.cpu_count(logical=False)},
         "memory_bytes": psutil.virtual_memory().total,
         "load_average": load_average(),
@@ -51,17 +54,6 @@ def load_average() -> list[float] | None:
         return [round(value, 2) for value in os.getloadavg()]
     except (AttributeError, OSError):
         return None
-
-
-def cpu_name() -> str:
-    """The processor as its maker calls it."""
-    try:
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine()
 
 
 def versions() -> dict[str, str]:

@@ -4,11 +4,14 @@
     result = pipeline.generate("a red sailboat on a calm sea at sunset", seed=7)
     result.save("postcard.png")
 
-Importing this costs nothing: each name below is loaded when it is first used.
+Importing this costs nothing: each name below is loaded when it is first used. It turns off ONNX Runtime's telemetry, in
+this process and in those that it starts, whatever the environment said before: no cloud means no cloud.
 """
 
 from __future__ import annotations
 
+import os
+import sys
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -95,6 +98,19 @@ __all__ = [
     "read_latents",
     "read_record",
 ]
+
+
+def _turn_off_telemetry() -> None:
+    """ONNX Runtime's library reads the variable when it is loaded, and never again."""
+    if "onnxruntime" in sys.modules and os.environ.get("ORT_DISABLE_TELEMETRY") != "1":
+        import warnings
+
+        message = "onnxruntime was imported before tintype, so its telemetry may be on; import tintype first"
+        warnings.warn(message, RuntimeWarning, stacklevel=3)
+    os.environ["ORT_DISABLE_TELEMETRY"] = "1"
+
+
+_turn_off_telemetry()
 
 
 def __getattr__(name: str) -> Any:

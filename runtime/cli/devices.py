@@ -39,9 +39,8 @@ def devices(as_json: bool) -> None:
 def _line(device: Device) -> str:
     if device.problem is not None:
         return f"no: {device.problem}"
-    return (
-        f"{device.name or 'works'}{_details(device.memory_bytes, device.driver)}; {device.provider}, {device.version}"
-    )
+    name = f"{device.name or 'works'}{f' ({device.kind})' if device.kind else ''}"
+    return f"{name}{_details(device.memory_bytes, device.driver)}; {device.provider}, {device.version}"
 
 
 def _details(memory_bytes: int | None, driver: str | None) -> str:

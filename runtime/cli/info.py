@@ -74,11 +74,13 @@ def _machine() -> dict[str, Any]:
     from importlib.metadata import version
 
     from tintype.engine import default_threads, ort_version, resolve_provider
+    from tintype.engine.machine import cpu_name, processor_kind, system_name
 
     found: dict[str, Any] = {
         "tintype": version("tintype"),
         "python": platform.python_version(),
-        "system": platform.platform(),
+        "system": system_name(),
+        "processor": {"name": cpu_name(), "kind": processor_kind()},
         "threads": default_threads(),
         "onnxruntime": None,
         "provider": None,
@@ -93,7 +95,11 @@ def _machine() -> dict[str, Any]:
 
 
 def _machine_rows(machine: dict[str, Any]) -> list[tuple[str, str]]:
-    rows = [("machine", f"{machine['system']}, Python {machine['python']}, {machine['threads']} threads")]
+    processor = machine["processor"]
+    rows = [
+        ("machine", f"{machine['system']}, Python {machine['python']}, {machine['threads']} threads"),
+        ("processor", f"{processor['name']} ({processor['kind']})"),
+    ]
     if machine["problem"]:
         return [*rows, ("onnxruntime", machine["problem"]["message"]), ("fix", machine["problem"]["fix"])]
     return [

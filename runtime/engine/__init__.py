@@ -15,10 +15,11 @@ if TYPE_CHECKING:
     from tintype.engine.devices import Device, list_devices
     from tintype.engine.graph import graph_session, run_graph
     from tintype.engine.hardware import Gpu, gpus
+    from tintype.engine.installation import ort_version
     from tintype.engine.machine import default_threads
     from tintype.engine.options import BuildOptions
     from tintype.engine.placement import Placement
-    from tintype.engine.providers import Target, ort_version, resolve_provider
+    from tintype.engine.providers import Target, resolve_provider
     from tintype.engine.ranges import measure_ranges
     from tintype.engine.session import Session, open_session
 
@@ -42,7 +43,7 @@ _HOMES = {
     "BuildOptions": "options",
     "Placement": "placement",
     "Target": "providers",
-    "ort_version": "providers",
+    "ort_version": "installation",
     "resolve_provider": "providers",
     "measure_ranges": "ranges",
     "Session": "session",

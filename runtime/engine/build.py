@@ -21,10 +21,11 @@ from tintype.engine.cache import BuildIdentity
 from tintype.engine.child import DISK, MEMORY, UNCUT, ChildError, kind_of, run_child
 from tintype.engine.code_version import lowering_version
 from tintype.engine.devices import device_identity
+from tintype.engine.installation import ort_version
 from tintype.engine.lower import Job
 from tintype.engine.machine import cpu_identity, default_threads
 from tintype.engine.options import ANY_SHAPE, BuildOptions
-from tintype.engine.providers import Target, ort_version
+from tintype.engine.providers import Target
 from tintype.engine.session import Session, open_session
 from tintype.errors import BuildError, UncutError
 

@@ -9,8 +9,9 @@ import psutil
 
 from tintype.engine import plugins
 from tintype.engine.hardware import Gpu, gpu_identity, gpus
-from tintype.engine.machine import cpu_identity, cpu_name
-from tintype.engine.providers import TARGETS, Target, check_installation, is_software, load_onnxruntime, problem_of
+from tintype.engine.installation import check_installation, load_onnxruntime
+from tintype.engine.machine import cpu_identity, cpu_name, processor_kind
+from tintype.engine.providers import TARGETS, Target, is_software, problem_of
 
 VENDOR_OF_TARGET = {"cuda": "NVIDIA", "tensorrt-rtx": "NVIDIA", "qnn": "Qualcomm"}
 
@@ -27,6 +28,7 @@ class Device:
     driver: str | None
     problem: str | None
     fix: str | None
+    kind: str | None = None  # of a processor, by `processor_kind`
 
     @property
     def usable(self) -> bool:
@@ -51,7 +53,8 @@ def _device(target: Target, cards: list[Gpu]) -> Device:
     version = None if problem is not None else _version(target)
     if target.is_host:
         memory = psutil.virtual_memory().total
-        return Device(target.name, target.provider, version, cpu_name(), memory, None, problem, fix)
+        kind = processor_kind()
+        return Device(target.name, target.provider, version, cpu_name(), memory, None, problem, fix, kind)
     vendor = VENDOR_OF_TARGET.get(target.name)
     card = next((card for card in cards if vendor in (None, card.vendor)), None) if target.name != "openvino" else None
     named = _described(target) if problem is None else None

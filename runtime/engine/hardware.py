@@ -1,19 +1,20 @@
 """Which graphics cards this machine has, as its system tells: for people, and so that a build isn't used on another.
 
-Reads files and asks nvidia-smi; opens no device.
+Reads files and asks NVIDIA's library; opens no device and runs no program.
 """
 
 from __future__ import annotations
 
+import ctypes
 import functools
-import shutil
-import subprocess
+import platform
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 DRM = Path("/sys/class/drm")
 VENDORS = {0x1002: "AMD", 0x10DE: "NVIDIA", 0x8086: "Intel", 0x106B: "Apple", 0x5143: "Qualcomm", 0x1414: "Microsoft"}
-ASK_SECONDS = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,21 +35,33 @@ def gpus() -> list[Gpu]:
 
 
 def nvidia_gpus() -> list[Gpu]:
-    """What nvidia-smi lists; none where it is missing, fails or hangs."""
-    program = shutil.which("nvidia-smi")
-    if program is None:
+    """What NVIDIA's management library (NVML) lists; none where it is missing or refuses."""
+    nvml: Any = system_library({"Linux": "libnvidia-ml.so.1", "Windows": "nvml.dll"})
+    if nvml is None or nvml.nvmlInit_v2() != 0:
         return []
-    command = [program, "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader,nounits"]
-    try:
-        told = subprocess.run(command, capture_output=True, text=True, check=True, timeout=ASK_SECONDS).stdout
-    except (OSError, subprocess.SubprocessError):
-        return []
+    count, driver = ctypes.c_uint(0), ctypes.create_string_buffer(96)
+    nvml.nvmlDeviceGetCount_v2(ctypes.byref(count))
+    nvml.nvmlSystemGetDriverVersion(driver, ctypes.c_uint(len(driver)))
     found = []
-    for line in told.splitlines():
-        name, memory, driver = ([part.strip() for part in line.split(",")] + ["", "", ""])[:3]
-        if name:
-            found.append(Gpu("NVIDIA", name, int(memory) * 2**20 if memory.isdigit() else None, driver or None))
+    for index in range(count.value):
+        card, name, memory = ctypes.c_void_p(), ctypes.create_string_buffer(96), (ctypes.c_ulonglong * 3)()
+        if nvml.nvmlDeviceGetHandleByIndex_v2(ctypes.c_uint(index), ctypes.byref(card)) == 0:
+            nvml.nvmlDeviceGetName(card, name, ctypes.c_uint(len(name)))
+            nvml.nvmlDeviceGetMemoryInfo(card, memory)  # total, free, used
+            found.append(Gpu("NVIDIA", _plain(name) or "NVIDIA", memory[0] or None, _plain(driver) or None))
+    nvml.nvmlShutdown()
     return found
+
+
+def system_library(names: Mapping[str, str]) -> ctypes.CDLL | None:
+    """A library of the system's by the name of its file on each system; None where there is none.
+
+    It is loaded by that name, since `ctypes.util.find_library` would run gcc, ld and ldconfig.
+    """
+    try:
+        return ctypes.CDLL(names[platform.system()])
+    except (KeyError, OSError):
+        return None
 
 
 def drm_gpus(folder: Path) -> list[Gpu]:
@@ -68,8 +81,12 @@ def drm_gpus(folder: Path) -> list[Gpu]:
 
 @functools.cache
 def gpu_identity() -> str:
-    """The cards' PCI ids and kernel drivers in one line, empty without any; costs no process."""
+    """The cards' PCI ids and kernel drivers in one line, empty without any; loads no library."""
     return " ".join(f"{gpu.name} {gpu.driver}" for gpu in drm_gpus(DRM))
+
+
+def _plain(text: ctypes.Array[ctypes.c_char]) -> str:
+    return text.value.decode("ascii", "ignore")
 
 
 def _number(file: Path, base: int) -> int | None:

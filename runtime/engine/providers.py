@@ -3,32 +3,19 @@
 from __future__ import annotations
 
 import base64
-import contextlib
 import functools
 import platform
 import re
-import sys
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from tintype.engine import plugins, windows_ml
+from tintype.engine.installation import check_installation
+from tintype.engine.installation import load_onnxruntime as load_onnxruntime
 from tintype.engine.remedies import SYSTEM_NAMES, driver_fix, missing_driver, package_fix, system_fix
-from tintype.errors import InstallError, ProviderError, near_names
-
-# Distributions that all install the one folder `onnxruntime`: two of them overwrite one another's files.
-ORT_DISTRIBUTIONS = (
-    "onnxruntime",
-    "onnxruntime-gpu",
-    "onnxruntime-directml",
-    "onnxruntime-webgpu",
-    "onnxruntime-openvino",
-    "onnxruntime-silicon",
-    "onnxruntime-trt-rtx",
-    "onnxruntime-windowsml",
-)
+from tintype.errors import ProviderError, near_names
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,73 +85,6 @@ def resolve_provider(name: str = "auto") -> Target:
         if unusable_reason(TARGETS[candidate]) is None and not is_software(TARGETS[candidate]):
             return TARGETS[candidate]
     return TARGETS["cpu"]
-
-
-def installed_distributions() -> dict[str, str]:
-    """Distributions of ONNX Runtime that are installed, with their versions.
-
-    By the names of the folders that pip leaves beside them: importlib.metadata would cost every process 3 MB.
-    """
-    found: dict[str, str] = {}
-    for place in sys.path:
-        for folder in Path(place).glob("*-*.dist-info"):
-            name, version = folder.name.removesuffix(".dist-info").split("-", 1)
-            name = re.sub(r"[_.]+", "-", name).lower()
-            if name in ORT_DISTRIBUTIONS:
-                found.setdefault(name, version)
-    return {name: found[name] for name in ORT_DISTRIBUTIONS if name in found} or _distributions_by_metadata()
-
-
-def _distributions_by_metadata() -> dict[str, str]:
-    """The same by Python's own means, for what is installed in another way than pip's."""
-    from importlib import metadata
-
-    found: dict[str, str] = {}
-    for name in ORT_DISTRIBUTIONS:
-        with contextlib.suppress(metadata.PackageNotFoundError):
-            found[name] = metadata.version(name)
-    return found
-
-
-def check_installation() -> str:
-    """The one installed distribution's name; InstallError when there is none, or more than one."""
-    found = installed_distributions()
-    if not found:
-        raise InstallError(
-            "ONNX Runtime is not installed", fix="pip install 'tintype[cpu]'  (or cuda, directml, webgpu)"
-        )
-    if len(found) > 1:
-        names = " ".join(found)
-        raise InstallError(
-            f"{len(found)} distributions of ONNX Runtime are installed and overwrite one another: {', '.join(found)}",
-            fix=f"pip uninstall -y {names} && pip install 'tintype[{_extra_of(found)}]'",
-        )
-    return next(iter(found))
-
-
-def ort_version() -> str:
-    """The version of the ONNX Runtime that would run, e.g. `1.31.1`."""
-    return str(load_onnxruntime().__version__)
-
-
-@functools.cache
-def load_onnxruntime() -> Any:
-    """The onnxruntime module, imported when it is first needed; InstallError when it cannot be."""
-    check_installation()
-    try:
-        import onnxruntime
-    except ImportError as error:
-        raise InstallError(
-            f"ONNX Runtime is installed but cannot be loaded: {error}",
-            fix=f"pip install --force-reinstall {' '.join(installed_distributions())}",
-        ) from error
-    if not hasattr(onnxruntime, "InferenceSession"):
-        raise InstallError(
-            "the installed ONNX Runtime is incomplete (another distribution of it was removed over it)",
-            fix=f"pip install --force-reinstall {' '.join(installed_distributions())}",
-        )
-    onnxruntime.set_default_logger_severity(3)  # errors; what we must know comes as exceptions and reports
-    return onnxruntime
 
 
 @functools.cache
@@ -292,9 +212,3 @@ def _refusal(target: Target) -> str | None:
     if target.provider not in session.get_providers():
         return missing_driver(target.name) or "ONNX Runtime found no such device"
     return None if answer.tolist() == [0.0] else f"it takes the larger of 0 and -1 to be {answer[0]:g}"
-
-
-def _extra_of(distributions: dict[str, str]) -> str:
-    extras = {f"onnxruntime-{target.extra}": target.extra for target in TARGETS.values()}
-    extras["onnxruntime-gpu"] = "cuda"
-    return next((extras[name] for name in distributions if name in extras), "cpu")

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import ctypes.util
 import platform
-import shutil
+
+from tintype.engine.hardware import system_library
 
 SYSTEM_NAMES = {"Darwin": "macOS"}
 DRIVER_FIXES = {
@@ -14,14 +14,16 @@ DRIVER_FIXES = {
     "qnn": "it wants a Snapdragon with Qualcomm's NPU driver",
     "directml": "install the GPU's driver for DirectX 12",
 }
-NO_VULKAN = "there is no Vulkan loader (libvulkan.so.1)"
+CUDA_LIBRARIES = {"Linux": "libcuda.so.1", "Windows": "nvcuda.dll"}
+VULKAN_LIBRARIES = {"Linux": "libvulkan.so.1"}
+NO_VULKAN = f"there is no Vulkan loader ({VULKAN_LIBRARIES['Linux']})"
 
 
 def missing_driver(target: str) -> str | None:
     """What a device of this kind needs of the system and does not find; None when that cannot be told from here."""
-    if target in ("cuda", "tensorrt-rtx") and shutil.which("nvidia-smi") is None:
-        return "no NVIDIA driver is installed (nvidia-smi is not found)"
-    if target == "webgpu" and platform.system() == "Linux" and ctypes.util.find_library("vulkan") is None:
+    if target in ("cuda", "tensorrt-rtx") and system_library(CUDA_LIBRARIES) is None:
+        return f"no NVIDIA driver is installed ({CUDA_LIBRARIES.get(platform.system(), 'CUDA')} is not found)"
+    if target == "webgpu" and platform.system() in VULKAN_LIBRARIES and system_library(VULKAN_LIBRARIES) is None:
         return NO_VULKAN
     return None
 

@@ -8,7 +8,7 @@ import sys
 import pytest
 from onnx import TensorProto, helper
 
-from tintype.engine import providers
+from tintype.engine import installation, providers
 from tintype.engine.providers import TARGETS, plain_reason, resolve_provider, unusable_reason
 from tintype.errors import InstallError, ProviderError
 
@@ -73,8 +73,8 @@ def test_no_runtime_at_all_says_what_to_install(monkeypatch, tmp_path):
 
 
 def test_what_is_installed_is_what_pythons_own_means_find():
-    found = providers.installed_distributions()
-    assert found == providers._distributions_by_metadata()
+    found = installation.installed_distributions()
+    assert found == installation.distributions_by_metadata()
     assert len(found) == 1
 
 
