@@ -26,6 +26,8 @@ import pytest
 if TYPE_CHECKING:
     from tintype.engine import Target
 
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # a test's module may import onnxruntime before anything of ours
+
 CAPTIONS = (
     "a red sailboat on a calm sea at sunset",
     "a blue house in front of the mountains, clear sky, at noon",

@@ -17,6 +17,7 @@ from tintype.bench.measures import NEVER_IMPORTED, generate_arguments, measure_f
 from tintype.bench.peers import Worker, measure_peers
 from tintype.bench.process import imported_modules, run_process
 from tintype.cli import run
+from tintype.engine.machine import cpu_name, instruction_sets, processor_kind
 
 MIB = 2**20
 
@@ -28,7 +29,9 @@ def test_a_median_is_not_moved_by_one_outlier() -> None:
 def test_the_machine_has_a_name_a_processor_versions_and_a_date() -> None:
     facts = machine_facts(threads=2)
     assert facts["machine"]
-    assert facts["cpu"]
+    assert facts["cpu"] == cpu_name()
+    assert facts["processor_kind"] == processor_kind()
+    assert facts["instruction_sets"] == sorted(instruction_sets()) != []
     assert facts["threads"] == 2
     assert "numpy" in facts["versions"]
     assert facts["date"].endswith("+00:00")

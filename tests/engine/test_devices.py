@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import os
+import platform
+import shutil
+import subprocess
+import sys
+
 import psutil
 import pytest
 
 from tintype.engine import list_devices, plugins, resolve_provider
 from tintype.engine.devices import device_identity
-from tintype.engine.hardware import Gpu, drm_gpus, gpus, nvidia_gpus
-from tintype.engine.machine import cpu_identity
+from tintype.engine.hardware import Gpu, drm_gpus, system_library
+from tintype.engine.machine import cpu_identity, cpu_name, processor_kind
 from tintype.engine.providers import TARGETS, load_onnxruntime, session_of_devices
-from tintype.engine.remedies import missing_driver
 
 
 def test_every_target_works_or_says_what_is_missing_and_what_to_do():
@@ -18,34 +23,64 @@ def test_every_target_works_or_says_what_is_missing_and_what_to_do():
     assert list(found) == list(TARGETS)
     assert found["cpu"].usable
     assert found["cpu"].memory_bytes == psutil.virtual_memory().total
+    assert (found["cpu"].name, found["cpu"].kind) == (cpu_name(), processor_kind())
+    assert {device.kind for device in found.values() if device.target != "cpu"} == {None}
     assert found["cpu"].version.split() == ["onnxruntime", load_onnxruntime().__version__]
     for device in found.values():
         assert device.usable == (device.problem is None) == (device.fix is None) == (device.version is not None)
 
 
-def _fake_program(folder, monkeypatch, body):
-    program = folder / "nvidia-smi"
-    program.write_text(f"#!/bin/sh\n{body}\n")
-    program.chmod(0o755)
-    monkeypatch.setenv("PATH", str(folder), prepend=":")
+NVML = """
+#include <string.h>
+int nvmlInit_v2(void) { return STATUS; }
+int nvmlShutdown(void) { return 0; }
+int nvmlDeviceGetCount_v2(unsigned *count) { *count = 2; return 0; }
+int nvmlSystemGetDriverVersion(char *text, unsigned size) { strncpy(text, "580.95.05", size); return 0; }
+int nvmlDeviceGetHandleByIndex_v2(unsigned index, void **card) { *card = (char *)0x7f0000000000 + index; return 0; }
+int nvmlDeviceGetName(void *card, char *text, unsigned size) {
+    strncpy(text, (size_t)card & 1 ? "NVIDIA X" : "NVIDIA GeForce RTX 3060", size);
+    return 0;
+}
+int nvmlDeviceGetMemoryInfo(void *card, unsigned long long *bytes) {
+    if ((size_t)card & 1) return 3;  /* not supported */
+    bytes[0] = 12ull << 30; bytes[1] = 1; bytes[2] = 2;
+    return 0;
+}
+"""
 
 
-def test_nvidia_cards_have_name_memory_and_driver(tmp_path, monkeypatch):
-    _fake_program(
-        tmp_path, monkeypatch, "echo 'NVIDIA GeForce RTX 3060, 12288, 580.95.05'; echo 'NVIDIA X, [N/A], 580'"
+@pytest.mark.parametrize("status", [0, 999])
+def test_nvidia_cards_have_name_memory_and_driver_and_a_broken_driver_lists_nothing(tmp_path, status):
+    """As NVIDIA's management library tells them, or one in its place: an unknown error is 999."""
+    compiler = shutil.which("cc") or shutil.which("gcc")
+    if compiler is None or sys.platform != "linux":
+        pytest.skip("makes a library for Linux in place of NVIDIA's, which takes a C compiler")
+    (tmp_path / "nvml.c").write_text(NVML)
+    library = tmp_path / "libnvidia-ml.so.1"
+    command = [compiler, "-shared", "-fPIC", f"-DSTATUS={status}", "-o", str(library), str(tmp_path / "nvml.c")]
+    subprocess.run(command, check=True)
+    shutil.copy(library, tmp_path / "libcuda.so.1")
+    script = (
+        "from tintype.engine.hardware import gpus, nvidia_gpus; from tintype.engine.remedies import missing_driver; "
+        "print(nvidia_gpus()); print(gpus()[:2] == nvidia_gpus()); print(missing_driver('cuda'))"
     )
+    environment = {**os.environ, "LD_LIBRARY_PATH": str(tmp_path), "PATH": "/nowhere"}
+    done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True)
     expected = [
         Gpu("NVIDIA", "NVIDIA GeForce RTX 3060", 12 * 2**30, "580.95.05"),
-        Gpu("NVIDIA", "NVIDIA X", None, "580"),
+        Gpu("NVIDIA", "NVIDIA X", None, "580.95.05"),
     ]
-    assert nvidia_gpus() == expected
-    assert gpus()[:2] == expected
-    assert missing_driver("cuda") is None
+    listed = expected if status == 0 else []
+    assert done.stdout.splitlines()[0] == str(listed)
+    assert done.stdout.splitlines()[2] == "None"
+    if status == 0:
+        assert done.stdout.splitlines()[1] == "True"
 
 
-def test_a_broken_nvidia_driver_lists_nothing(tmp_path, monkeypatch):
-    _fake_program(tmp_path, monkeypatch, "echo 'NVIDIA-SMI has failed'; exit 9")
-    assert nvidia_gpus() == []
+def test_a_library_of_the_system_is_there_or_not():
+    assert system_library({"Linux": "libc.so.6", "Windows": "kernel32.dll", "Darwin": "libSystem.dylib"}) is not None
+    assert system_library({platform.system(): "no-such-library.so.1"}) is None
+    assert system_library({}) is None
 
 
 def test_linux_cards_are_read_from_the_kernel(tmp_path):
