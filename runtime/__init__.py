@@ -102,12 +102,13 @@ __all__ = [
 
 def _turn_off_telemetry() -> None:
     """ONNX Runtime's library reads the variable when it is loaded, and never again."""
-    if "onnxruntime" in sys.modules and os.environ.get("ORT_DISABLE_TELEMETRY") != "1":
+    late = "onnxruntime" in sys.modules and os.environ.get("ORT_DISABLE_TELEMETRY") != "1"
+    os.environ["ORT_DISABLE_TELEMETRY"] = "1"
+    if late:
         import warnings
 
         message = "onnxruntime was imported before tintype, so its telemetry may be on; import tintype first"
         warnings.warn(message, RuntimeWarning, stacklevel=3)
-    os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 
 
 _turn_off_telemetry()
