@@ -80,15 +80,15 @@ def test_a_reader_that_leaves_early_brings_no_traceback(arguments: str, tintype_
 @pytest.mark.parametrize(
     ("installed", "words"),
     [
-        ((), ["ONNX Runtime is not installed", "pip install 'tintype[cpu]'"]),
-        (("onnxruntime", "numpy"), ["2 distributions", "pip uninstall -y onnxruntime numpy"]),
+        ({}, ["ONNX Runtime is not installed", "pip install 'tintype[cpu]'"]),
+        ({"onnxruntime": "cpu", "numpy": "cpu"}, ["2 distributions", "pip uninstall -y onnxruntime numpy"]),
     ],
     ids=["none", "two"],
 )
 def test_no_onnxruntime_or_two_of_them_names_the_command_that_mends_it(
-    installed: tuple[str, ...], words: list[str], generate, command, tiny_bundle, monkeypatch: pytest.MonkeyPatch
+    installed: dict[str, str], words: list[str], generate, command, tiny_bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tintype.engine.providers.ORT_DISTRIBUTIONS", installed)  # numpy stands for a second one
+    monkeypatch.setattr("tintype.engine.installation.ORT_DISTRIBUTIONS", installed)  # numpy stands for a second one
     generate("a house").assert_one_clear_error(1, *words)
     told = command("info", tiny_bundle)
     assert told.code == 0
