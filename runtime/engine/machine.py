@@ -37,6 +37,12 @@ _GROUPS = {
     "avx512_icl": {"sse42", "avx2", "avx512f", "avx512vnni"},
     "avx512_spr": {"sse42", "avx2", "avx512f", "avx512vnni"},
 }
+# What ONNX Runtime's kernels differ by, as far as every numpy since 1.26 names it: with a numpy that names more, a
+# machine stays the same.
+KERNEL_SETS = {
+    *("sse41", "sse42", "avx", "avx2", "fma3", "f16c", "asimd", "asimdhp", "asimddp", "asimdfhm", "vsx", "vsx3", "vx"),
+    *("avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512vnni", "avx512fp16"),
+}
 # The best that a processor has decides its kind. Without any: its architecture's least.
 _X86_KINDS = {"avx512vnni": "avx512-vnni", "avx512f": "avx512", "avx2": "avx2", "sse42": "sse4.2"}
 X86_LEAST = "sse2"
@@ -96,7 +102,7 @@ def system_name() -> str:
 @functools.cache
 def cpu_identity() -> str:
     """The processor's name and a digest of its instruction sets: an optimized graph is good for these alone."""
-    digest = hashlib.sha256(" ".join(sorted(instruction_sets())).encode()).hexdigest()[:8]
+    digest = hashlib.sha256(" ".join(sorted(instruction_sets() & KERNEL_SETS)).encode()).hexdigest()[:8]
     return f"{platform.system()} {platform.machine()} {cpu_name()} {digest}"
 
 
