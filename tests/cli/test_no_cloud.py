@@ -133,6 +133,16 @@ def test_without_a_home_to_write_in_nothing_is_said(traced, tmp_path):
     assert (tmp_path / "out/boat.png").read_bytes()[:4] == b"\x89PNG"
 
 
+@pytest.mark.skipif(STRACE is None, reason="strace isn't installed: apt-get install strace")
+@pytest.mark.parametrize("command", ["devices", "info"])
+def test_no_program_is_run_to_ask_for_a_device(command, tmp_path):
+    environment = _environment(tmp_path, tmp_path / "home", TINTYPE_CACHE=str(tmp_path / "cache"))
+    done, calls = _trace(tmp_path, [sys.executable, "-m", "tintype", command], environment)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert [arguments for name, arguments, _ in calls if name.startswith("execve")][1:] == []  # the first is its own
+    assert _network(calls) == []
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(STRACE is None, reason="strace isn't installed: apt-get install strace")
 def test_a_peer_in_the_bench_opens_no_socket_either(tmp_path):
