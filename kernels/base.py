@@ -43,6 +43,7 @@ class Kernel(ABC):
     balanced_only: not repeatable to the last bit, or of use only beside what isn't: `exact` builds do without.
     exact_only: targets where only an `exact` build uses it.
     measured: it may be slower than what it replaces, so that a build times both at its own shape; see `choice`.
+    by_default: of a measured one, that builds for any shape, which time nothing, put it in wherever it matches.
     """
 
     name: str
@@ -54,6 +55,7 @@ class Kernel(ABC):
     balanced_only: ClassVar[bool] = False
     exact_only: ClassVar[tuple[str, ...]] = ()
     measured: ClassVar[bool] = False
+    by_default: ClassVar[bool] = False
 
     @abstractmethod
     def matches(self, node: ir.Node, shapes: Shapes) -> bool:

@@ -6,6 +6,7 @@ The engine times these models at the build's own shape; nothing here runs anythi
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -28,6 +29,12 @@ class Layer:
     inputs: tuple[ir.Value, ...]  # float32, of known shapes
     outputs: tuple[ir.Value, ...]
     signature: str  # layers of one signature cost the same
+    kind: str  # what it is, without its size: Conv 3x3 upsampled int8
+    # What its work grows with: (pixels, inputs, outputs) of a convolution, the input's pixels; (rows, inputs, outputs)
+    # of a product; (pixels, channels) of a pass over an image. Pixels and rows of the whole batch.
+    size: tuple[int, ...]
+    weights: int  # numbers in its weight
+    stored_bytes: int  # of all that is fixed in it, as it is stored
 
     @property
     def ways(self) -> tuple[str, ...]:
@@ -104,7 +111,62 @@ def _layer(node: ir.Node, kernels: tuple[Kernel, ...]) -> Layer | None:
     if not plain or not inputs:
         return None
     ordered = [member for member in node.graph or () if member in nodes]
-    return Layer(node, kernels, tuple(inputs), tuple(outputs), _signature(ordered, kernels))
+    fixed = {
+        value: value.const_value.nbytes
+        for member in ordered
+        for value in member.inputs
+        if value is not None and value.const_value is not None and value not in inputs
+    }
+    kind, size = _kind(node, nodes), _size(node)
+    return Layer(
+        node,
+        kernels,
+        tuple(inputs),
+        tuple(outputs),
+        _signature(ordered, kernels),
+        kind,
+        size,
+        math.prod(size[1:]) * _kernel_cells(node),
+        sum(fixed.values()),
+    )
+
+
+def _kind(node: ir.Node, members: Iterable[ir.Node]) -> str:
+    operators = {member.op_type for member in members}
+    words = ["MatMul" if node.op_type == "Gemm" else node.op_type]
+    if node.op_type == "Conv":
+        words.append("x".join(map(str, _dims(node.inputs[1])[2:])))
+    if "Resize" in operators:
+        words.append("upsampled")
+    if "MultiHeadAttention" in operators:
+        words.append("qkv")
+    if "QuantizeLinear" in operators:
+        words.append("int8")
+    elif node.op_type != "Conv" and producer(node.inputs[1], "DequantizeLinear") is not None:
+        words.append("int8 weight")
+    return " ".join(words)
+
+
+def _size(node: ir.Node) -> tuple[int, ...]:
+    source = next(value for value in node.inputs if value is not None and value.const_value is None)
+    dims = _dims(source)
+    if node.op_type == "Conv":
+        return math.prod(dims) // dims[1], dims[1], _dims(node.inputs[1])[0]
+    if node.op_type in ("MatMul", "Gemm"):
+        turned = node.op_type == "Gemm" and node.attributes.get_int("transB", 0) == 1
+        return math.prod(dims[:-1]), dims[-1], _dims(node.inputs[1])[0 if turned else -1]
+    return math.prod(dims) // dims[1], dims[1]
+
+
+def _kernel_cells(node: ir.Node) -> int:
+    return math.prod(_dims(node.inputs[1])[2:]) if node.op_type == "Conv" else 1
+
+
+def _dims(value: ir.Value | None) -> tuple[int, ...]:
+    """The shape of a value of a layer, which is known."""
+    if value is None or value.shape is None:
+        raise ValueError(f"{value.name if value is not None else None} has no shape")
+    return tuple(int(str(dim)) for dim in value.shape)
 
 
 def _surrounded(nodes: set[ir.Node]) -> set[ir.Node]:

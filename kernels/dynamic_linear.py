@@ -9,7 +9,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from tintype.kernels.base import MICROSOFT, Kernel, Shapes, add_constant, constant_of, only_reader, producer, replace
-from tintype.kernels.linear import QuantizedWeight, fixed_bias, quantized_weight
+from tintype.kernels.linear import QuantizedWeight, fixed_bias, quantized_weight, width_of
 
 
 class DynamicLinear(Kernel):
@@ -22,6 +22,8 @@ class DynamicLinear(Kernel):
     targets = ("cpu",)
     exactness = "inputs rounded to 8 bits over their range in this call: about 1 % of the output's deviation"
     lossy = True
+    measured = True
+    by_default = True
 
     def matches(self, node: ir.Node, shapes: Shapes) -> bool:
         """A weight by column or by tensor, a float input, and a bias by column if any."""
@@ -40,16 +42,18 @@ class DynamicLinear(Kernel):
         known = constant_of(bias)
         return plain and (bias is None or (known is not None and known.shape == (weight.integers.shape[1],)))
 
+    def cluster(self, node: ir.Node) -> tuple[ir.Node, ...]:
+        add = _bias_after(node)
+        return (node,) if add is None else (node, add)
+
     def rewrite(self, node: ir.Node, graph: ir.Graph) -> None:
         weight, source, output = _weight(node), node.inputs[0], node.outputs[0]
         if weight is None or source is None:
             raise ValueError(f"{node.name} is no linear layer with an int8 weight")
         bias = node.inputs[2] if node.op_type == "Gemm" and len(node.inputs) > 2 else None
-        if node.op_type == "MatMul":
-            add = only_reader(output, "Add")
-            bias = fixed_bias(add, output, weight.integers.shape[1])
-            if bias is not None and add is not None:
-                output = add.outputs[0]
+        add = _bias_after(node)
+        if add is not None:
+            bias, output = fixed_bias(add, output, weight.integers.shape[1]), add.outputs[0]
         quantized, scale, zero_point = _quantized_input(source, node, graph)
         product = ir.node(
             "MatMulIntegerToFloat",
@@ -78,6 +82,12 @@ class DynamicLinear(Kernel):
         zero_point = np.clip(np.rint(-low / step), 0, 255)
         rounded = np.clip(np.rint(x / step) + zero_point, 0, 255) - zero_point
         return (rounded @ integers.astype(np.float64)) * (float(step) * scale) + bias
+
+
+def _bias_after(node: ir.Node) -> ir.Node | None:
+    """The Add of a bias that alone reads a MatMul."""
+    add = only_reader(node.outputs[0], "Add") if node.op_type == "MatMul" else None
+    return add if fixed_bias(add, node.outputs[0], width_of(node.inputs[1])) is not None else None
 
 
 def _weight(node: ir.Node) -> QuantizedWeight | None:

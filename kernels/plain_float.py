@@ -9,7 +9,18 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from tintype.kernels.base import Kernel, Shapes, add_constant, add_lazy, constant_of, insert, producer, replace
+from tintype.kernels.base import (
+    GraphPass,
+    Kernel,
+    Shapes,
+    add_constant,
+    add_lazy,
+    constant_of,
+    insert,
+    only_reader,
+    producer,
+    replace,
+)
 
 PLAIN = ("webgpu", "directml", "openvino", "coreml", "qnn", "tensorrt-rtx")
 FLOAT_TARGETS = (*PLAIN, "cuda")
@@ -159,6 +170,39 @@ class FloatActivations(Kernel):
     def reference(x: NDArray[Any]) -> NDArray[Any]:
         """The identity."""
         return x
+
+
+class IdleRounding(GraphPass):
+    """QuantizeLinear and the DequantizeLinear that reads it, left out where no integer convolution is on either side.
+
+    They are there for convolutions in int8; where another kernel took those, they only cost two passes and 8 bits.
+    """
+
+    name = "idle_rounding"
+    targets = ("cpu",)
+    exactness = "nearer to the model that was quantized"
+
+    def apply(self, model: ir.Model) -> int:
+        shapes, rounding = Shapes(), FloatActivations()
+        found = [node for node in model.graph if rounding.matches(node, shapes) and not _serves(node)]
+        for node in found:
+            rounding.rewrite(node, model.graph)
+        return len(found)
+
+
+def _serves(dequantize: ir.Node) -> bool:
+    """Whether an integer convolution makes what is rounded here, or reads it."""
+    quantize = producer(dequantize.inputs[0], "QuantizeLinear")
+    source = quantize.inputs[0] if quantize is not None else None
+    made_by = producer(source, "Conv")
+    readers = [use.node for use in dequantize.outputs[0].uses()]
+    return (made_by is not None and _is_integer(made_by)) or any(map(_is_integer, readers))
+
+
+def _is_integer(node: ir.Node) -> bool:
+    """Whether ONNX Runtime makes a QLinearConv of a node: stored input, stored weight, rounded output."""
+    stored = all(producer(value, "DequantizeLinear") is not None for value in node.inputs[:2])
+    return node.op_type == "Conv" and stored and only_reader(node.outputs[0], "QuantizeLinear") is not None
 
 
 def shape_for(by_axis: NDArray[Any], shape: list[int]) -> list[int] | tuple[()]:

@@ -29,7 +29,7 @@ from tintype.kernels.half import complete_types, to_half
 from tintype.kernels.matmul_nbits import LinearNBits
 from tintype.kernels.nhwc_conv import ConvChannelsLast
 from tintype.kernels.opset import to_opset
-from tintype.kernels.plain_float import FloatActivations, FloatIntegers, FloatRows, FloatWeights
+from tintype.kernels.plain_float import FloatActivations, FloatIntegers, FloatRows, FloatWeights, IdleRounding
 from tintype.kernels.skip_group_norm import SkipGroupNorm
 from tintype.kernels.unsigned_weights import UnsignedWeights
 from tintype.kernels.upsample_conv import UpsampleConvAsInt8Phases, UpsampleConvAsPhases, UpsampleConvAsProducts
@@ -80,17 +80,20 @@ KERNELS_BY_TARGET: dict[str, tuple[Rewrite, ...]] = {
 }
 
 
-def kernels_for(target: str, abilities: Collection[str] = (), *, exactness: str = "balanced") -> tuple[Rewrite, ...]:
+def kernels_for(
+    target: str, abilities: Collection[str] = (), *, exactness: str = "balanced", choosing: bool = False
+) -> tuple[Rewrite, ...]:
     """A target's kernels that need not be measured, without those that need more than the device has shown.
 
     exactness: `exact` leaves out kernels that round to fewer bits than the graph does, or whose last bits vary.
+    choosing: the others are chosen between later (`measured_kernels`), also those that are put in by default.
     """
     return tuple(
         kernel
         for kernel in _allowed(target, exactness)
         if isinstance(kernel, GraphPass)
         or (
-            not kernel.measured
+            (not kernel.measured or (kernel.by_default and not choosing))
             and (target not in kernel.needs or kernel.needs[target] in abilities)
             and (target not in kernel.unless or kernel.unless[target] not in abilities)
         )
@@ -155,6 +158,15 @@ def finish(model: ir.Model, target: str, abilities: Collection[str] = (), *, exa
     if target in NEWEST_OPSET:
         to_opset(model, NEWEST_OPSET[target])
     return half
+
+
+def tidy(model: ir.Model, target: str) -> dict[str, int]:
+    """Leave out what kernels have left without use, once they are chosen, in place; returns how often each pass did."""
+    passes = [each for each in (IdleRounding(),) if target in each.targets]
+    counts = {each.name: each.apply(model) for each in passes}
+    if any(counts.values()):
+        RemoveUnusedNodesPass()(model)
+    return {name: count for name, count in counts.items() if count}
 
 
 def _allowed(target: str, exactness: str) -> tuple[Rewrite, ...]:

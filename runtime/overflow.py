@@ -43,7 +43,7 @@ def finite_reading(reading: Read) -> Read:
 
 def float_options(options: BuildOptions) -> BuildOptions | None:
     """The build of the same graph that rounds nothing; None when it is that one."""
-    return None if options.exactness == "exact" else dataclasses.replace(options, exactness="exact")
+    return None if options.exactness == "exact" else dataclasses.replace(options, exactness="exact", timed=None)
 
 
 def again_in_float(

@@ -18,6 +18,7 @@ import functools
 import os
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Unpack
@@ -43,7 +44,16 @@ from tintype.overflow import Note, again_in_float, finite, finite_reading, float
 from tintype.planning import Planner, encoding_needs, needs_of
 from tintype.prompt import EncodedPrompt, PromptTokenizer
 from tintype.recent import Recent
-from tintype.record import Circumstances, MemoryFacts, Record, arrangement_of, differences, unrepeatable
+from tintype.record import (
+    BY_PRIORS,
+    TIMED,
+    Circumstances,
+    MemoryFacts,
+    Record,
+    arrangement_of,
+    differences,
+    unrepeatable,
+)
 from tintype.request import Request, RequestFields, ResolvedRequest, make_request, resolve
 from tintype.result import Picture, Result, Step, Timings, peak_rss_bytes
 
@@ -100,7 +110,8 @@ class Pipeline:
         self.tell: Callable[[str], None] = lambda told: None  # is told what a plan takes its time for; set it
         self._tokenizers: dict[str, PromptTokenizer] = {}
         self._sessions: dict[str, tuple[BuildOptions, Session]] = {}
-        self._builds: Recent[tuple[str, BuildOptions], str] = Recent(BUILDS_KEPT)
+        self._builds: Recent[tuple[str, BuildOptions], tuple[str, bool]] = Recent(BUILDS_KEPT)
+        self._settled: Recent[tuple[str, BuildOptions], BuildOptions] = Recent(BUILDS_KEPT)
         self._planner = Planner(self)
 
     def generate(self, prompt: str | Request, **fields: Unpack[RequestFields]) -> Result:
@@ -303,11 +314,23 @@ class Pipeline:
         return open_role(self.bundle, role, self.target, options=options, device_bytes=device_bytes)
 
     def build(self, request: ResolvedRequest) -> Iterator[tuple[str, Path]]:
-        """Make the builds that a request needs, one after another; yields each role and its folder."""
+        """Make the builds that a request needs, one after another, on the processor with each layer's kernels timed;
+        yields each role and its folder. Requests from then on are drawn by them."""
         from tintype.engine import ensure_build
 
         for role in self.bundle.manifest.roles:
-            yield role, ensure_build(self.bundle, role, self.target, options=self.options(role, request))
+            options = replace(self.options(role, request), timed=self.target.is_host)
+            yield role, ensure_build(self.bundle, role, self.target, options=options)
+            self._settled.clear()
+
+    def begin_builds(self, request: ResolvedRequest) -> None:
+        """Begin the builds that a request lacks, beside one another; `session` waits for its own."""
+        import psutil
+
+        from tintype.engine import begin_builds
+
+        wanted = [(role, self.options(role, request)) for role in self.bundle.manifest.roles]
+        begin_builds(self.bundle, wanted, self.target, free_bytes=psutil.virtual_memory().available)
 
     def circumstances(
         self,
@@ -317,18 +340,20 @@ class Pipeline:
         arrangement: Arrangement = TOGETHER,
     ) -> Circumstances:
         """What decides the bytes of a request's picture besides the request; builds are made where they are missing."""
-        from tintype.engine import build_id, ensure_build
+        from tintype.engine import build_id, ensure_build, is_timed
 
         batch = next(len(batch) for batch in request.batches if picture in batch)
-        builds = {}
+        builds, kernels = {}, {}
         for role in self.bundle.manifest.roles:
             options = self.options(role, request, batch, tiling, arrangement)
             known = self._builds.get((role, options))
             if known is None:
                 folder = ensure_build(self.bundle, role, self.target, options=options)
-                known = self._builds.put((role, options), build_id(folder))
-            builds[role] = known
-        return self._circumstances(builds, arrangement)
+                known = self._builds.put((role, options), (build_id(folder), is_timed(folder)))
+            builds[role] = known[0]
+            if self.target.is_host:
+                kernels[role] = TIMED if known[1] else BY_PRIORS
+        return self._circumstances(builds, arrangement, kernels)
 
     def options(
         self,
@@ -339,7 +364,6 @@ class Pipeline:
         arrangement: Arrangement = TOGETHER,
     ) -> BuildOptions:
         """The build that a request needs of a role; pictures are those denoised together, tiling is the decoder's."""
-        from tintype.engine import BuildOptions
 
         manifest = self.bundle.manifest
         height, width = (side // manifest.vae_scale_factor for side in (request.height, request.width))
@@ -352,19 +376,27 @@ class Pipeline:
             prompts = 2 if is_guided(request, manifest) and not arrangement.split_guidance else 1
             dims = {"batch": (pictures or len(request.batches[0])) * prompts, "height": height, "width": width}
             dims["sequence"] = self._tokens(request)
-        held = arrangement.holding(role).options()
-        return BuildOptions.for_shape(dims, exactness=request.exactness, threads=self.threads, **held)
+        return self._options(role, dims, request.exactness, arrangement)
 
     def _decoder_options(
         self, cells: tuple[int, ...], tiling: Tiling | None, exactness: str, arrangement: Arrangement
     ) -> BuildOptions:
         """The decoder's build for latents of (height, width) cells, or for their tiles, which are all of one shape."""
-        from tintype.engine import BuildOptions
 
         height, width = cells if tiling is None else (min(side, tiling.tile) for side in cells)
         dims = {"batch": 1, "height": height, "width": width}
-        held = arrangement.holding("vae_decoder").options()
-        return BuildOptions.for_shape(dims, exactness=exactness, threads=self.threads, **held)
+        return self._options("vae_decoder", dims, exactness, arrangement)
+
+    def _options(self, role: str, dims: dict[str, int], exactness: str, arrangement: Arrangement) -> BuildOptions:
+        """A build for numbers of a graph's dims. A pipeline keeps to the builds that it began with, so that a timed one
+        made meanwhile changes no picture of a series."""
+        from tintype.engine import BuildOptions, with_kernels_settled
+
+        held, timed = arrangement.holding(role).options(), arrangement.timed.get(role)
+        options = BuildOptions.for_shape(dims, exactness=exactness, threads=self.threads, timed=timed, **held)
+        return self._settled.get((role, options)) or self._settled.put(
+            (role, options), with_kernels_settled(self.bundle, role, self.target, options=options)
+        )
 
     def schedule(self, request: ResolvedRequest) -> sampling.Schedule:
         """The noise levels that a request's pictures go through. Raises RequestError where its sampler can't do so."""
@@ -391,7 +423,9 @@ class Pipeline:
         tokenizers = {role: self._open_tokenizer(facts) for role, facts in manifest.text_encoders.items()}
         return chunked(tokenizers, prompts_of(request, manifest))
 
-    def _circumstances(self, builds: Mapping[str, str], arrangement: Arrangement = TOGETHER) -> Circumstances:
+    def _circumstances(
+        self, builds: Mapping[str, str], arrangement: Arrangement = TOGETHER, kernels: Mapping[str, str] | None = None
+    ) -> Circumstances:
         from tintype.engine import ort_version
 
         return Circumstances(
@@ -405,6 +439,7 @@ class Pipeline:
             threads=self.threads,
             holdings={role: holding.words for role, holding in arrangement.holdings.items()},
             split_guidance=arrangement.split_guidance,
+            kernels=kernels or {},
         )
 
     def close(self) -> None:
@@ -534,6 +569,8 @@ class Run:
         batches = self._batches()
         if self._pipeline.memory is not None:
             self._pipeline.make_room(request, self._arrangement)
+        elif self._arrangement is TOGETHER:
+            self._pipeline.begin_builds(request)
         with clock.counting("encode"):
             conditioning = self._pipeline.encode(request, self._arrangement, self._note)  # 1. words -> embeddings
         of_words = tuple(self._notes)

@@ -22,6 +22,9 @@ class Recent(Generic[Key, Value]):
             self._entries.move_to_end(key)
         return self._entries.get(key)
 
+    def clear(self) -> None:
+        self._entries.clear()
+
     def put(self, key: Key, value: Value) -> Value:
         self._entries[key] = value
         self._entries.move_to_end(key)

@@ -18,6 +18,7 @@ from tintype.memory.plan import Arrangement
 from tintype.request import ResolvedRequest
 
 RECORD_VERSION = 1
+TIMED, BY_PRIORS = "timed", "priors"  # how a build's kernels were chosen
 TEXT_KEY = "tintype"
 A1111_KEY = "parameters"
 
@@ -51,6 +52,7 @@ class Circumstances:
     threads: int
     holdings: Mapping[str, str] = field(default_factory=dict)  # role -> how a memory budget had its graph held
     split_guidance: bool = False
+    kernels: Mapping[str, str] = field(default_factory=dict)  # role -> how its build's were chosen: timed, or by priors
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,7 +121,8 @@ def arrangement_of(made_with: Circumstances) -> Arrangement:
         holdings = {role: parse_holding(words) for role, words in made_with.holdings.items()}
     except ValueError as error:
         raise RecordError(f"the record cannot be read: {error}", fix="upgrade tintype") from None
-    return Arrangement(holdings=holdings, split_guidance=made_with.split_guidance, keep=not holdings)
+    timed = {role: how == TIMED for role, how in made_with.kernels.items()}
+    return Arrangement(holdings=holdings, split_guidance=made_with.split_guidance, keep=not holdings, timed=timed)
 
 
 def differences(record: Record, here: Circumstances) -> list[str]:

@@ -10,7 +10,16 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from tintype.engine.build import GraphSource, build_id, build_key, ensure_build, open_role
+    from tintype.engine.build import (
+        GraphSource,
+        begin_builds,
+        build_id,
+        build_key,
+        ensure_build,
+        is_timed,
+        open_role,
+        with_kernels_settled,
+    )
     from tintype.engine.cache import CacheEntry, cache_entries, cache_folder, clear_cache
     from tintype.engine.devices import Device, list_devices
     from tintype.engine.graph import graph_session, run_graph
@@ -25,10 +34,13 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "GraphSource": "build",
+    "begin_builds": "build",
     "build_id": "build",
     "build_key": "build",
     "ensure_build": "build",
+    "is_timed": "build",
     "open_role": "build",
+    "with_kernels_settled": "build",
     "CacheEntry": "cache",
     "cache_entries": "cache",
     "cache_folder": "cache",
@@ -59,6 +71,7 @@ __all__ = [
     "Placement",
     "Session",
     "Target",
+    "begin_builds",
     "build_id",
     "build_key",
     "cache_entries",
@@ -68,6 +81,7 @@ __all__ = [
     "ensure_build",
     "gpus",
     "graph_session",
+    "is_timed",
     "list_devices",
     "measure_ranges",
     "open_role",
@@ -75,6 +89,7 @@ __all__ = [
     "ort_version",
     "resolve_provider",
     "run_graph",
+    "with_kernels_settled",
 ]
 
 

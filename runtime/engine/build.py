@@ -5,11 +5,13 @@ The child is where onnx is imported; its memory never counts here. Two processes
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import shutil
 import tempfile
-from collections.abc import Mapping
+import threading
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -27,7 +29,7 @@ from tintype.engine.machine import cpu_identity, default_threads
 from tintype.engine.options import ANY_SHAPE, BuildOptions
 from tintype.engine.providers import Target
 from tintype.engine.session import Session, open_session
-from tintype.errors import BuildError, UncutError
+from tintype.errors import BuildError, TintypeError, UncutError
 
 
 class GraphSource(Protocol):
@@ -41,6 +43,7 @@ class GraphSource(Protocol):
     def largest(self, role: str, variant: str = "full") -> Mapping[str, float] | None: ...
 
 
+BYTES_TO_BUILD = 2  # of memory for each byte of a graph's weights
 FULL_BYTES = 2**20  # a disk with less than that free is full
 
 
@@ -51,6 +54,7 @@ def ensure_build(
 
     Raises BundleError when the bundle has no such graph, BuildError when it cannot be lowered or written.
     """
+    options = with_kernels_settled(bundle, role, target, variant=variant, options=options)
     identity = identify(bundle, role, target, variant=variant, options=options)
     source = bundle.graph_path(role, variant)
     folder = cache.builds_folder() / identity.key
@@ -67,10 +71,38 @@ def ensure_build(
     return folder
 
 
+def begin_builds(
+    bundle: GraphSource, wanted: Iterable[tuple[str, BuildOptions]], target: Target, *, free_bytes: int
+) -> None:
+    """Begin those builds that are missing, by role: the largest graph beside all others, where there is memory for it.
+
+    Whoever wants one calls `ensure_build`, which waits for it. What fails, fails there again, with its error.
+    """
+    missing = [each for each in wanted if find_build(bundle, each[0], target, options=each[1]) is None]
+    sizes = {role: _stored_bytes(bundle.graph_path(role)) for role, _ in missing}
+    if len(missing) < 2 or sum(sizes.values()) * BYTES_TO_BUILD > free_bytes:
+        return
+    largest = max(missing, key=lambda each: sizes[each[0]])
+    for share in ([largest], [each for each in missing if each != largest]):
+        # A daemon: a program that ends doesn't wait for it, and the child ends with the program.
+        threading.Thread(target=_make_all, args=(bundle, share, target), daemon=True).start()
+
+
+def _stored_bytes(graph: Path) -> int:
+    return sum(file.stat().st_size for file in graph.parent.glob(f"{graph.name}*"))
+
+
+def _make_all(bundle: GraphSource, wanted: Iterable[tuple[str, BuildOptions]], target: Target) -> None:
+    for role, options in wanted:
+        with contextlib.suppress(TintypeError):
+            ensure_build(bundle, role, target, options=options)
+
+
 def find_build(
     bundle: GraphSource, role: str, target: Target, *, variant: str = "full", options: BuildOptions = ANY_SHAPE
 ) -> Path | None:
     """The build's folder when it is in the cache and whole, else None; builds nothing."""
+    options = with_kernels_settled(bundle, role, target, variant=variant, options=options)
     folder = cache.cache_folder() / "builds" / build_key(bundle, role, target, variant=variant, options=options)
     return folder if folder.is_dir() and cache.damage(folder) is None else None
 
@@ -79,11 +111,12 @@ def build_key(
     bundle: GraphSource, role: str, target: Target, *, variant: str = "full", options: BuildOptions = ANY_SHAPE
 ) -> str:
     """24 hexadecimal digits that name a build; it goes into the record of a picture."""
+    options = with_kernels_settled(bundle, role, target, variant=variant, options=options)
     return identify(bundle, role, target, variant=variant, options=options).key
 
 
 def build_id(folder: Path) -> str:
-    """A build's key and what its kernels were measured to be: two builds of one id give the same bytes."""
+    """A build's key and the kernels that were chosen for it: two builds of one id give the same bytes."""
     chosen = [choice["chosen"] for choice in cache.read_report(folder).get("choices", ())]
     return f"{folder.name}-{hashlib.sha256(json.dumps(chosen).encode()).hexdigest()[:8]}"
 
@@ -180,6 +213,23 @@ def lower_into(
     if kind == UNCUT:
         raise UncutError(message, fix=_fix_for(kind))
     raise BuildError(message, fix=_fix_for(kind), kind=kind)
+
+
+def is_timed(folder: Path) -> bool:
+    """Whether the kernels of a build were chosen by timing them on this machine."""
+    return cache.read_report(folder).get("timed") is True
+
+
+def with_kernels_settled(
+    bundle: GraphSource, role: str, target: Target, *, variant: str = "full", options: BuildOptions
+) -> BuildOptions:
+    """The same options, and whether kernels are timed: where that is left open, whether such a build is there."""
+    if options.timed is not None:
+        return options
+    timed = replace(options, timed=True)
+    choosable = bool(options.dims) and target.is_host
+    there = choosable and find_build(bundle, role, target, variant=variant, options=timed) is not None
+    return timed if there else replace(options, timed=False)
 
 
 def _settled(options: BuildOptions, target: Target) -> BuildOptions:

@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from tintype.engine.providers import says_no_memory
+from tintype.engine.remedies import says_no_memory
 from tintype.errors import MemoryBudgetError, UncutError
 
 LOOK_SECONDS = 0.5
@@ -34,9 +34,7 @@ class ChildError(Exception):
 
 def run_child(module: str, job: str) -> dict[str, Any]:
     """Run a module as a process of its own, with the job on stdin, to its end; what it answers. Raises ChildError."""
-    # -P: a file of the user's folder that happens to be called onnx.py must not be imported.
-    command = [sys.executable, "-P", "-m", module]
-    done = subprocess.run(command, input=job, capture_output=True, text=True, check=False)
+    done = run_module(module, job)
     if done.returncode in _KILLED:
         raise ChildError("the child process was killed, most likely for want of memory", MEMORY)
     said = _last_object(done.stdout)
@@ -46,6 +44,13 @@ def run_child(module: str, job: str) -> dict[str, Any]:
         raise ChildError(str(said["error"]), said.get("kind"))
     last_line = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
     raise ChildError(last_line, MEMORY if last_line.startswith("MemoryError") else None)
+
+
+def run_module(module: str, job: str = "") -> subprocess.CompletedProcess[str]:
+    """Run a module as a process of its own, with a text on stdin, to its end, whatever that is."""
+    # -P: a file of the user's folder that happens to be called onnx.py must not be imported.
+    command = [sys.executable, "-P", "-m", module]
+    return subprocess.run(command, input=job, capture_output=True, text=True, check=False)
 
 
 def answer_parent(work: Callable[[str], dict[str, Any]]) -> int:

@@ -49,12 +49,12 @@ def lowering_version() -> str:
 
 
 def read_sources(packages: Iterable[Traversable]) -> dict[str, bytes]:
-    """The modules of packages by name, from folders or from within an archive."""
+    """The modules of packages, and what they read, by name, from folders or from within an archive."""
     return {
         f"{package.name}/{file.name}": file.read_bytes()
         for package in packages
         for file in sorted(package.iterdir(), key=lambda entry: entry.name)
-        if file.name.endswith(".py")
+        if file.name.endswith((".py", ".json"))
     }
 
 
@@ -62,7 +62,8 @@ def version_of(sources: Mapping[str, bytes]) -> str:
     """12 hexadecimal digits that tell the code of modules from other code."""
     digest = hashlib.sha256()
     for name, source in sorted(sources.items()):
-        digest.update(f"{name}\0{code_of(source)}\0".encode())
+        code = code_of(source) if name.endswith(".py") else source.decode()
+        digest.update(f"{name}\0{code}\0".encode())
     return digest.hexdigest()[:12]
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from tintype.engine import machine
-from tintype.engine.child import run_child
+from tintype.engine.child import run_module
 from tintype.errors import InstallError
 
 # Distributions that all install the one folder `onnxruntime`: two of them overwrite one another's files. And our extra
@@ -111,7 +111,7 @@ def check_cpuinfo() -> None:
         return
     if {"Features", "CPU part"} <= machine.cpuinfo().keys():
         return
-    done = run_child("onnxruntime", "")  # imports the package, and then finds nothing to run in it
+    done = run_module("onnxruntime")  # imports the package, and then finds nothing to run in it
     if done.returncode < 0 or done.returncode > 128:  # by a shell in between, a signal comes as 128 and its number
         raise InstallError(
             f"ONNX Runtime cannot be loaded here: it crashes where {machine.CPUINFO} does not describe this processor",

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tintype.engine.child import answer_parent
-from tintype.engine.machine import default_threads
+from tintype.engine.machine import default_threads, processor_kind
 from tintype.engine.options import ANY_SHAPE, BuildOptions
 from tintype.engine.providers import TARGETS, Target, load_onnxruntime
 from tintype.engine.session_options import MODEL, NUMPY_TYPES, ONCE, session_options
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     import onnx_ir as ir
 
     from tintype.engine.chain import ChainFacts, Port
+    from tintype.engine.measure import Way
+    from tintype.kernels.choice import Layer
 
 SMALLEST_EXTERNAL_BYTES = 1024
 SPILLED_BYTES = 2**20  # weights that a kernel made and that are larger go to disk at once
@@ -93,6 +95,7 @@ def make_build(job: Job) -> dict[str, Any]:
     model = ir.load(job.source)
     NameFixPass()(model)  # layers are told apart by their nodes' names, which a graph may leave out
     report: dict[str, Any] = {"kernels": {}, "choices": [], "optimized": job.target.is_host}
+    report["timed"] = bool(job.options.timed and job.options.dims)
     scratch = job.folder / ".scratch"
     scratch.mkdir()
     if job.options.strip_bytes is not None:
@@ -117,7 +120,7 @@ def _lower(model: ir.Model, job: Job, scratch: Path, report: dict[str, Any]) -> 
     from tintype.engine.abilities import abilities
     from tintype.kernels.dims import fold_sizes, pin
     from tintype.kernels.hoist import split_held
-    from tintype.kernels.registry import PINNED_TARGETS, finish, kernels_for, lower, measured_kernels
+    from tintype.kernels.registry import PINNED_TARGETS, finish, kernels_for, lower
 
     options, able = job.options, abilities(job.target)
     if options.dims or job.target.name in PINNED_TARGETS:
@@ -127,35 +130,47 @@ def _lower(model: ir.Model, job: Job, scratch: Path, report: dict[str, Any]) -> 
     half = job.computes_half and "float16" in able
     if half:
         report["too_large"] = _mark_large(model, job)
-    chosen = kernels_for(job.target.name, able, exactness=options.exactness)
+    chosen = kernels_for(job.target.name, able, exactness=options.exactness, choosing=bool(options.dims))
     kernels = lower(model, job.target.name, kernels=chosen).as_dict()
     report["abilities"] = sorted(able)
     report["half_nodes"] = finish(model, job.target.name, able, exactness=options.exactness)
     once = None
     if options.dims:
-        from tintype.engine import measure
-
-        table = measure.CostTable.read(job.costs)
-        spill = _Spill(scratch / "spilled")
-        choices = measure.choose(
-            model,
-            measured_kernels(job.target.name, exactness=options.exactness),
-            job.target,
-            threads=job.threads,
-            mapped=options.mapped,
-            largest_bytes=_largest(options),
-            table=table,
-            after_each=lambda: spill.weights_of(model.graph),
-        )
-        report["choices"] = [asdict(choice) for choice in choices]
-        for choice in choices:
-            if choice.chosen != measure.AS_IS:
-                kernels[choice.chosen] = kernels.get(choice.chosen, 0) + 1
+        kernels |= _choose(model, job, able, scratch, report)
         model.opset_imports.setdefault("com.microsoft", 1)
         # Segments are for where memory is dear: no more is kept from step to step than a layer may weigh there.
         once = split_held(model, largest_bytes=_largest(options) if options.segment_bytes is not None else None)
     report["kernels"] = kernels
     return once
+
+
+def _choose(model: ir.Model, job: Job, able: frozenset[str], scratch: Path, report: dict[str, Any]) -> dict[str, int]:
+    """Choose between kernels that may or may not pay, in place; returns how often each was put in."""
+    from tintype.engine import measure
+    from tintype.kernels.priors import priors_for
+    from tintype.kernels.registry import measured_kernels, tidy
+
+    options, target = job.options, job.target
+    table = measure.CostTable.read(job.costs) if options.timed else measure.CostTable()
+    priors = priors_for(processor_kind(), job.threads, able)
+
+    def ways_of(layer: Layer) -> dict[str, Way]:
+        if not options.timed:
+            return measure.likely_ways(layer, priors)
+        return measure.timed_ways(layer, model, target, threads=job.threads, mapped=options.mapped, table=table)
+
+    spill = _Spill(scratch / "spilled")
+    choices = measure.choose(
+        model,
+        measured_kernels(target.name, exactness=options.exactness),
+        ways_of,
+        largest_bytes=_largest(options),
+        after_each=lambda: spill.weights_of(model.graph),
+    )
+    table.write()
+    report["choices"] = [asdict(choice) for choice in choices]
+    counts = Counter(choice.chosen for choice in choices if choice.chosen != measure.AS_IS)
+    return dict(counts) | tidy(model, target.name)
 
 
 def _mark_large(model: ir.Model, job: Job) -> int:

@@ -134,11 +134,6 @@ def kind_of(architecture: str, sets: Collection[str]) -> str:
     return architecture.lower() or "unknown"
 
 
-def products_saturate() -> bool:
-    """Whether sums of uint8 x int8 products may saturate: x86 without VNNI, which adds pairs in 16 bits."""
-    return processor_kind() in (X86_LEAST, *_X86_KINDS.values()) and "avx512vnni" not in instruction_sets()
-
-
 @functools.cache
 def instruction_sets() -> frozenset[str]:
     """Those that the processor has and the system lets programs use, as numpy names them, in lower case: avx2,

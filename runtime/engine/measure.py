@@ -1,4 +1,5 @@
-"""The measured choice: each layer's ways are timed on this machine at the build's shape, and the fastest is taken.
+"""The choice of each layer's kernel: by timing its ways on this machine at the build's shape, or by what was timed on
+processors of its kind.
 
 Runs in the child process that makes a build. Times are kept in a table in the cache, so that layers of one kind are
 timed once, and a build that is made again chooses the same.
@@ -9,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,10 +25,12 @@ from tintype.engine.providers import Target, load_onnxruntime
 from tintype.engine.session_options import session_options
 
 if TYPE_CHECKING:
+    import onnx
     import onnx_ir as ir
 
     from tintype.kernels.base import Kernel
     from tintype.kernels.choice import Layer
+    from tintype.kernels.priors import Priors
 
 AS_IS = "as_is"  # kernels.choice.AS_IS, without importing onnx
 LAYER_SECONDS = 0.3  # for timing one layer, beyond the first run of each way
@@ -51,7 +54,7 @@ class Way:
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """What was chosen for one layer, and from what."""
+    """What was chosen for one layer, and from what; by priors, seconds are those of the nearest layer in the table."""
 
     node: str
     layer: str
@@ -93,17 +96,14 @@ class CostTable:
 def choose(
     model: ir.Model,
     kernels: Iterable[Kernel],
-    target: Target,
+    ways_of: Callable[[Layer], dict[str, Way]],
     *,
-    threads: int,
-    mapped: bool,
     largest_bytes: int | None,
-    table: CostTable,
     after_each: Callable[[], None] = lambda: None,
 ) -> list[Choice]:
     """Choose a way for every layer of a pinned model, and do it so, in place; after_each is called after each layer.
 
-    mapped: timed without prepacked copies. largest_bytes: only ways whose weights are no larger than that, or than
+    ways_of: what each way of a layer takes. largest_bytes: only ways whose weights are no larger than that, or than
     they are; None sets no bound.
     """
     from onnx_ir.passes.common import RemoveUnusedNodesPass
@@ -113,19 +113,62 @@ def choose(
     found = list(choice.layers(model.graph, kernels))
     decided = []
     for layer in found:
-        key = f"{layer.signature}-{threads}{'-mapped' if mapped else ''}"
-        if key not in table.known:
-            table.known[key] = measure(layer, model, target, threads=threads, mapped=mapped)
-        ways = table.known[key]
-        decided.append(
-            Choice(str(layer.node.name), layer.describe(), ways, fastest(ways, _gates(layer), largest_bytes))
-        )
-    table.write()
+        ways = ways_of(layer)
+        chosen = fastest(ways, _gates(layer), largest_bytes)
+        decided.append(Choice(str(layer.node.name), layer.describe(), ways, chosen))
     for layer, each in zip(found, decided, strict=True):
         choice.apply(layer, each.chosen, model.graph)
         after_each()
     RemoveUnusedNodesPass()(model)
     return decided
+
+
+def timed_ways(
+    layer: Layer, model: ir.Model, target: Target, *, threads: int, mapped: bool, table: CostTable
+) -> dict[str, Way]:
+    """Every way of a layer as it was measured, now or before. mapped: timed without prepacked copies."""
+    key = f"{layer.signature}-{threads}{'-mapped' if mapped else ''}"
+    if key not in table.known:
+        table.known[key] = measure(layer, model, target, threads=threads, mapped=mapped)
+    return table.known[key]
+
+
+def layer_costs(
+    model: onnx.ModelProto, target: Target, *, threads: int
+) -> Iterator[tuple[str, list[int], dict[str, list[float]]]]:
+    """Kind, size and ways of each layer of a graph whose shapes are numbers, as `kernels/priors.json` has them."""
+    import onnx_ir as ir
+
+    from tintype.kernels import choice
+    from tintype.kernels.registry import measured_kernels
+
+    loaded = ir.from_proto(model)
+    for layer in choice.layers(loaded.graph, measured_kernels(target.name)):
+        ways = measure(layer, loaded, target, threads=threads, mapped=False)
+        yield (
+            layer.kind,
+            list(layer.size),
+            {
+                name: [float(f"{way.seconds:.4g}"), round(way.weight_bytes / layer.weights, 2), round(way.psnr_db)]
+                for name, way in ways.items()
+            },
+        )
+
+
+def likely_ways(layer: Layer, priors: Priors) -> dict[str, Way]:
+    """The ways of a layer as the nearest one in a table took; only `as_is` where there is none like it."""
+    row = priors.nearest(layer.kind, layer.size)
+    known = {} if row is None else {name: way for name, way in row.ways.items() if name in layer.ways}
+    if AS_IS not in known:
+        return {AS_IS: Way(0.0, layer.stored_bytes, 200.0)}
+    return {
+        name: Way(
+            way.seconds,
+            layer.stored_bytes if name == AS_IS else round(way.bytes_a_weight * layer.weights),
+            way.psnr_db,
+        )
+        for name, way in known.items()
+    }
 
 
 def _gates(layer: Layer) -> dict[str, float]:

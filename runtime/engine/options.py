@@ -18,8 +18,9 @@ class BuildOptions:
     and dropped in turn. strip_bytes: feature maps are made in strips of rows no larger than that, and lie in a file
     between the parts of the graph where they are larger as a whole. standing: the parts of a graph in segments
     stay open, and only their weights leave memory after each run; otherwise a part is opened for each run. It is no
-    matter of the build. threads: those that the build's kernels are chosen
-    for; None is one a physical core.
+    matter of the build. threads: those that the build's kernels are chosen for; None is one a physical core. timed:
+    True times each layer's kernels here, which takes minutes for a large graph; False takes those that were the fastest
+    on such processors, see `kernels.priors`; None is a timed build where there is one, else one that isn't.
     """
 
     dims: tuple[tuple[str, int], ...] = ()
@@ -29,6 +30,7 @@ class BuildOptions:
     strip_bytes: int | None = None
     standing: bool = False
     threads: int | None = None
+    timed: bool | None = None
 
     def __post_init__(self) -> None:
         if self.exactness not in EXACTNESS:
@@ -45,6 +47,7 @@ class BuildOptions:
         strip_bytes: int | None = None,
         standing: bool = False,
         threads: int | None = None,
+        timed: bool | None = None,
     ) -> BuildOptions:
         return cls(
             dims=tuple(sorted(dims.items())),
@@ -54,6 +57,7 @@ class BuildOptions:
             strip_bytes=strip_bytes,
             standing=standing,
             threads=threads,
+            timed=timed,
         )
 
     @property
@@ -73,6 +77,8 @@ class BuildOptions:
             words.append(f"strips={self.strip_bytes / 2**20:g}MiB")
         if self.dims and self.threads is not None:
             words.append(f"threads={self.threads}")
+        if self.dims and self.timed:
+            words.append("timed")
         return " ".join(words)
 
 

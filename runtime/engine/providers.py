@@ -182,11 +182,6 @@ def _is_windows_mls(target: Target) -> bool:
     return target.provider in windows_ml.register(load_onnxruntime())
 
 
-def says_no_memory(text: str) -> bool:
-    """Whether a message of ONNX Runtime is that memory ran out: no class says it, and std::bad_alloc is one way to."""
-    return any(word in text.lower() for word in ("alloc", "out of memory"))
-
-
 def _preferred() -> tuple[str, ...]:
     """What `auto` tries, best first: a GPU maker's own provider where Windows brings it, then what runs anywhere."""
     first, *rest = PREFERENCE

@@ -44,3 +44,8 @@ def package_fix(extra: str, installed: str, *, beside: bool) -> str:
 def system_fix(system: str) -> str:
     name = SYSTEM_NAMES.get(system, system)
     return f"use it on {name}; here choose cpu, or webgpu for a GPU"
+
+
+def says_no_memory(text: str) -> bool:
+    """Whether a message of ONNX Runtime is that memory ran out: no class says it, and std::bad_alloc is one way to."""
+    return any(word in text.lower() for word in ("alloc", "out of memory"))

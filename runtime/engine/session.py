@@ -20,7 +20,8 @@ from tintype.engine.machine import default_threads
 from tintype.engine.on_device import Kept, OnDevice, stays_on_device
 from tintype.engine.pages import can_give_back
 from tintype.engine.placement import Placement
-from tintype.engine.providers import Target, new_session, plain_reason, says_no_memory
+from tintype.engine.providers import Target, new_session, plain_reason
+from tintype.engine.remedies import says_no_memory
 from tintype.engine.session_options import MODEL, NUMPY_TYPES, ONCE, session_options
 from tintype.engine.strips import HEAD, TAIL, Strips, read_strips
 from tintype.errors import BuildError, MemoryBudgetError, ProviderError, TintypeError

@@ -18,6 +18,9 @@ class Arrangement:
     split_guidance: bool = False  # two calls a step in place of one on a batch twice as large
     keep: bool = True  # graphs stay open from stage to stage, and for the next request
     device_limits: Mapping[str, int] = field(default_factory=dict)  # by role, bytes of a device's memory
+    # By role, whether the build's kernels were timed here or chosen by priors; where it says nothing, timed if such a
+    # build is there.
+    timed: Mapping[str, bool] = field(default_factory=dict)
 
     def holding(self, role: str) -> Holding:
         return self.holdings.get(role, PACKED)

@@ -60,16 +60,15 @@ def test_an_emulated_processor_is_asked_itself(model, kind, has, lacks):
     """/proc/cpuinfo is the host's there."""
     script = (
         "import json; from tintype.engine import machine as m; print(json.dumps([sorted(m.instruction_sets()), "
-        "m.processor_kind(), m.cpu_identity(), m.default_threads(), m.products_saturate(), m.cpuinfo().get('flags')]))"
+        "m.processor_kind(), m.cpu_identity(), m.default_threads(), m.cpuinfo().get('flags')]))"
     )
     done = subprocess.run(
         [QEMU, "-cpu", model, sys.executable, "-c", script], capture_output=True, text=True, check=True
     )
-    sets, emulated_kind, identity, threads, saturate, flags = json.loads(done.stdout)
+    sets, emulated_kind, identity, threads, flags = json.loads(done.stdout)
     assert has <= set(sets)
     assert not lacks & set(sets)
     assert emulated_kind == kind
-    assert saturate
     same = set(sets) & machine.KERNEL_SETS == machine.instruction_sets() & machine.KERNEL_SETS
     assert (identity == machine.cpu_identity()) == same
     assert 1 <= threads <= (os.cpu_count() or 1)
@@ -111,22 +110,6 @@ def test_a_group_of_instruction_sets_is_its_members(features, expected):
 )
 def test_a_processors_kind_is_the_best_that_it_has(architecture, sets, kind):
     assert kind_of(architecture, sets) == kind
-
-
-@pytest.mark.parametrize(
-    ("architecture", "features", "saturate"),
-    [
-        ("x86_64", {"SSE2", "AVX2"}, True),
-        ("AMD64", set(), True),
-        ("x86_64", {"SSE2", "AVX2", "AVX512F", "AVX512VNNI"}, False),
-        ("aarch64", set(), False),
-        ("arm64", {"NEON", "ASIMDDP"}, False),
-    ],
-)
-def test_integer_products_saturate_on_x86_without_vnni_only(monkeypatch, architecture, features, saturate):
-    monkeypatch.setattr(machine.platform, "machine", lambda: architecture)
-    monkeypatch.setattr(machine, "_numpy_features", lambda: dict.fromkeys(features, True))
-    assert machine.products_saturate() is saturate
 
 
 def test_a_numpy_that_tells_nothing_leaves_a_processor_without_instruction_sets(monkeypatch):

@@ -1,4 +1,4 @@
-"""Builds for one shape: kernels are timed once, the choice is kept, and large weights are shared."""
+"""Builds for one shape whose kernels are timed: once, the choice is kept, and large weights are shared."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from tintype.engine import cache as caching
 from tintype.engine.cache import bytes_on_disk, damage, read_report, sweep_weights, weights_folder
 from tintype.engine.measure import AS_IS, CostTable, Way, fastest, psnr_db
 
-OPTIONS = BuildOptions.for_shape({"batch": 1, "height": 24, "width": 16, "sequence": 5}, threads=1)
-OTHER = BuildOptions.for_shape({"batch": 2, "height": 8, "width": 8, "sequence": 5}, threads=1)
+OPTIONS = BuildOptions.for_shape({"batch": 1, "height": 24, "width": 16, "sequence": 5}, threads=1, timed=True)
+OTHER = BuildOptions.for_shape({"batch": 2, "height": 8, "width": 8, "sequence": 5}, threads=1, timed=True)
 
 
 def _write_unet(path):
@@ -175,7 +175,7 @@ def test_weights_that_no_build_holds_are_swept_when_they_are_old(cache, monkeypa
 
 def test_mapped_builds_take_no_larger_weights(unet, cpu, cache):
     bundle, constants = unet
-    options = BuildOptions.for_shape(dict(OPTIONS.dims), mapped=True, threads=1)
+    options = BuildOptions.for_shape(dict(OPTIONS.dims), mapped=True, threads=1, timed=True)
     folder = ensure_build(bundle, "denoiser", cpu, options=options)
     assert {choice["chosen"] for choice in read_report(folder)["choices"]} == {AS_IS}
     feed = _feed(np.random.default_rng(0), 1, 24, 16)

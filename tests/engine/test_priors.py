@@ -1,0 +1,77 @@
+"""First builds choose kernels by what was timed on such processors, at once and always alike; timed ones come when asked
+for, and a picture says by which it was drawn."""
+
+from __future__ import annotations
+
+import dataclasses
+from importlib import resources
+
+import numpy as np
+import pytest
+
+from tintype import load
+from tintype.engine import BuildOptions, build_id, cache_folder, clear_cache, ensure_build, is_timed
+from tintype.engine.cache import read_report
+from tintype.engine.code_version import read_sources, version_of
+from tintype.engine.measure import AS_IS
+from tintype.record import BY_PRIORS, TIMED
+
+SMALL = {"width": 64, "height": 64, "num_inference_steps": 1, "seed": 3}
+
+
+@pytest.fixture
+def postcard(cache):
+    with load("postcard", provider="cpu", threads=1) as pipeline:
+        yield pipeline
+
+
+def test_another_table_makes_another_build():
+    sources = read_sources([resources.files("tintype.kernels")])
+    assert "kernels/priors.json" in sources
+    assert version_of(sources) != version_of(sources | {"kernels/priors.json": b'{"tables": []}'})
+
+
+def test_a_first_build_times_nothing_and_is_the_same_in_every_cache(postcard):
+    bundle, cpu = postcard.bundle, postcard.target
+    options = BuildOptions.for_shape({"batch": 1, "height": 8, "width": 8}, exactness="exact", threads=1)
+    ids = []
+    for _ in range(2):
+        folder = ensure_build(bundle, "vae_decoder", cpu, options=options)
+        ids.append(build_id(folder))
+        assert not is_timed(folder)
+        assert not list((cache_folder() / "costs").glob("[0-9a-f]*.json"))  # of timed layers
+        assert any(each["chosen"] != AS_IS for each in read_report(folder)["choices"])
+        clear_cache()
+    assert ids[0] == ids[1]
+
+
+def test_pictures_are_drawn_by_a_timed_build_once_there_is_one_and_say_so(postcard):
+    first = postcard.generate("a red boat", **SMALL)
+    roles = set(postcard.bundle.manifest.roles)
+    assert first.records[0].made_with.kernels == dict.fromkeys(roles, BY_PRIORS)
+    for _, folder in postcard.build(first.records[0].request):
+        assert is_timed(folder)
+    with load("postcard", provider="cpu", threads=1) as later:
+        second = later.generate("a red boat", **SMALL)
+        assert second.records[0].made_with.kernels == dict.fromkeys(roles, TIMED)
+        assert set(second.records[0].made_with.builds.values()).isdisjoint(first.records[0].made_with.builds.values())
+        again = later.reproduce(first.records[0])  # by the builds that drew it, which are still there
+    np.testing.assert_array_equal(np.asarray(again.images[0]), np.asarray(first.images[0]))
+    assert again.records[0].made_with == first.records[0].made_with
+
+
+def test_a_pipeline_keeps_to_the_builds_that_it_began_with(postcard):
+    first = postcard.generate("a red boat", **SMALL)
+    with load("postcard", provider="cpu", threads=1) as other:
+        for _ in other.build(first.records[0].request):
+            pass
+    assert postcard.generate("a red boat", **SMALL).records[0].made_with == first.records[0].made_with
+
+
+def test_a_damaged_timed_build_costs_no_picture_and_no_timing(postcard):
+    options = BuildOptions.for_shape({"batch": 1}, exactness="exact", threads=1)
+    bundle, cpu = postcard.bundle, postcard.target
+    timed = ensure_build(bundle, "text_encoder", cpu, options=dataclasses.replace(options, timed=True))
+    assert ensure_build(bundle, "text_encoder", cpu, options=options) == timed
+    (timed / "model.onnx").write_bytes(b"nonsense")
+    assert not is_timed(ensure_build(bundle, "text_encoder", cpu, options=options))
