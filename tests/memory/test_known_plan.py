@@ -33,8 +33,15 @@ def plan_of(peak_mib: int, budget: int | None, device_mib: int = 0) -> Plan:
 
 @pytest.mark.parametrize(
     ("now_mib", "serves"),
-    [(1000, True), (950, True), (int(900 / MARGIN) + 1, True), (int(900 / MARGIN) - 1, False), (100, False)]
-    + [(1000 * GROWN - 1, True), (1000 * GROWN + 1, False)],
+    [
+        (1000, True),
+        (950, True),
+        (int(900 / MARGIN) + 1, True),
+        (int(900 / MARGIN) - 1, False),
+        (100, False),
+        (1000 * GROWN - 1, True),
+        (1000 * GROWN + 1, False),
+    ],
 )
 def test_a_plan_serves_while_it_fits_and_no_bound_has_grown_much(now_mib: float, serves: bool) -> None:
     budget, now = 1000 * MIB, int(now_mib * MIB)
