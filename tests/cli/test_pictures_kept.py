@@ -14,7 +14,11 @@ import pytest
 
 from tintype import read_latents, read_record
 from tintype.engine import Session
-from tintype.errors import OutputError
+from tintype.errors import BuildError, OutputError
+
+
+def broken() -> BuildError:
+    return BuildError("the decoder failed", fix="mend it")
 
 
 @pytest.fixture
@@ -51,13 +55,13 @@ def test_the_first_of_three_stays_when_the_second_cannot_be_decoded(
     for name in expected:
         (tmp_path / name).unlink()
     with monkeypatch.context():
-        fail_decode(1, MemoryError())
+        fail_decode(1, broken())
         outcome = generate(*three)
     monkeypatch.undo()
     assert outcome.code == 1
     written, error, fix = outcome.stderr.splitlines()
     assert written == f"written: {tmp_path / 'x-1.png'}"
-    assert "not enough memory" in error
+    assert error == "error: the decoder failed"
     kept = tmp_path / "x.latents.safetensors"
     assert f"--from-latents {kept}" in fix
     assert names(tmp_path) == ["x-1.png", kept.name]
@@ -72,7 +76,7 @@ def test_the_first_of_three_stays_when_the_second_cannot_be_decoded(
 
 
 def test_json_says_which_are_written_and_is_one_object_still(generate, fail_decode, tmp_path: Path) -> None:
-    fail_decode(2, MemoryError())
+    fail_decode(2, broken())
     answer = json.loads(generate("a red house", "--count", 3, "--json").stdout)
     assert answer["error"]["notes"] == [f"written: {tmp_path / 'x-1.png'}, {tmp_path / 'x-2.png'}"]
     assert answer["exit_code"] == 1
@@ -114,10 +118,10 @@ def test_latents_give_their_pictures_one_by_one(
     generate, command, fail_decode, monkeypatch, tiny_bundle: Path, tmp_path: Path
 ) -> None:
     with monkeypatch.context():
-        fail_decode(0, MemoryError())
+        fail_decode(0, broken())
         assert generate("a red house", "--count", 2, "--batch-size", 2).code == 1
     monkeypatch.undo()
-    fail_decode(1, MemoryError())
+    fail_decode(1, broken())
     kept = tmp_path / "x.latents.safetensors"
     outcome = command("generate", "--from-latents", kept, "-o", tmp_path / "x.png", "--model", tiny_bundle)
     assert outcome.code == 1

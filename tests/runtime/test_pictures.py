@@ -11,7 +11,7 @@ import tintype
 from tintype import Picture, Step, read_latents
 from tintype.denoiser import Denoiser
 from tintype.engine import Session
-from tintype.errors import MemoryBudgetError
+from tintype.errors import BuildError
 
 ASKED = {"seed": 1, "num_inference_steps": 2, "sampler": "euler"}
 
@@ -26,7 +26,7 @@ def pipeline(tiny_bundle: Path):
 def fail_decode(monkeypatch: pytest.MonkeyPatch):
     """The decode with that number, from 0, fails, and those after it."""
 
-    def fail(number: int, error: type[Exception] = MemoryError) -> None:
+    def fail(number: int) -> None:
         run, done = Session.run, 0
 
         def limited(self: Session, inputs):
@@ -34,7 +34,7 @@ def fail_decode(monkeypatch: pytest.MonkeyPatch):
             if "latent_sample" in inputs:
                 done += 1
                 if done > number:
-                    raise error
+                    raise BuildError("the decoder failed", fix="mend it")
             return run(self, inputs)
 
         monkeypatch.setattr(Session, "run", limited)
@@ -68,7 +68,7 @@ def test_pictures_that_are_done_stay_when_a_later_decode_fails(pipeline, fail_de
     expected = pipeline.generate("a house", count=3, batch_size=batch_size, **ASKED)
     fail_decode(1)
     run = pipeline.steps("a house", count=3, batch_size=batch_size, **ASKED)
-    with pytest.raises(MemoryBudgetError):
+    with pytest.raises(BuildError):
         list(run)
     (picture,) = run.pictures
     assert (picture.index, picture.record) == (0, expected.records[0])
@@ -112,7 +112,7 @@ def test_saved_latents_give_each_picture_when_it_is_decoded(pipeline, fail_decod
     fail_decode(2)
     pictures = pipeline.resume_pictures(saved)
     assert [next(pictures).image.tobytes() for _ in range(2)] == expected[:2]
-    with pytest.raises(MemoryBudgetError):
+    with pytest.raises(BuildError):
         next(pictures)
 
 

@@ -44,7 +44,7 @@ def plans_made(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 def resolved(pipeline, **fields):
-    return resolve(Request(PROMPT, **{**SHAPE, **fields}), pipeline.bundle.manifest)
+    return resolve(Request(prompt=PROMPT, **{**SHAPE, **fields}), pipeline.bundle.manifest)
 
 
 def test_auto_is_read_again_for_each_request(tiny_bundle: Path, free, plans_made) -> None:
