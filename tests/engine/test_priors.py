@@ -1,5 +1,5 @@
-"""First builds choose kernels by what was timed on such processors, at once and always alike; timed ones come when asked
-for, and a picture says by which it was drawn."""
+"""First builds choose kernels by what was timed on such processors, at once and always alike; timed ones come when they
+are asked for, and a picture says by which it was drawn."""
 
 from __future__ import annotations
 
