@@ -86,7 +86,8 @@ def _ask(
     model = ir.Model(ir.Graph(inputs, node.outputs, nodes=[node], opset_imports=imports, name="question"), ir_version=9)
     options = load_onnxruntime().SessionOptions()
     options.log_severity_level = 4
-    options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
+    if not target.is_host:  # a processor has nothing to fall back to, and ONNX Runtime refuses the option there
+        options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
     with TemporaryDirectory() as folder:
         path = Path(folder) / "question.onnx"
         ir.save(model, path)

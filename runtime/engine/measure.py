@@ -149,7 +149,7 @@ def layer_costs(
             layer.kind,
             list(layer.size),
             {
-                name: [float(f"{way.seconds:.4g}"), round(way.weight_bytes / layer.weights, 2), round(way.psnr_db)]
+                name: [float(f"{way.seconds:.4g}"), round(way.weight_bytes / layer.weights, 2), round(way.psnr_db, 1)]
                 for name, way in ways.items()
             },
         )
