@@ -16,13 +16,14 @@ SWIFTSHADER := $(wildcard /usr/lib/chromium/vk_swiftshader_icd.json)
 WEBGPU_ENV  := TINTYPE_REQUIRE_WEBGPU=1 XDG_RUNTIME_DIR=$${XDG_RUNTIME_DIR:-/tmp} $(if $(SWIFTSHADER),\
 	VK_ICD_FILENAMES=$${VK_ICD_FILENAMES:-$(SWIFTSHADER)} ORT_WEBGPU_EP_ALLOW_SOFTWARE_ADAPTER=1)
 
-.PHONY: help image test test-webgpu test-openvino test-cuda check lint types imports postcard bench bench-gpu clean
+.PHONY: help image test test-webgpu test-openvino test-cuda test-processors check lint types imports postcard bench bench-gpu clean
 help:
 	@echo "make image     install the runtime and write postcard.png"
 	@echo "make test      install what tests need and run the whole suite"
 	@echo "make test-webgpu    run postcard by WebGPU, on a GPU or on Debian's chromium (libvulkan1 too)"
 	@echo "make test-openvino  run postcard by OpenVINO"
 	@echo "make test-cuda      run postcard by CUDA, on an NVIDIA GPU"
+	@echo "make test-processors  draw on processors that Debian's qemu-user emulates: minutes, 0.5 GB below build/"
 	@echo "make check     ruff, mypy, import-linter, then the whole suite"
 	@echo "make bench     measure this machine; figures go to bench/results/"
 	@echo "make bench-gpu     measure an NVIDIA GPU beside diffusers and torch.compile: hours, 30 GB of disk"
@@ -69,6 +70,11 @@ test-webgpu: .venv-webgpu/.installed-$(KEY)
 test-openvino: .venv-openvino/.installed-$(KEY)
 	TINTYPE_TEST_DEVICE=openvino TINTYPE_REQUIRE_OPENVINO=1 .venv-openvino/bin/python -m pytest tests/openvino tests/devices \
 		$(PYTEST)
+
+# Other processors, emulated; needs qemu-user, and apt-get for the Python of the other architecture.
+test-processors: $(TEST_STAMP)
+	$(BIN)/python tests/processors/emulated.py build/processors
+	TINTYPE_PROCESSORS=build/processors $(BIN)/python -m pytest --durations=25 tests/processors $(PYTEST)
 
 # On an NVIDIA GPU. torch comes as its index gives it, which is with CUDA on Linux; on Windows name PyTorch's own index
 # (PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cu130).
