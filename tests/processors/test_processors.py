@@ -28,10 +28,7 @@ on_every_processor = pytest.mark.parametrize("processor", FEATURES)
 @on_every_processor
 @pytest.mark.parametrize("kind", ["exact"])
 def test_the_processor_is_the_one_it_is_called(drawing, processor, kind):
-    present, absent = FEATURES[processor]
-    features = drawing(processor, kind).features
-    assert present <= features
-    assert not absent & features
+    assert _is(processor, drawing(processor, kind).features)
 
 
 @on_every_processor
@@ -40,7 +37,7 @@ def test_an_exact_picture_is_this_machines(drawing, processor, kind):
     here, there = drawing(HOST, kind), drawing(processor, kind)
     near = _nearness_db(there, here)
     assert min(near) >= EXACT_DB, near
-    _assert_recorded(there, here)
+    assert there.record.request == here.record.request
 
 
 @on_every_processor
@@ -55,7 +52,16 @@ def test_a_balanced_picture_is_as_near_to_this_machines_as_rounding_lets_it_be(d
     near, rounding = _nearness_db(there, here), _nearness_db(here, drawing(HOST, "exact"))
     bounds = [min(EXACT_DB, each - UNRELATED_DB) for each in rounding]
     assert all(each >= bound for each, bound in zip(near, bounds, strict=True)), (near, bounds)
-    _assert_recorded(there, here)
+    assert there.record.request == here.record.request
+
+
+@on_every_processor
+@pytest.mark.parametrize("kind", ["exact"])
+def test_builds_are_not_those_of_another_kind_of_processor(drawing, processor, kind):
+    here, there = drawing(HOST, kind), drawing(processor, kind)
+    builds, others = there.record.made_with.builds, here.record.made_with.builds
+    assert builds.keys() == others.keys() == set(open_bundle("postcard").manifest.roles)
+    assert _is(processor, here.features) or all(builds[role] != others[role] for role in builds)
 
 
 @on_every_processor
@@ -64,6 +70,11 @@ def test_integer_products_are_those_of_their_references(jobs, processor, kind):
     """The tests of their kernels, run there: sums of 255 * 127 that saturate fail them."""
     done = jobs(processor, kind).done
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def _is(processor, features):
+    present, absent = FEATURES[processor]
+    return present <= features and not absent & features
 
 
 def _nearness_db(result, reference):
@@ -75,12 +86,3 @@ def _nearness_db(result, reference):
 def _psnr_db(result, reference):
     error = float(np.mean((result.astype(np.float64) - reference) ** 2))
     return 10 * math.log10(float(np.ptp(reference)) ** 2 / error) if error else math.inf
-
-
-def _assert_recorded(there, here):
-    """The picture's record has the same request, and no build of a processor with other instruction sets."""
-    assert there.record.request == here.record.request
-    builds, others = there.record.made_with.builds, here.record.made_with.builds
-    assert builds.keys() == others.keys() == set(open_bundle("postcard").manifest.roles)
-    if there.features != here.features:
-        assert all(builds[role] != others[role] for role in builds)
