@@ -2,7 +2,7 @@
 
 `priors.json` holds, by kind of processor and number of threads, layers as `python -m tintype.bench.priors` timed them:
 each with its kind, its size, and for each way the seconds, the bytes a weight takes, and how near it is to the layer as
-it is. A layer is taken to do as the timed one of its kind does whose size is nearest.
+it is. A layer is taken to do as the timed ones of its kind do whose sizes are nearest.
 """
 
 from __future__ import annotations
@@ -22,6 +22,11 @@ LIKEST: Mapping[str, str] = {
     "neon": "avx2",
     "neon-dotprod": "avx512-vnni",
 }
+
+
+NEAREST = 4  # timed layers that are asked for another one, each by how near it is: one may have been disturbed
+OWN_WEIGHT = 0.25  # squared octaves within which sizes count as the same
+AS_IS = "as_is"  # `choice.AS_IS`, without importing onnx_ir
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,10 +55,19 @@ class Priors:
     threads: int
     rows: tuple[Row, ...]
 
-    def nearest(self, kind: str, size: Sequence[int]) -> Row | None:
-        """The timed layer of that kind whose size is nearest; None where there is none."""
-        alike = [row for row in self.rows if row.kind == kind]
-        return min(alike, key=lambda row: _distance(row.size, size), default=None)
+    def likely(self, kind: str, size: Sequence[int]) -> dict[str, Timed]:
+        """What each way of a layer of that kind and size likely takes, in times of the layer as it is; empty where no
+        layer of its kind was timed."""
+        alike = sorted((row for row in self.rows if row.kind == kind), key=lambda row: _distance(row.size, size))
+        found = {}
+        for name in dict.fromkeys(name for row in alike for name in row.ways):
+            rows = [row for row in alike if name in row.ways][:NEAREST]
+            weights = [1 / (OWN_WEIGHT + _distance(row.size, size)) for row in rows]
+            logs = [math.log(row.ways[name].seconds / row.ways[AS_IS].seconds) for row in rows]
+            mean = sum(w * log for w, log in zip(weights, logs, strict=True)) / sum(weights)
+            nearest = rows[0].ways[name]
+            found[name] = Timed(math.exp(mean), nearest.bytes_a_weight, nearest.psnr_db)
+        return found
 
 
 def priors_for(processor: str, threads: int, abilities: Collection[str] = ()) -> Priors:

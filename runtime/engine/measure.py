@@ -54,7 +54,7 @@ class Way:
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """What was chosen for one layer, and from what; by priors, seconds are those of the nearest layer in the table."""
+    """What was chosen for one layer, and from what; by priors, seconds are in times of the layer as it is."""
 
     node: str
     layer: str
@@ -156,19 +156,15 @@ def layer_costs(
 
 
 def likely_ways(layer: Layer, priors: Priors) -> dict[str, Way]:
-    """The ways of a layer as the nearest one in a table took; only `as_is` where there is none like it."""
-    row = priors.nearest(layer.kind, layer.size)
-    known = {} if row is None else {name: way for name, way in row.ways.items() if name in layer.ways}
-    if AS_IS not in known:
-        return {AS_IS: Way(0.0, layer.stored_bytes, 200.0)}
-    return {
-        name: Way(
-            way.seconds,
-            layer.stored_bytes if name == AS_IS else round(way.bytes_a_weight * layer.weights),
-            way.psnr_db,
-        )
-        for name, way in known.items()
-    }
+    """The ways of a layer as those that are nearest in a table took, in times of the layer as it is; only `as_is` where
+    there is none like it."""
+    known = priors.likely(layer.kind, layer.size)
+    ways = {AS_IS: Way(1.0, layer.stored_bytes, 200.0)}
+    for name in layer.ways:
+        if name in known and name != AS_IS:
+            way = known[name]
+            ways[name] = Way(way.seconds, round(way.bytes_a_weight * layer.weights), way.psnr_db)
+    return ways
 
 
 def _gates(layer: Layer) -> dict[str, float]:

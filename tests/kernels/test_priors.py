@@ -11,7 +11,7 @@ from onnx import TensorProto, helper
 from tintype.engine import graph_session
 from tintype.engine.measure import AS_IS, layer_costs, likely_ways
 from tintype.engine.providers import TARGETS
-from tintype.kernels import choice
+from tintype.kernels import choice, priors
 from tintype.kernels.priors import LIKEST, Priors, Row, Timed, all_priors, priors_for
 from tintype.kernels.registry import measured_kernels
 
@@ -36,13 +36,19 @@ FAST = {AS_IS: Timed(1.0, 4.0, 200.0), "winograd4": Timed(0.5, 16.0, 130.0)}
 SLOW = {AS_IS: Timed(1.0, 4.0, 200.0), "winograd4": Timed(2.0, 16.0, 130.0)}
 
 
-def test_a_layer_does_as_the_nearest_timed_one_of_its_kind(model_of, random):
+def test_a_layer_does_as_the_nearest_timed_ones_of_its_kind(model_of, random):
     table = _table(((256, 32, 32), FAST), ((256, 1024, 1024), SLOW))
-    near, far = (_layer(model_of, random, inputs=n, outputs=n) for n in (32, 512))
+    near, far = (_layer(model_of, random, inputs=n, outputs=n) for n in (32, 1000))
     assert near.kind == "Conv 3x3"
     assert near.size == (256, 32, 32)
     seconds = [likely_ways(layer, table)["winograd4"].seconds for layer in (near, far)]
-    assert seconds == [0.5, 2.0]
+    assert seconds == pytest.approx([0.5, 2.0], rel=0.05)
+
+
+def test_one_disturbed_row_does_not_decide(model_of, random):
+    rows = [((256, inputs, 32), FAST) for inputs in (26, 29, 36, 40)]
+    ways = likely_ways(_layer(model_of, random, outputs=32), _table(((256, 32, 32), SLOW), *rows))
+    assert ways["winograd4"].seconds < 1
 
 
 def test_weights_are_told_for_the_layer_at_hand(model_of, random):
@@ -93,3 +99,7 @@ def test_builds_for_any_shape_multiply_integers_by_default(model_of, random, tmp
     onnx.save(model_of(nodes, {"x": (TensorProto.FLOAT, ["batch", 64])}, ["y"], constants), tmp_path / "model.onnx")
     with graph_session(tmp_path / "model.onnx", threads=1) as session:
         assert session.placement.count("DynamicQuantizeMatMul") == 1
+
+
+def test_the_names_of_what_stays_are_one():
+    assert choice.AS_IS == AS_IS == priors.AS_IS
