@@ -11,7 +11,7 @@ import json
 import shutil
 import tempfile
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -20,7 +20,7 @@ import filelock
 
 from tintype.engine import cache
 from tintype.engine.cache import BuildIdentity
-from tintype.engine.child import DISK, MEMORY, UNCUT, ChildError, kind_of, run_child
+from tintype.engine.child import DISK, MEMORY, UNCUT, ChildError, answer_in, kind_of, run_child
 from tintype.engine.code_version import lowering_version
 from tintype.engine.devices import device_identity
 from tintype.engine.installation import ort_version
@@ -74,7 +74,7 @@ def ensure_build(
 def begin_builds(
     bundle: GraphSource, wanted: Iterable[tuple[str, BuildOptions]], target: Target, *, free_bytes: int
 ) -> None:
-    """Begin those builds that are missing, by role: the largest graph beside all others, where there is memory for it.
+    """Begin those builds that are missing, by role, in one child process, where there is memory for all at once.
 
     Whoever wants one calls `ensure_build`, which waits for it. What fails, fails there again, with its error.
     """
@@ -82,20 +82,36 @@ def begin_builds(
     sizes = {role: _stored_bytes(bundle.graph_path(role)) for role, _ in missing}
     if len(missing) < 2 or sum(sizes.values()) * BYTES_TO_BUILD > free_bytes:
         return
-    largest = max(missing, key=lambda each: sizes[each[0]])
-    for share in ([largest], [each for each in missing if each != largest]):
-        # A daemon: a program that ends doesn't wait for it, and the child ends with the program.
-        threading.Thread(target=_make_all, args=(bundle, share, target), daemon=True).start()
+    locked = threading.Event()
+    # A daemon: a program that ends doesn't wait for it, and the child ends with the program.
+    threading.Thread(target=_make_together, args=(bundle, missing, target, locked), daemon=True).start()
+    locked.wait()  # or else the caller would build the first one itself
 
 
 def _stored_bytes(graph: Path) -> int:
     return sum(file.stat().st_size for file in graph.parent.glob(f"{graph.name}*"))
 
 
-def _make_all(bundle: GraphSource, wanted: Iterable[tuple[str, BuildOptions]], target: Target) -> None:
-    for role, options in wanted:
-        with contextlib.suppress(TintypeError):
-            ensure_build(bundle, role, target, options=options)
+def _make_together(
+    bundle: GraphSource, wanted: Sequence[tuple[str, BuildOptions]], target: Target, locked: threading.Event
+) -> None:
+    with contextlib.ExitStack() as locks:
+        locks.callback(locked.set)
+        locks.enter_context(contextlib.suppress(TintypeError, OSError, ChildError))
+        folders = [cache.builds_folder() / build_key(bundle, role, target, options=options) for role, options in wanted]
+        makings = []
+        for folder, (role, options) in sorted(zip(folders, wanted, strict=True), key=lambda each: each[0]):
+            locks.enter_context(filelock.FileLock(folder.with_suffix(".lock")))
+            if not folder.is_dir():
+                identity = identify(bundle, role, target, options=options)
+                making = _Making(folder, bundle.graph_path(role), target, identity, options, bundle.largest(role))
+                makings.append(locks.enter_context(making))
+        locked.set()
+        jobs = json.dumps([making.job.as_dict() for making in makings])
+        results = run_child("tintype.engine.lower", jobs)["results"] if makings else []
+        for making, said in zip(makings, results, strict=True):
+            with contextlib.suppress(ChildError):
+                making.finish(answer_in(said))
 
 
 def find_build(
@@ -193,7 +209,31 @@ def lower_into(
     weights: the folder where builds share large weights, if any. largest: how large the graph's values get, by name,
     where that was measured; else it is found on noise where it matters.
     """
-    job = Job(
+    job = _job(source, folder, target, options, weights, largest, lowered=lowered)
+    try:
+        (said,) = run_child("tintype.engine.lower", json.dumps([job.as_dict()]))["results"]
+        return answer_in(said)
+    except ChildError as error:
+        message, kind = error.message, error.kind
+    if kind is None and shutil.disk_usage(folder).free < FULL_BYTES:  # ONNX Runtime says only that it could not write
+        message, kind = f"no space left on the disk of {folder}", DISK
+    message = f"{source} cannot be built for {target.name}: {message}"
+    if kind == UNCUT:
+        raise UncutError(message, fix=_fix_for(kind))
+    raise BuildError(message, fix=_fix_for(kind), kind=kind)
+
+
+def _job(
+    source: Path,
+    folder: Path,
+    target: Target,
+    options: BuildOptions,
+    weights: Path | None,
+    largest: Mapping[str, float] | None,
+    *,
+    lowered: bool = True,
+) -> Job:
+    return Job(
         source=source,
         folder=folder,
         target=target,
@@ -203,16 +243,6 @@ def lower_into(
         weights=weights,
         largest=None if largest is None else dict(largest),
     )
-    try:
-        return run_child("tintype.engine.lower", job.to_json())
-    except ChildError as error:
-        message, kind = error.message, error.kind
-    if kind is None and shutil.disk_usage(folder).free < FULL_BYTES:  # ONNX Runtime says only that it could not write
-        message, kind = f"no space left on the disk of {folder}", DISK
-    message = f"{source} cannot be built for {target.name}: {message}"
-    if kind == UNCUT:
-        raise UncutError(message, fix=_fix_for(kind))
-    raise BuildError(message, fix=_fix_for(kind), kind=kind)
 
 
 def is_timed(folder: Path) -> bool:
@@ -244,6 +274,53 @@ def _costs_path() -> Path:
     return cache.cache_folder() / "costs" / f"{hashlib.sha256(facts.encode()).hexdigest()[:16]}.json"
 
 
+class _Making:
+    """A build on its way: made beside its place and moved there in one step. The caller holds the lock."""
+
+    def __init__(
+        self,
+        folder: Path,
+        source: Path,
+        target: Target,
+        identity: BuildIdentity,
+        options: BuildOptions,
+        largest: Mapping[str, float] | None,
+    ) -> None:
+        self.folder, self._identity = folder, identity
+        self._scratch = contextlib.ExitStack()
+        self._facts = (source, target, options, largest)
+
+    def __enter__(self) -> _Making:
+        # What a killed process left behind; nobody else can be at it, we hold the lock.
+        for left in self.folder.parent.glob(f".partial-{self.folder.name}-*"):
+            cache.discard(left)
+        scratch = tempfile.TemporaryDirectory(
+            dir=self.folder.parent, prefix=f".partial-{self.folder.name}-", ignore_cleanup_errors=True
+        )
+        self._made = Path(self._scratch.enter_context(scratch)) / "build"
+        self._made.mkdir()
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self._scratch.close()
+
+    @property
+    def job(self) -> Job:
+        source, target, options, largest = self._facts
+        return _job(source, self._made, target, options, cache.weights_folder(), largest)
+
+    def lower(self) -> None:
+        """Run the child that makes it, and put it in place."""
+        source, target, options, largest = self._facts
+        weights = cache.weights_folder()
+        self.finish(lower_into(source, self._made, target, options=options, weights=weights, largest=largest))
+
+    def finish(self, report: Mapping[str, Any]) -> None:
+        """Put in place what a child made."""
+        cache.write_facts(self._made, self._identity, report)
+        self._made.replace(self.folder)
+
+
 def _build_into(
     folder: Path,
     source: Path,
@@ -252,21 +329,9 @@ def _build_into(
     options: BuildOptions,
     largest: Mapping[str, float] | None,
 ) -> None:
-    """Make the build beside its place and move it there in one step. The caller holds the lock."""
-    # What a killed process left behind; nobody else can be at it, we hold the lock.
-    for left in folder.parent.glob(f".partial-{folder.name}-*"):
-        cache.discard(left)
     try:
-        with tempfile.TemporaryDirectory(
-            dir=folder.parent, prefix=f".partial-{folder.name}-", ignore_cleanup_errors=True
-        ) as scratch:
-            made = Path(scratch) / "build"
-            made.mkdir()
-            report: Mapping[str, Any] = lower_into(
-                source, made, target, options=options, weights=cache.weights_folder(), largest=largest
-            )
-            cache.write_facts(made, identity, report)
-            made.replace(folder)
+        with _Making(folder, source, target, identity, options, largest) as making:
+            making.lower()
     except OSError as error:
         kind = kind_of(error)
         message = f"the build cannot be written below {folder.parent}: {error}"

@@ -13,12 +13,13 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
 
 from tintype.engine.remedies import says_no_memory
 from tintype.errors import MemoryBudgetError, UncutError
 
+Job = TypeVar("Job")
 LOOK_SECONDS = 0.5
 DISK, MEMORY, UNCUT = "disk", "memory", "uncut"  # no space left; none to compute in; a graph that can't run in pieces
 _KILLED = (-9, 137)  # mostly by the system, for want of memory
@@ -38,12 +39,17 @@ def run_child(module: str, job: str) -> dict[str, Any]:
     if done.returncode in _KILLED:
         raise ChildError("the child process was killed, most likely for want of memory", MEMORY)
     said = _last_object(done.stdout)
-    if done.returncode == 0 and isinstance(said.get("answer"), dict):
-        return dict(said["answer"])
-    if "error" in said:
-        raise ChildError(str(said["error"]), said.get("kind"))
+    if done.returncode == 0 or "error" in said:
+        return answer_in(said)
     last_line = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
     raise ChildError(last_line, MEMORY if last_line.startswith("MemoryError") else None)
+
+
+def answer_in(said: Mapping[str, Any]) -> dict[str, Any]:
+    """The answer in what `attempt` gave; raises ChildError where that is an error."""
+    if isinstance(said.get("answer"), dict):
+        return dict(said["answer"])
+    raise ChildError(str(said.get("error", "the child process gave no answer")), said.get("kind"))
 
 
 def run_module(module: str, job: str = "") -> subprocess.CompletedProcess[str]:
@@ -56,14 +62,49 @@ def run_module(module: str, job: str = "") -> subprocess.CompletedProcess[str]:
 def answer_parent(work: Callable[[str], dict[str, Any]]) -> int:
     """Do the job on stdin and answer as `run_child` reads it; returns the exit code."""
     end_with_parent()
+    said = attempt(work, sys.stdin.read())
+    print(json.dumps(said))
+    return 1 if "error" in said else 0
+
+
+def attempt(work: Callable[[Job], dict[str, Any]], job: Job) -> dict[str, Any]:
+    """Do a job: {"answer": ...}, or {"error": ..., "kind": ...}."""
     try:
-        answer = work(sys.stdin.read())
+        return {"answer": work(job)}
     except Exception as error:
         message = f"{type(error).__name__}: {error}".strip().splitlines()[0]
-        print(json.dumps({"error": message, "kind": kind_of(error)}))
-        return 1
-    print(json.dumps({"answer": answer}))
-    return 0
+        return {"error": message, "kind": kind_of(error)}
+
+
+def attempt_all(work: Callable[[Job], dict[str, Any]], jobs: Sequence[Job]) -> list[dict[str, Any]]:
+    """`attempt` each job: on Linux beside one another, each in a fork of this process, which shares what is imported;
+    elsewhere one after another."""
+    if sys.platform != "linux" or len(jobs) == 1:
+        return [attempt(work, job) for job in jobs]
+    pipes = [_fork(work, job) for job in jobs]
+    said = []
+    for pid, pipe in pipes:
+        with os.fdopen(pipe, encoding="utf-8") as file:
+            text = file.read()
+        exit_code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+        kind = MEMORY if exit_code in _KILLED else None
+        said.append(_last_object(text) or {"error": f"its process ended with {exit_code}", "kind": kind})
+    return said
+
+
+def _fork(work: Callable[[Job], dict[str, Any]], job: Job) -> tuple[int, int]:
+    """The id of a process that does a job, and the end of a pipe where it writes what came of it."""
+    reading, writing = os.pipe()
+    pid = os.fork()
+    if pid:
+        os.close(writing)
+        return pid, reading
+    try:
+        end_with_parent()
+        with os.fdopen(writing, "w", encoding="utf-8") as file:
+            file.write(json.dumps(attempt(work, job)))
+    finally:
+        os._exit(0)
 
 
 def kind_of(error: Exception) -> str | None:

@@ -1,8 +1,8 @@
-"""The child process that makes a build: the one place of the runtime where onnx graphs are read and rewritten.
+"""The child process that makes builds: the one place of the runtime where onnx graphs are read and rewritten.
 
-Reads a job as JSON on stdin; writes `model.onnx` and its weights into the job's folder, and `once.onnx` beside it where
-a part of the graph need run only once a prompt; answers with its report, see `child`. Run as
-`python -m tintype.engine.lower`.
+Reads a list of jobs as JSON on stdin; for each it writes `model.onnx` and its weights into the job's folder, and
+`once.onnx` beside it where a part of the graph need run only once a prompt. Answers with the reports, see `child`. Run
+as `python -m tintype.engine.lower`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tintype.engine.child import answer_parent
+from tintype.engine.child import answer_parent, attempt_all
 from tintype.engine.machine import default_threads, processor_kind
 from tintype.engine.options import ANY_SHAPE, BuildOptions
 from tintype.engine.providers import TARGETS, Target, load_onnxruntime
@@ -60,15 +60,15 @@ class Job:
     def threads(self) -> int:
         return self.options.threads or default_threads()
 
-    def to_json(self) -> str:
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
         paths = {name: str(path.resolve()) if path else None for name, path in self._paths().items()}
         rest = {"target": self.target.name, "lowered": self.lowered, "options": asdict(self.options)}
         rest["largest"] = self.largest
-        return json.dumps({**paths, **rest})
+        return {**paths, **rest}
 
     @classmethod
-    def from_json(cls, text: str) -> Job:
-        told = json.loads(text)
+    def from_dict(cls, told: dict[str, Any]) -> Job:
         options = told["options"]
         dims = tuple((str(name), int(number)) for name, number in options.pop("dims"))
         paths = {name: Path(told[name]) if told[name] else None for name in ("costs", "weights")}
@@ -317,12 +317,16 @@ class _Spill:
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        self._seen: set[ir.Value] = set()
 
     def weights_of(self, graph: ir.Graph) -> None:
         """Move every large weight of the graph that is in memory."""
         import onnx_ir as ir
 
         for value in graph.initializers.values():
+            if value in self._seen:
+                continue
+            self._seen.add(value)
             tensor = value.const_value
             if tensor is None or isinstance(tensor, ir.ExternalTensor) or tensor.nbytes < SPILLED_BYTES:
                 continue
@@ -341,9 +345,18 @@ class _Spill:
             )
 
 
+def make_builds(jobs: str) -> dict[str, Any]:
+    """Make the builds of a JSON list of jobs: for each in `results` its report, as `attempt` has it."""
+
+    import tintype.kernels.registry  # noqa: F401 - both imported once for all jobs
+
+    load_onnxruntime()
+    return {"results": attempt_all(make_build, [Job.from_dict(job) for job in json.loads(jobs)])}
+
+
 def main() -> int:
-    """Do the job on stdin; 0 when the build was written."""
-    return answer_parent(lambda job: make_build(Job.from_json(job)))
+    """Do the jobs on stdin; 0 when each of them was tried."""
+    return answer_parent(make_builds)
 
 
 if __name__ == "__main__":

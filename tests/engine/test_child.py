@@ -113,3 +113,36 @@ def test_an_error_with_another_remedy_keeps_its_fields_and_notes() -> None:
     assert (type(other), other.message, other.fix) == (MemoryBudgetError, "too small", "close other programs")
     assert (other.least_bytes, other.__notes__) == (7, ["written: x.png"])
     assert error.fix == "give more"
+
+
+def _several(tmp_path: Path, jobs: list[str]) -> list[dict[str, object]]:
+    """What `attempt_all` gives for jobs that are Python code, in a process of its own: it may fork."""
+    code = (
+        "import json, os, signal, time\nfrom tintype.engine.child import attempt_all\n"
+        "def each(job):\n    space = {}\n    exec(job, globals(), space)\n    return space\n"
+        "def work(jobs):\n    return {'said': attempt_all(each, json.loads(jobs))}"
+    )
+    (tmp_path / "working.py").write_text(
+        f"import sys\nfrom tintype.engine.child import answer_parent\n{code}\nsys.exit(answer_parent(work))\n"
+    )
+    path = os.pathsep.join([str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", path)
+        said = run_child("working", json.dumps(jobs))["said"]
+    assert isinstance(said, list)
+    return said
+
+
+def test_of_several_jobs_each_has_its_own_answer_in_order(tmp_path: Path) -> None:
+    large = "x" * 300_000  # more than a pipe takes at once
+    said = _several(tmp_path, [f"x = '{large}'", "raise OSError(28, 'full')", "x = 3"])
+    assert said == [{"answer": {"x": large}}, {"error": "OSError: [Errno 28] full", "kind": DISK}, {"answer": {"x": 3}}]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="jobs run beside one another on Linux only")
+def test_several_jobs_run_beside_one_another_and_one_that_is_killed_takes_none_with_it(tmp_path: Path) -> None:
+    meet = f"open('{tmp_path}/%s', 'w').close()\nwhile not os.path.exists('{tmp_path}/%s'):\n    time.sleep(0.01)"
+    jobs = [meet % ("a", "b"), meet % ("b", "a"), "os.kill(os.getpid(), signal.SIGKILL)"]
+    said = _several(tmp_path, jobs)
+    assert [each.get("kind") for each in said] == [None, None, MEMORY]
+    assert ["answer" in each for each in said] == [True, True, False]

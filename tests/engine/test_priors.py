@@ -11,7 +11,7 @@ import pytest
 
 from tintype import load
 from tintype.engine import BuildOptions, build_id, cache_folder, clear_cache, ensure_build, is_timed
-from tintype.engine.cache import read_report
+from tintype.engine.cache import damage, read_report
 from tintype.engine.code_version import read_sources, version_of
 from tintype.engine.measure import AS_IS
 from tintype.record import BY_PRIORS, TIMED
@@ -75,3 +75,52 @@ def test_a_damaged_timed_build_costs_no_picture_and_no_timing(postcard):
     assert ensure_build(bundle, "text_encoder", cpu, options=options) == timed
     (timed / "model.onnx").write_bytes(b"nonsense")
     assert not is_timed(ensure_build(bundle, "text_encoder", cpu, options=options))
+
+
+def _wanted(postcard):
+    sizes = {"height": 8, "width": 8}
+    dims = {"text_encoder": {}, "denoiser": {**sizes, "sequence": 77}, "vae_decoder": sizes}
+    return [(role, BuildOptions.for_shape({"batch": 1, **each}, threads=1)) for role, each in dims.items()]
+
+
+def test_what_a_picture_lacks_is_built_together_and_found_by_whoever_waits(postcard, monkeypatch):
+    from tintype.engine import begin_builds, build
+
+    processes = []
+    run_child = build.run_child
+    monkeypatch.setattr(build, "run_child", lambda *words: processes.append(words) or run_child(*words))
+    wanted = _wanted(postcard)
+    begin_builds(postcard.bundle, wanted, postcard.target, free_bytes=2**40)
+    for role, options in wanted:
+        folder = ensure_build(postcard.bundle, role, postcard.target, options=options)
+        assert damage(folder) is None
+    assert len(processes) == 1
+
+
+def test_without_memory_for_all_at_once_each_is_built_when_it_is_wanted(postcard):
+    from tintype.engine import begin_builds
+
+    begin_builds(postcard.bundle, _wanted(postcard), postcard.target, free_bytes=2**20)
+    assert not list((cache_folder() / "builds").glob("*"))
+
+
+def test_one_that_cannot_be_built_is_an_error_where_it_is_wanted_and_costs_the_others_nothing(postcard, monkeypatch):
+    from tintype.engine import begin_builds
+    from tintype.errors import BuildError
+
+    bundle, wanted = postcard.bundle, _wanted(postcard)
+    broken = cache_folder() / "broken.onnx"
+    broken.parent.mkdir(parents=True, exist_ok=True)
+    broken.write_bytes(b"nonsense")
+    graph_path = type(bundle).graph_path
+
+    def other_path(self, role, variant="full"):
+        return broken if role == "vae_decoder" else graph_path(self, role, variant)
+
+    monkeypatch.setattr(type(bundle), "graph_path", other_path)
+    begin_builds(bundle, wanted, postcard.target, free_bytes=2**40)
+    for role, options in wanted[:2]:
+        assert damage(ensure_build(bundle, role, postcard.target, options=options)) is None
+    with pytest.raises(BuildError, match="cannot be built"):
+        ensure_build(bundle, "vae_decoder", postcard.target, options=wanted[2][1])
+    assert not list((cache_folder() / "builds").glob(".partial*"))
