@@ -5,17 +5,19 @@ from __future__ import annotations
 import itertools
 import json
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import click
 import pytest
 
+from tintype.bench import measures
 from tintype.bench.figures import summary
 from tintype.bench.job import PROMPT, Job
 from tintype.bench.machine import machine_facts
 from tintype.bench.measures import NEVER_IMPORTED, generate_arguments, measure_fresh, measure_steady
 from tintype.bench.peers import Worker, measure_peers
-from tintype.bench.process import imported_modules, run_process
+from tintype.bench.process import Run, imported_modules, run_process
 from tintype.cli import run
 from tintype.engine.machine import cpu_name, instruction_sets, processor_kind
 
@@ -73,9 +75,20 @@ def test_a_picture_needs_no_torch(tiny_bundle: Path, tmp_path: Path) -> None:
     assert modules & NEVER_IMPORTED == set()
 
 
-def test_a_fresh_process_is_measured_cold_and_with_builds_cached(tiny_bundle: Path) -> None:
+def test_a_fresh_process_is_measured_cold_and_with_builds_cached(
+    tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    builds: list[int] = []
+
+    def counting_run(command: Sequence[str], environment: Mapping[str, str]) -> Run:
+        builds.append(len(list(Path(environment["TINTYPE_CACHE"], "builds").glob("*/model.onnx"))))
+        return run_process(command, environment)
+
+    monkeypatch.setattr(measures, "run_process", counting_run)
     figures = measure_fresh(Job(model=str(tiny_bundle), num_inference_steps=2), repeats=1)
-    assert figures["cold"]["seconds"] > figures["first"]["seconds"]["median"] > 0
+    assert builds == [0, 3]  # an empty cache, and what the cold one left there: a build a graph
+    assert figures["cold"]["seconds"] > 0
+    assert figures["first"]["seconds"]["median"] > 0
     assert figures["first"]["steps_per_second"] > 0
     assert figures["torch_imported"] is False
     assert figures["imported_heavy"] == []

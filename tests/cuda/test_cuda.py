@@ -10,6 +10,7 @@ from tintype.bench.figures import picture_psnr_db
 from tintype.bench.gpu_checks import check
 from tintype.engine import BuildOptions, ensure_build, graph_session, open_role, open_session
 from tintype.engine.cache import read_report
+from tintype.engine.cuda import GraphIds
 from tintype.engine.on_device import OnDevice
 from tintype.engine.placement import HEAVY_OPERATORS
 from tintype.engine.providers import TARGETS, load_onnxruntime, new_session
@@ -78,14 +79,21 @@ def test_every_node_is_on_the_gpu(cuda, bundle, role, exactness):
             assert session.placement.count("NhwcConv", cuda.provider) > 0
 
 
-def test_a_build_of_one_shape_is_captured(cuda, bundle):
+def test_a_build_of_one_shape_is_captured(cuda, bundle, monkeypatch):
     """ONNX Runtime refuses where a node is on the host, and then the session goes on without: here it must not."""
+    made = []
+
+    class Watched(GraphIds):
+        def __init__(self):
+            super().__init__()
+            made.append(self)
+
+    monkeypatch.setattr("tintype.engine.cuda.GraphIds", Watched)
     options = BuildOptions.for_shape(SHAPES["denoiser"])
     with open_role(bundle, "denoiser", cuda, options=options) as session:
-        assert isinstance(session._inner, OnDevice)
-        assert session._inner._graph_ids is not None
+        assert isinstance(session.inner, OnDevice)
         session.run(feed_of("denoiser", np.random.default_rng(1)))
-        assert session._inner._graph_ids.captured == 1
+    assert [ids.captured for ids in made] == [1]
 
 
 def test_a_changed_prompt_reaches_a_captured_graph(cuda, bundle):

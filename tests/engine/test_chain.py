@@ -259,7 +259,7 @@ def test_costs_that_were_timed_beside_other_programs_are_measured_again_once_it_
     assert measured_costs(folder, cpu, options(), 1).call_seconds == 1000.0
     monkeypatch.setattr(probe, "is_calm", lambda: True)
     assert known_costs(folder, options(), 1) is None
-    assert measured_costs(folder, cpu, options(), 1).call_seconds < 100.0
+    assert measured_costs(folder, cpu, options(), 1).call_seconds != 1000.0
 
 
 def test_a_child_ends_when_its_parent_is_killed():

@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from collections.abc import Iterator
+from typing import NoReturn
 
 import pytest
 
-from tintype.engine.providers import TARGETS
-from tintype.engine.session import _run_error
+from tintype.engine import Session, graph_session
 from tintype.errors import BuildError, MemoryBudgetError
+
+
+@pytest.fixture
+def session(bundle) -> Iterator[Session]:
+    with graph_session(bundle.graph_path("denoiser")) as opened:
+        yield opened
+
+
+def _failing(text: str) -> NoReturn:
+    raise RuntimeError(text)
 
 
 @pytest.mark.parametrize(
@@ -19,9 +29,11 @@ from tintype.errors import BuildError, MemoryBudgetError
         "CUDA error: out of memory",
     ],
 )
-def test_a_run_without_memory_is_a_memory_error(text: str) -> None:
-    assert isinstance(_run_error(Path("model.onnx"), TARGETS["cpu"], RuntimeError(text)), MemoryBudgetError)
+def test_a_run_without_memory_is_a_memory_error(session: Session, text: str) -> None:
+    with pytest.raises(MemoryBudgetError, match="ran out of memory"):
+        session.execute(lambda: _failing(text))
 
 
-def test_another_failure_is_none() -> None:
-    assert isinstance(_run_error(Path("model.onnx"), TARGETS["cpu"], RuntimeError("wrong shape")), BuildError)
+def test_another_failure_is_none(session: Session) -> None:
+    with pytest.raises(BuildError, match="wrong shape"):
+        session.execute(lambda: _failing("wrong shape"))

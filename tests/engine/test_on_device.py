@@ -8,6 +8,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from tintype.engine import on_device as on_device_module
 from tintype.engine.cuda import GraphIds
 from tintype.engine.on_device import Kept, OnDevice, stays_on_device
 from tintype.engine.providers import TARGETS, load_onnxruntime, new_session
@@ -61,21 +62,41 @@ def test_an_array_that_changed_in_place_is_read_again_and_what_is_kept_is_not(pl
     assert not np.array_equal(before, expected)
 
 
-def test_the_shapes_used_longest_ago_are_freed_but_never_captured_ones(plain, cpu):
+@pytest.fixture
+def bound_batches(monkeypatch):
+    """The batches whose tensors are allocated, in the order in which they were."""
+    batches = []
+
+    class Watched(on_device_module.Bound):
+        def __init__(self, inner, target, inputs, outputs):
+            super().__init__(inner, target, inputs, outputs)
+            self.batch = inputs["x"][0][0]
+            batches.append(self.batch)
+
+        def close(self):
+            super().close()
+            batches.remove(self.batch)
+
+    monkeypatch.setattr(on_device_module, "Bound", Watched)
+    return batches
+
+
+def test_the_shapes_used_longest_ago_are_freed_but_never_captured_ones(plain, cpu, bound_batches):
     session = on_device(plain, cpu, most_bound=2)
     sizes = []
     for batch in (1, 2, 3, 1):
         for _ in range(2):
             session.run(None, {"x": x_of(batch), "scale": SCALE})
-        sizes.append([key[1][1][0] for key in session._tensors])
+        sizes.append(list(bound_batches))
     assert sizes == [[1], [1, 2], [2, 3], [3, 1]]
+    bound_batches.clear()
     ids = GraphIds(most=1)
     session = on_device(plain, cpu, most_bound=1, graph_ids=ids)
     for batch in (1, 2, 3):
         for _ in range(2):
             feed = {"x": x_of(batch), "scale": SCALE}
             np.testing.assert_array_equal(session.run(None, feed)[0], plain.run(None, feed)[0])
-    assert [key[1][1][0] for key in session._tensors] == [1, 3]
+    assert bound_batches == [1, 3]
     assert ids.captured == 1
 
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import platform
 import sys
+from importlib import metadata
 
+import onnx
 import pytest
-from onnx import TensorProto, helper
 
 from tintype.engine import installation, providers
-from tintype.engine.providers import TARGETS, plain_reason, resolve_provider, unusable_reason
+from tintype.engine.providers import TARGETS, Target, plain_reason, resolve_provider, unusable_reason
 from tintype.errors import InstallError, ProviderError
 
 
@@ -74,8 +75,8 @@ def test_no_runtime_at_all_says_what_to_install(monkeypatch, tmp_path):
 
 def test_what_is_installed_is_what_pythons_own_means_find():
     found = installation.installed_distributions()
-    assert found == installation.distributions_by_metadata()
     assert len(found) == 1
+    assert found == {name: metadata.version(name) for name in found}
 
 
 def test_two_runtimes_overwrite_one_another_and_are_refused(monkeypatch, tmp_path):
@@ -86,15 +87,31 @@ def test_two_runtimes_overwrite_one_another_and_are_refused(monkeypatch, tmp_pat
     assert caught.value.fix.startswith("pip uninstall -y onnxruntime onnxruntime-gpu && pip install 'tintype[cuda]'")
 
 
-def test_the_probe_is_one_relu():
-    graph = helper.make_graph(
-        [helper.make_node("Relu", ["x"], ["y"])],
-        "p",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1])],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1])],
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
-    assert model.SerializeToString() == providers._PROBE_GRAPH
+@pytest.mark.parametrize("right", [True, False])
+def test_a_device_is_usable_when_it_computes_one_relu(monkeypatch, right):
+    """The device is the processor under another name; one that gives back what came is no use."""
+    runtime = providers.load_onnxruntime()
+    target = Target("new", f"{right}ExecutionProvider", "new")
+    asked = []
+
+    class Device:
+        def __init__(self, graph, options, target):
+            asked.append(onnx.load_from_string(graph))
+            self.inner = runtime.InferenceSession(graph, providers=["CPUExecutionProvider"])
+
+        def get_providers(self):
+            return [target.provider]
+
+        def run(self, names, feed):
+            return self.inner.run(names, feed) if right else list(feed.values())
+
+    monkeypatch.setattr(runtime, "get_available_providers", lambda: [target.provider])
+    monkeypatch.setattr(providers, "new_session", Device)
+    reason = unusable_reason(target)
+    assert (reason is None) if right else ("the larger of 0 and -1" in reason)
+    (model,) = asked
+    onnx.checker.check_model(model, full_check=True)
+    assert [node.op_type for node in model.graph.node] == ["Relu"]
 
 
 def test_auto_prefers_cuda_then_what_windows_offers_then_webgpu_then_directml(monkeypatch):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -93,7 +94,7 @@ def test_the_checkpoint_is_never_written_into_or_over(checkpoint_copy: Path) -> 
 def test_too_little_room_is_told_before_the_work(
     checkpoint: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(shutil, "disk_usage", lambda _path: shutil._ntuple_diskusage(100, 99, 1))
+    monkeypatch.setattr(shutil, "disk_usage", lambda _path: SimpleNamespace(total=100, used=99, free=1))
     with pytest.raises(ExportError, match="GiB free"):
         make(tmp_path / "b", checkpoint)
     assert list(tmp_path.iterdir()) == []

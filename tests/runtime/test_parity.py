@@ -102,9 +102,16 @@ def test_the_noise_is_torchs_own():
 
 
 def test_token_ids_are_those_of_the_checkpoints_tokenizer(pipeline, reference):
-    tokenizer = pipeline._open_tokenizer(pipeline.bundle.manifest.tokenizer)
-    from tintype.prompt import encode_prompt
+    from tintype.prompt import PromptTokenizer, encode_prompt
 
+    facts = pipeline.bundle.manifest.tokenizer
+    tokenizer = PromptTokenizer.open(
+        pipeline.bundle.path(facts.file),
+        max_length=facts.max_length,
+        bos_token_id=facts.bos_token_id,
+        eos_token_id=facts.eos_token_id,
+        pad_token_id=facts.pad_token_id,
+    )
     for prompt in ("", PROMPT, "A  Red\tSailboat, 👍 日本; it's 12", "x " * 75):
         theirs = reference[0].tokenizer(prompt, padding="max_length", max_length=77, truncation=True).input_ids
         assert encode_prompt(tokenizer, prompt).input_ids[0].tolist() == theirs, prompt

@@ -14,6 +14,7 @@ import pytest
 import tintype
 from tintype.denoiser import Denoiser
 from tintype.errors import BundleError, NumericError, RecordError, RequestError
+from tintype.request import make_request, resolve
 
 
 @pytest.fixture(scope="module")
@@ -175,7 +176,8 @@ def test_times_and_memory_are_told(pipeline):
 @pytest.mark.parametrize("steps", [1, 3])
 def test_of_denoising_the_time_inside_the_graph_is_told_apart(pipeline, monkeypatch, steps):
     pipeline.generate("a house", seed=1, num_inference_steps=1)
-    session = pipeline._sessions["denoiser"][1]
+    request = resolve(make_request("a house", {"num_inference_steps": steps}), pipeline.bundle.manifest)
+    session = pipeline.session("denoiser", pipeline.options("denoiser", request))
     hold, held_at = session.hold, []
 
     def noting_hold(inputs):

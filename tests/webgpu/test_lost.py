@@ -23,7 +23,7 @@ import sys
 from pathlib import Path
 import tintype
 from tintype.errors import ProviderError
-from tintype.pipeline import TOGETHER
+from tintype.request import make_request, resolve
 
 signal, keep = Path(sys.argv[1]), sys.argv[2] == "keep"
 pipeline = tintype.load("postcard", provider="webgpu")
@@ -34,7 +34,8 @@ next(run)
 signal.touch()
 other = tintype.load("postcard", provider="webgpu")
 if keep:
-    held = other.open("vae_decoder", other._decoder_options((4, 4), None, "balanced", TOGETHER))
+    small = resolve(make_request("a boat", dict(width=32, height=32)), other.bundle.manifest)
+    held = other.open("vae_decoder", other.options("vae_decoder", small))
 for what in ("lost", "still lost"):
     try:
         list(run) if what == "lost" else pipeline.generate("a boat", **request)
