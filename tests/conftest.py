@@ -2,7 +2,8 @@
 
 The checkpoint has the shape of Stable Diffusion 1.x, small: CLIPTextModel, UNet2DConditionModel and an AutoencoderKL
 of factor 4, so that nothing can rely on 8. There is one of the shape of Stable Diffusion XL too. All lie in pytest's
-cache, since tracing takes its time; builds are made anew by each run of the tests, in a cache of its own.
+cache, since tracing takes its time: each is exported once for all tests, all workers and later runs. Builds are made
+anew by each run of the tests, in a cache that its workers share; a test of the cache itself takes an empty one.
 """
 
 from __future__ import annotations
@@ -36,10 +37,18 @@ CAPTIONS = (
 )
 
 
+if "PYTEST_XDIST_WORKER" in os.environ:  # torch takes a thread a core, and the workers share the cores
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
 @pytest.fixture(scope="session", autouse=True)
-def _private_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+def _shared_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """An empty cache at first, of this run alone, that workers of pytest-xdist share."""
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("TINTYPE_CACHE", str(tmp_path_factory.mktemp("cache")))
+        patch.setenv("TINTYPE_CACHE", str(folder / "tintype-cache"))
         yield
 
 
@@ -69,15 +78,9 @@ def tiny_checkpoint(_tiny: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def tiny_bundle(_tiny: Path) -> Path:
+def tiny_bundle(tiny_checkpoint: Path, export_once: Callable[..., Path]) -> Path:
     """The fp32 bundle of `tiny_checkpoint`. Read only: copy it to change it."""
-    from tintype.export import export_bundle
-
-    folder = _tiny / "tiny"
-    with filelock.FileLock(_tiny / "bundle.lock"):
-        if not folder.is_dir():
-            export_bundle(_tiny / "checkpoint", folder, precision="fp32", prompts=CAPTIONS)
-    return folder
+    return export_once("tiny", tiny_checkpoint, precision="fp32", prompts=CAPTIONS)
 
 
 @pytest.fixture(scope="session")
@@ -87,15 +90,31 @@ def xl_checkpoint(_tiny: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def xl_bundle(_tiny: Path) -> Path:
+def xl_bundle(xl_checkpoint: Path, export_once: Callable[..., Path]) -> Path:
     """The fp32 bundle of `xl_checkpoint`. Read only: copy it to change it."""
-    from tintype.export import export_bundle
+    return export_once("tiny-xl", xl_checkpoint, precision="fp32", prompts=CAPTIONS)
 
-    folder = _tiny / "tiny-xl"
-    with filelock.FileLock(_tiny / "xl-bundle.lock"):
-        if not folder.is_dir():
-            export_bundle(_tiny / "xl-checkpoint", folder, precision="fp32", prompts=CAPTIONS)
-    return folder
+
+@pytest.fixture(scope="session")
+def export_once(_tiny: Path) -> Callable[..., Path]:
+    """Export a checkpoint, by what the bundle is to be called and `export_bundle`'s options, where no test did before.
+
+    Whoever comes later, in another worker or another run, gets the same folder. Read only.
+    """
+
+    def exported(name: str, checkpoint: Path, **options: Any) -> Path:
+        from tintype.export import export_bundle
+        from tintype.export.checkpoint import open_checkpoint
+
+        facts = json.dumps([open_checkpoint(checkpoint).sha256(), options], sort_keys=True)
+        folder = _tiny / hashlib.sha256(facts.encode()).hexdigest()[:16] / name
+        folder.parent.mkdir(exist_ok=True)
+        with filelock.FileLock(folder.with_suffix(".lock")):
+            if not folder.is_dir():
+                export_bundle(checkpoint, folder, **options)
+        return folder
+
+    return exported
 
 
 @pytest.fixture(scope="session")
@@ -103,7 +122,9 @@ def _tiny(pytestconfig: pytest.Config) -> Path:
     """A folder in pytest's cache, of this exporter, this checkpoint and these versions; two runs may share it."""
     assert pytestconfig.cache is not None
     digest = hashlib.sha256("\n".join(map(inspect.getsource, _SAVERS)).encode())
-    for source in sorted((Path(__file__).parents[1] / "export").glob("*.py")):
+    sources = Path(__file__).parents[1]
+    exporters = [*(sources / "export").glob("*.py"), *(sources / "kernels").glob("*.py")]
+    for source in sorted([*exporters, sources / "runtime/manifest.py", sources / "runtime/bundle.py"]):
         digest.update(source.read_bytes())
     for distribution in ("torch", "diffusers", "transformers", "tokenizers", "onnx", "onnxscript"):
         digest.update(metadata.version(distribution).encode())

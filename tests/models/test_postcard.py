@@ -67,13 +67,11 @@ def test_the_record_in_the_picture_makes_the_same_bytes(tmp_path: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def fp32_pipeline(tmp_path_factory: pytest.TempPathFactory):
-    from tintype.export import export_bundle
-
-    folder = tmp_path_factory.mktemp("postcard") / "fp32"
-    report = export_bundle(CHECKPOINT, folder, precision="fp32", prompts=[text for text, _ in fixed_prompts(4)])
-    assert all(graph.parity.psnr_db >= 80 for graph in report.graphs)
+def fp32_pipeline(export_once):
+    prompts = [text for text, _ in fixed_prompts(4)]
+    folder = export_once("postcard-fp32", CHECKPOINT, precision="fp32", prompts=prompts)
     with tintype.load(folder, provider="cpu") as pipeline:
+        assert all(graph.psnr_db >= 80 for graph in pipeline.bundle.manifest.parity)
         yield pipeline
 
 
