@@ -88,7 +88,7 @@ def test_a_decoder_that_cannot_be_cut_is_planned_without_strips(tiny_bundle, tmp
         return real(bundle, role, target, **more)
 
     monkeypatch.setattr(tintype.engine, "ensure_build", ensure_build)
-    large = {**REQUEST, "width": 384, "height": 384}
+    large = {**REQUEST, "width": 128, "height": 128}
     with (
         tintype.load(tiny_bundle, provider="cpu", memory="1MiB", threads=1) as pipeline,
         pytest.raises(MemoryBudgetError, match="nothing fits") as caught,

@@ -277,7 +277,7 @@ def test_the_weights_of_a_graph_run_past_the_end(hand_made, remake, write_graph)
 
 
 def test_a_graph_that_is_no_onnx(hand_made, remake):
-    for damage in (b"", b"\x00" * 64, b"not a protobuf at all", os.urandom(4096)):
+    for damage in (b"", b"\x00" * 64, b"not a protobuf at all", np.random.default_rng(0).bytes(4096)):
         (hand_made / "unet/model.onnx").write_bytes(damage)
         remake(hand_made)
         refused(hand_made, "unet/model.onnx")

@@ -14,7 +14,7 @@ import tintype
 from tintype.errors import MemoryBudgetError, RequestError
 from tintype.memory.holding import MIB
 
-SIDE = 768
+SIDE = 384
 
 
 def psnr_db(reference, other, span):
