@@ -16,15 +16,19 @@ SWIFTSHADER := $(wildcard /usr/lib/chromium/vk_swiftshader_icd.json)
 WEBGPU_ENV  := TINTYPE_REQUIRE_WEBGPU=1 XDG_RUNTIME_DIR=$${XDG_RUNTIME_DIR:-/tmp} $(if $(SWIFTSHADER),\
 	VK_ICD_FILENAMES=$${VK_ICD_FILENAMES:-$(SWIFTSHADER)} ORT_WEBGPU_EP_ALLOW_SOFTWARE_ADAPTER=1)
 
-.PHONY: help image test test-webgpu test-openvino test-cuda test-processors check lint types imports postcard bench bench-gpu clean
+.PHONY: help image test test-fast test-bench test-memory test-webgpu test-openvino test-cuda test-processors \
+	check lint types imports postcard bench bench-gpu clean
 help:
 	@echo "make image     install the runtime and write postcard.png"
-	@echo "make test      install what tests need and run the whole suite"
+	@echo "make test      install what tests need and run the suite, on 2 processors (WORKERS=8 for more)"
+	@echo "make test-fast     what needs no checkpoint and takes seconds"
+	@echo "make test-bench    run what measures on a tiny model, one test at a time"
+	@echo "make test-memory   hold pictures to their memory budgets, one test at a time"
 	@echo "make test-webgpu    run postcard by WebGPU, on a GPU or on Debian's chromium (libvulkan1 too)"
 	@echo "make test-openvino  run postcard by OpenVINO"
 	@echo "make test-cuda      run postcard by CUDA, on an NVIDIA GPU"
 	@echo "make test-processors  draw on processors that Debian's qemu-user emulates: minutes, 0.5 GB below build/"
-	@echo "make check     ruff, mypy, import-linter, then the whole suite"
+	@echo "make check     ruff, mypy, import-linter, then make test"
 	@echo "make bench     measure this machine; figures go to bench/results/"
 	@echo "make bench-gpu     measure an NVIDIA GPU beside diffusers and torch.compile: hours, 30 GB of disk"
 	@echo "make postcard  draw the world, train, judge and export the embedded default again"
@@ -50,8 +54,21 @@ $(TEST_STAMP): | $(BIN)/python
 image: $(RUN_STAMP)
 	$(BIN)/tintype generate "$(PROMPT)" --seed 7 -o postcard.png
 
+# Each worker holds torch and ONNX Runtime, about 2 GiB. What measures would be disturbed by the other worker.
+WORKERS ?= 2
+XDIST   := -n $(WORKERS) --dist worksteal
+
 test: $(TEST_STAMP)
-	$(BIN)/python -m pytest $(PYTEST)
+	$(BIN)/python -m pytest $(XDIST) -m "not bench and not memory" $(PYTEST)
+
+test-fast: $(TEST_STAMP)
+	$(BIN)/python -m pytest $(XDIST) -m "not slow and not bench and not memory" $(FAST) $(PYTEST)
+
+test-bench: $(TEST_STAMP)
+	$(BIN)/python -m pytest -m bench $(PYTEST)
+
+test-memory: $(TEST_STAMP)
+	$(BIN)/python -m pytest -m memory $(PYTEST)
 
 # A provider that comes as another onnxruntime, or that other tests are not to see, has an environment of its own.
 .venv-webgpu/.installed-$(KEY): | $(BIN)/python
@@ -60,7 +77,7 @@ test: $(TEST_STAMP)
 	@rm -f .venv-webgpu/.installed-*; touch $@
 
 test-webgpu: .venv-webgpu/.installed-$(KEY)
-	TINTYPE_TEST_DEVICE=webgpu $(WEBGPU_ENV) .venv-webgpu/bin/python -m pytest --durations=5 tests/webgpu tests/devices $(PYTEST)
+	TINTYPE_TEST_DEVICE=webgpu $(WEBGPU_ENV) .venv-webgpu/bin/python -m pytest tests/webgpu tests/devices $(PYTEST)
 
 .venv-openvino/.installed-$(KEY): | $(BIN)/python
 	$(PYTHON) -m venv .venv-openvino
@@ -74,7 +91,7 @@ test-openvino: .venv-openvino/.installed-$(KEY)
 # Other processors, emulated; needs qemu-user, and apt-get for the Python of the other architecture.
 test-processors: $(TEST_STAMP)
 	$(BIN)/python tests/processors/emulated.py build/processors
-	TINTYPE_PROCESSORS=build/processors $(BIN)/python -m pytest --durations=25 tests/processors $(PYTEST)
+	TINTYPE_PROCESSORS=build/processors $(BIN)/python -m pytest tests/processors $(PYTEST)
 
 # On an NVIDIA GPU. torch comes as its index gives it, which is with CUDA on Linux; on Windows name PyTorch's own index
 # (PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cu130).
@@ -84,7 +101,7 @@ test-processors: $(TEST_STAMP)
 	@rm -f .venv-gpu/.installed-*; touch $@
 
 test-cuda: .venv-gpu/.installed-$(KEY)
-	TINTYPE_TEST_DEVICE=cuda TINTYPE_REQUIRE_CUDA=1 .venv-gpu/bin/python -m pytest --durations=5 tests/cuda tests/devices \
+	TINTYPE_TEST_DEVICE=cuda TINTYPE_REQUIRE_CUDA=1 .venv-gpu/bin/python -m pytest tests/cuda tests/devices \
 		$(PYTEST)
 
 GPU_FOLDER ?= build/bench-gpu

@@ -52,6 +52,18 @@ def _shared_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         yield
 
 
+@pytest.fixture
+def no_builds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A cache without a build, for one test; how long kernels take is known there as far as other tests timed them."""
+    times = Path(os.environ["TINTYPE_CACHE"]) / "costs"
+    times.mkdir(parents=True, exist_ok=True)
+    folder = tmp_path / "no-builds"
+    folder.mkdir()
+    (folder / "costs").symlink_to(times, target_is_directory=True)
+    monkeypatch.setenv("TINTYPE_CACHE", str(folder))
+    return folder
+
+
 @pytest.fixture(scope="session")
 def usable_target() -> Callable[[str], Target]:
     """A target by its name. A test of one that can't be used here is skipped; TINTYPE_REQUIRE_WEBGPU=1 fails it."""

@@ -65,6 +65,7 @@ def test_a_product_is_the_product_in_fp32_and_its_weight_is_near_in_int8() -> No
     assert 0.25 < error.max() <= 0.501
 
 
+@pytest.mark.bench
 def test_rates_are_told_for_every_product_in_both_precisions_and_for_a_copy() -> None:
     figures = load_rates(RatesJob(products=((32, 16, 8),), threads=1)).picture(0)
     assert set(figures) == {"fp32 32x16x8 GFLOP/s", "int8 32x16x8 GFLOP/s", "copy GB/s"}

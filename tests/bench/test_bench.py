@@ -40,6 +40,7 @@ def test_the_machine_has_a_name_a_processor_versions_and_a_date() -> None:
     json.dumps(facts)
 
 
+@pytest.mark.bench
 def test_a_process_is_timed_from_spawn_to_exit_and_its_memory_is_its_own() -> None:
     ballast = b"y" * (500 * MIB)  # what the child would be taken for, were it this process's peak that is read
     script = f"import time; block = b'x' * {300 * MIB}; time.sleep(0.2); print(len(block))"
@@ -75,6 +76,7 @@ def test_a_picture_needs_no_torch(tiny_bundle: Path, tmp_path: Path) -> None:
     assert modules & NEVER_IMPORTED == set()
 
 
+@pytest.mark.bench
 def test_a_fresh_process_is_measured_cold_and_with_builds_cached(
     tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -94,12 +96,14 @@ def test_a_fresh_process_is_measured_cold_and_with_builds_cached(
     assert figures["imported_heavy"] == []
 
 
+@pytest.mark.bench
 def test_a_warm_process_is_measured_after_its_first_picture(tiny_bundle: Path) -> None:
     figures = measure_steady(Job(model=str(tiny_bundle), num_inference_steps=2), repeats=2)
     assert figures["seconds"]["runs"] == 2
     assert figures["peak_rss_bytes"] > 20 * MIB
 
 
+@pytest.mark.bench
 @pytest.mark.reference
 def test_peers_make_the_same_job_beside_us(tiny_bundle: Path, tiny_checkpoint: Path) -> None:
     job = Job(model=str(tiny_bundle), checkpoint=str(tiny_checkpoint), num_inference_steps=2, threads=1)
@@ -116,6 +120,7 @@ def test_a_worker_that_cannot_load_is_told_by_name(tmp_path: Path, capfd: pytest
     capfd.readouterr()
 
 
+@pytest.mark.bench
 def test_the_figures_are_written_with_date_and_machine(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["bench", "help", "--results", str(tmp_path), "--repeats", "1"]) == 0
     (path,) = tmp_path.iterdir()

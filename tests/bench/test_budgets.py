@@ -60,9 +60,8 @@ def test_budgets_are_spread_by_one_factor():
     assert spread(100, 1600, 5) == pytest.approx((100, 200, 400, 800, 1600), abs=1)
 
 
-@pytest.mark.slow
-def test_a_sweep_over_a_small_bundle_keeps_its_budgets(tiny_bundle, tmp_path, monkeypatch):
-    monkeypatch.setenv("TINTYPE_CACHE", str(tmp_path / "cache"))
+@pytest.mark.bench
+def test_a_sweep_over_a_small_bundle_keeps_its_budgets(tiny_bundle, tmp_path, no_builds):
     asked = [
         str(tiny_bundle),
         "--sizes",

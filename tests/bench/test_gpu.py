@@ -100,7 +100,7 @@ def test_pictures_are_compared_over_their_whole_range() -> None:
     assert picture_psnr_db(white, white) == 200.0
 
 
-@pytest.mark.slow
+@pytest.mark.bench
 def test_the_checks_run_on_a_processor_and_say_what_it_draws() -> None:
     told = check("cpu", steps=2, size=64)
     for exactness in ("exact", "balanced"):
@@ -112,7 +112,7 @@ def test_the_checks_run_on_a_processor_and_say_what_it_draws() -> None:
     assert [bar["what"].partition(":")[0] for bar in told["bars"]] == ["exact", "exact", "balanced"]
 
 
-@pytest.mark.slow
+@pytest.mark.bench
 @pytest.mark.reference
 def test_the_command_measures_peers_on_a_tiny_shape(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("TINTYPE_CACHE", "TORCHINDUCTOR_CACHE_DIR"):  # the command sets what isn't set

@@ -15,7 +15,7 @@ from tintype.bundle import open_bundle
 from tintype.export.storage import load_graph
 
 
-@pytest.mark.slow
+@pytest.mark.bench
 @pytest.mark.parametrize("precision", ["fp16", "int8"])
 def test_a_random_bundle_runs_and_is_stored_as_it_says(tmp_path: Path, precision: str) -> None:
     told = make_sdxl.make(tmp_path / "b", precision, 0, TINY_XL, "tiny-xl")

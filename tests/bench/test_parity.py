@@ -13,6 +13,7 @@ from tintype.bench import parity
 from tintype.bench.parity import UNDECIDED, Drawn, compare, main
 
 
+@pytest.mark.bench
 def test_a_device_is_as_near_to_itself_as_can_be_and_rounding_costs_something() -> None:
     found = compare("cpu", UNDECIDED[:1], seeds=2, steps=1)
     assert found["usual"] == {"smallest_db": 200.0, "median_db": 200.0, "each_db": [200.0, 200.0]}

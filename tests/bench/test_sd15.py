@@ -91,6 +91,7 @@ def test_a_turn_waits_for_the_lock_and_gives_it_back(tmp_path: Path) -> None:
         pass
 
 
+@pytest.mark.bench
 def test_graphs_are_compared_with_the_canonical_one_on_the_same_inputs(folder: Path) -> None:
     plan = GraphsPlan(
         folder=folder, sizes=((64, 96),), peers=("onnxruntime-f32",), rounds=1, threads=1, pixels_a_cell=4, embedding=64
@@ -197,6 +198,7 @@ def test_a_loop_is_told_from_the_ends_of_its_steps() -> None:
     assert loop_figures([(2, 16.0)], 2) == {"denoise_seconds": None}
 
 
+@pytest.mark.bench
 def test_a_picture_has_its_loop_and_steps_told_apart(folder: Path) -> None:
     plan = PicturePlan(folder=folder, size=(64, 64), num_inference_steps=3, peers=(), rounds=1, threads=1)
     table = measure_picture(plan)["peers"]
@@ -215,7 +217,7 @@ def test_a_part_that_is_there_is_left_as_it_is(folder: Path) -> None:
 
 
 @pytest.mark.reference
-@pytest.mark.slow
+@pytest.mark.bench
 def test_openvino_draws_the_same_graphs(folder: Path) -> None:
     pytest.importorskip("openvino")
     assert set(make(folder, ("openvino-f32",))) == {"openvino-f32"}

@@ -95,8 +95,7 @@ def test_progress_shows_steps_their_rate_and_the_time_left(watch, tiny_bundle: P
     assert (tmp_path / "x.png").is_file()
 
 
-def test_planning_says_what_it_builds_and_measures(watch, tiny_bundle: Path, tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setenv("TINTYPE_CACHE", str(tmp_path / "cache"))
+def test_planning_says_what_it_builds_and_measures(watch, tiny_bundle: Path, no_builds: Path) -> None:
     watched = watch("plan", tiny_bundle, "--memory", "2GiB", "--provider", "cpu", "--size", "64x64")
     assert watched.read_to_the_end() == 0
     for role in (b"text_encoder", b"denoiser", b"vae_decoder"):
@@ -105,9 +104,8 @@ def test_planning_says_what_it_builds_and_measures(watch, tiny_bundle: Path, tmp
 
 
 def test_a_picture_within_a_budget_says_what_it_builds_before_the_first_step(
-    watch, tiny_bundle: Path, tmp_path: Path, monkeypatch
+    watch, tiny_bundle: Path, tmp_path: Path, no_builds: Path
 ) -> None:
-    monkeypatch.setenv("TINTYPE_CACHE", str(tmp_path / "cache"))
     arguments = ["a house", "--model", tiny_bundle, "--memory", "2GiB", "--provider", "cpu", "--size", "64x64"]
     watched = watch("generate", *arguments, "--num-inference-steps", 2, "-o", tmp_path / "x.png")
     assert watched.read_to_the_end() == 0

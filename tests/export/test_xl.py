@@ -17,7 +17,7 @@ import torch
 from tintype.bundle import Bundle, open_bundle
 from tintype.engine import run_graph
 from tintype.errors import BundleError, ExportError
-from tintype.export import export_bundle, modules
+from tintype.export import Effort, export_bundle, modules
 from tintype.export.checkpoint import Checkpoint, load, load_text_encoder, load_unet, open_checkpoint
 from tintype.export.parity import psnr_db
 from tintype.export.storage import load_graph
@@ -127,7 +127,8 @@ def test_smaller_precisions_pass_their_gates_with_one_part_in_memory_at_a_time(
         return module
 
     monkeypatch.setattr(modules, "load", load_alone)
-    report = export_bundle(xl_checkpoint, tmp_path / "b", precision=precision)
+    effort = Effort(steps=4, calibration_prompts=2, gate_prompts=1, gate_calls=2, latent_size=8)
+    report = export_bundle(xl_checkpoint, tmp_path / "b", precision=precision, effort=effort)
     assert report.passed
     assert len(loaded) == 8  # four parts, each looked at before the work begins and read again when its turn comes
     assert [graph.role for graph in report.graphs] == [

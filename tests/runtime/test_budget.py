@@ -77,8 +77,7 @@ def test_a_picture_within_a_budget_says_so_and_can_be_made_again(tiny_bundle, un
     np.testing.assert_array_equal(np.asarray(again.image), np.asarray(result.image))
 
 
-def test_a_decoder_that_cannot_be_cut_is_planned_without_strips(tiny_bundle, tmp_path, monkeypatch):
-    monkeypatch.setenv("TINTYPE_CACHE", str(tmp_path))
+def test_a_decoder_that_cannot_be_cut_is_planned_without_strips(tiny_bundle, no_builds, monkeypatch):
     asked, real = [], tintype.engine.ensure_build
 
     def ensure_build(bundle, role, target, **more):
@@ -156,12 +155,11 @@ def test_a_budget_that_is_no_size_is_refused_at_once(tiny_bundle):
         tintype.load(tiny_bundle, memory="lots")
 
 
-def test_plans_are_made_without_building_where_that_is_asked(tiny_bundle, tmp_path, monkeypatch):
-    monkeypatch.setenv("TINTYPE_CACHE", str(tmp_path))
+def test_plans_are_made_without_building_where_that_is_asked(tiny_bundle, no_builds):
     with tintype.load(tiny_bundle, provider="cpu", memory="2GiB", threads=1) as pipeline:
         plan = pipeline.plan(PROMPT, build=False, **REQUEST)
     assert not plan.measured
-    assert not list((tmp_path / "builds").glob("*"))
+    assert not list((no_builds / "builds").glob("*"))
     assert plan.as_dict()["stages"][1]["role"] == "denoiser"
     assert any("reckoned" in line for line in plan.lines())
 
@@ -177,7 +175,7 @@ def test_a_request_of_another_shape_closes_what_has_no_place_in_its_plan(tiny_bu
     np.testing.assert_array_equal(np.asarray(first.image), np.asarray(again.image))
 
 
-@pytest.mark.slow
+@pytest.mark.memory
 @pytest.mark.skipif(sys.platform != "linux", reason="needs a peak that is the process's own")
 @pytest.mark.parametrize("above", [1.0, 1.3])
 def test_the_process_stays_within_its_budget_and_near_its_plan(tmp_path, above):
