@@ -21,7 +21,7 @@ WEBGPU_ENV  := TINTYPE_REQUIRE_WEBGPU=1 XDG_RUNTIME_DIR=$${XDG_RUNTIME_DIR:-/tmp
 help:
 	@echo "make image     install the runtime and write postcard.png"
 	@echo "make test      install what tests need and run the suite, on 2 processors (WORKERS=8 for more)"
-	@echo "make test-fast     what needs no checkpoint and takes seconds"
+	@echo "make test-fast     what needs no checkpoint and takes little: a minute"
 	@echo "make test-bench    run what measures on a tiny model, one test at a time"
 	@echo "make test-memory   hold pictures to their memory budgets, one test at a time"
 	@echo "make test-webgpu    run postcard by WebGPU, on a GPU or on Debian's chromium (libvulkan1 too)"
@@ -62,7 +62,7 @@ test: $(TEST_STAMP)
 	$(BIN)/python -m pytest $(XDIST) -m "not bench and not memory" $(PYTEST)
 
 test-fast: $(TEST_STAMP)
-	$(BIN)/python -m pytest $(XDIST) -m "not slow and not bench and not memory" $(FAST) $(PYTEST)
+	$(BIN)/python -m pytest $(XDIST) -m "not slow and not bench and not memory" $(PYTEST)
 
 test-bench: $(TEST_STAMP)
 	$(BIN)/python -m pytest -m bench $(PYTEST)

@@ -41,6 +41,14 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # torch takes a thread a core, and the 
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
+@pytest.hookimpl(tryfirst=True)  # before marks choose
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What draws with a checkpoint waits for its export and its builds."""
+    for item in items:
+        if "_tiny" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.slow)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _shared_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """An empty cache at first, of this run alone, that workers of pytest-xdist share."""

@@ -15,6 +15,8 @@ from tintype.engine import cache as caching
 from tintype.engine.cache import bytes_on_disk, damage, read_report, sweep_weights, weights_folder
 from tintype.engine.measure import AS_IS, CostTable, Way, fastest, psnr_db
 
+pytestmark = pytest.mark.slow
+
 OPTIONS = BuildOptions.for_shape({"batch": 1, "height": 24, "width": 16, "sequence": 5}, threads=1, timed=True)
 OTHER = BuildOptions.for_shape({"batch": 2, "height": 8, "width": 8, "sequence": 5}, threads=1, timed=True)
 

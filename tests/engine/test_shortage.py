@@ -15,6 +15,8 @@ from tintype.engine import BuildOptions, ensure_build, resolve_provider
 from tintype.engine.cache import damage
 from tintype.errors import BuildError
 
+pytestmark = pytest.mark.slow
+
 CELLS = {"batch": 2, "height": 32, "width": 32, "sequence": 77}
 
 

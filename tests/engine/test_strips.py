@@ -28,6 +28,8 @@ from tintype.errors import BuildError, UncutError
 from tintype.kernels.plain_float import FloatActivations, FloatRows, FloatWeights
 from tintype.kernels.registry import lower
 
+pytestmark = pytest.mark.slow
+
 MINIMAL = 1  # bytes: less than any strip needs, so that each has as few rows as it can
 
 

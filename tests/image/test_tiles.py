@@ -131,6 +131,7 @@ def psnr_db(one, other):
     return 10 * np.log10(255**2 / np.mean((one - other) ** 2))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("side", "tile", "overlap"), [(256, 48, 8), (256, 48, 16), (512, 96, 16), (512, 96, 32)])
 def test_tiles_of_three_quarters_are_near_the_whole(decode, latents, whole, side, tile, overlap):
     tiled = levels(decode(latents[side], Tiling(tile, overlap)))
@@ -138,6 +139,7 @@ def test_tiles_of_three_quarters_are_near_the_whole(decode, latents, whole, side
     assert psnr_db(whole[side], tiled) >= 40.0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("side", "tile", "overlap"), [(256, 32, 8), (512, 64, 16), (512, 32, 8), (512, 48, 12)])
 def test_no_seam_is_steeper_than_the_error_around_it(decode, latents, whole, side, tile, overlap):
     """A seam is a row that its neighbours are not like; that all of them rise where the picture does is none."""

@@ -48,6 +48,7 @@ def test_the_bundle_came_from_the_checkpoint_in_the_repository() -> None:
     assert tintype.open_bundle("postcard").manifest.source.sha256 == open_checkpoint(CHECKPOINT).sha256()
 
 
+@pytest.mark.slow
 def test_it_draws_what_held_out_prompts_say() -> None:
     from tintype.models.postcard.judge import Judge
 
@@ -58,6 +59,7 @@ def test_it_draws_what_held_out_prompts_say() -> None:
     assert accuracy["mean"] >= 0.85, accuracy  # of 500 prompts: models/postcard/README.md
 
 
+@pytest.mark.slow
 def test_the_record_in_the_picture_makes_the_same_bytes(tmp_path: Path) -> None:
     with tintype.load("postcard", provider="cpu") as pipeline:
         pipeline.generate(PROMPT, seed=7, num_inference_steps=2).save(tmp_path / "first.png")

@@ -14,6 +14,8 @@ import tintype
 from tintype.errors import MemoryBudgetError, RequestError
 from tintype.memory.holding import MIB
 
+pytestmark = pytest.mark.slow
+
 SIDE = 384
 
 
