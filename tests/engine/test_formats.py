@@ -265,7 +265,7 @@ def test_every_module_of_kernels_and_engine_counts() -> None:
     for name, source in sources.items():
         before = version_of({name: source})
         assert version_of({name: source + b"\nCHANGED = 1\n"}) != before
-        assert version_of({name: source + b"\n# a word\n"}) == before
+        assert (version_of({name: source + b"\n# a word\n"}) == before) is name.endswith(".py")
         assert version_of({f"{name}x": source}) != before
 
 
