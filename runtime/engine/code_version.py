@@ -73,7 +73,7 @@ _TOKEN = re.compile(
 
 
 def code_of(source: bytes) -> bytes:
-    """A module's text without comments, empty lines, and strings of three quotes that are statements, as docstrings are.
+    """A module's text without comments, empty lines, and strings of three quotes that are statements (docstrings).
 
     By its text, not by tokens or a syntax tree: those take ten times as long, and differ from one Python to the next.
     """
