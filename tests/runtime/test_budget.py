@@ -196,7 +196,10 @@ def test_the_process_stays_within_its_budget_and_near_its_plan(tmp_path, above):
     planned = json.loads(call("plan", "postcard", "--memory", str(budget)).stdout)["plan"]
     made = call("generate", PROMPT, "-o", str(tmp_path / "x.png"), "--memory", str(budget))
     told = json.loads(made.stdout)
-    assert told["plan"]["stages"] == planned["stages"] or told["plan"]["peak_bytes"] > 0
+    decided = ("role", "held", "split_guidance", "kernels")
+    assert [[stage[name] for name in decided] for stage in told["plan"]["stages"]] == [
+        [stage[name] for name in decided] for stage in planned["stages"]
+    ]
     peak = told["timings"]["peak_rss_bytes"]
     assert peak <= budget
-    assert abs(told["plan"]["peak_bytes"] - peak) <= 0.15 * peak
+    assert abs(told["plan"]["peak_bytes"] - peak) <= 0.1 * peak
