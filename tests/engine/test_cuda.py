@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from tintype.engine.cuda import MOST_GRAPHS, NO_GRAPH, SMALLEST_LIMIT, GraphIds, for_session, wants_capture
@@ -72,4 +74,4 @@ def test_float16_is_for_balanced_builds_on_cuda(tmp_path, target, exactness, hal
     options = BuildOptions(exactness=exactness)
     job = Job(source=tmp_path, folder=tmp_path, target=TARGETS[target], options=options, largest={"a": 2e5})
     assert job.computes_half == half
-    assert Job.from_json(job.to_json()) == job
+    assert Job.from_dict(json.loads(json.dumps(job.as_dict()))) == job

@@ -61,6 +61,7 @@ def test_a_size_that_the_model_cannot_make_is_refused(made):
         pipeline.encode_picture(made.image.crop((0, 0, 127, 128)))
 
 
+@pytest.mark.memory  # budgets count what this process has, which other tests before it change
 def test_within_a_budget_the_latents_are_the_same_and_the_plan_tells_the_trade(large):
     with tintype.load("postcard", provider="cpu") as pipeline:
         whole = pipeline.plan_encoding(SIDE, SIDE, exactness="exact")

@@ -59,6 +59,7 @@ def test_a_record_holds_no_clock_and_no_path(record):
         "threads",
         "holdings",
         "split_guidance",
+        "kernels",
     }
 
 
