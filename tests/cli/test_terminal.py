@@ -31,7 +31,7 @@ class Watched:
     process: subprocess.Popen[bytes]
     terminal: int
     seen: bytes = field(default=b"")
-    deadline: float = field(default_factory=lambda: time.monotonic() + 2 * DEADLINE_SECONDS)
+    deadline: float = field(default_factory=lambda: time.monotonic() + 5 * DEADLINE_SECONDS)
 
     def read_until(self, word: bytes) -> None:
         """Wait until the terminal has shown `word`."""

@@ -16,7 +16,7 @@ from tintype.memory.holding import MIB
 
 pytestmark = pytest.mark.slow
 
-SIDE = 384
+SIDE = 512
 
 
 def psnr_db(reference, other, span):
