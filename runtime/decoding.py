@@ -12,9 +12,10 @@ from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from tintype.arrays import Latents, Pixels
 from tintype.clock import StageClock
 from tintype.errors import MemoryBudgetError, RecordError, UncutError
-from tintype.image.decode import Latents, Pixels, to_image
+from tintype.image.decode import to_image
 from tintype.image.tiles import Tiling
 from tintype.latents import SavedLatents
 from tintype.memory.holding import Holding, strips

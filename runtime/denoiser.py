@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tintype.arrays import Latents
 from tintype.bundle import Graph
 from tintype.conditioning import Conditioning
 from tintype.request import ResolvedRequest
-from tintype.sampling import Latents, denoised_from, guide, model_input, rescale_guidance
+from tintype.sampling import denoised_from, guide, model_input, rescale_guidance
 
 if TYPE_CHECKING:
     from tintype.engine.held import Held

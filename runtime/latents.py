@@ -16,11 +16,11 @@ from typing import BinaryIO
 import numpy as np
 
 from tintype import strict_json
+from tintype.arrays import Latents
 from tintype.errors import BundleError, RecordError
 from tintype.image.png import write_whole
 from tintype.manifest import Manifest
 from tintype.record import TEXT_KEY, Record, parse_record
-from tintype.result import Latents
 
 SUFFIX = ".latents.safetensors"
 TENSOR = "latents"

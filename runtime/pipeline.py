@@ -27,13 +27,14 @@ import numpy as np
 
 from tintype import sampling, strict_json
 from tintype._version import __version__
+from tintype.arrays import Latents, Pixels
 from tintype.bundle import Bundle, open_bundle
 from tintype.clock import StageClock
 from tintype.conditioning import Conditioning, Read, chunked, condition, is_guided, prompts_of, read
 from tintype.decoding import AS_ARRANGED, Way, decode_somehow, resume_pictures, ways_to_decode
 from tintype.denoiser import Denoiser
 from tintype.errors import BundleError, ProviderError, RecordError, RequestError, TintypeError
-from tintype.image.decode import Latents, Pixels, decode_latents, to_image
+from tintype.image.decode import decode_latents, to_image
 from tintype.image.encode import encode_pixels, of_image
 from tintype.image.tiles import Tiling
 from tintype.latents import SavedLatents, save_latents

@@ -9,9 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from numpy.typing import NDArray
-
+from tintype.arrays import Latents
 from tintype.errors import OutputError
 
 if TYPE_CHECKING:
@@ -19,8 +17,6 @@ if TYPE_CHECKING:
 
     from tintype.memory.plan import Plan
     from tintype.record import Record
-
-Latents = NDArray[np.float32]  # (batch, channels, height, width), in latent cells
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,15 +8,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from tintype.arrays import Latents, Pixels, Samples
 from tintype.errors import NumericError
 from tintype.image.tiles import Tiling, run_tiled
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-Latents = NDArray[np.float32]  # (batch, channels, height, width), in latent cells
-Samples = NDArray[np.float32]  # (batch, 3, height, width), in pixels; -1 is black, 1 is white
-Pixels = NDArray[np.uint8]  # (batch, height, width, 3)
 Decoder = Callable[[Latents], Samples]
 
 

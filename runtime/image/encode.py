@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from tintype.image.decode import Latents, Pixels, Samples
+from tintype.arrays import Latents, Pixels, Samples
 
 if TYPE_CHECKING:
     from PIL.Image import Image

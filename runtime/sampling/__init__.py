@@ -16,11 +16,11 @@ from __future__ import annotations
 from tintype.sampling.guidance import guide, rescale_guidance
 from tintype.sampling.noise import NOISE_MODES, NoiseSource, noise_source
 from tintype.sampling.prediction import PREDICTION_TYPES, denoised_from, prediction_from
-from tintype.sampling.samplers import SAMPLERS
+from tintype.sampling.samplers import SAMPLERS, Sampler
 from tintype.sampling.schedule import Schedule, make_schedule
 from tintype.sampling.scheduler_config import SchedulerConfig
 from tintype.sampling.spacing import SPACINGS
-from tintype.sampling.step import Denoise, Latents, Sampler, Step, Steps, model_input
+from tintype.sampling.step import Denoise, Step, Steps, model_input
 
 __all__ = [
     "NOISE_MODES",
@@ -28,7 +28,6 @@ __all__ = [
     "SAMPLERS",
     "SPACINGS",
     "Denoise",
-    "Latents",
     "NoiseSource",
     "Sampler",
     "Schedule",

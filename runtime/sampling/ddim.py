@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from tintype.arrays import Latents
 from tintype.sampling.euler import ancestral_step, euler_step
 from tintype.sampling.noise import NoiseSource
 from tintype.sampling.prediction import denoised_from, prediction_from
 from tintype.sampling.schedule import Schedule
-from tintype.sampling.step import Denoise, Latents, Step, Steps, same_model_input
+from tintype.sampling.step import Denoise, Step, Steps, same_model_input
 
 # Adams-Bashforth coefficients, newest first (Liu et al. 2022, formulas 9 and 12).
 _COMBINATIONS = (

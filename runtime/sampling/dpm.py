@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import math
 
+from tintype.arrays import Latents
 from tintype.sampling.euler import ancestral_sigmas, euler_step
 from tintype.sampling.noise import NoiseSource
 from tintype.sampling.schedule import Schedule
-from tintype.sampling.step import Denoise, Latents, Step, Steps
+from tintype.sampling.step import Denoise, Step, Steps
 
 
 def extrapolate(denoised: Latents, before: Latents, sigma_before: float, sigma: float, sigma_next: float) -> Latents:

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import math
 
+from tintype.arrays import Latents
 from tintype.sampling.noise import NoiseSource
 from tintype.sampling.schedule import Schedule
-from tintype.sampling.step import Denoise, Latents, Step, Steps
+from tintype.sampling.step import Denoise, Step, Steps
 
 
 def euler_step(latents: Latents, denoised: Latents, sigma: float, sigma_next: float) -> Latents:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from tintype.sampling.step import Latents
+from tintype.arrays import Latents
 
 
 def guide(conditional: Latents, unconditional: Latents, scale: float) -> Latents:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 
+from tintype.arrays import Latents
 from tintype.sampling.noise import NoiseSource
 from tintype.sampling.schedule import Schedule
-from tintype.sampling.step import Denoise, Latents, Step, Steps, model_input
+from tintype.sampling.step import Denoise, Step, Steps, model_input
 
 _SIGMA_DATA = 0.5
 

@@ -11,9 +11,9 @@ from typing import Protocol
 
 import numpy as np
 
+from tintype.arrays import Latents
 from tintype.errors import RequestError, near_names
 from tintype.sampling.philox import PhiloxStream
-from tintype.sampling.step import Latents
 from tintype.sampling.torch_cpu import TorchCpuStream
 
 SEED_LIMIT = 2**64  # seeds are 0 .. SEED_LIMIT - 1

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import math
 
+from tintype.arrays import Latents
 from tintype.errors import BundleError, near_names
-from tintype.sampling.step import Latents
 
 PREDICTION_TYPES = ("epsilon", "v_prediction", "sample")
 

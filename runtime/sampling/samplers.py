@@ -1,13 +1,29 @@
-"""The samplers by name: a registry is a dict."""
+"""The samplers by name: a registry is a dict, and what each of them is."""
 
 from __future__ import annotations
 
+from typing import Protocol
+
+from tintype.arrays import Latents
 from tintype.sampling.ddim import ddim, ddpm, pndm
 from tintype.sampling.dpm import dpmpp_2m, dpmpp_2m_sde, dpmpp_sde
 from tintype.sampling.euler import euler, euler_a, heun
 from tintype.sampling.lcm import lcm
-from tintype.sampling.step import Sampler
+from tintype.sampling.noise import NoiseSource
+from tintype.sampling.schedule import Schedule
+from tintype.sampling.step import Denoise, Steps
 from tintype.sampling.unipc import unipc
+
+
+class Sampler(Protocol):
+    """A sampler turns noise into a picture step by step; the caller owns progress and may stop between steps.
+
+    `latents` are noise * schedule.initial_scale, `denoise` maps (latents, sigma, timestep) to denoised latents of the
+    same shape, `noise` is drawn from only where the method is stochastic. No sampler writes into what it was given.
+    """
+
+    def __call__(self, denoise: Denoise, latents: Latents, schedule: Schedule, noise: NoiseSource) -> Steps: ...
+
 
 SAMPLERS: dict[str, Sampler] = {
     "euler": euler,

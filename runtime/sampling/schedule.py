@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from tintype.arrays import Latents
 from tintype.errors import RequestError, near_names
 from tintype.sampling.scheduler_config import SchedulerConfig
 from tintype.sampling.spacing import (
@@ -26,7 +27,6 @@ from tintype.sampling.spacing import (
     spaced_timesteps,
     timesteps_of,
 )
-from tintype.sampling.step import Latents
 
 # Zero terminal SNR means an infinite sigma. Samplers by sigma start where diffusers starts them; samplers by timestep,
 # which compute with alpha itself, start so high that no trace of the picture is left in float32.

@@ -9,16 +9,10 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol, TypeAlias
+from typing import TypeAlias
 
-import numpy as np
-from numpy.typing import NDArray
+from tintype.arrays import Latents
 
-if TYPE_CHECKING:
-    from tintype.sampling.noise import NoiseSource
-    from tintype.sampling.schedule import Schedule
-
-Latents: TypeAlias = NDArray[np.float32]  # (batch, channels, height, width), in latent cells
 Denoise: TypeAlias = Callable[[Latents, float, float], Latents]  # (latents, sigma, timestep) -> denoised latents
 
 
@@ -35,16 +29,6 @@ class Step:
 
 
 Steps: TypeAlias = Generator[Step, None, None]
-
-
-class Sampler(Protocol):
-    """A sampler turns noise into a picture step by step; the caller owns progress and may stop between steps.
-
-    `latents` are noise * schedule.initial_scale, `denoise` maps (latents, sigma, timestep) to denoised latents of the
-    same shape, `noise` is drawn from only where the method is stochastic. No sampler writes into what it was given.
-    """
-
-    def __call__(self, denoise: Denoise, latents: Latents, schedule: Schedule, noise: NoiseSource) -> Steps: ...
 
 
 def model_input(latents: Latents, sigma: float) -> Latents:

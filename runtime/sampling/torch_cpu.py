@@ -14,7 +14,7 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from tintype.sampling.step import Latents
+from tintype.arrays import Latents
 
 _BLOCK = 16
 _WORD = 0xFFFFFFFF

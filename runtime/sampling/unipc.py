@@ -7,10 +7,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from tintype.arrays import Latents
 from tintype.sampling.euler import euler_step
 from tintype.sampling.noise import NoiseSource
 from tintype.sampling.schedule import Schedule
-from tintype.sampling.step import Denoise, Latents, Step, Steps
+from tintype.sampling.step import Denoise, Step, Steps
 
 
 def _weights(ratios: Sequence[float], h: float, solver_type: str) -> tuple[np.ndarray, np.ndarray, float]:
