@@ -27,6 +27,7 @@ import torch
 from tintype.bench.export_sd15 import write_plain_tokenizer
 from tintype.bench.shapes import CLIP, SHAPES, Shape
 from tintype.bundle import Parity, open_bundle
+from tintype.engine import peak_rss_bytes
 from tintype.export import tracing
 from tintype.export.checkpoint import open_checkpoint
 from tintype.export.graphs import GRAPH_FILES
@@ -36,7 +37,6 @@ from tintype.export.seen import COMPONENT_OF, seen, trace_plan
 from tintype.export.storage import save_graph
 from tintype.export.tokenizer import read_tokenizer
 from tintype.export.writing import usual_request, write_rest
-from tintype.result import peak_rss_bytes
 
 
 def write_checkpoint(folder: Path, shape: Shape) -> None:

@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from tintype.bench.job import GraphJob, Job, RatesJob
+from tintype.engine import peak_rss_bytes
 from tintype.engine.disturbance import Reading, others_share
-from tintype.result import peak_rss_bytes
 
 AnyJob = Job | GraphJob | RatesJob
 

@@ -13,7 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tintype import strict_json
+from tintype.bundle_check import check_files
 from tintype.errors import BundleError, near_names
+from tintype.files import write_text
 from tintype.manifest import (
     FORMAT_VERSION,
     DefaultRequest,
@@ -99,13 +101,10 @@ def open_bundle(name_or_path: str | os.PathLike[str]) -> Bundle:
 
     Raises BundleError for what is missing, cut short, changed, hostile or of a newer format.
     """
-    from tintype.bundle_check import check_files
-
     folder = _bundle_folder(name_or_path)
     manifest, digest = read_manifest(folder)
-    bundle = Bundle(folder=folder, manifest=manifest, hash=digest)
-    check_files(bundle)
-    return bundle
+    check_files(folder, manifest, digest)
+    return Bundle(folder=folder, manifest=manifest, hash=digest)
 
 
 def read_manifest(folder: Path) -> tuple[Manifest, str]:
@@ -129,16 +128,7 @@ def read_manifest(folder: Path) -> tuple[Manifest, str]:
 
 def write_manifest(folder: Path, manifest: Manifest) -> Path:
     """Write tintype.json, whole or not at all; returns its path. `file_facts` makes what `manifest.files` needs."""
-    path = folder / MANIFEST_NAME
-    text = strict_json.dump(manifest) + "\n"
-    scratch = folder / f".{MANIFEST_NAME}.{os.getpid()}"
-    try:
-        scratch.write_text(text, encoding="utf-8", newline="\n")
-        scratch.replace(path)
-    except BaseException:
-        scratch.unlink(missing_ok=True)
-        raise
-    return path
+    return write_text(folder / MANIFEST_NAME, strict_json.dump(manifest) + "\n")
 
 
 def file_facts(folder: Path) -> dict[str, FileFacts]:

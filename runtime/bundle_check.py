@@ -8,19 +8,15 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import os
 import stat
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from tintype.engine.cache import cache_folder
 from tintype.errors import BundleError
-from tintype.manifest import check_relative_path
+from tintype.files import write_text
+from tintype.manifest import Manifest, check_relative_path
 from tintype.onnx_scan import ExternalTensor, MalformedGraph, external_tensors
 from tintype.strict_json import Misfit
-
-if TYPE_CHECKING:
-    from tintype.bundle import Bundle
 
 ALWAYS_HASHED_BYTES = 64 * 2**20  # a bundle up to this size is hashed at each opening; it takes tens of milliseconds
 VERDICT_VERSION = 1  # raise it when the checks below get stricter, so that old verdicts don't count
@@ -28,39 +24,40 @@ VERDICT_VERSION = 1  # raise it when the checks below get stricter, so that old 
 _COPY_AGAIN = "copy the bundle again, or export the checkpoint again"
 
 
-def check_files(bundle: Bundle) -> None:
-    """BundleError unless every listed file is inside the folder, whole and unchanged, and graphs point at those."""
-    stamps = {file: _check_place_and_size(bundle, file) for file in bundle.manifest.files}
-    verdict = _verdict_path(bundle)
+def check_files(folder: Path, manifest: Manifest, digest: str) -> None:
+    """BundleError unless every listed file is inside the folder, whole and unchanged, and graphs point at those.
+
+    folder: links resolved. digest: the sha256 of tintype.json.
+    """
+    stamps = {file: _check_place_and_size(folder, file, facts.bytes) for file, facts in manifest.files.items()}
+    verdict = _verdict_path(folder, digest)
     remembered = _read_verdict(verdict)
-    is_small = sum(facts.bytes for facts in bundle.manifest.files.values()) <= ALWAYS_HASHED_BYTES
+    is_small = sum(facts.bytes for facts in manifest.files.values()) <= ALWAYS_HASHED_BYTES
     for file, stamp in stamps.items():
         if is_small or remembered.get(file) != stamp:
-            _check_hash(bundle, file)
+            _check_hash(folder / file, file, manifest.files[file].sha256)
     if set(remembered) != set(stamps):  # the bytes are those of the manifest, so one look at the graphs is enough
-        _check_graphs(bundle)
+        _check_graphs(folder, manifest)
     if remembered != stamps:
         _write_verdict(verdict, stamps)
 
 
-def _check_place_and_size(bundle: Bundle, file: str) -> list[int]:
+def _check_place_and_size(folder: Path, file: str, expected: int) -> list[int]:
     """The file's stamp: its size and when it last changed, in nanoseconds."""
-    path = bundle.path(file)
     try:
-        resolved = path.resolve()
+        resolved = (folder / file).resolve()
         facts = resolved.stat()
     except FileNotFoundError:
-        raise BundleError(f"{file} is missing from {bundle.folder}", fix=_COPY_AGAIN) from None
+        raise BundleError(f"{file} is missing from {folder}", fix=_COPY_AGAIN) from None
     except (OSError, RuntimeError) as error:  # no permission, a loop of links
-        raise BundleError(f"{file} in {bundle.folder} cannot be read: {error}", fix=_COPY_AGAIN) from None
-    if not resolved.is_relative_to(bundle.folder):
+        raise BundleError(f"{file} in {folder} cannot be read: {error}", fix=_COPY_AGAIN) from None
+    if not resolved.is_relative_to(folder):
         raise BundleError(
             f"{file} is a link to {resolved}, outside the bundle",
             fix="copy the bundle with links followed (cp -rL), if you trust what they point at",
         )
     if not stat.S_ISREG(facts.st_mode):
-        raise BundleError(f"{file} in {bundle.folder} is no plain file", fix=_COPY_AGAIN)
-    expected = bundle.manifest.files[file].bytes
+        raise BundleError(f"{file} in {folder} is no plain file", fix=_COPY_AGAIN)
     if facts.st_size != expected:
         what = "the file was cut short" if facts.st_size < expected else "the file has grown"
         raise BundleError(
@@ -69,42 +66,42 @@ def _check_place_and_size(bundle: Bundle, file: str) -> list[int]:
     return [facts.st_size, facts.st_mtime_ns]
 
 
-def _check_hash(bundle: Bundle, file: str) -> None:
+def _check_hash(path: Path, file: str, expected: str) -> None:
     try:
-        with bundle.path(file).open("rb") as opened:
+        with path.open("rb") as opened:
             digest = hashlib.file_digest(opened, "sha256").hexdigest()
     except OSError as error:
         raise BundleError(f"{file} cannot be read: {error.strerror}", fix="check its permissions") from None
-    if digest != bundle.manifest.files[file].sha256:
+    if digest != expected:
         raise BundleError(f"{file} is not the file that the manifest describes: its bytes changed", fix=_COPY_AGAIN)
 
 
-def _check_graphs(bundle: Bundle) -> None:
-    for file in bundle.manifest.files:
+def _check_graphs(folder: Path, manifest: Manifest) -> None:
+    for file in manifest.files:
         if file.endswith(".onnx"):
             try:
-                for tensor in external_tensors(bundle.path(file)):
-                    _check_external(bundle, file, tensor)
+                for tensor in external_tensors(folder / file):
+                    _check_external(manifest, file, tensor)
             except (MalformedGraph, Misfit) as error:
                 raise BundleError(f"{file} is refused: {error}", fix=_COPY_AGAIN) from None
-    for variants in bundle.manifest.graphs.values():
+    for variants in manifest.graphs.values():
         for graph in variants.values():
             if not graph.file.endswith(".onnx"):
                 raise BundleError(f"the graph {graph.file} is no .onnx file", fix=_COPY_AGAIN)
 
 
-def _check_external(bundle: Bundle, file: str, tensor: ExternalTensor) -> None:
+def _check_external(manifest: Manifest, file: str, tensor: ExternalTensor) -> None:
     check_relative_path(tensor.location)
     data_file = (Path(file).parent / tensor.location).as_posix()
-    facts = bundle.manifest.files.get(data_file)
+    facts = manifest.files.get(data_file)
     if facts is None:
         raise MalformedGraph(f"the tensor {tensor.name!r} lies in {data_file}, which the manifest doesn't list")
     if tensor.offset + tensor.nbytes > facts.bytes:
         raise MalformedGraph(f"the tensor {tensor.name!r} runs past the end of {data_file}")
 
 
-def _verdict_path(bundle: Bundle) -> Path:
-    identity = f"{VERDICT_VERSION}\0{bundle.hash}\0{bundle.folder}"
+def _verdict_path(folder: Path, digest: str) -> Path:
+    identity = f"{VERDICT_VERSION}\0{digest}\0{folder}"
     return cache_folder() / "checked" / f"{hashlib.sha256(identity.encode()).hexdigest()[:32]}.json"
 
 
@@ -119,7 +116,4 @@ def _read_verdict(path: Path) -> dict[str, list[int]]:
 def _write_verdict(path: Path, stamps: dict[str, list[int]]) -> None:
     # A cache that can't be written costs the next opening some time and nothing else.
     with contextlib.suppress(OSError):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        scratch = path.with_name(f".{path.name}.{os.getpid()}")
-        scratch.write_text(json.dumps(stamps))
-        scratch.replace(path)
+        write_text(path, json.dumps(stamps))

@@ -6,7 +6,8 @@ import contextlib
 import time
 from collections.abc import Callable, Iterator
 
-from tintype.result import Timings, peak_rss_bytes
+from tintype.engine import peak_rss_bytes
+from tintype.result import Timings
 
 
 class StageClock:

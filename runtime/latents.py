@@ -18,7 +18,7 @@ import numpy as np
 from tintype import strict_json
 from tintype.arrays import Latents
 from tintype.errors import BundleError, RecordError
-from tintype.image.png import write_whole
+from tintype.files import write_output
 from tintype.manifest import Manifest
 from tintype.record import TEXT_KEY, Record, parse_record
 
@@ -65,7 +65,7 @@ def save_latents(path: str | os.PathLike[str], latents: Latents, records: Sequen
         file.write(len(head).to_bytes(8, "little") + head)
         file.write(data.tobytes())
 
-    return write_whole(Path(path), write)
+    return write_output(Path(path), write)
 
 
 def read_latents(path: str | os.PathLike[str]) -> SavedLatents:

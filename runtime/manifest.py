@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tintype.strict_json import Misfit
+from tintype.uses import EXACTNESS
 
 FORMAT_VERSION = 1
 
@@ -20,7 +21,6 @@ MAX_FILES = 10_000
 MAX_FILE_BYTES = 2**40
 
 PREDICTION_TYPES = ("epsilon", "v_prediction", "sample")
-EXACTNESS = ("exact", "balanced")  # see Request.exactness
 
 XL = "stable-diffusion-xl"  # the family with two text encoders, whose denoiser is told of sizes
 

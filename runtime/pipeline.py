@@ -33,6 +33,7 @@ from tintype.clock import StageClock
 from tintype.conditioning import Conditioning, Read, chunked, condition, is_guided, prompts_of, read
 from tintype.decoding import AS_ARRANGED, Way, decode_somehow, resume_pictures, ways_to_decode
 from tintype.denoiser import Denoiser
+from tintype.engine import peak_rss_bytes
 from tintype.errors import BundleError, ProviderError, RecordError, RequestError, TintypeError
 from tintype.image.decode import decode_latents, to_image
 from tintype.image.encode import encode_pixels, of_image
@@ -56,7 +57,7 @@ from tintype.record import (
     unrepeatable,
 )
 from tintype.request import Request, RequestFields, ResolvedRequest, make_request, resolve
-from tintype.result import Picture, Result, Step, Timings, peak_rss_bytes
+from tintype.result import Picture, Result, Step, Timings
 
 if TYPE_CHECKING:
     from PIL.Image import Image

@@ -13,14 +13,15 @@ from typing import TYPE_CHECKING, Any
 import psutil
 
 from tintype.conditioning import is_guided, prompts_of
+from tintype.costs import IMPOSSIBLE, Costs, GraphFacts
 from tintype.errors import RequestError, UncutError
 from tintype.manifest import ENCODER
 from tintype.memory.budget import Room, auto_room, budget_bytes
 from tintype.memory.corrections import Corrections
-from tintype.memory.costs import IMPOSSIBLE, Correction, Costs, GraphFacts, reckon
 from tintype.memory.holding import MIB, PACKED, Holding
 from tintype.memory.plan import Arrangement, Plan, Stage
 from tintype.memory.planner import NO_BOUND, Candidate, KnownPlan, Need, device_holdings, holdings_for, make_plan
+from tintype.memory.reckoning import Correction, reckon
 from tintype.recent import Recent
 from tintype.request import ResolvedRequest
 

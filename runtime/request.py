@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypedDict
 
 from tintype.errors import RequestError, near_names
-from tintype.manifest import EXACTNESS
+from tintype.uses import EXACTNESS
 
 if TYPE_CHECKING:
     from tintype.manifest import Manifest, SizeLimits

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from tintype.arrays import Latents
 from tintype.errors import OutputError
@@ -110,21 +109,3 @@ def picture_paths(path: str | os.PathLike[str], count: int) -> list[Path]:
         return [path]
     digits = len(str(count))
     return [path.with_name(f"{path.stem}-{number:0{digits}}{path.suffix}") for number in range(1, count + 1)]
-
-
-def peak_rss_bytes() -> int:
-    """The most resident memory this process ever had."""
-    status = Path("/proc/self/status")
-    if status.exists():
-        # Not ru_maxrss: that outlives exec, so a small process started by a large one would report its parent's peak.
-        lines = status.read_text(encoding="ascii", errors="replace").splitlines()
-        return int(next(line for line in lines if line.startswith("VmHWM:")).split()[1]) * 1024
-    if sys.platform == "win32":
-        import psutil
-
-        info: Any = psutil.Process().memory_info()
-        return int(info.peak_wset)
-    import resource
-
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024

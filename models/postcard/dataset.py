@@ -13,6 +13,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from tintype.files import write_whole
+
 from .recipe import Recipe
 from .scene import ATTRIBUTES, Scene
 from .world import random_scene, render
@@ -35,10 +37,7 @@ def shard_sizes(recipe: Recipe) -> list[int]:
 
 def write_atomically(path: Path, arrays: dict[str, NDArray]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    with partial.open("wb") as file:
-        np.savez(file, **arrays)  # type: ignore[arg-type]
-    partial.replace(path)
+    write_whole(path, lambda file: np.savez(file, **arrays))  # type: ignore[arg-type]
 
 
 def shard_path(recipe: Recipe, number: int) -> Path:

@@ -11,6 +11,8 @@ from typing import Any
 
 import torch
 
+from tintype.files import write_whole
+
 
 def warmup_then_cooldown(samples: int, total: int, *, warmup: int, cooldown: float) -> float:
     """The learning rate's factor: up over `warmup` samples, flat, down to zero over the last share `cooldown`."""
@@ -75,9 +77,7 @@ class Stage:
         state: dict[str, Any] = {"samples": self.samples}
         for name, part in parts.items():
             state[name] = {"shadow": part.shadow, "steps": part.steps} if isinstance(part, Ema) else part.state_dict()
-        partial = self.state_path.with_suffix(".partial")
-        torch.save(state, partial)
-        partial.replace(self.state_path)
+        write_whole(self.state_path, lambda file: torch.save(state, file))
         self._saved_at = time.monotonic()
 
     def save_if_due(self, parts: dict[str, Any]) -> None:

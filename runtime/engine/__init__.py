@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from tintype.engine.machine import default_threads
     from tintype.engine.options import BuildOptions
     from tintype.engine.placement import Placement
+    from tintype.engine.process_memory import peak_rss_bytes
     from tintype.engine.providers import Target, resolve_provider
     from tintype.engine.ranges import measure_ranges
     from tintype.engine.session import Session, open_session
@@ -54,6 +55,7 @@ _HOMES = {
     "default_threads": "machine",
     "BuildOptions": "options",
     "Placement": "placement",
+    "peak_rss_bytes": "process_memory",
     "Target": "providers",
     "ort_version": "installation",
     "resolve_provider": "providers",
@@ -87,6 +89,7 @@ __all__ = [
     "open_role",
     "open_session",
     "ort_version",
+    "peak_rss_bytes",
     "resolve_provider",
     "run_graph",
     "with_kernels_settled",

@@ -14,13 +14,14 @@ from pathlib import Path
 from typing import Any
 
 from tintype import strict_json
+from tintype.costs import GraphFacts
 from tintype.engine import cache
 from tintype.engine.build import GraphSource
 from tintype.engine.child import MEMORY, ChildError, answer_parent, run_child
 from tintype.engine.code_version import lowering_version
 from tintype.engine.options import BuildOptions
 from tintype.errors import BuildError
-from tintype.memory.costs import GraphFacts
+from tintype.files import write_text
 
 
 def analysis_of(bundle: GraphSource, role: str, options: BuildOptions) -> GraphFacts:
@@ -35,7 +36,7 @@ def analysis_of(bundle: GraphSource, role: str, options: BuildOptions) -> GraphF
     except ChildError as error:
         fix = "close other programs" if error.kind == MEMORY else "export the bundle again"
         raise BuildError(f"{role} cannot be analysed: {error.message}", fix=fix, kind=error.kind) from None
-    cache.write_whole(place, json.dumps(asdict(found)))
+    write_text(place, json.dumps(asdict(found)))
     return found
 
 

@@ -134,14 +134,6 @@ def write_facts(folder: Path, identity: BuildIdentity, report: Mapping[str, Any]
     (folder / FACTS_NAME).write_text(json.dumps(facts, indent=1), encoding="utf-8")
 
 
-def write_whole(path: Path, text: str) -> None:
-    """Write a text file that no other process ever sees half of; its folder is made when it is missing."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = path.with_name(f".{path.name}.{os.getpid()}")
-    scratch.write_text(text, encoding="utf-8")
-    scratch.replace(path)
-
-
 def read_report(folder: Path) -> dict[str, Any]:
     """What the lowering told about a build: `kernels`, `choices`, `optimized`, seconds."""
     facts = _read_facts(folder)

@@ -18,6 +18,7 @@ from importlib.resources.abc import Traversable
 
 from tintype import strict_json
 from tintype.engine import cache
+from tintype.files import write_text
 
 PACKAGES = ("tintype.kernels", "tintype.engine")
 KEPT = 8  # versions that one cache remembers: more than share it
@@ -42,7 +43,7 @@ def lowering_version() -> str:
     if raw not in known:
         known = {**dict([*known.items()][1 - KEPT :]), raw: version_of(sources)}
         with contextlib.suppress(OSError):  # a cache that cannot be written is told where a build is made
-            cache.write_whole(path, strict_json.dump(_Kept(known)))
+            write_text(path, strict_json.dump(_Kept(known)))
     return known[raw]
 
 

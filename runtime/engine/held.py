@@ -6,16 +6,36 @@ and written in place, so that a step is: write what changed, one run, read what 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tintype.engine.binding import Bound, Tensor
+from tintype.engine.providers import Target
 
-if TYPE_CHECKING:
-    from tintype.engine.session import Session
+Answer = TypeVar("Answer")
+
+
+class Runnable(Protocol):
+    """What runs with kept inputs need of their session; see `Session` for each."""
+
+    @property
+    def inner(self) -> Any: ...
+    @property
+    def target(self) -> Target: ...
+    @property
+    def input_shapes(self) -> Mapping[str, tuple[int | str | None, ...]]: ...
+    @property
+    def output_names(self) -> tuple[str, ...]: ...
+    @property
+    def output_shapes(self) -> Mapping[str, tuple[int | str | None, ...]]: ...
+    @property
+    def output_types(self) -> Mapping[str, type]: ...
+    def step_feed(self, inputs: Mapping[str, NDArray[Any]], held: Mapping[str, Any]) -> dict[str, NDArray[Any]]: ...
+    def execute(self, run: Callable[[], Answer]) -> Answer: ...
+    def told(self, call: Callable[[], Answer]) -> Answer: ...
 
 
 class Held:
@@ -26,7 +46,7 @@ class Held:
 
     device_bytes = 0
 
-    def __init__(self, session: Session, names: frozenset[str], given: Mapping[str, Any]) -> None:
+    def __init__(self, session: Runnable, names: frozenset[str], given: Mapping[str, Any]) -> None:
         """names: of the inputs that are kept. given: what is kept, by the name that `session.inner` has for it."""
         self.names = names
         self._session = session

@@ -19,10 +19,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tintype import strict_json
-from tintype.engine.cache import write_whole
 from tintype.engine.disturbance import DISTURBED, Reading, others_share
 from tintype.engine.providers import Target, load_onnxruntime
 from tintype.engine.session_options import session_options
+from tintype.files import write_text
 
 if TYPE_CHECKING:
     import onnx
@@ -90,7 +90,7 @@ class CostTable:
             return
         self.known = {**CostTable.read(self.path).known, **self.known}
         stored = {key: {name: asdict(way) for name, way in ways.items()} for key, ways in self.known.items()}
-        write_whole(self.path, json.dumps(stored))
+        write_text(self.path, json.dumps(stored))
 
 
 def choose(

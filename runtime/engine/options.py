@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from tintype.manifest import EXACTNESS
+from tintype.uses import EXACTNESS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -20,18 +20,18 @@ import psutil
 from numpy.typing import NDArray
 
 from tintype import strict_json
+from tintype.costs import Costs
 from tintype.engine import arena
-from tintype.engine.cache import write_whole
 from tintype.engine.child import MEMORY, ChildError, answer_parent, run_child
 from tintype.engine.device_memory import device_bytes
 from tintype.engine.disturbance import DISTURBED, Reading, is_calm, others_share
 from tintype.engine.heap import return_large_blocks, trim
 from tintype.engine.options import BuildOptions
+from tintype.engine.process_memory import peak_rss_bytes
 from tintype.engine.providers import TARGETS, Target, computes_on_processor, load_onnxruntime, unusable_reason
 from tintype.engine.session import Session, open_session
 from tintype.errors import BuildError, MemoryBudgetError
-from tintype.memory.costs import Costs
-from tintype.result import peak_rss_bytes
+from tintype.files import write_text
 
 COSTS_NAME = "costs.json"
 _FORMAT = 7
@@ -57,7 +57,7 @@ def measured_costs(
         return known
     costs = _probe(folder, target, options, threads, working_bytes)
     rows = {name: asdict(value) for name, value in {**_stored(stored), key: costs}.items()}
-    write_whole(stored, json.dumps({"format": _FORMAT, "costs": rows}, indent=1))
+    write_text(stored, json.dumps({"format": _FORMAT, "costs": rows}, indent=1))
     return costs
 
 

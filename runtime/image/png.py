@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
-import errno
 import os
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING
 
 from tintype.errors import OutputError, RecordError
+from tintype.files import output_error, scratch_path, write_output
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -28,24 +27,7 @@ def write_png(path: str | os.PathLike[str], image: Image, texts: Mapping[str, st
     info = PngInfo()
     for keyword, text in texts.items():
         info.add_text(keyword, text)  # as Latin-1 when it can be, else UTF-8
-    return write_whole(path, lambda file: image.save(file, format="PNG", pnginfo=info))
-
-
-def write_whole(path: Path, write: Callable[[BinaryIO], object]) -> Path:
-    """What `write` writes, beside its place first, then there. Raises OutputError."""
-    scratch = _scratch_path(path)
-    try:
-        with scratch.open("xb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        scratch.replace(path)
-    except OSError as error:
-        raise _output_error(path, error) from None
-    finally:
-        with contextlib.suppress(OSError):
-            scratch.unlink(missing_ok=True)
-    return path
+    return write_output(path, lambda file: image.save(file, format="PNG", pnginfo=info))
 
 
 def check_writable(path: str | os.PathLike[str]) -> None:
@@ -58,11 +40,11 @@ def check_writable(path: str | os.PathLike[str]) -> None:
             raise OutputError(f"{path} is a folder", fix=f"name a file in it: {path / 'picture.png'}")
         if not path.parent.is_dir():
             raise OutputError(f"there is no folder {path.parent}", fix=f"make it (mkdir -p {path.parent})")
-        scratch = _scratch_path(path)
+        scratch = scratch_path(path)
         scratch.open("xb").close()
         scratch.unlink()
     except (OSError, ValueError) as error:
-        raise _output_error(path, error) from None
+        raise output_error(path, error) from None
 
 
 def read_texts(path: str | os.PathLike[str]) -> dict[str, str]:
@@ -80,16 +62,3 @@ def read_texts(path: str | os.PathLike[str]) -> dict[str, str]:
         raise RecordError(f"there is no file {path}", fix=remedy) from None
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise RecordError(f"{path} cannot be read as a PNG: {error}", fix=remedy) from None
-
-
-def _scratch_path(path: Path) -> Path:
-    return path.with_name(f".{path.name}.{os.getpid()}.part")
-
-
-def _output_error(path: Path, error: OSError | ValueError) -> OutputError:
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return OutputError(f"{path} cannot be written: the disk is full", fix="free some space, or write elsewhere")
-    if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
-        return OutputError(f"{path.name[:60]}... cannot be written: the name is too long", fix="choose a shorter name")
-    reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
-    return OutputError(f"{path} cannot be written: {reason}", fix="write to a folder that you may write to")

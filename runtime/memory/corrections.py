@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-import os
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -13,7 +13,8 @@ from statistics import median
 import numpy as np
 
 from tintype import strict_json
-from tintype.memory.costs import Correction
+from tintype.files import write_text
+from tintype.memory.reckoning import Correction
 
 _SIDE = 768  # of the product that tells how fast this machine multiplies
 
@@ -66,13 +67,8 @@ class Corrections:
             place: {kind: asdict(value) for kind, value in known.items()} for place, known in self.factors.items()
         }
         stored = {"rate": self.rate, "factors": factors}
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            scratch = self.path.with_name(f".{self.path.name}.{os.getpid()}")
-            scratch.write_text(json.dumps(stored), encoding="utf-8")
-            scratch.replace(self.path)
-        except OSError:
-            return
+        with contextlib.suppress(OSError):
+            write_text(self.path, json.dumps(stored))
 
 
 def measured_rate() -> float:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from tintype.memory.costs import Costs
+from tintype.costs import Costs
 from tintype.memory.holding import MIB, PACKED, Holding
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
+from tintype.costs import Costs
 from tintype.errors import MemoryBudgetError
 from tintype.memory.budget import Room
-from tintype.memory.costs import Costs
 from tintype.memory.holding import MAPPED, MIB, PACKED, Holding, segments, strips
 from tintype.memory.plan import Plan, Stage
 

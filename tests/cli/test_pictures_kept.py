@@ -100,14 +100,14 @@ def test_before_the_first_picture_there_is_nothing_to_say(generate, fail_decode,
 def test_a_disk_that_fills_leaves_the_pictures_before(generate, monkeypatch, tmp_path: Path) -> None:
     from tintype.image import png
 
-    whole = png.write_whole
+    whole = png.write_output
 
     def full(path: Path, write):  # type: ignore[no-untyped-def]
         if path.name == "x-2.png":
             raise OutputError(f"{path} cannot be written: the disk is full", fix="free some space")
         return whole(path, write)
 
-    monkeypatch.setattr(png, "write_whole", full)
+    monkeypatch.setattr(png, "write_output", full)
     outcome = generate("a red house", "--count", 3)
     assert outcome.code == 1
     assert outcome.stderr.splitlines()[0] == f"written: {tmp_path / 'x-1.png'}"

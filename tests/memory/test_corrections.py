@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tintype.memory.corrections import Corrections
-from tintype.memory.costs import Correction
+from tintype.memory.reckoning import Correction
 
 
 def test_what_was_learned_is_read_again(tmp_path):

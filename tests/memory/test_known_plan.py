@@ -7,8 +7,8 @@ from pathlib import Path
 import psutil
 import pytest
 
+from tintype.costs import Costs
 from tintype.memory.budget import Room, auto_room, free_bytes
-from tintype.memory.costs import Costs
 from tintype.memory.holding import MIB, PACKED
 from tintype.memory.plan import Plan, Stage
 from tintype.memory.planner import GROWN, MARGIN, KnownPlan

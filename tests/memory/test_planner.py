@@ -6,11 +6,12 @@ import dataclasses
 
 import pytest
 
+from tintype.costs import Costs
 from tintype.errors import MemoryBudgetError
 from tintype.memory.budget import Room, parse_memory
-from tintype.memory.costs import Correction, Costs, reckon
 from tintype.memory.holding import MAPPED, MIB, PACKED, Holding, parse_holding, segments, strips
 from tintype.memory.planner import MARGIN, Candidate, Need, device_holdings, holdings_for, make_plan
+from tintype.memory.reckoning import Correction, reckon
 
 BASE = 60 * MIB
 NEEDS = (

@@ -256,7 +256,7 @@ def test_impossible_threads_are_refused(tiny_bundle, threads):
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the kernel's own figure is used")
 def test_the_peak_is_this_processs_own_and_not_its_parents() -> None:
-    code = "from tintype.result import peak_rss_bytes; print(peak_rss_bytes())"
+    code = "from tintype.engine import peak_rss_bytes; print(peak_rss_bytes())"
     ballast = np.ones(2**25)  # 256 MiB here, which a child's ru_maxrss would start from
     child = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert ballast[-1] == 1.0
