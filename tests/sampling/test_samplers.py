@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tintype.arrays import Latents
 from tintype.sampling import (
     PREDICTION_TYPES,
     SAMPLERS,
     SPACINGS,
     Denoise,
-    Latents,
     NoiseSource,
     Schedule,
     SchedulerConfig,

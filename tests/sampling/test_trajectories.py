@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tintype.arrays import Latents
 from tintype.sampling import (
     SAMPLERS,
     SPACINGS,
-    Latents,
     NoiseSource,
     Schedule,
     SchedulerConfig,
