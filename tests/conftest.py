@@ -380,28 +380,24 @@ def kept_budgets(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Seq
     """
     folder = tmp_path_factory.mktemp("budgets")
 
-    def tintype(*words: str) -> tuple[dict[str, Any], str]:
+    def tintype(*words: str, code: int = 0) -> dict[str, Any]:
         done = subprocess.run(
             [sys.executable, "-m", "tintype", *words, "--json"], capture_output=True, text=True, check=False
         )
-        return json.loads(done.stdout) if done.returncode == 0 else {}, done.stderr
+        assert done.returncode == code, done.stderr
+        return json.loads(done.stdout)
 
     def made(name: str, asked: Sequence[str]) -> list[Kept]:
         common = ["--provider", name, *asked]
-        whole, told = tintype("plan", "postcard", *common)
-        assert whole, told
-        _, refusal = tintype("plan", "postcard", *common, "--memory", "1MiB")
-        assert "fix: give " in refusal
-        least = int(refusal.split("fix: give ")[1].split()[0]) * 2**20
+        whole = tintype("plan", "postcard", *common)
+        least = tintype("plan", "postcard", *common, "--memory", "1MiB", code=1)["error"]["least_bytes"]
         budgets = (None, least, int(whole["plan"]["again_bytes"] * 1.1))
         found = []
         for number, budget in enumerate(budgets):
             within = [] if budget is None else ["--memory", str(budget)]
-            plan, told = tintype("plan", "postcard", *common, *within)
-            assert plan, told
+            plan = tintype("plan", "postcard", *common, *within)
             path = folder / f"{name}-{number}.png"
-            answer, told = tintype("generate", CAPTIONS[0], "--seed", "7", "-o", str(path), *common, *within)
-            assert answer, told
+            answer = tintype("generate", CAPTIONS[0], "--seed", "7", "-o", str(path), *common, *within)
             timings = answer["timings"]
             peak = timings["peak_rss_bytes"] + timings["device_bytes"]
             found.append(Kept(budget, plan["plan"], peak, answer["pictures"][0]["record"], path))

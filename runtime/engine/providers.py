@@ -79,7 +79,7 @@ def resolve_provider(name: str = "auto") -> Target:
         target = TARGETS[name]
         problem = problem_of(target)
         if problem is not None:
-            raise ProviderError(f"provider {name} cannot be used: {problem[0]}", fix=problem[1])
+            raise ProviderError(f"provider {name} cannot be used: {problem[0]}", fix=problem[1], reason=problem[0])
         return target
     for candidate in _preferred():
         if unusable_reason(TARGETS[candidate]) is None and not is_software(TARGETS[candidate]):

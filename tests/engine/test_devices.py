@@ -130,4 +130,4 @@ def test_a_named_device_is_used_or_it_is_an_error(name):
     else:
         with pytest.raises(Exception, match=f"provider {name} cannot be used") as caught:
             resolve_provider(name)
-        assert caught.value.fix == device.fix
+        assert (caught.value.reason, caught.value.fix) == (device.problem, device.fix)

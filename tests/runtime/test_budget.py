@@ -192,7 +192,7 @@ def test_the_process_stays_within_its_budget_and_near_its_plan(tmp_path, above):
         if refused.returncode == 0:
             budget = int(least * above) * 2**20
         else:
-            least = int(refused.stderr.split("give ")[1].split()[0].replace(",", ""))
+            least = json.loads(refused.stdout)["error"]["least_bytes"] // 2**20
     planned = json.loads(call("plan", "postcard", "--memory", str(budget)).stdout)["plan"]
     made = call("generate", PROMPT, "-o", str(tmp_path / "x.png"), "--memory", str(budget))
     told = json.loads(made.stdout)

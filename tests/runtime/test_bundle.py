@@ -338,7 +338,7 @@ def test_a_manifest_that_cannot_be_written_leaves_the_old_one(hand_made, manifes
     def full(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(Path, "write_text", full)
+    monkeypatch.setattr(Path, "replace", full)
     with pytest.raises(OSError, match="No space"):
         write_manifest(hand_made, manifest)
     assert (hand_made / "tintype.json").read_bytes() == before
