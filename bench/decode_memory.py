@@ -29,10 +29,10 @@ from tintype.bench.machine import load_average, machine_facts
 from tintype.bench.report import default_results_folder, write_report
 from tintype.bundle import Bundle, open_bundle
 from tintype.engine import open_session, peak_rss_bytes, resolve_provider
-from tintype.engine.build import ensure_build
-from tintype.engine.measure import psnr_db
-from tintype.engine.options import BuildOptions
-from tintype.engine.strips import read_strips
+from tintype.engine.build.builds import ensure_build
+from tintype.engine.build.measure import psnr_db
+from tintype.engine.build.options import BuildOptions
+from tintype.engine.run.strips import read_strips
 from tintype.manifest import ENCODER
 
 MIB = 2**20

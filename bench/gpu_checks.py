@@ -13,7 +13,7 @@ from tintype.bench.figures import picture_psnr_db
 from tintype.bench.job import PROMPT
 from tintype.bundle import Bundle, open_bundle
 from tintype.engine import BuildOptions, Session, ensure_build, open_role, open_session, resolve_provider
-from tintype.engine.providers import TARGETS
+from tintype.engine.device.providers import TARGETS
 from tintype.pipeline import Pipeline
 
 PICTURE_GATE_DB = 45.0

@@ -10,7 +10,7 @@ from typing import Any
 
 import psutil
 
-from tintype.engine.machine import cpu_name, instruction_sets, processor_kind
+from tintype.engine.device.machine import cpu_name, instruction_sets, processor_kind
 
 DISTRIBUTIONS = (
     "tintype",

@@ -18,10 +18,10 @@ import click
 import numpy as np
 from numpy.typing import NDArray
 
-from tintype.engine.abilities import abilities
-from tintype.engine.machine import processor_kind
-from tintype.engine.measure import layer_costs
-from tintype.engine.providers import TARGETS
+from tintype.engine.build.measure import layer_costs
+from tintype.engine.device.abilities import abilities
+from tintype.engine.device.machine import processor_kind
+from tintype.engine.device.providers import TARGETS
 
 if TYPE_CHECKING:
     import onnx

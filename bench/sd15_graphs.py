@@ -17,7 +17,7 @@ from tintype.bench.rates import PRODUCTS
 from tintype.bench.tried import limits, tried_layers
 from tintype.bench.turns import Seat, Taken, take_turns
 from tintype.bundle import open_bundle
-from tintype.engine.graph import graph_operations
+from tintype.engine.build.graph import graph_operations
 from tintype.export import psnr_db
 
 ROLES = {"unet": "denoiser", "vae": "vae_decoder"}

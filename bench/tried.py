@@ -10,10 +10,10 @@ from tintype.bench.peer_graphs import graph_dims, graph_options
 from tintype.bundle import open_bundle
 from tintype.cli.build import by_kind
 from tintype.engine import resolve_provider
-from tintype.engine.build import find_build
-from tintype.engine.cache import read_report
-from tintype.engine.graph import graph_bytes
-from tintype.engine.measure import AS_IS
+from tintype.engine.build.builds import find_build
+from tintype.engine.build.cache import read_report
+from tintype.engine.build.graph import graph_bytes
+from tintype.engine.build.measure import AS_IS
 from tintype.errors import BuildError
 
 MIB = 2**20

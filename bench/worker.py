@@ -19,7 +19,7 @@ from typing import Any, Protocol
 
 from tintype.bench.job import GraphJob, Job, RatesJob
 from tintype.engine import peak_rss_bytes
-from tintype.engine.disturbance import Reading, others_share
+from tintype.engine.device.disturbance import Reading, others_share
 
 AnyJob = Job | GraphJob | RatesJob
 

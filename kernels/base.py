@@ -37,7 +37,8 @@ class Kernel(ABC):
     """One way to realise an operator on some targets.
 
     name: as it is told in reports. targets: where it is right and pays. exactness: what the rewrite keeps.
-    needs: by target, what a device has to have shown that it can do (`tintype.engine.abilities`); empty: any will do.
+    needs: by target, what a device has to have shown that it can do (`tintype.engine.device.abilities`); empty: any
+    will do.
     unless: by target, what makes the kernel needless where a device has shown it.
     lossy: it rounds to fewer bits than the canonical graph does, so that only a `balanced` build may use it.
     balanced_only: not repeatable to the last bit, or of use only beside what isn't: `exact` builds do without.

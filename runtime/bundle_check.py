@@ -11,7 +11,7 @@ import json
 import stat
 from pathlib import Path
 
-from tintype.engine.cache import cache_folder
+from tintype.engine.build.cache import cache_folder
 from tintype.errors import BundleError
 from tintype.files import write_text
 from tintype.manifest import Manifest, check_relative_path

@@ -15,8 +15,8 @@ from tintype.request import ResolvedRequest
 from tintype.sampling import denoised_from, guide, model_input, rescale_guidance
 
 if TYPE_CHECKING:
-    from tintype.engine.held import Held
-    from tintype.engine.session import Session
+    from tintype.engine.run.held import Held
+    from tintype.engine.run.session import Session
 
 
 class Denoiser:

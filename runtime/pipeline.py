@@ -302,7 +302,7 @@ class Pipeline:
 
     def device_bytes_taken(self) -> int:
         """What this process has of a device's memory beside its own, as the driver tells; else `device_bytes`."""
-        from tintype.engine.device_memory import device_bytes
+        from tintype.engine.device.device_memory import device_bytes
 
         told = device_bytes(self.target)
         return self.device_bytes if told is None else told
@@ -310,7 +310,7 @@ class Pipeline:
     def open(self, role: str, options: BuildOptions, device_bytes: int | None = None) -> Session:
         """A new session of one role; `session` keeps it and closes it. device_bytes: its limit on a device, if any."""
         from tintype.engine import open_role
-        from tintype.engine.cuda import SMALLEST_LIMIT
+        from tintype.engine.run.cuda import SMALLEST_LIMIT
 
         device_bytes = None if device_bytes is None else max(device_bytes, SMALLEST_LIMIT)
         return open_role(self.bundle, role, self.target, options=options, device_bytes=device_bytes)
@@ -462,8 +462,8 @@ class Pipeline:
         for session in closed:
             session.close()
         if closed:
-            from tintype.engine import arena
-            from tintype.engine.heap import return_large_blocks, trim
+            from tintype.engine.run import arena
+            from tintype.engine.run.heap import return_large_blocks, trim
 
             del session, closed
             return_large_blocks()  # graphs come and go in this process: what one leaves must not add to the next
@@ -590,7 +590,7 @@ class Run:
                     self._pictures.append(self._finish(picture, latents[row : row + 1], notes))  # 4. latents -> pixels
                     timings = clock.timings()  # without what the caller does with it
                     yield self._pictures[-1]
-        from tintype.engine.heap import trim
+        from tintype.engine.run.heap import trim
 
         self._result = self._collect(timings)
         trim()  # what a picture needed for a moment goes back, so that the hundredth takes no more than the first

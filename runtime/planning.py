@@ -88,7 +88,7 @@ class Planner:
 
     def _bounds(self, memory: str | int) -> tuple[int, Room]:
         """The budget in bytes, and what bounds a plan beside it: a device has no more than it has free."""
-        from tintype.engine.device_memory import device_bytes, free_device_bytes
+        from tintype.engine.device.device_memory import device_bytes, free_device_bytes
 
         target = self.pipeline.target
         free = free_device_bytes(target)
@@ -114,8 +114,8 @@ class Planner:
         if self._base == 0:
             from PIL import Image, PngImagePlugin  # noqa: F401 - imported for what they take
 
-            from tintype.engine.heap import return_large_blocks, trim
-            from tintype.engine.providers import load_onnxruntime
+            from tintype.engine.device.providers import load_onnxruntime
+            from tintype.engine.run.heap import return_large_blocks, trim
 
             return_large_blocks()  # what graphs were measured with, and needed where there is a budget to keep
             load_onnxruntime()
@@ -130,8 +130,8 @@ class Planner:
         return self.pipeline.options(candidate.role, request, arrangement=arrangement)
 
     def _known(self, candidate: Candidate, request: ResolvedRequest) -> Costs:
-        from tintype.engine.build import find_build
-        from tintype.engine.probe import known_costs
+        from tintype.engine.build.builds import find_build
+        from tintype.engine.build.probe import known_costs
 
         if candidate.holding.strip_mib is not None and candidate.role in self._uncut:
             return IMPOSSIBLE
@@ -150,8 +150,8 @@ class Planner:
 
     def _with_kernels(self, stage: Stage, request: ResolvedRequest) -> Stage:
         """The stage with what its build says of its kernels; as it is while there is no build."""
-        from tintype.engine.build import find_build
-        from tintype.engine.cache import read_report
+        from tintype.engine.build.builds import find_build
+        from tintype.engine.build.cache import read_report
 
         options = self._options(Candidate(stage.role, stage.holding, stage.split_guidance), request)
         folder = find_build(self.pipeline.bundle, stage.role, self.pipeline.target, options=options)
@@ -159,7 +159,7 @@ class Planner:
 
     def _measure(self, candidate: Candidate, request: ResolvedRequest) -> Costs:
         from tintype.engine import ensure_build
-        from tintype.engine.probe import measured_costs
+        from tintype.engine.build.probe import measured_costs
 
         pipeline, options = self.pipeline, self._options(candidate, request)
         what = f"{candidate.role} in {candidate.holding.words}" if candidate.holding.is_cut else candidate.role
@@ -181,7 +181,7 @@ class Planner:
         return self._measured.put((candidate.role, options), costs)
 
     def _reckon(self, candidate: Candidate, options: BuildOptions, *, corrected: bool) -> Costs:
-        from tintype.engine.providers import computes_on_processor
+        from tintype.engine.device.providers import computes_on_processor
 
         corrections = self._known_corrections()
         place = self._correction_place(candidate, options)
@@ -197,7 +197,7 @@ class Planner:
         )
 
     def _facts_of(self, role: str, options: BuildOptions) -> GraphFacts:
-        from tintype.engine.analyse import analysis_of
+        from tintype.engine.build.analyse import analysis_of
 
         key = (role, options.shape)
         return self._facts.get(key) or self._facts.put(key, analysis_of(self.pipeline.bundle, role, options))
@@ -244,7 +244,7 @@ def encoding_needs(pipeline: Pipeline, request: ResolvedRequest) -> list[Need]:
 
 
 def _holdings(pipeline: Pipeline, role: str) -> tuple[Holding, ...]:
-    from tintype.engine.pages import can_give_back
+    from tintype.engine.run.pages import can_give_back
 
     if pipeline.target.is_host:
         return holdings_for(role, standing=can_give_back())

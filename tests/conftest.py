@@ -75,7 +75,7 @@ def no_builds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture(scope="session")
 def usable_target() -> Callable[[str], Target]:
     """A target by its name. A test of one that can't be used here is skipped; TINTYPE_REQUIRE_WEBGPU=1 fails it."""
-    from tintype.engine.providers import TARGETS, unusable_reason
+    from tintype.engine.device.providers import TARGETS, unusable_reason
 
     def usable(name: str) -> Target:
         reason = unusable_reason(TARGETS[name])
@@ -333,8 +333,8 @@ def whole_and_in_parts() -> Callable[[str, str], tuple[dict[str, Any], dict[str,
     """
     from tintype.bundle import open_bundle
     from tintype.engine import BuildOptions, open_role
-    from tintype.engine.probe import random_inputs
-    from tintype.engine.providers import TARGETS
+    from tintype.engine.build.probe import random_inputs
+    from tintype.engine.device.providers import TARGETS
 
     dims = {
         "text_encoder": {"batch": 1},

@@ -39,7 +39,7 @@ def build(
     A build is for one size, batch size, exactness and thread count: those of the pictures to come.
     """
     from tintype import load
-    from tintype.engine.cache import read_report
+    from tintype.engine.build.cache import read_report
     from tintype.request import resolve
 
     asked = asked_for(size, count=batch_size, batch_size=batch_size, guidance_scale=guidance_scale, exactness=exactness)

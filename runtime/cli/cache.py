@@ -21,7 +21,7 @@ def cache(context: click.Context, as_json: bool) -> None:
     if context.invoked_subcommand is not None:
         return
     from tintype.engine import cache_entries, cache_folder
-    from tintype.engine.cache import bytes_on_disk
+    from tintype.engine.build.cache import bytes_on_disk
 
     entries, on_disk = cache_entries(), bytes_on_disk([cache_folder()])
     if as_json:

@@ -74,7 +74,7 @@ def _machine() -> dict[str, Any]:
     from importlib.metadata import version
 
     from tintype.engine import default_threads, ort_version, resolve_provider
-    from tintype.engine.machine import cpu_name, processor_kind, system_name
+    from tintype.engine.device.machine import cpu_name, processor_kind, system_name
 
     found: dict[str, Any] = {
         "tintype": version("tintype"),

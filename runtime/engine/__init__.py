@@ -10,7 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from tintype.engine.build import (
+    from tintype.engine.build.builds import (
         GraphSource,
         begin_builds,
         build_id,
@@ -20,48 +20,48 @@ if TYPE_CHECKING:
         open_role,
         with_kernels_settled,
     )
-    from tintype.engine.cache import CacheEntry, cache_entries, cache_folder, clear_cache
-    from tintype.engine.devices import Device, list_devices
-    from tintype.engine.graph import graph_session, run_graph
-    from tintype.engine.hardware import Gpu, gpus
-    from tintype.engine.installation import ort_version
-    from tintype.engine.machine import default_threads
-    from tintype.engine.options import BuildOptions
-    from tintype.engine.placement import Placement
-    from tintype.engine.process_memory import peak_rss_bytes
-    from tintype.engine.providers import Target, resolve_provider
-    from tintype.engine.ranges import measure_ranges
-    from tintype.engine.session import Session, open_session
+    from tintype.engine.build.cache import CacheEntry, cache_entries, cache_folder, clear_cache
+    from tintype.engine.build.graph import graph_session, run_graph
+    from tintype.engine.build.options import BuildOptions
+    from tintype.engine.build.ranges import measure_ranges
+    from tintype.engine.device.devices import Device, list_devices
+    from tintype.engine.device.hardware import Gpu, gpus
+    from tintype.engine.device.installation import ort_version
+    from tintype.engine.device.machine import default_threads
+    from tintype.engine.device.process_memory import peak_rss_bytes
+    from tintype.engine.device.providers import Target, resolve_provider
+    from tintype.engine.run.placement import Placement
+    from tintype.engine.run.session import Session, open_session
 
 _HOMES = {
-    "GraphSource": "build",
-    "begin_builds": "build",
-    "build_id": "build",
-    "build_key": "build",
-    "ensure_build": "build",
-    "is_timed": "build",
-    "open_role": "build",
-    "with_kernels_settled": "build",
-    "CacheEntry": "cache",
-    "cache_entries": "cache",
-    "cache_folder": "cache",
-    "clear_cache": "cache",
-    "Device": "devices",
-    "list_devices": "devices",
-    "graph_session": "graph",
-    "run_graph": "graph",
-    "Gpu": "hardware",
-    "gpus": "hardware",
-    "default_threads": "machine",
-    "BuildOptions": "options",
-    "Placement": "placement",
-    "peak_rss_bytes": "process_memory",
-    "Target": "providers",
-    "ort_version": "installation",
-    "resolve_provider": "providers",
-    "measure_ranges": "ranges",
-    "Session": "session",
-    "open_session": "session",
+    "GraphSource": "build.builds",
+    "begin_builds": "build.builds",
+    "build_id": "build.builds",
+    "build_key": "build.builds",
+    "ensure_build": "build.builds",
+    "is_timed": "build.builds",
+    "open_role": "build.builds",
+    "with_kernels_settled": "build.builds",
+    "CacheEntry": "build.cache",
+    "cache_entries": "build.cache",
+    "cache_folder": "build.cache",
+    "clear_cache": "build.cache",
+    "Device": "device.devices",
+    "list_devices": "device.devices",
+    "graph_session": "build.graph",
+    "run_graph": "build.graph",
+    "Gpu": "device.hardware",
+    "gpus": "device.hardware",
+    "default_threads": "device.machine",
+    "BuildOptions": "build.options",
+    "Placement": "run.placement",
+    "peak_rss_bytes": "device.process_memory",
+    "Target": "device.providers",
+    "ort_version": "device.installation",
+    "resolve_provider": "device.providers",
+    "measure_ranges": "build.ranges",
+    "Session": "run.session",
+    "open_session": "run.session",
 }
 
 __all__ = [

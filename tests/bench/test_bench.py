@@ -19,7 +19,7 @@ from tintype.bench.measures import NEVER_IMPORTED, generate_arguments, measure_f
 from tintype.bench.peers import Worker, measure_peers
 from tintype.bench.process import Run, imported_modules, run_process
 from tintype.cli import run
-from tintype.engine.machine import cpu_name, instruction_sets, processor_kind
+from tintype.engine.device.machine import cpu_name, instruction_sets, processor_kind
 
 MIB = 2**20
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 from tintype.engine import resolve_provider
-from tintype.engine.providers import TARGETS
+from tintype.engine.device.providers import TARGETS
 
 
 def test_each_device_has_a_line_and_what_is_missing_a_remedy(command) -> None:

@@ -88,7 +88,8 @@ def test_a_reader_that_leaves_early_brings_no_traceback(arguments: str, tintype_
 def test_no_onnxruntime_or_two_of_them_names_the_command_that_mends_it(
     installed: dict[str, str], words: list[str], generate, command, tiny_bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tintype.engine.installation.ORT_DISTRIBUTIONS", installed)  # numpy stands for a second one
+    # numpy stands for a second one
+    monkeypatch.setattr("tintype.engine.device.installation.ORT_DISTRIBUTIONS", installed)
     generate("a house").assert_one_clear_error(1, *words)
     told = command("info", tiny_bundle)
     assert told.code == 0

@@ -10,7 +10,7 @@ import pytest
 
 from tintype import read_record
 from tintype.engine import Session
-from tintype.engine.strips import read_strips
+from tintype.engine.run.strips import read_strips
 from tintype.errors import MemoryBudgetError, OutputError
 
 SIZE = ["--size", "128x128"]

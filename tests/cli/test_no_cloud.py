@@ -120,7 +120,7 @@ def test_the_first_picture_runs_no_program_but_its_own_children(traced):
     run = [(paths[0].resolve(), arguments) for name, arguments, paths in calls if name in ("execve", "execveat")]
     assert {program for program, _ in run} == {Path(sys.executable).resolve()}
     assert all("tintype" in arguments for _, arguments in run)
-    assert any("tintype.engine.lower" in arguments for _, arguments in run)  # the trace sees the children
+    assert any("tintype.engine.build.lower" in arguments for _, arguments in run)  # the trace sees the children
 
 
 @pytest.mark.slow
@@ -177,7 +177,7 @@ def test_telemetry_is_off_for_libraries_and_children_once_tintype_is_imported(sa
 
 @pytest.mark.parametrize(("before", "warned"), [({}, True), ({"ORT_DISABLE_TELEMETRY": "1"}, False)])
 def test_a_program_that_loaded_onnxruntime_with_telemetry_before_is_warned_once(before, warned, tmp_path):
-    script = "import onnxruntime, tintype, importlib; importlib.import_module('tintype.engine.installation')"
+    script = "import onnxruntime, tintype, importlib; importlib.import_module('tintype.engine.device.installation')"
     environment = _environment(tmp_path, tmp_path / "home", **before)
     done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True)
     assert done.stderr.count("RuntimeWarning: onnxruntime was imported before tintype") == int(warned)

@@ -9,11 +9,11 @@ import tintype
 from tintype.bench.figures import picture_psnr_db
 from tintype.bench.gpu_checks import check
 from tintype.engine import BuildOptions, ensure_build, graph_session, open_role, open_session
-from tintype.engine.cache import read_report
-from tintype.engine.cuda import GraphIds
-from tintype.engine.on_device import OnDevice
-from tintype.engine.placement import HEAVY_OPERATORS
-from tintype.engine.providers import TARGETS, load_onnxruntime, new_session
+from tintype.engine.build.cache import read_report
+from tintype.engine.device.providers import TARGETS, load_onnxruntime, new_session
+from tintype.engine.run.cuda import GraphIds
+from tintype.engine.run.on_device import OnDevice
+from tintype.engine.run.placement import HEAVY_OPERATORS
 from tintype.errors import MemoryBudgetError, ProviderError
 
 pytestmark = [pytest.mark.gpu, pytest.mark.slow]
@@ -88,7 +88,7 @@ def test_a_build_of_one_shape_is_captured(cuda, bundle, monkeypatch):
             super().__init__()
             made.append(self)
 
-    monkeypatch.setattr("tintype.engine.cuda.GraphIds", Watched)
+    monkeypatch.setattr("tintype.engine.run.cuda.GraphIds", Watched)
     options = BuildOptions.for_shape(SHAPES["denoiser"])
     with open_role(bundle, "denoiser", cuda, options=options) as session:
         assert isinstance(session.inner, OnDevice)
@@ -140,7 +140,7 @@ def test_a_graph_that_is_not_lowered_is_refused(cuda, bundle):
 
 
 def test_onnxruntime_takes_every_option_that_a_session_is_told(cuda, bundle):
-    from tintype.engine.cuda import for_session
+    from tintype.engine.run.cuda import for_session
 
     told = for_session(cuda, exactness="exact", device_bytes=2**30, captures=False)
     folder = ensure_build(bundle, "vae_decoder", cuda, options=BuildOptions.for_shape(SHAPES["vae_decoder"]))

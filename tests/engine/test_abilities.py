@@ -6,7 +6,7 @@ import numpy as np
 import onnxruntime
 from onnx import TensorProto, helper, numpy_helper
 
-from tintype.engine.abilities import abilities
+from tintype.engine.device.abilities import abilities
 
 
 def _product(rows):

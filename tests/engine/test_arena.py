@@ -7,11 +7,11 @@ import sys
 
 from onnx import TensorProto, helper
 
-from tintype.engine import arena
+from tintype.engine.run import arena
 
 USE = """
 import numpy as np, onnxruntime, psutil, sys
-from tintype.engine import arena
+from tintype.engine.run import arena
 
 MIB = 2**20
 

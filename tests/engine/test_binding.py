@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from tintype.engine import open_session
-from tintype.engine.binding import Bound, empty_tensor
-from tintype.engine.providers import load_onnxruntime, new_session
+from tintype.engine.device.providers import load_onnxruntime, new_session
+from tintype.engine.run.binding import Bound, empty_tensor
 from tintype.errors import BuildError, MemoryBudgetError
 
 SHAPE = (2, 4, 32)

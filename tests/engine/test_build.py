@@ -13,10 +13,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from tintype.engine import build as building
 from tintype.engine import build_key, cache_entries, clear_cache, ensure_build, open_role, open_session
-from tintype.engine.build import find_build
-from tintype.engine.cache import FACTS_NAME, damage, read_report, write_facts
+from tintype.engine.build import builds as building
+from tintype.engine.build.builds import find_build
+from tintype.engine.build.cache import FACTS_NAME, damage, read_report, write_facts
 from tintype.errors import BuildError
 
 

@@ -14,15 +14,16 @@ import onnxruntime
 import psutil
 import pytest
 
-import tintype.engine.session
+import tintype.engine.run.session
 from tintype.bundle import open_bundle
-from tintype.engine import BuildOptions, ensure_build, open_role, probe, resolve_provider
-from tintype.engine.build import lower_into
-from tintype.engine.chain import PARTS_NAME, Chain, prefetch, read_chains
-from tintype.engine.pages import can_give_back
-from tintype.engine.placement import Placement
-from tintype.engine.probe import known_costs, measured_costs, random_inputs
-from tintype.engine.providers import TARGETS
+from tintype.engine import BuildOptions, ensure_build, open_role, resolve_provider
+from tintype.engine.build import probe
+from tintype.engine.build.builds import lower_into
+from tintype.engine.build.probe import known_costs, measured_costs, random_inputs
+from tintype.engine.device.providers import TARGETS
+from tintype.engine.run.chain import PARTS_NAME, Chain, prefetch, read_chains
+from tintype.engine.run.pages import can_give_back
+from tintype.engine.run.placement import Placement
 from tintype.errors import BuildError, ProviderError
 
 CELLS = {"batch": 2, "height": 16, "width": 16, "sequence": 77}
@@ -125,7 +126,7 @@ def test_parts_for_a_device_hand_on_nothing_but_feature_maps(bundle, tmp_path, n
 
 def test_every_part_is_asked_where_its_nodes_run(bundle, cpu, monkeypatch):
     elsewhere = Placement.from_assignments([("CPUExecutionProvider", "Conv"), ("Gpu", "MatMul")])
-    monkeypatch.setattr(tintype.engine.session.Placement, "of", lambda *sessions: elsewhere)
+    monkeypatch.setattr(tintype.engine.run.session.Placement, "of", lambda *sessions: elsewhere)
     with (
         open_role(bundle, "denoiser", cpu, options=options()) as session,
         pytest.raises(ProviderError, match=r"-000\.onnx.* 1 MatMul on Gpu"),
@@ -202,7 +203,7 @@ def test_weights_of_parts_that_stay_open_leave_memory_after_its_run(bundle, cpu)
 
 
 def test_parts_whose_weights_are_not_found_do_not_stay_open(bundle, cpu, monkeypatch):
-    monkeypatch.setattr("tintype.engine.chain.mapped_spans", lambda files: [])
+    monkeypatch.setattr("tintype.engine.run.chain.mapped_spans", lambda files: [])
     folder = ensure_build(bundle, "denoiser", cpu, options=options())
     facts, opened, _ = run_twice(folder)
     with_weights = [part.file for part in facts.parts if part.weights]
@@ -265,7 +266,7 @@ def test_costs_that_were_timed_beside_other_programs_are_measured_again_once_it_
 def test_a_child_ends_when_its_parent_is_killed():
     """A process that would run for a minute, started by one that is killed at once."""
     child = (
-        "import os, time; from tintype.engine.child import end_with_parent; end_with_parent(); "
+        "import os, time; from tintype.engine.build.child import end_with_parent; end_with_parent(); "
         "print(os.getpid(), flush=True); time.sleep(60)"
     )
     parent = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {child!r}])"

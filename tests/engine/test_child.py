@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 
 from tintype.engine import BuildOptions
-from tintype.engine.build import lower_into
-from tintype.engine.child import DISK, MEMORY, UNCUT, ChildError, kind_of, run_child
-from tintype.engine.providers import TARGETS, load_onnxruntime
+from tintype.engine.build.builds import lower_into
+from tintype.engine.build.child import DISK, MEMORY, UNCUT, ChildError, kind_of, run_child
+from tintype.engine.device.providers import TARGETS, load_onnxruntime
 from tintype.errors import BuildError, MemoryBudgetError, UncutError
 
 STRIPS = BuildOptions.for_shape({"batch": 1, "height": 8, "width": 8}, strip_bytes=2**16)
@@ -50,7 +50,7 @@ def test_of_onnxruntime_whose_errors_are_of_one_class_the_words_tell() -> None:
 def answer_of(tmp_path: Path, code: str) -> dict[str, object]:
     """What `run_child` makes of a module with that `work`."""
     (tmp_path / "working.py").write_text(
-        f"import sys\nfrom tintype.engine.child import answer_parent\n{code}\nsys.exit(answer_parent(work))\n"
+        f"import sys\nfrom tintype.engine.build.child import answer_parent\n{code}\nsys.exit(answer_parent(work))\n"
     )
     path = os.pathsep.join([str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])])
     with pytest.MonkeyPatch.context() as patch:
@@ -118,12 +118,12 @@ def test_an_error_with_another_remedy_keeps_its_fields_and_notes() -> None:
 def _several(tmp_path: Path, jobs: list[str]) -> list[dict[str, object]]:
     """What `attempt_all` gives for jobs that are Python code, in a process of its own: it may fork."""
     code = (
-        "import json, os, signal, time\nfrom tintype.engine.child import attempt_all\n"
+        "import json, os, signal, time\nfrom tintype.engine.build.child import attempt_all\n"
         "def each(job):\n    space = {}\n    exec(job, globals(), space)\n    return space\n"
         "def work(jobs):\n    return {'said': attempt_all(each, json.loads(jobs))}"
     )
     (tmp_path / "working.py").write_text(
-        f"import sys\nfrom tintype.engine.child import answer_parent\n{code}\nsys.exit(answer_parent(work))\n"
+        f"import sys\nfrom tintype.engine.build.child import answer_parent\n{code}\nsys.exit(answer_parent(work))\n"
     )
     path = os.pathsep.join([str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])])
     with pytest.MonkeyPatch.context() as patch:

@@ -6,10 +6,10 @@ import json
 
 import pytest
 
-from tintype.engine.cuda import MOST_GRAPHS, NO_GRAPH, SMALLEST_LIMIT, GraphIds, for_session, wants_capture
-from tintype.engine.lower import Job
-from tintype.engine.options import BuildOptions
-from tintype.engine.providers import TARGETS
+from tintype.engine.build.lower import Job
+from tintype.engine.build.options import BuildOptions
+from tintype.engine.device.providers import TARGETS
+from tintype.engine.run.cuda import MOST_GRAPHS, NO_GRAPH, SMALLEST_LIMIT, GraphIds, for_session, wants_capture
 
 CUDA, CPU = TARGETS["cuda"], TARGETS["cpu"]
 

@@ -11,8 +11,8 @@ import types
 
 import pytest
 
-from tintype.engine.device_memory import device_bytes, drm_bytes, free_device_bytes, nvidia_bytes
-from tintype.engine.providers import TARGETS
+from tintype.engine.device.device_memory import device_bytes, drm_bytes, free_device_bytes, nvidia_bytes
+from tintype.engine.device.providers import TARGETS
 
 AMD = """pos:	0
 flags:	02100002

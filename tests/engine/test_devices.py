@@ -11,11 +11,12 @@ import sys
 import psutil
 import pytest
 
-from tintype.engine import list_devices, plugins, resolve_provider
-from tintype.engine.devices import device_identity
-from tintype.engine.hardware import Gpu, drm_gpus, system_library
-from tintype.engine.machine import cpu_identity, cpu_name, processor_kind
-from tintype.engine.providers import TARGETS, load_onnxruntime, session_of_devices
+from tintype.engine import list_devices, resolve_provider
+from tintype.engine.device import plugins
+from tintype.engine.device.devices import device_identity
+from tintype.engine.device.hardware import Gpu, drm_gpus, system_library
+from tintype.engine.device.machine import cpu_identity, cpu_name, processor_kind
+from tintype.engine.device.providers import TARGETS, load_onnxruntime, session_of_devices
 
 
 def test_every_target_works_or_says_what_is_missing_and_what_to_do():
@@ -61,7 +62,8 @@ def test_nvidia_cards_have_name_memory_and_driver_and_a_broken_driver_lists_noth
     subprocess.run(command, check=True)
     shutil.copy(library, tmp_path / "libcuda.so.1")
     script = (
-        "from tintype.engine.hardware import gpus, nvidia_gpus; from tintype.engine.remedies import missing_driver; "
+        "from tintype.engine.device.hardware import gpus, nvidia_gpus; "
+        "from tintype.engine.device.remedies import missing_driver; "
         "print(nvidia_gpus()); print(gpus()[:2] == nvidia_gpus()); print(missing_driver('cuda'))"
     )
     environment = {**os.environ, "LD_LIBRARY_PATH": str(tmp_path), "PATH": "/nowhere"}

@@ -8,8 +8,8 @@ import sys
 
 import pytest
 
-from tintype.engine import disturbance
-from tintype.engine.disturbance import Reading, others_share
+from tintype.engine.device import disturbance
+from tintype.engine.device.disturbance import Reading, others_share
 
 BUSY_SECONDS = 0.4
 BUSY = f"import time\nwhile time.process_time() < {BUSY_SECONDS}: pass"

@@ -14,13 +14,13 @@ import pytest
 
 from tintype.bundle import open_bundle
 from tintype.engine import BuildOptions, cache_entries, ensure_build, open_role, open_session, resolve_provider
-from tintype.engine.build import build_id, find_build
-from tintype.engine.cache import FACTS_NAME, damage
-from tintype.engine.chain import PARTS_NAME, read_chains
-from tintype.engine.code_version import KEPT, PACKAGES, code_of, lowering_version, read_sources, version_of
-from tintype.engine.measure import AS_IS, CostTable
-from tintype.engine.probe import COSTS_NAME, known_costs, measured_costs, random_inputs
-from tintype.engine.strips import STRIPS_NAME, read_strips
+from tintype.engine.build.builds import build_id, find_build
+from tintype.engine.build.cache import FACTS_NAME, damage
+from tintype.engine.build.code_version import KEPT, PACKAGES, code_of, lowering_version, read_sources, version_of
+from tintype.engine.build.measure import AS_IS, CostTable
+from tintype.engine.build.probe import COSTS_NAME, known_costs, measured_costs, random_inputs
+from tintype.engine.run.chain import PARTS_NAME, read_chains
+from tintype.engine.run.strips import STRIPS_NAME, read_strips
 from tintype.errors import BuildError
 from tintype.memory.corrections import Corrections
 
@@ -257,7 +257,7 @@ def test_every_module_of_kernels_and_engine_counts() -> None:
     from importlib import resources
 
     sources = read_sources(resources.files(package) for package in PACKAGES)
-    for name in ("chain", "abilities", "options", "machine", "session", "cache", "lower", "measure", "strips"):
+    for name in ("build/cache", "build/lower", "build/options", "device/machine", "run/chain", "run/session"):
         assert f"engine/{name}.py" in sources
     assert "kernels/registry.py" in sources
     assert version_of(sources) == lowering_version()

@@ -9,7 +9,7 @@ import pytest
 from onnx import TensorProto, helper
 
 import tintype
-from tintype.engine.graph import graph_bytes, graph_operations
+from tintype.engine.build.graph import graph_bytes, graph_operations
 
 DIMS = {"batch": 2, "height": 6, "width": 4}
 

@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from tintype.engine import installation, machine
+from tintype.engine.device import installation, machine
 from tintype.errors import InstallError
 
 ARM64 = "Features : fp asimd asimddp\nCPU implementer : 0x41\nCPU part : 0xd0c\n"

@@ -12,8 +12,9 @@ import types
 
 import pytest
 
-from tintype.engine import default_threads, machine
-from tintype.engine.machine import core_count, cpu_quota, kind_of, single_sets
+from tintype.engine import default_threads
+from tintype.engine.device import machine
+from tintype.engine.device.machine import core_count, cpu_quota, kind_of, single_sets
 
 QEMU = shutil.which("qemu-x86_64")
 
@@ -59,7 +60,7 @@ def test_no_file_is_asked_for_instruction_sets(tmp_path, monkeypatch):
 def test_an_emulated_processor_is_asked_itself(model, kind, has, lacks):
     """/proc/cpuinfo is the host's there."""
     script = (
-        "import json; from tintype.engine import machine as m; print(json.dumps([sorted(m.instruction_sets()), "
+        "import json; from tintype.engine.device import machine as m; print(json.dumps([sorted(m.instruction_sets()), "
         "m.processor_kind(), m.cpu_identity(), m.default_threads(), m.cpuinfo().get('flags')]))"
     )
     done = subprocess.run(

@@ -11,9 +11,9 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from tintype.engine import BuildOptions, build_id, cache_entries, clear_cache, ensure_build, open_role
-from tintype.engine import cache as caching
-from tintype.engine.cache import bytes_on_disk, damage, read_report, sweep_weights, weights_folder
-from tintype.engine.measure import AS_IS, CostTable, Way, fastest, psnr_db
+from tintype.engine.build import cache as caching
+from tintype.engine.build.cache import bytes_on_disk, damage, read_report, sweep_weights, weights_folder
+from tintype.engine.build.measure import AS_IS, CostTable, Way, fastest, psnr_db
 
 pytestmark = pytest.mark.slow
 

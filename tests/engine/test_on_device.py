@@ -8,11 +8,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tintype.engine import on_device as on_device_module
-from tintype.engine.cuda import GraphIds
-from tintype.engine.on_device import Kept, OnDevice, stays_on_device
-from tintype.engine.providers import TARGETS, load_onnxruntime, new_session
-from tintype.engine.session_options import NUMPY_TYPES
+from tintype.engine.device.providers import TARGETS, load_onnxruntime, new_session
+from tintype.engine.run import on_device as on_device_module
+from tintype.engine.run.cuda import GraphIds
+from tintype.engine.run.on_device import Kept, OnDevice, stays_on_device
+from tintype.engine.run.session_options import NUMPY_TYPES
 
 SCALE = np.array(0.5, np.float32)
 

@@ -7,7 +7,7 @@ import mmap
 import psutil
 import pytest
 
-from tintype.engine.pages import Span, beyond, can_give_back, give_back, mapped_spans
+from tintype.engine.run.pages import Span, beyond, can_give_back, give_back, mapped_spans
 
 pytestmark = pytest.mark.skipif(not can_give_back(), reason="only Linux can be asked for it")
 MIB = 2**20

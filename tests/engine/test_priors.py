@@ -11,9 +11,9 @@ import pytest
 
 from tintype import load
 from tintype.engine import BuildOptions, build_id, cache_folder, clear_cache, ensure_build, is_timed
-from tintype.engine.cache import damage, read_report
-from tintype.engine.code_version import read_sources, version_of
-from tintype.engine.measure import AS_IS
+from tintype.engine.build.cache import damage, read_report
+from tintype.engine.build.code_version import read_sources, version_of
+from tintype.engine.build.measure import AS_IS
 from tintype.record import BY_PRIORS, TIMED
 
 SMALL = {"width": 64, "height": 64, "num_inference_steps": 1, "seed": 3}
@@ -84,11 +84,12 @@ def _wanted(postcard):
 
 
 def test_what_a_picture_lacks_is_built_together_and_found_by_whoever_waits(postcard, monkeypatch):
-    from tintype.engine import begin_builds, build
+    from tintype.engine import begin_builds
+    from tintype.engine.build import builds
 
     processes = []
-    run_child = build.run_child
-    monkeypatch.setattr(build, "run_child", lambda *words: processes.append(words) or run_child(*words))
+    run_child = builds.run_child
+    monkeypatch.setattr(builds, "run_child", lambda *words: processes.append(words) or run_child(*words))
     wanted = _wanted(postcard)
     begin_builds(postcard.bundle, wanted, postcard.target, free_bytes=2**40)
     for role, options in wanted:

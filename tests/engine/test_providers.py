@@ -9,8 +9,8 @@ from importlib import metadata
 import onnx
 import pytest
 
-from tintype.engine import installation, providers
-from tintype.engine.providers import TARGETS, Target, plain_reason, resolve_provider, unusable_reason
+from tintype.engine.device import installation, providers
+from tintype.engine.device.providers import TARGETS, Target, plain_reason, resolve_provider, unusable_reason
 from tintype.errors import InstallError, ProviderError
 
 

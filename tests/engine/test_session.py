@@ -12,8 +12,8 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from tintype.engine import BuildOptions, open_session, run_graph
-from tintype.engine.build import lower_into
-from tintype.engine.providers import TARGETS
+from tintype.engine.build.builds import lower_into
+from tintype.engine.device.providers import TARGETS
 from tintype.errors import BuildError
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from tintype.bundle import open_bundle
 from tintype.engine import BuildOptions, ensure_build, resolve_provider
-from tintype.engine.cache import damage
+from tintype.engine.build.cache import damage
 from tintype.errors import BuildError
 
 pytestmark = pytest.mark.slow
@@ -59,7 +59,7 @@ def test_memory_that_is_not_there_is_told_and_the_build_stays(tmp_path, monkeypa
         "import resource, numpy\n"
         "from tintype.bundle import open_bundle\n"
         "from tintype.engine import BuildOptions, open_role, resolve_provider\n"
-        "from tintype.engine.providers import load_onnxruntime\n"
+        "from tintype.engine.device.providers import load_onnxruntime\n"
         "load_onnxruntime()\n"
         f"options = BuildOptions.for_shape({CELLS!r}, exactness='exact', threads=1)\n"
         "bundle, cpu = open_bundle('postcard'), resolve_provider('cpu')\n"

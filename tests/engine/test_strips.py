@@ -16,14 +16,14 @@ from onnx import TensorProto, helper, numpy_helper
 
 import tintype
 from tintype.engine import graph_session, open_session
-from tintype.engine.build import lower_into
-from tintype.engine.chain import read_chains
-from tintype.engine.lower import Job, make_build
-from tintype.engine.measure import psnr_db
-from tintype.engine.moments import Moments
-from tintype.engine.options import BuildOptions
-from tintype.engine.row_store import RowStore, RowStores
-from tintype.engine.strips import HEAD, TAIL, StageFacts, read_strips
+from tintype.engine.build.builds import lower_into
+from tintype.engine.build.lower import Job, make_build
+from tintype.engine.build.measure import psnr_db
+from tintype.engine.build.options import BuildOptions
+from tintype.engine.run.chain import read_chains
+from tintype.engine.run.moments import Moments
+from tintype.engine.run.row_store import RowStore, RowStores
+from tintype.engine.run.strips import HEAD, TAIL, StageFacts, read_strips
 from tintype.errors import BuildError, UncutError
 from tintype.kernels.plain_float import FloatActivations, FloatRows, FloatWeights
 from tintype.kernels.registry import lower

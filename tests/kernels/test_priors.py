@@ -9,8 +9,8 @@ import pytest
 from onnx import TensorProto, helper
 
 from tintype.engine import graph_session
-from tintype.engine.measure import AS_IS, layer_costs, likely_ways
-from tintype.engine.providers import TARGETS
+from tintype.engine.build.measure import AS_IS, layer_costs, likely_ways
+from tintype.engine.device.providers import TARGETS
 from tintype.kernels import choice, priors
 from tintype.kernels.priors import LIKEST, Priors, Row, Timed, all_priors, priors_for
 from tintype.kernels.registry import measured_kernels

@@ -12,7 +12,7 @@ import tintype
 from tintype.bench.parity import UNDECIDED
 from tintype.bundle import open_bundle
 from tintype.engine import ensure_build, list_devices, open_session
-from tintype.engine.providers import TARGETS
+from tintype.engine.device.providers import TARGETS
 from tintype.errors import ProviderError
 
 pytestmark = pytest.mark.slow

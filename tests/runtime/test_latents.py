@@ -10,7 +10,7 @@ import pytest
 import tintype
 from tintype.decoding import ALL_WAYS, AS_ARRANGED, TILES, Way, decode_somehow, ways_to_decode
 from tintype.engine import Session
-from tintype.engine.strips import read_strips
+from tintype.engine.run.strips import read_strips
 from tintype.errors import BundleError, MemoryBudgetError, NumericError, OutputError, RecordError, UncutError
 from tintype.image.tiles import Tiling
 from tintype.latents import latents_path, read_latents, save_latents

@@ -17,7 +17,7 @@ from onnx import numpy_helper
 import tintype
 from tintype.bundle import open_bundle
 from tintype.engine import open_session
-from tintype.engine.providers import TARGETS
+from tintype.engine.device.providers import TARGETS
 from tintype.errors import NumericError
 from tintype.kernels.dims import pin
 from tintype.kernels.hoist import split_held

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from tintype.engine import BuildOptions, open_role
-from tintype.engine.binding import Bound
-from tintype.engine.providers import load_onnxruntime, new_session
+from tintype.engine.device.providers import load_onnxruntime, new_session
+from tintype.engine.run.binding import Bound
 
 SAMPLE = (1, 4, 4, 4)
 SIDES = {"height": 4, "width": 4, "sequence": 77}

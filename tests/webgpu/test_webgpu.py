@@ -15,11 +15,12 @@ import pytest
 from onnxruntime.capi import onnxruntime_pybind11_state as state
 
 import tintype
-from tintype.engine import BuildOptions, ensure_build, graph_session, open_session, plugins, resolve_provider
-from tintype.engine.abilities import abilities
-from tintype.engine.cache import read_report
-from tintype.engine.placement import HEAVY_OPERATORS
-from tintype.engine.providers import TARGETS, is_software, load_onnxruntime, new_session
+from tintype.engine import BuildOptions, ensure_build, graph_session, open_session, resolve_provider
+from tintype.engine.build.cache import read_report
+from tintype.engine.device import plugins
+from tintype.engine.device.abilities import abilities
+from tintype.engine.device.providers import TARGETS, is_software, load_onnxruntime, new_session
+from tintype.engine.run.placement import HEAVY_OPERATORS
 from tintype.errors import ProviderError
 from tintype.kernels.registry import finish, kernels_for, lower
 

@@ -12,7 +12,7 @@ import sys
 
 import pytest
 
-from tintype.engine import plugins
+from tintype.engine.device import plugins
 
 CATALOG = """
 from types import SimpleNamespace
@@ -40,8 +40,8 @@ ASK = """
 import json
 from dataclasses import replace
 import numpy as np
-from tintype.engine import providers, windows_ml
-from tintype.engine.providers import TARGETS, load_onnxruntime
+from tintype.engine.device import providers, windows_ml
+from tintype.engine.device.providers import TARGETS, load_onnxruntime
 
 names = sorted(windows_ml.register(load_onnxruntime()))
 target = replace(TARGETS["webgpu"], plugin="")  # as where no package of ours brings it

@@ -13,7 +13,7 @@ import onnxruntime
 import pytest
 from onnx import TensorProto
 
-from tintype.engine.placement import HEAVY_OPERATORS
+from tintype.engine.run.placement import HEAVY_OPERATORS
 from tintype.kernels.dims import pin
 from tintype.kernels.hoist import split_held
 

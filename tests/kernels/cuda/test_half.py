@@ -8,7 +8,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from tintype.engine import measure_ranges
-from tintype.engine.ranges import NOISE_MARGIN, noise_feeds, ranges_on_noise
+from tintype.engine.build.ranges import NOISE_MARGIN, noise_feeds, ranges_on_noise
 from tintype.kernels.half import SAFE, to_half
 from tintype.kernels.ranges import OUTPUT, watch
 

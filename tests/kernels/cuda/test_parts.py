@@ -10,14 +10,14 @@ import onnx_ir as ir
 import onnxruntime
 import pytest
 
-import tintype.engine.abilities
+import tintype.engine.device.abilities
 from tintype.engine import BuildOptions
-from tintype.engine.chain import Chain, read_chains
-from tintype.engine.lower import Job, make_build
-from tintype.engine.placement import HEAVY_OPERATORS
-from tintype.engine.providers import TARGETS
-from tintype.engine.session_options import session_options
-from tintype.engine.strips import HEAD, TAIL, Strips, read_strips
+from tintype.engine.build.lower import Job, make_build
+from tintype.engine.device.providers import TARGETS
+from tintype.engine.run.chain import Chain, read_chains
+from tintype.engine.run.placement import HEAVY_OPERATORS
+from tintype.engine.run.session_options import session_options
+from tintype.engine.run.strips import HEAD, TAIL, Strips, read_strips
 
 GRAPHS = {
     "text_encoder": ({"segment_bytes": 2**18}, {"batch": 2}),
@@ -30,7 +30,7 @@ GRAPHS = {
 @pytest.fixture
 def parts(cuda, tmp_path, monkeypatch):
     """Builds a graph of postcard in parts; every file becomes one that the processor runs. How to, and to run them."""
-    monkeypatch.setattr(tintype.engine.abilities, "abilities", lambda target: frozenset(cuda.ABLE))
+    monkeypatch.setattr(tintype.engine.device.abilities, "abilities", lambda target: frozenset(cuda.ABLE))
 
     def make(role, exactness):
         way, dims = GRAPHS[role]

@@ -7,11 +7,11 @@ from typing import Any
 
 import psutil
 
-from tintype.engine import plugins
-from tintype.engine.hardware import Gpu, gpu_identity, gpus
-from tintype.engine.installation import check_installation, load_onnxruntime
-from tintype.engine.machine import cpu_identity, cpu_name, processor_kind
-from tintype.engine.providers import TARGETS, Target, is_software, problem_of
+from tintype.engine.device import plugins
+from tintype.engine.device.hardware import Gpu, gpu_identity, gpus
+from tintype.engine.device.installation import check_installation, load_onnxruntime
+from tintype.engine.device.machine import cpu_identity, cpu_name, processor_kind
+from tintype.engine.device.providers import TARGETS, Target, is_software, problem_of
 
 VENDOR_OF_TARGET = {"cuda": "NVIDIA", "tensorrt-rtx": "NVIDIA", "qnn": "Qualcomm"}
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tintype.engine.providers import Target, load_onnxruntime
+from tintype.engine.device.providers import Target, load_onnxruntime
 from tintype.errors import BuildError, MemoryBudgetError
 
 Tensor = tuple[tuple[int, ...], type]  # shape and element type

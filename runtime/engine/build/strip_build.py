@@ -9,9 +9,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tintype.engine.chain import ChainFacts, Port, write_chains
-from tintype.engine.strips import HEAD, TAIL, NormFacts, StageFacts, StripPort, StripsFacts, write_strips
-from tintype.engine.weights import weight_files
+from tintype.engine.build.weights import weight_files
+from tintype.engine.run.chain import ChainFacts, Port, write_chains
+from tintype.engine.run.strips import HEAD, TAIL, NormFacts, StageFacts, StripPort, StripsFacts, write_strips
 from tintype.errors import UncutError
 from tintype.kernels.strips import CutError, Stage, StripMap, cut_in_strips
 

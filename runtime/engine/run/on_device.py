@@ -13,9 +13,9 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from tintype.engine.binding import Bound
-from tintype.engine.cuda import GraphIds
-from tintype.engine.providers import Target, load_onnxruntime
+from tintype.engine.device.providers import Target, load_onnxruntime
+from tintype.engine.run.binding import Bound
+from tintype.engine.run.cuda import GraphIds
 
 MOST_BOUND = 4  # shapes whose tensors stay allocated
 

@@ -16,8 +16,8 @@ from typing import Any
 import platformdirs
 
 from tintype import strict_json
-from tintype.engine.chain import PARTS_NAME, read_chains
-from tintype.engine.strips import STRIPS_NAME, read_strips
+from tintype.engine.run.chain import PARTS_NAME, read_chains
+from tintype.engine.run.strips import STRIPS_NAME, read_strips
 from tintype.errors import BuildError
 
 FACTS_NAME = "build.json"

@@ -12,18 +12,19 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from tintype.engine import arena, cuda, plugins
-from tintype.engine.binding import run_to_device
-from tintype.engine.chain import Chain, read_chains
-from tintype.engine.held import Held, HeldInTensors
-from tintype.engine.machine import default_threads
-from tintype.engine.on_device import Kept, OnDevice, stays_on_device
-from tintype.engine.pages import can_give_back
-from tintype.engine.placement import Placement
-from tintype.engine.providers import Target, new_session, plain_reason
-from tintype.engine.remedies import says_no_memory
-from tintype.engine.session_options import MODEL, NUMPY_TYPES, ONCE, session_options
-from tintype.engine.strips import HEAD, TAIL, Strips, read_strips
+from tintype.engine.device import plugins
+from tintype.engine.device.machine import default_threads
+from tintype.engine.device.providers import Target, new_session, plain_reason
+from tintype.engine.device.remedies import says_no_memory
+from tintype.engine.run import arena, cuda
+from tintype.engine.run.binding import run_to_device
+from tintype.engine.run.chain import Chain, read_chains
+from tintype.engine.run.held import Held, HeldInTensors
+from tintype.engine.run.on_device import Kept, OnDevice, stays_on_device
+from tintype.engine.run.pages import can_give_back
+from tintype.engine.run.placement import Placement
+from tintype.engine.run.session_options import MODEL, NUMPY_TYPES, ONCE, session_options
+from tintype.engine.run.strips import HEAD, TAIL, Strips, read_strips
 from tintype.errors import BuildError, MemoryBudgetError, ProviderError, TintypeError
 
 Answer = TypeVar("Answer")

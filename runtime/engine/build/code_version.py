@@ -17,7 +17,7 @@ from importlib import resources
 from importlib.resources.abc import Traversable
 
 from tintype import strict_json
-from tintype.engine import cache
+from tintype.engine.build import cache
 from tintype.files import write_text
 
 PACKAGES = ("tintype.kernels", "tintype.engine")
@@ -48,13 +48,15 @@ def lowering_version() -> str:
 
 
 def read_sources(packages: Iterable[Traversable]) -> dict[str, bytes]:
-    """The modules of packages, and what they read, by name, from folders or from within an archive."""
-    return {
-        f"{package.name}/{file.name}": file.read_bytes()
-        for package in packages
-        for file in sorted(package.iterdir(), key=lambda entry: entry.name)
-        if file.name.endswith((".py", ".json"))
-    }
+    """The modules of packages, and what they read, by their paths, from folders or from within an archive."""
+    sources = {}
+    for package in packages:
+        for entry in sorted(package.iterdir(), key=lambda entry: entry.name):
+            if entry.name.endswith((".py", ".json")):
+                sources[f"{package.name}/{entry.name}"] = entry.read_bytes()
+            elif entry.is_dir():
+                sources |= {f"{package.name}/{name}": source for name, source in read_sources([entry]).items()}
+    return sources
 
 
 def version_of(sources: Mapping[str, bytes]) -> str:

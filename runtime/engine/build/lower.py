@@ -2,7 +2,7 @@
 
 Reads a list of jobs as JSON on stdin; for each it writes `model.onnx` and its weights into the job's folder, and
 `once.onnx` beside it where a part of the graph need run only once a prompt. Answers with the reports, see `child`. Run
-as `python -m tintype.engine.lower`.
+as `python -m tintype.engine.build.lower`.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tintype.engine.child import answer_parent, attempt_all
-from tintype.engine.machine import default_threads, processor_kind
-from tintype.engine.options import ANY_SHAPE, BuildOptions
-from tintype.engine.providers import TARGETS, Target, load_onnxruntime
-from tintype.engine.session_options import MODEL, NUMPY_TYPES, ONCE, session_options
+from tintype.engine.build.child import answer_parent, attempt_all
+from tintype.engine.build.options import ANY_SHAPE, BuildOptions
+from tintype.engine.device.machine import default_threads, processor_kind
+from tintype.engine.device.providers import TARGETS, Target, load_onnxruntime
+from tintype.engine.run.session_options import MODEL, NUMPY_TYPES, ONCE, session_options
 
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-    from tintype.engine.chain import ChainFacts, Port
-    from tintype.engine.measure import Way
+    from tintype.engine.build.measure import Way
+    from tintype.engine.run.chain import ChainFacts, Port
     from tintype.kernels.choice import Layer
 
 SMALLEST_EXTERNAL_BYTES = 1024
@@ -117,7 +117,7 @@ def make_build(job: Job) -> dict[str, Any]:
 
 def _lower(model: ir.Model, job: Job, scratch: Path, report: dict[str, Any]) -> ir.Model | None:
     """Rewrite the model in place; returns the part that runs once a prompt, if there is one."""
-    from tintype.engine.abilities import abilities
+    from tintype.engine.device.abilities import abilities
     from tintype.kernels.dims import fold_sizes, pin
     from tintype.kernels.hoist import split_held
     from tintype.kernels.registry import PINNED_TARGETS, finish, kernels_for, lower
@@ -146,7 +146,7 @@ def _lower(model: ir.Model, job: Job, scratch: Path, report: dict[str, Any]) -> 
 
 def _choose(model: ir.Model, job: Job, able: frozenset[str], scratch: Path, report: dict[str, Any]) -> dict[str, int]:
     """Choose between kernels that may or may not pay, in place; returns how often each was put in."""
-    from tintype.engine import measure
+    from tintype.engine.build import measure
     from tintype.kernels.priors import priors_for
     from tintype.kernels.registry import measured_kernels, tidy
 
@@ -184,7 +184,7 @@ def _mark_large(model: ir.Model, job: Job) -> int:
 
 def _largest_values(job: Job) -> dict[str, float]:
     """How large the canonical graph's values get: as the export measured them, or on noise."""
-    from tintype.engine.ranges import ranges_on_noise
+    from tintype.engine.build.ranges import ranges_on_noise
 
     return ranges_on_noise(job.source, threads=job.threads) if job.largest is None else job.largest
 
@@ -206,7 +206,7 @@ def _save(model: ir.Model, name: str, job: Job, scratch: Path) -> None:
         # A device's own optimizations happen when the session opens, and some cannot be saved.
         ir.save(model, job.folder / name, external_data=f"{name}_data")
         return
-    from tintype.engine.weights import share_weights
+    from tintype.engine.build.weights import share_weights
 
     lowered = scratch / f"lowered_{name}"
     ir.save(model, lowered, external_data=f"{lowered.name}_data")
@@ -218,7 +218,7 @@ def _save(model: ir.Model, name: str, job: Job, scratch: Path) -> None:
 
 def _save_strips(model: ir.Model, job: Job, scratch: Path, report: dict[str, Any]) -> None:
     """Write a graph in pieces that run one after another, most of them strip by strip."""
-    from tintype.engine.strip_build import save_strips
+    from tintype.engine.build.strip_build import save_strips
     from tintype.kernels.dims import pin
 
     options, strip_bytes = job.options, job.options.strip_bytes
@@ -248,15 +248,15 @@ def _save_strips(model: ir.Model, job: Job, scratch: Path, report: dict[str, Any
 
 def _save_segments(graphs: dict[str, ir.Model], job: Job, scratch: Path) -> None:
     """Write graphs in parts that run one after another."""
-    from tintype.engine.chain import write_chains
+    from tintype.engine.run.chain import write_chains
 
     write_chains(job.folder, {name: _save_chain(graph, name, job, scratch) for name, graph in graphs.items()})
 
 
 def _save_chain(graph: ir.Model, name: str, job: Job, scratch: Path) -> ChainFacts:
     """Write one graph in parts whose weights stay within the plan's limit."""
-    from tintype.engine.chain import ChainFacts, Part
-    from tintype.engine.weights import weight_files
+    from tintype.engine.build.weights import weight_files
+    from tintype.engine.run.chain import ChainFacts, Part
     from tintype.kernels.segments import cut, layer_bytes
 
     parts, limit = [], job.options.segment_bytes
@@ -274,7 +274,7 @@ def _save_chain(graph: ir.Model, name: str, job: Job, scratch: Path) -> ChainFac
 
 
 def _ports(graph: ir.Model) -> tuple[tuple[Port, ...], tuple[Port, ...]]:
-    from tintype.engine.chain import Port
+    from tintype.engine.run.chain import Port
 
     inputs, outputs = (
         tuple(Port(str(value.name), _type_name(value), _fixed(value)) for value in side) for side in _sides(graph)

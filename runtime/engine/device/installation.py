@@ -6,12 +6,12 @@ import contextlib
 import functools
 import platform
 import re
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
-from tintype.engine import machine
-from tintype.engine.child import run_module
+from tintype.engine.device import machine
 from tintype.errors import InstallError
 
 # Distributions that all install the one folder `onnxruntime`: two of them overwrite one another's files. And our extra
@@ -111,7 +111,8 @@ def check_cpuinfo() -> None:
         return
     if {"Features", "CPU part"} <= machine.cpuinfo().keys():
         return
-    done = run_module("onnxruntime")  # imports the package, and then finds nothing to run in it
+    command = [sys.executable, "-P", "-m", "onnxruntime"]  # imports the package, and then finds nothing to run in it
+    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, check=False)
     if done.returncode < 0 or done.returncode > 128:  # by a shell in between, a signal comes as 128 and its number
         raise InstallError(
             f"ONNX Runtime cannot be loaded here: it crashes where {machine.CPUINFO} does not describe this processor",

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tintype.engine.machine import default_threads
-from tintype.engine.providers import TARGETS, new_session
-from tintype.engine.session_options import session_options
+from tintype.engine.device.machine import default_threads
+from tintype.engine.device.providers import TARGETS, new_session
+from tintype.engine.run.session_options import session_options
 
 if TYPE_CHECKING:
     import onnx_ir as ir

@@ -11,10 +11,10 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from tintype.engine.build import lower_into
-from tintype.engine.options import ANY_SHAPE, BuildOptions
-from tintype.engine.providers import resolve_provider
-from tintype.engine.session import Session, open_session
+from tintype.engine.build.builds import lower_into
+from tintype.engine.build.options import ANY_SHAPE, BuildOptions
+from tintype.engine.device.providers import resolve_provider
+from tintype.engine.run.session import Session, open_session
 
 _VIEWS = ("Reshape", "Flatten", "Squeeze", "Unsqueeze", "Identity", "Shape")
 _HEAVY = ("Conv", "MatMul", "Gemm", "Attention")

@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from tintype.engine import plugins, windows_ml
-from tintype.engine.installation import check_installation
-from tintype.engine.installation import load_onnxruntime as load_onnxruntime
-from tintype.engine.remedies import SYSTEM_NAMES, driver_fix, missing_driver, package_fix, system_fix
+from tintype.engine.device import plugins, windows_ml
+from tintype.engine.device.installation import check_installation
+from tintype.engine.device.installation import load_onnxruntime as load_onnxruntime
+from tintype.engine.device.remedies import SYSTEM_NAMES, driver_fix, missing_driver, package_fix, system_fix
 from tintype.errors import ProviderError, near_names
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tintype.engine.providers import Target, load_onnxruntime, new_session
+from tintype.engine.device.providers import Target, load_onnxruntime, new_session
 
 QUERIES, KEYS, HEADS, SIZE = 64, 77, 2, 40
 DEPTH, COLUMNS = 64, 32  # of an integer product

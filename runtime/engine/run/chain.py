@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from tintype import strict_json
-from tintype.engine.heap import return_large_blocks
-from tintype.engine.pages import Span, beyond, give_back, mapped_spans
-from tintype.engine.placement import Placement
+from tintype.engine.run.heap import return_large_blocks
+from tintype.engine.run.pages import Span, beyond, give_back, mapped_spans
+from tintype.engine.run.placement import Placement
 from tintype.errors import BuildError
 
 PARTS_NAME = "parts.json"  # in a build's folder, in place of model.onnx

@@ -12,8 +12,8 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from tintype.engine.binding import Bound, Tensor
-from tintype.engine.providers import Target
+from tintype.engine.device.providers import Target
+from tintype.engine.run.binding import Bound, Tensor
 
 Answer = TypeVar("Answer")
 

@@ -19,9 +19,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tintype import strict_json
-from tintype.engine.disturbance import DISTURBED, Reading, others_share
-from tintype.engine.providers import Target, load_onnxruntime
-from tintype.engine.session_options import session_options
+from tintype.engine.device.disturbance import DISTURBED, Reading, others_share
+from tintype.engine.device.providers import Target, load_onnxruntime
+from tintype.engine.run.session_options import session_options
 from tintype.files import write_text
 
 if TYPE_CHECKING:

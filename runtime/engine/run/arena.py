@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from tintype.engine.providers import load_onnxruntime
+from tintype.engine.device.providers import load_onnxruntime
 
 _DOUBLING = 0  # grows by steps twice as large each: as asked, pieces of one picture's sizes are left between another's
 # A graph of one Identity, (n,) float32 x -> y: to run one is the only way to have an arena give memory back.

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from tintype.engine.providers import Target, load_onnxruntime
+from tintype.engine.device.providers import Target, load_onnxruntime
 
 MODEL = "model.onnx"
 ONCE = "once.onnx"  # the part of a build that depends on the prompt alone

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 
-from tintype.engine.hardware import system_library
+from tintype.engine.device.hardware import system_library
 
 SYSTEM_NAMES = {"Darwin": "macOS"}
 DRIVER_FIXES = {

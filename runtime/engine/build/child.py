@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
-from tintype.engine.remedies import says_no_memory
+from tintype.engine.device.remedies import says_no_memory
 from tintype.errors import MemoryBudgetError, UncutError
 
 Job = TypeVar("Job")
@@ -35,7 +35,9 @@ class ChildError(Exception):
 
 def run_child(module: str, job: str) -> dict[str, Any]:
     """Run a module as a process of its own, with the job on stdin, to its end; what it answers. Raises ChildError."""
-    done = run_module(module, job)
+    # -P: a file of the user's folder that happens to be called onnx.py must not be imported.
+    command = [sys.executable, "-P", "-m", module]
+    done = subprocess.run(command, input=job, capture_output=True, text=True, check=False)
     if done.returncode in _KILLED:
         raise ChildError("the child process was killed, most likely for want of memory", MEMORY)
     said = _last_object(done.stdout)
@@ -50,13 +52,6 @@ def answer_in(said: Mapping[str, Any]) -> dict[str, Any]:
     if isinstance(said.get("answer"), dict):
         return dict(said["answer"])
     raise ChildError(str(said.get("error", "the child process gave no answer")), said.get("kind"))
-
-
-def run_module(module: str, job: str = "") -> subprocess.CompletedProcess[str]:
-    """Run a module as a process of its own, with a text on stdin, to its end, whatever that is."""
-    # -P: a file of the user's folder that happens to be called onnx.py must not be imported.
-    command = [sys.executable, "-P", "-m", module]
-    return subprocess.run(command, input=job, capture_output=True, text=True, check=False)
 
 
 def answer_parent(work: Callable[[str], dict[str, Any]]) -> int:

@@ -1,6 +1,6 @@
 """A graph's analysis for one shape, made in a child process, where onnx may be imported, and kept in the cache.
 
-The child process is `python -m tintype.engine.analyse`.
+The child process is `python -m tintype.engine.build.analyse`.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from typing import Any
 
 from tintype import strict_json
 from tintype.costs import GraphFacts
-from tintype.engine import cache
-from tintype.engine.build import GraphSource
-from tintype.engine.child import MEMORY, ChildError, answer_parent, run_child
-from tintype.engine.code_version import lowering_version
-from tintype.engine.options import BuildOptions
+from tintype.engine.build import cache
+from tintype.engine.build.builds import GraphSource
+from tintype.engine.build.child import MEMORY, ChildError, answer_parent, run_child
+from tintype.engine.build.code_version import lowering_version
+from tintype.engine.build.options import BuildOptions
 from tintype.errors import BuildError
 from tintype.files import write_text
 
@@ -32,7 +32,7 @@ def analysis_of(bundle: GraphSource, role: str, options: BuildOptions) -> GraphF
         return strict_json.read(GraphFacts, strict_json.parse(place.read_bytes()))
     job = {"source": str(bundle.graph_path(role).resolve()), "dims": dict(options.dims)}
     try:
-        found = GraphFacts(**run_child("tintype.engine.analyse", json.dumps(job)))
+        found = GraphFacts(**run_child("tintype.engine.build.analyse", json.dumps(job)))
     except ChildError as error:
         fix = "close other programs" if error.kind == MEMORY else "export the bundle again"
         raise BuildError(f"{role} cannot be analysed: {error.message}", fix=fix, kind=error.kind) from None

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
-from tintype.engine.providers import Target, computes_on_processor
+from tintype.engine.device.providers import Target, computes_on_processor
 
 Answer = TypeVar("Answer")
 

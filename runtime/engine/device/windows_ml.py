@@ -10,7 +10,7 @@ import functools
 import importlib
 from typing import Any
 
-from tintype.engine import plugins
+from tintype.engine.device import plugins
 
 MODULE = "windowsml"
 ABSENT = "NotPresent"  # Windows knows the provider and has not fetched it

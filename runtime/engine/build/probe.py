@@ -1,7 +1,7 @@
 """What a build costs on this machine: opened and run in a process of its own, so that its memory is seen alone.
 
 `measured_costs` runs it once for a build and keeps the answer beside the build. The child process is
-`python -m tintype.engine.probe`.
+`python -m tintype.engine.build.probe`.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from numpy.typing import NDArray
 
 from tintype import strict_json
 from tintype.costs import Costs
-from tintype.engine import arena
-from tintype.engine.child import MEMORY, ChildError, answer_parent, run_child
-from tintype.engine.device_memory import device_bytes
-from tintype.engine.disturbance import DISTURBED, Reading, is_calm, others_share
-from tintype.engine.heap import return_large_blocks, trim
-from tintype.engine.options import BuildOptions
-from tintype.engine.process_memory import peak_rss_bytes
-from tintype.engine.providers import TARGETS, Target, computes_on_processor, load_onnxruntime, unusable_reason
-from tintype.engine.session import Session, open_session
+from tintype.engine.build.child import MEMORY, ChildError, answer_parent, run_child
+from tintype.engine.build.options import BuildOptions
+from tintype.engine.device.device_memory import device_bytes
+from tintype.engine.device.disturbance import DISTURBED, Reading, is_calm, others_share
+from tintype.engine.device.process_memory import peak_rss_bytes
+from tintype.engine.device.providers import TARGETS, Target, computes_on_processor, load_onnxruntime, unusable_reason
+from tintype.engine.run import arena
+from tintype.engine.run.heap import return_large_blocks, trim
+from tintype.engine.run.session import Session, open_session
 from tintype.errors import BuildError, MemoryBudgetError
 from tintype.files import write_text
 
@@ -238,7 +238,7 @@ def _probe(folder: Path, target: Target, options: BuildOptions, threads: int, wo
     job = {"folder": str(folder.resolve()), "target": target.name, "threads": threads, "held": held}
     job["working_bytes"] = working_bytes
     try:
-        return Costs(**run_child("tintype.engine.probe", json.dumps(job)))
+        return Costs(**run_child("tintype.engine.build.probe", json.dumps(job)))
     except ChildError as error:
         if error.kind == MEMORY:
             raise MemoryBudgetError(

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tintype.engine.row_store import RowStore
+from tintype.engine.run.row_store import RowStore
 
 _PIECE_NUMBERS = 2**18
 

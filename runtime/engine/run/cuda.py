@@ -9,7 +9,7 @@ import os
 from collections.abc import Hashable
 from dataclasses import replace
 
-from tintype.engine.providers import Target
+from tintype.engine.device.providers import Target
 
 SMALLEST_LIMIT = 64 * 2**20  # an arena of less holds no graph's weights
 MOST_GRAPHS = 4  # captured a session: each keeps all its tensors for good

@@ -18,17 +18,17 @@ from typing import Any, Protocol
 
 import filelock
 
-from tintype.engine import cache
-from tintype.engine.cache import BuildIdentity
-from tintype.engine.child import DISK, MEMORY, UNCUT, ChildError, answer_in, kind_of, run_child
-from tintype.engine.code_version import lowering_version
-from tintype.engine.devices import device_identity
-from tintype.engine.installation import ort_version
-from tintype.engine.lower import Job
-from tintype.engine.machine import cpu_identity, default_threads
-from tintype.engine.options import ANY_SHAPE, BuildOptions
-from tintype.engine.providers import Target
-from tintype.engine.session import Session, open_session
+from tintype.engine.build import cache
+from tintype.engine.build.cache import BuildIdentity
+from tintype.engine.build.child import DISK, MEMORY, UNCUT, ChildError, answer_in, kind_of, run_child
+from tintype.engine.build.code_version import lowering_version
+from tintype.engine.build.lower import Job
+from tintype.engine.build.options import ANY_SHAPE, BuildOptions
+from tintype.engine.device.devices import device_identity
+from tintype.engine.device.installation import ort_version
+from tintype.engine.device.machine import cpu_identity, default_threads
+from tintype.engine.device.providers import Target
+from tintype.engine.run.session import Session, open_session
 from tintype.errors import BuildError, TintypeError, UncutError
 
 
@@ -108,7 +108,7 @@ def _make_together(
                 makings.append(locks.enter_context(making))
         locked.set()
         jobs = json.dumps([making.job.as_dict() for making in makings])
-        results = run_child("tintype.engine.lower", jobs)["results"] if makings else []
+        results = run_child("tintype.engine.build.lower", jobs)["results"] if makings else []
         for making, said in zip(makings, results, strict=True):
             with contextlib.suppress(ChildError):
                 making.finish(answer_in(said))
@@ -211,7 +211,7 @@ def lower_into(
     """
     job = _job(source, folder, target, options, weights, largest, lowered=lowered)
     try:
-        (said,) = run_child("tintype.engine.lower", json.dumps([job.as_dict()]))["results"]
+        (said,) = run_child("tintype.engine.build.lower", json.dumps([job.as_dict()]))["results"]
         return answer_in(said)
     except ChildError as error:
         message, kind = error.message, error.kind

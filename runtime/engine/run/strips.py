@@ -18,11 +18,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tintype import strict_json
-from tintype.engine.chain import Chain, Port, prefetch
-from tintype.engine.heap import return_large_blocks
-from tintype.engine.moments import Moments
-from tintype.engine.placement import Placement
-from tintype.engine.row_store import RowStore, RowStores
+from tintype.engine.run.chain import Chain, Port, prefetch
+from tintype.engine.run.heap import return_large_blocks
+from tintype.engine.run.moments import Moments
+from tintype.engine.run.placement import Placement
+from tintype.engine.run.row_store import RowStore, RowStores
 from tintype.errors import BuildError
 
 STRIPS_NAME = "strips.json"  # in a build's folder, in place of model.onnx
