@@ -9,31 +9,31 @@ from dataclasses import dataclass, field
 import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
-from tintype.kernels.attention import AttentionAsMultiHead
-from tintype.kernels.attention_products import AttentionAsProducts
 from tintype.kernels.base import MICROSOFT, GraphPass, Kernel, Shapes
-from tintype.kernels.bias_add import BiasAdd
-from tintype.kernels.bias_split_gelu import BiasSplitGelu
-from tintype.kernels.channel_affine import ChannelAffineAsBatchNorm
-from tintype.kernels.channels_last import KeepChannelsLast
-from tintype.kernels.dynamic_linear import DynamicLinear
-from tintype.kernels.embedding import EmbeddingRows
-from tintype.kernels.float_linear import FloatLinear
-from tintype.kernels.fused_qkv import FusedQkv
-from tintype.kernels.geglu import GegluAsTwoLinears
-from tintype.kernels.gelu import GeluAsMicrosofts
-from tintype.kernels.group_norm import GroupNormAsLayerNorm
-from tintype.kernels.group_norm_instance import GroupNormAsInstanceNorm
-from tintype.kernels.group_norm_nhwc import GroupNormChannelsLast
-from tintype.kernels.half import complete_types, to_half
-from tintype.kernels.matmul_nbits import LinearNBits
-from tintype.kernels.nhwc_conv import ConvChannelsLast
-from tintype.kernels.opset import to_opset
-from tintype.kernels.plain_float import FloatActivations, FloatIntegers, FloatRows, FloatWeights, IdleRounding
-from tintype.kernels.skip_group_norm import SkipGroupNorm
-from tintype.kernels.unsigned_weights import UnsignedWeights
-from tintype.kernels.upsample_conv import UpsampleConvAsInt8Phases, UpsampleConvAsPhases, UpsampleConvAsProducts
-from tintype.kernels.winograd import WinogradConv
+from tintype.kernels.cpu.channel_affine import ChannelAffineAsBatchNorm
+from tintype.kernels.cpu.dynamic_linear import DynamicLinear
+from tintype.kernels.cpu.embedding import EmbeddingRows
+from tintype.kernels.cpu.float_linear import FloatLinear
+from tintype.kernels.cpu.fused_qkv import FusedQkv
+from tintype.kernels.cpu.geglu import GegluAsTwoLinears
+from tintype.kernels.cpu.group_norm import GroupNormAsLayerNorm
+from tintype.kernels.cpu.unsigned_weights import UnsignedWeights
+from tintype.kernels.cpu.upsample_conv import UpsampleConvAsInt8Phases, UpsampleConvAsPhases, UpsampleConvAsProducts
+from tintype.kernels.cpu.winograd import WinogradConv
+from tintype.kernels.cuda.bias_add import BiasAdd
+from tintype.kernels.cuda.bias_split_gelu import BiasSplitGelu
+from tintype.kernels.cuda.channels_last import KeepChannelsLast
+from tintype.kernels.cuda.group_norm_nhwc import GroupNormChannelsLast
+from tintype.kernels.cuda.matmul_nbits import LinearNBits
+from tintype.kernels.cuda.nhwc_conv import ConvChannelsLast
+from tintype.kernels.cuda.skip_group_norm import SkipGroupNorm
+from tintype.kernels.graph.half import complete_types, to_half
+from tintype.kernels.graph.opset import to_opset
+from tintype.kernels.portable.attention import AttentionAsMultiHead
+from tintype.kernels.portable.attention_products import AttentionAsProducts
+from tintype.kernels.portable.gelu import GeluAsMicrosofts
+from tintype.kernels.portable.group_norm_instance import GroupNormAsInstanceNorm
+from tintype.kernels.portable.plain_float import FloatActivations, FloatIntegers, FloatRows, FloatWeights, IdleRounding
 
 Rewrite = Kernel | GraphPass
 

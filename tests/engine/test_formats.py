@@ -259,7 +259,10 @@ def test_every_module_of_kernels_and_engine_counts() -> None:
     sources = read_sources(resources.files(package) for package in PACKAGES)
     for name in ("build/cache", "build/lower", "build/options", "device/machine", "run/chain", "run/session"):
         assert f"engine/{name}.py" in sources
-    assert "kernels/registry.py" in sources
+    for name in ("registry", "cpu/winograd", "cuda/nhwc_conv", "portable/attention", "graph/strips"):
+        assert f"kernels/{name}.py" in sources
+    kernels = Path(str(resources.files("tintype.kernels")))
+    assert {f"kernels/{file.relative_to(kernels).as_posix()}" for file in kernels.rglob("*.py")} <= set(sources)
     assert version_of(sources) == lowering_version()
     assert version_of({**sources, "kernels/new.py": b"NEW = 1"}) != lowering_version()
     for name, source in sources.items():

@@ -25,7 +25,7 @@ from tintype.engine.run.moments import Moments
 from tintype.engine.run.row_store import RowStore, RowStores
 from tintype.engine.run.strips import HEAD, TAIL, StageFacts, read_strips
 from tintype.errors import BuildError, UncutError
-from tintype.kernels.plain_float import FloatActivations, FloatRows, FloatWeights
+from tintype.kernels.portable.plain_float import FloatActivations, FloatRows, FloatWeights
 from tintype.kernels.registry import lower
 
 pytestmark = pytest.mark.slow

@@ -9,15 +9,15 @@ import numpy as np
 import onnx_ir as ir
 import onnxruntime
 import pytest
+from plain_form import expand, in_float
 from safetensors.numpy import load_file, save_file
 
 from tintype.bundle import Bundle, open_bundle
 from tintype.engine import run_graph
 from tintype.export import Effort, export_bundle
 from tintype.export.parity import psnr_db
-from tintype.kernels.half import to_half
-from tintype.kernels.plain_form import expand, in_float
-from tintype.kernels.ranges import mark
+from tintype.kernels.graph.half import to_half
+from tintype.kernels.graph.ranges import mark
 from tintype.kernels.registry import kernels_for, lower
 
 WEIGHTS = "vae/diffusion_pytorch_model.safetensors"

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
-from tintype.kernels import choice
 from tintype.kernels.base import Kernel
+from tintype.kernels.graph import choice
 from tintype.kernels.registry import LoweringReport, kernels_for, lower
 
 Arrays = Mapping[str, NDArray[Any]]

@@ -26,7 +26,7 @@ HERE = Path(__file__).parent
 REPOSITORY = HERE.parents[1]
 HOST = "host"
 DEADLINE_SECONDS = 1800  # against a hang
-PRODUCTS = ("tests/kernels/test_dynamic_linear.py", "tests/kernels/test_quantized_conv.py")
+PRODUCTS = ("tests/kernels/cpu/test_dynamic_linear.py", "tests/kernels/cpu/test_quantized_conv.py")
 
 
 @dataclass(frozen=True, slots=True)

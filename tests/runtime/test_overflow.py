@@ -19,8 +19,8 @@ from tintype.bundle import open_bundle
 from tintype.engine import open_session
 from tintype.engine.device.providers import TARGETS
 from tintype.errors import NumericError
-from tintype.kernels.dims import pin
-from tintype.kernels.hoist import split_held
+from tintype.kernels.graph.dims import pin
+from tintype.kernels.graph.hoist import split_held
 from tintype.kernels.registry import finish, kernels_for, lower
 from tintype.pipeline import Pipeline
 from tintype.record import parse_record, read_record

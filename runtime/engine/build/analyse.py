@@ -48,8 +48,8 @@ def main() -> int:
 def _answer(text: str) -> dict[str, Any]:
     import onnx_ir as ir
 
-    from tintype.kernels.analysis import analyse
-    from tintype.kernels.dims import pin
+    from tintype.kernels.graph.analysis import analyse
+    from tintype.kernels.graph.dims import pin
 
     job = json.loads(text)
     model = ir.load(Path(job["source"]))

@@ -68,8 +68,8 @@ def graph_bytes(model: Path, dims: Mapping[str, int]) -> int:
 
     import onnx_ir as ir
 
-    from tintype.kernels.dims import pin
-    from tintype.kernels.segments import handed_bytes, layer_bytes, of_weights
+    from tintype.kernels.graph.dims import pin
+    from tintype.kernels.graph.segments import handed_bytes, layer_bytes, of_weights
 
     loaded = ir.load(model)
     pin(loaded, dims)
@@ -92,8 +92,8 @@ def graph_operations(model: Path, dims: Mapping[str, int]) -> dict[str, int]:
     """
     import onnx_ir as ir
 
-    from tintype.kernels.analysis import multiplications
-    from tintype.kernels.dims import pin
+    from tintype.kernels.graph.analysis import multiplications
+    from tintype.kernels.graph.dims import pin
 
     loaded = ir.load(model)
     pin(loaded, dims)

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from tintype.engine.build.measure import Way
     from tintype.engine.run.chain import ChainFacts, Port
-    from tintype.kernels.choice import Layer
+    from tintype.kernels.graph.choice import Layer
 
 SMALLEST_EXTERNAL_BYTES = 1024
 SPILLED_BYTES = 2**20  # weights that a kernel made and that are larger go to disk at once
@@ -118,8 +118,8 @@ def make_build(job: Job) -> dict[str, Any]:
 def _lower(model: ir.Model, job: Job, scratch: Path, report: dict[str, Any]) -> ir.Model | None:
     """Rewrite the model in place; returns the part that runs once a prompt, if there is one."""
     from tintype.engine.device.abilities import abilities
-    from tintype.kernels.dims import fold_sizes, pin
-    from tintype.kernels.hoist import split_held
+    from tintype.kernels.graph.dims import fold_sizes, pin
+    from tintype.kernels.graph.hoist import split_held
     from tintype.kernels.registry import PINNED_TARGETS, finish, kernels_for, lower
 
     options, able = job.options, abilities(job.target)
@@ -147,7 +147,7 @@ def _lower(model: ir.Model, job: Job, scratch: Path, report: dict[str, Any]) -> 
 def _choose(model: ir.Model, job: Job, able: frozenset[str], scratch: Path, report: dict[str, Any]) -> dict[str, int]:
     """Choose between kernels that may or may not pay, in place; returns how often each was put in."""
     from tintype.engine.build import measure
-    from tintype.kernels.priors import priors_for
+    from tintype.kernels.graph.priors import priors_for
     from tintype.kernels.registry import measured_kernels, tidy
 
     options, target = job.options, job.target
@@ -175,7 +175,7 @@ def _choose(model: ir.Model, job: Job, able: frozenset[str], scratch: Path, repo
 
 def _mark_large(model: ir.Model, job: Job) -> int:
     """Note which values float16 may not hold; returns how many come near its end."""
-    from tintype.kernels.ranges import mark
+    from tintype.kernels.graph.ranges import mark
 
     largest = _largest_values(job)
     mark(model, largest)
@@ -219,7 +219,7 @@ def _save(model: ir.Model, name: str, job: Job, scratch: Path) -> None:
 def _save_strips(model: ir.Model, job: Job, scratch: Path, report: dict[str, Any]) -> None:
     """Write a graph in pieces that run one after another, most of them strip by strip."""
     from tintype.engine.build.strip_build import save_strips
-    from tintype.kernels.dims import pin
+    from tintype.kernels.graph.dims import pin
 
     options, strip_bytes = job.options, job.options.strip_bytes
     if strip_bytes is None or not options.dims:
@@ -257,7 +257,7 @@ def _save_chain(graph: ir.Model, name: str, job: Job, scratch: Path) -> ChainFac
     """Write one graph in parts whose weights stay within the plan's limit."""
     from tintype.engine.build.weights import weight_files
     from tintype.engine.run.chain import ChainFacts, Part
-    from tintype.kernels.segments import cut, layer_bytes
+    from tintype.kernels.graph.segments import cut, layer_bytes
 
     parts, limit = [], job.options.segment_bytes
     if limit is None:

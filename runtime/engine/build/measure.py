@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     import onnx_ir as ir
 
     from tintype.kernels.base import Kernel
-    from tintype.kernels.choice import Layer
-    from tintype.kernels.priors import Priors
+    from tintype.kernels.graph.choice import Layer
+    from tintype.kernels.graph.priors import Priors
 
 AS_IS = "as_is"  # kernels.choice.AS_IS, without importing onnx
 LAYER_SECONDS = 0.3  # for timing one layer, beyond the first run of each way
@@ -108,7 +108,7 @@ def choose(
     """
     from onnx_ir.passes.common import RemoveUnusedNodesPass
 
-    from tintype.kernels import choice
+    from tintype.kernels.graph import choice
 
     found = list(choice.layers(model.graph, kernels))
     decided = []
@@ -139,7 +139,7 @@ def layer_costs(
     """Kind, size and ways of each layer of a graph whose shapes are numbers, as `kernels/priors.json` has them."""
     import onnx_ir as ir
 
-    from tintype.kernels import choice
+    from tintype.kernels.graph import choice
     from tintype.kernels.registry import measured_kernels
 
     loaded = ir.from_proto(model)
@@ -190,7 +190,7 @@ def fastest(ways: dict[str, Way], gates_db: dict[str, float], largest_bytes: int
 
 def measure(layer: Layer, model: ir.Model, target: Target, *, threads: int, mapped: bool) -> dict[str, Way]:
     """Run every way of a layer on the same random input, in turn."""
-    from tintype.kernels import choice
+    from tintype.kernels.graph import choice
 
     feed = _random_inputs(layer)
     runs: dict[str, _Timed] = {}

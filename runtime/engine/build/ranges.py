@@ -32,7 +32,7 @@ def measure_ranges(source: Path, feeds: Iterable[Feed], *, threads: int | None =
     """The largest magnitude of each float value over all feeds, of those that matter; infinity counts as 1e38."""
     import onnx_ir as ir
 
-    from tintype.kernels.ranges import OUTPUT, watch
+    from tintype.kernels.graph.ranges import OUTPUT, watch
 
     model = ir.load(source)
     names = watch(model)

@@ -13,7 +13,7 @@ from tintype.engine.build.weights import weight_files
 from tintype.engine.run.chain import ChainFacts, Port, write_chains
 from tintype.engine.run.strips import HEAD, TAIL, NormFacts, StageFacts, StripPort, StripsFacts, write_strips
 from tintype.errors import UncutError
-from tintype.kernels.strips import CutError, Stage, StripMap, cut_in_strips
+from tintype.kernels.graph.strips import CutError, Stage, StripMap, cut_in_strips
 
 if TYPE_CHECKING:
     import onnx_ir as ir

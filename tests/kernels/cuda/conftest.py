@@ -14,10 +14,10 @@ import onnx_ir as ir
 import onnxruntime
 import pytest
 from onnxruntime.capi.onnxruntime_pybind11_state import get_all_operator_schema
+from plain_form import expand, in_float
 
-from tintype.kernels.half import complete_types, to_half
-from tintype.kernels.plain_form import expand, in_float
-from tintype.kernels.ranges import mark
+from tintype.kernels.graph.half import complete_types, to_half
+from tintype.kernels.graph.ranges import mark
 from tintype.kernels.registry import LoweringReport, kernels_for, lower
 
 BUNDLE = Path(__file__).parents[3] / "models/postcard/bundle"

@@ -14,8 +14,8 @@ import pytest
 from onnx import TensorProto
 
 from tintype.engine.run.placement import HEAVY_OPERATORS
-from tintype.kernels.dims import pin
-from tintype.kernels.hoist import split_held
+from tintype.kernels.graph.dims import pin
+from tintype.kernels.graph.hoist import split_held
 
 ROLES = ("text_encoder", "unet", "vae_decoder", "vae_encoder")
 DIMS = {

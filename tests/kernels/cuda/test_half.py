@@ -9,8 +9,8 @@ from onnx import TensorProto, helper
 
 from tintype.engine import measure_ranges
 from tintype.engine.build.ranges import NOISE_MARGIN, noise_feeds, ranges_on_noise
-from tintype.kernels.half import SAFE, to_half
-from tintype.kernels.ranges import OUTPUT, watch
+from tintype.kernels.graph.half import SAFE, to_half
+from tintype.kernels.graph.ranges import OUTPUT, watch
 
 FLOAT, HALF = TensorProto.FLOAT, ir.DataType.FLOAT16
 

@@ -7,12 +7,12 @@ import onnx_ir as ir
 import pytest
 from onnx import TensorProto, helper
 
-from tintype.kernels.bias_add import BiasAdd
-from tintype.kernels.bias_split_gelu import BiasSplitGelu
-from tintype.kernels.group_norm_nhwc import GroupNormChannelsLast
-from tintype.kernels.matmul_nbits import LinearNBits
-from tintype.kernels.nhwc_conv import ConvChannelsLast
-from tintype.kernels.skip_group_norm import SkipGroupNorm
+from tintype.kernels.cuda.bias_add import BiasAdd
+from tintype.kernels.cuda.bias_split_gelu import BiasSplitGelu
+from tintype.kernels.cuda.group_norm_nhwc import GroupNormChannelsLast
+from tintype.kernels.cuda.matmul_nbits import LinearNBits
+from tintype.kernels.cuda.nhwc_conv import ConvChannelsLast
+from tintype.kernels.cuda.skip_group_norm import SkipGroupNorm
 
 FLOAT = TensorProto.FLOAT
 

@@ -1,0 +1,1 @@
+"""Kernels that only the processor has, and what several of them share."""
