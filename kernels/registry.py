@@ -17,12 +17,14 @@ from tintype.kernels.cpu.float_linear import FloatLinear
 from tintype.kernels.cpu.fused_qkv import FusedQkv
 from tintype.kernels.cpu.geglu import GegluAsTwoLinears
 from tintype.kernels.cpu.group_norm import GroupNormAsLayerNorm
+from tintype.kernels.cpu.idle_rounding import IdleRounding
 from tintype.kernels.cpu.unsigned_weights import UnsignedWeights
 from tintype.kernels.cpu.upsample_conv import UpsampleConvAsInt8Phases, UpsampleConvAsPhases, UpsampleConvAsProducts
 from tintype.kernels.cpu.winograd import WinogradConv
 from tintype.kernels.cuda.bias_add import BiasAdd
 from tintype.kernels.cuda.bias_split_gelu import BiasSplitGelu
 from tintype.kernels.cuda.channels_last import KeepChannelsLast
+from tintype.kernels.cuda.float_integers import FloatIntegers
 from tintype.kernels.cuda.group_norm_nhwc import GroupNormChannelsLast
 from tintype.kernels.cuda.matmul_nbits import LinearNBits
 from tintype.kernels.cuda.nhwc_conv import ConvChannelsLast
@@ -33,7 +35,7 @@ from tintype.kernels.portable.attention import AttentionAsMultiHead
 from tintype.kernels.portable.attention_products import AttentionAsProducts
 from tintype.kernels.portable.gelu import GeluAsMicrosofts
 from tintype.kernels.portable.group_norm_instance import GroupNormAsInstanceNorm
-from tintype.kernels.portable.plain_float import FloatActivations, FloatIntegers, FloatRows, FloatWeights, IdleRounding
+from tintype.kernels.portable.plain_float import FloatActivations, FloatRows, FloatWeights
 
 Rewrite = Kernel | GraphPass
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import numpy as np
@@ -22,6 +21,7 @@ from tintype.kernels.base import (
     replace,
 )
 from tintype.kernels.graph.linear import columns_of, fixed_bias, width_of
+from tintype.kernels.portable.gelu import GeluAsMicrosofts
 
 
 class GegluAsTwoLinears(Kernel):
@@ -68,8 +68,7 @@ class GegluAsTwoLinears(Kernel):
     def reference(x: NDArray[Any], weight: NDArray[Any], bias: NDArray[Any]) -> NDArray[Any]:
         """x (..., inputs), weight (inputs, 2 * width), bias (2 * width,): value * gelu(gate), the value first."""
         value, gate = np.split(x.astype(np.float64) @ weight + bias, 2, axis=-1)
-        erf = np.vectorize(math.erf, otypes=[np.float64])
-        return value * 0.5 * gate * (1.0 + erf(gate / math.sqrt(2.0)))
+        return value * GeluAsMicrosofts.reference(gate)
 
 
 def _linear(split: ir.Node) -> tuple[ir.Node, ir.Value | None] | None:

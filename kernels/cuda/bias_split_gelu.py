@@ -9,8 +9,8 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from tintype.kernels.base import MICROSOFT, Kernel, Shapes, insert, note_inside, only_reader, producer, rank_of, replace
-from tintype.kernels.cpu.geglu import GegluAsTwoLinears
 from tintype.kernels.graph.linear import fixed_bias
+from tintype.kernels.portable.gelu import GeluAsMicrosofts
 
 WIDTHS = (2560, 5120, 10240)  # of the tensor before it is split: the kernel has these and no other
 
@@ -48,7 +48,8 @@ class BiasSplitGelu(Kernel):
     @staticmethod
     def reference(x: NDArray[Any], bias: NDArray[Any]) -> NDArray[Any]:
         """x (batch, tokens, 2 * width), bias (2 * width,): value * gelu(gate), the value first."""
-        return GegluAsTwoLinears.reference(x, np.eye(x.shape[-1]), bias)
+        value, gate = np.split(x.astype(np.float64) + bias, 2, axis=-1)
+        return value * GeluAsMicrosofts.reference(gate)
 
 
 def _parts(node: ir.Node) -> tuple[ir.Node, ir.Value, ir.Value] | None:

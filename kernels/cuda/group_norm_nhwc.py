@@ -19,13 +19,13 @@ from tintype.kernels.base import (
     rank_of,
     replace,
 )
-from tintype.kernels.cpu.group_norm import GroupNormAsLayerNorm
 from tintype.kernels.cuda.nhwc_conv import CHANNELS_LAST, CHANNELS_SECOND, channels_last, turned_shape
+from tintype.kernels.portable.group_norm import GroupNorm
 
 MOST_GROUPS, MOST_CHANNELS_A_GROUP = 32, 512
 
 
-class GroupNormChannelsLast(GroupNormAsLayerNorm):
+class GroupNormChannelsLast(GroupNorm):
     """GroupNormalization, and x * sigmoid(x) where it follows, as one node between two Transposes.
 
     The kernel takes channels last, as cuDNN's convolutions do; `channels_last` lets Transposes meet. It reads two

@@ -21,8 +21,8 @@ from tintype.kernels.base import (
     producer,
     replace,
 )
-from tintype.kernels.cpu.group_norm import GroupNormAsLayerNorm
 from tintype.kernels.cuda.nhwc_conv import CHANNELS_LAST
+from tintype.kernels.portable.group_norm import GroupNorm
 
 
 class SkipGroupNorm(Kernel):
@@ -79,7 +79,7 @@ class SkipGroupNorm(Kernel):
     ) -> NDArray[Any]:
         """x (batch, height, width, channels); skip like it, or (batch, channels). Normalized, channels last."""
         total = x.astype(np.float64) + (skip if skip.ndim == 4 else skip[:, None, None, :])
-        normed = GroupNormAsLayerNorm.reference(total.transpose(0, 3, 1, 2), scale, bias, num_groups, epsilon)
+        normed = GroupNorm.reference(total.transpose(0, 3, 1, 2), scale, bias, num_groups, epsilon)
         return normed.transpose(0, 2, 3, 1)
 
 

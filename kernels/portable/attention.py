@@ -70,7 +70,7 @@ class AttentionAsMultiHead(Kernel):
         ]
         mask = node.inputs[3] if len(node.inputs) > 3 else None
         if mask is not None:
-            inputs += [None, None, _bias(mask, node, graph)]
+            inputs += [None, None, score_bias(mask, node, graph)]
         attributes: dict[str, Any] = {
             "num_heads": heads,
             "scale": node.attributes.get_float("scale", 1.0 / math.sqrt(size)),
@@ -142,7 +142,7 @@ def _mask_fits(mask: ir.Value | None, query: Shape, key: Shape, shapes: Shapes) 
     return shape[-2:] == (query[2], key[2]) and all(dim in known for dim, known in zip(shape, leading, strict=False))
 
 
-def _bias(mask: ir.Value, node: ir.Node, graph: ir.Graph) -> ir.Value:
+def score_bias(mask: ir.Value, node: ir.Node, graph: ir.Graph) -> ir.Value:
     """A mask as what is added to the scores, 4-D; one that is fixed is taken from before its Expand over the batch."""
     expand = producer(mask, "Expand")
     fixed, full = constant_of(expand.inputs[0]) if expand is not None else None, Shapes().of(mask)

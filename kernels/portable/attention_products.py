@@ -10,7 +10,7 @@ import numpy as np
 import onnx_ir as ir
 
 from tintype.kernels.base import Shapes, add_constant, fixed_dim, insert, permutation, producer, replace
-from tintype.kernels.portable.attention import HEADS_SECOND, AttentionAsMultiHead, _bias
+from tintype.kernels.portable.attention import HEADS_SECOND, AttentionAsMultiHead, score_bias
 
 KEYS_LAST = (0, 2, 3, 1)  # (batch, sequence, heads, size) -> (batch, heads, size, sequence)
 
@@ -62,4 +62,4 @@ def _added(node: ir.Node, graph: ir.Graph) -> ir.Value | None:
         closed = np.triu(np.full((length, length), np.finfo(np.float32).min, np.float32), 1)
         return add_constant(graph, closed, f"future_{length}")
     mask = node.inputs[3] if len(node.inputs) > 3 else None
-    return None if mask is None else _bias(mask, node, graph)
+    return None if mask is None else score_bias(mask, node, graph)

@@ -6,10 +6,10 @@ import numpy as np
 import onnx_ir as ir
 
 from tintype.kernels.base import Shapes, add_constant, insert, replace
-from tintype.kernels.cpu.group_norm import GroupNormAsLayerNorm, _by_channel
+from tintype.kernels.portable.group_norm import GroupNorm, by_channel
 
 
-class GroupNormAsInstanceNorm(GroupNormAsLayerNorm):
+class GroupNormAsInstanceNorm(GroupNorm):
     """GroupNormalization as Reshape, InstanceNormalization, Reshape, and the affine part by channel.
 
     Left to ONNX Runtime it becomes some fifteen nodes, a few of them shape arithmetic on the host.
@@ -29,8 +29,8 @@ class GroupNormAsInstanceNorm(GroupNormAsLayerNorm):
         grouped = insert(node, "Reshape", [source, target])
         normed = insert(node, "InstanceNormalization", [grouped, ones, zeros], attributes={"epsilon": epsilon})
         normed = insert(node, "Reshape", [normed, _shape_of(source, node, graph)], like=output)
-        normed = insert(node, "Mul", [normed, _by_channel(node, 1, graph)], like=output)
-        replace(output, insert(node, "Add", [normed, _by_channel(node, 2, graph)], like=output))
+        normed = insert(node, "Mul", [normed, by_channel(node, 1, graph)], like=output)
+        replace(output, insert(node, "Add", [normed, by_channel(node, 2, graph)], like=output))
 
 
 def _shape_of(source: ir.Value | None, node: ir.Node, graph: ir.Graph) -> ir.Value:

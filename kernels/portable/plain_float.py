@@ -10,14 +10,11 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from tintype.kernels.base import (
-    GraphPass,
     Kernel,
     Shapes,
     add_constant,
-    add_lazy,
     constant_of,
     insert,
-    only_reader,
     producer,
     replace,
 )
@@ -69,39 +66,23 @@ class FloatWeights(Kernel):
         known = scale  # narrowed for the function below
 
         def values() -> NDArray[np.float32]:
-            lowest = 0 if zero is None else zero.astype(np.int64).reshape(shape_for(zero, shape))
+            lowest = 0 if zero is None else zero.astype(np.int64).reshape(_shape_for(zero, shape))
             whole = stored.astype(np.int64) - lowest
-            return (whole.astype(np.float32) * known.reshape(shape_for(known, shape))).astype(np.float32)
+            return (whole.astype(np.float32) * known.reshape(_shape_for(known, shape))).astype(np.float32)
 
-        replace(node.outputs[0], self._constant(graph, name, stored.shape, values))
+        replace(node.outputs[0], self.constant(graph, name, stored.shape, values))
 
     @staticmethod
-    def _constant(
+    def constant(
         graph: ir.Graph, name: str, shape: tuple[int, ...], values: Callable[[], NDArray[np.float32]]
     ) -> ir.Value:
+        """The initializer with these values; a subclass may put off making them."""
         return add_constant(graph, values(), name)
 
     @staticmethod
     def reference(stored: NDArray[Any], scale: NDArray[Any], zero_point: NDArray[Any] | int = 0) -> NDArray[Any]:
         """stored of any rank; scale and zero point broadcast against it."""
         return (stored.astype(np.float64) - zero_point) * scale.astype(np.float64)
-
-
-class FloatIntegers(FloatWeights):
-    """The same of integers alone, and each when it is written: what is stored as float16 stays, for `half` to take."""
-
-    name = "float_integers"
-    targets: ClassVar[tuple[str, ...]] = ("cuda",)
-
-    def matches(self, node: ir.Node, shapes: Shapes) -> bool:
-        """DequantizeLinear of a fixed tensor."""
-        return node.op_type == "DequantizeLinear" and super().matches(node, shapes)
-
-    @staticmethod
-    def _constant(
-        graph: ir.Graph, name: str, shape: tuple[int, ...], values: Callable[[], NDArray[np.float32]]
-    ) -> ir.Value:
-        return add_lazy(graph, name, ir.DataType.FLOAT, shape, values)
 
 
 class FloatRows(Kernel):
@@ -172,39 +153,6 @@ class FloatActivations(Kernel):
         return x
 
 
-class IdleRounding(GraphPass):
-    """QuantizeLinear and the DequantizeLinear that reads it, left out where no integer convolution is on either side.
-
-    They are there for convolutions in int8; where another kernel took those, they only cost two passes and 8 bits.
-    """
-
-    name = "idle_rounding"
-    targets = ("cpu",)
-    exactness = "nearer to the model that was quantized"
-
-    def apply(self, model: ir.Model) -> int:
-        shapes, rounding = Shapes(), FloatActivations()
-        found = [node for node in model.graph if rounding.matches(node, shapes) and not _serves(node)]
-        for node in found:
-            rounding.rewrite(node, model.graph)
-        return len(found)
-
-
-def _serves(dequantize: ir.Node) -> bool:
-    """Whether an integer convolution makes what is rounded here, or reads it."""
-    quantize = producer(dequantize.inputs[0], "QuantizeLinear")
-    source = quantize.inputs[0] if quantize is not None else None
-    made_by = producer(source, "Conv")
-    readers = [use.node for use in dequantize.outputs[0].uses()]
-    return (made_by is not None and _is_integer(made_by)) or any(map(_is_integer, readers))
-
-
-def _is_integer(node: ir.Node) -> bool:
-    """Whether ONNX Runtime makes a QLinearConv of a node: stored input, stored weight, rounded output."""
-    stored = all(producer(value, "DequantizeLinear") is not None for value in node.inputs[:2])
-    return node.op_type == "Conv" and stored and only_reader(node.outputs[0], "QuantizeLinear") is not None
-
-
-def shape_for(by_axis: NDArray[Any], shape: list[int]) -> list[int] | tuple[()]:
+def _shape_for(by_axis: NDArray[Any], shape: list[int]) -> list[int] | tuple[()]:
     """The shape in which a scale or zero point broadcasts: along its axis, or a scalar."""
     return shape if by_axis.size > 1 else ()

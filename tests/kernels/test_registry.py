@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from onnx import TensorProto, helper
 
-from tintype.kernels.portable.plain_float import IdleRounding
+from tintype.kernels.cpu.idle_rounding import IdleRounding
 from tintype.kernels.registry import KERNELS_BY_TARGET, TARGETS
 
 
