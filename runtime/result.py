@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import os
+import re
+import unicodedata
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +19,9 @@ if TYPE_CHECKING:
 
     from tintype.memory.plan import Plan
     from tintype.record import Record
+
+
+NAME_WORDS, NAME_BYTES = 6, 120  # of a prompt, in the name of its picture
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,6 +104,18 @@ def save(result: Result, path: str | os.PathLike[str]) -> list[Path]:
     for image, record, place in zip(result.images, result.records, paths, strict=True):
         Picture(record.picture, image, record).save(place)
     return paths
+
+
+def new_path(prompt: str, seed: int, count: int = 1) -> Path:
+    """A PNG in the current folder, named by the first words of a prompt and its seed: red-sailboat-on-a-calm-sea-7.png.
+
+    Of `picture_paths` for that many pictures none is there yet.
+    """
+    words = re.findall(r"\w+", unicodedata.normalize("NFC", prompt).lower())
+    words = words[1:] if words[:1] in (["a"], ["an"], ["the"]) else words
+    stem = "-".join(words[:NAME_WORDS]).encode()[:NAME_BYTES].decode(errors="ignore") or "picture"
+    named = (Path(f"{stem}-{seed}{f'-{number}' * (number > 1)}.png") for number in itertools.count(1))
+    return next(path for path in named if not any(each.exists() for each in picture_paths(path, count)))
 
 
 def picture_paths(path: str | os.PathLike[str], count: int) -> list[Path]:

@@ -43,8 +43,7 @@ SAID_BY_A_RECORD = (
     "-o",
     "--output",
     type=click.Path(path_type=Path),
-    required=True,
-    help="The PNG to write; one that is there is replaced.",
+    help="The PNG to write; one that is there is replaced [default: a new one here, named by words and seed].",
 )
 @click.option("--model", help="A bundle's folder, or an embedded name [default: postcard].")
 @click.option("--negative-prompt", help="What should not be in the picture.")
@@ -81,7 +80,7 @@ SAID_BY_A_RECORD = (
 def generate(
     context: click.Context,
     prompt: str | None,
-    output: Path,
+    output: Path | None,
     model: str | None,
     negative_prompt: str | None,
     num_inference_steps: int | None,
@@ -122,7 +121,7 @@ def generate(
         return
     _refuse_gaps(prompt, force=force)
     from tintype import Request, load
-    from tintype.result import picture_paths
+    from tintype.result import new_path, picture_paths
 
     width, height = size or (None, None)
     request = Request(
@@ -148,18 +147,28 @@ def generate(
     ):
         pipeline.tell = bar.tell
         run = pipeline.steps(request)
+        output = output or new_path(run.request.prompt, run.request.seed, run.request.count)
         paths = picture_paths(output, run.request.count)
         result = _finish(run, paths, bar, output)
     _tell(result, paths, as_json=as_json)
 
 
 def _reproduce(
-    picture: Path, output: Path, model: str | None, provider: str, threads: int | None, *, force: bool, as_json: bool
+    picture: Path,
+    output: Path | None,
+    model: str | None,
+    provider: str,
+    threads: int | None,
+    *,
+    force: bool,
+    as_json: bool,
 ) -> None:
     """The picture of a record, with the bundle, device and thread count that it names unless others are given."""
     from tintype import load, read_record
+    from tintype.result import new_path
 
     record = read_record(picture)
+    output = output or new_path(record.request.prompt, record.seed)
     made_with = record.made_with
     with (
         StepBar() as bar,
@@ -175,7 +184,7 @@ def _reproduce(
 
 def _resume(
     file: Path,
-    output: Path,
+    output: Path | None,
     model: str | None,
     provider: str,
     memory: str | None,
@@ -187,17 +196,18 @@ def _resume(
     """The pictures of latents that were kept, with the bundle, device and thread count of their records."""
     from tintype import load
     from tintype.latents import read_latents
-    from tintype.result import picture_paths
+    from tintype.result import new_path, picture_paths
 
     saved = read_latents(file)
+    first = saved.records[0]
+    output = output or new_path(first.request.prompt, first.seed, len(saved.records))
     paths = picture_paths(output, len(saved.records))
     _check_writable(paths)
-    record = saved.records[0]
-    made_with = record.made_with
+    made_with = first.made_with
     with (
         spinner("decoding"),
         load(
-            _bundle_of(record) if model is None else model,
+            _bundle_of(first) if model is None else model,
             provider=made_with.target if provider == "auto" else provider,
             memory=memory,
             threads=made_with.threads if threads is None else threads,

@@ -48,10 +48,6 @@ def test_no_prompt_is_refused(generate) -> None:
     generate().assert_one_clear_error(2, "PROMPT")
 
 
-def test_no_output_is_refused(command) -> None:
-    command("generate", "a house").assert_one_clear_error(2, "--output")
-
-
 def test_an_unknown_command_names_the_near_ones(command) -> None:
     command("genrate").assert_one_clear_error(2, "genrate", "did you mean generate?")
 

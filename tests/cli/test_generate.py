@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from tintype import read_record
+from tintype.result import new_path
 
 
 def test_a_picture_is_written_and_told(generate, tmp_path: Path) -> None:
@@ -138,3 +139,56 @@ def test_build_then_cache_then_clear(
     freed = json.loads(command("cache", "clear", "--json").stdout)["freed_bytes"]
     assert freed >= sum(entry["bytes"] for entry in listed) > 0
     assert json.loads(command("cache", "--json").stdout)["builds"] == []
+
+
+@pytest.fixture
+def unnamed(command, tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """`tintype generate` without -o, in an empty folder; the names that are there afterwards."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(*arguments: object) -> list[str]:
+        outcome = command("generate", "--model", tiny_bundle, "--num-inference-steps", 1, *arguments)
+        assert outcome.code == 0, outcome.stderr
+        return sorted(path.name for path in tmp_path.iterdir())
+
+    return call
+
+
+def test_a_picture_without_a_name_is_named_by_its_words_and_seed_and_replaces_none(unnamed, tmp_path: Path) -> None:
+    words = "a red sailboat on a calm sea at sunset"
+    assert unnamed(words, "--seed", 7) == ["red-sailboat-on-a-calm-sea-7.png"]
+    before = (tmp_path / "red-sailboat-on-a-calm-sea-7.png").read_bytes()
+    assert unnamed(words, "--seed", 7) == ["red-sailboat-on-a-calm-sea-7-2.png", "red-sailboat-on-a-calm-sea-7.png"]
+    assert (tmp_path / "red-sailboat-on-a-calm-sea-7.png").read_bytes() == before
+    assert "red-sailboat-on-a-calm-sea-7-3.png" in unnamed(
+        "--from-record", tmp_path / "red-sailboat-on-a-calm-sea-7.png"
+    )
+
+
+def test_none_of_several_replaces_a_picture(unnamed, tmp_path: Path) -> None:
+    (tmp_path / "house-1-2.png").write_bytes(b"mine")
+    names = unnamed("a house", "--seed", 1, "--count", 2)
+    assert names == ["house-1-2-1.png", "house-1-2-2.png", "house-1-2.png"]
+    assert (tmp_path / "house-1-2.png").read_bytes() == b"mine"
+
+
+def test_the_seed_that_was_drawn_is_in_the_name(unnamed, tmp_path: Path) -> None:
+    (name,) = unnamed("a house")
+    assert name == f"house-{read_record(tmp_path / name).request.seed}.png"
+
+
+@pytest.mark.parametrize(
+    ("prompt", "stem"),
+    [
+        ("(a house:1.3), [night]/..\\x", "house-1-3-night-x"),
+        ("", "picture"),
+        ("!!!", "picture"),
+        ("Ein Häuschen am Fluß", "ein-häuschen-am-fluß"),
+        ("the sea", "sea"),
+        ("一座紅色的房子", "一座紅色的房子"),
+        ("x" * 500, "x" * 120),
+    ],
+)
+def test_a_name_has_nothing_but_words(prompt: str, stem: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert new_path(prompt, 3) == Path(f"{stem}-3.png")
