@@ -23,6 +23,7 @@ def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+@pytest.mark.slow
 def test_the_stages_make_a_checkpoint_that_diffusers_loads_and_draws_with(runs: Path) -> None:
     from diffusers import StableDiffusionPipeline
 
@@ -49,6 +50,7 @@ def test_the_stages_make_a_checkpoint_that_diffusers_loads_and_draws_with(runs: 
         denoiser.adopt_checkpoint(later, runs / "checkpoint")
 
 
+@pytest.mark.slow
 def test_training_resumes_where_its_state_file_stopped(runs: Path) -> None:
     dataset.render_all(SMOKE, workers=1)
     autoencoder.train_autoencoder(SMOKE, CPU)
