@@ -4,8 +4,6 @@
 
 For each budget `tintype plan` makes and measures what it needs, then `tintype generate` runs in a process of its own.
 Its peak is the most that it had resident (VmHWM), as the system tells, with what it had of a device's own memory.
-Reported: peak <= budget, peak against the plan's, seconds against the plan's and against no budget, and how near the
-picture is to the one without a budget.
 """
 
 from __future__ import annotations
@@ -21,15 +19,13 @@ from typing import Any
 
 import click
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
-from tintype.bench.bars import lines, verdict
-from tintype.bench.figures import picture_psnr_db
-from tintype.bench.machine import load_average, machine_facts
-from tintype.bench.process import run_process, tintype_command
-from tintype.bench.report import default_results_folder, write_report
-from tintype.bench.sd15 import Sizes
+from tintype.bench.figures import Verdict, bar_lines, picture_psnr_db, verdict
+from tintype.bench.options import Sizes, command_help, count_option, results_option, threads_option
+from tintype.bench.process import Run, run_process, tintype_command
+from tintype.bench.report import Report
+from tintype.bench.runner import Answer, Command, Measured, Schedule, measure
 from tintype.bundle import open_bundle
 
 PREDICTED = 0.10  # how far a prediction may be off, of what was measured
@@ -38,7 +34,7 @@ PROMPT = "a lighthouse on a cliff in the evening"
 MIB = 2**20
 MOST_PASSES = 6  # in which plans settle
 
-Plans = dict[int, dict[str, Any]]
+Plan = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,47 +45,76 @@ class Sweep:
     """
 
     bundle: Path
-    sizes: tuple[tuple[int, int], ...]
     budgets: int
+    rounds: int
     given: tuple[int, ...] = ()
     slowest: Mapping[int, float] = field(default_factory=dict)
-    steps: int = 2
-    rounds: int = 1
-    exactness: str = "exact"
-    threads: int = 2
-    provider: str = "cpu"
+    options: tuple[str, ...] = ()  # of `tintype plan` and `tintype generate` alike
+
+    def plan(self, budget: int | None, size: str) -> Plan:
+        """Within a budget, built and measured; `plan` is None where it is refused, with `message` and `least_bytes`."""
+        command = tintype_command("plan", str(self.bundle), "--json", *self._options(budget, size))
+        answer: Plan = json.loads(run_process(command, refusable=True).stdout)
+        if "error" not in answer:
+            return answer
+        if "least_bytes" not in answer["error"]:
+            raise click.ClickException(f"tintype plan failed: {answer['error']['message']}")
+        return {"plan": None, **answer["error"]}
+
+    def picture(self, budget: int | None, size: str, path: Path) -> Command:
+        """A picture within a budget, to a file."""
+        asked = (PROMPT, "--model", str(self.bundle), "-o", str(path), "--seed", "7", "--json")
+        return Command(tintype_command("generate", *asked, *self._options(budget, size)), output=path, read=_read)
+
+    def _options(self, budget: int | None, size: str) -> list[str]:
+        return ["--size", size, *self.options, *([] if budget is None else ["--memory", str(budget)])]
 
 
-def measure_sweep(sweep: Sweep) -> dict[str, Any]:
-    """A table by size, with its bars."""
-    return {f"{width}x{height}": _measure_size(sweep, width, height) for width, height in sweep.sizes}
+def _read(run: Run) -> Answer:
+    """Memory without children: one that still had to build is no part of the budget."""
+    timings = json.loads(run.stdout)["timings"]
+    seconds = {name: round(value, 3) for name, value in timings.items() if name.endswith("_seconds")}
+    return {"peak_rss_bytes": run.own_peak_bytes, "device_bytes": timings["device_bytes"], **seconds}
 
 
-def _measure_size(sweep: Sweep, width: int, height: int) -> dict[str, Any]:
-    unlimited = plan_for(sweep, width, height, None)
-    smallest = smallest_budget(sweep, width, height)
+def measure_size(sweep: Sweep, size: str) -> dict[str, Any]:
+    """A row for each budget, none at all first, and the bars."""
+    unlimited = _possible(sweep.plan(None, size), None)
+    smallest = smallest_budget(lambda budget: sweep.plan(budget, size))
     largest = max(unlimited["peak_bytes"], unlimited["again_bytes"])
     wanted = spread(smallest, int(largest * 1.05), sweep.budgets)
     if sweep.given:
         wanted = (smallest, *(budget for budget in sweep.given if budget > smallest))
-    plans = settled(lambda: {budget: plan_for(sweep, width, height, budget) for budget in wanted})
-    rows: dict[int | None, list[dict[str, Any]]] = {budget: [] for budget in (None, *wanted)}
-    pictures: dict[int | None, NDArray[np.uint8]] = {}
+    plans = settled(lambda: {budget: _possible(sweep.plan(budget, size), budget) for budget in wanted})
     with tempfile.TemporaryDirectory(prefix="tintype-bench-") as scratch:
-        for _ in range(sweep.rounds):
-            for budget, seen in rows.items():
-                path = Path(scratch) / "picture.png"
-                seen.append(_generate(sweep, width, height, budget, path))
-                pictures[budget] = np.asarray(Image.open(path))
-                click.echo(f"{width}x{height} {_told(budget)}: {seen[-1]}", err=True)
+        paths = {budget: Path(scratch) / f"{budget}.png" for budget in (None, *wanted)}
+        commands = {str(budget): sweep.picture(budget, size, path) for budget, path in paths.items()}
+        measured = measure(commands, Schedule(rounds=sweep.rounds))
+        pictures = {budget: np.asarray(Image.open(path)) for budget, path in paths.items()}
+    whole = _seconds(measured[str(None)])
     table = [
-        _row(budget, plans.get(budget) if budget is not None else unlimited, rows, pictures)  # type: ignore[arg-type]
-        for budget in rows
+        _row(budget, unlimited if budget is None else plans[budget], measured[str(budget)], whole)
+        | {"psnr_db": round(picture_psnr_db(pictures[None], picture), 2)}
+        for budget, picture in pictures.items()
     ]
     return {"smallest_budget_bytes": smallest, "budgets": table, "bars": judge(table, sweep.slowest)}
 
 
-def settled(make: Callable[[], Plans]) -> Plans:
+def _possible(answer: Plan, budget: int | None) -> Plan:
+    if answer["plan"] is None:
+        raise click.ClickException(f"no plan within {_name(budget)}: {answer['message']}")
+    return dict(answer["plan"])
+
+
+def smallest_budget(plan: Callable[[int], Plan]) -> int:
+    """The smallest budget in bytes that a plan is found for, as the refusal of an impossible one names it."""
+    least = MIB
+    while (answer := plan(least))["plan"] is None:
+        least = max(least + MIB, int(answer["least_bytes"]))
+    return least
+
+
+def settled(make: Callable[[], dict[int, Plan]]) -> dict[int, Plan]:
     """Plans that making them again does not change: what one measures may make another one better."""
     plans = make()
     for _ in range(MOST_PASSES):
@@ -110,116 +135,53 @@ def spread(smallest: int, largest: int, count: int) -> tuple[int, ...]:
     return tuple(int(number) for number in np.geomspace(smallest, max(smallest, largest), count))
 
 
-def judge(table: Sequence[Mapping[str, Any]], slowest: Mapping[int, float] | None = None) -> list[dict[str, Any]]:
-    """The bars that every budget has to meet, and those of time that some have."""
-    budgeted = [row for row in table if row["budget_bytes"] is not None]
-    timed = [(row, (slowest or {}).get(row["budget_bytes"])) for row in budgeted]
-    times = [
-        verdict(f"time within {_told(row['budget_bytes'])} over no budget", row["ratio_to_no_budget"], at_most=most)
-        for row, most in timed
-        if most is not None
-    ]
-    return [
-        *times,
-        verdict("most of a budget that was used", max(row["used"] for row in budgeted), at_most=1.0),
-        verdict("worst prediction of a peak", max(row["prediction_off"] for row in budgeted), at_most=PREDICTED),
-        verdict("worst picture, dB", min(row["psnr_db"] for row in budgeted), at_least=SAME_DB),
-    ]
+def _seconds(made: Measured) -> float:
+    return median(answer["total_seconds"] for answer in made.answers)
 
 
-def given_budgets(text: str) -> tuple[tuple[int, ...], dict[int, float]]:
-    """Bytes of each budget in `1024,2048:1.15`, and by budget the time it may take where a colon says so."""
-    told = [each.partition(":") for each in text.split(",") if each]
-    try:
-        slowest = {int(mib) * MIB: float(most) for mib, _, most in told if most}
-        return tuple(int(mib) * MIB for mib, _, _ in told), slowest
-    except ValueError:
-        raise click.UsageError(f"{text!r} are no budgets: give them as in 1024,2048:1.15") from None
-
-
-def smallest_budget(sweep: Sweep, width: int, height: int) -> int:
-    """The smallest budget in bytes that a plan is found for, as the refusal of an impossible one names it."""
-    least = MIB
-    while True:
-        done = _plan_or_refusal(sweep, width, height, least)
-        if done["plan"] is not None:
-            return least
-        least = max(least + MIB, int(done["least_bytes"]))
-
-
-def plan_for(sweep: Sweep, width: int, height: int, budget: int | None) -> dict[str, Any]:
-    """The plan within a budget, built and measured."""
-    found = _plan_or_refusal(sweep, width, height, budget)
-    if found["plan"] is None:
-        raise click.ClickException(f"no plan within {_told(budget)}: {found['message']}")
-    return dict(found["plan"])
-
-
-def _plan_or_refusal(sweep: Sweep, width: int, height: int, budget: int | None) -> dict[str, Any]:
-    """`plan`, or None with the refusal's `message` and `least_bytes`."""
-    command = _plan_command(sweep, width, height, budget)
-    done = run_process(command, refusable=True)
-    answer = json.loads(done.stdout)
-    if "error" not in answer:
-        return {"plan": answer["plan"]}
-    if "least_bytes" not in answer["error"]:
-        raise click.ClickException(f"{' '.join(command[:3])} failed: {answer['error']['message']}")
-    return {"plan": None, **answer["error"]}
-
-
-def _plan_command(sweep: Sweep, width: int, height: int, budget: int | None) -> list[str]:
-    command = [*tintype_command(), "plan", str(sweep.bundle), "--json", *_common(sweep, width, height)]
-    return command if budget is None else [*command, "--memory", str(budget)]
-
-
-def _common(sweep: Sweep, width: int, height: int) -> list[str]:
-    said = {
-        "--size": f"{width}x{height}",
-        "--num-inference-steps": sweep.steps,
-        "--exactness": sweep.exactness,
-        "--threads": sweep.threads,
-        "--provider": sweep.provider,
-    }
-    return [str(word) for pair in said.items() for word in pair]
-
-
-def _generate(sweep: Sweep, width: int, height: int, budget: int | None, path: Path) -> dict[str, Any]:
-    command = [*tintype_command(), "generate", PROMPT, "--model", str(sweep.bundle), "-o", str(path), "--seed", "7"]
-    command += ["--json", *_common(sweep, width, height)]
-    command += [] if budget is None else ["--memory", str(budget)]
-    run = run_process(command, with_children=False)  # a child that still had to build is no part of the budget
-    timings = json.loads(run.stdout)["timings"]
-    seconds = {name: round(value, 3) for name, value in timings.items() if name.endswith("_seconds")}
-    return {"peak_rss_bytes": run.peak_rss_bytes, "device_bytes": timings["device_bytes"], **seconds}
-
-
-def _row(
-    budget: int | None,
-    plan: Mapping[str, Any],
-    rows: Mapping[int | None, list[dict[str, Any]]],
-    pictures: Mapping[int | None, NDArray[np.uint8]],
-) -> dict[str, Any]:
-    peak = max(row["peak_rss_bytes"] + row["device_bytes"] for row in rows[budget])
-    seconds = median(row["total_seconds"] for row in rows[budget])
-    whole = median(row["total_seconds"] for row in rows[None])
-    held = {stage["role"]: stage["held"] + " split" * stage["split_guidance"] for stage in plan["stages"]}
+def _row(budget: int | None, plan: Plan, made: Measured, whole_seconds: float) -> dict[str, Any]:
+    peak = max(answer["peak_rss_bytes"] + answer["device_bytes"] for answer in made.answers)
     return {
         "budget_bytes": budget,
         "peak_bytes": peak,
         "planned_peak_bytes": plan["peak_bytes"],
         "used": round(peak / budget, 4) if budget is not None else None,
         "prediction_off": round(abs(plan["peak_bytes"] - peak) / peak, 4),
-        "seconds": round(seconds, 3),
+        "seconds": round(_seconds(made), 3),
         "planned_seconds": plan["seconds"],
-        "ratio_to_no_budget": round(seconds / whole, 4),
-        "psnr_db": round(picture_psnr_db(pictures[None], pictures[budget]), 2),
-        "held": held,
+        "ratio_to_no_budget": round(_seconds(made) / whole_seconds, 4),
+        "held": {stage["role"]: stage["held"] + " split" * stage["split_guidance"] for stage in plan["stages"]},
         "resident_together": plan["resident_together"],
-        "runs": rows[budget],
+        "runs": made.answers,
     }
 
 
-def _told(budget: int | None) -> str:
+def judge(table: Sequence[Mapping[str, Any]], slowest: Mapping[int, float] | None = None) -> list[Verdict]:
+    """The bars that every budget has to meet, and those of time that some have."""
+    rows = {row["budget_bytes"]: row for row in table if row["budget_bytes"] is not None}
+    return [
+        *(
+            verdict(f"time within {_name(budget)} over no budget", rows[budget]["ratio_to_no_budget"], at_most=most)
+            for budget, most in (slowest or {}).items()
+            if budget in rows
+        ),
+        verdict("most of a budget that was used", max(row["used"] for row in rows.values()), at_most=1.0),
+        verdict("worst prediction of a peak", max(row["prediction_off"] for row in rows.values()), at_most=PREDICTED),
+        verdict("worst picture, dB", min(row["psnr_db"] for row in rows.values()), at_least=SAME_DB),
+    ]
+
+
+def given_budgets(text: str) -> tuple[tuple[int, ...], dict[int, float]]:
+    """Bytes of each budget in `1024,2048:1.15`, and by budget the time it may take where a colon says so."""
+    entries = [each.partition(":") for each in text.split(",") if each]
+    try:
+        slowest = {int(mib) * MIB: float(most) for mib, _, most in entries if most}
+        return tuple(int(mib) * MIB for mib, _, _ in entries), slowest
+    except ValueError:
+        raise click.UsageError(f"{text!r} are no budgets: give them as in 1024,2048:1.15") from None
+
+
+def _name(budget: int | None) -> str:
     return "no budget" if budget is None else f"{budget / MIB:,.0f} MiB"
 
 
@@ -238,42 +200,44 @@ def plot(report: Mapping[str, Any], path: Path) -> None:
     axes.set_title(report["bundle"])
     axes.grid(alpha=0.3, which="both")
     axes.legend()
+    path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path)
     plt.close(figure)
 
 
-@click.command(help=(__doc__ or "").replace("\n\n    python", "\n\n\b\n    python"))
+@click.command(help=command_help(__doc__))
 @click.argument("bundle", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.option("--sizes", type=Sizes(), default="512x512", show_default=True, help="Width x height, pixels.")
-@click.option("--budgets", type=click.IntRange(min=2), default=20, show_default=True, help="How many, spread evenly.")
+@count_option("--budgets", default=20, least=2, help="How many, spread evenly.")
 @click.option(
     "--given",
     default="",
     help="Budgets in MiB with commas between, beside the smallest, in place of a spread; each may be followed by a "
     "colon and the most time it may take, the time without a budget being 1: 1024:1.5,2048:1.15.",
 )
-@click.option("--steps", type=click.IntRange(min=1), default=2, show_default=True, help="Denoising steps.")
-@click.option(
-    "--rounds", type=click.IntRange(min=1), default=1, show_default=True, help="Runs of each budget, in turn."
-)
+@count_option("--steps", default=2, help="Denoising steps.")
+@count_option("--rounds", default=1, help="Runs of each budget, in turn.")
 @click.option("--exactness", type=click.Choice(["exact", "balanced"]), default="exact", show_default=True)
-@click.option("--threads", type=click.IntRange(min=1), default=2, show_default=True)
+@threads_option(2)
 @click.option("--provider", default="cpu", show_default=True, help="What computes, as in tintype generate.")
-@click.option("--results", type=click.Path(file_okay=False, path_type=Path), help="Where the figures go.")
-def main(given: str, results: Path | None, **chosen: Any) -> None:
-    budgets, slowest = given_budgets(given)
-    sweep = Sweep(given=budgets, slowest=slowest, **chosen)
-    os.environ.setdefault("TINTYPE_CACHE", str(sweep.bundle.resolve().parent / "cache"))
-    report: dict[str, Any] = {"machine": machine_facts(sweep.threads), "bundle": open_bundle(sweep.bundle).name}
-    report["plan"] = {"steps": sweep.steps, "rounds": sweep.rounds, "exactness": sweep.exactness}
-    report["provider"] = sweep.provider
-    report["sizes"] = measure_sweep(sweep)
-    report["machine"]["load_average_at_end"] = load_average()
-    path = write_report(report, results or default_results_folder(), ("budgets", report["bundle"]))
-    plot(report, path.with_suffix(".svg"))
-    for size, part in report["sizes"].items():
-        click.echo("\n".join([size, *lines(part["bars"])]))
-    click.echo(f"written to {path}")
+@results_option
+def main(
+    bundle: Path, sizes: tuple[tuple[int, int], ...], budgets: int, given: str, rounds: int, results: Path | None,
+    steps: int, **chosen: Any,
+) -> None:  # fmt: skip
+    os.environ.setdefault("TINTYPE_CACHE", str(bundle.resolve().parent / "cache"))
+    asked = {"num-inference-steps": steps, **chosen}
+    options = tuple(str(word) for name, value in asked.items() for word in (f"--{name}", value))
+    wanted, slowest = given_budgets(given)
+    sweep = Sweep(bundle=bundle, budgets=budgets, rounds=rounds, given=wanted, slowest=slowest, options=options)
+    name, plan = open_bundle(bundle).name, {"steps": steps, "rounds": rounds, "exactness": chosen["exactness"]}
+    facts = {"bundle": name, "plan": plan, "provider": chosen["provider"], "sizes": {}}
+    with Report(("budgets", name), results, threads=chosen["threads"], **facts) as report:
+        for width, height in sizes:
+            size = f"{width}x{height}"
+            report["sizes"][size] = measure_size(sweep, size)
+            report.lines += [size, *bar_lines(report["sizes"][size]["bars"])]
+        plot(report, report.path.with_suffix(".svg"))
 
 
 if __name__ == "__main__":

@@ -6,7 +6,6 @@ import contextlib
 import shutil
 import subprocess
 import threading
-from types import TracebackType
 
 INTERVAL_MILLISECONDS = 50
 ASK_SECONDS = 10.0
@@ -18,39 +17,30 @@ class DeviceMemory:
 
     def __init__(self) -> None:
         self.peak_bytes: int | None = None
-        self._before: int | None = None
-        self._process: subprocess.Popen[str] | None = None
-        self._thread: threading.Thread | None = None
+        self._stack = contextlib.ExitStack()
 
     def __enter__(self) -> DeviceMemory:
-        program = shutil.which("nvidia-smi")
-        self._before = used_bytes()
-        if program is None or self._before is None:
+        program, before = shutil.which("nvidia-smi"), used_bytes()
+        if program is None or before is None:
             return self
         self.peak_bytes = 0
         command = [program, *QUERY, "-lms", str(INTERVAL_MILLISECONDS)]
-        self._process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
-        self._thread = threading.Thread(target=self._watch, daemon=True)
-        self._thread.start()
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+        thread = threading.Thread(target=self._watch, args=(process, before), daemon=True)
+        self._stack.enter_context(process)  # waits for it and closes its pipe
+        self._stack.callback(thread.join)
+        self._stack.callback(process.terminate)
+        thread.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        if self._process is not None and self._thread is not None:
-            self._process.terminate()
-            self._process.wait()
-            self._thread.join()
-            if self._process.stdout is not None:
-                self._process.stdout.close()
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
 
-    def _watch(self) -> None:
-        assert self._process is not None
-        assert self._process.stdout is not None
-        for line in self._process.stdout:
+    def _watch(self, process: subprocess.Popen[str], before: int) -> None:
+        for line in process.stdout or ():
             used = _bytes(line)
-            if used is not None and self._before is not None:
-                self.peak_bytes = max(self.peak_bytes or 0, used - self._before)
+            if used is not None:
+                self.peak_bytes = max(self.peak_bytes or 0, used - before)
 
 
 def used_bytes() -> int | None:
@@ -59,8 +49,8 @@ def used_bytes() -> int | None:
     if program is None:
         return None
     with contextlib.suppress(OSError, subprocess.SubprocessError):
-        told = subprocess.run([program, *QUERY], capture_output=True, text=True, check=True, timeout=ASK_SECONDS)
-        return _bytes(told.stdout)
+        answer = subprocess.run([program, *QUERY], capture_output=True, text=True, check=True, timeout=ASK_SECONDS)
+        return _bytes(answer.stdout)
     return None
 
 

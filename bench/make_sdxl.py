@@ -2,29 +2,30 @@
 
     python -m tintype.bench.make_sdxl BUNDLE [--shape sdxl] [--precision fp16|int8] [--depth 10] [--seed 0]
 
-For measuring memory and time at the real size (2.6 B UNet, two text encoders, factor 8) without 14 GB of weights in
-memory: modules are traced with weights that are one number seen many times, and each weight is drawn when it is
-written. fp16 stores as `tintype export --precision fp16` does; int8 stores linear layers as int8 with a scale a column
-and everything else as fp16, uncalibrated. --depth cuts the transformer layers of the deepest blocks, for a quick try.
-Pictures are noise; parity isn't judged. Prints one JSON object with sizes, seconds and the peak memory.
+Modules are traced with weights that are one number seen many times, and each weight is drawn when it is written. fp16
+stores as `tintype export --precision fp16` does; int8 has linear layers as int8 with a scale a column and the rest as
+fp16, uncalibrated. --depth cuts the transformer layers of the deepest blocks. Pictures are noise; parity isn't judged.
 """
 
 from __future__ import annotations
 
-import argparse
+import functools
 import json
 import math
 import shutil
 import time
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import click
 import numpy as np
 import onnx_ir as ir
 import torch
 
-from tintype.bench.export_sd15 import write_plain_tokenizer
+from tintype.bench.options import command_help
+from tintype.bench.peer_diffusers import random_module
 from tintype.bench.shapes import CLIP, SHAPES, Shape
 from tintype.bundle import Parity, open_bundle
 from tintype.engine import peak_rss_bytes
@@ -32,7 +33,7 @@ from tintype.export import tracing
 from tintype.export.checkpoint import open_checkpoint
 from tintype.export.graphs import GRAPH_FILES
 from tintype.export.parity import GraphReport
-from tintype.export.quantization import FLOAT16_MAX, SMALLEST_HALF_BYTES, find_layers
+from tintype.export.quantization import SMALLEST_HALF_BYTES, find_layers, halve_weights
 from tintype.export.seen import COMPONENT_OF, seen, trace_plan
 from tintype.export.storage import save_graph
 from tintype.export.tokenizer import read_tokenizer
@@ -49,23 +50,46 @@ def write_checkpoint(folder: Path, shape: Shape) -> None:
     (folder / "scheduler").mkdir()
     (folder / "scheduler" / "scheduler_config.json").write_text(json.dumps(shape.scheduler))
     (folder / "model_index.json").write_text(json.dumps(shape.index))
-    write_plain_tokenizer(folder / "tokenizer", "<|endoftext|>")
+    _write_tokenizer(folder / "tokenizer", "<|endoftext|>")
     if shape.is_xl:
-        write_plain_tokenizer(folder / "tokenizer_2", "!")
+        _write_tokenizer(folder / "tokenizer_2", "!")
 
 
-def hollow(component: str, config: dict[str, Any], index: dict[str, Any]) -> torch.nn.Module:
+def _write_tokenizer(folder: Path, pad_token: str) -> None:
+    """A tokenizer of CLIP's size that knows letters alone; its other words are never said."""
+    from tokenizers import pre_tokenizers
+
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    words = [*alphabet, *(letter + "</w>" for letter in alphabet)]
+    words += [f"unused{index}" for index in range(49406 - len(words))] + ["<|startoftext|>", "<|endoftext|>"]
+    folder.mkdir(parents=True)
+    vocabulary = {word: index for index, word in enumerate(words)}
+    (folder / "vocab.json").write_text(json.dumps(vocabulary), encoding="utf-8")
+    (folder / "merges.txt").write_text("#version: 0.2\n", encoding="utf-8")
+    marks = {"tokenizer_class": "CLIPTokenizer", "model_max_length": 77, "pad_token": pad_token}
+    (folder / "tokenizer_config.json").write_text(json.dumps(marks))
+
+
+def make_checkpoint(folder: Path, shape: Shape) -> dict[str, int]:
+    """A whole checkpoint in fp32, its weights as torch draws them; how many each component has."""
+    write_checkpoint(folder, shape)
+    torch.manual_seed(0)
+    parameters = {}
+    for name in sorted(shape.configs, reverse=True):
+        module = random_module(shape.index[name], shape.configs[name])
+        with torch.no_grad():  # so that the words make a difference, as in a trained model
+            for parameter, weight in module.named_parameters():
+                if parameter.endswith("attn2.to_out.0.weight"):
+                    weight *= 16.0
+        module.save_pretrained(folder / name)
+        parameters[name] = sum(weight.numel() for weight in module.parameters())
+    return parameters
+
+
+def hollow(library_and_class: tuple[str, str], config: dict[str, Any]) -> torch.nn.Module:
     """A module whose every weight is one number in memory, seen in the weight's shape."""
-    import diffusers
-    import transformers
-
     with torch.device("meta"):
-        if component == "unet":
-            module = diffusers.UNet2DConditionModel.from_config(config)
-        elif component == "vae":
-            module = diffusers.AutoencoderKL.from_config(config)
-        else:
-            module = getattr(transformers, index[component][1])(transformers.CLIPTextConfig(**config))
+        module = random_module(library_and_class, config)
     count = 0
     for part in module.modules():
         for name, weight in list(part._parameters.items()):
@@ -76,7 +100,7 @@ def hollow(component: str, config: dict[str, Any], index: dict[str, Any]) -> tor
         for name, buffer in list(part._buffers.items()):
             if buffer is not None and buffer.is_meta:  # position_ids of CLIP
                 part._buffers[name] = torch.arange(buffer.numel(), dtype=buffer.dtype).reshape(buffer.shape)
-    return module.eval()
+    return module
 
 
 def fill(model: ir.Model, precision: str, seed: int) -> tuple[int, str]:
@@ -85,82 +109,54 @@ def fill(model: ir.Model, precision: str, seed: int) -> tuple[int, str]:
     parameters = 0
     for name, value in list(model.graph.initializers.items()):
         tensor = value.const_value
-        if tensor is None or tensor.dtype != ir.DataType.FLOAT or not _is_weight(str(name)):
+        if tensor is None or tensor.dtype != ir.DataType.FLOAT or not name.endswith((".weight", ".weight_T", ".bias")):
             continue
         shape = tuple(tensor.shape.numpy())
         parameters += math.prod(shape)
         if len(shape) < 2 or tensor.nbytes < SMALLEST_HALF_BYTES:
-            ones = np.ones if str(name).endswith("weight") else np.zeros
-            value.const_value = ir.tensor(ones(shape, np.float32), name=str(name))
+            ones = np.ones if name.endswith("weight") else np.zeros
+            value.const_value = ir.tensor(ones(shape, np.float32), name=name)
         elif precision == "int8" and name in linear:
             _as_int8(model.graph, value, shape, seed)
         else:
-            _as_fp16(model.graph, value, shape, seed)
+            value.const_value = _lazy(name, ir.DataType.FLOAT, shape, functools.partial(_normal, name, shape, seed))
+    halve_weights(model)
     return parameters, precision if linear else "fp16"
 
 
-def _is_weight(name: str) -> bool:
-    return name.endswith((".weight", ".weight_T", ".bias"))
-
-
-def _draw(name: str, shape: tuple[int, ...], seed: int) -> np.ndarray:
-    """Normal with the spread that keeps variance from layer to layer."""
+def _normal(name: str, shape: tuple[int, ...], seed: int) -> np.ndarray:
+    """With the spread that keeps variance from layer to layer."""
     inputs = shape[0] if name.endswith("weight_T") else math.prod(shape[1:])
     random = np.random.default_rng([seed, zlib.crc32(name.encode())])
     return random.standard_normal(shape, dtype=np.float32) * np.float32(0.7 / math.sqrt(inputs))
 
 
-def _lazy(graph: ir.Graph, name: str, dtype: ir.DataType, shape: tuple[int, ...], draw: Any) -> ir.Value:
-    tensor = ir.LazyTensor(lambda: ir.tensor(draw(), name=name), dtype=dtype, shape=ir.Shape(shape), name=name)
-    value = ir.Value(name=name, shape=tensor.shape, type=ir.TensorType(dtype), const_value=tensor)
-    graph.register_initializer(value)
-    return value
+def _lazy(name: str, dtype: ir.DataType, shape: tuple[int, ...], draw: Callable[[], Any]) -> ir.LazyTensor:
+    return ir.LazyTensor(lambda: ir.tensor(draw(), name=name), dtype=dtype, shape=ir.Shape(shape), name=name)
 
 
-def _behind(graph: ir.Graph, old: ir.Value, kind: str, inputs: list[ir.Value], attributes: dict[str, Any]) -> None:
-    """The readers of a weight read a node in front of them, which makes it."""
-    first = next(node for node in graph if any(node is use.node for use in old.uses()))
-    node = ir.node(kind, inputs=inputs, attributes=attributes, name=f"{old.name}/{kind}")
-    node.outputs[0].name, node.outputs[0].shape, node.outputs[0].type = f"{old.name}_float", old.shape, old.type
-    graph.insert_before(first, node)
-    old.replace_all_uses_with(node.outputs[0])
-    del graph.initializers[str(old.name)]
-
-
-def _as_fp16(graph: ir.Graph, old: ir.Value, shape: tuple[int, ...], seed: int) -> None:
-    name = str(old.name)
-
-    def draw() -> np.ndarray:
-        return np.clip(_draw(name, shape, seed), -FLOAT16_MAX, FLOAT16_MAX).astype(np.float16)
-
-    half = _lazy(graph, f"{name}_fp16", ir.DataType.FLOAT16, shape, draw)
-    users = [use.node for use in old.uses()]
-    if len(users) == 1 and users[0].op_type == "Gather":  # a table: cast the rows that are taken, not all of it
-        table, output = users[0], users[0].outputs[0]
-        readers = [(use.node, use.idx) for use in output.uses()]
-        table.replace_input_with(0, half)
-        cast = ir.node("Cast", inputs=[output], attributes={"to": int(ir.DataType.FLOAT)}, name=f"{name}/Cast")
-        cast.outputs[0].name, cast.outputs[0].shape, cast.outputs[0].type = f"{name}_rows", output.shape, old.type
-        output.type = ir.TensorType(ir.DataType.FLOAT16)
-        graph.insert_after(table, cast)
-        for node, index in readers:
-            node.replace_input_with(index, cast.outputs[0])
-        del graph.initializers[name]
-        return
-    _behind(graph, old, "Cast", [half], {"to": int(ir.DataType.FLOAT)})
-
-
-def _as_int8(graph: ir.Graph, old: ir.Value, shape: tuple[int, ...], seed: int) -> None:
-    name = str(old.name)
+def _as_int8(graph: ir.Graph, weight: ir.Value, shape: tuple[int, ...], seed: int) -> None:
+    """The readers of a weight read a node in front of them, which makes it of integers and a scale a column."""
+    name = str(weight.name)
 
     def draw() -> np.ndarray:
         random = np.random.default_rng([seed, zlib.crc32(name.encode())])
         return random.integers(-127, 128, shape, dtype=np.int8)
 
-    integers = _lazy(graph, f"{name}_int8", ir.DataType.INT8, shape, draw)
     spread = np.full(shape[1], 0.7 / math.sqrt(shape[0]) / 73.3, np.float32)  # 73.3: that of -127 .. 127
-    scale = _lazy(graph, f"{name}_scale", ir.DataType.FLOAT, (shape[1],), lambda: spread)
-    _behind(graph, old, "DequantizeLinear", [integers, scale], {"axis": 1})
+    tensors = (_lazy(f"{name}_int8", ir.DataType.INT8, shape, draw), ir.tensor(spread, name=f"{name}_scale"))
+    inputs = [
+        ir.Value(name=each.name, shape=ir.Shape(each.shape.numpy()), type=ir.TensorType(each.dtype), const_value=each)
+        for each in tensors
+    ]
+    for value in inputs:
+        graph.register_initializer(value)
+    node = ir.node("DequantizeLinear", inputs=inputs, attributes={"axis": 1}, name=f"{name}/DequantizeLinear")
+    made = node.outputs[0]
+    made.name, made.shape, made.type = f"{name}_float", weight.shape, weight.type
+    graph.insert_before(next(other for other in graph if any(other is use.node for use in weight.uses())), node)
+    weight.replace_all_uses_with(made)
+    del graph.initializers[name]
 
 
 def make(bundle: Path, precision: str, seed: int, shape: Shape, name: str) -> dict[str, Any]:
@@ -175,7 +171,8 @@ def make(bundle: Path, precision: str, seed: int, shape: Shape, name: str) -> di
         for role, file in GRAPH_FILES.items():
             if COMPONENT_OF[role] not in shape.configs:
                 continue
-            module = hollow(COMPONENT_OF[role], dict(checkpoint.configs[COMPONENT_OF[role]]), shape.index)
+            component = COMPONENT_OF[role]
+            module = hollow(shape.index[component], dict(checkpoint.configs[component]))
             model = tracing.trace(seen(checkpoint, role, module), trace_plan(checkpoint, role, 77))
             parameters[role], stored = fill(model, precision, seed)
             save_graph(model, made / file)
@@ -202,19 +199,17 @@ def make(bundle: Path, precision: str, seed: int, shape: Shape, name: str) -> di
     }
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("bundle", type=Path)
-    parser.add_argument("--shape", choices=tuple(SHAPES), default="sdxl")
-    parser.add_argument("--precision", choices=("fp16", "int8"), default="fp16")
-    parser.add_argument("--depth", type=int, default=10, help="transformer layers of the deepest blocks; 10 is SDXL's")
-    parser.add_argument("--seed", type=int, default=0)
-    chosen = parser.parse_args()
-    if chosen.bundle.exists():
-        parser.error(f"{chosen.bundle} is there already; name a new folder")
-    shape = SHAPES[chosen.shape].with_depth(chosen.depth)
-    made = make(chosen.bundle.resolve(), chosen.precision, chosen.seed, shape, chosen.shape)
-    print(json.dumps(made, indent=1))
+@click.command(help=command_help(__doc__))
+@click.argument("bundle", type=click.Path(path_type=Path))
+@click.option("--shape", type=click.Choice(tuple(SHAPES)), default="sdxl", show_default=True)
+@click.option("--precision", type=click.Choice(["fp16", "int8"]), default="fp16", show_default=True)
+@click.option("--depth", type=int, default=10, show_default=True, help="Transformer layers of the deepest blocks.")
+@click.option("--seed", type=int, default=0, show_default=True)
+def main(bundle: Path, shape: str, precision: str, depth: int, seed: int) -> None:
+    if bundle.exists():
+        raise click.UsageError(f"{bundle} is there already; name a new folder")
+    made = make(bundle.resolve(), precision, seed, SHAPES[shape].with_depth(depth), shape)
+    click.echo(json.dumps(made, indent=1))
 
 
 if __name__ == "__main__":

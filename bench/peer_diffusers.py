@@ -1,56 +1,129 @@
-"""diffusers on torch, fp32, channels last: the reference that people have, at its best on a processor."""
+"""diffusers on torch, channels last: the reference that people have, at its best on a processor and on a GPU.
+
+The checkpoint's pipeline in fp32; or, on the device that a job names, one of a bundle's shape with random weights that
+are drawn there, in float16 (on `cpu` in float32), and with torch.compile where the job asks for it.
+"""
 
 from __future__ import annotations
 
+import json
+import os
 import time
+from pathlib import Path
 from typing import Any
 
 import click
+import diffusers
+import torch
 
 from tintype.bench.job import Job
 from tintype.bench.worker import Figures
 
+# By component, where a bundle keeps its config.json.
+PLACES = {"unet": "unet", "vae": "vae_decoder", "text_encoder": "text_encoder", "text_encoder_2": "text_encoder_2"}
+
 
 class DiffusersPeer:
-    def __init__(self, pipeline: Any, job: Job) -> None:
-        self._pipeline = pipeline
-        self._job = job
+    def __init__(self, pipeline: Any, device: str) -> None:
+        self._pipeline, self._device = pipeline, device
+        self._on_cuda = device.startswith("cuda")
+        for part in (pipeline.unet, pipeline.vae):
+            part.to(memory_format=torch.channels_last)
+        pipeline.set_progress_bar_config(disable=True)
 
-    def picture(self, seed: int, steps: int | None = None) -> Figures:
-        import torch
-
+    def picture(self, seed: int, job: Job) -> Figures:
         ends: list[float] = []
 
-        def note_step(_pipeline: Any, _step: int, _timestep: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
+        def note_step(_pipeline: Any, step: int, _timestep: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
+            if step in (0, job.num_inference_steps - 1):  # a GPU is ahead of Python: between these it is left alone
+                self._synchronize()
             ends.append(time.perf_counter())
             return kwargs
 
+        started = time.perf_counter()
         self._pipeline(
-            self._job.prompt,
-            num_inference_steps=self._job.num_inference_steps if steps is None else steps,
-            guidance_scale=self._job.guidance_scale,
-            width=self._job.width,
-            height=self._job.height,
-            generator=torch.Generator().manual_seed(seed),
+            job.prompt,
+            num_inference_steps=job.num_inference_steps,
+            guidance_scale=job.guidance_scale,
+            width=job.width,
+            height=job.height,
+            generator=torch.Generator(self._device).manual_seed(seed),
             callback_on_step_end=note_step,
         )
-        # The first step has no start to measure from, so the rate of the others stands for all of them.
-        return {"denoise_seconds": (ends[-1] - ends[0]) * len(ends) / max(1, len(ends) - 1)}
+        self._synchronize()
+        # The first step has no start to measure from, so the rate of the others stands for all; of one step, nothing.
+        a_step = (ends[-1] - ends[0]) / (len(ends) - 1) if len(ends) > 1 else ends[0] - started
+        reserved = float(torch.cuda.max_memory_reserved()) if self._on_cuda else None
+        return {"denoise_seconds": a_step * len(ends), "torch_reserved_bytes": reserved}
+
+    def _synchronize(self) -> None:
+        if self._on_cuda:
+            torch.cuda.synchronize()
 
 
 def load(job: Job) -> DiffusersPeer:
-    """The checkpoint's pipeline, as its own documentation loads it, without the progress bar."""
-    import torch
-    from diffusers import StableDiffusionPipeline
-
-    if job.checkpoint is None:
-        raise click.UsageError("the diffusers peer needs --checkpoint, the folder that the bundle was exported from")
+    """The checkpoint's pipeline as its own documentation loads it, or one of the bundle's shape on the job's device."""
     if job.threads is not None:
         torch.set_num_threads(job.threads)
-    pipeline = StableDiffusionPipeline.from_pretrained(
-        job.checkpoint, dtype=torch.float32, safety_checker=None, requires_safety_checker=False
-    )
-    pipeline.unet.to(memory_format=torch.channels_last)
-    pipeline.vae.to(memory_format=torch.channels_last)
-    pipeline.set_progress_bar_config(disable=True)
-    return DiffusersPeer(pipeline, job)
+    if job.device is not None:
+        pipeline = random_pipeline(Path(job.model), job.device)
+    elif job.checkpoint is not None:
+        pipeline = diffusers.StableDiffusionPipeline.from_pretrained(
+            job.checkpoint, dtype=torch.float32, safety_checker=None, requires_safety_checker=False
+        )
+    else:
+        raise click.UsageError("the diffusers peer needs --checkpoint, the folder that the bundle was exported from")
+    peer = DiffusersPeer(pipeline, job.device or "cpu")
+    if job.compile is not None:
+        options: dict[str, Any] = {"backend": "eager"} if job.compile == "eager" else {"mode": job.compile}
+        pipeline.unet = torch.compile(pipeline.unet, fullgraph=True, **options)
+        pipeline.vae.decode = torch.compile(pipeline.vae.decode, **options)
+    return peer
+
+
+def random_pipeline(bundle: Path, device: str) -> Any:
+    """A diffusers pipeline of a bundle's shape with random weights, float16 on a GPU; sampled by Euler."""
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # it remarks on parts that aren't used here
+    import transformers
+
+    index = _json(bundle / "model_index.json")
+    parts: dict[str, Any] = {}
+    usual = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float32 if device == "cpu" else torch.float16)
+    try:
+        with torch.device(device):
+            for name, place in PLACES.items():
+                if name in index:
+                    parts[name] = random_module(index[name], _json(bundle / place / "config.json"))
+    finally:
+        torch.set_default_dtype(usual)
+    for name in ("tokenizer", "tokenizer_2"):
+        if name in index:
+            parts[name] = transformers.CLIPTokenizer.from_pretrained(bundle / name, local_files_only=True)
+    # XL's own VAE is decoded in float32 by default, these weights need it as little as the fixed VAEs that people use.
+    parts["vae"].register_to_config(force_upcast=False)
+    parts["scheduler"] = _scheduler(_json(bundle / "scheduler/scheduler_config.json"))
+    if index["_class_name"] == "StableDiffusionPipeline":
+        parts |= {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
+    return getattr(diffusers, index["_class_name"])(**parts).to(device)
+
+
+def random_module(library_and_class: tuple[str, str], config: dict[str, Any]) -> Any:
+    """A component as its config says, by the names that model_index.json has for it."""
+    import transformers
+
+    library, name = library_and_class
+    if library == "diffusers":
+        return getattr(diffusers, name).from_config(config).eval()
+    return getattr(transformers, name)(transformers.CLIPTextConfig(**config)).eval()
+
+
+def _scheduler(config: dict[str, Any]) -> Any:
+    kind = "EulerAncestral" if "Ancestral" in config.get("_class_name", "") else "Euler"
+    settings = {name: value for name, value in config.items() if not name.startswith("_")}
+    return getattr(diffusers, f"{kind}DiscreteScheduler").from_config(settings)
+
+
+def _json(path: Path) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return content

@@ -15,8 +15,8 @@ import numpy as np
 import openvino
 from numpy.typing import NDArray
 
-from tintype.bench.euler_loop import EulerPeer, latent_size
 from tintype.bench.job import Job
+from tintype.bench.peer_onnxruntime import EulerPeer, latent_size
 from tintype.bench.sd15_make import OPENVINO_FILES
 from tintype.bundle import open_bundle
 
@@ -27,9 +27,8 @@ class OpenVinoGraph:
     def __init__(self, file: Path, shapes: list[tuple[int, ...]], threads: int | None) -> None:
         core = openvino.Core()
         model = core.read_model(file)
-        model.reshape(
-            {port: openvino.PartialShape(list(shape)) for port, shape in zip(model.inputs, shapes, strict=True)}
-        )
+        ports = zip(model.inputs, shapes, strict=True)
+        model.reshape({port: openvino.PartialShape(list(shape)) for port, shape in ports})
         options: dict[str, Any] = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"}
         if threads is not None:
             options["INFERENCE_NUM_THREADS"] = threads
@@ -56,7 +55,7 @@ def load(job: Job) -> EulerPeer:
     }
     folder = Path(job.checkpoint)
     graphs = {role: OpenVinoGraph(file_in(folder, role), shapes[role], job.threads) for role in OPENVINO_FILES}
-    return EulerPeer(bundle, job, lambda role, inputs: graphs[role].run(inputs))
+    return EulerPeer(bundle, lambda role, inputs: graphs[role].run(inputs))
 
 
 def file_in(folder: Path, role: str) -> Path:

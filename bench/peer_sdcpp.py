@@ -21,46 +21,42 @@ class SdcppPeer:
     def __init__(self, job: Job) -> None:
         import stable_diffusion_cpp
 
-        self._job = job
+        if job.checkpoint is None:
+            raise click.UsageError("the stable-diffusion.cpp peer needs the checkpoint's folder")
+        threads = job.threads if job.threads is not None else -1
         self._model = stable_diffusion_cpp.StableDiffusion(
-            model_path=job.checkpoint,
-            n_threads=job.threads if job.threads is not None else -1,
-            vae_decode_only=True,
-            verbose=False,
+            model_path=job.checkpoint, n_threads=threads, vae_decode_only=True, verbose=False
         )
 
-    def picture(self, seed: int, steps: int | None = None) -> Figures:
+    def picture(self, seed: int, job: Job) -> Figures:
         """Steps are told apart by the callback at each one's end; so is what comes before and after them."""
-        job = self._job
-        ends: list[tuple[int, int, float]] = []
+        steps = job.num_inference_steps
+        ends: list[tuple[int, float]] = []
 
         def note(step: int, total: int, _seconds: float) -> None:
-            ends.append((step, total, time.perf_counter()))
+            if total == steps:
+                ends.append((step, time.perf_counter()))
 
-        chosen = job.num_inference_steps if steps is None else steps
         self._model.generate_image(
             prompt=job.prompt,
             width=job.width or SIDE,
             height=job.height or SIDE,
             sample_method="euler",
-            sample_steps=chosen,
+            sample_steps=steps,
             cfg_scale=job.guidance_scale,
             seed=seed,
             progress_callback=note,
         )
-        return loop_figures([(step, when) for step, total, when in ends if total == chosen], chosen)
+        return loop_figures(ends, steps)
 
 
 def loop_figures(ends: list[tuple[int, float]], steps: int) -> dict[str, float | None]:
     """The loop's seconds from when steps ended; where the start wasn't told, the others' rate stands for the first."""
-    seen = {step: when for step, when in ends if 0 <= step <= steps}
-    if len(seen) < 2:
+    times = {step: when for step, when in ends if 0 <= step <= steps}
+    if len(times) < 2:
         return {"denoise_seconds": None}
-    first, last = min(seen), max(seen)
-    return {"denoise_seconds": (seen[last] - seen[first]) * steps / (last - first)}
+    first, last = min(times), max(times)
+    return {"denoise_seconds": (times[last] - times[first]) * steps / (last - first)}
 
 
-def load(job: Job) -> SdcppPeer:
-    if job.checkpoint is None:
-        raise click.UsageError("the stable-diffusion.cpp peer needs the checkpoint's folder")
-    return SdcppPeer(job)
+load = SdcppPeer

@@ -9,22 +9,17 @@ table of the same kind of processor and number of threads is replaced, all other
 from __future__ import annotations
 
 import json
-import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 import numpy as np
+import onnx
 from numpy.typing import NDArray
 
-from tintype.engine.build.measure import layer_costs
-from tintype.engine.device.abilities import abilities
-from tintype.engine.device.machine import processor_kind
-from tintype.engine.device.providers import TARGETS
-
-if TYPE_CHECKING:
-    import onnx
+from tintype.bench.peer_rates import graph_of, rounded
+from tintype.engine import has_ability, layer_costs, processor_kind, resolve_provider
 
 DEFAULT = Path(__file__).resolve().parents[1] / "kernels" / "priors.json"
 # Input channels, output channels and the side of a square picture, or of the small one that is upsampled.
@@ -55,12 +50,12 @@ AFFINES = ((64, 64), (256, 64), (256, 192), (1024, 320), (4096, 320), (4096, 512
 @click.option("--processor", help="The kind to write down [default: this machine's].")
 def main(threads: tuple[int, ...], out: Path, processor: str | None) -> None:
     """Time layers and write the table of this kind of processor into --out."""
-    cpu = TARGETS["cpu"]
+    cpu = resolve_provider("cpu")
     kind = processor or processor_kind()
     stored = json.loads(out.read_text(encoding="utf-8")) if out.exists() else {"tables": []}
     for count in threads:
         rows = []
-        for label, model in models("mixed_products" in abilities(cpu)):
+        for label, model in models(has_ability(cpu, "mixed_products")):
             for layer_kind, size, ways in layer_costs(model, cpu, threads=count):
                 best = min(seconds for seconds, _, _ in ways.values())
                 click.echo(f"{label:<40} {layer_kind:<28} {best * 1e3:9.3f} ms {min(ways, key=lambda w: ways[w][0])}")
@@ -83,126 +78,76 @@ def _text(stored: dict[str, list[dict[str, object]]]) -> str:
 
 def models(mixed_products: bool) -> Iterator[tuple[str, onnx.ModelProto]]:
     """A name and a canonical graph of one layer each. mixed_products: int8 weights stay so, see `unsigned_weights`."""
-    for inputs, outputs, side in CONVOLUTIONS:
-        for rounded in (False, True):
-            yield f"conv {inputs} {outputs} {side}", _convolution(inputs, outputs, side, False, rounded, mixed_products)
-    for inputs, outputs, side in UPSAMPLED:
-        for rounded in (False, True):
-            yield f"up {inputs} {outputs} {side}", _convolution(inputs, outputs, side, True, rounded, mixed_products)
+    for convolutions, is_upsampled in ((CONVOLUTIONS, False), (UPSAMPLED, True)):
+        for inputs, outputs, side in convolutions:
+            for is_rounded in (False, True):
+                nodes, constants = _convolution(inputs, outputs, is_upsampled, is_rounded, mixed_products)
+                label = f"{'up' if is_upsampled else 'conv'} {inputs} {outputs} {side}"
+                yield label, _model(nodes, [1, inputs, side, side], constants)
     for rows, inputs, outputs in PRODUCTS:
-        yield f"product {rows} {inputs} {outputs}", _product(rows, inputs, outputs, mixed_products)
+        constants = _integers(_weight(inputs, outputs), mixed_products) | {"bias": np.zeros(outputs, np.float32)}
+        nodes = f"{_WEIGHT.format(axis=1)} product = MatMul(x, weight) y = Add(product, bias)"
+        yield f"product {rows} {inputs} {outputs}", _model(nodes, [1, rows, inputs], constants)
     for rows, width in HEADS:
-        yield f"qkv {rows} {width}", _heads(rows, width)
+        constants = {name: _weight(width, width) for name in ("query", "key", "value")}
+        nodes = "q = MatMul(x, query) k = MatMul(x, key) v = MatMul(x, value) "
+        nodes += "y = com.microsoft.MultiHeadAttention<num_heads=8>(q, k, v)"
+        yield f"qkv {rows} {width}", _model(nodes, [1, rows, width], constants, output=[1, rows, width])
     for pixels, channels in AFFINES:
-        yield f"affine {pixels} {channels}", _affine(pixels, channels)
+        constants = {name: np.ones((1, channels, 1, 1), np.float32) for name in ("scale", "shift")}
+        nodes = "scaled = Mul(x, scale) y = Add(scaled, shift)"
+        yield f"affine {pixels} {channels}", _model(nodes, [1, channels, pixels // 8, 8], constants)
+
+
+_WEIGHT = "weight = DequantizeLinear<axis={axis}>(integers, scale, zero)"
+_RESIZE = (
+    'wide = Resize<mode="nearest", nearest_mode="floor", coordinate_transformation_mode="asymmetric">(x, , sizes) '
+)
 
 
 def _convolution(
-    inputs: int, outputs: int, side: int, upsampled: bool, rounded: bool, mixed_products: bool
-) -> onnx.ModelProto:
-    from onnx import helper
-
-    random = np.random.default_rng(0)
-    weight = (random.standard_normal((outputs, inputs, 3, 3)) / np.sqrt(9 * inputs)).astype(np.float32)
-    source = "wide" if upsampled else "x"
-    nodes = []
-    constants: dict[str, NDArray[Any]] = {}
-    if upsampled:
-        constants["sizes"] = np.array([1, 1, 2, 2], np.float32)
-        nodes.append(
-            helper.make_node(
-                "Resize",
-                ["x", "", "sizes"],
-                ["wide"],
-                mode="nearest",
-                nearest_mode="floor",
-                coordinate_transformation_mode="asymmetric",
-            )
-        )
-    pads = [1, 1, 1, 1]
-    if not rounded:
-        constants |= {"weight": weight, "bias": np.zeros(outputs, np.float32)}
-        nodes.append(helper.make_node("Conv", [source, "weight", "bias"], ["y"], name="layer", pads=pads))
-    else:
-        constants |= _integers(weight.reshape(outputs, -1).T, mixed_products, outputs)
-        constants["integers"] = np.ascontiguousarray(constants["integers"].T).reshape(weight.shape)
-        constants |= {"step": np.array(8 / 255, np.float32), "middle": np.array(128, np.uint8)}
-        nodes += [
-            helper.make_node("QuantizeLinear", [source, "step", "middle"], ["xq"]),
-            helper.make_node("DequantizeLinear", ["xq", "step", "middle"], ["xd"]),
-            helper.make_node("DequantizeLinear", ["integers", "scale", "zero"], ["weight"], axis=0),
-            helper.make_node("Conv", ["xd", "weight"], ["c"], name="layer", pads=pads),
-            helper.make_node("QuantizeLinear", ["c", "step", "middle"], ["cq"]),
-            helper.make_node("DequantizeLinear", ["cq", "step", "middle"], ["y"]),
-        ]
-    return _model(nodes, {"x": [1, inputs, side, side]}, constants)
+    inputs: int, outputs: int, is_upsampled: bool, is_rounded: bool, mixed_products: bool
+) -> tuple[str, dict[str, NDArray[Any]]]:
+    """Nodes and constants of a 3x3 convolution in float or in integers, of x or of x upsampled."""
+    weight, source = _weight(9 * inputs, outputs), "wide" if is_upsampled else "x"
+    nodes = _RESIZE if is_upsampled else ""
+    constants: dict[str, NDArray[Any]] = {"sizes": np.array([1, 1, 2, 2], np.float32)} if is_upsampled else {}
+    if not is_rounded:
+        constants |= {"weight": _kernel(weight), "bias": np.zeros(outputs, np.float32)}
+        return nodes + f"y = Conv<pads=[1, 1, 1, 1]>({source}, weight, bias)", constants
+    constants |= _integers(weight, mixed_products)
+    constants["integers"] = _kernel(constants["integers"])
+    constants |= {"step": np.array(8 / 255, np.float32), "middle": np.array(128, np.uint8)}
+    nodes += f"xq = QuantizeLinear({source}, step, middle) xd = DequantizeLinear(xq, step, middle) "
+    nodes += f"{_WEIGHT.format(axis=0)} c = Conv<pads=[1, 1, 1, 1]>(xd, weight) "
+    return nodes + "cq = QuantizeLinear(c, step, middle) y = DequantizeLinear(cq, step, middle)", constants
 
 
-def _product(rows: int, inputs: int, outputs: int, mixed_products: bool) -> onnx.ModelProto:
-    from onnx import helper
-
-    weight = (np.random.default_rng(0).standard_normal((inputs, outputs)) / np.sqrt(inputs)).astype(np.float32)
-    nodes = [
-        helper.make_node("DequantizeLinear", ["integers", "scale", "zero"], ["weight"], axis=1),
-        helper.make_node("MatMul", ["x", "weight"], ["product"], name="layer"),
-        helper.make_node("Add", ["product", "bias"], ["y"]),
-    ]
-    constants = _integers(weight, mixed_products, outputs) | {"bias": np.zeros(outputs, np.float32)}
-    return _model(nodes, {"x": [1, rows, inputs]}, constants)
+def _weight(inputs: int, outputs: int) -> NDArray[np.float32]:
+    return (np.random.default_rng(0).standard_normal((inputs, outputs)) / np.sqrt(inputs)).astype(np.float32)
 
 
-def _heads(rows: int, width: int) -> onnx.ModelProto:
-    from onnx import helper
-
-    random = np.random.default_rng(0)
-    nodes, constants = [], {}
-    for name in ("query", "key", "value"):
-        constants[name] = (random.standard_normal((width, width)) / np.sqrt(width)).astype(np.float32)
-        nodes.append(helper.make_node("MatMul", ["x", name], [f"{name}_out"], name=name))
-    names = [f"{name}_out" for name in ("query", "key", "value")]
-    nodes.append(helper.make_node("MultiHeadAttention", names, ["y"], domain="com.microsoft", num_heads=8))
-    return _model(nodes, {"x": [1, rows, width]}, constants, output=[1, rows, width])
+def _kernel(weight: NDArray[Any]) -> NDArray[Any]:
+    """(9 inputs, outputs) as a convolution has it: (outputs, inputs, 3, 3)."""
+    return np.ascontiguousarray(weight.T).reshape(weight.shape[1], -1, 3, 3)
 
 
-def _affine(pixels: int, channels: int) -> onnx.ModelProto:
-    from onnx import helper
-
-    constants = {name: np.ones((1, channels, 1, 1), np.float32) for name in ("scale", "shift")}
-    nodes = [
-        helper.make_node("Mul", ["x", "scale"], ["scaled"], name="layer"),
-        helper.make_node("Add", ["scaled", "shift"], ["y"]),
-    ]
-    return _model(nodes, {"x": [1, channels, pixels // 8, 8]}, constants)
-
-
-def _integers(weight: NDArray[np.float32], mixed_products: bool, outputs: int) -> dict[str, NDArray[Any]]:
+def _integers(weight: NDArray[np.float32], mixed_products: bool) -> dict[str, NDArray[Any]]:
     """A weight (inputs, outputs) as 8-bit integers with a scale for each output, as a build has them here."""
-    scale = (np.abs(weight).max(axis=0) / 127).astype(np.float32)
-    integers = np.rint(weight / scale)
+    integers, scale = rounded(weight)
     kind, zero = (np.int8, 0) if mixed_products else (np.uint8, 128)
-    return {"integers": (integers + zero).astype(kind), "scale": scale, "zero": np.full(outputs, zero, kind)}
+    return {"integers": (integers + zero).astype(kind), "scale": scale, "zero": np.full(len(scale), zero, kind)}
 
 
 def _model(
-    nodes: list[onnx.NodeProto],
-    inputs: dict[str, list[int]],
-    constants: Mapping[str, NDArray[Any]],
-    output: list[int] | None = None,
+    nodes: str, shape: list[int | str], constants: dict[str, NDArray[Any]], output: list[int] | None = None
 ) -> onnx.ModelProto:
-    import onnx
-    from onnx import TensorProto, helper, numpy_helper
-
-    graph = helper.make_graph(
-        nodes,
-        "layer",
-        [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in inputs.items()],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, output)],
-        [numpy_helper.from_array(np.asarray(array), name) for name, array in constants.items()],
-    )
-    opsets = [helper.make_opsetid("", 23), helper.make_opsetid("com.microsoft", 1)]
-    model = helper.make_model(graph, opset_imports=opsets, ir_version=10)
+    """With every value's shape."""
+    model = graph_of(nodes, shape, constants)
+    if output is not None:
+        model.graph.output[0].CopyFrom(onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, output))
     return onnx.shape_inference.infer_shapes(model, data_prop=True)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

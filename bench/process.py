@@ -1,15 +1,16 @@
-"""A fresh process, from spawn to exit: wall-clock seconds, peak memory, and what it imported."""
+"""A fresh process, from spawn to exit: wall-clock seconds, peak memory, what others took meanwhile, what it said."""
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import os
 import re
-import select
 import shutil
 import subprocess
 import sys
 import tempfile
-import time
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,56 +18,70 @@ from pathlib import Path
 import click
 import psutil
 
+from tintype.engine import Reading, others_share
+
 POLL_SECONDS = 0.01
+_ON_LINUX = Path("/proc/self/status").exists()
 
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """One finished process."""
+    """One finished process; memory is None where it could not be told."""
 
     seconds: float
-    peak_rss_bytes: int | None  # with its children's, as a maximum and not a sum; None where it could not be told
+    exit_code: int
     stdout: str
     stderr: str
+    own_peak_bytes: int | None  # its own
+    peak_rss_bytes: int | None  # the largest of it and its children, each by itself
+    together_peak_bytes: int | None  # what it and its children had resident at once, file-mapped pages included
+    others_share: float | None  # of all processors' time
+    was_killed: bool = False
 
 
-def tintype_command() -> list[str]:
-    """The installed `tintype`, the one that belongs to this Python."""
+def tintype_command(*arguments: str) -> list[str]:
+    """The installed `tintype`, the one that belongs to this Python, with arguments."""
     script = shutil.which("tintype", path=str(Path(sys.executable).parent))
-    return [script] if script else [sys.executable, "-m", "tintype"]
+    return [*([script] if script else [sys.executable, "-m", "tintype"]), *arguments]
 
 
 def run_process(
     command: Sequence[str],
     environment: Mapping[str, str] | None = None,
     *,
-    with_children: bool = True,
     refusable: bool = False,
+    kill_after: float | None = None,
 ) -> Run:
     """Run a command to its end. Raises ClickException with what it said when it fails.
 
-    with_children: the peak is the largest of the family's; else the process's own, where the system tells it apart.
-    refusable: a failure that is told on stdout, as with --json, is an answer too.
+    refusable: a failure that is told on stdout, as with --json, is an answer too. kill_after: seconds after which it is
+    killed with its children; then any end is an answer.
     """
     merged = {**os.environ, **(environment or {})}
+    was_killed = False
     with tempfile.TemporaryFile("w+", encoding="utf-8") as out, tempfile.TemporaryFile("w+", encoding="utf-8") as err:
-        started = time.perf_counter()
+        before, worked = Reading.now(), _children_seconds()
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=out, stderr=err, env=merged)
+        memory = FamilyMemory(process.pid)
         try:
-            peak = _wait(process, with_children)
-        except BaseException:
-            process.kill()
-            process.wait()
-            raise
-        seconds = time.perf_counter() - started
+            process.wait(kill_after)
+        except subprocess.TimeoutExpired:
+            was_killed = True
+        finally:
+            if process.poll() is None:
+                kill_family(process)
+            memory.stop()
+        after = Reading.now()
+        after = dataclasses.replace(after, own_seconds=after.own_seconds + _children_seconds() - worked)
         out.seek(0)
         err.seek(0)
-        finished = Run(seconds, peak, out.read(), err.read())
-    if process.returncode != 0 and not (refusable and finished.stdout.strip()):
-        raise click.ClickException(
-            f"{' '.join(command[:3])} ended with {process.returncode}: {finished.stderr.strip()[-400:]}"
-        )
-    return finished
+        said, complained = out.read(), err.read()
+    code = process.returncode
+    if code != 0 and kill_after is None and not (refusable and said.strip()):
+        raise click.ClickException(f"{' '.join(command[:3])} ended with {code}: {complained.strip()[-400:]}")
+    peaks = (memory.own or None, memory.largest or None, memory.together or None)
+    seconds = after.wall_seconds - before.wall_seconds
+    return Run(seconds, code, said, complained, *peaks, others_share(before, after), was_killed)
 
 
 def imported_modules(command: Sequence[str], environment: Mapping[str, str] | None = None) -> frozenset[str]:
@@ -76,61 +91,72 @@ def imported_modules(command: Sequence[str], environment: Mapping[str, str] | No
     return frozenset(name.partition(".")[0] for name in names)
 
 
-def _wait(process: subprocess.Popen[bytes], with_children: bool) -> int | None:
-    """Wait for the process; returns its peak resident bytes."""
-    if Path("/proc/self/status").exists():
-        return _watch_peak(process, with_children)
-    if not hasattr(os, "wait4"):
-        return _poll_peak(process)
-    _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    return usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-
-
-def _watch_peak(process: subprocess.Popen[bytes], with_children: bool) -> int | None:
-    """Linux keeps each program's own peak, VmHWM; read it until the process is gone, its children's too.
-
-    Not ru_maxrss, which outlives exec: a child smaller than this process would have this process's figure.
-    """
-    peak = 0
-    ended = os.pidfd_open(process.pid)
-    try:
-        while not select.select([ended], [], [], POLL_SECONDS)[0]:
-            watched = _family(process.pid) if with_children else [process.pid]
-            peak = max([peak, *map(_high_water_bytes, watched)])
-    finally:
-        os.close(ended)
+def kill_family(process: subprocess.Popen[bytes]) -> None:
+    """Kill a process and its children, and wait for it."""
+    family = psutil.Process(process.pid).children(recursive=True)
+    process.kill()
+    for child in family:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            child.kill()
     process.wait()
-    return peak or None
 
 
-def _family(pid: int) -> list[int]:
-    """A process and its descendants."""
-    try:
-        children = Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii").split()
-    except OSError:  # gone, or a kernel without this file
-        children = []
-    return [pid, *(member for child in children for member in _family(int(child)))]
+class FamilyMemory:
+    """Peak memory of a process and its children until `stop`, watched by a thread; 0 where it could not be seen."""
+
+    def __init__(self, pid: int) -> None:
+        self.own = self.largest = self.together = 0
+        self._pid = pid
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._ended.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        while not self._ended.wait(POLL_SECONDS):
+            memory = [_memory(pid) for pid in _family(self._pid)]
+            self.own = max(self.own, memory[0][0])
+            self.largest = max(self.largest, *(peak for peak, _ in memory))
+            self.together = max(self.together, sum(resident for _, resident in memory))
 
 
-def _high_water_bytes(pid: int) -> int:
+def status_bytes(field: str, pid: int | str = "self") -> int | None:
+    """A size in /proc/PID/status, as Linux has it; None elsewhere, or when the process is gone."""
     try:
         status = Path(f"/proc/{pid}/status").read_text(encoding="ascii", errors="replace")
     except OSError:
-        return 0
-    found = re.search(r"^VmHWM:\s+(\d+) kB$", status, re.MULTILINE)
-    return int(found[1]) * 1024 if found else 0
+        return None
+    size = re.search(rf"^{field}:\s+(\d+) kB$", status, re.MULTILINE)
+    return int(size[1]) * 1024 if size else None
 
 
-def _poll_peak(process: subprocess.Popen[bytes]) -> int | None:
-    """Windows keeps each process's peak; read it until the process is gone."""
-    peak = 0
-    watched = psutil.Process(process.pid)
-    while process.poll() is None:
-        try:
-            peak = max(peak, watched.memory_info().peak_wset)
-        except psutil.NoSuchProcess:
-            break
-        time.sleep(POLL_SECONDS)
-    process.wait()
-    return peak or None
+def _memory(pid: int) -> tuple[int, int]:
+    """Peak and present resident bytes of one process.
+
+    Linux keeps each program's own peak, VmHWM. Not ru_maxrss, which outlives exec: a child smaller than this process
+    would have this process's figure. Windows keeps a peak too; elsewhere the present is all that is told.
+    """
+    if _ON_LINUX:
+        return status_bytes("VmHWM", pid) or 0, status_bytes("VmRSS", pid) or 0
+    with contextlib.suppress(psutil.Error):
+        info = psutil.Process(pid).memory_info()
+        return getattr(info, "peak_wset", info.rss), info.rss
+    return 0, 0
+
+
+def _family(pid: int) -> list[int]:
+    """A process and its descendants, where Linux names them; else itself, for looking through all takes its time."""
+    try:
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii").split()
+    except OSError:  # gone, or a system without this file
+        return [pid]
+    return [pid, *(member for child in children for member in _family(int(child)))]
+
+
+def _children_seconds() -> float:
+    """Processor seconds of this process's children that have ended, and of theirs."""
+    times = os.times()
+    return times.children_user + times.children_system

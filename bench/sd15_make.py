@@ -1,17 +1,12 @@
 """What comparisons at the size of Stable Diffusion 1.5 run on, made once into a folder: random weights in every form.
 
-    checkpoint/       a diffusers folder, fp32 (the weights of tintype.bench.export_sd15)
-    fp32/ and int8/   Tintype bundles; int8 is calibrated on two denoising steps, as many as random weights repay
-    openvino-f32/     intermediate representations converted from the torch modules, fp32
-    openvino-int8/    those after NNCF's post-training quantization of the UNet and the decoder
-    sdcpp/            the checkpoint with the names that stable-diffusion.cpp knows
-
 A part that is there is left as it is. Each is made beside its place and renamed when it is whole, in a process of
 its own, so that a run that was broken off goes on where it stopped and no part's memory burdens the next.
 """
 
 from __future__ import annotations
 
+import functools
 import json
 import shutil
 import subprocess
@@ -22,12 +17,12 @@ from pathlib import Path
 from typing import Any
 
 import click
-import numpy as np
+from numpy.typing import NDArray
 
-from tintype.bench.export_sd15 import MAKE_CHECKPOINT
+from tintype.bench.job import GraphJob
+from tintype.bench.peer_graphs import graph_inputs
 
 LATENT_SIDE = 64  # latent cells
-TOKENS, EMBEDDING = 77, 768
 CALIBRATION_SAMPLES = 2
 OPENVINO_FILES = {"text_encoder": "text_encoder.xml", "denoiser": "unet.xml", "vae_decoder": "vae_decoder.xml"}
 QUANTIZED = ("denoiser", "vae_decoder")
@@ -45,7 +40,7 @@ def make(folder: Path, chosen: tuple[str, ...] = ()) -> dict[str, float]:
         partial = folder / f".partial-{name}"
         shutil.rmtree(partial, ignore_errors=True)
         command = [sys.executable, "-m", "tintype.bench.sd15_make", name, str(folder), str(partial)]
-        if subprocess.run(command, check=False).returncode != 0:
+        if subprocess.run(command, check=False, stdout=subprocess.DEVNULL).returncode != 0:
             raise click.ClickException(f"{name} could not be made; what it said is above")
         partial.rename(folder / name)
         seconds[name] = round(time.perf_counter() - started, 1)
@@ -54,24 +49,22 @@ def make(folder: Path, chosen: tuple[str, ...] = ()) -> dict[str, float]:
 
 
 def _make_checkpoint(folder: Path, into: Path) -> None:
-    subprocess.run([sys.executable, "-c", MAKE_CHECKPOINT, str(into)], check=True, stdout=subprocess.DEVNULL)
+    """A diffusers folder, fp32."""
+    from tintype.bench.make_sdxl import make_checkpoint
+    from tintype.bench.shapes import SD15_PNDM
+
+    print(json.dumps({"unet_parameters": make_checkpoint(into, SD15_PNDM)["unet"]}))
 
 
-def _make_bundle(precision: str) -> Callable[[Path, Path], None]:
+def _make_bundle(precision: str, folder: Path, into: Path) -> None:
     """An export like any other, gates and all, with the least denoising behind its ranges."""
+    from tintype.export import Effort, export_bundle
 
-    def make_it(folder: Path, into: Path) -> None:
-        from tintype.export import Effort, export_bundle
-
-        effort = Effort(
-            steps=2, calibration_prompts=1, gate_prompts=1, gate_calls=1, latent_size=LATENT_SIDE, damage_seconds=1.0
-        )
-        report = export_bundle(
-            folder / "checkpoint", into, precision=precision, name=f"sd15-{precision}", effort=effort
-        )
-        print(json.dumps(report.as_dict()), file=sys.stderr)
-
-    return make_it
+    least = {"steps": 2, "calibration_prompts": 1, "gate_prompts": 1, "gate_calls": 1}
+    effort = Effort(**least, latent_size=LATENT_SIDE, damage_seconds=1.0)
+    name = f"sd15-{precision}"
+    report = export_bundle(folder / "checkpoint", into, precision=precision, name=name, effort=effort)
+    print(json.dumps(report.as_dict()), file=sys.stderr)
 
 
 def _make_openvino(folder: Path, into: Path) -> None:
@@ -90,7 +83,7 @@ def _make_openvino(folder: Path, into: Path) -> None:
     }
     into.mkdir()
     for role, file in OPENVINO_FILES.items():
-        inputs = example_inputs(role, batch=2, embedding=int(checkpoint.configs["text_encoder"]["hidden_size"]))
+        inputs = example_inputs(role, 2, int(checkpoint.configs["text_encoder"]["hidden_size"]))
         example = {name: torch.from_numpy(array) for name, array in inputs.items()}
         with torch.inference_mode():
             model = openvino.convert_model(loaders[role]().eval(), example_input=example)
@@ -105,7 +98,7 @@ def _make_openvino_int8(folder: Path, into: Path) -> None:
     into.mkdir()
     for role in QUANTIZED:
         model = openvino.Core().read_model(folder / "openvino-f32" / OPENVINO_FILES[role])
-        samples = [example_inputs(role, batch=1, seed=seed) for seed in range(CALIBRATION_SAMPLES)]
+        samples = [example_inputs(role, 1, seed=seed) for seed in range(CALIBRATION_SAMPLES)]
         quantized = nncf.quantize(
             model,
             nncf.Dataset(samples, lambda sample: list(sample.values())),
@@ -114,6 +107,12 @@ def _make_openvino_int8(folder: Path, into: Path) -> None:
         )
         openvino.save_model(quantized, into / OPENVINO_FILES[role], compress_to_fp16=False)
         del model, quantized
+
+
+def example_inputs(role: str, batch: int, embedding: int = 768, seed: int = 0) -> dict[str, NDArray[Any]]:
+    """Inputs of one role in the order of the graph's: noise of unit variance, as the real ones have."""
+    job = GraphJob(runtime="openvino", model="", role=role, batch=batch, embedding=embedding)
+    return graph_inputs(job, seed)
 
 
 def _make_sdcpp(folder: Path, into: Path) -> None:
@@ -128,27 +127,10 @@ def _make_sdcpp(folder: Path, into: Path) -> None:
         (into / part).symlink_to(Path("..") / "checkpoint" / part, target_is_directory=True)
 
 
-def example_inputs(
-    role: str, *, batch: int, seed: int = 0, embedding: int = EMBEDDING
-) -> dict[str, np.ndarray[Any, Any]]:
-    """Inputs of one role in the order of the graph's: noise of unit variance, as the real ones have."""
-    random = np.random.default_rng(seed)
-    if role == "text_encoder":
-        return {"input_ids": random.integers(0, 256, (batch, TOKENS), dtype=np.int64)}
-    latents = random.standard_normal((batch, 4, LATENT_SIDE, LATENT_SIDE), dtype=np.float32)
-    if role == "vae_decoder":
-        return {"latent_sample": latents}
-    return {
-        "sample": latents,
-        "timestep": np.array([float(random.integers(1, 1000))], dtype=np.float32),
-        "encoder_hidden_states": random.standard_normal((batch, TOKENS, embedding), dtype=np.float32),
-    }
-
-
 PARTS: dict[str, Callable[[Path, Path], None]] = {
     "checkpoint": _make_checkpoint,
-    "fp32": _make_bundle("fp32"),
-    "int8": _make_bundle("int8"),
+    "fp32": functools.partial(_make_bundle, "fp32"),
+    "int8": functools.partial(_make_bundle, "int8"),
     "openvino-f32": _make_openvino,
     "openvino-int8": _make_openvino_int8,
     "sdcpp": _make_sdcpp,

@@ -1,136 +1,119 @@
-"""Whole pictures at the size of Stable Diffusion 1.5: Tintype, the same loop over OpenVINO, stable-diffusion.cpp.
-
-A peer may be given fewer steps than the picture has, where it takes minutes; then its picture is what it took outside
-the loop and its seconds a step times the picture's steps, and the report says so (`projected_from_steps`).
-"""
+"""Whole pictures at the size of Stable Diffusion 1.5: beside OpenVINO and stable-diffusion.cpp, and the first ever."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tintype.bench.bars import RatioBar, verdict
-from tintype.bench.figures import summary
-from tintype.bench.job import PROMPT, Job
-from tintype.bench.peers import OUTSIDE_BAR
-from tintype.bench.turns import Seat, Taken, take_turns
+from tintype.bench.command import fresh_commands
+from tintype.bench.figures import Table, Verdict, add_ratios, judge_outside, judge_ratios, summary, verdict
+from tintype.bench.job import Job, build_arguments
+from tintype.bench.runner import Measured, Peer, Schedule, measure
 
 SDCPP = "stable-diffusion.cpp"
 PEERS = ("openvino-f32", "openvino-int8", SDCPP)
-WARM_STEPS = 1
-
+# The worker, bundle, source of weights and exactness of each contestant, in the forms that `make` leaves.
+SOURCES: dict[str, tuple[str, str, str, str | None]] = {
+    "openvino-f32": ("openvino", "fp32", "openvino-f32", None),
+    "openvino-int8": ("openvino", "fp32", "openvino-int8", None),
+    SDCPP: (SDCPP, "fp32", "sdcpp", None),
+    "tintype-exact": ("tintype", "fp32", "checkpoint", "exact"),
+    "tintype-balanced": ("tintype", "int8", "checkpoint", "balanced"),
+}
 RATIO_BARS = (
-    RatioBar("tintype-exact", "openvino-f32", 0.70),
-    RatioBar("tintype-balanced", "openvino-f32", 0.50),
-    RatioBar("tintype-balanced", "openvino-int8", 1.0),
-    RatioBar("tintype-exact", SDCPP, 0.35),
-    RatioBar("tintype-balanced", SDCPP, 0.35),
+    ("tintype-exact", "openvino-f32", 0.70),
+    ("tintype-balanced", "openvino-f32", 0.50),
+    ("tintype-balanced", "openvino-int8", 1.0),
+    ("tintype-exact", SDCPP, 0.35),
+    ("tintype-balanced", SDCPP, 0.35),
 )
+COLD_TIMES, COLD_SECONDS = 1.5, 10.0  # a first picture takes at most so many times a later one, and so much more
+COLUMNS = {
+    "seconds": "{:8.2f} s a picture",
+    "seconds_a_step": "{:.2f} s a step",
+    "ratio_to_openvino-f32": "{:.2f}x OpenVINO f32",
+    "projected_from_steps": "projected from {} steps",
+}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PicturePlan:
-    """What is measured; the size is pixels, width first."""
-
-    folder: Path
-    size: tuple[int, int] = (512, 512)
-    num_inference_steps: int = 20
-    guidance_scale: float = 7.5
-    exactness: tuple[str, ...] = ("exact", "balanced")
-    peers: tuple[str, ...] = PEERS
-    measured_steps: int | None = None  # of each peer's picture; None: all of them
-    sdcpp_steps: int | None = None  # of stable-diffusion.cpp's; None: as many as the others
-    rounds: int = 3
-    threads: int | None = 2
-    lock: Path | None = None
-    patience_seconds: float = 0.0  # for each picture to be had without other processes disturbing it
+def picture_job(folder: Path, name: str, size: tuple[int, int], steps: int, threads: int | None) -> Job:
+    """A contestant's job; the size is pixels, width first."""
+    _, bundle, source, exactness = SOURCES[name]
+    width, height = size
+    return Job(
+        model=str(folder / bundle), checkpoint=str(folder / source), num_inference_steps=steps, width=width,
+        height=height, threads=threads, sampler="euler", exactness=exactness,
+    )  # fmt: skip
 
 
-def measure_picture(plan: PicturePlan) -> dict[str, Any]:
-    """One picture a peer and round, after one of a single step that warms up."""
-    seats = seats_of(plan)
-    taken = take_turns(seats, plan.rounds, 1, plan.lock, plan.patience_seconds)
-    table = {
-        name: picture_figures(turns, _steps(seats[name]), plan.num_inference_steps) for name, turns in taken.items()
-    }
-    for figures in table.values():
-        for reference in plan.peers:
-            ratio = figures["seconds"]["median"] / table[reference]["seconds"]["median"]
-            figures[f"ratio_to_{reference}"] = round(ratio, 4)
+def peer_jobs(
+    folder: Path, *, size: tuple[int, int] = (512, 512), num_inference_steps: int = 20, peers: Sequence[str] = PEERS,
+    exactness: Sequence[str] = ("exact", "balanced"), measured_steps: int | None = None, sdcpp_steps: int | None = None,
+    threads: int | None = 2,
+) -> dict[str, Job]:  # fmt: skip
+    """Every contestant's job. measured_steps: fewer for every peer, and sdcpp_steps for stable-diffusion.cpp."""
+    steps = dict.fromkeys((*peers, *(f"tintype-{each}" for each in exactness)), measured_steps or num_inference_steps)
+    if SDCPP in steps:
+        steps[SDCPP] = sdcpp_steps or steps[SDCPP]
+    return {name: picture_job(folder, name, size, count, threads) for name, count in steps.items()}
+
+
+def measure_picture(jobs: dict[str, Job], schedule: Schedule, steps: int) -> dict[str, Any]:
+    """One picture a peer and round, after one of a single step that warms up; ours of builds that are timed.
+
+    steps: of the whole picture. A peer whose job has fewer, because it takes minutes, is projected: what it took
+    outside the loop, and its seconds a step times the picture's steps (`projected_from_steps`).
+    """
+    measured = measure({name: contestant(name, job) for name, job in jobs.items()}, schedule)
+    table = {name: picture_figures(made, jobs[name].num_inference_steps, steps) for name, made in measured.items()}
+    for reference in PEERS:
+        add_ratios(table, reference, f"ratio_to_{reference}")
     return {"peers": table, "bars": judge(table)}
 
 
-def seats_of(plan: PicturePlan) -> dict[str, Seat]:
-    """Every runtime's job, on the forms that `make` left in the folder."""
-    kinds = {
-        "openvino-f32": ("openvino", "fp32", "openvino-f32", None),
-        "openvino-int8": ("openvino", "fp32", "openvino-int8", None),
-        SDCPP: (SDCPP, "fp32", "sdcpp", None),
-        "tintype-exact": ("tintype", "fp32", "checkpoint", "exact"),
-        "tintype-balanced": ("tintype", "int8", "checkpoint", "balanced"),
-    }
-    seats = {}
-    for name in (*plan.peers, *(f"tintype-{exactness}" for exactness in plan.exactness)):
-        kind, bundle, source, exactness = kinds[name]
-        fewer = (plan.sdcpp_steps if name == SDCPP else None) or plan.measured_steps
-        job = Job(
-            model=str(plan.folder / bundle),
-            checkpoint=str(plan.folder / source),
-            prompt=PROMPT,
-            num_inference_steps=fewer or plan.num_inference_steps,
-            guidance_scale=plan.guidance_scale,
-            width=plan.size[0],
-            height=plan.size[1],
-            threads=plan.threads,
-            sampler="euler",
-            exactness=exactness,
-        )
-        # A warm-up picture of stable-diffusion.cpp would cost minutes and gain nothing: it keeps no pools or caches.
-        seats[name] = Seat(kind, job, warm_steps=WARM_STEPS, warm_ups=int(name != SDCPP), opens_cold=kind == "tintype")
-    return seats
+def contestant(name: str, job: Job) -> Peer:
+    """A warm-up picture of stable-diffusion.cpp would cost minutes and gain nothing: it keeps no pools or caches."""
+    kind = SOURCES[name][0]
+    warm_ups = () if name == SDCPP else ({"num_inference_steps": 1},)
+    return Peer(kind, job, warm_ups=warm_ups, build=build_arguments(job) if kind == "tintype" else ())
 
 
-def picture_figures(turns: Taken, steps: int, wanted: int) -> dict[str, Any]:
+def picture_figures(made: Measured, steps: int, wanted: int) -> dict[str, Any]:
     """A peer's figures; seconds of a picture of `wanted` steps, projected where it was given others."""
-    figures = turns.figures()
-    a_step = [answer["denoise_seconds"] / steps for answer in turns.answers]
+    figures = made.figures()
+    a_step = [answer["denoise_seconds"] / steps for answer in made.answers]
     figures["seconds_a_step"] = summary(a_step)
     if steps != wanted:
-        outside = [answer["seconds"] - answer["denoise_seconds"] for answer in turns.answers]
+        outside = [answer["seconds"] - answer["denoise_seconds"] for answer in made.answers]
         figures["measured_seconds"] = figures["seconds"]
         figures["seconds"] = summary([rest + wanted * step for rest, step in zip(outside, a_step, strict=True)])
         figures["projected_from_steps"] = steps
     return figures
 
 
-def judge(table: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
+def judge(table: Table) -> list[Verdict]:
     """The bars of whole pictures, as far as their peers were measured, and of the loop's own cost."""
-    medians = {name: figures["seconds"]["median"] for name, figures in table.items()}
-    found = [judged for bar in RATIO_BARS if (judged := bar.judge(medians)) is not None]
-    for name, figures in table.items():
-        if "outside_share" in figures:
-            share = figures["outside_share"]["median"]
-            found.append(verdict(f"{name}, share of the loop outside the graph", share, at_most=OUTSIDE_BAR))
-    return found
+    return judge_ratios(RATIO_BARS, table) + judge_outside(table)
 
 
-def summary_lines(report: Mapping[str, Any]) -> list[str]:
-    """A line a peer."""
-    said = []
-    for name, figures in report["peers"].items():
-        projected = figures.get("projected_from_steps")
-        ratio = figures.get("ratio_to_openvino-f32")
-        said.append(
-            f"{name:<21} {figures['seconds']['median']:8.2f} s a picture, "
-            f"{figures['seconds_a_step']['median']:.2f} s a step"
-            + (f", {ratio:.2f}x OpenVINO f32" if ratio is not None else "")
-            + (f" (projected from {projected} steps)" if projected is not None else "")
-        )
-    return said
+def measure_cold(jobs: dict[str, Job], schedule: Schedule, later: int) -> dict[str, Any]:
+    """The first picture ever of each job, from spawn to file with a cache that is empty in each round; the same with
+    what that built; and `later` pictures in one process. Nobody timed the kernels."""
+    report = {}
+    for name, job in jobs.items():
+        with tempfile.TemporaryDirectory(prefix="tintype-bench-") as scratch:
+            first, second = fresh_commands(job, Path(scratch))
+            process = Peer("tintype", job, requests=[{}] * later, environment=second.environment)
+            measured = measure({"first ever": first, "second process": second, "later": process}, schedule)
+        table = {title: made.figures() for title, made in measured.items()}
+        report[name] = {"peers": table, "bars": judge_cold(table)}
+    return report
 
 
-def _steps(seat: Seat) -> int:
-    assert isinstance(seat.job, Job)
-    return seat.job.num_inference_steps
+def judge_cold(table: Table) -> list[Verdict]:
+    """The bar of a first picture, by medians."""
+    first, later = (table[name]["seconds"]["median"] for name in ("first ever", "later"))
+    most = round(COLD_TIMES * later + COLD_SECONDS, 4)
+    return [verdict(f"first picture ever, {COLD_TIMES} x later + {COLD_SECONDS:g} s", first, at_most=most)]

@@ -78,12 +78,12 @@ SD15 = Shape(
         },
         "vae": _VAE,
     },
-    scheduler=_EULER,
-    pipeline="StableDiffusionPipeline",
-    side=512,
-    steps=50,
-    guidance_scale=7.5,
+    scheduler=_EULER, pipeline="StableDiffusionPipeline", side=512, steps=50, guidance_scale=7.5,
 )  # fmt: skip
+
+# With the scheduler of published checkpoints: PNDM, which calls the UNet once more than it has steps.
+_PNDM: Config = {**_BETAS, "_class_name": "PNDMScheduler", "skip_prk_steps": True, "set_alpha_to_one": False}
+SD15_PNDM = dataclasses.replace(SD15, scheduler=_PNDM)
 
 SDXL = Shape(
     configs={
@@ -103,20 +103,14 @@ SDXL = Shape(
         "vae": {**_VAE, "sample_size": 1024, "scaling_factor": 0.13025, "force_upcast": True},
     },
     scheduler={**_EULER, "timestep_spacing": "leading"},
-    pipeline="StableDiffusionXLPipeline",
-    side=1024,
-    steps=30,
-    guidance_scale=5.0,
+    pipeline="StableDiffusionXLPipeline", side=1024, steps=30, guidance_scale=5.0,
 )  # fmt: skip
 
 SDXL_TURBO = dataclasses.replace(
     SDXL.with_configs({"unet": {"sample_size": 64}, "vae": {"sample_size": 512}}),
     scheduler={**_EULER, "_class_name": "EulerAncestralDiscreteScheduler", "timestep_spacing": "trailing"},
-    side=512,
-    steps=4,
-    guidance_scale=0.0,
-    sampler="euler_a",
-)
+    side=512, steps=4, guidance_scale=0.0, sampler="euler_a",
+)  # fmt: skip
 
 _TINY_CLIP: Config = {
     "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2,
@@ -135,8 +129,7 @@ TINY = dataclasses.replace(
             "vae": _TINY_VAE,
         }
     ),
-    side=64,
-    steps=3,
+    side=64, steps=3,
 )  # fmt: skip
 TINY_XL = dataclasses.replace(
     SDXL.with_depth(1).with_configs(
@@ -150,14 +143,7 @@ TINY_XL = dataclasses.replace(
             "vae": _TINY_VAE,
         }
     ),
-    side=64,
-    steps=3,
+    side=64, steps=3,
 )  # fmt: skip
 
-SHAPES: dict[str, Shape] = {
-    "sd15": SD15,
-    "sdxl": SDXL,
-    "sdxl-turbo": SDXL_TURBO,
-    "tiny": TINY,
-    "tiny-xl": TINY_XL,
-}
+SHAPES = {"sd15": SD15, "sdxl": SDXL, "sdxl-turbo": SDXL_TURBO, "tiny": TINY, "tiny-xl": TINY_XL}

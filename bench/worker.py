@@ -1,37 +1,34 @@
 """One runtime in a process of its own: it loads, then does its work once for each line that it reads.
 
-A line is one JSON object, {"steps": n} or {"steps": null} for as many as the job says. It answers one JSON line to
-each: {"load_seconds", "anonymous_bytes"} when ready, {"seconds", "others_share", "anonymous_bytes"} and the peer's own
-figures for a picture or a call, and {"peak_rss_bytes"} when its input ends. Between pictures it sleeps in a read, so
-others can be measured meanwhile.
+A line is one JSON object of the job's fields that are to be others this time. It answers one JSON line to each:
+{"load_seconds", "bare_bytes", "opened_anonymous_bytes"} when ready, {"seconds", "others_share", "anonymous_bytes",
+"rss_bytes"} and the peer's own figures for a picture or a call, and {"peak_rss_bytes"} when its input ends. Between
+pictures it sleeps in a read, so others can be measured meanwhile.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import json
 import os
 import sys
 import time
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, Protocol
 
-from tintype.bench.job import GraphJob, Job, RatesJob
-from tintype.engine import peak_rss_bytes
-from tintype.engine.device.disturbance import Reading, others_share
-
-AnyJob = Job | GraphJob | RatesJob
+from tintype.bench.job import AnyJob, GraphJob, Job, RatesJob
+from tintype.bench.process import status_bytes
+from tintype.engine import Reading, others_share, peak_rss_bytes
 
 PEERS: dict[str, tuple[str, type[AnyJob]]] = {
     "tintype": ("tintype.bench.peer_tintype", Job),
     "diffusers": ("tintype.bench.peer_diffusers", Job),
-    "diffusers-gpu": ("tintype.bench.peer_torch", Job),
     "onnxruntime": ("tintype.bench.peer_onnxruntime", Job),
     "openvino": ("tintype.bench.peer_openvino", Job),
     "stable-diffusion.cpp": ("tintype.bench.peer_sdcpp", Job),
     "graph": ("tintype.bench.peer_graphs", GraphJob),
-    "rates": ("tintype.bench.rates", RatesJob),
+    "rates": ("tintype.bench.peer_rates", RatesJob),
 }
 
 Figures = Mapping[str, float | None]
@@ -40,10 +37,10 @@ Figures = Mapping[str, float | None]
 class Peer(Protocol):
     """A runtime that has loaded a model."""
 
-    def picture(self, seed: int, steps: int | None = None) -> Figures:
+    def picture(self, seed: int, job: Any) -> Figures:
         """Make one picture, or one call of a graph; returns what it knows better than a clock around it.
 
-        steps: fewer than the job's, to warm up; None is the job's own.
+        job: the one it was loaded for, but for what differs this time, such as fewer steps to warm up.
         """
         ...
 
@@ -58,26 +55,19 @@ def main() -> None:
 
     module, job_type = PEERS[sys.argv[1]]
     job = job_type(**json.loads(sys.argv[2]))
-    started = time.perf_counter()
+    bare, started = peak_rss_bytes(), time.perf_counter()
     peer: Peer = importlib.import_module(module).load(job)
-    answer({"load_seconds": round(time.perf_counter() - started, 4), "anonymous_bytes": anonymous_bytes()})
+    load_seconds = round(time.perf_counter() - started, 4)
+    answer({"load_seconds": load_seconds, "bare_bytes": bare, "opened_anonymous_bytes": status_bytes("RssAnon")})
     for seed, line in enumerate(sys.stdin):
-        steps = json.loads(line)["steps"]
+        asked = dataclasses.replace(job, **json.loads(line))
         before = Reading.now()
-        figures = peer.picture(seed, steps)
+        figures = peer.picture(seed, asked)
         after = Reading.now()
-        told = {"seconds": after.wall_seconds - before.wall_seconds, "others_share": others_share(before, after)}
-        answer({**told, "anonymous_bytes": anonymous_bytes(), **figures})
+        measured = {"seconds": after.wall_seconds - before.wall_seconds, "others_share": others_share(before, after)}
+        memory = {"anonymous_bytes": status_bytes("RssAnon"), "rss_bytes": status_bytes("VmRSS")}
+        answer({**measured, **memory, **figures})
     answer({"peak_rss_bytes": peak_rss_bytes()})
-
-
-def anonymous_bytes() -> int | None:
-    """Resident memory of this process that no file backs; None where the system doesn't tell."""
-    try:
-        lines = Path("/proc/self/status").read_text(encoding="ascii", errors="replace").splitlines()
-        return int(next(line for line in lines if line.startswith("RssAnon:")).split()[1]) * 1024
-    except (OSError, StopIteration):
-        return None
 
 
 if __name__ == "__main__":

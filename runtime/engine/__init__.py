@@ -20,18 +20,22 @@ if TYPE_CHECKING:
         open_role,
         with_kernels_settled,
     )
-    from tintype.engine.build.cache import CacheEntry, cache_entries, cache_folder, clear_cache
-    from tintype.engine.build.graph import graph_session, run_graph
+    from tintype.engine.build.cache import CacheEntry, cache_entries, cache_folder, clear_cache, read_report
+    from tintype.engine.build.graph import graph_bytes, graph_operations, graph_session, run_graph
+    from tintype.engine.build.measure import AS_IS, layer_costs
     from tintype.engine.build.options import BuildOptions
     from tintype.engine.build.ranges import measure_ranges
+    from tintype.engine.device.abilities import has_ability
     from tintype.engine.device.devices import Device, list_devices
+    from tintype.engine.device.disturbance import Reading, others_share
     from tintype.engine.device.hardware import Gpu, gpus
     from tintype.engine.device.installation import ort_version
-    from tintype.engine.device.machine import default_threads
+    from tintype.engine.device.machine import cpu_name, default_threads, instruction_sets, processor_kind
     from tintype.engine.device.process_memory import peak_rss_bytes
     from tintype.engine.device.providers import Target, resolve_provider
     from tintype.engine.run.placement import Placement
     from tintype.engine.run.session import Session, open_session
+    from tintype.engine.run.strips import read_strips
 
 _HOMES = {
     "GraphSource": "build.builds",
@@ -62,15 +66,30 @@ _HOMES = {
     "measure_ranges": "build.ranges",
     "Session": "run.session",
     "open_session": "run.session",
+    # What measuring needs beside.
+    "AS_IS": "build.measure",
+    "Reading": "device.disturbance",
+    "has_ability": "device.abilities",
+    "cpu_name": "device.machine",
+    "graph_bytes": "build.graph",
+    "graph_operations": "build.graph",
+    "instruction_sets": "device.machine",
+    "layer_costs": "build.measure",
+    "others_share": "device.disturbance",
+    "processor_kind": "device.machine",
+    "read_report": "build.cache",
+    "read_strips": "run.strips",
 }
 
 __all__ = [
+    "AS_IS",
     "BuildOptions",
     "CacheEntry",
     "Device",
     "Gpu",
     "GraphSource",
     "Placement",
+    "Reading",
     "Session",
     "Target",
     "begin_builds",
@@ -79,17 +98,27 @@ __all__ = [
     "cache_entries",
     "cache_folder",
     "clear_cache",
+    "cpu_name",
     "default_threads",
     "ensure_build",
     "gpus",
+    "graph_bytes",
+    "graph_operations",
     "graph_session",
+    "has_ability",
+    "instruction_sets",
     "is_timed",
+    "layer_costs",
     "list_devices",
     "measure_ranges",
     "open_role",
     "open_session",
     "ort_version",
+    "others_share",
     "peak_rss_bytes",
+    "processor_kind",
+    "read_report",
+    "read_strips",
     "resolve_provider",
     "run_graph",
     "with_kernels_settled",

@@ -4,35 +4,42 @@ from __future__ import annotations
 
 import json
 import math
+from typing import Any
 
 import numpy as np
 import pytest
 
-from tintype.bench.bars import RatioBar, lines, verdict
+from tintype.bench.command import judge_peers
+from tintype.bench.figures import add_ratios, bar_lines, judge_ratios, table_lines, verdict
 from tintype.bench.job import RatesJob
 from tintype.bench.peer_onnxruntime import plain_session
-from tintype.bench.peers import judge_peers
-from tintype.bench.rates import copy_rate, float_product, int8_product
-from tintype.bench.rates import load as load_rates
+from tintype.bench.peer_rates import copy_rate, float_product, int8_product
+from tintype.bench.peer_rates import load as load_rates
 
 MIB = 2**20
 
 
 def test_a_ratio_is_judged_by_its_own_bar() -> None:
-    bar = RatioBar("ours", "theirs", 0.7)
-    assert bar.judge({"ours": 7.0, "theirs": 10.0}) == {
-        "what": "ours over theirs",
-        "value": 0.7,
-        "at_most": 0.7,
-        "met": True,
-    }
-    assert bar.judge({"ours": 7.1, "theirs": 10.0}) == {
-        "what": "ours over theirs",
-        "value": 0.71,
-        "at_most": 0.7,
-        "met": False,
-    }
-    assert bar.judge({"ours": 7.0}) is None
+    def table(**seconds: float) -> dict[str, Any]:
+        return {name: {"seconds": {"median": each}} for name, each in seconds.items()}
+
+    bars = [("ours", "theirs", 0.7)]
+    judged = {"what": "ours over theirs", "value": 0.7, "at_most": 0.7, "met": True}
+    assert judge_ratios(bars, table(ours=7.0, theirs=10.0)) == [judged]
+    assert judge_ratios(bars, table(ours=7.1, theirs=10.0)) == [{**judged, "value": 0.71, "met": False}]
+    assert judge_ratios(bars, table(ours=7.0)) == []
+    compared = table(ours=7.0, theirs=10.0)
+    add_ratios(compared, "theirs", "ratio")
+    add_ratios(compared, "nobody", "other")
+    assert compared["ours"] == {"seconds": {"median": 7.0}, "ratio": 0.7}
+    assert compared["theirs"]["ratio"] == 1.0
+
+
+def test_a_line_has_the_figures_that_there_are() -> None:
+    table = {"a": {"seconds": {"median": 1.5}, "peak_rss_bytes": 3 * MIB}, "b": {"seconds": {"median": 2.0}, "x": None}}
+    first, second = table_lines(table, {"seconds": "{:.2f} s", "x": "{} x", "peak_rss_bytes": "{:.0f} MiB"}, "t ")
+    assert first.split() == ["t", "a", "1.50", "s,", "3", "MiB"]
+    assert second.split() == ["t", "b", "2.00", "s"]
 
 
 @pytest.mark.parametrize("value", [None, math.nan, -math.inf])
@@ -44,7 +51,9 @@ def test_what_is_no_number_meets_no_bar(value: float | None) -> None:
 
 
 def test_bars_are_said_with_what_was_reached_and_what_was_asked() -> None:
-    said = lines([verdict("a", 0.5, at_most=0.7), verdict("b", 60.0, at_least=70.0), verdict("c", None, at_most=1.0)])
+    said = bar_lines(
+        [verdict("a", 0.5, at_most=0.7), verdict("b", 60.0, at_least=70.0), verdict("c", None, at_most=1.0)]
+    )
     assert said[0].startswith("met")
     assert "0.5 (bar <= 0.7)" in said[0]
     assert said[1].startswith("MISSED")
@@ -67,7 +76,8 @@ def test_a_product_is_the_product_in_fp32_and_its_weight_is_near_in_int8() -> No
 
 @pytest.mark.bench
 def test_rates_are_told_for_every_product_in_both_precisions_and_for_a_copy() -> None:
-    figures = load_rates(RatesJob(products=((32, 16, 8),), threads=1)).picture(0)
+    job = RatesJob(products=((32, 16, 8),), threads=1)
+    figures = load_rates(job).picture(0, job)
     assert set(figures) == {"fp32 32x16x8 GFLOP/s", "int8 32x16x8 GFLOP/s", "copy GB/s"}
     assert all(value is not None and value > 0 for value in figures.values())
     assert copy_rate(3, MIB) > 0  # a size that three threads don't divide evenly

@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import itertools
 import json
+import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import click
+import psutil
 import pytest
 
-from tintype.bench import measures
+from tintype.bench import runner
+from tintype.bench.command import NEVER_IMPORTED, measure_fresh, measure_peers, measure_steady
 from tintype.bench.figures import summary
-from tintype.bench.job import PROMPT, Job
-from tintype.bench.machine import machine_facts
-from tintype.bench.measures import NEVER_IMPORTED, generate_arguments, measure_fresh, measure_steady
-from tintype.bench.peers import Worker, measure_peers
+from tintype.bench.job import PROMPT, Job, RatesJob, build_arguments, generate_arguments
 from tintype.bench.process import Run, imported_modules, run_process
+from tintype.bench.report import machine_facts
+from tintype.bench.runner import worker
 from tintype.cli import run
-from tintype.engine.device.machine import cpu_name, instruction_sets, processor_kind
+from tintype.engine import cache_entries, cpu_name, instruction_sets, processor_kind
 
 MIB = 2**20
 
@@ -49,7 +51,46 @@ def test_a_process_is_timed_from_spawn_to_exit_and_its_memory_is_its_own() -> No
     assert done.stdout.strip() == str(300 * MIB)
     assert done.peak_rss_bytes is not None
     assert 300 * MIB < done.peak_rss_bytes < 400 * MIB
+    assert done.own_peak_bytes == done.peak_rss_bytes
     assert len(ballast) == 500 * MIB
+
+
+@pytest.mark.bench
+def test_the_memory_of_children_is_told_apart_and_together() -> None:
+    child = f"import time; block = b'x' * {200 * MIB}; time.sleep(0.3)"
+    script = f"import subprocess, sys; block = b'y' * {100 * MIB}; subprocess.run([sys.executable, '-c', {child!r}])"
+    done = run_process([sys.executable, "-c", script])
+    if done.own_peak_bytes is None or done.peak_rss_bytes is None or done.together_peak_bytes is None:
+        pytest.skip("this system does not tell")
+    assert 100 * MIB < done.own_peak_bytes < 200 * MIB < done.peak_rss_bytes < 300 * MIB < done.together_peak_bytes
+
+
+@pytest.mark.bench
+def test_what_a_process_uses_is_not_taken_for_others() -> None:
+    busy = "import time; ends = time.perf_counter() + 1.0\nwhile time.perf_counter() < ends: pass"
+    alone = run_process([sys.executable, "-c", busy]).others_share
+    beside = subprocess.Popen([sys.executable, "-c", busy.replace("1.0", "60.0")])
+    try:
+        disturbed = run_process([sys.executable, "-c", busy]).others_share
+    finally:
+        beside.kill()
+        beside.wait()
+    if alone is None or disturbed is None:
+        pytest.skip("this system does not tell")
+    assert 0.0 <= alone <= 1.0
+    assert disturbed > 0.0
+
+
+@pytest.mark.bench
+def test_a_process_is_killed_with_its_children() -> None:
+    child = "import time; time.sleep(60)"
+    script = f"import subprocess, sys; child = subprocess.Popen([sys.executable, '-c', {child!r}]); "
+    done = run_process([sys.executable, "-c", script + "print(child.pid, flush=True); child.wait()"], kill_after=2.0)
+    assert done.was_killed
+    assert done.exit_code != 0
+    pid = int(done.stdout)
+    assert not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+    assert not run_process([sys.executable, "-c", "pass"], kill_after=60.0).was_killed
 
 
 def test_a_process_that_fails_says_what_it_said() -> None:
@@ -66,6 +107,8 @@ def test_the_arguments_are_the_job(tmp_path: Path) -> None:
     assert said["--guidance-scale"] == "0.0"
     assert said["--size"] == "64x128"
     assert said["--threads"] == "2"
+    assert "--sampler" not in said
+    assert build_arguments(job) == ("build", "m", *arguments[arguments.index("--guidance-scale") :])
 
 
 def test_a_picture_needs_no_torch(tiny_bundle: Path, tmp_path: Path) -> None:
@@ -86,7 +129,7 @@ def test_a_fresh_process_is_measured_cold_and_with_builds_cached(
         builds.append(len(list(Path(environment["TINTYPE_CACHE"], "builds").glob("*/model.onnx"))))
         return run_process(command, environment)
 
-    monkeypatch.setattr(measures, "run_process", counting_run)
+    monkeypatch.setattr(runner, "run_process", counting_run)
     figures = measure_fresh(Job(model=str(tiny_bundle), num_inference_steps=2), repeats=1)
     assert builds == [0, 3]  # an empty cache, and what the cold one left there: a build a graph
     assert figures["cold"]["seconds"] > 0
@@ -101,6 +144,7 @@ def test_a_warm_process_is_measured_after_its_first_picture(tiny_bundle: Path) -
     figures = measure_steady(Job(model=str(tiny_bundle), num_inference_steps=2), repeats=2)
     assert figures["seconds"]["runs"] == 2
     assert figures["peak_rss_bytes"] > 20 * MIB
+    assert any(entry.identity.plan.endswith("timed") for entry in cache_entries() if entry.identity is not None)
 
 
 @pytest.mark.bench
@@ -115,9 +159,20 @@ def test_peers_make_the_same_job_beside_us(tiny_bundle: Path, tiny_checkpoint: P
 
 
 def test_a_worker_that_cannot_load_is_told_by_name(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(click.ClickException, match="tintype worker"), Worker("tintype", Job(model=str(tmp_path))):
+    with pytest.raises(click.ClickException, match="tintype worker"), worker("tintype", Job(model=str(tmp_path))):
         pass
     capfd.readouterr()
+
+
+@pytest.mark.bench
+def test_a_worker_that_ends_between_answers_is_told_by_name() -> None:
+    def ask_twice() -> None:
+        with worker("rates", RatesJob(products=())) as turn:
+            assert turn.ask({})["copy GB/s"] > 0
+            turn.ask({"nothing of the job": 1})
+
+    with pytest.raises(click.ClickException, match="rates worker"):
+        ask_twice()
 
 
 @pytest.mark.bench

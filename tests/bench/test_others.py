@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tintype.bench.others import quiet_answer
+from tintype.bench.runner import quiet_answer
 
 
 def test_the_quietest_answer_is_taken_and_the_first_quiet_one_ends_it() -> None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import sys
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,17 +13,18 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from tintype.bench.job import GraphJob, Job, RatesJob
+from tintype.bench.figures import all_bars, table_lines
+from tintype.bench.job import GraphJob, RatesJob
 from tintype.bench.peer_graphs import graph_inputs
 from tintype.bench.peer_sdcpp import loop_figures
+from tintype.bench.process import Run, run_process
+from tintype.bench.runner import Command, Measured, Peer, Schedule, Turn, measure
 from tintype.bench.sd15 import main
-from tintype.bench.sd15_graphs import GraphsPlan, all_bars, measure_graphs, seats_of, summary_lines
+from tintype.bench.sd15_graphs import COLUMNS, PEERS, contestant, graph_jobs, measure_graph
 from tintype.bench.sd15_graphs import judge as judge_graph
 from tintype.bench.sd15_make import make
-from tintype.bench.sd15_picture import PicturePlan, measure_picture, picture_figures
 from tintype.bench.sd15_picture import judge as judge_picture
-from tintype.bench.sd15_picture import seats_of as picture_seats
-from tintype.bench.turns import Seat, Taken, take_turns
+from tintype.bench.sd15_picture import judge_cold, measure_picture, peer_jobs, picture_figures
 from tintype.engine import cache_entries
 
 MIB = 2**20
@@ -49,35 +53,48 @@ def test_inputs_are_the_same_for_every_runtime_and_in_the_order_of_the_graph() -
 def test_turns_are_interleaved_and_every_figure_becomes_a_summary(monkeypatch: pytest.MonkeyPatch) -> None:
     order: list[str] = []
 
-    class Fake:
-        load_seconds, opened_anonymous_bytes, peak_rss_bytes = 0.5, 10, 30
-
-        def __init__(self, kind: str, job: Any) -> None:
-            self.kind = kind
-
-        def __enter__(self) -> Fake:
-            order.append(f"open {self.kind}")
-            return self
-
-        def __exit__(self, *_: object) -> None:
-            order.append(f"end {self.kind}")
-
-        def picture(self, steps: int | None = None) -> dict[str, Any]:
-            order.append(f"{self.kind} {steps}")
+    @contextlib.contextmanager
+    def fake(kind: str, job: Any, environment: Any) -> Iterator[Turn]:
+        def ask(changes: Any) -> dict[str, Any]:
+            order.append(f"{kind} {changes.get('steps')}")
             return {"seconds": 2.0, "anonymous_bytes": 20, "mine": 3.0, "absent": None}
 
-    monkeypatch.setattr("tintype.bench.turns.Worker", Fake)
+        order.append(f"open {kind}")
+        turn = Turn(ask, {"load_seconds": 0.5, "opened_anonymous_bytes": 10})
+        yield turn
+        turn.closed = {"peak_rss_bytes": 30}
+        order.append(f"end {kind}")
+
+    monkeypatch.setattr("tintype.bench.runner.worker", fake)
     job = RatesJob(products=())
-    seats = {"a": Seat("a", job, warm_ups=2, warm_steps=1), "b": Seat("b", job, warm_ups=0, opens_cold=True)}
-    taken = take_turns(seats, rounds=2, calls=1)
+    peers = {"a": Peer("a", job, warm_ups=[{"steps": 1}] * 2), "b": Peer("b", job, warm_ups=(), opens_cold=True)}
+    measured = measure(peers, Schedule(rounds=2))
     one_round = ["open a", "a 1", "a 1", "a None", "end a", "open b", "b None", "end b"]
     assert order == ["open b", "b None", "end b", *one_round, *one_round]
-    figures = taken["b"].figures()
+    figures = measured["b"].figures()
     assert figures["cold_seconds"] == 2.5
     assert figures["mine"] == figures["seconds"] | {"median": 3.0, "smallest": 3.0, "largest": 3.0}
     assert (figures["opened_anonymous_bytes"], figures["anonymous_bytes"], figures["peak_rss_bytes"]) == (10, 20, 30)
     assert "absent" not in figures
-    assert "cold_seconds" not in taken["a"].figures()
+    assert "cold_seconds" not in measured["a"].figures()
+    order.clear()
+    again = {"a": Peer("a", job, warm_ups=(), requests=({}, {"steps": 2})), "b": Peer("b", job, warm_ups=())}
+    measure(again, Schedule(rounds=2, resident=True))
+    one_round = ["a None", "a 2", "b None"]
+    assert order == ["open a", "open b", *one_round, *one_round, "end b", "end a"]
+
+
+def test_a_command_is_run_anew_for_each_answer(tmp_path: Path) -> None:
+    script = f"open({str(tmp_path / 'out')!r}, 'w').close(); import os; print(len(os.listdir({str(tmp_path)!r})))"
+    (tmp_path / "anew").mkdir()
+    command = [sys.executable, "-c", script]
+    read = {"output": tmp_path / "out", "read": lambda run: {"files": int(run.stdout)}}
+    made = measure({"x": Command(command, anew=tmp_path / "anew", **read)}, Schedule(rounds=2))["x"]
+    assert [answer["files"] for answer in made.answers] == [1, 1]
+    assert made.figures()["seconds"]["runs"] == 2
+    assert made.figures()["peak_rss_bytes"] is None or made.figures()["peak_rss_bytes"] > MIB
+    with pytest.raises(RuntimeError, match="did not write other"):
+        measure({"x": Command(command, output=tmp_path / "other")}, Schedule(rounds=1))
 
 
 def test_a_turn_waits_for_the_lock_and_gives_it_back(tmp_path: Path) -> None:
@@ -85,23 +102,23 @@ def test_a_turn_waits_for_the_lock_and_gives_it_back(tmp_path: Path) -> None:
 
     lock = tmp_path / "busy.lock"
     job = RatesJob(products=((8, 8, 8),), threads=1)
-    taken = take_turns({"rates": Seat("rates", job)}, rounds=1, calls=1, lock=lock)
-    assert len(taken["rates"].answers) == 1
+    measured = measure({"rates": Peer("rates", job)}, Schedule(rounds=1, lock=lock))
+    assert len(measured["rates"].answers) == 1
     with filelock.FileLock(lock, timeout=0):
         pass
 
 
 @pytest.mark.bench
 def test_graphs_are_compared_with_the_canonical_one_on_the_same_inputs(folder: Path) -> None:
-    plan = GraphsPlan(
-        folder=folder, sizes=((64, 96),), peers=("onnxruntime-f32",), rounds=1, threads=1, pixels_a_cell=4, embedding=64
-    )
-    report = measure_graphs(plan)
-    assert set(report) == {"unet 64x96", "vae 64x96"}
+    told = {"peers": ("onnxruntime-f32",), "threads": 1, "pixels_a_cell": 4, "embedding": 64}
+    report = {
+        f"{graph} 64x96": measure_graph(graph, graph_jobs(folder, graph, (64, 96), **told), Schedule(rounds=1), calls=2)
+        for graph in ("unet", "vae")
+    }
     assert set(report["unet 64x96"]["peers"]) - set(report["vae 64x96"]["peers"]) == {"tintype-mapped"}
     assert report["unet 64x96"]["peers"]["tintype-mapped"]["psnr_db"] > 70
     plans = {entry.identity.plan for entry in cache_entries() if entry.identity is not None}
-    assert {"exact threads=1", "exact mapped threads=1", "balanced threads=1"} <= plans
+    assert {"exact threads=1 timed", "exact mapped threads=1 timed", "balanced threads=1 timed"} <= plans
     for part in report.values():
         assert set(part["peers"]) >= {"onnxruntime-f32", "tintype-exact", "tintype-balanced"}
         operations = sum(part["gigaoperations"].values())
@@ -109,7 +126,7 @@ def test_graphs_are_compared_with_the_canonical_one_on_the_same_inputs(folder: P
             assert figures["gflops"] == pytest.approx(operations / figures["seconds"]["median"], rel=0.2, abs=0.06)
         exact = part["peers"]["tintype-exact"]
         assert exact["psnr_db"] > 70
-        assert exact["seconds"]["runs"] == plan.calls
+        assert exact["seconds"]["runs"] == 2
         assert exact["peak_rss_bytes"] > 20 * MIB
         assert exact["anonymous_bytes"] > 0
         assert exact["load_seconds"]["runs"] == 1
@@ -125,7 +142,7 @@ def test_graphs_are_compared_with_the_canonical_one_on_the_same_inputs(folder: P
         assert exact_tried["limits"]["Conv at the median product rate, seconds"] >= 0
         assert part["bars"][0]["what"].startswith("tintype-exact, dB")
         assert part["bars"][0]["met"]
-    assert len(summary_lines(report)) == 7
+    assert sum(len(table_lines(part["peers"], COLUMNS)) for part in report.values()) == 7
     assert all_bars(report)[0]["what"].startswith("unet 64x96: ")
     json.dumps(report, allow_nan=False)
 
@@ -157,23 +174,21 @@ def test_the_bars_of_graphs_are_those_of_their_peers() -> None:
 
 
 def test_a_graphs_jobs_name_the_form_of_each_runtime(tmp_path: Path) -> None:
-    seats = seats_of(GraphsPlan(folder=tmp_path), "unet", 512, 768, tmp_path)
-    ours = ["tintype-exact", "tintype-balanced", "tintype-mapped"]
-    assert list(seats) == ["rates", *GraphsPlan(folder=tmp_path).peers, *ours]
-    assert [name for name, seat in seats.items() if getattr(seat.job, "mapped", False)] == ["tintype-mapped"]
-    assert "tintype-mapped" not in seats_of(GraphsPlan(folder=tmp_path), "vae", 512, 512, tmp_path)
-    assert {seat.warm_ups for name, seat in seats.items() if name != "rates"} == {2}
-    balanced = seats["tintype-balanced"]
-    assert isinstance(balanced.job, GraphJob)
-    assert balanced.job.model == str(tmp_path / "int8")
-    assert (balanced.job.height, balanced.job.width, balanced.job.exactness) == (96, 64, "balanced")
-    assert balanced.opens_cold
-    assert not seats["openvino-f32"].opens_cold
+    jobs = graph_jobs(tmp_path, "unet", (512, 768))
+    assert list(jobs) == [*PEERS, "tintype-exact", "tintype-balanced", "tintype-mapped"]
+    assert [name for name, job in jobs.items() if job.mapped] == ["tintype-mapped"]
+    assert "tintype-mapped" not in graph_jobs(tmp_path, "vae", (512, 512))
+    assert {len(contestant(job, 1).warm_ups) for job in jobs.values()} == {2}
+    balanced = jobs["tintype-balanced"]
+    assert balanced.model == str(tmp_path / "int8")
+    assert (balanced.height, balanced.width, balanced.exactness, balanced.timed) == (96, 64, "balanced", True)
+    assert contestant(balanced, 1).opens_cold
+    assert not contestant(jobs["openvino-f32"], 1).opens_cold
 
 
 def test_fewer_steps_are_projected_and_said_to_be() -> None:
     answers = [{"seconds": 50.0, "denoise_seconds": 40.0, "anonymous_bytes": 1}]
-    turns = Taken(loads=[1.0], answers=answers)
+    turns = Measured(loads=[1.0], answers=answers)
     figures = picture_figures(turns, steps=2, wanted=20)
     assert figures["seconds_a_step"]["median"] == 20.0
     assert figures["seconds"]["median"] == 10.0 + 20 * 20.0
@@ -184,8 +199,7 @@ def test_fewer_steps_are_projected_and_said_to_be() -> None:
 
 def test_a_peers_fewer_steps_are_its_own(tmp_path: Path) -> None:
     def steps(**fewer: int) -> dict[str, int]:
-        jobs = {name: seat.job for name, seat in picture_seats(PicturePlan(folder=tmp_path, **fewer)).items()}
-        return {name: job.num_inference_steps for name, job in jobs.items() if isinstance(job, Job)}
+        return {name: job.num_inference_steps for name, job in peer_jobs(tmp_path, **fewer).items()}
 
     assert set(steps().values()) == {20}
     assert set(steps(measured_steps=4).values()) == {4}
@@ -200,8 +214,10 @@ def test_a_loop_is_told_from_the_ends_of_its_steps() -> None:
 
 @pytest.mark.bench
 def test_a_picture_has_its_loop_and_steps_told_apart(folder: Path) -> None:
-    plan = PicturePlan(folder=folder, size=(64, 64), num_inference_steps=3, peers=(), rounds=1, threads=1)
-    table = measure_picture(plan)["peers"]
+    jobs = peer_jobs(folder, size=(64, 64), num_inference_steps=3, peers=(), threads=1)
+    table = measure_picture(jobs, Schedule(rounds=1), 3)["peers"]
+    plans = {entry.identity.plan for entry in cache_entries() if entry.identity is not None}
+    assert {"exact threads=1 timed", "balanced threads=1 timed"} <= plans
     for figures in table.values():
         assert figures["seconds"]["median"] > figures["denoise_seconds"]["median"] > 0
         assert 0 < figures["outside_share"]["median"] < 1
@@ -210,6 +226,46 @@ def test_a_picture_has_its_loop_and_steps_told_apart(folder: Path) -> None:
         "tintype-exact, share of the loop outside the graph",
         "tintype-balanced, share of the loop outside the graph",
     }
+
+
+@pytest.mark.bench
+def test_a_first_picture_is_measured_beside_later_ones_and_nobody_times_kernels(
+    folder: Path, tmp_path: Path, no_builds: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    builds: list[int] = []
+
+    def counting_run(command: Sequence[str], environment: Mapping[str, str]) -> Run:
+        done = run_process(command, environment)
+        facts = Path(environment["TINTYPE_CACHE"], "builds").glob("*/build.json")
+        plans = [json.loads(file.read_text())["identity"]["plan"] for file in facts]
+        assert set(plans) <= {"exact threads=1"}  # none is timed
+        builds.append(len(plans))
+        return done
+
+    monkeypatch.setattr("tintype.bench.runner.run_process", counting_run)
+    arguments = ["cold", str(folder), "--size", "64x64", "--num-inference-steps", "2", "--exactness", "exact"]
+    arguments += ["--repeats", "1", "--later", "2", "--threads", "1", "--patience", "0"]
+    done = CliRunner().invoke(main, [*arguments, "--results", str(tmp_path / "out")], catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    (path,) = (tmp_path / "out").iterdir()
+    assert path.name.endswith("-sd15-cold.json")
+    (part,) = json.loads(path.read_text())["cold"].values()
+    peers = part["peers"]
+    assert list(peers) == ["first ever", "second process", "later"]
+    assert builds == [3, 3]  # the first made a build a graph, and the second found them
+    assert peers["later"]["seconds"]["runs"] == 2
+    assert part["bars"][0]["at_most"] == pytest.approx(1.5 * peers["later"]["seconds"]["median"] + 10, abs=1e-3)
+    assert "first ever" in done.output
+    assert cache_entries() == []  # what it built lay in caches of its own
+
+
+def test_a_first_picture_may_take_half_as_long_again_and_ten_seconds() -> None:
+    def judged(first: float) -> bool:
+        return bool(judge_cold({"first ever": {"seconds": {"median": first}}, "later": later})[0]["met"])
+
+    later = {"seconds": {"median": 60.0}}
+    assert judged(100.0)
+    assert not judged(100.1)
 
 
 def test_a_part_that_is_there_is_left_as_it_is(folder: Path) -> None:
@@ -221,18 +277,10 @@ def test_a_part_that_is_there_is_left_as_it_is(folder: Path) -> None:
 def test_openvino_draws_the_same_graphs(folder: Path) -> None:
     pytest.importorskip("openvino")
     assert set(make(folder, ("openvino-f32",))) == {"openvino-f32"}
-    plan = GraphsPlan(
-        folder=folder,
-        sizes=((64, 64),),
-        peers=("openvino-f32", "onnxruntime-f32"),
-        exactness=("exact",),
-        rounds=1,
-        calls=1,
-        threads=1,
-        pixels_a_cell=4,
-        embedding=64,
-    )
-    for part in measure_graphs(plan).values():
+    told = {"peers": ("openvino-f32", "onnxruntime-f32"), "exactness": ("exact",), "threads": 1}
+    for graph in ("unet", "vae"):
+        jobs = graph_jobs(folder, graph, (64, 64), pixels_a_cell=4, embedding=64, **told)
+        part = measure_graph(graph, jobs, Schedule(rounds=1), calls=1)
         assert part["peers"]["openvino-f32"]["psnr_db"] > 80
         assert part["bars"][0]["what"] == "tintype-exact over openvino-f32"
     arguments = ["picture", str(folder), "--peers", "openvino-f32", "--size", "64x64", "--num-inference-steps", "2"]

@@ -151,7 +151,7 @@ def test_a_peer_in_the_bench_opens_no_socket_either(tmp_path):
     assert Job(**job).model == "postcard"
     command = [sys.executable, "-m", "tintype.bench.worker", "onnxruntime", json.dumps(job)]
     environment = _environment(tmp_path, tmp_path / "home", TINTYPE_CACHE=str(tmp_path / "cache"))
-    done, calls = _trace(tmp_path, command, environment, stdin='{"steps": 1}\n')
+    done, calls = _trace(tmp_path, command, environment, stdin='{"num_inference_steps": 1}\n')
     assert done.returncode == 0, done.stderr
     assert "seconds" in json.loads(done.stdout.splitlines()[1])
     assert _network(calls) == []

@@ -7,7 +7,7 @@ import pytest
 
 import tintype
 from tintype.bench.figures import picture_psnr_db
-from tintype.bench.gpu_checks import check
+from tintype.bench.parity import check
 from tintype.engine import BuildOptions, ensure_build, graph_session, open_role, open_session
 from tintype.engine.build.cache import read_report
 from tintype.engine.device.providers import TARGETS, load_onnxruntime, new_session

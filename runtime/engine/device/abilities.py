@@ -29,6 +29,11 @@ def abilities(target: Target) -> frozenset[str]:
     return frozenset(name for name, question in questions.items() if question(target))
 
 
+def has_ability(target: Target, name: str) -> bool:
+    """Whether this target's device has shown it, see `abilities`."""
+    return name in abilities(target)
+
+
 def _has_float16(target: Target) -> bool:
     """WebGPU has float16 where the adapter has the feature shader-f16; without it, a node fails when it runs."""
     x = np.array([-1.0, 0.5], np.float16)

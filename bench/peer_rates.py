@@ -9,13 +9,14 @@ from __future__ import annotations
 import itertools
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
+import onnx
 from numpy.typing import NDArray
-from onnx import TensorProto, helper, numpy_helper
+from onnx import numpy_helper, parser
 
 from tintype.bench.job import RatesJob
 from tintype.bench.peer_onnxruntime import plain_session
@@ -41,7 +42,7 @@ class RatesPeer:
                 name = f"{kind} {rows}x{inner}x{columns} GFLOP/s"
                 self._products[name] = (model, x, 2e-9 * rows * inner * columns)
 
-    def picture(self, seed: int, steps: int | None = None) -> Figures:
+    def picture(self, seed: int, job: RatesJob) -> Figures:
         figures = {name: round(work / self._seconds(model, x), 1) for name, (model, x, work) in self._products.items()}
         figures["copy GB/s"] = round(copy_rate(self._threads, COPIED_BYTES), 2)
         return figures
@@ -53,15 +54,29 @@ class RatesPeer:
 
 def float_product(weight: NDArray[np.float32]) -> bytes:
     """y = x weight, as a model."""
-    return _model(helper.make_node("MatMul", ["x", "w"], ["y"]), {"w": weight})
+    return graph_of("y = MatMul(x, w)", ["rows", len(weight)], {"w": weight}).SerializeToString()
 
 
 def int8_product(weight: NDArray[np.float32]) -> bytes:
     """The same with int8 weights, one scale a column; x is quantized as it comes."""
+    integers, scale = rounded(weight)
+    constants: dict[str, NDArray[Any]] = {"w": integers.astype(np.int8), "s": scale}
+    node = "y = com.microsoft.DynamicQuantizeMatMul(x, w, s)"
+    return graph_of(node, ["rows", len(weight)], constants).SerializeToString()
+
+
+def rounded(weight: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Whole numbers of -127..127, and a scale for each column."""
     scale = (np.abs(weight).max(axis=0) / 127).astype(np.float32)
-    integers = np.rint(weight / scale).astype(np.int8)
-    node = helper.make_node("DynamicQuantizeMatMul", ["x", "w", "s"], ["y"], domain="com.microsoft")
-    return _model(node, {"w": integers, "s": scale})
+    return np.rint(weight / scale), scale
+
+
+def graph_of(nodes: str, shape: list[int | str], constants: Mapping[str, NDArray[Any]]) -> onnx.ModelProto:
+    """A model from x to y of nodes in ONNX's own notation."""
+    opsets = '<ir_version: 10, opset_import: ["": 23, "com.microsoft": 1]>'
+    model = parser.parse_model(f"{opsets} layer (float[{','.join(map(str, shape))}] x) => (float[] y) {{ {nodes} }}")
+    model.graph.initializer.extend(numpy_helper.from_array(np.asarray(each), name) for name, each in constants.items())
+    return model
 
 
 def copy_rate(threads: int, size: int) -> float:
@@ -71,10 +86,7 @@ def copy_rate(threads: int, size: int) -> float:
     edges = np.linspace(0, size, threads + 1, dtype=np.int64)
     parts = [slice(int(start), int(end)) for start, end in itertools.pairwise(edges)]
     with ThreadPoolExecutor(threads) as pool:
-
-        def copy() -> None:
-            list(pool.map(lambda part: np.copyto(target[part], source[part]), parts))
-
+        copy = lambda: list(pool.map(lambda part: np.copyto(target[part], source[part]), parts))  # noqa: E731
         return 2e-9 * size / median_seconds(copy)
 
 
@@ -89,18 +101,4 @@ def median_seconds(run: Callable[[], Any], calls: int = CALLS) -> float:
     return statistics.median(seconds)
 
 
-def load(job: RatesJob) -> RatesPeer:
-    return RatesPeer(job)
-
-
-def _model(node: Any, weights: dict[str, NDArray[Any]]) -> bytes:
-    columns = weights["w"].shape[1]
-    graph = helper.make_graph(
-        [node],
-        "product",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["rows", weights["w"].shape[0]])],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["rows", columns])],
-        [numpy_helper.from_array(array, name) for name, array in weights.items()],
-    )
-    opsets = [helper.make_opsetid("", 20), helper.make_opsetid("com.microsoft", 1)]
-    return bytes(helper.make_model(graph, opset_imports=opsets, ir_version=10).SerializeToString())
+load = RatesPeer

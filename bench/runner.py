@@ -1,0 +1,249 @@
+"""The one runner: contestants take turns, round by round, each in a process of its own, so that drift hits all alike.
+
+A contestant is a `Peer` (a runtime that loads once and then answers, see `worker`) or a `Command` (a process for each
+answer). In every round each is opened, warmed up, timed and ended, so that it has the machine to itself; or all stay
+open (`resident`), so that rounds are close to one another. What other programs disturbed is measured again, as long as
+patience lasts; what they took stays in `others_share`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import click
+
+from tintype.bench.device_memory import DeviceMemory
+from tintype.bench.figures import summary
+from tintype.bench.job import AnyJob
+from tintype.bench.process import Run, run_process, tintype_command
+
+Answer = dict[str, Any]
+Changes = Mapping[str, Any]  # of the job's fields, for one picture or call
+
+QUIET_SHARE = 0.05  # of the processors' time, that others may take while something is timed
+SETTLE_SECONDS = 0.5  # between those that stay open: threads of one that has just worked may spin on, on others' cores
+_SIZES = ("bare", "opened_anonymous", "anonymous", "rss", "peak_rss", "device_peak")
+MEMORY = tuple(f"{size}_bytes" for size in _SIZES)  # the largest of all turns is kept
+
+
+@dataclass(slots=True)
+class Turn:
+    """A contestant at work: `ask` has one picture or call made and gives seconds and other figures."""
+
+    ask: Callable[[Changes], Answer]
+    opened: Answer = field(default_factory=dict)  # told when it is ready, load_seconds among it
+    closed: Answer = field(default_factory=dict)  # told when it has ended
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Contestant:
+    """Who takes part. warm_ups come first in each turn and aren't counted; requests are timed.
+
+    opens_cold: the first opening on a machine costs more, builds or compiles, and is told apart. build: arguments of
+    `tintype` that make what it needs before.
+    """
+
+    warm_ups: Sequence[Changes] = ({},)
+    requests: Sequence[Changes] = ({},)
+    opens_cold: bool = False
+    build: tuple[str, ...] = ()
+    environment: Mapping[str, str] | None = None
+
+    def open(self) -> AbstractContextManager[Turn]:
+        raise NotImplementedError
+
+
+@dataclass(frozen=True, slots=True)
+class Peer(Contestant):
+    """A worker of a kind (tintype.bench.worker) with its job."""
+
+    kind: str
+    job: AnyJob
+
+    def open(self) -> AbstractContextManager[Turn]:
+        return worker(self.kind, self.job, self.environment)
+
+
+@dataclass(frozen=True, slots=True)
+class Command(Contestant):
+    """A process from spawn to exit for each answer, and nothing that warms up.
+
+    output: a file that it has to write. anew: a folder that is removed before each run, so that each is a first one.
+    read: what a run tells besides its time and memory.
+    """
+
+    command: Sequence[str]
+    output: Path | None = None
+    anew: Path | None = None
+    read: Callable[[Run], Answer] = lambda run: {}
+
+    def open(self) -> AbstractContextManager[Turn]:
+        return contextlib.nullcontext(Turn(self._run, {"load_seconds": 0.0}))
+
+    def _run(self, changes: Changes) -> Answer:
+        if self.anew is not None:
+            shutil.rmtree(self.anew, ignore_errors=True)
+        if self.output is not None:
+            self.output.unlink(missing_ok=True)
+        run = run_process(self.command, self.environment)
+        if self.output is not None and not self.output.is_file():
+            raise RuntimeError(f"the measured process ended well but did not write {self.output.name}")
+        measured = {"seconds": run.seconds, "others_share": run.others_share, "peak_rss_bytes": run.peak_rss_bytes}
+        return {**measured, **self.read(run)}
+
+
+@contextlib.contextmanager
+def worker(kind: str, job: AnyJob, environment: Mapping[str, str] | None = None) -> Iterator[Turn]:
+    """A runtime in a child process (tintype.bench.worker), which ends with the block and tells its peak memory."""
+    command = [sys.executable, "-m", "tintype.bench.worker", kind, json.dumps(dataclasses.asdict(job))]
+    merged = {**os.environ, **(environment or {})}
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=merged) as process:
+        requests, answers = process.stdin, process.stdout
+        assert requests is not None
+        assert answers is not None
+
+        def read() -> Answer:
+            line = answers.readline()
+            if not line:
+                raise click.ClickException(f"the {kind} worker ended; what it said is above")
+            answer: Answer = json.loads(line)
+            return answer
+
+        def ask(changes: Changes) -> Answer:
+            with contextlib.suppress(OSError):  # it has ended: reading tells
+                requests.write(json.dumps(changes) + "\n")
+                requests.flush()
+            return read()
+
+        try:
+            turn = Turn(ask, read())
+            yield turn
+            requests.close()
+            turn.closed = read()
+        except BaseException:
+            process.kill()
+            with contextlib.suppress(OSError):  # what it didn't read any more
+                requests.close()
+            raise
+
+
+@dataclass(slots=True)
+class Measured:
+    """What one contestant's turns gave."""
+
+    loads: list[float] = field(default_factory=list)
+    warm: list[Answer] = field(default_factory=list)
+    answers: list[Answer] = field(default_factory=list)
+    memory: dict[str, int | None] = field(default_factory=lambda: dict.fromkeys(MEMORY))
+    cold_seconds: float | None = None  # making builds and the first opening, with the picture or call that came with it
+
+    def remember(self, facts: Answer) -> None:
+        """Keep the largest of each kind of memory."""
+        for name in MEMORY:
+            if facts.get(name) is not None:
+                self.memory[name] = max(self.memory[name] or 0, facts[name])
+
+    def figures(self) -> dict[str, Any]:
+        """Summaries of every number that the contestant gave, and the largest of what it had in memory."""
+        figures: dict[str, Any] = {} if self.cold_seconds is None else {"cold_seconds": self.cold_seconds}
+        figures["load_seconds"] = summary(self.loads)
+        for name in self.answers[0] if self.answers else ():
+            values = [answer[name] for answer in self.answers if isinstance(answer.get(name), int | float)]
+            if name not in MEMORY and values:
+                figures[name] = summary(values)
+        return {**figures, **self.memory}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Schedule:
+    """How contestants are measured. resident: all stay open from the first round to the last. lock: a file that is
+    locked during each turn, for a machine on which others measure too. patience_seconds: for each picture or call to be
+    had without other processes disturbing it."""
+
+    rounds: int
+    resident: bool = False
+    lock: Path | None = None
+    patience_seconds: float = 0.0
+
+
+def measure(contestants: Mapping[str, Contestant], schedule: Schedule) -> dict[str, Measured]:
+    """What each contestant gave, by name."""
+    measured = {name: Measured() for name in contestants}
+    for name, contestant in contestants.items():
+        if contestant.opens_cold or contestant.build:
+            click.echo(f"opening {name}", err=True)
+            with _alone(schedule.lock):
+                measured[name].cold_seconds = _cold_seconds(contestant)
+    with contextlib.ExitStack() as stack:
+        resident = {
+            name: stack.enter_context(_opened(contestant, measured[name]))
+            for name, contestant in contestants.items()
+            if schedule.resident
+        }
+        for number in range(schedule.rounds):
+            for name, contestant in contestants.items():
+                click.echo(f"round {number + 1} of {schedule.rounds}: {name}", err=True)
+                with _alone(schedule.lock), contextlib.ExitStack() as single:
+                    turn = resident.get(name) or single.enter_context(_opened(contestant, measured[name]))
+                    time.sleep(SETTLE_SECONDS if schedule.resident else 0.0)
+                    for request in contestant.requests:
+                        answer = quiet_answer(functools.partial(turn.ask, request), schedule.patience_seconds)
+                        measured[name].answers.append(answer)
+                        measured[name].remember(answer)
+    return measured
+
+
+def _cold_seconds(contestant: Contestant) -> float:
+    """Have everything built. A pipeline opens its graphs only when it makes a picture, so it makes one."""
+    building = run_process(tintype_command(*contestant.build)).seconds if contestant.build else 0.0
+    with contestant.open() as turn:
+        first = turn.ask(next(iter(contestant.warm_ups), {}))
+    return round(building + float(turn.opened["load_seconds"]) + float(first["seconds"]), 4)
+
+
+@contextlib.contextmanager
+def _opened(contestant: Contestant, measured: Measured) -> Iterator[Turn]:
+    """A contestant's turn, warmed up."""
+    with DeviceMemory() as device, contestant.open() as turn:
+        measured.loads.append(turn.opened["load_seconds"])
+        measured.warm += [turn.ask(changes) for changes in contestant.warm_ups]
+        yield turn
+    measured.remember({**turn.opened, **turn.closed, "device_peak_bytes": device.peak_bytes})
+
+
+def quiet_answer(ask: Callable[[], Answer], patience_seconds: float) -> Answer:
+    """An answer, asked for again and again while other processes disturb it, as long as patience lasts.
+
+    When it is over, the quietest so far is taken. Where what others took can't be told, the first answer is taken.
+    """
+    ends = time.perf_counter() + patience_seconds
+    quietest = ask()
+    while (quietest.get("others_share") or 0.0) > QUIET_SHARE and time.perf_counter() < ends:
+        quietest = min(quietest, ask(), key=lambda answer: float(answer["others_share"] or 0.0))
+    return quietest
+
+
+@contextlib.contextmanager
+def _alone(lock: Path | None) -> Iterator[None]:
+    """Hold the file's lock, the one that flock(1) takes too."""
+    if lock is None:
+        yield
+        return
+    import fcntl  # POSIX; filelock would do everywhere but polls, and never gets its turn among those who wait
+
+    with lock.open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield

@@ -1,0 +1,38 @@
+"""Endurance at a small size: memory that grows is seen, and a start after a kill draws."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from tintype.bench.endurance import growth_of, main
+
+
+def test_growth_is_of_the_largest_shape_from_the_tenth_picture_on() -> None:
+    steady = [50, *[100, 120, 110] * 10]
+    assert growth_of(steady, 3) == 0.0
+    assert growth_of([*steady[:-3], 100, 132, 110], 3) == pytest.approx(0.1)
+
+
+@pytest.mark.bench
+def test_pictures_and_kills_are_measured_and_judged(tiny_bundle: Path, tmp_path: Path) -> None:
+    def report(*arguments: str) -> dict[str, object]:
+        out = tmp_path / arguments[0]
+        done = CliRunner().invoke(main, [*arguments, "--results", str(out)], catch_exceptions=False)
+        assert done.exit_code == 0, done.output
+        (path,) = out.iterdir()
+        return dict(json.loads(path.read_text()))
+
+    pictures = report("pictures", str(tiny_bundle), "--count", "20", "--steps", "1")
+    for name, shapes in (("one shape", 1), ("three shapes", 3)):
+        part = pictures[name]
+        assert isinstance(part, dict)
+        assert len(part["shapes"]) == shapes
+        assert len(part["rss_bytes"]) == 2
+        assert min(part["rss_bytes"]) > 20 * 2**20
+    kills = report("kills", str(tiny_bundle), "--count", "1")
+    assert kills["bars"][0]["met"]  # type: ignore[index]
+    assert [row["left"] for row in kills["next_starts"]] == [[]]  # type: ignore[attr-defined]
