@@ -21,6 +21,7 @@ import psutil
 from tintype.engine import Reading, others_share
 
 POLL_SECONDS = 0.01
+GONE_SECONDS = 5.0  # until what was killed is gone
 _ON_LINUX = Path("/proc/self/status").exists()
 
 
@@ -92,13 +93,14 @@ def imported_modules(command: Sequence[str], environment: Mapping[str, str] | No
 
 
 def kill_family(process: subprocess.Popen[bytes]) -> None:
-    """Kill a process and its children, and wait for it."""
+    """Kill a process and its children, and wait for them."""
     family = psutil.Process(process.pid).children(recursive=True)
     process.kill()
     for child in family:
         with contextlib.suppress(psutil.NoSuchProcess):
             child.kill()
     process.wait()
+    psutil.wait_procs(family, timeout=GONE_SECONDS)
 
 
 class FamilyMemory:
