@@ -79,7 +79,7 @@ class Peer(Contestant):
 
 @dataclass(frozen=True, slots=True)
 class Command(Contestant):
-    """A process from spawn to exit for each answer, and nothing that warms up.
+    """A process from spawn to exit for each answer; by itself it isn't warmed up.
 
     output: a file that it has to write. anew: a folder that is removed before each run, so that each is a first one.
     read: what a run tells besides its time and memory.
@@ -89,6 +89,7 @@ class Command(Contestant):
     output: Path | None = None
     anew: Path | None = None
     read: Callable[[Run], Answer] = lambda run: {}
+    warm_ups: Sequence[Changes] = field(default=(), kw_only=True)
 
     def open(self) -> AbstractContextManager[Turn]:
         return contextlib.nullcontext(Turn(self._run, {"load_seconds": 0.0}))

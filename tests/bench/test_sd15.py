@@ -92,6 +92,7 @@ def test_a_command_is_run_anew_for_each_answer(tmp_path: Path) -> None:
     made = measure({"x": Command(command, anew=tmp_path / "anew", **read)}, Schedule(rounds=2))["x"]
     assert [answer["files"] for answer in made.answers] == [1, 1]
     assert made.figures()["seconds"]["runs"] == 2
+    assert made.warm == []
     assert made.figures()["peak_rss_bytes"] is None or made.figures()["peak_rss_bytes"] > MIB
     with pytest.raises(RuntimeError, match="did not write other"):
         measure({"x": Command(command, output=tmp_path / "other")}, Schedule(rounds=1))
