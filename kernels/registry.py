@@ -164,11 +164,12 @@ def finish(model: ir.Model, target: str, abilities: Collection[str] = (), *, exa
 
 def tidy(model: ir.Model, target: str) -> dict[str, int]:
     """Leave out what kernels have left without use, once they are chosen, in place; returns how often each pass did."""
-    passes = [each for each in (IdleRounding(),) if target in each.targets]
-    counts = {each.name: each.apply(model) for each in passes}
-    if any(counts.values()):
-        RemoveUnusedNodesPass()(model)
-    return {name: count for name, count in counts.items() if count}
+    idle = IdleRounding()
+    count = idle.apply(model) if target in idle.targets else 0
+    if count == 0:
+        return {}
+    RemoveUnusedNodesPass()(model)
+    return {idle.name: count}
 
 
 def _allowed(target: str, exactness: str) -> tuple[Rewrite, ...]:

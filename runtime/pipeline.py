@@ -326,12 +326,16 @@ class Pipeline:
             self._settled.clear()
 
     def begin_builds(self, request: ResolvedRequest) -> None:
-        """Begin the builds that a request lacks, beside one another; `session` waits for its own."""
+        """Begin the builds that a request lacks, beside one another; `session` waits for its own.
+
+        A graph that is open for it has one.
+        """
         import psutil
 
         from tintype.engine import begin_builds
 
         wanted = [(role, self.options(role, request)) for role in self.bundle.manifest.roles]
+        wanted = [each for each in wanted if self._sessions.get(each[0], (None,))[0] != each[1]]
         begin_builds(self.bundle, wanted, self.target, free_bytes=psutil.virtual_memory().available)
 
     def circumstances(

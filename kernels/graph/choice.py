@@ -14,8 +14,8 @@ import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from tintype.kernels.base import MICROSOFT, Kernel, Shapes, only_reader, producer
+from tintype.kernels.graph.priors import AS_IS
 
-AS_IS = "as_is"  # the layer as it is in the graph, as ONNX Runtime's own optimizer does it
 _AROUND = ("DequantizeLinear", "QuantizeLinear")  # ONNX Runtime fuses these into the layer between them
 _WEIGHT_STORES = (*_AROUND, "Cast")
 

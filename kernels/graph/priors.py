@@ -26,7 +26,7 @@ LIKEST: Mapping[str, str] = {
 
 NEAREST = 4  # timed layers that are asked for another one, each by how near it is: one may have been disturbed
 OWN_WEIGHT = 0.25  # squared octaves within which sizes count as the same
-AS_IS = "as_is"  # `choice.AS_IS`, without importing onnx_ir
+AS_IS = "as_is"  # a layer as it is in the graph, as ONNX Runtime's own optimizer does it
 
 
 @dataclass(frozen=True, slots=True)

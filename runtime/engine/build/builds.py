@@ -11,7 +11,7 @@ import json
 import shutil
 import tempfile
 import threading
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -78,9 +78,13 @@ def begin_builds(
 
     Whoever wants one calls `ensure_build`, which waits for it. What fails, fails there again, with its error.
     """
-    missing = [each for each in wanted if find_build(bundle, each[0], target, options=each[1]) is None]
-    sizes = {role: _stored_bytes(bundle.graph_path(role)) for role, _ in missing}
-    if len(missing) < 2 or sum(sizes.values()) * BYTES_TO_BUILD > free_bytes:
+    missing = {}
+    for role, options in wanted:
+        folder = cache.builds_folder() / build_key(bundle, role, target, options=options)
+        if not folder.is_dir():  # one that is damaged is found out where it is opened
+            missing[folder] = role, options
+    stored = sum(_stored_bytes(bundle.graph_path(role)) for role, _ in missing.values())
+    if len(missing) < 2 or stored * BYTES_TO_BUILD > free_bytes:
         return
     locked = threading.Event()
     # A daemon: a program that ends doesn't wait for it, and the child ends with the program.
@@ -93,25 +97,34 @@ def _stored_bytes(graph: Path) -> int:
 
 
 def _make_together(
-    bundle: GraphSource, wanted: Sequence[tuple[str, BuildOptions]], target: Target, locked: threading.Event
+    bundle: GraphSource, wanted: Mapping[Path, tuple[str, BuildOptions]], target: Target, locked: threading.Event
 ) -> None:
+    """Make builds, by their folders, in one child process; locked is set once nobody else can begin one of them."""
     with contextlib.ExitStack() as locks:
         locks.callback(locked.set)
         locks.enter_context(contextlib.suppress(TintypeError, OSError, ChildError))
-        folders = [cache.builds_folder() / build_key(bundle, role, target, options=options) for role, options in wanted]
-        makings = []
-        for folder, (role, options) in sorted(zip(folders, wanted, strict=True), key=lambda each: each[0]):
+        jobs: dict[Path, Job] = {}
+        for folder in sorted(wanted):  # in one order everywhere: two processes that wait for one another wait for ever
             locks.enter_context(filelock.FileLock(folder.with_suffix(".lock")))
             if not folder.is_dir():
-                identity = identify(bundle, role, target, options=options)
-                making = _Making(folder, bundle.graph_path(role), target, identity, options, bundle.largest(role))
-                makings.append(locks.enter_context(making))
+                role, options = wanted[folder]
+                made = locks.enter_context(_beside(folder))
+                jobs[folder] = Job(
+                    source=bundle.graph_path(role),
+                    folder=made,
+                    target=target,
+                    options=options,
+                    costs=_costs_path(),
+                    weights=cache.weights_folder(),
+                    largest=bundle.largest(role),
+                )
         locked.set()
-        jobs = json.dumps([making.job.as_dict() for making in makings])
-        results = run_child("tintype.engine.build.lower", jobs)["results"] if makings else []
-        for making, said in zip(makings, results, strict=True):
+        text = json.dumps([job.as_dict() for job in jobs.values()])
+        results = run_child("tintype.engine.build.lower", text)["results"] if jobs else []
+        for (folder, job), said in zip(jobs.items(), results, strict=True):
+            role, options = wanted[folder]
             with contextlib.suppress(ChildError):
-                making.finish(answer_in(said))
+                _put_in_place(job.folder, folder, identify(bundle, role, target, options=options), answer_in(said))
 
 
 def find_build(
@@ -209,7 +222,16 @@ def lower_into(
     weights: the folder where builds share large weights, if any. largest: how large the graph's values get, by name,
     where that was measured; else it is found on noise where it matters.
     """
-    job = _job(source, folder, target, options, weights, largest, lowered=lowered)
+    job = Job(
+        source=source,
+        folder=folder,
+        target=target,
+        lowered=lowered,
+        options=options,
+        costs=_costs_path(),
+        weights=weights,
+        largest=largest,
+    )
     try:
         (said,) = run_child("tintype.engine.build.lower", json.dumps([job.as_dict()]))["results"]
         return answer_in(said)
@@ -221,28 +243,6 @@ def lower_into(
     if kind == UNCUT:
         raise UncutError(message, fix=_fix_for(kind))
     raise BuildError(message, fix=_fix_for(kind), kind=kind)
-
-
-def _job(
-    source: Path,
-    folder: Path,
-    target: Target,
-    options: BuildOptions,
-    weights: Path | None,
-    largest: Mapping[str, float] | None,
-    *,
-    lowered: bool = True,
-) -> Job:
-    return Job(
-        source=source,
-        folder=folder,
-        target=target,
-        lowered=lowered,
-        options=options,
-        costs=_costs_path(),
-        weights=weights,
-        largest=None if largest is None else dict(largest),
-    )
 
 
 def is_timed(folder: Path) -> bool:
@@ -274,51 +274,24 @@ def _costs_path() -> Path:
     return cache.cache_folder() / "costs" / f"{hashlib.sha256(facts.encode()).hexdigest()[:16]}.json"
 
 
-class _Making:
-    """A build on its way: made beside its place and moved there in one step. The caller holds the lock."""
+@contextlib.contextmanager
+def _beside(folder: Path) -> Iterator[Path]:
+    """A folder for a build that is being made, beside its place. The caller holds the lock."""
+    # What a killed process left behind; nobody else can be at it, we hold the lock.
+    for left in folder.parent.glob(f".partial-{folder.name}-*"):
+        cache.discard(left)
+    with tempfile.TemporaryDirectory(
+        dir=folder.parent, prefix=f".partial-{folder.name}-", ignore_cleanup_errors=True
+    ) as scratch:
+        made = Path(scratch) / "build"
+        made.mkdir()
+        yield made
 
-    def __init__(
-        self,
-        folder: Path,
-        source: Path,
-        target: Target,
-        identity: BuildIdentity,
-        options: BuildOptions,
-        largest: Mapping[str, float] | None,
-    ) -> None:
-        self.folder, self._identity = folder, identity
-        self._scratch = contextlib.ExitStack()
-        self._facts = (source, target, options, largest)
 
-    def __enter__(self) -> _Making:
-        # What a killed process left behind; nobody else can be at it, we hold the lock.
-        for left in self.folder.parent.glob(f".partial-{self.folder.name}-*"):
-            cache.discard(left)
-        scratch = tempfile.TemporaryDirectory(
-            dir=self.folder.parent, prefix=f".partial-{self.folder.name}-", ignore_cleanup_errors=True
-        )
-        self._made = Path(self._scratch.enter_context(scratch)) / "build"
-        self._made.mkdir()
-        return self
-
-    def __exit__(self, *_error: object) -> None:
-        self._scratch.close()
-
-    @property
-    def job(self) -> Job:
-        source, target, options, largest = self._facts
-        return _job(source, self._made, target, options, cache.weights_folder(), largest)
-
-    def lower(self) -> None:
-        """Run the child that makes it, and put it in place."""
-        source, target, options, largest = self._facts
-        weights = cache.weights_folder()
-        self.finish(lower_into(source, self._made, target, options=options, weights=weights, largest=largest))
-
-    def finish(self, report: Mapping[str, Any]) -> None:
-        """Put in place what a child made."""
-        cache.write_facts(self._made, self._identity, report)
-        self._made.replace(self.folder)
+def _put_in_place(made: Path, folder: Path, identity: BuildIdentity, report: Mapping[str, Any]) -> None:
+    """Say what a build is, and move it to its place in one step."""
+    cache.write_facts(made, identity, report)
+    made.replace(folder)
 
 
 def _build_into(
@@ -329,9 +302,12 @@ def _build_into(
     options: BuildOptions,
     largest: Mapping[str, float] | None,
 ) -> None:
+    """Make the build beside its place and move it there. The caller holds the lock."""
     try:
-        with _Making(folder, source, target, identity, options, largest) as making:
-            making.lower()
+        with _beside(folder) as made:
+            weights = cache.weights_folder()
+            report = lower_into(source, made, target, options=options, weights=weights, largest=largest)
+            _put_in_place(made, folder, identity, report)
     except OSError as error:
         kind = kind_of(error)
         message = f"the build cannot be written below {folder.parent}: {error}"

@@ -12,7 +12,7 @@ import shutil
 import sys
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -47,7 +47,7 @@ class Job:
     options: BuildOptions = ANY_SHAPE
     costs: Path | None = None  # what was measured before
     weights: Path | None = None  # where builds share large weights
-    largest: dict[str, float] | None = None  # of the canonical graph's values, as the export measured them
+    largest: Mapping[str, float] | None = None  # of the canonical graph's values, as the export measured them
 
     @property
     def computes_half(self) -> bool:
@@ -64,7 +64,7 @@ class Job:
         """For JSON."""
         paths = {name: str(path.resolve()) if path else None for name, path in self._paths().items()}
         rest = {"target": self.target.name, "lowered": self.lowered, "options": asdict(self.options)}
-        rest["largest"] = self.largest
+        rest["largest"] = None if self.largest is None else dict(self.largest)
         return {**paths, **rest}
 
     @classmethod
@@ -182,7 +182,7 @@ def _mark_large(model: ir.Model, job: Job) -> int:
     return len(largest)
 
 
-def _largest_values(job: Job) -> dict[str, float]:
+def _largest_values(job: Job) -> Mapping[str, float]:
     """How large the canonical graph's values get: as the export measured them, or on noise."""
     from tintype.engine.build.ranges import ranges_on_noise
 

@@ -23,6 +23,7 @@ from tintype.engine.device.disturbance import DISTURBED, Reading, others_share
 from tintype.engine.device.providers import Target, load_onnxruntime
 from tintype.engine.run.session_options import session_options
 from tintype.files import write_text
+from tintype.kernels.graph.priors import AS_IS as AS_IS  # for those who read reports too
 
 if TYPE_CHECKING:
     import onnx
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
     from tintype.kernels.graph.choice import Layer
     from tintype.kernels.graph.priors import Priors
 
-AS_IS = "as_is"  # kernels.choice.AS_IS, without importing onnx
 LAYER_SECONDS = 0.3  # for timing one layer, beyond the first run of each way
 MOST_ROUNDS = 40
 LAYER_GATE_DB = 90.0  # of an exact way against the layer as it is
