@@ -55,6 +55,7 @@ def test_memory_that_is_not_there_is_told_and_the_build_stays(tmp_path, monkeypa
     monkeypatch.setenv("TINTYPE_CACHE", str(tmp_path))
     options = BuildOptions.for_shape(CELLS, exactness="exact", threads=1)
     folder = ensure_build(open_bundle("postcard"), "denoiser", resolve_provider("cpu"), options=options)
+    weight_bytes = (folder / "model.onnx_data").stat().st_size
     code = (
         "import resource, numpy\n"
         "from tintype.bundle import open_bundle\n"
@@ -64,7 +65,7 @@ def test_memory_that_is_not_there_is_told_and_the_build_stays(tmp_path, monkeypa
         f"options = BuildOptions.for_shape({CELLS!r}, exactness='exact', threads=1)\n"
         "bundle, cpu = open_bundle('postcard'), resolve_provider('cpu')\n"
         "pages = int(open('/proc/self/statm').read().split()[0])\n"
-        "limit = pages * resource.getpagesize() + 6 * 2**20\n"
+        f"limit = pages * resource.getpagesize() + {weight_bytes} // 2\n"  # seen to end in "free(): invalid pointer"
         "resource.setrlimit(resource.RLIMIT_AS, (limit, limit))\n"
         "try:\n"
         "    open_role(bundle, 'denoiser', cpu, options=options)\n"
@@ -72,7 +73,7 @@ def test_memory_that_is_not_there_is_told_and_the_build_stays(tmp_path, monkeypa
         "    print(type(error).__name__)\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert done.stdout.strip() in ("MemoryBudgetError", "MemoryError"), done.stderr
+    assert done.stdout.strip() == "MemoryBudgetError", done.stderr
     assert Path(folder).is_dir()
     assert damage(folder) is None
 

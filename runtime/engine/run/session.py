@@ -21,7 +21,7 @@ from tintype.engine.run.binding import run_to_device
 from tintype.engine.run.chain import Chain, read_chains
 from tintype.engine.run.held import Held, HeldInTensors
 from tintype.engine.run.on_device import Kept, OnDevice, stays_on_device
-from tintype.engine.run.pages import can_give_back
+from tintype.engine.run.pages import can_give_back, demand_mappable
 from tintype.engine.run.placement import Placement
 from tintype.engine.run.session_options import MODEL, NUMPY_TYPES, ONCE, session_options
 from tintype.engine.run.strips import HEAD, TAIL, Strips, read_strips
@@ -241,6 +241,10 @@ def open_session(
 
     # What a device fuses is decided when it opens the graph: such builds are saved as they were lowered.
     def opened(graph: Path, *, captures: bool = False, shares: bool = True, keeps_tensors: bool = True) -> Any:
+        try:
+            demand_mappable(_graph_files(graph))
+        except MemoryError as error:
+            raise _open_error(graph, target, error) from error
         optimized = optimize or not target.is_host
         told = cuda.for_session(target, exactness=exactness, device_bytes=device_bytes, captures=captures)
         options = session_options(target, threads=threads, optimize=optimized, mapped=mapped)
@@ -281,9 +285,12 @@ def open_session(
 
 
 def _graph_bytes(graph: Path) -> int:
+    return sum(file.stat().st_size for file in _graph_files(graph))
+
+
+def _graph_files(graph: Path) -> list[Path]:
     """A graph's files: its nodes and its weights."""
-    files = (graph, graph.with_name(f"{graph.name}_data"))
-    return sum(file.stat().st_size for file in files if file.is_file())
+    return [file for file in (graph, graph.with_name(f"{graph.name}_data")) if file.is_file()]
 
 
 def _open(path: Path, target: Target, options: Any) -> Any:
@@ -302,7 +309,7 @@ def _open_error(path: Path, target: Target, error: Exception) -> TintypeError:
     text = _first_line(error)
     if not target.is_host and target.provider.removesuffix("ExecutionProvider").lower() in text.lower():
         return ProviderError(f"{target.provider} cannot open {path.name}: {text}", fix="choose provider cpu")
-    if says_no_memory(text):
+    if isinstance(error, MemoryError) or says_no_memory(text):
         return MemoryBudgetError(
             f"there is not enough memory to open {path.name}: {text}",
             fix="close other programs, or set a memory budget: tintype plan shows what it takes",
