@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from tintype.errors import (
         BuildError,
         BundleError,
+        CancelledError,
         ExportError,
         InstallError,
         MemoryBudgetError,
@@ -32,11 +33,12 @@ if TYPE_CHECKING:
         RequestError,
         TintypeError,
     )
-    from tintype.latents import SavedLatents, read_latents
-    from tintype.pipeline import Pipeline, Run, load
+    from tintype.events import Picture, Step, Timings
+    from tintype.pipeline import Pipeline, load
     from tintype.record import Record, read_record
+    from tintype.record.latents_file import SavedLatents, read_latents
     from tintype.request import Request, ResolvedRequest
-    from tintype.result import Picture, Result, Step, Timings
+    from tintype.run import Result, Run
 
 _HOMES = {
     "Bundle": "bundle",
@@ -44,6 +46,7 @@ _HOMES = {
     "open_bundle": "bundle",
     "BuildError": "errors",
     "BundleError": "errors",
+    "CancelledError": "errors",
     "ExportError": "errors",
     "InstallError": "errors",
     "MemoryBudgetError": "errors",
@@ -53,25 +56,26 @@ _HOMES = {
     "RecordError": "errors",
     "RequestError": "errors",
     "TintypeError": "errors",
-    "SavedLatents": "latents",
-    "read_latents": "latents",
+    "SavedLatents": "record.latents_file",
+    "read_latents": "record.latents_file",
     "Pipeline": "pipeline",
-    "Run": "pipeline",
+    "Run": "run",
     "load": "pipeline",
     "Record": "record",
     "read_record": "record",
     "Request": "request",
     "ResolvedRequest": "request",
-    "Picture": "result",
-    "Result": "result",
-    "Step": "result",
-    "Timings": "result",
+    "Picture": "events",
+    "Result": "run",
+    "Step": "events",
+    "Timings": "events",
 }
 
 __all__ = [
     "BuildError",
     "Bundle",
     "BundleError",
+    "CancelledError",
     "ExportError",
     "InstallError",
     "Manifest",

@@ -9,6 +9,7 @@ TintypeError
 │   └── UncutError   a graph cannot run in the pieces that were asked for
 ├── MemoryBudgetError nothing fits the budget
 ├── NumericError     a graph produced NaN or infinity
+├── CancelledError   a run was ended from another thread
 ├── OutputError      the picture could not be written
 ├── RecordError      a record cannot be read, or cannot be honoured here
 └── ExportError      a checkpoint cannot be read, or a parity gate failed
@@ -85,12 +86,20 @@ class NumericError(TintypeError):
     pass
 
 
+class CancelledError(TintypeError):
+    pass
+
+
 class OutputError(TintypeError):
     pass
 
 
 class RecordError(TintypeError):
-    pass
+    """reasons: why the same picture can't be promised, a sentence each, where that is what is wrong."""
+
+    def __init__(self, message: str, *, fix: str, reasons: tuple[str, ...] = ()) -> None:
+        super().__init__(message, fix=fix)
+        self.reasons = reasons
 
 
 class ExportError(TintypeError):

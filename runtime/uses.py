@@ -1,5 +1,50 @@
-"""How a request uses graphs."""
+"""How a request uses graphs: which, in what shape, how often, and beside which others."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
 EXACTNESS = ("exact", "balanced")  # see Request.exactness
+
+# Graphs of one phase may be used in turn, call by call. Phases follow one another.
+ENCODE, START, DENOISE, DECODE = "encode", "start", "denoise", "decode"
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class GraphRef:
+    """One graph of a bundle. Its `str` is what plans and records call it: the role, where that is enough."""
+
+    role: str
+    variant: str = "full"
+    index: int = 0  # of several with the same role
+
+    def __str__(self) -> str:
+        variant = "" if self.variant == "full" else f".{self.variant}"
+        return f"{self.role}{variant}" + (f"[{self.index}]" if self.index else "")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GraphUse:
+    """One graph's part in making the pictures of a request.
+
+    dims: the numbers for its symbolic dims in one call. calls: over the whole request. opens: how often it has to be
+    opened where graphs don't stay open. branches: prompts that one call computes together, which can be so many calls
+    of a batch that much smaller.
+    """
+
+    ref: GraphRef
+    phase: str
+    dims: Mapping[str, int] = field(hash=False)
+    calls: int
+    opens: int = 1
+    branches: int = 1
+
+    @property
+    def name(self) -> str:
+        return str(self.ref)
+
+    def split(self) -> GraphUse:
+        """The same with a call for each prompt."""
+        dims = {**self.dims, "batch": self.dims["batch"] // self.branches}
+        return replace(self, dims=dims, calls=self.calls * self.branches, branches=1)

@@ -121,7 +121,7 @@ def generate(
         return
     _refuse_gaps(prompt, force=force)
     from tintype import Request, load
-    from tintype.result import new_path, picture_paths
+    from tintype.events import new_path, picture_paths
 
     width, height = size or (None, None)
     request = Request(
@@ -145,7 +145,7 @@ def generate(
         StepBar() as bar,
         load("postcard" if model is None else model, provider=provider, memory=memory, threads=threads) as pipeline,
     ):
-        pipeline.tell = bar.tell
+        pipeline.on_progress = bar.tell
         run = pipeline.steps(request)
         output = output or new_path(run.request.prompt, run.request.seed, run.request.count)
         paths = picture_paths(output, run.request.count)
@@ -165,7 +165,7 @@ def _reproduce(
 ) -> None:
     """The picture of a record, with the bundle, device and thread count that it names unless others are given."""
     from tintype import load, read_record
-    from tintype.result import new_path
+    from tintype.events import new_path
 
     record = read_record(picture)
     output = output or new_path(record.request.prompt, record.seed)
@@ -195,8 +195,8 @@ def _resume(
 ) -> None:
     """The pictures of latents that were kept, with the bundle, device and thread count of their records."""
     from tintype import load
-    from tintype.latents import read_latents
-    from tintype.result import new_path, picture_paths
+    from tintype.events import new_path, picture_paths
+    from tintype.record.latents_file import read_latents
 
     saved = read_latents(file)
     first = saved.records[0]
@@ -285,7 +285,7 @@ def _save_each(
 
 def _keep_latents(run: Run, output: Path, error: TintypeError | MemoryError) -> Exception:
     """The error with the way to go on, once the latents of what was denoised are on disk."""
-    from tintype.latents import latents_path
+    from tintype.record.latents_file import latents_path
 
     if run.latents is None:
         return error

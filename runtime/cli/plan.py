@@ -66,7 +66,7 @@ def plan(
         exactness=exactness,
     )
     with load(bundle, provider=provider, memory=memory, threads=threads) as pipeline:
-        with spinner("planning") as pipeline.tell:
+        with spinner("planning") as pipeline.on_progress:
             if encode:
                 found = pipeline.plan_encoding(asked.width, asked.height, exactness=exactness, build=not no_build)
             else:

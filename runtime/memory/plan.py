@@ -11,7 +11,7 @@ from tintype.memory.holding import MIB, PACKED, Holding
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Arrangement:
+class ExecutionPlan:
     """What a plan decides. It is what the pipeline goes by, and with the request it decides a picture's bytes."""
 
     holdings: Mapping[str, Holding] = field(default_factory=dict)  # by role; packed where there is none
@@ -150,8 +150,8 @@ class Plan:
         return all(stage.costs.measured for stage in self.stages)
 
     @property
-    def arrangement(self) -> Arrangement:
-        return Arrangement(
+    def execution(self) -> ExecutionPlan:
+        return ExecutionPlan(
             holdings={stage.role: stage.holding for stage in self.stages},
             split_guidance=any(stage.split_guidance for stage in self.stages),
             keep=self.keep,

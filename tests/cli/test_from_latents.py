@@ -90,6 +90,6 @@ def test_latents_that_cannot_be_kept_are_told(
         raise OutputError(f"{path} cannot be written: the disk is full", fix="free some space")
 
     failing_decoder(2)
-    monkeypatch.setattr("tintype.latents.write_output", full)
+    monkeypatch.setattr("tintype.record.latents_file.write_output", full)
     generate("a red house", *SIZE).assert_one_clear_error(1, "not enough memory", "could not be kept", "disk is full")
     assert list(tmp_path.iterdir()) == []

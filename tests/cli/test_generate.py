@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from tintype import read_record
-from tintype.result import new_path
+from tintype.events import new_path
 
 
 def test_a_picture_is_written_and_told(generate, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from tintype.engine import BuildOptions, build_id, cache_folder, clear_cache, en
 from tintype.engine.build.cache import damage, read_report
 from tintype.engine.build.code_version import read_sources, version_of
 from tintype.engine.build.measure import AS_IS
-from tintype.record import BY_PRIORS, TIMED
+from tintype.record.provenance import BY_PRIORS, TIMED
 
 SMALL = {"width": 64, "height": 64, "num_inference_steps": 1, "seed": 3}
 
@@ -47,7 +47,7 @@ def test_a_first_build_times_nothing_and_is_the_same_in_every_cache(postcard):
 
 def test_pictures_are_drawn_by_a_timed_build_once_there_is_one_and_say_so(postcard):
     first = postcard.generate("a red boat", **SMALL)
-    roles = set(postcard.bundle.manifest.roles)
+    roles = set(postcard.bundle.manifest.graph_names)
     assert first.records[0].made_with.kernels == dict.fromkeys(roles, BY_PRIORS)
     for _, folder in postcard.build(first.records[0].request):
         assert is_timed(folder)

@@ -44,7 +44,7 @@ def test_without_a_budget_everything_is_fastest_and_stays_open():
     plan = make_plan(NEEDS, BASE, None, costs)
     assert [stage.holding for stage in plan.stages] == [PACKED] * 3
     assert plan.keep
-    assert not plan.arrangement.split_guidance
+    assert not plan.execution.split_guidance
     # The last stage begins with what the two before it hold; then everything is open.
     assert plan.peak_bytes == plan.stages[-1].peak_bytes == BASE + (990 + 990 + 1000) * MIB
     assert plan.seconds == pytest.approx(2 * 1.0 + 10 * 1.0 + 1.0 + 3 * 0.5)
@@ -99,7 +99,7 @@ def test_a_graph_that_is_called_once_needs_what_its_first_call_does():
         return dataclasses.replace(found, first_peak_bytes=found.peak_bytes - 5 * MIB)
 
     plain, plan = (make_plan(NEEDS, BASE, 1100 * MIB, oracle) for oracle in (costs, growing))
-    assert plan.arrangement == plain.arrangement
+    assert plan.execution == plain.execution
     less = [before.peak_bytes - after.peak_bytes for before, after in zip(plain.stages, plan.stages, strict=True)]
     calls = [need.calls for need in NEEDS]
     assert calls == [2, 10, 1]
@@ -142,7 +142,7 @@ def test_guidance_is_split_where_one_call_for_both_does_not_fit():
     denoiser = plan.stages[1]
     assert denoiser.split_guidance
     assert denoiser.calls == 20
-    assert plan.arrangement.split_guidance
+    assert plan.execution.split_guidance
 
 
 def test_split_guidance_holds_what_depends_on_the_prompt_twice():
@@ -151,8 +151,8 @@ def test_split_guidance_holds_what_depends_on_the_prompt_twice():
         return dataclasses.replace(costs(candidate), held_bytes=held)
 
     plan, plain = (make_plan(NEEDS, BASE, 355 * MIB, oracle) for oracle in (with_held, costs))
-    assert plan.arrangement == plain.arrangement
-    assert plan.arrangement.split_guidance
+    assert plan.execution == plain.execution
+    assert plan.execution.split_guidance
     assert plan.most_bytes == plain.most_bytes + 20 * MIB
     assert plan.stages[1].peak_bytes == plain.stages[1].peak_bytes + 20 * MIB
     whole = make_plan(NEEDS, BASE, None, with_held)  # not split: what the costs say is all
@@ -269,20 +269,20 @@ def test_a_device_s_memory_is_part_of_the_peak_and_what_any_process_takes_there_
     assert not apart.keep
     assert apart.device_bytes == CONTEXT + 2400 * MIB
     assert apart.peak_bytes == BASE + CONTEXT + 2460 * MIB
-    assert apart.arrangement.device_limits == {
+    assert apart.execution.device_limits == {
         "text_encoder": 200 * MIB,
         "denoiser": 1800 * MIB,
         "vae_decoder": 2400 * MIB,
     }
     assert f"{apart.device_bytes / MIB:,.0f}" in next(line for line in apart.lines() if line.startswith("device"))
-    assert make_plan(NEEDS, BASE, None, costs).arrangement.device_limits == {}
+    assert make_plan(NEEDS, BASE, None, costs).execution.device_limits == {}
 
 
 def test_what_does_not_fit_on_a_device_as_a_whole_runs_there_in_parts():
     plan = make_plan(ON_DEVICE, BASE, 2400 * MIB, device_costs)
     assert [stage.holding.kind for stage in plan.stages] == ["packed", "packed", "strips"]
     assert plan.seconds == pytest.approx(3 * 0.5 + 2 * 1.0 + 10 * 1.0 + 2.0)
-    assert make_plan(ON_DEVICE, BASE, 2200 * MIB, device_costs).arrangement.split_guidance
+    assert make_plan(ON_DEVICE, BASE, 2200 * MIB, device_costs).execution.split_guidance
     least = make_plan(ON_DEVICE, BASE, 1300 * MIB, device_costs)
     assert [stage.holding.kind for stage in least.stages] == ["packed", "segments", "strips"]
     assert least.device_bytes == CONTEXT + 800 * MIB

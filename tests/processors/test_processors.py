@@ -60,7 +60,7 @@ def test_a_balanced_picture_is_as_near_to_this_machines_as_rounding_lets_it_be(d
 def test_builds_are_not_those_of_another_kind_of_processor(drawing, processor, kind):
     here, there = drawing(HOST, kind), drawing(processor, kind)
     builds, others = there.record.made_with.builds, here.record.made_with.builds
-    assert builds.keys() == others.keys() == set(open_bundle("postcard").manifest.roles)
+    assert builds.keys() == others.keys() == set(open_bundle("postcard").manifest.graph_names)
     assert _is(processor, here.features) or all(builds[role] != others[role] for role in builds)
 
 

@@ -15,8 +15,10 @@ import tintype
 import tintype.engine
 from tintype.errors import BuildError, MemoryBudgetError, RequestError, UncutError
 from tintype.memory.holding import MAPPED, PACKED, segments, strips
-from tintype.memory.plan import Arrangement
-from tintype.record import arrangement_of
+from tintype.memory.plan import ExecutionPlan
+from tintype.pipeline import picture_steps
+from tintype.record.provenance import execution_plan_of
+from tintype.stages.finish import provenance_of
 
 REQUEST = {"seed": 3, "num_inference_steps": 3, "width": 64, "height": 64, "exactness": "exact"}
 PROMPT = "a red sailboat on a calm sea at sunset"
@@ -59,7 +61,7 @@ def test_a_picture_within_a_budget_says_so_and_can_be_made_again(tiny_bundle, un
     assert plan.measured
     assert plan.peak_bytes <= 2**31
     assert result.plan is not None
-    assert result.plan.arrangement == plan.arrangement
+    assert result.plan.execution == plan.execution
     assert [stage.role for stage in plan.stages] == ["text_encoder", "denoiser", "vae_decoder"]
     assert all(stage.kernels.get("attention", 0) >= 1 for stage in plan.stages)
     told = plan.lines()
@@ -111,16 +113,16 @@ WAYS = {
 @pytest.mark.parametrize("split", [False, True], ids=["together", "split"])
 @pytest.mark.parametrize("way", WAYS)
 def test_however_graphs_are_held_the_picture_is_the_same(tiny_bundle, unbounded, open_roles, way, split):
-    arrangement = Arrangement(holdings=WAYS[way], split_guidance=split, keep=False)
+    plan = ExecutionPlan(holdings=WAYS[way], split_guidance=split, keep=False)
     made_with = dataclasses.replace(
         unbounded.record.made_with,
         holdings={role: holding.words for role, holding in WAYS[way].items()},
         split_guidance=split,
     )
-    assert arrangement_of(made_with) == dataclasses.replace(arrangement, timed=dict.fromkeys(made_with.builds, False))
+    assert execution_plan_of(made_with) == dataclasses.replace(plan, timed=dict.fromkeys(made_with.builds, False))
     with tintype.load(tiny_bundle, provider="cpu", threads=1) as pipeline:
         made_with = dataclasses.replace(
-            made_with, builds=pipeline.circumstances(unbounded.record.request, 0, None, arrangement).builds
+            made_with, builds=provenance_of(pipeline.context(unbounded.record.request, plan), 0).builds
         )
         result = pipeline.reproduce(dataclasses.replace(unbounded.record, made_with=made_with))
         assert list(open_roles()) == ["vae_decoder"]  # one after another: the others are closed
@@ -131,9 +133,10 @@ def test_however_graphs_are_held_the_picture_is_the_same(tiny_bundle, unbounded,
 
 def test_a_preview_between_steps_makes_room_and_gives_it_back(tiny_bundle, unbounded, open_roles):
     """The decoder takes the denoiser's place and the denoiser is opened again; the picture is the same."""
-    arrangement = Arrangement(keep=False)
+    plan = ExecutionPlan(keep=False)
     with tintype.load(tiny_bundle, provider="cpu", threads=1) as pipeline:
-        run = tintype.pipeline.Run(pipeline, unbounded.record.request, arrangement=arrangement)
+        context = pipeline.context(unbounded.record.request, plan)
+        run = tintype.Run(context, picture_steps(context))
         for step in run:
             assert len(step.preview()) == 1
             assert list(open_roles()) == ["vae_decoder"]
@@ -145,7 +148,7 @@ def test_what_fits_nowhere_is_refused_before_anything_loads_and_what_would_fit_d
         with pytest.raises(MemoryBudgetError, match="nothing fits") as caught:
             pipeline.generate(PROMPT, **REQUEST)
         assert open_roles() == {}
-    least = int(caught.value.fix.split("give ")[1].split()[0].replace(",", ""))
+    least = caught.value.least_bytes // 2**20
     with tintype.load(tiny_bundle, provider="cpu", memory=f"{least + 24}MiB", threads=1) as pipeline:
         assert pipeline.plan(PROMPT, **REQUEST).measured
 

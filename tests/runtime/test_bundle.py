@@ -16,8 +16,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from tintype import bundle_check
-from tintype.bundle import file_facts, open_bundle, read_manifest, write_manifest
+from tintype.bundle import file_facts, open_bundle, read_manifest, verify, write_manifest
 from tintype.errors import BundleError
 
 WEIGHTS = "unet/model.onnx_data"
@@ -96,7 +95,7 @@ def test_a_changed_byte_in_a_bundle_that_was_opened_before(hand_made):
 
 
 def test_a_large_bundle_is_hashed_once_and_again_when_it_changed(hand_made, monkeypatch):
-    monkeypatch.setattr(bundle_check, "ALWAYS_HASHED_BYTES", 0)
+    monkeypatch.setattr(verify, "ALWAYS_HASHED_BYTES", 0)
     hashed: list[str] = []
     real = hashlib.file_digest
 

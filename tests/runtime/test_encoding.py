@@ -13,6 +13,8 @@ from PIL import Image
 import tintype
 from tintype.errors import MemoryBudgetError, RequestError
 from tintype.memory.holding import MIB
+from tintype.stages.decode import decode_in
+from tintype.stages.decode_mode import PLANNED
 
 pytestmark = pytest.mark.slow
 
@@ -39,7 +41,7 @@ def large(made):
 def test_a_picture_comes_back_from_its_latents(made):
     with tintype.load("postcard", provider="cpu") as pipeline:
         latents = pipeline.encode_picture(made.image, exactness="exact")
-        again = pipeline.decode(latents, exactness="exact")
+        again = decode_in(pipeline.context(made.record.request), latents, PLANNED)
     assert latents.dtype == np.float32
     assert latents.shape == made.latents.shape
     assert psnr_db(made.image, again[0], 255) >= 30.0

@@ -8,20 +8,22 @@ import numpy as np
 import pytest
 
 import tintype
-from tintype.decoding import ALL_WAYS, AS_ARRANGED, TILES, Way, decode_somehow, ways_to_decode
+from tintype import Run
 from tintype.engine import Session
 from tintype.engine.run.strips import read_strips
 from tintype.errors import BundleError, MemoryBudgetError, NumericError, OutputError, RecordError, UncutError
 from tintype.image.tiles import Tiling
-from tintype.latents import latents_path, read_latents, save_latents
 from tintype.memory.holding import strips
-from tintype.memory.plan import Arrangement
-from tintype.pipeline import Run
+from tintype.memory.plan import ExecutionPlan
+from tintype.pipeline import picture_steps
+from tintype.record.latents_file import latents_path, read_latents, save_latents
 from tintype.request import make_request, resolve
+from tintype.stages.decode import decode_with_fallback
+from tintype.stages.decode_mode import FALLBACKS, PLANNED, TILES, DecodeMode, decode_modes
 
 ASKED = {"seed": 3, "num_inference_steps": 1, "width": 128, "height": 96}  # latents of 32x24
 
-IN_TILES = (AS_ARRANGED, *TILES)  # of a decoder that cannot be cut
+IN_TILES = (PLANNED, *TILES)  # of a decoder that cannot be cut
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +84,9 @@ def test_each_picture_keeps_how_it_was_decoded(pipeline, small_memory):
 
 def test_a_record_in_tiles_is_decoded_in_tiles(pipeline):
     request = make_request("a house", ASKED)
-    run = Run(pipeline, resolve(request, pipeline.bundle.manifest), ways=(Way(Tiling(16, 4)),))
+    context = pipeline.context(resolve(request, pipeline.bundle.manifest))
+    context.decode_modes = (DecodeMode(Tiling(16, 4)),)
+    run = Run(context, picture_steps(context))
     list(run)
     assert run.result.record.tiling == Tiling(16, 4)
     again = pipeline.reproduce(run.result.record)
@@ -91,9 +95,9 @@ def test_a_record_in_tiles_is_decoded_in_tiles(pipeline):
 
 
 def test_decoding_goes_on_in_strips_smaller_than_planned():
-    planned = Arrangement(holdings={"vae_decoder": strips(8)})
-    assert ways_to_decode(Arrangement()) == ALL_WAYS
-    assert ways_to_decode(planned) == (Way(), Way(holding=strips(4)))
+    planned = ExecutionPlan(holdings={"vae_decoder": strips(8)})
+    assert decode_modes(ExecutionPlan()) == FALLBACKS
+    assert decode_modes(planned) == (DecodeMode(), DecodeMode(holding=strips(4)))
 
 
 def test_a_record_that_says_whole_is_decoded_whole_or_not_at_all(pipeline, small_memory):
@@ -130,8 +134,8 @@ def test_memory_is_given_back_before_each_new_try():
         return np.zeros((1, 2, 2, 3), np.uint8)
 
     latents = np.zeros((1, 4, 128, 128), np.float32)
-    _, way = decode_somehow(decode, latents, IN_TILES, lambda: freed.append(1))
-    assert (way, len(freed)) == (Way(Tiling(32, 8)), 2)
+    _, way = decode_with_fallback(decode, latents, IN_TILES, lambda: freed.append(1))
+    assert (way, len(freed)) == (DecodeMode(Tiling(32, 8)), 2)
 
 
 def test_a_decoder_that_cannot_be_cut_goes_on_in_tiles_and_one_that_can_does_not():
@@ -146,15 +150,17 @@ def test_a_decoder_that_cannot_be_cut_goes_on_in_tiles_and_one_that_can_does_not
                 raise MemoryError
             return np.zeros((1, 2, 2, 3), np.uint8)
 
-        return tried, lambda: decode_somehow(decode, np.zeros((1, 4, 128, 128), np.float32), ALL_WAYS, lambda: None)
+        return tried, lambda: decode_with_fallback(
+            decode, np.zeros((1, 4, 128, 128), np.float32), FALLBACKS, lambda: None
+        )
 
     tried, run = trial(cut=False)
-    assert run()[1] == Way(Tiling(32, 8))
-    assert tried == list(ALL_WAYS[:-1])
+    assert run()[1] == DecodeMode(Tiling(32, 8))
+    assert tried == list(FALLBACKS[:-1])
     tried, run = trial(cut=True)
     with pytest.raises(MemoryBudgetError, match="even in strips of 4 MiB"):
         run()
-    assert tried == [way for way in ALL_WAYS if way.tiling is None]
+    assert tried == [way for way in FALLBACKS if way.tiling is None]
 
 
 def test_what_cannot_be_cut_is_told_before_memory_ran_out():
@@ -162,7 +168,7 @@ def test_what_cannot_be_cut_is_told_before_memory_ran_out():
         raise UncutError("the graph can't run in strips", fix="x")
 
     with pytest.raises(UncutError):
-        decode_somehow(decode, np.zeros((1, 4, 128, 128), np.float32), ALL_WAYS, lambda: None)
+        decode_with_fallback(decode, np.zeros((1, 4, 128, 128), np.float32), FALLBACKS, lambda: None)
 
 
 def test_only_memory_is_a_reason_to_try_again():
@@ -170,7 +176,7 @@ def test_only_memory_is_a_reason_to_try_again():
         raise NumericError("the VAE decoder gave NaN", fix="x")
 
     with pytest.raises(NumericError):
-        decode_somehow(decode, np.zeros((1, 4, 128, 128), np.float32), IN_TILES, lambda: None)
+        decode_with_fallback(decode, np.zeros((1, 4, 128, 128), np.float32), IN_TILES, lambda: None)
 
 
 def test_a_tile_no_smaller_than_the_picture_is_not_tried():
@@ -181,8 +187,8 @@ def test_a_tile_no_smaller_than_the_picture_is_not_tried():
         raise MemoryError
 
     with pytest.raises(MemoryBudgetError):
-        decode_somehow(decode, np.zeros((1, 4, 32, 24), np.float32), IN_TILES, lambda: None)
-    assert tried == [Way(), Way(Tiling(16, 4))]
+        decode_with_fallback(decode, np.zeros((1, 4, 32, 24), np.float32), IN_TILES, lambda: None)
+    assert tried == [DecodeMode(), DecodeMode(Tiling(16, 4))]
 
 
 def test_latents_and_records_survive_their_file(pipeline, tmp_path):

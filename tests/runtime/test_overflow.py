@@ -19,6 +19,7 @@ from tintype.bundle import open_bundle
 from tintype.engine import open_session
 from tintype.engine.device.providers import TARGETS
 from tintype.errors import NumericError
+from tintype.graphs.resident import Graphs
 from tintype.kernels.graph.dims import pin
 from tintype.kernels.graph.hoist import split_held
 from tintype.kernels.registry import finish, kernels_for, lower
@@ -29,10 +30,11 @@ REQUEST = {"num_inference_steps": 3, "seed": 5, "width": 64, "height": 64}
 PROMPT = "a house"
 
 
-class InHalf(Pipeline):
+class InHalf(Graphs):
     """`balanced` builds as a device with float16 gets them, `exact` ones as it gets these."""
 
-    def open(self, role, options, device_bytes=None):
+    def open(self, use, options, device_bytes):
+        role = use.name
         folder = self.scratch / f"{role}-{options.exactness}"
         folder.mkdir(exist_ok=True)
         model = ir.load(self.bundle.graph_path(role))
@@ -51,9 +53,10 @@ class InHalf(Pipeline):
 @pytest.fixture
 def in_half(tmp_path):
     def opened(folder):
-        pipeline = InHalf(open_bundle(folder), TARGETS["cpu"], threads=1)
-        pipeline.scratch, pipeline.opened = tmp_path / "graphs", []
-        pipeline.scratch.mkdir(exist_ok=True)
+        pipeline = Pipeline(open_bundle(folder), TARGETS["cpu"], threads=1)
+        pipeline.graphs = graphs = InHalf(pipeline.bundle, pipeline.target, 1)
+        graphs.scratch, graphs.opened = tmp_path / "graphs", []
+        graphs.scratch.mkdir(exist_ok=True)
         return pipeline
 
     return opened
@@ -79,7 +82,7 @@ def large(tiny_bundle, tmp_path, remake):
 def test_what_fits_is_left_in_half_and_nothing_is_noted(in_half, tiny_bundle):
     with in_half(tiny_bundle) as pipeline:
         result = pipeline.generate(PROMPT, **REQUEST)
-        assert {exactness for _, exactness in pipeline.opened} == {"balanced"}
+        assert {exactness for _, exactness in pipeline.graphs.opened} == {"balanced"}
     assert result.record.notes == ()
 
 
@@ -88,7 +91,7 @@ def test_a_denoiser_that_overflows_goes_on_in_float_and_the_record_says_from_whe
     with in_half(folder) as pipeline:
         result = pipeline.generate(PROMPT, **REQUEST)
         again = pipeline.generate(PROMPT, **REQUEST)
-        assert pipeline.opened.count(("denoiser", "exact")) == 2
+        assert pipeline.graphs.opened.count(("denoiser", "exact")) == 2
     assert result.record.notes == ("denoiser was run again in float32 from step 1 on: it had given NaN or infinity",)
     assert again.image.tobytes() == result.image.tobytes()
     (path,) = result.save(tmp_path / "x.png")
@@ -105,7 +108,7 @@ def test_a_decoder_that_overflows_decodes_in_float(in_half, large):
         run = pipeline.steps(PROMPT, **REQUEST)
         list(run)
         result = run.result
-        assert pipeline.opened.count(("vae_decoder", "exact")) == 1
+        assert pipeline.graphs.opened.count(("vae_decoder", "exact")) == 1
     assert result.record.notes == ("vae_decoder was run again in float32: it had given NaN or infinity",)
     assert np.asarray(result.image).std() > 0
     assert parse_record(result.record.texts()["tintype"]) == result.record
@@ -116,6 +119,6 @@ def test_what_overflows_in_float_too_is_an_error_after_one_more_try(in_half, lar
     with in_half(folder) as pipeline:
         with pytest.raises(NumericError, match="step 1 of 3"):
             pipeline.generate(PROMPT, **REQUEST)
-        assert pipeline.opened.count(("denoiser", "exact")) == 1
+        assert pipeline.graphs.opened.count(("denoiser", "exact")) == 1
         with pytest.raises(NumericError):
             pipeline.generate(PROMPT, **REQUEST, exactness="exact")

@@ -9,9 +9,9 @@ import pytest
 
 import tintype
 from tintype import Picture, Step, read_latents
-from tintype.denoiser import Denoiser
 from tintype.engine import Session
 from tintype.errors import BuildError
+from tintype.stages.denoise import Denoiser
 
 ASKED = {"seed": 1, "num_inference_steps": 2, "sampler": "euler"}
 

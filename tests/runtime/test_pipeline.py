@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 
 import tintype
-from tintype.denoiser import Denoiser
 from tintype.errors import BundleError, NumericError, RecordError, RequestError
+from tintype.graphs.resident import ALL_RESIDENT
 from tintype.request import make_request, resolve
+from tintype.stages.denoise import Denoiser
 
 
 @pytest.fixture(scope="module")
@@ -177,7 +178,8 @@ def test_times_and_memory_are_told(pipeline):
 def test_of_denoising_the_time_inside_the_graph_is_told_apart(pipeline, monkeypatch, steps):
     pipeline.generate("a house", seed=1, num_inference_steps=1)
     request = resolve(make_request("a house", {"num_inference_steps": steps}), pipeline.bundle.manifest)
-    session = pipeline.session("denoiser", pipeline.options("denoiser", request))
+    use = pipeline.context(request).use("denoiser")
+    session = pipeline.graphs.session(use, pipeline.graphs.options(use, request.exactness), ALL_RESIDENT)
     hold, held_at = session.hold, []
 
     def noting_hold(inputs):

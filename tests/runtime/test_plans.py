@@ -9,11 +9,11 @@ import pytest
 
 import tintype
 import tintype.memory.budget
-from tintype.denoiser import Denoiser
 from tintype.errors import MemoryBudgetError
+from tintype.graphs.measured import PLANS_KEPT, Planner
 from tintype.memory.holding import MIB
-from tintype.planning import PLANS_KEPT, Planner
 from tintype.request import Request, resolve
+from tintype.stages.denoise import Denoiser
 
 SHAPE = {"width": 64, "height": 64, "exactness": "exact"}
 PROMPT = "a house"
@@ -34,8 +34,8 @@ def plans_made(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The budget of each plan that is made, in bytes; by what is known of the graphs, without building."""
     made, plan = [], Planner.plan
 
-    def counting(self, request, memory, graphs_for, *, build=True):
-        found = plan(self, request, memory, graphs_for, build=False)
+    def counting(self, work, memory, *, build=True):
+        found = plan(self, work, memory, build=False)
         made.append(found.budget_bytes)
         return found
 
@@ -57,7 +57,7 @@ def test_auto_is_read_again_for_each_request(tiny_bundle: Path, free, plans_made
         again = pipeline.planned(dataclasses.replace(request, seed=5, prompt="a tent"))
         assert again is not None
         assert len(plans_made) == 1
-        assert again.arrangement == first.arrangement
+        assert again.execution == first.execution
         assert again.budget_bytes < first.budget_bytes  # the record tells what was free then
         free(3000 * 2)
         assert pipeline.planned(request).budget_bytes > first.budget_bytes
@@ -67,7 +67,7 @@ def test_auto_is_read_again_for_each_request(tiny_bundle: Path, free, plans_made
             pipeline.planned(request)
         assert caught.value.least_bytes is not None
         free(6000)
-        assert pipeline.planned(request).arrangement == first.arrangement
+        assert pipeline.planned(request).execution == first.execution
         assert len(plans_made) == 2
 
 
@@ -82,11 +82,11 @@ def test_a_budget_in_bytes_has_one_plan_for_one_kind_of_request(tiny_bundle: Pat
 def test_plans_that_are_kept_are_bounded(tiny_bundle: Path, plans_made) -> None:
     with tintype.load(tiny_bundle, provider="cpu", memory="2GiB", threads=1) as pipeline:
         for number in range(PLANS_KEPT + 10):
-            pipeline.planned(resolved(pipeline, guidance_scale=2 + number / 100))
+            pipeline.planned(resolved(pipeline, num_inference_steps=2 + number))
         assert len(plans_made) == PLANS_KEPT + 10
-        pipeline.planned(resolved(pipeline, guidance_scale=2 + (PLANS_KEPT + 9) / 100))  # the last one is there
+        pipeline.planned(resolved(pipeline, num_inference_steps=2 + PLANS_KEPT + 9))  # the last one is there
         assert len(plans_made) == PLANS_KEPT + 10
-        pipeline.planned(resolved(pipeline, guidance_scale=2))  # the first one is not
+        pipeline.planned(resolved(pipeline, num_inference_steps=2))  # the first one is not
         assert len(plans_made) == PLANS_KEPT + 11
 
 

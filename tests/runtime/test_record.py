@@ -11,10 +11,12 @@ from PIL import Image
 from tintype import strict_json
 from tintype.errors import RecordError
 from tintype.image.png import read_texts, write_png
-from tintype.record import Circumstances, Record, differences, parameters_text, parse_record, read_record
+from tintype.record import Provenance, Record, parse_record, read_record
+from tintype.record.a1111 import parameters_text
+from tintype.record.provenance import mismatches
 from tintype.request import Request, resolve
 
-MADE_WITH = Circumstances(
+MADE_WITH = Provenance(
     tintype="0.1.0",
     onnxruntime="1.31.1",
     bundle="postcard",
@@ -75,7 +77,7 @@ def test_the_parameters_are_as_a1111_writes_them(record):
 
 
 def test_every_sampler_and_noise_has_a_name_there():
-    from tintype.record import A1111_NOISE, A1111_SAMPLERS
+    from tintype.record.a1111 import A1111_NOISE, A1111_SAMPLERS
     from tintype.sampling import NOISE_MODES, SAMPLERS
 
     assert set(A1111_SAMPLERS) == set(SAMPLERS)
@@ -83,7 +85,7 @@ def test_every_sampler_and_noise_has_a_name_there():
 
 
 def test_the_same_circumstances_differ_in_nothing(record):
-    assert differences(record, MADE_WITH) == []
+    assert mismatches(record.made_with, MADE_WITH) == []
 
 
 @pytest.mark.parametrize(
@@ -98,7 +100,7 @@ def test_the_same_circumstances_differ_in_nothing(record):
     ],
 )
 def test_each_difference_is_named(record, change, word):
-    (reason,) = differences(record, dataclasses.replace(MADE_WITH, **change))
+    (reason,) = mismatches(record.made_with, dataclasses.replace(MADE_WITH, **change))
     assert word in reason
 
 

@@ -13,9 +13,10 @@ import numpy as np
 import pytest
 
 import tintype
-from tintype.conditioning import is_guided, prompts_of
+from tintype.families.stable_diffusion import is_guided
 from tintype.request import Request, resolve
 from tintype.sampling import noise_source
+from tintype.stages.encode import encode
 
 PROMPT = "a red sailboat on a calm sea at sunset"
 SEED = 7
@@ -124,27 +125,28 @@ def test_few_steps_without_guidance_are_those_of_diffusers(turbo, reference, ste
 
 def test_an_empty_negative_prompt_is_zeros_and_a_blank_one_is_words(pipeline):
     manifest = pipeline.bundle.manifest
-    empty = pipeline.encode(resolve(Request(prompt=PROMPT), manifest))
-    assert not empty.embeddings[0].any()
-    assert not empty.added["text_embeds"][0].any()
-    assert empty.added["text_embeds"][1].any()
-    blank = pipeline.encode(resolve(Request(prompt=PROMPT, negative_prompt=" "), manifest))
-    assert blank.embeddings[0].any()
-    np.testing.assert_array_equal(blank.embeddings[1], empty.embeddings[1])
+    empty = encode(pipeline.context(resolve(Request(prompt=PROMPT), manifest)))
+    assert not empty["encoder_hidden_states"][0].any()
+    assert not empty["text_embeds"][0].any()
+    assert empty["text_embeds"][1].any()
+    blank = encode(pipeline.context(resolve(Request(prompt=PROMPT, negative_prompt=" "), manifest)))
+    assert blank["encoder_hidden_states"][0].any()
+    np.testing.assert_array_equal(blank["encoder_hidden_states"][1], empty["encoder_hidden_states"][1])
 
 
 def test_sizes_are_the_pictures_own(pipeline):
-    told = pipeline.encode(resolve(Request(prompt=PROMPT, width=96, height=40), pipeline.bundle.manifest))
-    assert told.added["time_ids"].tolist() == [[40, 96, 0, 0, 40, 96]] * 2
+    request = resolve(Request(prompt=PROMPT, width=96, height=40), pipeline.bundle.manifest)
+    told = encode(pipeline.context(request))
+    assert told["time_ids"].tolist() == [[40, 96, 0, 0, 40, 96]] * 2
 
 
 def test_a_long_weighted_prompt_is_said_by_both_encoders_alike(pipeline):
     prompt = "(a red house:1.3), " * 40
-    told = pipeline.encode(resolve(Request(prompt=prompt), pipeline.bundle.manifest))
-    assert told.embeddings.shape[0] == 2
-    assert told.embeddings.shape[1] > 77
-    assert told.embeddings.shape[1] % 77 == 0
-    assert told.added["text_embeds"].shape == (2, 40)
+    told = encode(pipeline.context(resolve(Request(prompt=prompt), pipeline.bundle.manifest)))
+    assert told["encoder_hidden_states"].shape[0] == 2
+    assert told["encoder_hidden_states"].shape[1] > 77
+    assert told["encoder_hidden_states"].shape[1] % 77 == 0
+    assert told["text_embeds"].shape == (2, 40)
     assert pipeline.generate(prompt, seed=1, num_inference_steps=1).image.size == (64, 64)
 
 
@@ -153,7 +155,8 @@ def test_zero_guidance_is_off_only_where_the_model_has_none(pipeline, turbo):
         manifest = opened.bundle.manifest
         request = resolve(Request(prompt=PROMPT, guidance_scale=0.0), manifest)
         assert is_guided(request, manifest) == guided
-        assert prompts_of(request, manifest) == ([None, PROMPT] if guided else [PROMPT])
+        prompts = [branch.prompt for branch in opened.model.branches(request)]
+        assert prompts == ([None, PROMPT] if guided else [PROMPT])
 
 
 def test_several_pictures_in_one_batch_are_those_made_alone(pipeline):

@@ -41,11 +41,11 @@ def test_a_picture_of_two_steps_is_the_processors(webgpu):
     request = {"seed": 7, "num_inference_steps": 2}
     with tintype.load("postcard", provider="webgpu") as pipeline:
         on_device = pipeline.generate(PROMPT, **request)
-        assert pipeline.device_bytes > 4 * 2**20  # the weights alone take more
+        assert pipeline.graphs.device_bytes > 4 * 2**20  # the weights alone take more
     with tintype.load("postcard", provider="cpu") as pipeline:
         usual = pipeline.generate(PROMPT, **request)
         balanced = pipeline.generate(PROMPT, **request, exactness="balanced")
-        assert pipeline.device_bytes == 0
+        assert pipeline.graphs.device_bytes == 0
     assert on_device.record.made_with.target == "webgpu"
     assert on_device.record.notes == ()
     assert (on_device.timings.device_bytes == 0) == is_software(webgpu)  # whose memory is the process's

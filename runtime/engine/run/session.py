@@ -25,7 +25,8 @@ from tintype.engine.run.pages import can_give_back, demand_mappable
 from tintype.engine.run.placement import Placement
 from tintype.engine.run.session_options import MODEL, NUMPY_TYPES, ONCE, session_options
 from tintype.engine.run.strips import HEAD, TAIL, Strips, read_strips
-from tintype.errors import BuildError, MemoryBudgetError, ProviderError, TintypeError
+from tintype.engine.run.switch import Switch, Switched
+from tintype.errors import BuildError, CancelledError, MemoryBudgetError, ProviderError, TintypeError
 
 Answer = TypeVar("Answer")
 
@@ -37,15 +38,26 @@ class Session:
     """
 
     def __init__(
-        self, inner: Any, target: Target, path: Path, placement: Placement, threads: int, once: Any = None
+        self,
+        inner: Any,
+        target: Target,
+        path: Path,
+        placement: Placement,
+        threads: int,
+        once: Any = None,
+        switch: Switch | None = None,
     ) -> None:
-        """once: the session of the build's `once.onnx`, whose outputs are inputs of `inner`."""
+        """once: the session of the build's `once.onnx`, whose outputs are inputs of `inner`.
+
+        switch: that `inner` and `once` run under; None can't be ended.
+        """
         self.target = target
         self.path = path
         self._placement = placement
         self.threads = threads
         self.run_seconds = 0.0  # spent inside ONNX Runtime so far
         self._running = threading.Lock()
+        self._switch = switch or Switch()
         self._holders = weakref.WeakSet[Held]()  # whose tensors would keep `inner` alive
         ports = [*inner.get_inputs(), *(once.get_inputs() if once is not None else ())]
         self._held_names = tuple(o.name for o in once.get_outputs()) if once is not None else ()
@@ -145,10 +157,16 @@ class Session:
         """One run, the only one of this session at a time: DirectML allows no second one, others gain nothing by it."""
         with self._running:
             started = time.perf_counter()
+            self._switch.begin()
             try:
                 return self.told(run)
             finally:
+                self._switch.end()
                 self.run_seconds += time.perf_counter() - started
+
+    def terminate(self) -> None:
+        """End the run in progress, if there is one, from another thread: it raises CancelledError."""
+        self._switch.terminate()
 
     def told(self, call: Callable[[], Answer]) -> Answer:
         """A call into ONNX Runtime whose failures are told in our words."""
@@ -157,6 +175,8 @@ class Session:
         except TintypeError:
             raise
         except Exception as error:  # ORT raises its own unrelated classes, one a status code
+            if self._switch.is_off:
+                raise CancelledError(f"the run of {self.path.name} was ended", fix="begin it again") from None
             if _is_lost(error):
                 plugins.mark_lost(self.target.plugin)
             # Without its frames, which would keep ONNX Runtime's session alive as long as somebody keeps the error.
@@ -239,6 +259,8 @@ def open_session(
     if threads < 1:
         raise BuildError(f"threads is {threads}", fix="give 1 or more, or leave it out for all physical cores")
 
+    switch = Switch()
+
     # What a device fuses is decided when it opens the graph: such builds are saved as they were lowered.
     def opened(graph: Path, *, captures: bool = False, shares: bool = True, keeps_tensors: bool = True) -> Any:
         try:
@@ -256,6 +278,7 @@ def open_session(
             if captures and "graph capture" in str(error.__cause__):  # a node is on the host: slower, and as right
                 return opened(graph)
             raise
+        inner = Switched(inner, switch)
         if not keeps_tensors or not stays_on_device(target):
             return inner
         return OnDevice(inner, target, types=NUMPY_TYPES, graph_ids=cuda.GraphIds() if captures else None)
@@ -270,18 +293,19 @@ def open_session(
 
     if strips is not None:
         head, tail = (Chain(path.parent, chains[end], passing) if end in chains else None for end in (HEAD, TAIL))
-        return Session(Strips(path.parent, strips, passing, head=head, tail=tail), target, path, Placement(), threads)
+        inner = Strips(path.parent, strips, passing, head=head, tail=tail)
+        return Session(inner, target, path, Placement(), threads, switch=switch)
     if chains:
         stays = standing and can_give_back() and target.is_host
-        inner = Chain(path.parent, chains[MODEL], opened if stays else passing, standing=stays)
+        chain = Chain(path.parent, chains[MODEL], opened if stays else passing, standing=stays)
         once = Chain(path.parent, chains[ONCE], passing) if ONCE in chains else None
-        return Session(inner, target, path, Placement(), threads, once)
+        return Session(chain, target, path, Placement(), threads, once, switch)
     whole, beside = opened(path, captures=cuda.wants_capture(target, pinned=pinned)), path.with_name(ONCE)
     apart = opened(beside) if path.name == MODEL and beside.is_file() else None
     placement = Placement.of(*(session for session in (whole, apart) if session is not None))
     if not allow_off_target:
         placement.demand(target.provider, path.name)
-    return Session(whole, target, path, placement, threads, apart)
+    return Session(whole, target, path, placement, threads, apart, switch)
 
 
 def _graph_bytes(graph: Path) -> int:

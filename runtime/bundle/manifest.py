@@ -181,7 +181,7 @@ class Manifest:
         self._check_files()
         for role, variants in self.graphs.items():
             for variant, graph in variants.items():
-                _check_ports(f"graphs.{role}.{variant}", self._graph_names.get(role), graph)
+                _check_ports(f"graphs.{role}.{variant}", self.graph_names.get(role), graph)
         self._check_latent_channels()
 
     @property
@@ -192,12 +192,8 @@ class Manifest:
         return {"text_encoder": self.tokenizer, "text_encoder_2": self.tokenizer_2}
 
     @property
-    def roles(self) -> tuple[str, ...]:
-        """The roles that making a picture takes, in order."""
-        return (*self.text_encoders, "denoiser", "vae_decoder")
-
-    @property
-    def _graph_names(self) -> Names:
+    def graph_names(self) -> Names:
+        """By role, what the graphs that a picture takes have for inputs and outputs."""
         return XL_GRAPH_NAMES if self.family == XL else GRAPH_NAMES
 
     def _check_facts(self) -> None:

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 
 from tintype.engine import peak_rss_bytes
-from tintype.result import Timings
+from tintype.events import Timings
 
 
 class StageClock:

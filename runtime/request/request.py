@@ -7,17 +7,16 @@ keeps. Facts about the model are the manifest's, not the request's.
 from __future__ import annotations
 
 import dataclasses
-import math
-import operator
 import secrets
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypedDict
 
 from tintype.errors import RequestError, near_names
+from tintype.request import checks
 from tintype.uses import EXACTNESS
 
 if TYPE_CHECKING:
-    from tintype.manifest import Manifest, SizeLimits
+    from tintype.bundle.manifest import Manifest
 
 MAX_STEPS = 1000
 MAX_GUIDANCE = 100.0
@@ -114,28 +113,28 @@ def resolve(request: Request, manifest: Manifest) -> ResolvedRequest:
     from tintype import sampling  # numpy comes with it; a request alone needs neither
 
     default = manifest.default_request
-    count = _whole_number("count", request.count, 1, MAX_COUNT)
+    count = checks.whole_number("count", request.count, 1, MAX_COUNT)
     seed = secrets.randbits(32) if request.seed is None else request.seed
     return ResolvedRequest(
-        prompt=_text("prompt", request.prompt),
-        negative_prompt=_text("negative_prompt", _either(request.negative_prompt, default.negative_prompt)),
-        num_inference_steps=_whole_number(
+        prompt=checks.text("prompt", request.prompt),
+        negative_prompt=checks.text("negative_prompt", _either(request.negative_prompt, default.negative_prompt)),
+        num_inference_steps=checks.whole_number(
             "num_inference_steps", _either(request.num_inference_steps, default.num_inference_steps), 1, MAX_STEPS
         ),
-        guidance_scale=_number(
+        guidance_scale=checks.number(
             "guidance_scale", _either(request.guidance_scale, default.guidance_scale), -MAX_GUIDANCE, MAX_GUIDANCE
         ),
-        guidance_rescale=_number("guidance_rescale", request.guidance_rescale, 0.0, 1.0),
-        width=_side("width", _either(request.width, default.width), manifest.size),
-        height=_side("height", _either(request.height, default.height), manifest.size),
-        seed=_whole_number("seed", seed, 0, SEEDS - count),
-        sampler=_name("sampler", _either(request.sampler, default.sampler), tuple(sampling.SAMPLERS)),
+        guidance_rescale=checks.number("guidance_rescale", request.guidance_rescale, 0.0, 1.0),
+        width=checks.side("width", _either(request.width, default.width), manifest.size),
+        height=checks.side("height", _either(request.height, default.height), manifest.size),
+        seed=checks.whole_number("seed", seed, 0, SEEDS - count),
+        sampler=checks.name("sampler", _either(request.sampler, default.sampler), tuple(sampling.SAMPLERS)),
         sigmas=_spacing(_either(request.sigmas, default.sigmas), sampling.SPACINGS),
-        eta=_number("eta", request.eta, 0.0, 1.0),
-        noise=_name("noise", request.noise, tuple(sampling.NOISE_MODES)),
+        eta=checks.number("eta", request.eta, 0.0, 1.0),
+        noise=checks.name("noise", request.noise, tuple(sampling.NOISE_MODES)),
         count=count,
-        batch_size=_whole_number("batch_size", request.batch_size, 1, MAX_BATCH),
-        exactness=_name("exactness", _either(request.exactness, default.exactness), EXACTNESS),
+        batch_size=checks.whole_number("batch_size", request.batch_size, 1, MAX_BATCH),
+        exactness=checks.name("exactness", _either(request.exactness, default.exactness), EXACTNESS),
     )
 
 
@@ -144,77 +143,4 @@ def _either(chosen: Any, default: Any) -> Any:
 
 
 def _spacing(value: Any, known: tuple[str, ...]) -> str | None:
-    return None if value is None else _name("sigmas", value, known)
-
-
-def _text(field: str, value: Any) -> str:
-    if not isinstance(value, str):
-        raise RequestError(f"{field} should be text, not {value!r}", fix=f"give {field} as a string")
-    try:
-        value.encode("utf-8")
-    except UnicodeEncodeError as error:
-        raise RequestError(
-            f"{field} holds {value[error.start]!r}, which is half of a character", fix="type that character again"
-        ) from None
-    return value
-
-
-def _name(field: str, value: Any, known: tuple[str, ...]) -> str:
-    if not isinstance(value, str) or value not in known:
-        raise RequestError(f"there is no {field} {str(value)[:60]!r}", fix=near_names(str(value)[:60], known))
-    return value
-
-
-def _whole_number(field: str, value: Any, least: int, most: int) -> int:
-    try:
-        if isinstance(value, bool):
-            raise TypeError
-        number = operator.index(value)
-    except TypeError:
-        raise RequestError(
-            f"{field} should be a whole number, not {value!r}", fix=f"give {least:,} to {most:,}"
-        ) from None
-    if not least <= number <= most:
-        raise RequestError(f"{field} {_shortened(number)} is out of range", fix=f"give {least:,} to {most:,}")
-    return number
-
-
-def _number(field: str, value: Any, least: float, most: float) -> float:
-    remedy = f"give a number from {least:g} to {most:g}"
-    try:
-        if isinstance(value, (bool, str)):
-            raise TypeError
-        number = float(value)
-    except (TypeError, ValueError, OverflowError):
-        raise RequestError(f"{field} should be a number, not {_shortened(value)}", fix=remedy) from None
-    if not (math.isfinite(number) and least <= number <= most):
-        raise RequestError(f"{field} {number:g} is out of range", fix=remedy)
-    return number
-
-
-def _side(field: str, value: Any, size: SizeLimits) -> int:
-    pixels = _whole_number(field, value, -(10**18), 10**18)
-    fits = size.minimum <= pixels <= size.maximum and pixels % size.multiple == 0
-    if not fits:
-        near = ", or ".join(str(side) for side in _near_sides(pixels, size))
-        raise RequestError(
-            f"{field} {pixels:,} is no size this model makes: "
-            f"multiples of {size.multiple} from {size.minimum} to {size.maximum} pixels",
-            fix=f"ask for {near}",
-        )
-    return pixels
-
-
-def _near_sides(pixels: int, size: SizeLimits) -> list[int]:
-    """The one or two sides nearest to `pixels` that the model makes, the nearer first."""
-    below = min(max(pixels // size.multiple * size.multiple, size.minimum), size.maximum)
-    above = min(max(below + size.multiple, size.minimum), size.maximum) if pixels > below else below
-    return sorted({below, above}, key=lambda side: abs(side - pixels))
-
-
-def _shortened(value: Any) -> str:
-    """A value as it reads in a message, without thousands of digits."""
-    if isinstance(value, int):
-        return f"{value:,}" if abs(value) < 10**30 else "with so many digits"
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
+    return None if value is None else checks.name("sigmas", value, known)

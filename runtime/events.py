@@ -1,4 +1,4 @@
-"""What comes back: steps on the way, then pictures with their records and times."""
+"""What a run tells on its way: steps, then pictures; and how their files are called."""
 
 from __future__ import annotations
 
@@ -17,7 +17,6 @@ from tintype.errors import OutputError
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from tintype.memory.plan import Plan
     from tintype.record import Record
 
 
@@ -69,41 +68,6 @@ class Picture:
         from tintype.image.png import write_png
 
         return write_png(path, self.image, self.record.texts())
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Result:
-    """The pictures of one request, in the order of their seeds."""
-
-    images: tuple[Image, ...]
-    records: tuple[Record, ...]
-    latents: Latents  # (pictures, channels, height, width), as the VAE's decoder takes them before scaling
-    timings: Timings
-    plan: Plan | None = None  # that it was made by, where there was a budget
-
-    @property
-    def image(self) -> Image:
-        """The first picture. `save` writes it with its record; Pillow's own save leaves that out."""
-        return self.images[0]
-
-    @property
-    def record(self) -> Record:
-        return self.records[0]
-
-    def save(self, path: str | os.PathLike[str]) -> list[Path]:
-        """Write each picture as a PNG with its record; returns the paths. See `save`."""
-        return save(self, path)
-
-
-def save(result: Result, path: str | os.PathLike[str]) -> list[Path]:
-    """Write one picture to `path`, or several to numbered names beside it (see `picture_paths`).
-
-    A file is written whole or not at all. Raises OutputError; pictures before the one that failed stay written.
-    """
-    paths = picture_paths(path, len(result.images))
-    for image, record, place in zip(result.images, result.records, paths, strict=True):
-        Picture(record.picture, image, record).save(place)
-    return paths
 
 
 def new_path(prompt: str, seed: int, count: int = 1) -> Path:

@@ -17,10 +17,10 @@ import numpy as np
 
 from tintype import strict_json
 from tintype.arrays import Latents
+from tintype.bundle.manifest import Manifest
 from tintype.errors import BundleError, RecordError
 from tintype.files import write_output
-from tintype.manifest import Manifest
-from tintype.record import TEXT_KEY, Record, parse_record
+from tintype.record.record import TEXT_KEY, Record, parse_record
 
 SUFFIX = ".latents.safetensors"
 TENSOR = "latents"

@@ -13,41 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tintype import strict_json
-from tintype.bundle_check import check_files
+from tintype.bundle.manifest import FORMAT_VERSION, FileFacts, Graph, Manifest
+from tintype.bundle.verify import check_files
 from tintype.errors import BundleError, near_names
 from tintype.files import write_text
-from tintype.manifest import (
-    FORMAT_VERSION,
-    DefaultRequest,
-    FileFacts,
-    Graph,
-    Manifest,
-    Parity,
-    Port,
-    SizeLimits,
-    Source,
-    TokenizerFacts,
-)
-
-__all__ = [
-    "EMBEDDED",
-    "FORMAT_VERSION",
-    "MANIFEST_NAME",
-    "Bundle",
-    "DefaultRequest",
-    "FileFacts",
-    "Graph",
-    "Manifest",
-    "Parity",
-    "Port",
-    "SizeLimits",
-    "Source",
-    "TokenizerFacts",
-    "file_facts",
-    "open_bundle",
-    "read_manifest",
-    "write_manifest",
-]
 
 MANIFEST_NAME = "tintype.json"
 MAX_MANIFEST_BYTES = 8 * 2**20

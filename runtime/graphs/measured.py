@@ -6,44 +6,60 @@ machine, and the plan is made again with what was seen.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import psutil
 
-from tintype.conditioning import is_guided, prompts_of
 from tintype.costs import IMPOSSIBLE, Costs, GraphFacts
-from tintype.errors import RequestError, UncutError
-from tintype.manifest import ENCODER
+from tintype.errors import UncutError
+from tintype.graphs.resident import Graphs
 from tintype.memory.budget import Room, auto_room, budget_bytes
 from tintype.memory.corrections import Corrections
 from tintype.memory.holding import MIB, PACKED, Holding
-from tintype.memory.plan import Arrangement, Plan, Stage
+from tintype.memory.plan import ExecutionPlan, Plan, Stage
 from tintype.memory.planner import NO_BOUND, Candidate, KnownPlan, Need, device_holdings, holdings_for, make_plan
 from tintype.memory.reckoning import Correction, reckon
 from tintype.recent import Recent
-from tintype.request import ResolvedRequest
+from tintype.uses import GraphUse
 
 if TYPE_CHECKING:
     from tintype.engine import BuildOptions
-    from tintype.pipeline import Pipeline
 
-Needs = Callable[["Pipeline", ResolvedRequest], list[Need]]
 PLANS_KEPT = 64  # a request of another size, step count or sampler has another plan
 COSTS_KEPT = 4096  # one plan looks at some sixty ways to run a graph
 FACTS_KEPT = 512
+
+
 PICTURE_COPIES = 4  # of a picture's bytes while it is put together, encoded and kept
 SAMPLE_COPIES = 2  # of its float samples
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Work:
+    """What a plan is made for."""
+
+    uses: tuple[GraphUse, ...]
+    exactness: str
+    picture_bytes: int  # of its pictures, beside the graphs
+
+    def use(self, name: str) -> GraphUse:
+        return next(use for use in self.uses if use.name == name)
+
+    def role(self, name: str) -> str:
+        return self.use(name).ref.role
 
 
 @dataclass(slots=True)
 class Planner:
     """Plans for one pipeline. What was measured or looked up once is kept, so that a plan made again costs nothing."""
 
-    pipeline: Pipeline
+    graphs: Graphs
+    open_tokenizers: Callable[[], object]
+    on_progress: Callable[[str], None]  # is told what planning takes its time for
     _base: int = 0
-    _plans: Recent[Any, KnownPlan] = field(default_factory=lambda: Recent(PLANS_KEPT))
+    _plans: Recent[Work, KnownPlan] = field(default_factory=lambda: Recent(PLANS_KEPT))
     _measured: Recent[tuple[str, BuildOptions], Costs] = field(default_factory=lambda: Recent(COSTS_KEPT))
     # Known to have no measured build.
     _unmeasured: Recent[tuple[str, BuildOptions], bool] = field(default_factory=lambda: Recent(COSTS_KEPT))
@@ -51,46 +67,40 @@ class Planner:
     _facts: Recent[tuple[str, str], GraphFacts] = field(default_factory=lambda: Recent(FACTS_KEPT))  # by role and shape
     _corrections: Corrections | None = None
 
-    def planned(self, request: ResolvedRequest, memory: str | int, graphs_for: Needs) -> Plan:
-        """The plan that was made before for such a request, while it is still the one to take, or a new one.
+    def planned(self, work: Work, memory: str | int) -> Plan:
+        """The plan that was made before for such work, while it is still the one to take, or a new one.
 
         What is free is read anew: `auto` stands for that, and a device has no more. See `KnownPlan`.
         """
-        alike = replace(request, prompt="", negative_prompt="", seed=0)
-        key = (tuple(graphs_for(self.pipeline, request)), alike, self.pipeline.chunks(request))
         budget, room = self._bounds(memory)
-        known = self._plans.get(key)
+        known = self._plans.get(work)
         if known is None or not known.serves(budget, room):
-            known = self._plans.put(key, KnownPlan(self.plan(request, memory, graphs_for), budget, room))
+            known = self._plans.put(work, KnownPlan(self.plan(work, memory), budget, room))
         return replace(known.plan, budget_bytes=budget)
 
-    def plan(
-        self, request: ResolvedRequest, memory: str | int | None, graphs_for: Needs, *, build: bool = True
-    ) -> Plan:
-        """The fastest plan for a request, or what stands for one, within a budget; None is no budget.
+    def plan(self, work: Work, memory: str | int | None, *, build: bool = True) -> Plan:
+        """The fastest plan within a budget; None is no budget.
 
-        graphs_for: tells what it needs. build: make and measure the builds that the plan consists of; otherwise what
-        isn't known stays reckoned.
+        build: make and measure the builds that the plan consists of; otherwise what isn't known stays reckoned.
 
         Raises MemoryBudgetError when nothing fits.
         """
-        needs = graphs_for(self.pipeline, request)
-        base = self.base_bytes() + picture_bytes(request)
+        base = self.base_bytes() + work.picture_bytes
         budget, room = None, NO_BOUND
         if memory is None:
-            needs = [Need(role=n.role, holdings=(PACKED,), opens=n.opens, calls=n.calls) for n in needs]
+            needs = [_need(use, (PACKED,), can_split=False) for use in work.uses]
         else:
-            needs = [self._worthwhile(need, request) for need in needs]
+            needs = [self._worthwhile(work, use) for use in work.uses]
             budget, room = self._bounds(memory)
-        measure = (lambda candidate: self._measure(candidate, request)) if build else None
-        plan = make_plan(needs, base, budget, lambda candidate: self._known(candidate, request), measure, room=room)
-        return replace(plan, stages=tuple(self._with_kernels(stage, request) for stage in plan.stages))
+        measure = (lambda candidate: self._measure(candidate, work)) if build else None
+        plan = make_plan(needs, base, budget, lambda candidate: self._known(candidate, work), measure, room=room)
+        return replace(plan, stages=tuple(self._with_kernels(stage, work) for stage in plan.stages))
 
     def _bounds(self, memory: str | int) -> tuple[int, Room]:
         """The budget in bytes, and what bounds a plan beside it: a device has no more than it has free."""
         from tintype.engine.device.device_memory import device_bytes, free_device_bytes
 
-        target = self.pipeline.target
+        target = self.graphs.target
         free = free_device_bytes(target)
         if free is not None:
             free += device_bytes(target) or 0
@@ -99,12 +109,19 @@ class Planner:
             return budget_bytes(memory, room), room
         return budget_bytes(memory), Room(device=free)
 
-    def _worthwhile(self, need: Need, request: ResolvedRequest) -> Need:
+    def _worthwhile(self, work: Work, use: GraphUse) -> Need:
         """A need without segments that would be the whole graph, or two of which would: nothing is gained by them."""
-        options = self._options(Candidate(need.role, PACKED, False), request)
-        most = self._facts_of(need.role, options).float_bytes // (2 * MIB)
-        kept = tuple(way for way in need.holdings if (way.segment_mib or 0) <= most)
-        return replace(need, holdings=kept)
+        options = self._options(Candidate(use.name, PACKED, False), work)
+        most = self._facts_of(use.ref.role, options).float_bytes // (2 * MIB)
+        kept = tuple(way for way in self._holdings(use) if (way.segment_mib or 0) <= most)
+        return _need(use, kept, can_split=use.branches > 1)
+
+    def _holdings(self, use: GraphUse) -> tuple[Holding, ...]:
+        from tintype.engine.run.pages import can_give_back
+
+        if self.graphs.target.is_host:
+            return holdings_for(use.ref.role, standing=can_give_back())
+        return device_holdings(use.ref.role)
 
     def base_bytes(self) -> int:
         """What the process holds with everything imported and no graph open; measured when it is first asked for.
@@ -119,60 +136,60 @@ class Planner:
 
             return_large_blocks()  # what graphs were measured with, and needed where there is a budget to keep
             load_onnxruntime()
-            self.pipeline.close()
-            self.pipeline.open_tokenizers()
+            self.graphs.close()
+            self.open_tokenizers()
             trim()
             self._base = int(psutil.Process().memory_info().rss)
         return self._base
 
-    def _options(self, candidate: Candidate, request: ResolvedRequest) -> BuildOptions:
-        arrangement = Arrangement(holdings={candidate.role: candidate.holding}, split_guidance=candidate.split_guidance)
-        return self.pipeline.options(candidate.role, request, arrangement=arrangement)
+    def _options(self, candidate: Candidate, work: Work) -> BuildOptions:
+        plan = ExecutionPlan(holdings={candidate.role: candidate.holding}, split_guidance=candidate.split_guidance)
+        return self.graphs.options(work.use(candidate.role), work.exactness, plan)
 
-    def _known(self, candidate: Candidate, request: ResolvedRequest) -> Costs:
+    def _known(self, candidate: Candidate, work: Work) -> Costs:
         from tintype.engine.build.builds import find_build
         from tintype.engine.build.probe import known_costs
 
         if candidate.holding.strip_mib is not None and candidate.role in self._uncut:
             return IMPOSSIBLE
-        options = self._options(candidate, request)
+        options = self._options(candidate, work)
         key = (candidate.role, options)
         measured = self._measured.get(key)
         if measured is not None:
             return measured
         if self._unmeasured.get(key) is None:
-            folder = find_build(self.pipeline.bundle, candidate.role, self.pipeline.target, options=options)
-            known = known_costs(folder, options, self.pipeline.threads) if folder is not None else None
+            folder = find_build(self.graphs.bundle, work.role(candidate.role), self.graphs.target, options=options)
+            known = known_costs(folder, options, self.graphs.threads) if folder is not None else None
             if known is not None:
                 return self._measured.put(key, known)
             self._unmeasured.put(key, True)
-        return self._reckon(candidate, options, corrected=True)
+        return self._reckon(candidate, work, options, corrected=True)
 
-    def _with_kernels(self, stage: Stage, request: ResolvedRequest) -> Stage:
+    def _with_kernels(self, stage: Stage, work: Work) -> Stage:
         """The stage with what its build says of its kernels; as it is while there is no build."""
         from tintype.engine.build.builds import find_build
         from tintype.engine.build.cache import read_report
 
-        options = self._options(Candidate(stage.role, stage.holding, stage.split_guidance), request)
-        folder = find_build(self.pipeline.bundle, stage.role, self.pipeline.target, options=options)
+        options = self._options(Candidate(stage.role, stage.holding, stage.split_guidance), work)
+        folder = find_build(self.graphs.bundle, work.role(stage.role), self.graphs.target, options=options)
         return stage if folder is None else replace(stage, kernels=read_report(folder).get("kernels", {}))
 
-    def _measure(self, candidate: Candidate, request: ResolvedRequest) -> Costs:
+    def _measure(self, candidate: Candidate, work: Work) -> Costs:
         from tintype.engine import ensure_build
         from tintype.engine.build.probe import measured_costs
 
-        pipeline, options = self.pipeline, self._options(candidate, request)
+        graphs, options = self.graphs, self._options(candidate, work)
         what = f"{candidate.role} in {candidate.holding.words}" if candidate.holding.is_cut else candidate.role
-        pipeline.tell(f"building {what}")
+        self.on_progress(f"building {what}")
         try:
-            folder = ensure_build(pipeline.bundle, candidate.role, pipeline.target, options=options)
+            folder = ensure_build(graphs.bundle, work.role(candidate.role), graphs.target, options=options)
         except UncutError:  # however large the strips
             self._uncut.add(candidate.role)
             return IMPOSSIBLE
-        pipeline.tell(f"measuring {what}")
-        working = self._facts_of(candidate.role, options).live_bytes
-        costs = measured_costs(folder, pipeline.target, options, pipeline.threads, working_bytes=working)
-        plain = self._reckon(candidate, options, corrected=False)
+        self.on_progress(f"measuring {what}")
+        working = self._facts_of(work.role(candidate.role), options).live_bytes
+        costs = measured_costs(folder, graphs.target, options, graphs.threads, working_bytes=working)
+        plain = self._reckon(candidate, work, options, corrected=False)
         self._known_corrections().learn(
             self._correction_place(candidate, options),
             candidate.holding.kind,
@@ -180,31 +197,31 @@ class Planner:
         )
         return self._measured.put((candidate.role, options), costs)
 
-    def _reckon(self, candidate: Candidate, options: BuildOptions, *, corrected: bool) -> Costs:
+    def _reckon(self, candidate: Candidate, work: Work, options: BuildOptions, *, corrected: bool) -> Costs:
         from tintype.engine.device.providers import computes_on_processor
 
         corrections = self._known_corrections()
         place = self._correction_place(candidate, options)
         factor = corrections.factor(place, candidate.holding.kind) if corrected else None
-        graph = self.pipeline.bundle.graph(candidate.role)
+        role = work.role(candidate.role)
         return reckon(
-            self._facts_of(candidate.role, options),
+            self._facts_of(role, options),
             candidate.holding,
-            floats=options.exactness == "exact" or graph.precision != "int8",
+            floats=options.exactness == "exact" or self.graphs.bundle.graph(role).precision != "int8",
             rate=corrections.machine_rate(),
             correction=factor,
-            on_device=not computes_on_processor(self.pipeline.target),
+            on_device=not computes_on_processor(self.graphs.target),
         )
 
     def _facts_of(self, role: str, options: BuildOptions) -> GraphFacts:
         from tintype.engine.build.analyse import analysis_of
 
         key = (role, options.shape)
-        return self._facts.get(key) or self._facts.put(key, analysis_of(self.pipeline.bundle, role, options))
+        return self._facts.get(key) or self._facts.put(key, analysis_of(self.graphs.bundle, role, options))
 
     def _correction_place(self, candidate: Candidate, options: BuildOptions) -> str:
         """What decides how far reckoning is off, beside the kind of holding: half a batch takes more than half."""
-        target = self.pipeline.target
+        target = self.graphs.target
         words = [candidate.role, options.exactness, str(options.threads)]
         words += ["split"] * candidate.split_guidance
         return " ".join(words if target.is_host else [*words, target.name])
@@ -217,41 +234,11 @@ class Planner:
         return self._corrections
 
 
-def needs_of(pipeline: Pipeline, request: ResolvedRequest) -> list[Need]:
-    """The graphs that a request needs, in the order of their stages."""
-    manifest = pipeline.bundle.manifest
-    prompts = sum(prompt is not None for prompt in prompts_of(request, manifest))
-    chunks = pipeline.chunks(request)
-    batches = len(request.batches)
-    found = []
-    for role in manifest.roles:
-        if role in manifest.text_encoders:
-            opens, calls = 1, prompts * chunks
-        elif role == "denoiser":
-            opens, calls = batches, batches * pipeline.schedule(request).model_calls
-        elif role == "vae_decoder":
-            opens, calls = batches, request.count
-        else:
-            raise RequestError(f"no plan is known for {role}", fix="leave the budget out")
-        split = role == "denoiser" and is_guided(request, manifest)
-        found.append(Need(role=role, holdings=_holdings(pipeline, role), opens=opens, calls=calls, can_split=split))
-    return found
+def _need(use: GraphUse, holdings: Sequence[Holding], *, can_split: bool) -> Need:
+    return Need(role=use.name, holdings=tuple(holdings), opens=use.opens, calls=use.calls, can_split=can_split)
 
 
-def encoding_needs(pipeline: Pipeline, request: ResolvedRequest) -> list[Need]:
-    """The graph that turns a picture of the request's size into latents."""
-    return [Need(role=ENCODER, holdings=_holdings(pipeline, ENCODER), opens=1, calls=1)]
-
-
-def _holdings(pipeline: Pipeline, role: str) -> tuple[Holding, ...]:
-    from tintype.engine.run.pages import can_give_back
-
-    if pipeline.target.is_host:
-        return holdings_for(role, standing=can_give_back())
-    return device_holdings(role)
-
-
-def picture_bytes(request: ResolvedRequest) -> int:
-    """What the pictures of a request take beside the graphs."""
-    pixels = request.width * request.height * 3
-    return pixels * (PICTURE_COPIES + request.count - 1) + pixels * 4 * SAMPLE_COPIES
+def picture_bytes(width: int, height: int, count: int) -> int:
+    """What pictures take beside the graphs."""
+    pixels = width * height * 3
+    return pixels * (PICTURE_COPIES + count - 1) + pixels * 4 * SAMPLE_COPIES

@@ -11,11 +11,11 @@ import json
 import stat
 from pathlib import Path
 
+from tintype.bundle.manifest import Manifest, check_relative_path
+from tintype.bundle.onnx_scan import ExternalTensor, MalformedGraph, external_tensors
 from tintype.engine.build.cache import cache_folder
 from tintype.errors import BundleError
 from tintype.files import write_text
-from tintype.manifest import Manifest, check_relative_path
-from tintype.onnx_scan import ExternalTensor, MalformedGraph, external_tensors
 from tintype.strict_json import Misfit
 
 ALWAYS_HASHED_BYTES = 64 * 2**20  # a bundle up to this size is hashed at each opening; it takes tens of milliseconds

@@ -1,0 +1,45 @@
+"""What a model is: the manifest, the folder that it describes, and the checks before anything of it is opened."""
+
+from __future__ import annotations
+
+from tintype.bundle.bundle import (
+    EMBEDDED,
+    MANIFEST_NAME,
+    Bundle,
+    file_facts,
+    open_bundle,
+    read_manifest,
+    write_manifest,
+)
+from tintype.bundle.manifest import (
+    FORMAT_VERSION,
+    DefaultRequest,
+    FileFacts,
+    Graph,
+    Manifest,
+    Parity,
+    Port,
+    SizeLimits,
+    Source,
+    TokenizerFacts,
+)
+
+__all__ = [
+    "EMBEDDED",
+    "FORMAT_VERSION",
+    "MANIFEST_NAME",
+    "Bundle",
+    "DefaultRequest",
+    "FileFacts",
+    "Graph",
+    "Manifest",
+    "Parity",
+    "Port",
+    "SizeLimits",
+    "Source",
+    "TokenizerFacts",
+    "file_facts",
+    "open_bundle",
+    "read_manifest",
+    "write_manifest",
+]

@@ -1,0 +1,80 @@
+"""A bundle as its family reads it: prompts to tokens, requests to schedules and uses. Nothing of it is a graph."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from tintype import strict_json
+from tintype.bundle import Bundle, Manifest, TokenizerFacts
+from tintype.errors import BundleError, TintypeError
+from tintype.families.base import Branch, Family, Tokens, tokenize
+from tintype.families.registry import family_of
+from tintype.prompt import PromptTokenizer
+from tintype.request import ResolvedRequest
+from tintype.sampling import Schedule, SchedulerConfig, make_schedule
+from tintype.uses import GraphUse
+
+
+@dataclass(slots=True)
+class Model:
+    """Open it with `Model.of`."""
+
+    bundle: Bundle
+    family: Family
+    scheduler: SchedulerConfig
+    _tokenizers: dict[str, PromptTokenizer] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, bundle: Bundle) -> Model:
+        """Raises BundleError when it lacks a graph, or its scheduler's config is none."""
+        for role in bundle.manifest.graph_names:
+            bundle.graph(role)
+        return cls(bundle, family_of(bundle.manifest.family), _scheduler_config(bundle))
+
+    @property
+    def manifest(self) -> Manifest:
+        return self.bundle.manifest
+
+    def branches(self, request: ResolvedRequest) -> tuple[Branch, ...]:
+        return self.family.branches(request, self.manifest)
+
+    def tokens(self, branches: Sequence[Branch]) -> Tokens:
+        """Raises RequestError for a prompt that is too long."""
+        return tokenize(self.tokenizers(), branches)
+
+    def schedule(self, request: ResolvedRequest) -> Schedule:
+        """The noise levels that a request's pictures go through. Raises RequestError where its sampler can't do so."""
+        return make_schedule(
+            self.scheduler, request.sampler, request.num_inference_steps, request.sigmas, eta=request.eta
+        )
+
+    def uses(self, request: ResolvedRequest) -> tuple[GraphUse, ...]:
+        """The graphs that a request uses; see `Family.uses`."""
+        tokens = self.tokens(self.branches(request))
+        return self.family.uses(request, self.manifest, tokens, self.schedule(request).model_calls)
+
+    def tokenizers(self) -> dict[str, PromptTokenizer]:
+        """By text encoder, opened when they are first asked for."""
+        return {role: self._tokenizer(facts) for role, facts in self.manifest.text_encoders.items()}
+
+    def _tokenizer(self, facts: TokenizerFacts) -> PromptTokenizer:
+        if facts.file not in self._tokenizers:
+            self._tokenizers[facts.file] = PromptTokenizer.open(
+                self.bundle.path(facts.file),
+                max_length=facts.max_length,
+                bos_token_id=facts.bos_token_id,
+                eos_token_id=facts.eos_token_id,
+                pad_token_id=facts.pad_token_id,
+            )
+        return self._tokenizers[facts.file]
+
+
+def _scheduler_config(bundle: Bundle) -> SchedulerConfig:
+    file = bundle.manifest.scheduler
+    try:
+        return SchedulerConfig.from_json(strict_json.parse(bundle.path(file).read_bytes()))
+    except TintypeError:
+        raise
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise BundleError(f"{file} is not a scheduler's config: {error}", fix="export the checkpoint again") from None

@@ -1,0 +1,1 @@
+"""Which graphs of a bundle are open, and what they cost."""

@@ -1,0 +1,54 @@
+"""A record as A1111 writes its parameters under a picture, which other tools read."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from tintype.record.record import Record
+
+A1111_KEY = "parameters"
+
+A1111_SAMPLERS = {
+    "euler": "Euler",
+    "euler_a": "Euler a",
+    "heun": "Heun",
+    "ddim": "DDIM",
+    "ddpm": "DDPM",
+    "pndm": "PLMS",
+    "dpmpp_2m": "DPM++ 2M",
+    "dpmpp_2m_sde": "DPM++ 2M SDE",
+    "dpmpp_sde": "DPM++ SDE",
+    "unipc": "UniPC",
+    "lcm": "LCM",
+}
+A1111_NOISE = {"philox": "NV", "torch-cpu": "CPU", "numpy": "numpy"}
+
+
+def parameters_text(record: Record) -> str:
+    """The request as A1111 writes it under a picture."""
+    request, made_with = record.request, record.made_with
+    facts = {
+        "Steps": request.num_inference_steps,
+        "Sampler": A1111_SAMPLERS.get(request.sampler, request.sampler),
+        "Schedule type": request.sigmas.capitalize() if request.sigmas else None,
+        "CFG scale": f"{request.guidance_scale:g}",
+        "CFG Rescale": f"{request.guidance_rescale:g}" if request.guidance_rescale else None,
+        "Seed": record.seed,
+        "Size": f"{request.width}x{request.height}",
+        "Model hash": made_with.bundle_hash[:10],
+        "Model": made_with.bundle,
+        "RNG": A1111_NOISE[request.noise],
+        "Version": f"tintype {made_with.tintype}",
+    }
+    lines = [request.prompt]
+    if request.negative_prompt:
+        lines.append(f"Negative prompt: {request.negative_prompt}")
+    lines.append(", ".join(f"{key}: {_quoted(value)}" for key, value in facts.items() if value is not None))
+    return "\n".join(lines)
+
+
+def _quoted(value: object) -> str:
+    text = str(value)
+    return json.dumps(text, ensure_ascii=False) if any(mark in text for mark in ',\n:"') else text

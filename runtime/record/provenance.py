@@ -1,0 +1,64 @@
+"""What besides the request decides the bytes of a picture: bundle, versions, device, builds and how they are held."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from tintype.errors import RecordError
+from tintype.memory.holding import parse_holding
+from tintype.memory.plan import ExecutionPlan
+
+TIMED, BY_PRIORS = "timed", "priors"  # how a build's kernels were chosen
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Provenance:
+    """What besides the request decides the bytes of a picture."""
+
+    tintype: str  # version
+    onnxruntime: str  # version
+    bundle: str  # name
+    bundle_hash: str
+    precision: str  # of the denoiser's weights
+    target: str
+    builds: Mapping[str, str]  # role -> build key: bundle, lowering, ONNX Runtime and processor in one digest
+    threads: int
+    holdings: Mapping[str, str] = field(default_factory=dict)  # role -> how a memory budget had its graph held
+    split_guidance: bool = False
+    kernels: Mapping[str, str] = field(default_factory=dict)  # role -> how its build's were chosen: timed, or by priors
+
+
+def execution_plan_of(made_with: Provenance) -> ExecutionPlan:
+    """How graphs were held when a picture was made: part of what decides its bytes.
+
+    Raises RecordError when it names a way that isn't known.
+    """
+    try:
+        holdings = {role: parse_holding(words) for role, words in made_with.holdings.items()}
+    except ValueError as error:
+        raise RecordError(f"the record cannot be read: {error}", fix="upgrade tintype") from None
+    timed = {role: how == TIMED for role, how in made_with.kernels.items()}
+    return ExecutionPlan(holdings=holdings, split_guidance=made_with.split_guidance, keep=not holdings, timed=timed)
+
+
+def mismatches(there: Provenance, here: Provenance) -> list[str]:
+    """Why the same picture can't be promised here: a sentence for each circumstance that differs."""
+    found = []
+    if there.bundle_hash != here.bundle_hash:
+        found.append(f"it was made with another bundle: {there.bundle} {there.bundle_hash[:12]}")
+    for name in ("tintype", "onnxruntime", "target", "threads"):
+        was, now = getattr(there, name), getattr(here, name)
+        if was != now:
+            found.append(f"{name} was {was}, here it is {now}")
+    rebuilt = [role for role, key in there.builds.items() if here.builds.get(role) != key]
+    if rebuilt and not found:
+        found.append(f"this processor or lowering gives other builds of {', '.join(rebuilt)}")
+    return found
+
+
+def nondeterminism(made_with: Provenance, exactness: str) -> list[str]:
+    """Why not even the machine that made a picture can promise its bytes again."""
+    if made_with.target == "cuda" and exactness == "balanced":
+        return ["balanced pictures on cuda differ in their last bits from run to run; exact ones don't"]
+    return []

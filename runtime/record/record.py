@@ -1,0 +1,77 @@
+"""A picture's record: everything needed to make it again, and to say how it was made. It holds no clock and no path.
+
+In a PNG it stands twice: as A1111's `parameters` text, which other tools read, and whole as JSON under `tintype`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass, field
+
+from tintype import strict_json
+from tintype.errors import RecordError, RequestError
+from tintype.image.tiles import Tiling
+from tintype.record.a1111 import A1111_KEY, parameters_text
+from tintype.record.provenance import Provenance
+from tintype.request import ResolvedRequest
+
+RECORD_VERSION = 1
+TEXT_KEY = "tintype"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MemoryFacts:
+    """Of a picture that was made within a budget."""
+
+    budget_bytes: int
+    planned_peak_bytes: int
+    peak_rss_bytes: int  # the most that the process had, over its life
+    device_bytes: int = 0  # the most that was seen in a device's memory, beside it
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Record:
+    """One picture: the request without gaps, which of its pictures this is, and the circumstances."""
+
+    record_version: int = RECORD_VERSION
+    request: ResolvedRequest
+    picture: int  # index within the request's count
+    made_with: Provenance
+    tiling: Tiling | None = None  # the tiles that it was decoded in, in latent cells; None is whole
+    memory: MemoryFacts | None = None  # None: there was no budget
+    notes: tuple[str, ...] = field(default=())  # what the device made differently, such as a graph run again in fp32
+
+    @property
+    def seed(self) -> int:
+        return self.request.seed + self.picture
+
+    def texts(self) -> dict[str, str]:
+        """The PNG's texts by keyword."""
+        return {A1111_KEY: parameters_text(self), TEXT_KEY: json.dumps(json.loads(strict_json.dump(self)))}
+
+
+def parse_record(text: str) -> Record:
+    """The record in a PNG's `tintype` text. Raises RecordError when it is none, or a newer one."""
+    try:
+        value = strict_json.parse(text)
+        version = value.get("record_version") if isinstance(value, dict) else None
+        if isinstance(version, int) and version > RECORD_VERSION:
+            raise RecordError(f"the record is of format {version}, newer than this tintype", fix="upgrade tintype")
+        record = strict_json.read(Record, value)
+        if not 0 <= record.picture < record.request.count:
+            raise strict_json.Misfit(f"it has no picture {record.picture}")
+    except (strict_json.Misfit, RequestError) as misfit:
+        raise RecordError(f"the record cannot be read: {misfit}", fix="give a picture as tintype wrote it") from None
+    return record
+
+
+def read_record(path: str | os.PathLike[str]) -> Record:
+    """The record of a picture file. Raises RecordError when there is no file, or no record in it."""
+    from tintype.image.png import read_texts
+
+    texts = read_texts(path)
+    if TEXT_KEY not in texts:
+        told = "only A1111's parameters" if A1111_KEY in texts else "no record"
+        raise RecordError(f"{path} holds {told}", fix="give a PNG that tintype wrote and nothing has saved again since")
+    return parse_record(texts[TEXT_KEY])

@@ -1,0 +1,1 @@
+"""The stages of a picture, each a function of a `Context`."""

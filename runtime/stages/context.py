@@ -1,0 +1,99 @@
+"""What the stages of one run share."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+from tintype.arrays import Latents
+from tintype.bundle import Bundle
+from tintype.families.base import Branch, Family, Tokens
+from tintype.families.model import Model
+from tintype.graphs.resident import ALL_RESIDENT, BoundGraphs, Graphs
+from tintype.memory.plan import ExecutionPlan, Plan
+from tintype.request import ResolvedRequest
+from tintype.sampling import Schedule
+from tintype.stages.clock import StageClock
+from tintype.stages.decode_mode import DecodeMode, decode_modes
+from tintype.uses import GraphUse
+
+
+@dataclass(slots=True, kw_only=True)
+class Context:
+    """One run of one request."""
+
+    request: ResolvedRequest
+    bundle: Bundle
+    family: Family
+    branches: Sequence[Branch]
+    tokens: Tokens
+    uses: tuple[GraphUse, ...]
+    schedule: Schedule
+    graphs: BoundGraphs
+    clock: StageClock
+    plan: Plan | None  # that was made for the budget
+    evicts: bool  # there is a budget: what has no place in the plan is closed
+    warnings: list[str]  # for the records: what the device made differently
+    decode_modes: Sequence[DecodeMode]  # tried in turn while memory runs out
+    only: int | None = None  # the one of the request's pictures that is made, in the batch where it belongs
+    denoised: list[int] = field(default_factory=list)  # indices of the pictures that are, in the order of `latents`
+    latents: list[Latents] = field(default_factory=list)  # of their batches, as the decoder takes them
+
+    @classmethod
+    def of(
+        cls,
+        model: Model,
+        graphs: Graphs,
+        request: ResolvedRequest,
+        plan: ExecutionPlan,
+        *,
+        planned: Plan | None,
+        evicts: bool,
+    ) -> Context:
+        """A run of a request within a plan. Raises RequestError where its prompt or its sampler can't be done."""
+        branches, warnings = model.branches(request), list[str]()
+        return cls(
+            request=request,
+            bundle=model.bundle,
+            family=model.family,
+            branches=branches,
+            tokens=model.tokens(branches),
+            uses=model.uses(request),
+            schedule=model.schedule(request),
+            graphs=graphs.within(plan, request.exactness, warnings.append),
+            clock=StageClock(lambda: graphs.load_seconds),
+            plan=planned,
+            evicts=evicts,
+            warnings=warnings,
+            decode_modes=decode_modes(plan),
+        )
+
+    @property
+    def batches(self) -> list[range]:
+        """Indices of the pictures that are denoised together."""
+        return [batch for batch in self.request.batches if self.only is None or self.only in batch]
+
+    def use(self, role: str, pictures: int | None = None) -> GraphUse:
+        """The use of a role's graph; pictures: denoised together, where they are fewer than in the first batch."""
+        use = next(use for use in self.uses if use.ref.role == role)
+        if pictures is None or role != "denoiser":
+            return use
+        return replace(use, dims={**use.dims, "batch": pictures * use.branches})
+
+    def prepare(self) -> None:
+        """Close what has no place in the plan, or begin what is not built yet."""
+        graphs, plan, exactness = self.graphs.all, self.graphs.plan, self.request.exactness
+        if self.evicts:
+            wanted = [self.use(use.ref.role, len(batch)) for use in self.uses for batch in self.request.batches]
+            graphs.evict_unplanned(wanted, exactness, plan)
+        elif plan == ALL_RESIDENT:
+            graphs.begin_builds(self.uses, exactness)
+
+    def keep(self, pictures: Sequence[int], latents: Latents) -> None:
+        """Of pictures that are denoised."""
+        self.denoised.extend(pictures)
+        self.latents.append(latents)
+
+    def look_at_device(self) -> None:
+        """Note what a device's memory holds. Arenas there give nothing back between runs, so that it is the most."""
+        self.clock.device_bytes = max(self.clock.device_bytes, self.graphs.all.device_bytes_taken())

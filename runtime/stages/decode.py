@@ -1,0 +1,108 @@
+"""Decoding that doesn't give up: whole, then in smaller and smaller pieces, and the latents are never lost.
+
+The pieces are strips, which are the same picture; for a decoder that cannot be cut they are tiles, which nearly are.
+What was tried last stays in the record, because it decides the bytes; a record is decoded as it says and not otherwise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from tintype import sampling
+from tintype.arrays import Latents, Pixels
+from tintype.errors import MemoryBudgetError, TintypeError, UncutError
+from tintype.events import Step
+from tintype.image.decode import decode_latents, to_image
+from tintype.stages.context import Context
+from tintype.stages.decode_mode import DECODER, PLANNED, DecodeMode
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+Decode = Callable[[Latents, DecodeMode], Pixels]
+
+
+def decode(ctx: Context, latents: Latents) -> tuple[Pixels, DecodeMode]:
+    """Latents, as the sampler left them -> (pictures, height, width, 3) of 0..255, and how they were decoded."""
+    with ctx.clock.counting("decode"):
+        try:
+            pixels, mode = decode_with_fallback(
+                lambda latents, mode: decode_in(ctx, latents, mode), latents, ctx.decode_modes, ctx.graphs.all.close
+            )
+        except TintypeError:
+            ctx.graphs.all.close()  # so that there is room to keep the latents
+            raise
+    ctx.decode_modes = ctx.decode_modes[ctx.decode_modes.index(mode) :]  # what failed once isn't tried again
+    ctx.look_at_device()
+    return pixels, mode
+
+
+def decode_in(ctx: Context, latents: Latents, mode: DecodeMode) -> Pixels:
+    """The same in one mode."""
+    manifest, use = ctx.bundle.manifest, mode.cut(ctx.use(DECODER))
+    graphs = ctx.graphs.held_as(mode.within(ctx.graphs.plan))
+    with graphs.phase(use):
+        return decode_latents(
+            lambda sample: graphs.call(use, {"latent_sample": sample}, who="the VAE decoder")["sample"],
+            latents,
+            scaling_factor=manifest.scaling_factor,
+            shift_factor=manifest.shift_factor,
+            tiling=mode.tiling,
+        )
+
+
+def event(ctx: Context, step: sampling.Step, batch: range) -> Step:
+    """What a run tells of a sampler's step."""
+    batches = ctx.batches
+
+    def preview(latents: Latents) -> list[Image]:
+        return [to_image(picture) for picture in decode_in(ctx, latents, ctx.decode_modes[0])]
+
+    return Step(
+        index=batches.index(batch) * step.total + step.index,
+        total=len(batches) * step.total,
+        sigma=step.sigma,
+        latents=step.latents,
+        denoised=step.denoised,
+        pictures=batch,
+        decode=preview,
+    )
+
+
+def decode_with_fallback(
+    decode: Decode, latents: Latents, modes: Sequence[DecodeMode], make_room: Callable[[], None]
+) -> tuple[Pixels, DecodeMode]:
+    """The pictures, and the first of `modes` that memory was enough for. make_room: called before each new try.
+
+    Raises MemoryBudgetError when it was enough for none. Once memory ran out, modes that the decoder doesn't have are
+    left out; where it can run in strips, tiles are not tried after them.
+    """
+    side = max(latents.shape[2:])
+    useful = [mode for mode in modes if mode.tiling is None or mode.tiling.tile < side or mode is modes[0]]
+    failure: Exception | None = None
+    last = useful[0]
+    for mode in useful:
+        if mode.tiling is not None and last.holding is not None:
+            break  # strips ran, and tiles need no less than the smallest of them
+        if failure is not None:
+            make_room()
+        try:
+            return decode(latents, mode), mode
+        except (MemoryBudgetError, MemoryError) as error:
+            failure, last = error, mode
+        except UncutError:
+            if failure is None:
+                raise
+    how = "" if last == PLANNED else f", even {last.words}"
+    raise MemoryBudgetError(
+        f"there was not enough memory to decode the picture{how}: {_reason(failure)}",
+        fix="its latents are kept: save them with Run.save_latents(FILE), close other programs, "
+        "then tintype generate --from-latents FILE",
+    ) from None
+
+
+def _reason(error: Exception | None) -> str:
+    if isinstance(error, MemoryBudgetError):
+        return error.message
+    return str(error) or "the system gave none"

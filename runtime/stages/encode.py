@@ -1,0 +1,18 @@
+"""Words -> what the denoiser is told."""
+
+from __future__ import annotations
+
+from tintype.arrays import Arrays
+from tintype.families.base import Conditioning
+from tintype.stages.context import Context
+from tintype.uses import ENCODE
+
+
+def encode(ctx: Context) -> Conditioning:
+    """What the denoiser is told besides noisy latents: a row a branch."""
+
+    def call(role: str, inputs: Arrays) -> Arrays:
+        return ctx.graphs.call(ctx.use(role), inputs, who="the text encoder")
+
+    with ctx.clock.counting("encode"), ctx.graphs.phase(*(use for use in ctx.uses if use.phase == ENCODE)):
+        return ctx.family.encode(ctx.request, ctx.branches, ctx.tokens, call)

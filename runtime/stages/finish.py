@@ -1,0 +1,94 @@
+"""The only door from pixels to a picture: it gets its record here, and nothing passes beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+
+from tintype._version import __version__
+from tintype.arrays import Latents, Pixels
+from tintype.bundle import Bundle
+from tintype.engine import peak_rss_bytes
+from tintype.events import Picture
+from tintype.graphs.resident import ALL_RESIDENT, Graphs
+from tintype.image.decode import to_image
+from tintype.memory.plan import ExecutionPlan
+from tintype.record.provenance import BY_PRIORS, TIMED, Provenance
+from tintype.record.record import MemoryFacts, Record
+from tintype.stages.context import Context
+from tintype.stages.decode import decode
+from tintype.stages.decode_mode import DECODER, PLANNED, DecodeMode
+
+
+def finish(ctx: Context, batch: range, latents: Latents, warnings: Iterable[str]) -> Iterator[Picture]:
+    """The pictures of a batch, each decoded when the one before was taken. warnings: about how latents were made."""
+    about_latents = tuple(warnings)
+    for row, picture in enumerate(batch):
+        if ctx.only in (None, picture):
+            begun = len(ctx.warnings)
+            pixels, mode = decode(ctx, latents[row : row + 1])
+            yield to_picture(pixels, record_of(ctx, picture, mode, (*about_latents, *ctx.warnings[begun:])))
+
+
+def to_picture(pixels: Pixels, record: Record) -> Picture:
+    """pixels: of one picture, (1, height, width, 3)."""
+    return Picture(record.picture, to_image(pixels[0]), record)
+
+
+def record_of(ctx: Context, picture: int, mode: DecodeMode, warnings: Iterable[str]) -> Record:
+    """The record of one of a run's pictures."""
+    memory = None
+    if ctx.plan is not None and ctx.plan.budget_bytes is not None:
+        memory = MemoryFacts(
+            budget_bytes=ctx.plan.budget_bytes,
+            planned_peak_bytes=ctx.plan.most_bytes,
+            peak_rss_bytes=peak_rss_bytes(),
+            device_bytes=ctx.clock.device_bytes,
+        )
+    return Record(
+        request=ctx.request,
+        picture=picture,
+        made_with=provenance_of(ctx, picture, mode),
+        tiling=mode.tiling,
+        memory=memory,
+        notes=tuple(dict.fromkeys(warnings)),
+    )
+
+
+def provenance_of(ctx: Context, picture: int, mode: DecodeMode = PLANNED) -> Provenance:
+    """What decides the bytes of a picture besides the request; builds are made where they are missing."""
+    graphs, plan = ctx.graphs.all, mode.within(ctx.graphs.plan)
+    pictures = next(len(batch) for batch in ctx.request.batches if picture in batch)
+    builds, kernels = {}, {}
+    for planned in ctx.uses:
+        use = ctx.use(planned.ref.role, pictures)
+        use = mode.cut(use) if use.ref.role == DECODER else use
+        facts = graphs.build_facts(use, graphs.options(use, ctx.request.exactness, plan))
+        builds[use.name] = facts.id
+        if graphs.target.is_host:
+            kernels[use.name] = TIMED if facts.timed else BY_PRIORS
+    return provenance(ctx.bundle, graphs, builds, kernels, plan)
+
+
+def provenance(
+    bundle: Bundle,
+    graphs: Graphs,
+    builds: Mapping[str, str],
+    kernels: Mapping[str, str] | None = None,
+    plan: ExecutionPlan = ALL_RESIDENT,
+) -> Provenance:
+    """What these builds of a bundle are on this machine."""
+    from tintype.engine import ort_version
+
+    return Provenance(
+        tintype=__version__,
+        onnxruntime=ort_version(),
+        bundle=bundle.name,
+        bundle_hash=bundle.hash,
+        precision=bundle.graph("denoiser").precision,
+        target=graphs.target.name,
+        builds=dict(builds),
+        threads=graphs.threads,
+        holdings={name: holding.words for name, holding in plan.holdings.items()},
+        split_guidance=plan.split_guidance,
+        kernels=kernels or {},
+    )
