@@ -27,17 +27,17 @@ from tintype.memory.plan import ExecutionPlan, Plan
 from tintype.record import Record
 from tintype.record.latents_file import SavedLatents
 from tintype.record.provenance import execution_plan_of
-from tintype.request import Request, RequestFields, ResolvedRequest, make_request, resolve
+from tintype.request import InputFields, Request, RequestFields, ResolvedRequest, make_request, resolve
 from tintype.run import Result, Run, collect, take_all
 from tintype.sampling import noise_source
-from tintype.stages.again import demand_home, demand_promise, finish_saved, request_of
+from tintype.stages.again import demand_home, demand_inputs, demand_promise, finish_saved, request_of
 from tintype.stages.context import Context
 from tintype.stages.decode import event
 from tintype.stages.decode_mode import DecodeMode
 from tintype.stages.denoise import denoise
 from tintype.stages.encode import encode
 from tintype.stages.finish import finish
-from tintype.stages.start import encode_picture, starting_latents
+from tintype.stages.start import encode_picture, start
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -51,12 +51,12 @@ def picture_steps(ctx: Context) -> Generator[Step | Picture]:
     conditioning = encode(ctx)  # 1. words -> embeddings
     about_words = tuple(ctx.warnings)
     for batch in ctx.batches:
-        begun = len(ctx.warnings)
+        known = len(ctx.warnings)
         noise = noise_source(ctx.request.noise, ctx.request.seeds[batch.start : batch.stop])
-        latents = starting_latents(ctx, len(batch), noise)  # 2. seeds -> latents
-        for step in denoise(ctx, conditioning, batch, latents, noise):  # 3. noise -> latents, one step at a time
+        begun = start(ctx, batch, noise)  # 2. seeds, and a picture -> latents
+        for step in denoise(ctx, conditioning, batch, begun, noise):  # 3. noise -> latents, one step at a time
             yield event(ctx, step, batch)
-        yield from finish(ctx, batch, ctx.latents[-1], (*about_words, *ctx.warnings[begun:]))  # 4. latents -> pixels
+        yield from finish(ctx, batch, ctx.latents[-1], (*about_words, *ctx.warnings[known:]))  # 4. latents -> pixels
 
 
 def load(
@@ -114,19 +114,23 @@ class Pipeline:
         ctx = self.context(self.resolve(make_request(prompt, fields)))
         return Run(ctx, picture_steps(ctx))
 
-    def reproduce(self, record: Record, *, anyway: bool = False) -> Result:
+    def reproduce(self, record: Record, *, anyway: bool = False, **inputs: Unpack[InputFields]) -> Result:
         """The picture of a record again, byte for byte.
+
+        inputs: the picture, mask or noise that it began with, if any; a record has only their hashes.
 
         Raises RecordError, naming each reason, when this bundle, device or version can't promise the same bytes;
         `anyway` tries all the same.
         """
-        return take_all(self.reproduce_steps(record, anyway=anyway).events())
+        return take_all(self.reproduce_steps(record, anyway=anyway, **inputs).events())
 
-    def reproduce_steps(self, record: Record, *, anyway: bool = False) -> Run:
+    def reproduce_steps(self, record: Record, *, anyway: bool = False, **inputs: Unpack[InputFields]) -> Run:
         """`reproduce`, step by step."""
         alike = record.made_with.target == self.target.name or self.target.is_host
         plan = execution_plan_of(record.made_with)
-        ctx = self.context(self.resolve(request_of(record)), plan if alike else ALL_RESIDENT)
+        request = self.resolve(request_of(record, inputs))
+        demand_inputs(record, request)
+        ctx = self.context(request, plan if alike else ALL_RESIDENT)
         ctx.only, ctx.decode_modes = record.picture, (DecodeMode(record.tiling),)
         if not anyway:
             demand_promise(ctx, record)

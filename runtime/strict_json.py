@@ -42,7 +42,7 @@ def read(kind: type[T], value: Any, where: str = "") -> T:
         raise Misfit(f"{where or 'the whole'} should be an object, not {_describe(value)}")
     hints = _hints(typing.cast(Any, kind))
     found: dict[str, Any] = {}
-    for field in dataclasses.fields(kind):  # type: ignore[arg-type]
+    for field in _recorded(kind):
         place = f"{where}.{field.name}" if where else field.name
         if field.name in value:
             found[field.name] = _convert(hints[field.name], value[field.name], place)
@@ -56,9 +56,20 @@ def read(kind: type[T], value: Any, where: str = "") -> T:
 
 def dump(value: Any, *, indent: int | None = 2) -> str:
     """A dataclass (or plain JSON value) as JSON text, keys in the order of the fields. ValueError on NaN, infinity."""
+    return json.dumps(plain(value), indent=indent, ensure_ascii=False, allow_nan=False)
+
+
+def plain(value: Any) -> Any:
+    """A dataclass and all in it as plain JSON values, without fields whose metadata says `recorded: False`."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        value = dataclasses.asdict(value)
-    return json.dumps(value, indent=indent, ensure_ascii=False, allow_nan=False)
+        return {field.name: plain(getattr(value, field.name)) for field in _recorded(type(value))}
+    if isinstance(value, Mapping):
+        return {key: plain(item) for key, item in value.items()}
+    return [plain(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def _recorded(kind: Any) -> list[dataclasses.Field[Any]]:
+    return [field for field in dataclasses.fields(kind) if field.metadata.get("recorded", True)]
 
 
 @functools.cache

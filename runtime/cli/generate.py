@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import click
 from click.core import ParameterSource
 
+from tintype import strict_json
 from tintype.cli.options import Size, exactness_option, json_option, memory_option, provider_option, threads_option
 from tintype.cli.progress import StepBar, spinner
 from tintype.errors import MemoryBudgetError, OutputError, RecordError, RequestError, TintypeError
@@ -320,9 +321,8 @@ def _refuse_gaps(prompt: str | None, *, force: bool) -> None:
 def _tell(result: Result, written: list[Path], *, as_json: bool) -> None:
     """What was made, on stdout: a line a picture, or one JSON object."""
     if as_json:
-        pictures = [
-            {"file": str(path), "record": asdict(record)} for path, record in zip(written, result.records, strict=True)
-        ]
+        made = zip(written, result.records, strict=True)
+        pictures = [{"file": str(path), "record": strict_json.plain(record)} for path, record in made]
         plan = result.plan.as_dict() if result.plan is not None else None
         click.echo(json.dumps({"pictures": pictures, "timings": asdict(result.timings), "plan": plan}))
         return

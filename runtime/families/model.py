@@ -46,7 +46,12 @@ class Model:
     def schedule(self, request: ResolvedRequest) -> Schedule:
         """The noise levels that a request's pictures go through. Raises RequestError where its sampler can't do so."""
         return make_schedule(
-            self.scheduler, request.sampler, request.num_inference_steps, request.sigmas, eta=request.eta
+            self.scheduler,
+            request.sampler,
+            request.num_inference_steps,
+            request.sigmas,
+            eta=request.eta,
+            strength=request.strength,
         )
 
     def uses(self, request: ResolvedRequest) -> tuple[GraphUse, ...]:

@@ -37,6 +37,7 @@ class StableDiffusion:
             GraphUse(ref=GraphRef(role), phase=ENCODE, dims={"batch": 1}, calls=tokens.prompts * tokens.chunks)
             for role in manifest.text_encoders
         )
+        picture = () if request.image is None else (encoding_use(request.width, request.height),)
         denoiser = GraphUse(
             ref=GraphRef("denoiser"),
             phase=DENOISE,
@@ -52,7 +53,7 @@ class StableDiffusion:
             calls=request.count,
             opens=batches,
         )
-        return (*encoders, denoiser, decoder)
+        return (*encoders, *picture, denoiser, decoder)
 
     def encode(
         self, request: ResolvedRequest, branches: Sequence[Branch], tokens: Tokens, call: CallEncoder

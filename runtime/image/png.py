@@ -14,6 +14,8 @@ from tintype.files import output_error, scratch_path, write_output
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+RECORD_KEY = "tintype"  # the keyword of the text that holds a picture's record
+
 
 def write_png(path: str | os.PathLike[str], image: Image, texts: Mapping[str, str]) -> Path:
     """Write a PNG beside its place and move it there, so that no reader and no crash sees half a file.

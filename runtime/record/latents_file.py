@@ -20,7 +20,8 @@ from tintype.arrays import Latents
 from tintype.bundle.manifest import Manifest
 from tintype.errors import BundleError, RecordError
 from tintype.files import write_output
-from tintype.record.record import TEXT_KEY, Record, parse_record
+from tintype.image.png import RECORD_KEY
+from tintype.record.record import Record, parse_record
 
 SUFFIX = ".latents.safetensors"
 TENSOR = "latents"
@@ -52,10 +53,10 @@ def latents_path(picture: str | os.PathLike[str]) -> Path:
 def save_latents(path: str | os.PathLike[str], latents: Latents, records: Sequence[Record]) -> Path:
     """Write latents with one record each, the file whole or not at all. Raises OutputError."""
     data = np.ascontiguousarray(latents, dtype="<f4")
-    texts = [json.loads(strict_json.dump(record)) for record in records]
+    texts = [strict_json.plain(record) for record in records]
     # Written without the library: this runs when memory is so short that importing one more may fail.
     header = {
-        "__metadata__": {TEXT_KEY: json.dumps(texts)},
+        "__metadata__": {RECORD_KEY: json.dumps(texts)},
         TENSOR: {"dtype": "F32", "shape": list(data.shape), "data_offsets": [0, data.nbytes]},
     }
     head = json.dumps(header).encode()
@@ -76,14 +77,14 @@ def read_latents(path: str | os.PathLike[str]) -> SavedLatents:
     try:
         with safe_open(str(path), framework="numpy") as file:
             metadata, names = file.metadata() or {}, list(file.keys())
-            latents = file.get_tensor(TENSOR) if names == [TENSOR] and TEXT_KEY in metadata else None
+            latents = file.get_tensor(TENSOR) if names == [TENSOR] and RECORD_KEY in metadata else None
     except FileNotFoundError:
         raise RecordError(f"there is no file {path}", fix=remedy) from None
     except (SafetensorError, OSError, ValueError) as error:
         raise RecordError(f"{path} holds no latents: {error}", fix=remedy) from None
     if latents is None:
         raise RecordError(f"{path} holds no latents with a record", fix=remedy)
-    records = _records(metadata[TEXT_KEY], path)
+    records = _records(metadata[RECORD_KEY], path)
     sound = latents.ndim == 4 and latents.dtype == np.float32 and len(latents) == len(records)
     if not (sound and np.isfinite(latents).all()):
         raise RecordError(f"{path} holds latents that don't go with its {len(records)} records", fix=remedy)

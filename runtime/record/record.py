@@ -11,13 +11,13 @@ from dataclasses import dataclass, field
 
 from tintype import strict_json
 from tintype.errors import RecordError, RequestError
+from tintype.image.png import RECORD_KEY
 from tintype.image.tiles import Tiling
 from tintype.record.a1111 import A1111_KEY, parameters_text
 from tintype.record.provenance import Provenance
 from tintype.request import ResolvedRequest
 
-RECORD_VERSION = 1
-TEXT_KEY = "tintype"
+RECORD_VERSION = 2  # 1: without inputs
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,7 +48,7 @@ class Record:
 
     def texts(self) -> dict[str, str]:
         """The PNG's texts by keyword."""
-        return {A1111_KEY: parameters_text(self), TEXT_KEY: json.dumps(json.loads(strict_json.dump(self)))}
+        return {A1111_KEY: parameters_text(self), RECORD_KEY: json.dumps(strict_json.plain(self))}
 
 
 def parse_record(text: str) -> Record:
@@ -71,7 +71,7 @@ def read_record(path: str | os.PathLike[str]) -> Record:
     from tintype.image.png import read_texts
 
     texts = read_texts(path)
-    if TEXT_KEY not in texts:
+    if RECORD_KEY not in texts:
         told = "only A1111's parameters" if A1111_KEY in texts else "no record"
         raise RecordError(f"{path} holds {told}", fix="give a PNG that tintype wrote and nothing has saved again since")
-    return parse_record(texts[TEXT_KEY])
+    return parse_record(texts[RECORD_KEY])

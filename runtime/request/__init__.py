@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from tintype.request.request import Request, RequestFields, ResolvedRequest, make_request, resolve
+from tintype.request.request import InputFields, Request, RequestFields, ResolvedRequest, make_request, resolve
 
-__all__ = ["Request", "RequestFields", "ResolvedRequest", "make_request", "resolve"]
+__all__ = ["InputFields", "Request", "RequestFields", "ResolvedRequest", "make_request", "resolve"]

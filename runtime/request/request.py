@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import dataclasses
 import secrets
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypedDict
 
 from tintype.errors import RequestError, near_names
 from tintype.request import checks
+from tintype.request.inputs import NO_INPUTS, GivenLatents, InitImage, Inputs, Mask, check_latents, open_inputs
 from tintype.uses import EXACTNESS
 
 if TYPE_CHECKING:
     from tintype.bundle.manifest import Manifest
+    from tintype.image.source import Source
 
 MAX_STEPS = 1000
 MAX_GUIDANCE = 100.0
@@ -25,7 +27,15 @@ MAX_BATCH = 64
 SEEDS = 2**64
 
 
-class RequestFields(TypedDict, total=False):
+class InputFields(TypedDict, total=False):
+    """What a request begins with beside words and seeds."""
+
+    image: Source | None
+    mask: Source | None
+    latents: GivenLatents | None
+
+
+class RequestFields(InputFields, total=False):
     """The fields of a Request but its prompt, for calls that take them by name."""
 
     negative_prompt: str | None
@@ -42,6 +52,13 @@ class RequestFields(TypedDict, total=False):
     count: int
     batch_size: int
     exactness: str | None
+    strength: float | None
+    fit: str
+    background: str
+    mask_grow: int
+    mask_blur: float
+    keep_outside: str
+    outpaint: str | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,6 +80,16 @@ class Request:
     count: int = 1
     batch_size: int = 1  # pictures denoised together: faster on some devices, and part of what makes the bytes
     exactness: str | None = None  # exact: what the canonical graphs compute; balanced may round, where that is faster
+    image: Source | None = None  # a picture to begin with: Pillow's, a file, or an array
+    strength: float | None = None  # of its change, 0 to 1; None is 0.75, and 1 where there is a mask
+    fit: str = "crop"  # how it comes to the size that is made: crop, pad, stretch
+    background: str = "white"  # what shows through where it is transparent
+    mask: Source | None = None  # of the picture's size: white is made new
+    mask_grow: int = 0  # pixels by which the white grows, or shrinks
+    mask_blur: float = 0.0  # radius in pixels
+    keep_outside: str = "model"  # outside the mask: what the model makes of it; exact: the picture's own bytes
+    outpaint: str | None = None  # pixels to add at each side: left,top,right,bottom
+    latents: GivenLatents | None = None  # noise of unit variance to begin with, (count, channels, height, width)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,6 +111,15 @@ class ResolvedRequest:
     count: int
     batch_size: int
     exactness: str = "balanced"
+    image: InitImage | None = None
+    mask: Mask | None = None
+    latents: str | None = None  # sha256 of the noise that was given
+    inputs: Inputs = field(default=NO_INPUTS, compare=False, repr=False, metadata={"recorded": False})
+
+    @property
+    def strength(self) -> float:
+        """The share of the steps that are taken."""
+        return 1.0 if self.image is None else self.image.strength
 
     @property
     def seeds(self) -> range:
@@ -114,8 +150,10 @@ def resolve(request: Request, manifest: Manifest) -> ResolvedRequest:
 
     default = manifest.default_request
     count = checks.whole_number("count", request.count, 1, MAX_COUNT)
+    opened = open_inputs(request, manifest)
+    width, height = opened.size or (default.width, default.height)
     seed = secrets.randbits(32) if request.seed is None else request.seed
-    return ResolvedRequest(
+    resolved = ResolvedRequest(
         prompt=checks.text("prompt", request.prompt),
         negative_prompt=checks.text("negative_prompt", _either(request.negative_prompt, default.negative_prompt)),
         num_inference_steps=checks.whole_number(
@@ -125,8 +163,8 @@ def resolve(request: Request, manifest: Manifest) -> ResolvedRequest:
             "guidance_scale", _either(request.guidance_scale, default.guidance_scale), -MAX_GUIDANCE, MAX_GUIDANCE
         ),
         guidance_rescale=checks.number("guidance_rescale", request.guidance_rescale, 0.0, 1.0),
-        width=checks.side("width", _either(request.width, default.width), manifest.size),
-        height=checks.side("height", _either(request.height, default.height), manifest.size),
+        width=checks.side("width", _either(request.width, width), manifest.size),
+        height=checks.side("height", _either(request.height, height), manifest.size),
         seed=checks.whole_number("seed", seed, 0, SEEDS - count),
         sampler=checks.name("sampler", _either(request.sampler, default.sampler), tuple(sampling.SAMPLERS)),
         sigmas=_spacing(_either(request.sigmas, default.sigmas), sampling.SPACINGS),
@@ -135,7 +173,15 @@ def resolve(request: Request, manifest: Manifest) -> ResolvedRequest:
         count=count,
         batch_size=checks.whole_number("batch_size", request.batch_size, 1, MAX_BATCH),
         exactness=checks.name("exactness", _either(request.exactness, default.exactness), EXACTNESS),
+        image=opened.image,
+        mask=opened.mask,
+        latents=opened.latents,
+        inputs=opened.inputs,
     )
+    if opened.inputs.latents is not None:
+        rows, columns = (side // manifest.vae_scale_factor for side in (resolved.height, resolved.width))
+        check_latents(opened.inputs.latents, (count, manifest.latent_channels, rows, columns))
+    return resolved
 
 
 def _either(chosen: Any, default: Any) -> Any:

@@ -20,13 +20,14 @@ from tintype.sampling.samplers import SAMPLERS, Sampler
 from tintype.sampling.schedule import Schedule, make_schedule
 from tintype.sampling.scheduler_config import SchedulerConfig
 from tintype.sampling.spacing import SPACINGS
-from tintype.sampling.step import Denoise, Step, Steps, model_input
+from tintype.sampling.step import AfterStep, Denoise, Step, Steps, model_input, unchanged
 
 __all__ = [
     "NOISE_MODES",
     "PREDICTION_TYPES",
     "SAMPLERS",
     "SPACINGS",
+    "AfterStep",
     "Denoise",
     "NoiseSource",
     "Sampler",
@@ -41,4 +42,5 @@ __all__ = [
     "noise_source",
     "prediction_from",
     "rescale_guidance",
+    "unchanged",
 ]

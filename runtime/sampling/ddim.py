@@ -13,7 +13,7 @@ from tintype.sampling.euler import ancestral_step, euler_step
 from tintype.sampling.noise import NoiseSource
 from tintype.sampling.prediction import denoised_from, prediction_from
 from tintype.sampling.schedule import Schedule
-from tintype.sampling.step import Denoise, Step, Steps, same_model_input
+from tintype.sampling.step import AfterStep, Denoise, Step, Steps, same_model_input, unchanged
 
 # Adams-Bashforth coefficients, newest first (Liu et al. 2022, formulas 9 and 12).
 _COMBINATIONS = (
@@ -24,22 +24,28 @@ _COMBINATIONS = (
 )
 
 
-def ddim(denoise: Denoise, latents: Latents, schedule: Schedule, noise: NoiseSource) -> Steps:
+def ddim(
+    denoise: Denoise, latents: Latents, schedule: Schedule, noise: NoiseSource, after_step: AfterStep = unchanged
+) -> Steps:
     """DDIM (Song et al. 2020, formula 12), with schedule.eta of its noise."""
     for index in range(schedule.total):
         sigma, sigma_next = float(schedule.sigmas[index]), float(schedule.landings[index])
         denoised = denoise(latents, sigma, float(schedule.timesteps[index]))
         latents = ancestral_step(latents, denoised, sigma, sigma_next, noise, schedule.eta)
         latents = same_model_input(latents, sigma_next, float(schedule.sigmas[index + 1]))
+        latents = after_step(latents, float(schedule.sigmas[index + 1]), schedule.total - 1 - index)
         yield Step(index, schedule.total, sigma, float(schedule.sigmas[index + 1]), latents, denoised)
 
 
-def ddpm(denoise: Denoise, latents: Latents, schedule: Schedule, noise: NoiseSource) -> Steps:
+def ddpm(
+    denoise: Denoise, latents: Latents, schedule: Schedule, noise: NoiseSource, after_step: AfterStep = unchanged
+) -> Steps:
     """DDPM (Ho et al. 2020, formulas 6 and 7, the smaller variance)."""
     for index in range(schedule.total):
         sigma, sigma_next = float(schedule.sigmas[index]), float(schedule.sigmas[index + 1])
         denoised = denoise(latents, sigma, float(schedule.timesteps[index]))
         latents = ancestral_step(latents, denoised, sigma, sigma_next, noise)
+        latents = after_step(latents, sigma_next, schedule.total - 1 - index)
         yield Step(index, schedule.total, sigma, sigma_next, latents, denoised)
 
 
@@ -52,7 +58,9 @@ def combine(predictions: Sequence[Latents]) -> Latents:
     return total
 
 
-def pndm(denoise: Denoise, latents: Latents, schedule: Schedule, noise: NoiseSource) -> Steps:
+def pndm(
+    denoise: Denoise, latents: Latents, schedule: Schedule, noise: NoiseSource, after_step: AfterStep = unchanged
+) -> Steps:
     """PNDM without its Runge-Kutta start, also called PLMS (Liu et al. 2022): one call a step, one more to start.
 
     Predictions are combined as the model makes them (velocities for a v model), as diffusers does.
@@ -73,4 +81,5 @@ def pndm(denoise: Denoise, latents: Latents, schedule: Schedule, noise: NoiseSou
             slope = combine(history)
         target = denoised_from(slope, latents, departure, kind)
         latents = same_model_input(euler_step(latents, target, departure, landing), landing, sigma_next)
+        latents = after_step(latents, sigma_next, schedule.total - 1 - index)
         yield Step(index, schedule.total, sigma, sigma_next, latents, denoised)

@@ -12,7 +12,7 @@ from tintype.arrays import Latents
 from tintype.sampling.euler import ancestral_sigmas, euler_step
 from tintype.sampling.noise import NoiseSource
 from tintype.sampling.schedule import Schedule
-from tintype.sampling.step import Denoise, Step, Steps
+from tintype.sampling.step import AfterStep, Denoise, Step, Steps, unchanged
 
 
 def extrapolate(denoised: Latents, before: Latents, sigma_before: float, sigma: float, sigma_next: float) -> Latents:
@@ -32,12 +32,18 @@ def _takes_first_order(schedule: Schedule, index: int) -> bool:
     """The first step has no past; the last one, to the picture, is steadier without it."""
     last = index == schedule.total - 1
     config = schedule.config
-    few = config.lower_order_final and schedule.total < 15
+    few = config.lower_order_final and schedule.total + schedule.skipped < 15
     return index == 0 or (last and (few or config.euler_at_final or config.final_sigmas_type == "zero"))
 
 
 def _multistep(
-    denoise: Denoise, latents: Latents, schedule: Schedule, noise: NoiseSource, *, stochastic: bool
+    denoise: Denoise,
+    latents: Latents,
+    schedule: Schedule,
+    noise: NoiseSource,
+    after_step: AfterStep,
+    *,
+    stochastic: bool,
 ) -> Steps:
     before: Latents | None = None
     for index in range(schedule.total):
@@ -51,20 +57,27 @@ def _multistep(
         else:
             latents = euler_step(latents, target, sigma, sigma_next)
         before = denoised
+        latents = after_step(latents, sigma_next, schedule.total - 1 - index)
         yield Step(index, schedule.total, sigma, sigma_next, latents, denoised)
 
 
-def dpmpp_2m(denoise: Denoise, latents: Latents, schedule: Schedule, noise: NoiseSource) -> Steps:
+def dpmpp_2m(
+    denoise: Denoise, latents: Latents, schedule: Schedule, noise: NoiseSource, after_step: AfterStep = unchanged
+) -> Steps:
     """DPM-Solver++(2M), midpoint (Lu et al. 2022, algorithm 2): second order from the step before."""
-    return _multistep(denoise, latents, schedule, noise, stochastic=False)
+    return _multistep(denoise, latents, schedule, noise, after_step, stochastic=False)
 
 
-def dpmpp_2m_sde(denoise: Denoise, latents: Latents, schedule: Schedule, noise: NoiseSource) -> Steps:
+def dpmpp_2m_sde(
+    denoise: Denoise, latents: Latents, schedule: Schedule, noise: NoiseSource, after_step: AfterStep = unchanged
+) -> Steps:
     """SDE-DPM-Solver++(2M), midpoint (Lu et al. 2022): dpmpp_2m with fresh noise at every step but the last."""
-    return _multistep(denoise, latents, schedule, noise, stochastic=True)
+    return _multistep(denoise, latents, schedule, noise, after_step, stochastic=True)
 
 
-def dpmpp_sde(denoise: Denoise, latents: Latents, schedule: Schedule, noise: NoiseSource) -> Steps:
+def dpmpp_sde(
+    denoise: Denoise, latents: Latents, schedule: Schedule, noise: NoiseSource, after_step: AfterStep = unchanged
+) -> Steps:
     """DPM-Solver++ (stochastic), single step (k-diffusion's sample_dpmpp_sde): two model calls a step, one at the end.
 
     Both halves of a step follow one Brownian path: the noise of the whole step is made of that to its middle and a
@@ -85,4 +98,5 @@ def dpmpp_sde(denoise: Denoise, latents: Latents, schedule: Schedule, noise: Noi
             latents = euler_step(latents, denoised_halfway, sigma, down) + whole * up
         else:
             latents = euler_step(latents, denoised, sigma, sigma_next)
+        latents = after_step(latents, sigma_next, schedule.total - 1 - index)
         yield Step(index, schedule.total, sigma, sigma_next, latents, denoised)

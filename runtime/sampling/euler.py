@@ -10,7 +10,7 @@ import math
 from tintype.arrays import Latents
 from tintype.sampling.noise import NoiseSource
 from tintype.sampling.schedule import Schedule
-from tintype.sampling.step import Denoise, Step, Steps
+from tintype.sampling.step import AfterStep, Denoise, Step, Steps, unchanged
 
 
 def euler_step(latents: Latents, denoised: Latents, sigma: float, sigma_next: float) -> Latents:
@@ -41,25 +41,33 @@ def ancestral_step(
     return result + noise.draw(latents.shape) * up if up > 0.0 else result
 
 
-def euler(denoise: Denoise, latents: Latents, schedule: Schedule, noise: NoiseSource) -> Steps:
+def euler(
+    denoise: Denoise, latents: Latents, schedule: Schedule, noise: NoiseSource, after_step: AfterStep = unchanged
+) -> Steps:
     """Euler's method on the probability flow (Karras et al. 2022)."""
     for index in range(schedule.total):
         sigma, sigma_next = float(schedule.sigmas[index]), float(schedule.sigmas[index + 1])
         denoised = denoise(latents, sigma, float(schedule.timesteps[index]))
         latents = euler_step(latents, denoised, sigma, sigma_next)
+        latents = after_step(latents, sigma_next, schedule.total - 1 - index)
         yield Step(index, schedule.total, sigma, sigma_next, latents, denoised)
 
 
-def euler_a(denoise: Denoise, latents: Latents, schedule: Schedule, noise: NoiseSource) -> Steps:
+def euler_a(
+    denoise: Denoise, latents: Latents, schedule: Schedule, noise: NoiseSource, after_step: AfterStep = unchanged
+) -> Steps:
     """Ancestral Euler (k-diffusion's sample_euler_ancestral): fresh noise at every step but the last."""
     for index in range(schedule.total):
         sigma, sigma_next = float(schedule.sigmas[index]), float(schedule.sigmas[index + 1])
         denoised = denoise(latents, sigma, float(schedule.timesteps[index]))
         latents = ancestral_step(latents, denoised, sigma, sigma_next, noise)
+        latents = after_step(latents, sigma_next, schedule.total - 1 - index)
         yield Step(index, schedule.total, sigma, sigma_next, latents, denoised)
 
 
-def heun(denoise: Denoise, latents: Latents, schedule: Schedule, noise: NoiseSource) -> Steps:
+def heun(
+    denoise: Denoise, latents: Latents, schedule: Schedule, noise: NoiseSource, after_step: AfterStep = unchanged
+) -> Steps:
     """Heun's method (Karras et al. 2022, algorithm 1): two model calls a step, one for the last."""
     for index in range(schedule.total):
         sigma, sigma_next = float(schedule.sigmas[index]), float(schedule.sigmas[index + 1])
@@ -72,4 +80,5 @@ def heun(denoise: Denoise, latents: Latents, schedule: Schedule, noise: NoiseSou
             latents = latents + slope * (sigma_next - sigma)
         else:
             latents = euler_step(latents, denoised, sigma, sigma_next)
+        latents = after_step(latents, sigma_next, schedule.total - 1 - index)
         yield Step(index, schedule.total, sigma, sigma_next, latents, denoised)

@@ -11,18 +11,27 @@ from tintype.sampling.euler import euler, euler_a, heun
 from tintype.sampling.lcm import lcm
 from tintype.sampling.noise import NoiseSource
 from tintype.sampling.schedule import Schedule
-from tintype.sampling.step import Denoise, Steps
+from tintype.sampling.step import AfterStep, Denoise, Steps, unchanged
 from tintype.sampling.unipc import unipc
 
 
 class Sampler(Protocol):
     """A sampler turns noise into a picture step by step; the caller owns progress and may stop between steps.
 
-    `latents` are noise * schedule.initial_scale, `denoise` maps (latents, sigma, timestep) to denoised latents of the
-    same shape, `noise` is drawn from only where the method is stochastic. No sampler writes into what it was given.
+    `latents` are at the schedule's first sigma (noise * schedule.initial_scale where there is no picture to begin
+    with), `denoise` maps (latents, sigma, timestep) to denoised latents of the
+    same shape, `noise` is drawn from only where the method is stochastic, `after_step` may change
+    what a step gave. No sampler writes into what it was given.
     """
 
-    def __call__(self, denoise: Denoise, latents: Latents, schedule: Schedule, noise: NoiseSource) -> Steps: ...
+    def __call__(
+        self,
+        denoise: Denoise,
+        latents: Latents,
+        schedule: Schedule,
+        noise: NoiseSource,
+        after_step: AfterStep = unchanged,
+    ) -> Steps: ...
 
 
 SAMPLERS: dict[str, Sampler] = {

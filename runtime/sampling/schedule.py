@@ -48,6 +48,7 @@ class Schedule:
     initial_scale: float  # latents to start with = noise * initial_scale
     exploding: bool  # the last latents are the picture as they are, whatever noise is left in them
     eta: float = 0.0  # of ddim: the share of fresh noise, 0 none .. 1 all
+    skipped: int = 0  # steps of the whole way that it leaves out, as it begins with a picture
     training_sigmas: NDArray[np.float64]  # (num_train_timesteps,), rising
 
     @property
@@ -75,19 +76,29 @@ class Schedule:
         A schedule that ends above sigma 0 leaves its last noise in; the variance preserving schedulers decode what the
         model would see.
         """
-        if self.exploding or self.sigmas[-1] == 0.0:
-            return latents
-        return latents / math.hypot(1.0, float(self.sigmas[-1]))
+        return latents if self.scale_of_last == 1.0 else latents / self.scale_of_last
+
+    @property
+    def scale_of_last(self) -> float:
+        """Of the sampler's last latents over those that are decoded."""
+        return 1.0 if self.exploding else math.hypot(1.0, float(self.sigmas[-1]))
 
 
 def make_schedule(
-    config: SchedulerConfig, sampler: str, num_inference_steps: int, spacing: str | None = None, *, eta: float = 0.0
+    config: SchedulerConfig,
+    sampler: str,
+    num_inference_steps: int,
+    spacing: str | None = None,
+    *,
+    eta: float = 0.0,
+    strength: float = 1.0,
 ) -> Schedule:
     """Plan a sampler's steps on a checkpoint's noise schedule, as the diffusers scheduler of that sampler does.
 
     sampler: a name in SAMPLERS. num_inference_steps: from 1. spacing: a name in SPACINGS, or None for what the
     checkpoint's config says; karras (Karras et al. 2022, equation 5) and exponential respace between the same ends.
-    eta: fresh noise of ddim. RequestError for what cannot be done.
+    eta: fresh noise of ddim. strength: the share of the steps, the last ones, that are taken, as diffusers counts them:
+    of a picture to begin with less is left the higher it is. RequestError for what cannot be done.
     """
     if sampler not in LAYOUTS:
         raise RequestError(f"there is no sampler called {sampler!r}", fix=near_names(sampler, LAYOUTS))
@@ -98,8 +109,11 @@ def make_schedule(
     training_sigmas = _training_sigmas(config, floor)
     timesteps, sigmas = lay(config, layout, num_inference_steps, name, base, training_sigmas)
     last = _last_sigma(config, layout, training_sigmas)
+    skipped = len(timesteps) - _taken(num_inference_steps, strength)
+    stride = config.num_train_timesteps // len(timesteps)
+    timesteps, sigmas = timesteps[skipped:], sigmas[skipped:]
     if layout.by_stride:
-        timesteps, departures, landings = lay_by_stride(config, layout, timesteps, last, training_sigmas)
+        timesteps, departures, landings = lay_by_stride(layout, timesteps, stride, last, training_sigmas)
         sigmas = np.append(sigmas_of(timesteps, training_sigmas), last)
     else:
         sigmas = np.append(sigmas, last)
@@ -117,8 +131,20 @@ def make_schedule(
         initial_scale=start if plain_start else math.hypot(1.0, start),
         exploding=layout.exploding,
         eta=eta,
+        skipped=skipped,
         training_sigmas=training_sigmas,
     )
+
+
+def _taken(steps: int, strength: float) -> int:
+    """How many steps are taken of a picture to begin with."""
+    taken = min(int(steps * strength), steps)
+    if taken < 1:
+        raise RequestError(
+            f"a strength of {strength:g} of {steps} steps leaves no step to take",
+            fix=f"give a strength of {math.ceil(100 / steps) / 100:g} or more, or more steps",
+        )
+    return taken
 
 
 def _choose_spacing(config: SchedulerConfig, sampler: str, layout: Layout, spacing: str | None) -> tuple[str, str]:

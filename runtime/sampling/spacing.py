@@ -115,18 +115,19 @@ def exponential_sigmas(first: float, last: float, count: int) -> NDArray[np.floa
 
 
 def lay_by_stride(
-    config: SchedulerConfig,
     layout: Layout,
     timesteps: NDArray[np.float64],
+    stride: int,
     last: float,
     training_sigmas: NDArray[np.float64],
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
-    """Timesteps, departures and landings of ddim and pndm, which step by T // n wherever the next timestep lies.
+    """Timesteps, departures and landings of ddim and pndm, which step by a stride wherever the next timestep lies.
+
+    stride: of T training timesteps and n steps of the whole way, T // n.
 
     pndm begins with a step of Heun's kind: its second timestep is called twice, and the second call redoes the first
     step with the mean of both slopes.
     """
-    stride = config.num_train_timesteps // len(timesteps)
     twice = layout.begins_twice and len(timesteps) > 1
     if twice:
         timesteps = np.insert(timesteps, 1, timesteps[1])

@@ -14,6 +14,13 @@ from typing import TypeAlias
 from tintype.arrays import Latents
 
 Denoise: TypeAlias = Callable[[Latents, float, float], Latents]  # (latents, sigma, timestep) -> denoised latents
+# (latents after a step, their sigma, steps left) -> those that the next step goes on from
+AfterStep: TypeAlias = Callable[[Latents, float, int], Latents]
+
+
+def unchanged(latents: Latents, sigma: float, left: int) -> Latents:
+    """The `AfterStep` of a picture from words alone."""
+    return latents
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from tintype.arrays import Latents
 from tintype.sampling.euler import euler_step
 from tintype.sampling.noise import NoiseSource
 from tintype.sampling.schedule import Schedule
-from tintype.sampling.step import Denoise, Step, Steps
+from tintype.sampling.step import AfterStep, Denoise, Step, Steps, unchanged
 
 
 def _weights(ratios: Sequence[float], h: float, solver_type: str) -> tuple[np.ndarray, np.ndarray, float]:
@@ -65,7 +65,9 @@ def unipc_step(
     return plain
 
 
-def unipc(denoise: Denoise, latents: Latents, schedule: Schedule, noise: NoiseSource) -> Steps:
+def unipc(
+    denoise: Denoise, latents: Latents, schedule: Schedule, noise: NoiseSource, after_step: AfterStep = unchanged
+) -> Steps:
     """UniPC (Zhao et al. 2023): each model call corrects the step that led to it, then predicts the next."""
     config = schedule.config
     history: list[tuple[float, Latents]] = []
@@ -79,4 +81,5 @@ def unipc(denoise: Denoise, latents: Latents, schedule: Schedule, noise: NoiseSo
         left = schedule.total - index if config.lower_order_final else config.solver_order
         order, start = min(config.solver_order, left, index + 1), latents
         latents = unipc_step(start, history[-order:], sigma_next, config.solver_type)
+        latents = after_step(latents, sigma_next, schedule.total - 1 - index)
         yield Step(index, schedule.total, sigma, sigma_next, latents, denoised)

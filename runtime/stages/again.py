@@ -4,21 +4,56 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Generator
+from typing import Any
 
 from tintype.errors import RecordError
 from tintype.events import Picture
 from tintype.record import Record
 from tintype.record.latents_file import SavedLatents
 from tintype.record.provenance import mismatches, nondeterminism
-from tintype.request import Request
+from tintype.request import InputFields, Request, ResolvedRequest
 from tintype.stages.context import Context
 from tintype.stages.decode import decode
 from tintype.stages.finish import provenance, provenance_of, to_picture
 
+NAMES = {"image": "a picture", "mask": "a mask", "latents": "given noise"}
+INPUTS = tuple(NAMES)
+PLAIN = set(ResolvedRequest.__dataclass_fields__) - {*INPUTS, "inputs"}
 
-def request_of(record: Record) -> Request:
-    """The request of a record, as somebody would ask for it again."""
-    return Request(**{name: getattr(record.request, name) for name in Request.__dataclass_fields__})
+
+def request_of(record: Record, given: InputFields) -> Request:
+    """The request of a record, as somebody would ask for it again.
+
+    given: the inputs themselves, of which a record has hashes alone. Raises RecordError where some are missing.
+    """
+    known = record.request
+    for name in INPUTS:
+        wanted = getattr(known, name) is not None and getattr(getattr(known, name), "sha256", "text") is not None
+        if wanted != (given.get(name) is not None):
+            told, fix = (
+                ("did not begin with", "leave it out") if given.get(name) is not None else ("began with", "give")
+            )
+            raise RecordError(f"the record's picture {told} {NAMES[name]}", fix=f"{fix}: {name}=, or --{name} FILE")
+    fields: dict[str, Any] = {name: getattr(known, name) for name in Request.__dataclass_fields__ if name in PLAIN}
+    if known.image is not None:
+        fields |= {name: getattr(known.image, name) for name in ("strength", "fit", "background", "outpaint")}
+    if known.mask is not None:
+        fields |= {f"mask_{name}": getattr(known.mask, name) for name in ("grow", "blur")}
+        fields["keep_outside"] = known.mask.keep_outside
+    return Request(**fields, **given)
+
+
+def demand_inputs(record: Record, request: ResolvedRequest) -> None:
+    """Raises RecordError where the inputs are not those that a record's picture was made of."""
+    known = record.request
+    for name in INPUTS:
+        was, now = (getattr(each, name) for each in (known, request))
+        if name == "image" and was is not None and now is not None:
+            was, now = (dataclasses.replace(each, parent=None) for each in (was, now))
+        if was != now:
+            raise RecordError(
+                f"the record's picture began with another {NAMES[name].split()[-1]}", fix="give that one, unchanged"
+            )
 
 
 def demand_promise(ctx: Context, record: Record) -> None:

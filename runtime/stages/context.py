@@ -36,6 +36,7 @@ class Context:
     warnings: list[str]  # for the records: what the device made differently
     decode_modes: Sequence[DecodeMode]  # tried in turn while memory runs out
     only: int | None = None  # the one of the request's pictures that is made, in the batch where it belongs
+    picture: Latents | None = None  # of the picture that the run begins with, once it is encoded
     denoised: list[int] = field(default_factory=list)  # indices of the pictures that are, in the order of `latents`
     latents: list[Latents] = field(default_factory=list)  # of their batches, as the decoder takes them
 

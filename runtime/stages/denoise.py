@@ -19,14 +19,14 @@ from tintype.sampling import (
     rescale_guidance,
 )
 from tintype.stages.context import Context
+from tintype.stages.start import Start
 
 
-def denoise(
-    ctx: Context, conditioning: Conditioning, batch: range, latents: Latents, noise: NoiseSource
-) -> Iterator[Step]:
+def denoise(ctx: Context, conditioning: Conditioning, batch: range, start: Start, noise: NoiseSource) -> Iterator[Step]:
     """The sampler's steps for one batch of pictures, whose finished latents are then the last of `ctx.latents`."""
+    latents = start.latents
     denoiser = Denoiser(ctx, conditioning, len(latents))
-    steps = SAMPLERS[ctx.request.sampler](denoiser, latents, ctx.schedule, noise)
+    steps = SAMPLERS[ctx.request.sampler](denoiser, latents, ctx.schedule, noise, start.after_step)
     with ctx.graphs.phase(denoiser.use):
         while True:
             in_graph = ctx.graphs.run_seconds

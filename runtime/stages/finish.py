@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 
+import numpy as np
+
 from tintype._version import __version__
 from tintype.arrays import Latents, Pixels
 from tintype.bundle import Bundle
@@ -11,6 +13,7 @@ from tintype.engine import peak_rss_bytes
 from tintype.events import Picture
 from tintype.graphs.resident import ALL_RESIDENT, Graphs
 from tintype.image.decode import to_image
+from tintype.image.mask import keep_outside
 from tintype.memory.plan import ExecutionPlan
 from tintype.record.provenance import BY_PRIORS, TIMED, Provenance
 from tintype.record.record import MemoryFacts, Record
@@ -26,7 +29,16 @@ def finish(ctx: Context, batch: range, latents: Latents, warnings: Iterable[str]
         if ctx.only in (None, picture):
             begun = len(ctx.warnings)
             pixels, mode = decode(ctx, latents[row : row + 1])
+            pixels = with_outside(ctx, pixels)
             yield to_picture(pixels, record_of(ctx, picture, mode, (*about_latents, *ctx.warnings[begun:])))
+
+
+def with_outside(ctx: Context, pixels: Pixels) -> Pixels:
+    """The picture that a run began with, byte for byte outside its mask, where that was asked for."""
+    inputs, mask = ctx.request.inputs, ctx.request.mask
+    if mask is None or mask.keep_outside != "exact" or inputs.pixels is None or inputs.mask is None:
+        return pixels
+    return keep_outside(inputs.pixels[0], pixels[0], inputs.mask)[np.newaxis]
 
 
 def to_picture(pixels: Pixels, record: Record) -> Picture:

@@ -1,24 +1,76 @@
-"""Seeds -> the latents that a batch begins with."""
+"""Seeds, and a picture or given noise, -> the latents that a batch begins with, and what becomes of each step."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
+from numpy.typing import NDArray
 
 from tintype.arrays import Latents, Pixels
 from tintype.bundle import Manifest
 from tintype.graphs.resident import BoundGraphs
 from tintype.image.encode import encode_pixels
-from tintype.sampling import NoiseSource
+from tintype.image.mask import mask_cells
+from tintype.sampling import AfterStep, NoiseSource, unchanged
 from tintype.stages.context import Context
 from tintype.uses import GraphUse
 
+VAE_ENCODER = "vae_encoder"
 
-def starting_latents(ctx: Context, pictures: int, noise: NoiseSource) -> Latents:
-    """(pictures, channels, height, width), at the schedule's first noise level."""
-    manifest = ctx.bundle.manifest
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    latents: Latents  # (pictures, channels, height, width), at the schedule's first noise level
+    after_step: AfterStep = unchanged
+
+
+def start(ctx: Context, batch: range, noise: NoiseSource) -> Start:
+    """What a batch begins with: noise, or a picture with noise laid over it."""
+    manifest, inputs, schedule = ctx.bundle.manifest, ctx.request.inputs, ctx.schedule
     height, width = (side // manifest.vae_scale_factor for side in (ctx.request.height, ctx.request.width))
-    drawn = noise.draw((pictures, manifest.latent_channels, height, width))
-    return drawn * np.float32(ctx.schedule.initial_scale)
+    if inputs.latents is not None:
+        drawn = inputs.latents[batch.start : batch.stop]
+    else:
+        drawn = noise.draw((len(batch), manifest.latent_channels, height, width))
+    if inputs.pixels is None:
+        return Start(drawn * np.float32(schedule.initial_scale))
+    picture = picture_latents(ctx, inputs.pixels)
+    if inputs.mask is None:
+        return Start(noised(picture, drawn, float(schedule.sigmas[0])))
+    mask = mask_cells(inputs.mask, manifest.vae_scale_factor)
+    if schedule.skipped:
+        begun = noised(picture, drawn, float(schedule.sigmas[0]))
+    else:  # nothing of the picture is left inside
+        begun = drawn * np.float32(schedule.initial_scale)
+    return Start(begun, kept_outside(picture, mask, drawn, scale_of_last=schedule.scale_of_last))
+
+
+def noised(picture: Latents, noise: Latents, sigma: float) -> Latents:
+    """A picture's latents at a noise level."""
+    return picture + noise * np.float32(sigma)
+
+
+def kept_outside(picture: Latents, mask: NDArray[np.float32], noise: Latents, *, scale_of_last: float) -> AfterStep:
+    """After each step the picture comes back outside the mask, at that step's noise (Lugmayr et al. 2022, formula 8).
+
+    mask: (height, width) in cells, 1 is made new. noise: the batch's, the same at every step. scale_of_last: of the
+    sampler's last latents, over those that are decoded.
+    """
+
+    def after_step(latents: Latents, sigma: float, left: int) -> Latents:
+        original = picture * np.float32(scale_of_last) if left == 0 else noised(picture, noise, sigma)
+        return latents * mask + original * (1 - mask)
+
+    return after_step
+
+
+def picture_latents(ctx: Context, pixels: Pixels) -> Latents:
+    """The latents of the picture that a run begins with, made once."""
+    if ctx.picture is None:
+        with ctx.clock.counting("encode"):
+            ctx.picture = encode_picture(ctx.graphs, ctx.use(VAE_ENCODER), pixels, ctx.bundle.manifest)
+    return ctx.picture
 
 
 def encode_picture(graphs: BoundGraphs, use: GraphUse, pixels: Pixels, manifest: Manifest) -> Latents:

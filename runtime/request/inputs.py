@@ -1,0 +1,237 @@
+"""The pictures and latents that a request begins with: opened, fitted and checked, and what its record keeps of them.
+
+A record keeps hashes, never a picture; who makes one again gives the same inputs once more.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tintype.arrays import Latents, Pixels
+from tintype.errors import RequestError
+from tintype.request import checks
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from tintype.bundle.manifest import Manifest
+    from tintype.image.source import Source
+    from tintype.request.request import Request
+
+GivenLatents: TypeAlias = "NDArray[Any] | str | os.PathLike[str]"
+
+KEEP_OUTSIDE = ("model", "exact")  # outside a mask: what the model makes of the picture, or the picture's own bytes
+IMAGE_STRENGTH, MASK_STRENGTH = 0.75, 1.0  # what a request with a picture, or with a mask, has by default
+MAX_LATENTS_BYTES = 2**31
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InitImage:
+    """The picture that a request began with."""
+
+    sha256: str  # of its upright RGB pixels, before they were fitted
+    width: int
+    height: int
+    strength: float
+    fit: str
+    background: str
+    outpaint: str | None = None  # margins in pixels, left,top,right,bottom
+    parent: str | None = None  # sha256 of its own record's text
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mask:
+    """Where a request made its picture new."""
+
+    sha256: str | None  # of its upright values; None where the margins of outpainting are all of it
+    grow: int
+    blur: float
+    keep_outside: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Inputs:
+    """The arrays themselves, as the stages take them."""
+
+    pixels: Pixels | None = None  # (1, height, width, 3), of the request's size
+    mask: NDArray[np.float32] | None = None  # (height, width), 1 is made new
+    latents: Latents | None = None  # noise of unit variance, (count, channels, height, width), in latent cells
+
+
+NO_INPUTS = Inputs()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Opened:
+    """What came of a request's inputs: their size in pixels where they decide it, facts for the record, arrays."""
+
+    size: tuple[int, int] | None
+    image: InitImage | None = None
+    mask: Mask | None = None
+    latents: str | None = None  # sha256
+    inputs: Inputs = NO_INPUTS
+
+
+def open_inputs(request: Request, manifest: Manifest) -> Opened:
+    """Open what a request begins with. Raises RequestError, each with what would work."""
+    _refuse_orphans(request)
+    if request.image is None:
+        given = None if request.latents is None else _open_latents(request.latents)
+        if given is None:
+            return Opened(size=None)
+        sides = (side * manifest.vae_scale_factor for side in (given.shape[3], given.shape[2]))
+        width, height = sides
+        return Opened(size=(width, height), latents=_array_hash(given), inputs=Inputs(latents=given))
+    return _open_image(request, manifest)
+
+
+def check_latents(given: Latents, shape: tuple[int, int, int, int]) -> None:
+    """RequestError where given noise isn't for a request's pictures, or can't be noise of unit variance."""
+    if given.shape != shape:
+        raise RequestError(
+            f"the latents are {_dims(given.shape)}, this request's are {_dims(shape)}",
+            fix="give noise of that shape: pictures, channels, and a cell for every few pixels",
+        )
+
+
+def _refuse_orphans(request: Request) -> None:
+    """What belongs to a picture, without one."""
+    if request.image is not None:
+        if request.latents is not None:
+            raise RequestError("image and latents contradict each other", fix="leave one of them out")
+        return
+    for name in ("strength", "mask", "outpaint"):
+        if getattr(request, name) is not None:
+            raise RequestError(
+                f"{name} is given without a picture", fix="give the picture too: image=, or --image FILE"
+            )
+
+
+def _open_image(request: Request, manifest: Manifest) -> Opened:
+    from tintype.image.canvas import Margins, extend
+    from tintype.image.fit import FITS, fit, size_for
+    from tintype.image.source import open_picture, picture_bytes_hash
+
+    assert request.image is not None
+    how = checks.name("fit", request.fit, FITS)
+    masked = request.mask is not None or request.outpaint is not None
+    default = MASK_STRENGTH if masked else IMAGE_STRENGTH
+    strength = checks.number("strength", default if request.strength is None else request.strength, 0.0, 1.0)
+    picture = open_picture(request.image, background=request.background)
+    facts = InitImage(
+        sha256=picture_bytes_hash(picture),
+        width=picture.width,
+        height=picture.height,
+        strength=strength,
+        fit=how,
+        background=request.background,
+        outpaint=request.outpaint,
+        parent=_parent_of(request.image),
+    )
+    mask_facts, mask = _open_mask(request, picture)
+    if request.outpaint is not None:
+        margins = Margins.parse(request.outpaint)
+        picture, beyond = extend(picture, margins)
+        mask = beyond if mask is None else _joined(mask, beyond, (margins.left, margins.top))
+    width, height = size = _size(request, manifest, picture, size_for)
+    pixels = np.asarray(fit(picture, width, height, how))[np.newaxis]
+    values = None if mask is None else _prepared(request, fit(mask, width, height, how))
+    return Opened(size=size, image=facts, mask=mask_facts, inputs=Inputs(pixels=pixels, mask=values))
+
+
+def _open_mask(request: Request, picture: Image) -> tuple[Mask | None, Image | None]:
+    """A mask of the picture before it is extended; facts alone where only the margins are made new."""
+    from tintype.image.mask import demand_same_size, open_mask
+    from tintype.image.source import picture_bytes_hash
+
+    if request.mask is None and request.outpaint is None:
+        return None, None
+    mask = None if request.mask is None else open_mask(request.mask)
+    if mask is not None:
+        demand_same_size(mask, picture)
+    facts = Mask(
+        sha256=None if mask is None else picture_bytes_hash(mask),
+        grow=checks.whole_number("mask_grow", request.mask_grow, -256, 256),
+        blur=checks.number("mask_blur", request.mask_blur, 0.0, 256.0),
+        keep_outside=checks.name("keep_outside", request.keep_outside, KEEP_OUTSIDE),
+    )
+    return facts, mask
+
+
+def _prepared(request: Request, mask: Image) -> NDArray[np.float32]:
+    from tintype.image.mask import prepare_mask
+
+    return prepare_mask(mask, grow=request.mask_grow, blur=request.mask_blur)
+
+
+def _joined(mask: Image, beyond: Image, corner: tuple[int, int]) -> Image:
+    """White where either is: a mask of the picture, and that of the canvas around it."""
+    from PIL import Image, ImageChops
+
+    placed = Image.new("L", beyond.size, 0)
+    placed.paste(mask, corner)
+    return ImageChops.lighter(placed, beyond)
+
+
+def _size(request: Request, manifest: Manifest, picture: Image, size_for: Any) -> tuple[int, int]:
+    """The request's own size, or one after the picture's; where only one side is given, the other is the default's."""
+    default = manifest.default_request
+    if request.width is None and request.height is None:
+        width, height = size_for(picture.size, (default.width, default.height), manifest.size)
+        return width, height
+    width = checks.side("width", default.width if request.width is None else request.width, manifest.size)
+    height = checks.side("height", default.height if request.height is None else request.height, manifest.size)
+    return width, height
+
+
+def _parent_of(source: Source) -> str | None:
+    """The hash of the record in a picture's file, or in Pillow's texts of it; None where it has none."""
+    from tintype.errors import RecordError
+    from tintype.image.png import RECORD_KEY, read_texts
+
+    text = None
+    if isinstance(source, str | os.PathLike):
+        try:
+            text = read_texts(source).get(RECORD_KEY)
+        except RecordError:  # no PNG
+            return None
+    elif hasattr(source, "info"):
+        text = source.info.get(RECORD_KEY)
+    return hashlib.sha256(text.encode()).hexdigest() if isinstance(text, str) else None
+
+
+def _open_latents(source: GivenLatents) -> Latents:
+    fix = "give float32 noise as numpy saves it: (pictures, channels, height, width), in latent cells"
+    if isinstance(source, str | os.PathLike):
+        path = Path(source)
+        try:
+            if path.stat().st_size > MAX_LATENTS_BYTES:
+                raise RequestError(f"{path} is too large for latents", fix=fix)
+            given = np.load(path, allow_pickle=False)
+        except FileNotFoundError:
+            raise RequestError(f"there is no file {path}", fix=fix) from None
+        except (OSError, ValueError, EOFError) as error:
+            raise RequestError(f"{path} holds no latents: {str(error).splitlines()[0]}", fix=fix) from None
+    else:
+        given = np.asarray(source)
+    if not isinstance(given, np.ndarray) or given.ndim != 4 or given.dtype.kind != "f" or 0 in given.shape:
+        raise RequestError("the latents are no array of four dimensions of floats", fix=fix)
+    if not np.isfinite(given).all():
+        raise RequestError("the latents hold NaN or infinity", fix=fix)
+    return np.ascontiguousarray(given, np.float32)
+
+
+def _array_hash(array: NDArray[Any]) -> str:
+    head = f"{array.dtype.str} {array.shape}\n"
+    return hashlib.sha256(head.encode() + array.tobytes()).hexdigest()
+
+
+def _dims(shape: tuple[int, ...]) -> str:
+    return "x".join(map(str, shape))
