@@ -9,16 +9,14 @@ from typing import Any
 
 import click
 
-from tintype.cli.options import Size, asked_for, exactness_option, json_option, provider_option, threads_option
+from tintype.cli.options import Size, asked, json_option, provider_option, request_options, threads_option
 from tintype.cli.progress import spinner
 
 
 @click.command()
 @click.argument("bundle", default="postcard")
 @click.option("--size", type=Size(), help="Of the pictures, in pixels, as in 512x384 [default: the model's own].")
-@click.option("--batch-size", type=int, default=1, show_default=True, help="Pictures denoised together.")
-@click.option("--guidance-scale", type=float, help="1 builds for pictures without guidance.")
-@exactness_option
+@request_options("batch_size", "guidance_scale", "exactness")
 @provider_option
 @threads_option
 @click.option("--explain", is_flag=True, help="Print what was measured for each layer, and what was chosen.")
@@ -26,13 +24,11 @@ from tintype.cli.progress import spinner
 def build(
     bundle: str,
     size: tuple[int, int] | None,
-    batch_size: int,
-    guidance_scale: float | None,
-    exactness: str | None,
     provider: str,
     threads: int | None,
     explain: bool,
     as_json: bool,
+    **fields: Any,
 ) -> None:
     """Prepare BUNDLE (a folder, or an embedded name) for this machine ahead of time.
 
@@ -42,10 +38,10 @@ def build(
     from tintype.engine.build.cache import read_report
     from tintype.request import resolve
 
-    asked = asked_for(size, count=batch_size, batch_size=batch_size, guidance_scale=guidance_scale, exactness=exactness)
+    request = asked(size, {**fields, "count": fields["batch_size"]})
     rows: list[dict[str, Any]] = []
     with load(bundle, provider=provider, threads=threads) as pipeline:
-        building = pipeline.build(resolve(asked, pipeline.bundle.manifest))
+        building = pipeline.build(resolve(request, pipeline.bundle.manifest))
         started = time.perf_counter()
         while True:
             with spinner("building"):

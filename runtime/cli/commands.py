@@ -12,6 +12,7 @@ ENTRY_POINT_GROUP = "tintype.commands"
 # name -> (where the click command is, its line in --help); None means an entry point names it.
 OWN_COMMANDS: dict[str, tuple[str | None, str]] = {
     "generate": ("tintype.cli.generate:generate", "Make a picture from words."),
+    "edit": ("tintype.cli.edit:edit", "Make a picture from a picture and words."),
     "info": ("tintype.cli.info:info", "Say what a bundle is, and what this machine runs it with."),
     "devices": ("tintype.cli.devices:devices", "List the devices that work here, and what the others lack."),
     "plan": ("tintype.cli.plan:plan", "Say what a picture will take in memory and time."),

@@ -6,36 +6,29 @@ import json
 from collections.abc import Generator, Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 import click
 from click.core import ParameterSource
 
 from tintype import strict_json
-from tintype.cli.options import Size, exactness_option, json_option, memory_option, provider_option, threads_option
+from tintype.cli.options import (
+    Size,
+    asked,
+    json_option,
+    memory_option,
+    provider_option,
+    request_options,
+    threads_option,
+)
 from tintype.cli.progress import StepBar, spinner
 from tintype.errors import MemoryBudgetError, OutputError, RecordError, RequestError, TintypeError
 
 if TYPE_CHECKING:
     from tintype import Picture, Pipeline, Record, Result, Run, Step
+    from tintype.request import InputFields
 
-# What a record already says; giving it once more could only contradict the record.
-SAID_BY_A_RECORD = (
-    "prompt",
-    "negative_prompt",
-    "num_inference_steps",
-    "guidance_scale",
-    "guidance_rescale",
-    "size",
-    "seed",
-    "sampler",
-    "sigmas",
-    "eta",
-    "noise",
-    "count",
-    "batch_size",
-    "exactness",
-)
+FROM_INPUTS = ("image", "mask", "latents")  # what a record has hashes of alone
 
 
 @click.command()
@@ -47,23 +40,8 @@ SAID_BY_A_RECORD = (
     help="The PNG to write; one that is there is replaced [default: a new one here, named by words and seed].",
 )
 @click.option("--model", help="A bundle's folder, or an embedded name [default: postcard].")
-@click.option("--negative-prompt", help="What should not be in the picture.")
-@click.option("--num-inference-steps", type=int, help="Denoising steps; more is slower and finer.")
-@click.option("--guidance-scale", type=float, help="How closely to follow the words; 1 turns guidance off.")
-@click.option("--guidance-rescale", type=float, default=0.0, show_default=True, help="0 to 1; tames high guidance.")
 @click.option("--size", type=Size(), help="Width and height in pixels, as in 512x384.")
-@click.option("--seed", type=int, help="The same seed, the same picture [default: a new one each time].")
-@click.option(
-    "--sampler", help="euler, euler_a, heun, ddim, ddpm, pndm, dpmpp_2m, dpmpp_2m_sde, dpmpp_sde, unipc, lcm."
-)
-@click.option("--sigmas", help="Spacing of the steps: leading, trailing, linspace, karras, exponential.")
-@click.option("--eta", type=float, default=0.0, show_default=True, help="For ddim: 0 to 1, fresh noise in each step.")
-@click.option("--noise", default="philox", show_default=True, help="Where noise comes from: philox, torch-cpu, numpy.")
-@click.option(
-    "--count", type=int, default=1, show_default=True, help="Pictures to make, seeds counting up: x-1.png, x-2.png."
-)
-@click.option("--batch-size", type=int, default=1, show_default=True, help="Pictures denoised together.")
-@exactness_option
+@request_options()
 @memory_option
 @provider_option
 @threads_option
@@ -80,22 +58,11 @@ SAID_BY_A_RECORD = (
 @click.pass_context
 def generate(
     context: click.Context,
+    /,
     prompt: str | None,
     output: Path | None,
     model: str | None,
-    negative_prompt: str | None,
-    num_inference_steps: int | None,
-    guidance_scale: float | None,
-    guidance_rescale: float,
     size: tuple[int, int] | None,
-    seed: int | None,
-    sampler: str | None,
-    sigmas: str | None,
-    eta: float,
-    noise: str,
-    count: int,
-    batch_size: int,
-    exactness: str | None,
     memory: str | None,
     provider: str,
     threads: int | None,
@@ -103,6 +70,7 @@ def generate(
     from_record: Path | None,
     from_latents: Path | None,
     force: bool,
+    **fields: Any,
 ) -> None:
     """Make a picture from the words of PROMPT.
 
@@ -111,37 +79,23 @@ def generate(
     """
     if from_record is not None and from_latents is not None:
         raise RequestError("--from-record and --from-latents contradict each other", fix="leave one of them out")
-    if from_record is not None or from_latents is not None:
-        said = SAID_BY_A_RECORD if from_record is None else (*SAID_BY_A_RECORD, "memory")
-        _refuse_contradictions(context, "--from-latents" if from_record is None else "--from-record", said)
     if from_record is not None:
-        _reproduce(from_record, output, model, provider, threads, force=force, as_json=as_json)
+        # What a record already says, giving it once more could only contradict it.
+        _refuse_contradictions(context, "--from-record", {"prompt", "size", "memory", *fields} - {*FROM_INPUTS})
+        inputs: dict[str, Any] = {name: fields[name] for name in FROM_INPUTS if fields[name] is not None}
+        _reproduce(
+            from_record, output, model, provider, threads, cast("InputFields", inputs), force=force, as_json=as_json
+        )
         return
     if from_latents is not None:
+        _refuse_contradictions(context, "--from-latents", {"prompt", "size", *fields})
         _resume(from_latents, output, model, provider, memory, threads, force=force, as_json=as_json)
         return
     _refuse_gaps(prompt, force=force)
-    from tintype import Request, load
+    from tintype import load
     from tintype.events import new_path, picture_paths
 
-    width, height = size or (None, None)
-    request = Request(
-        prompt=prompt or "",
-        negative_prompt=negative_prompt,
-        num_inference_steps=num_inference_steps,
-        guidance_scale=guidance_scale,
-        guidance_rescale=guidance_rescale,
-        width=width,
-        height=height,
-        seed=seed,
-        sampler=sampler,
-        sigmas=sigmas,
-        eta=eta,
-        noise=noise,
-        count=count,
-        batch_size=batch_size,
-        exactness=exactness,
-    )
+    request = asked(size, fields, prompt or "")
     with (
         StepBar() as bar,
         load("postcard" if model is None else model, provider=provider, memory=memory, threads=threads) as pipeline,
@@ -160,6 +114,7 @@ def _reproduce(
     model: str | None,
     provider: str,
     threads: int | None,
+    inputs: InputFields,
     *,
     force: bool,
     as_json: bool,
@@ -179,7 +134,7 @@ def _reproduce(
             threads=made_with.threads if threads is None else threads,
         ) as pipeline,
     ):
-        result = _finish(_promised(pipeline, record, force=force), [output], bar, output)
+        result = _finish(_promised(pipeline, record, inputs, force=force), [output], bar, output)
     _tell(result, [output], as_json=as_json)
 
 
@@ -223,10 +178,12 @@ def _resume(
     _tell(result, paths, as_json=as_json)
 
 
-def _promised(pipeline: Pipeline, record: Record, *, force: bool) -> Run:
+def _promised(pipeline: Pipeline, record: Record, inputs: InputFields, *, force: bool) -> Run:
     try:
-        return pipeline.reproduce_steps(record, anyway=force)
+        return pipeline.reproduce_steps(record, anyway=force, **inputs)
     except RecordError as error:
+        if not error.reasons:
+            raise
         raise error.with_fix("use what made it, or try all the same with --force") from None
 
 
@@ -305,7 +262,7 @@ def _keep_latents(run: Run, output: Path, error: TintypeError | MemoryError) -> 
 
 
 def _refuse_contradictions(context: click.Context, source: str, said: Iterable[str]) -> None:
-    for name in said:
+    for name in sorted(said):
         if context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
             option = "PROMPT" if name == "prompt" else f"--{name.replace('_', '-')}"
             raise RequestError(f"{source} and {option} contradict each other", fix=f"leave {option} out")

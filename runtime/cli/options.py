@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -58,20 +60,35 @@ def memory_option(command: Callable[..., Any]) -> Callable[..., Any]:
     )(command)
 
 
-def exactness_option(command: Callable[..., Any]) -> Callable[..., Any]:
-    return click.option(
-        "--exactness",
-        help="exact keeps what the bundle's graphs compute; balanced may also round the inputs of its int8 layers "
-        "[default: the model's own].",
-    )(command)
+def request_options(*names: str, leave_out: tuple[str, ...] = ()) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Options for fields of `Request`, as its table has them; all of them unless some are named. What isn't typed is
+    not passed on, so that the request's own default holds."""
+    from tintype.request.request import Request
+
+    def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
+        for field in reversed(dataclasses.fields(Request)):
+            if "help" not in field.metadata or field.name in leave_out or (names and field.name not in names):
+                continue
+            kind = field.metadata["kind"]
+            shown = "" if field.default is None else f" [default: {field.default}]"
+            option = click.option(
+                f"--{field.name.replace('_', '-')}",
+                type=click.Path(path_type=Path) if kind is Path else kind,
+                help=f"{field.metadata['help']}{shown}",
+            )
+            command = option(command)
+        return command
+
+    return decorate
 
 
-def asked_for(size: tuple[int, int] | None, **fields: Any) -> Request:
-    """A request without words, for commands that prepare or plan pictures: what they are asked for, as in `Request`."""
+def asked(size: tuple[int, int] | None, fields: Mapping[str, Any], prompt: str = "") -> Request:
+    """A request of what was typed: `fields` by name, None where nothing was."""
     from tintype import Request
 
     width, height = size or (None, None)
-    return Request(prompt="", width=width, height=height, **fields)
+    typed = {name: value for name, value in fields.items() if value is not None}
+    return Request(prompt=prompt, width=width, height=height, **typed)
 
 
 def human_bytes(count: int) -> str:

@@ -3,31 +3,34 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import click
 from click.core import ParameterSource
 
 from tintype.cli.options import (
     Size,
-    asked_for,
-    exactness_option,
+    asked,
     json_option,
     memory_option,
     provider_option,
+    request_options,
     threads_option,
 )
 from tintype.cli.progress import spinner
+
+# Fields that change what a picture takes.
+ONLY_OF_REQUESTS = (
+    "count", "batch_size", "num_inference_steps", "guidance_scale", "sampler", "image", "strength", "fit", "mask",
+    "outpaint",
+)  # fmt: skip
 
 
 @click.command()
 @click.argument("bundle", default="postcard")
 @memory_option
 @click.option("--size", type=Size(), help="Of the pictures, in pixels, as in 512x384 [default: the model's own].")
-@click.option("--count", type=int, default=1, show_default=True, help="Pictures to make.")
-@click.option("--batch-size", type=int, default=1, show_default=True, help="Pictures denoised together.")
-@click.option("--num-inference-steps", type=int, help="Denoising steps [default: the model's own].")
-@click.option("--guidance-scale", type=float, help="1 plans for pictures without guidance.")
-@exactness_option
+@request_options(*ONLY_OF_REQUESTS, "exactness")
 @provider_option
 @threads_option
 @click.option("--encode", is_flag=True, help="Plan turning one picture of that size into latents instead.")
@@ -37,16 +40,12 @@ def plan(
     bundle: str,
     memory: str | None,
     size: tuple[int, int] | None,
-    count: int,
-    batch_size: int,
-    num_inference_steps: int | None,
-    guidance_scale: float | None,
-    exactness: str | None,
     provider: str,
     threads: int | None,
     encode: bool,
     no_build: bool,
     as_json: bool,
+    **fields: Any,
 ) -> None:
     """Say what pictures of BUNDLE (a folder, or an embedded name) take in memory and time.
 
@@ -57,20 +56,15 @@ def plan(
 
     if encode:
         _refuse_what_no_encoding_has(click.get_current_context())
-    asked = asked_for(
-        size,
-        count=count,
-        batch_size=batch_size,
-        num_inference_steps=num_inference_steps,
-        guidance_scale=guidance_scale,
-        exactness=exactness,
-    )
+    request = asked(size, fields)
     with load(bundle, provider=provider, memory=memory, threads=threads) as pipeline:
         with spinner("planning") as pipeline.on_progress:
             if encode:
-                found = pipeline.plan_encoding(asked.width, asked.height, exactness=exactness, build=not no_build)
+                found = pipeline.plan_encoding(
+                    request.width, request.height, exactness=request.exactness, build=not no_build
+                )
             else:
-                found = pipeline.plan(asked, build=not no_build)
+                found = pipeline.plan(request, build=not no_build)
         facts = {"bundle": pipeline.bundle.name, "hash": pipeline.bundle.hash, "target": pipeline.target.name}
     if as_json:
         click.echo(json.dumps({**facts, "plan": found.as_dict()}))
@@ -81,7 +75,7 @@ def plan(
 
 def _refuse_what_no_encoding_has(context: click.Context) -> None:
     """UsageError for an option, typed beside --encode, that only pictures from words have."""
-    for name in ("count", "batch_size", "num_inference_steps", "guidance_scale"):
+    for name in ONLY_OF_REQUESTS:
         if context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
             option = f"--{name.replace('_', '-')}"
             raise click.UsageError(f"--encode plans for one picture that is there already: leave out {option}", context)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import secrets
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
 from tintype.errors import RequestError, near_names
@@ -61,35 +62,75 @@ class RequestFields(InputFields, total=False):
     outpaint: str | None
 
 
+def _option(text: str, kind: type = str) -> dict[str, Any]:
+    """What the command line says of a field of `Request`. kind: what is typed there, a file for a Path."""
+    return {"help": text, "kind": kind}
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
-    """Everything a user may choose; None is the bundle's default, and for `seed` a new one each time."""
+    """Everything a user may choose; None is the bundle's default, and for `seed` a new one each time.
+
+    The one table of fields: the command line's options are made of it, and tests hold `RequestFields` and what a record
+    keeps to it.
+    """
 
     prompt: str
-    negative_prompt: str | None = None
-    num_inference_steps: int | None = None
-    guidance_scale: float | None = None  # 1.0 turns guidance off; 0 is a value
-    guidance_rescale: float = 0.0  # 0 to 1 (Lin et al. 2023, section 3.4)
+    negative_prompt: str | None = field(default=None, metadata=_option("What should not be in the picture."))
+    num_inference_steps: int | None = field(
+        default=None, metadata=_option("Denoising steps; more is slower and finer.", int)
+    )
+    guidance_scale: float | None = field(
+        default=None, metadata=_option("How closely to follow the words; 1 turns guidance off.", float)
+    )
+    # Lin et al. 2023, section 3.4.
+    guidance_rescale: float = field(default=0.0, metadata=_option("0 to 1; tames high guidance.", float))
     width: int | None = None  # pixels
     height: int | None = None
-    seed: int | None = None  # of the first picture; the next ones count up
-    sampler: str | None = None
-    sigmas: str | None = None  # a spacing by name: karras, trailing, ...
-    eta: float = 0.0  # of ddim: the share of fresh noise in each step, 0 to 1
-    noise: str = "philox"
-    count: int = 1
-    batch_size: int = 1  # pictures denoised together: faster on some devices, and part of what makes the bytes
-    exactness: str | None = None  # exact: what the canonical graphs compute; balanced may round, where that is faster
-    image: Source | None = None  # a picture to begin with: Pillow's, a file, or an array
-    strength: float | None = None  # of its change, 0 to 1; None is 0.75, and 1 where there is a mask
-    fit: str = "crop"  # how it comes to the size that is made: crop, pad, stretch
-    background: str = "white"  # what shows through where it is transparent
-    mask: Source | None = None  # of the picture's size: white is made new
-    mask_grow: int = 0  # pixels by which the white grows, or shrinks
-    mask_blur: float = 0.0  # radius in pixels
-    keep_outside: str = "model"  # outside the mask: what the model makes of it; exact: the picture's own bytes
-    outpaint: str | None = None  # pixels to add at each side: left,top,right,bottom
-    latents: GivenLatents | None = None  # noise of unit variance to begin with, (count, channels, height, width)
+    seed: int | None = field(
+        default=None, metadata=_option("The same seed, the same picture [default: a new one each time].", int)
+    )
+    sampler: str | None = field(
+        default=None,
+        metadata=_option("euler, euler_a, heun, ddim, ddpm, pndm, dpmpp_2m, dpmpp_2m_sde, dpmpp_sde, unipc, lcm."),
+    )
+    sigmas: str | None = field(
+        default=None, metadata=_option("Spacing of the steps: leading, trailing, linspace, karras, exponential.")
+    )
+    eta: float = field(default=0.0, metadata=_option("For ddim: 0 to 1, fresh noise in each step.", float))
+    noise: str = field(default="philox", metadata=_option("Where noise comes from: philox, torch-cpu, numpy."))
+    count: int = field(default=1, metadata=_option("Pictures to make, seeds counting up: x-1.png, x-2.png.", int))
+    # Faster on some devices, and part of what makes the bytes.
+    batch_size: int = field(default=1, metadata=_option("Pictures denoised together.", int))
+    exactness: str | None = field(
+        default=None,
+        metadata=_option(
+            "exact keeps what the bundle's graphs compute; balanced may also round the inputs of its int8 layers "
+            "[default: the model's own]."
+        ),
+    )
+    image: Source | None = field(default=None, metadata=_option("A picture to begin with.", Path))
+    strength: float | None = field(
+        default=None, metadata=_option("How much of it changes, 0 to 1 [default: 0.75; 1 with a mask].", float)
+    )
+    fit: str = field(default="crop", metadata=_option("How it comes to the size that is made: crop, pad, stretch."))
+    background: str = field(default="white", metadata=_option("The colour behind what is transparent in it."))
+    mask: Source | None = field(
+        default=None, metadata=_option("A picture of the same size: what is white is made new.", Path)
+    )
+    mask_grow: int = field(default=0, metadata=_option("Pixels by which the white grows; below 0 it shrinks.", int))
+    mask_blur: float = field(default=0.0, metadata=_option("Pixels over which the mask's edge fades.", float))
+    keep_outside: str = field(
+        default="model",
+        metadata=_option("Outside the mask: model draws it again, which leaves no seam; exact keeps every byte."),
+    )
+    outpaint: str | None = field(default=None, metadata=_option("Pixels to add around it: left,top,right,bottom."))
+    latents: GivenLatents | None = field(
+        default=None,
+        metadata=_option(
+            "Noise to begin with, a .npy of (count, channels, height / 8, width / 8) or what the model has.", Path
+        ),
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -30,10 +30,9 @@ def request_of(record: Record, given: InputFields) -> Request:
     for name in INPUTS:
         wanted = getattr(known, name) is not None and getattr(getattr(known, name), "sha256", "text") is not None
         if wanted != (given.get(name) is not None):
-            told, fix = (
-                ("did not begin with", "leave it out") if given.get(name) is not None else ("began with", "give")
-            )
-            raise RecordError(f"the record's picture {told} {NAMES[name]}", fix=f"{fix}: {name}=, or --{name} FILE")
+            began = "began with" if wanted else "did not begin with"
+            fix = f"give that one: {name}=, or --{name} FILE" if wanted else f"leave {name} out"
+            raise RecordError(f"the record's picture {began} {NAMES[name]}", fix=fix)
     fields: dict[str, Any] = {name: getattr(known, name) for name in Request.__dataclass_fields__ if name in PLAIN}
     if known.image is not None:
         fields |= {name: getattr(known.image, name) for name in ("strength", "fit", "background", "outpaint")}
