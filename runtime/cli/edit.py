@@ -9,7 +9,15 @@ import click
 
 from tintype.cli.generate import generate
 
-_OTHERWISE = {"prompt", "image", "latents", "from_record", "from_latents", "force"}  # said here, or of no use
+_OTHERWISE = {
+    "prompt",
+    "image",
+    "latents",
+    "from_record",
+    "from_latents",
+    "force",
+    "variation_of",
+}  # said here, or of no use
 
 
 @click.command(

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Generator, Iterable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -22,10 +23,12 @@ from tintype.cli.options import (
     threads_option,
 )
 from tintype.cli.progress import StepBar, spinner
+from tintype.cli.show import demand_pictures
+from tintype.cli.show import show as show_picture
 from tintype.errors import MemoryBudgetError, OutputError, RecordError, RequestError, TintypeError
 
 if TYPE_CHECKING:
-    from tintype import Picture, Pipeline, Record, Result, Run, Step
+    from tintype import Picture, Pipeline, Record, Request, Result, Run, Step
     from tintype.request import InputFields
 
 FROM_INPUTS = ("image", "mask", "latents")  # what a record has hashes of alone
@@ -47,6 +50,14 @@ FROM_INPUTS = ("image", "mask", "latents")  # what a record has hashes of alone
 @threads_option
 @json_option
 @click.option(
+    "--show", is_flag=True, help="Show each picture in the terminal (kitty, iTerm, WezTerm, foot and others)."
+)
+@click.option(
+    "--variation-of",
+    type=click.Path(path_type=Path),
+    help="--image FILE, with the words of its own record where none are given.",
+)
+@click.option(
     "--from-record", type=click.Path(path_type=Path), help="Make the picture in this PNG again, byte for byte."
 )
 @click.option(
@@ -67,6 +78,8 @@ def generate(
     provider: str,
     threads: int | None,
     as_json: bool,
+    show: bool,
+    variation_of: Path | None,
     from_record: Path | None,
     from_latents: Path | None,
     force: bool,
@@ -79,103 +92,109 @@ def generate(
     """
     if from_record is not None and from_latents is not None:
         raise RequestError("--from-record and --from-latents contradict each other", fix="leave one of them out")
+    way = Way(output, model, provider, memory, threads, force, as_json, demand_pictures(sys.stdout) if show else None)
     if from_record is not None:
         # What a record already says, giving it once more could only contradict it.
-        _refuse_contradictions(context, "--from-record", {"prompt", "size", "memory", *fields} - {*FROM_INPUTS})
+        said = {"prompt", "size", "memory", "variation_of", *fields} - {*FROM_INPUTS}
+        _refuse_contradictions(context, "--from-record", said)
         inputs: dict[str, Any] = {name: fields[name] for name in FROM_INPUTS if fields[name] is not None}
-        _reproduce(
-            from_record, output, model, provider, threads, cast("InputFields", inputs), force=force, as_json=as_json
-        )
+        _reproduce(from_record, way, cast("InputFields", inputs))
         return
     if from_latents is not None:
-        _refuse_contradictions(context, "--from-latents", {"prompt", "size", *fields})
-        _resume(from_latents, output, model, provider, memory, threads, force=force, as_json=as_json)
+        _refuse_contradictions(context, "--from-latents", {"prompt", "size", "variation_of", *fields})
+        _resume(from_latents, way)
         return
+    if variation_of is not None:
+        _refuse_contradictions(context, "--variation-of", {"image"})
+        fields["image"] = variation_of
+        prompt = _words_of(variation_of) if prompt is None else prompt
     _refuse_gaps(prompt, force=force)
+    _draw(asked(size, fields, prompt or ""), way)
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """How the command goes about it, whatever it makes."""
+
+    output: Path | None
+    model: str | None
+    provider: str
+    memory: str | None
+    threads: int | None
+    force: bool
+    as_json: bool
+    protocol: str | None  # how the terminal shows pictures, where it is to
+
+
+def _draw(request: Request, way: Way) -> None:
     from tintype import load
     from tintype.events import new_path, picture_paths
 
-    request = asked(size, fields, prompt or "")
+    model = "postcard" if way.model is None else way.model
     with (
         StepBar() as bar,
-        load("postcard" if model is None else model, provider=provider, memory=memory, threads=threads) as pipeline,
+        load(model, provider=way.provider, memory=way.memory, threads=way.threads) as pipeline,
     ):
         pipeline.on_progress = bar.tell
         run = pipeline.steps(request)
-        output = output or new_path(run.request.prompt, run.request.seed, run.request.count)
+        output = way.output or new_path(run.request.prompt, run.request.seed, run.request.count)
         paths = picture_paths(output, run.request.count)
         result = _finish(run, paths, bar, output)
-    _tell(result, paths, as_json=as_json)
+    _tell(result, paths, way)
 
 
-def _reproduce(
-    picture: Path,
-    output: Path | None,
-    model: str | None,
-    provider: str,
-    threads: int | None,
-    inputs: InputFields,
-    *,
-    force: bool,
-    as_json: bool,
-) -> None:
+def _reproduce(picture: Path, way: Way, inputs: InputFields) -> None:
     """The picture of a record, with the bundle, device and thread count that it names unless others are given."""
-    from tintype import load, read_record
+    from tintype import read_record
     from tintype.events import new_path
 
     record = read_record(picture)
-    output = output or new_path(record.request.prompt, record.seed)
-    made_with = record.made_with
-    with (
-        StepBar() as bar,
-        load(
-            _bundle_of(record) if model is None else model,
-            provider=made_with.target if provider == "auto" else provider,
-            threads=made_with.threads if threads is None else threads,
-        ) as pipeline,
-    ):
-        result = _finish(_promised(pipeline, record, inputs, force=force), [output], bar, output)
-    _tell(result, [output], as_json=as_json)
+    output = way.output or new_path(record.request.prompt, record.seed)
+    with StepBar() as bar, _load_as_in(record, way) as pipeline:
+        result = _finish(_promised(pipeline, record, inputs, force=way.force), [output], bar, output)
+    _tell(result, [output], way)
 
 
-def _resume(
-    file: Path,
-    output: Path | None,
-    model: str | None,
-    provider: str,
-    memory: str | None,
-    threads: int | None,
-    *,
-    force: bool,
-    as_json: bool,
-) -> None:
+def _resume(file: Path, way: Way) -> None:
     """The pictures of latents that were kept, with the bundle, device and thread count of their records."""
-    from tintype import load
     from tintype.events import new_path, picture_paths
     from tintype.record.latents_file import read_latents
 
     saved = read_latents(file)
     first = saved.records[0]
-    output = output or new_path(first.request.prompt, first.seed, len(saved.records))
+    output = way.output or new_path(first.request.prompt, first.seed, len(saved.records))
     paths = picture_paths(output, len(saved.records))
     _check_writable(paths)
-    made_with = first.made_with
-    with (
-        spinner("decoding"),
-        load(
-            _bundle_of(first) if model is None else model,
-            provider=made_with.target if provider == "auto" else provider,
-            memory=memory,
-            threads=made_with.threads if threads is None else threads,
-        ) as pipeline,
-    ):
+    with spinner("decoding"), _load_as_in(first, way) as pipeline:
         try:
-            result = _save_each(pipeline.resume_pictures(saved, anyway=force), paths)
+            result = _save_each(pipeline.resume_pictures(saved, anyway=way.force), paths)
         except RecordError as error:
             raise error.with_fix("use what made them, or try all the same with --force") from None
         except MemoryBudgetError as error:
             raise error.with_fix("close other programs, then give the same command") from None
-    _tell(result, paths, as_json=as_json)
+    _tell(result, paths, way)
+
+
+def _load_as_in(record: Record, way: Way) -> Pipeline:
+    from tintype import load
+
+    made_with = record.made_with
+    return load(
+        _bundle_of(record) if way.model is None else way.model,
+        provider=made_with.target if way.provider == "auto" else way.provider,
+        memory=way.memory,
+        threads=made_with.threads if way.threads is None else way.threads,
+    )
+
+
+def _words_of(picture: Path) -> str | None:
+    """The words of a picture's own record; None where it has none."""
+    from tintype import read_record
+
+    try:
+        return read_record(picture).request.prompt
+    except RecordError:
+        return None
 
 
 def _promised(pipeline: Pipeline, record: Record, inputs: InputFields, *, force: bool) -> Run:
@@ -275,17 +294,19 @@ def _refuse_gaps(prompt: str | None, *, force: bool) -> None:
         raise RequestError("--force belongs to --from-record and --from-latents", fix="leave --force out")
 
 
-def _tell(result: Result, written: list[Path], *, as_json: bool) -> None:
-    """What was made, on stdout: a line a picture, or one JSON object."""
-    if as_json:
+def _tell(result: Result, written: list[Path], way: Way) -> None:
+    """What was made, on stdout: a line a picture, and the picture where it is to be shown; or one JSON object."""
+    if way.as_json:
         made = zip(written, result.records, strict=True)
         pictures = [{"file": str(path), "record": strict_json.plain(record)} for path, record in made]
         plan = result.plan.as_dict() if result.plan is not None else None
         click.echo(json.dumps({"pictures": pictures, "timings": asdict(result.timings), "plan": plan}))
         return
-    for path, record in zip(written, result.records, strict=True):
+    for path, image, record in zip(written, result.images, result.records, strict=True):
         request = record.request
         click.echo(
             f"{path}  {request.width}x{request.height}, seed {record.seed}, {request.num_inference_steps} steps of "
             f"{request.sampler} on {record.made_with.target}, {result.timings.total_seconds:.2f} s"
         )
+        if way.protocol is not None:
+            show_picture(image, way.protocol, sys.stdout)

@@ -11,16 +11,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-import numpy as np
-from numpy.typing import NDArray
-
-from tintype.arrays import Latents, Pixels
 from tintype.errors import RequestError
 from tintype.request import checks
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
     from PIL.Image import Image
 
+    from tintype.arrays import Latents, Pixels
     from tintype.bundle.manifest import Manifest
     from tintype.image.source import Source
     from tintype.request.request import Request
@@ -115,6 +114,8 @@ def _refuse_orphans(request: Request) -> None:
 
 
 def _open_image(request: Request, manifest: Manifest) -> Opened:
+    import numpy as np
+
     from tintype.image.canvas import Margins, extend
     from tintype.image.fit import FITS, fit, size_for
     from tintype.image.source import open_picture, picture_bytes_hash
@@ -208,6 +209,8 @@ def _parent_of(source: Source) -> str | None:
 
 
 def _open_latents(source: GivenLatents) -> Latents:
+    import numpy as np
+
     fix = "give float32 noise as numpy saves it: (pictures, channels, height, width), in latent cells"
     if isinstance(source, str | os.PathLike):
         path = Path(source)
