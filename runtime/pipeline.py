@@ -37,6 +37,7 @@ from tintype.stages.decode_mode import DecodeMode
 from tintype.stages.denoise import denoise
 from tintype.stages.encode import encode
 from tintype.stages.finish import finish
+from tintype.stages.hires import base_steps, steps_of_base
 from tintype.stages.start import encode_picture, start
 
 if TYPE_CHECKING:
@@ -47,6 +48,8 @@ if TYPE_CHECKING:
 
 def picture_steps(ctx: Context) -> Generator[Step | Picture]:
     """The pictures of a run: each step when it is done, each picture when it is decoded."""
+    if ctx.base is not None:
+        yield from base_steps(ctx, ctx.base)  # 0. a smaller picture, which is enlarged
     ctx.prepare()
     conditioning = encode(ctx)  # 1. words -> embeddings
     about_words = tuple(ctx.warnings)
@@ -55,7 +58,7 @@ def picture_steps(ctx: Context) -> Generator[Step | Picture]:
         noise = noise_source(ctx.request.noise, ctx.request.seeds[batch.start : batch.stop])
         begun = start(ctx, batch, noise)  # 2. seeds, and a picture -> latents
         for step in denoise(ctx, conditioning, batch, begun, noise):  # 3. noise -> latents, one step at a time
-            yield event(ctx, step, batch)
+            yield event(ctx, step, batch, before=steps_of_base(ctx))
         yield from finish(ctx, batch, ctx.latents[-1], (*about_words, *ctx.warnings[known:]))  # 4. latents -> pixels
 
 
@@ -130,7 +133,8 @@ class Pipeline:
         plan = execution_plan_of(record.made_with)
         request = self.resolve(request_of(record, inputs))
         demand_inputs(record, request)
-        ctx = self.context(request, plan if alike else ALL_RESIDENT)
+        base = execution_plan_of(record.made_with, base=True)
+        ctx = self.context(request, *((plan, base) if alike else (ALL_RESIDENT, ALL_RESIDENT)))
         ctx.only, ctx.decode_modes = record.picture, (DecodeMode(record.tiling),)
         if not anyway:
             demand_promise(ctx, record)
@@ -218,11 +222,16 @@ class Pipeline:
     ) -> None:
         self.close()
 
-    def context(self, request: ResolvedRequest, plan: ExecutionPlan | None = None) -> Context:
-        """A run that has not begun. plan: None is the one that the budget has."""
+    def context(
+        self, request: ResolvedRequest, plan: ExecutionPlan | None = None, base_plan: ExecutionPlan | None = None
+    ) -> Context:
+        """A run that has not begun. plan, base_plan: None is the one that the budget has."""
+        base = None if request.base is None else self.context(request.base, base_plan)
         known = self.planned(request) if plan is None else None
         plan = plan or (ALL_RESIDENT if known is None else known.execution)
-        return Context.of(self.model, self.graphs, request, plan, planned=known, evicts=self.memory is not None)
+        return Context.of(
+            self.model, self.graphs, request, plan, planned=known, evicts=self.memory is not None, base=base
+        )
 
     def planned(self, request: ResolvedRequest) -> Plan | None:
         """The plan that a request is made by; None without a budget.

@@ -100,7 +100,9 @@ class Run:
     def cancel(self) -> None:
         """End the run from another thread: within a graph's call, or before the next one. Who iterates over it gets a
         CancelledError; the pipeline is ready for the next request."""
-        self._ctx.graphs.cancel()
+        for ctx in (self._ctx.base, self._ctx):
+            if ctx is not None:
+                ctx.graphs.cancel()
 
     @property
     def pictures(self) -> tuple[Picture, ...]:

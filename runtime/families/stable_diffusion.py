@@ -37,7 +37,7 @@ class StableDiffusion:
             GraphUse(ref=GraphRef(role), phase=ENCODE, dims={"batch": 1}, calls=tokens.prompts * tokens.chunks)
             for role in manifest.text_encoders
         )
-        picture = () if request.image is None else (encoding_use(request.width, request.height),)
+        picture = (encoding_use(request.width, request.height),) if request.encodes_picture else ()
         denoiser = GraphUse(
             ref=GraphRef("denoiser"),
             phase=DENOISE,

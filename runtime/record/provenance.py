@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from tintype.errors import RecordError
 from tintype.memory.holding import parse_holding
 from tintype.memory.plan import ExecutionPlan
 
+BASE = "base "  # before the name of a graph that drew the smaller picture
 TIMED, BY_PRIORS = "timed", "priors"  # how a build's kernels were chosen
 
 
@@ -29,17 +30,37 @@ class Provenance:
     kernels: Mapping[str, str] = field(default_factory=dict)  # role -> how its build's were chosen: timed, or by priors
 
 
-def execution_plan_of(made_with: Provenance) -> ExecutionPlan:
+def with_base(here: Provenance, base: Provenance) -> Provenance:
+    """The same with what decides the bytes of a smaller picture that was drawn before."""
+
+    def named(facts: Mapping[str, str]) -> dict[str, str]:
+        return {f"{BASE}{name}": fact for name, fact in facts.items()}
+
+    return replace(
+        here,
+        builds={**here.builds, **named(base.builds)},
+        holdings={**here.holdings, **named(base.holdings)},
+        kernels={**here.kernels, **named(base.kernels)},
+    )
+
+
+def execution_plan_of(made_with: Provenance, *, base: bool = False) -> ExecutionPlan:
     """How graphs were held when a picture was made: part of what decides its bytes.
+
+    base: when the smaller picture before it was made.
 
     Raises RecordError when it names a way that isn't known.
     """
     try:
-        holdings = {role: parse_holding(words) for role, words in made_with.holdings.items()}
+        holdings = {role: parse_holding(words) for role, words in _of(made_with.holdings, base).items()}
     except ValueError as error:
         raise RecordError(f"the record cannot be read: {error}", fix="upgrade tintype") from None
-    timed = {role: how == TIMED for role, how in made_with.kernels.items()}
+    timed = {role: how == TIMED for role, how in _of(made_with.kernels, base).items()}
     return ExecutionPlan(holdings=holdings, split_guidance=made_with.split_guidance, keep=not holdings, timed=timed)
+
+
+def _of(facts: Mapping[str, str], base: bool) -> dict[str, str]:
+    return {name.removeprefix(BASE): fact for name, fact in facts.items() if name.startswith(BASE) == base}
 
 
 def mismatches(there: Provenance, here: Provenance) -> list[str]:

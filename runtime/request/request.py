@@ -26,6 +26,8 @@ MAX_GUIDANCE = 100.0
 MAX_COUNT = 10_000
 MAX_BATCH = 64
 SEEDS = 2**64
+MAX_HIRES = 8.0
+UPSCALES = ("latent", "pixel")
 
 
 class InputFields(TypedDict, total=False):
@@ -60,6 +62,9 @@ class RequestFields(InputFields, total=False):
     mask_blur: float
     keep_outside: str
     outpaint: str | None
+    hires: float | None
+    hires_strength: float
+    hires_upscale: str
 
 
 def _option(text: str, kind: type = str) -> dict[str, Any]:
@@ -131,6 +136,24 @@ class Request:
             "Noise to begin with, a .npy of (count, channels, height / 8, width / 8) or what the model has.", Path
         ),
     )
+    hires: float | None = field(
+        default=None, metadata=_option("Draw at --size, then enlarge so many times and draw on, as in 2.", float)
+    )
+    hires_strength: float = field(
+        default=0.5, metadata=_option("How much the enlarged picture changes, 0 to 1.", float)
+    )
+    hires_upscale: str = field(default="latent", metadata=_option("What is enlarged: latent, or pixel."))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hires:
+    """The smaller picture that is drawn before this one, and how it becomes this one."""
+
+    factor: float
+    width: int
+    height: int
+    strength: float
+    upscale: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -155,12 +178,26 @@ class ResolvedRequest:
     image: InitImage | None = None
     mask: Mask | None = None
     latents: str | None = None  # sha256 of the noise that was given
+    hires: Hires | None = None
     inputs: Inputs = field(default=NO_INPUTS, compare=False, repr=False, metadata={"recorded": False})
 
     @property
     def strength(self) -> float:
         """The share of the steps that are taken."""
-        return 1.0 if self.image is None else self.image.strength
+        begun = self.hires or self.image
+        return 1.0 if begun is None else begun.strength
+
+    @property
+    def encodes_picture(self) -> bool:
+        """Whether pixels become latents before the first step."""
+        return self.image is not None if self.hires is None else self.hires.upscale == "pixel"
+
+    @property
+    def base(self) -> ResolvedRequest | None:
+        """The smaller picture that is drawn before, and enlarged; None where there is none."""
+        if self.hires is None:
+            return None
+        return dataclasses.replace(self, width=self.hires.width, height=self.hires.height, hires=None)
 
     @property
     def seeds(self) -> range:
@@ -193,8 +230,17 @@ def resolve(request: Request, manifest: Manifest) -> ResolvedRequest:
     count = checks.whole_number("count", request.count, 1, MAX_COUNT)
     opened = open_inputs(request, manifest)
     width, height = opened.size or (default.width, default.height)
+    width = checks.side("width", _either(request.width, width), manifest.size)
+    height = checks.side("height", _either(request.height, height), manifest.size)
+    if opened.inputs.latents is not None:
+        rows, columns = (side // manifest.vae_scale_factor for side in (height, width))
+        check_latents(opened.inputs.latents, (count, manifest.latent_channels, rows, columns))
+    hires = None if request.hires is None else _hires(request, width, height)
+    if hires is not None:
+        step = manifest.size.multiple
+        width, height = (int(side * hires.factor) // step * step for side in (width, height))
     seed = secrets.randbits(32) if request.seed is None else request.seed
-    resolved = ResolvedRequest(
+    return ResolvedRequest(
         prompt=checks.text("prompt", request.prompt),
         negative_prompt=checks.text("negative_prompt", _either(request.negative_prompt, default.negative_prompt)),
         num_inference_steps=checks.whole_number(
@@ -204,8 +250,8 @@ def resolve(request: Request, manifest: Manifest) -> ResolvedRequest:
             "guidance_scale", _either(request.guidance_scale, default.guidance_scale), -MAX_GUIDANCE, MAX_GUIDANCE
         ),
         guidance_rescale=checks.number("guidance_rescale", request.guidance_rescale, 0.0, 1.0),
-        width=checks.side("width", _either(request.width, width), manifest.size),
-        height=checks.side("height", _either(request.height, height), manifest.size),
+        width=checks.side("width", width, manifest.size),
+        height=checks.side("height", height, manifest.size),
         seed=checks.whole_number("seed", seed, 0, SEEDS - count),
         sampler=checks.name("sampler", _either(request.sampler, default.sampler), tuple(sampling.SAMPLERS)),
         sigmas=_spacing(_either(request.sigmas, default.sigmas), sampling.SPACINGS),
@@ -217,12 +263,24 @@ def resolve(request: Request, manifest: Manifest) -> ResolvedRequest:
         image=opened.image,
         mask=opened.mask,
         latents=opened.latents,
+        hires=hires,
         inputs=opened.inputs,
     )
-    if opened.inputs.latents is not None:
-        rows, columns = (side // manifest.vae_scale_factor for side in (resolved.height, resolved.width))
-        check_latents(opened.inputs.latents, (count, manifest.latent_channels, rows, columns))
-    return resolved
+
+
+def _hires(request: Request, width: int, height: int) -> Hires:
+    """width, height: of the smaller picture, in pixels."""
+    if request.mask is not None or request.outpaint is not None:
+        raise RequestError(
+            "hires and a mask contradict each other", fix="edit the picture, then enlarge what came of it"
+        )
+    return Hires(
+        factor=checks.number("hires", request.hires, 1.0, MAX_HIRES),
+        width=width,
+        height=height,
+        strength=checks.number("hires_strength", request.hires_strength, 0.0, 1.0),
+        upscale=checks.name("hires_upscale", request.hires_upscale, UPSCALES),
+    )
 
 
 def _either(chosen: Any, default: Any) -> Any:

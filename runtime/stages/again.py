@@ -18,7 +18,7 @@ from tintype.stages.finish import provenance, provenance_of, to_picture
 
 NAMES = {"image": "a picture", "mask": "a mask", "latents": "given noise"}
 INPUTS = tuple(NAMES)
-PLAIN = set(ResolvedRequest.__dataclass_fields__) - {*INPUTS, "inputs"}
+PLAIN = set(ResolvedRequest.__dataclass_fields__) - {*INPUTS, "inputs", "hires"}
 
 
 def request_of(record: Record, given: InputFields) -> Request:
@@ -39,6 +39,10 @@ def request_of(record: Record, given: InputFields) -> Request:
     if known.mask is not None:
         fields |= {f"mask_{name}": getattr(known.mask, name) for name in ("grow", "blur")}
         fields["keep_outside"] = known.mask.keep_outside
+    if known.hires is not None:
+        fields |= {"width": known.hires.width, "height": known.hires.height}
+        fields["hires"] = known.hires.factor
+        fields |= {f"hires_{name}": getattr(known.hires, name) for name in ("strength", "upscale")}
     return Request(**fields, **given)
 
 

@@ -35,6 +35,7 @@ class Context:
     evicts: bool  # there is a budget: what has no place in the plan is closed
     warnings: list[str]  # for the records: what the device made differently
     decode_modes: Sequence[DecodeMode]  # tried in turn while memory runs out
+    base: Context | None = None  # of the smaller picture that is drawn before
     only: int | None = None  # the one of the request's pictures that is made, in the batch where it belongs
     picture: Latents | None = None  # of the picture that the run begins with, once it is encoded
     denoised: list[int] = field(default_factory=list)  # indices of the pictures that are, in the order of `latents`
@@ -50,9 +51,14 @@ class Context:
         *,
         planned: Plan | None,
         evicts: bool,
+        base: Context | None = None,
     ) -> Context:
-        """A run of a request within a plan. Raises RequestError where its prompt or its sampler can't be done."""
-        branches, warnings = model.branches(request), list[str]()
+        """A run of a request within a plan, after that of its base.
+
+        Raises RequestError where its prompt or its sampler can't be done.
+        """
+        branches = model.branches(request)
+        warnings = list[str]() if base is None else base.warnings
         return cls(
             request=request,
             bundle=model.bundle,
@@ -62,11 +68,12 @@ class Context:
             uses=model.uses(request),
             schedule=model.schedule(request),
             graphs=graphs.within(plan, request.exactness, warnings.append),
-            clock=StageClock(lambda: graphs.load_seconds),
+            clock=StageClock(lambda: graphs.load_seconds) if base is None else base.clock,
             plan=planned,
             evicts=evicts,
             warnings=warnings,
             decode_modes=decode_modes(plan),
+            base=base,
         )
 
     @property

@@ -52,16 +52,16 @@ def decode_in(ctx: Context, latents: Latents, mode: DecodeMode) -> Pixels:
         )
 
 
-def event(ctx: Context, step: sampling.Step, batch: range) -> Step:
-    """What a run tells of a sampler's step."""
+def event(ctx: Context, step: sampling.Step, batch: range, *, before: int = 0, after: int = 0) -> Step:
+    """What a run tells of a sampler's step. before, after: further steps of the run."""
     batches = ctx.batches
 
     def preview(latents: Latents) -> list[Image]:
         return [to_image(picture) for picture in decode_in(ctx, latents, ctx.decode_modes[0])]
 
     return Step(
-        index=batches.index(batch) * step.total + step.index,
-        total=len(batches) * step.total,
+        index=before + batches.index(batch) * step.total + step.index,
+        total=before + len(batches) * step.total + after,
         sigma=step.sigma,
         latents=step.latents,
         denoised=step.denoised,

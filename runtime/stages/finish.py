@@ -15,7 +15,7 @@ from tintype.graphs.resident import ALL_RESIDENT, Graphs
 from tintype.image.decode import to_image
 from tintype.image.mask import keep_outside
 from tintype.memory.plan import ExecutionPlan
-from tintype.record.provenance import BY_PRIORS, TIMED, Provenance
+from tintype.record.provenance import BY_PRIORS, TIMED, Provenance, with_base
 from tintype.record.record import MemoryFacts, Record
 from tintype.stages.context import Context
 from tintype.stages.decode import decode
@@ -78,7 +78,8 @@ def provenance_of(ctx: Context, picture: int, mode: DecodeMode = PLANNED) -> Pro
         builds[use.name] = facts.id
         if graphs.target.is_host:
             kernels[use.name] = TIMED if facts.timed else BY_PRIORS
-    return provenance(ctx.bundle, graphs, builds, kernels, plan)
+    here = provenance(ctx.bundle, graphs, builds, kernels, plan)
+    return here if ctx.base is None else with_base(here, provenance_of(ctx.base, picture))
 
 
 def provenance(

@@ -12,8 +12,10 @@ from tintype.bundle import Manifest
 from tintype.graphs.resident import BoundGraphs
 from tintype.image.encode import encode_pixels
 from tintype.image.mask import mask_cells
+from tintype.image.resize import resize_latents, resize_pixels
 from tintype.sampling import AfterStep, NoiseSource, unchanged
 from tintype.stages.context import Context
+from tintype.stages.decode import decode
 from tintype.uses import GraphUse
 
 VAE_ENCODER = "vae_encoder"
@@ -27,6 +29,8 @@ class Start:
 
 def start(ctx: Context, batch: range, noise: NoiseSource) -> Start:
     """What a batch begins with: noise, or a picture with noise laid over it."""
+    if ctx.base is not None:
+        return _enlarged(ctx, ctx.base, batch, noise)
     manifest, inputs, schedule = ctx.bundle.manifest, ctx.request.inputs, ctx.schedule
     height, width = (side // manifest.vae_scale_factor for side in (ctx.request.height, ctx.request.width))
     if inputs.latents is not None:
@@ -44,6 +48,26 @@ def start(ctx: Context, batch: range, noise: NoiseSource) -> Start:
     else:  # nothing of the picture is left inside
         begun = drawn * np.float32(schedule.initial_scale)
     return Start(begun, kept_outside(picture, mask, drawn, scale_of_last=schedule.scale_of_last))
+
+
+def _enlarged(ctx: Context, base: Context, batch: range, noise: NoiseSource) -> Start:
+    """The smaller pictures of a batch, enlarged, with noise laid over them."""
+    manifest, hires = ctx.bundle.manifest, ctx.request.hires
+    assert hires is not None  # else there would be no base
+    rows = [base.denoised.index(picture) for picture in batch]
+    small = np.concatenate(base.latents)[rows]
+    if hires.upscale == "pixel":
+        pictures = []
+        for one in small:
+            pixels, _ = decode(base, one[np.newaxis])
+            large = resize_pixels(pixels, ctx.request.width, ctx.request.height)
+            pictures.append(encode_picture(ctx.graphs, ctx.use(VAE_ENCODER), large, manifest))
+        latents = np.concatenate(pictures)
+    else:
+        sides = (side // manifest.vae_scale_factor for side in (ctx.request.height, ctx.request.width))
+        latents = resize_latents(small, *sides)
+    noise.draw(small.shape)  # what the smaller ones began with
+    return Start(noised(latents, noise.draw(latents.shape), float(ctx.schedule.sigmas[0])))
 
 
 def noised(picture: Latents, noise: Latents, sigma: float) -> Latents:
