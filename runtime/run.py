@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Generator
-from dataclasses import dataclass
+from collections.abc import Callable, Generator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from tintype.arrays import Latents
 from tintype.events import Picture, Step, Timings, picture_paths
@@ -18,7 +19,7 @@ from tintype.record.latents_file import save_latents
 from tintype.request import ResolvedRequest
 from tintype.stages.context import Context
 from tintype.stages.decode_mode import PLANNED
-from tintype.stages.finish import record_of
+from tintype.stages.finish import float_pixels, record_of
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -35,6 +36,12 @@ class Result:
     latents: Latents  # (pictures, channels, height, width), as the VAE's decoder takes them before scaling
     timings: Timings
     plan: Plan | None = None  # that it was made by, where there was a budget
+    decode: Callable[[], NDArray[np.float32]] = field(compare=False, repr=False)
+
+    @property
+    def pixels(self) -> NDArray[np.float32]:
+        """(pictures, height, width, 3), 0 to 1, not rounded to bytes. Each use decodes the latents again."""
+        return self.decode()
 
     @property
     def image(self) -> Image:
@@ -158,12 +165,14 @@ def collect(ctx: Context, steps: Generator[Event]) -> Generator[Event, None, Res
             yield event
     ctx.graphs.all.trim()  # what was needed for a moment goes back, so that the hundredth takes no more than the first
     latents = np.concatenate(ctx.latents)
+    result_latents = latents[[ctx.denoised.index(picture.index) for picture in pictures]]
     return Result(
         images=tuple(picture.image for picture in pictures),
         records=tuple(picture.record for picture in pictures),
-        latents=latents[[ctx.denoised.index(picture.index) for picture in pictures]],
+        latents=result_latents,
         timings=timings,
         plan=ctx.plan,
+        decode=lambda: float_pixels(ctx, result_latents),
     )
 
 

@@ -18,7 +18,7 @@ Encoder = Callable[[Samples], NDArray[np.float32]]
 
 
 def encode_pixels(encoder: Encoder, pixels: Pixels, *, scaling_factor: float, shift_factor: float) -> Latents:
-    """One picture, (1, height, width, 3), to the mean of its latents, as `decode_latents` takes them."""
+    """One picture, (1, height, width, 3), to the mean of its latents, as `decode_samples` takes them."""
     told = encoder(to_samples(pixels))
     mean = told[:, : told.shape[1] // 2].astype(np.float32, copy=False)
     return (mean - np.float32(shift_factor)) * np.float32(scaling_factor)

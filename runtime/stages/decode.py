@@ -6,14 +6,16 @@ What was tried last stays in the record, because it decides the bytes; a record 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from tintype import sampling
-from tintype.arrays import Latents, Pixels
+from tintype.arrays import Latents, Pixels, Samples
 from tintype.errors import MemoryBudgetError, TintypeError, UncutError
 from tintype.events import Step
-from tintype.image.decode import decode_latents, to_image
+from tintype.image.decode import decode_samples, to_image, to_pixels
 from tintype.stages.context import Context
 from tintype.stages.decode_mode import DECODER, PLANNED, DecodeMode
 
@@ -40,10 +42,15 @@ def decode(ctx: Context, latents: Latents) -> tuple[Pixels, DecodeMode]:
 
 def decode_in(ctx: Context, latents: Latents, mode: DecodeMode) -> Pixels:
     """The same in one mode."""
+    return np.concatenate([to_pixels(samples) for samples in samples_in(ctx, latents, mode)])
+
+
+def samples_in(ctx: Context, latents: Latents, mode: DecodeMode) -> Iterator[Samples]:
+    """Of each picture, (1, 3, height, width), -1 to 1."""
     manifest, use = ctx.bundle.manifest, mode.cut(ctx.use(DECODER))
     graphs = ctx.graphs.held_as(mode.within(ctx.graphs.plan))
     with graphs.phase(use):
-        return decode_latents(
+        yield from decode_samples(
             lambda sample: graphs.call(use, {"latent_sample": sample}, who="the VAE decoder")["sample"],
             latents,
             scaling_factor=manifest.scaling_factor,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 
 import numpy as np
+from numpy.typing import NDArray
 
 from tintype._version import __version__
 from tintype.arrays import Latents, Pixels
@@ -12,13 +13,13 @@ from tintype.bundle import Bundle
 from tintype.engine import peak_rss_bytes
 from tintype.events import Picture
 from tintype.graphs.resident import ALL_RESIDENT, Graphs
-from tintype.image.decode import to_image
+from tintype.image.decode import to_image, to_unit
 from tintype.image.mask import keep_outside
 from tintype.memory.plan import ExecutionPlan
 from tintype.record.provenance import BY_PRIORS, TIMED, Provenance, with_base
 from tintype.record.record import MemoryFacts, Record
 from tintype.stages.context import Context
-from tintype.stages.decode import decode
+from tintype.stages.decode import decode, samples_in
 from tintype.stages.decode_mode import DECODER, PLANNED, DecodeMode
 
 
@@ -39,6 +40,12 @@ def with_outside(ctx: Context, pixels: Pixels) -> Pixels:
     if mask is None or mask.keep_outside != "exact" or inputs.pixels is None or inputs.mask is None:
         return pixels
     return keep_outside(inputs.pixels[0], pixels[0], inputs.mask)[np.newaxis]
+
+
+def float_pixels(ctx: Context, latents: Latents) -> NDArray[np.float32]:
+    """(pictures, height, width, 3), 0 to 1: what `finish` rounds, without what it keeps outside of a mask."""
+    samples = np.concatenate(list(samples_in(ctx, latents, ctx.decode_modes[0])))
+    return np.ascontiguousarray(to_unit(samples).transpose(0, 2, 3, 1))
 
 
 def to_picture(pixels: Pixels, record: Record) -> Picture:

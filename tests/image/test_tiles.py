@@ -12,7 +12,7 @@ from PIL import Image
 from tintype.bundle import open_bundle
 from tintype.engine import graph_session
 from tintype.errors import RequestError
-from tintype.image.decode import decode_latents
+from tintype.image.decode import decode_samples, to_pixels
 from tintype.image.encode import encode_pixels, of_image
 from tintype.image.tiles import Tiling, fades, run_tiled
 from tintype.models.postcard.world import Scene, render
@@ -82,14 +82,19 @@ def test_tiles_that_cover_nothing_are_refused(tile, overlap, multiple):
         Tiling(tile, overlap, multiple)
 
 
+def decoded(*arguments, **options):
+    """Pictures, 0..255."""
+    return np.concatenate([to_pixels(samples) for samples in decode_samples(*arguments, **options)])
+
+
 @pytest.fixture(scope="module")
 def decode():
     """postcard's decoder as it was exported: latents -> pixels, whole or in tiles."""
     bundle = open_bundle("postcard")
     with graph_session(bundle.graph_path("vae_decoder")) as decoder:
 
-        def decoded(latents, tiling=None):
-            return decode_latents(
+        def decode(latents, tiling=None):
+            return decoded(
                 lambda latent_sample: decoder.run({"latent_sample": latent_sample})["sample"],
                 latents,
                 scaling_factor=bundle.manifest.scaling_factor,
@@ -97,7 +102,7 @@ def decode():
                 tiling=tiling,
             )
 
-        yield decoded
+        yield decode
 
 
 @pytest.fixture(scope="module")
@@ -179,8 +184,8 @@ def test_a_picture_is_decoded_in_tiles_one_after_another():
         return latents[:, :3].repeat(4, 2).repeat(4, 3)
 
     latents = np.random.default_rng(0).uniform(-1, 1, (2, 4, 24, 24)).astype(np.float32)
-    whole = decode_latents(decoder, latents, scaling_factor=1.0, shift_factor=0.0)
+    whole = decoded(decoder, latents, scaling_factor=1.0, shift_factor=0.0)
     shapes.clear()
-    tiled = decode_latents(decoder, latents, scaling_factor=1.0, shift_factor=0.0, tiling=Tiling(16, 4))
+    tiled = decoded(decoder, latents, scaling_factor=1.0, shift_factor=0.0, tiling=Tiling(16, 4))
     assert set(shapes) == {(1, 4, 16, 16)}
     np.testing.assert_allclose(whole.astype(int), tiled.astype(int), atol=1)
