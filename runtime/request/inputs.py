@@ -43,6 +43,7 @@ class InitImage:
     background: str
     outpaint: str | None = None  # margins in pixels, left,top,right,bottom
     parent: str | None = None  # sha256 of its own record's text
+    latents: bool = False  # it was given as latents, and is of the size that is made
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,6 +61,7 @@ class Inputs:
     """The arrays themselves, as the stages take them."""
 
     pixels: Pixels | None = None  # (1, height, width, 3), of the request's size
+    picture: Latents | None = None  # what they would be encoded to, (1 or count, channels, height, width)
     mask: NDArray[np.float32] | None = None  # (height, width), 1 is made new
     latents: Latents | None = None  # noise of unit variance, (count, channels, height, width), in latent cells
 
@@ -125,6 +127,8 @@ def _open_image(request: Request, manifest: Manifest) -> Opened:
     masked = request.mask is not None or request.outpaint is not None
     default = MASK_STRENGTH if masked else IMAGE_STRENGTH
     strength = checks.number("strength", default if request.strength is None else request.strength, 0.0, 1.0)
+    if getattr(request.image, "ndim", 0) == 4:
+        return _open_encoded(request, manifest, strength)
     picture = open_picture(request.image, background=request.background)
     facts = InitImage(
         sha256=picture_bytes_hash(picture),
@@ -145,6 +149,34 @@ def _open_image(request: Request, manifest: Manifest) -> Opened:
     pixels = np.asarray(fit(picture, width, height, how))[np.newaxis]
     values = None if mask is None else _prepared(request, fit(mask, width, height, how))
     return Opened(size=size, image=facts, mask=mask_facts, inputs=Inputs(pixels=pixels, mask=values))
+
+
+def _open_encoded(request: Request, manifest: Manifest, strength: float) -> Opened:
+    """A picture that is there as latents, of an earlier run."""
+    from PIL import Image
+
+    given = _open_latents(request.image)  # type: ignore[arg-type]
+    if given.shape[1] != manifest.latent_channels or len(given) not in (1, request.count):
+        wanted = f"1 or {request.count} of {manifest.latent_channels} channels"
+        raise RequestError(f"the picture's latents are {_dims(given.shape)}, not {wanted}", fix="give result.latents")
+    if request.outpaint is not None or request.keep_outside == "exact":
+        raise RequestError("a picture given as latents has no pixels to keep or extend", fix="give the picture itself")
+    height, width = (side * manifest.vae_scale_factor for side in given.shape[2:])
+    asked = (request.width or width, request.height or height)
+    if asked != (width, height):
+        raise RequestError(f"the picture's latents are of {width}x{height} pixels", fix="leave the size out")
+    facts = InitImage(
+        sha256=_array_hash(given),
+        width=width,
+        height=height,
+        strength=strength,
+        fit=request.fit,
+        background=request.background,
+        latents=True,
+    )
+    mask_facts, mask = _open_mask(request, Image.new("L", (width, height)))
+    values = None if mask is None else _prepared(request, mask)
+    return Opened(size=(width, height), image=facts, mask=mask_facts, inputs=Inputs(picture=given, mask=values))
 
 
 def _open_mask(request: Request, picture: Image) -> tuple[Mask | None, Image | None]:

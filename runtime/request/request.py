@@ -190,7 +190,9 @@ class ResolvedRequest:
     @property
     def encodes_picture(self) -> bool:
         """Whether pixels become latents before the first step."""
-        return self.image is not None if self.hires is None else self.hires.upscale == "pixel"
+        if self.hires is not None:
+            return self.hires.upscale == "pixel"
+        return self.image is not None and not self.image.latents
 
     @property
     def base(self) -> ResolvedRequest | None:

@@ -37,9 +37,9 @@ def start(ctx: Context, batch: range, noise: NoiseSource) -> Start:
         drawn = inputs.latents[batch.start : batch.stop]
     else:
         drawn = noise.draw((len(batch), manifest.latent_channels, height, width))
-    if inputs.pixels is None:
+    if ctx.request.image is None:
         return Start(drawn * np.float32(schedule.initial_scale))
-    picture = picture_latents(ctx, inputs.pixels)
+    picture = picture_latents(ctx, batch)
     if inputs.mask is None:
         return Start(noised(picture, drawn, float(schedule.sigmas[0])))
     mask = mask_cells(inputs.mask, manifest.vae_scale_factor)
@@ -89,8 +89,12 @@ def kept_outside(picture: Latents, mask: NDArray[np.float32], noise: Latents, *,
     return after_step
 
 
-def picture_latents(ctx: Context, pixels: Pixels) -> Latents:
-    """The latents of the picture that a run begins with, made once."""
+def picture_latents(ctx: Context, batch: range) -> Latents:
+    """The latents of the picture that a batch begins with; of one that is given as pixels they are made once."""
+    pixels, given = ctx.request.inputs.pixels, ctx.request.inputs.picture
+    if given is not None:
+        return given if len(given) == 1 else given[batch.start : batch.stop]
+    assert pixels is not None
     if ctx.picture is None:
         with ctx.clock.counting("encode"):
             ctx.picture = encode_picture(ctx.graphs, ctx.use(VAE_ENCODER), pixels, ctx.bundle.manifest)
