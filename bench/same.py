@@ -1,0 +1,198 @@
+"""Proves that a refactoring moved code and changed nothing: a commit and this tree make the same bytes.
+
+    python -m tintype.bench.same [COMMIT] [--tree FOLDER] [--cases exact,cut]
+
+Both draw postcard on the processor, each in processes and a cache of its own. Pictures, records and the files of builds
+have to be the same; build keys, in which the engine's code counts, and memory figures needn't be. Ends with 0 when all
+is the same, 1 when something differs, 2 when that couldn't be found out.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import subprocess
+import sys
+import tarfile
+import tempfile
+import tomllib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+import onnx_ir as ir
+from PIL import Image
+
+from tintype.bench import same_worker
+from tintype.bench.options import Names, command_help
+from tintype.bench.same_worker import CASES
+
+ROOT = Path(__file__).resolve().parents[1]
+MAY_DIFFER = ("made_with.builds", "memory.planned_peak_bytes", "memory.peak_rss_bytes", "memory.device_bytes")
+IDENTITY = ("role", "variant", "shape", "plan")  # what a build is for, of the identity in its build.json
+# Run by each Python of a side as it starts: an editable install would lend the modules that a tree lacks.
+ALONE = "import sys\nsys.meta_path[:] = [each for each in sys.meta_path if 'editable' not in each.__module__]\n"
+
+
+class CannotCompare(click.ClickException):
+    exit_code = 2
+
+
+@click.command(help=command_help(__doc__))
+@click.argument("commit", default="HEAD")
+@click.option("--tree", type=click.Path(exists=True, path_type=Path), default=ROOT, help="[default: this checkout]")
+@click.option("--cases", type=Names(CASES), default=",".join(CASES), show_default=True)
+def main(commit: str, tree: Path, cases: Sequence[str]) -> None:
+    with tempfile.TemporaryDirectory(prefix="tintype-bench-") as scratch:
+        source, then, here = (Path(scratch) / name for name in ("source", "then", "here"))
+        check_out(commit, source)
+        lay_out(source, then / "site")
+        lay_out(tree.resolve(), here / "site")
+        click.echo(f"drawing {commit}", err=True)
+        draw(then, cases)
+        for refusal in then.glob("*/error.txt"):
+            case, why = refusal.parent.name, refusal.read_text("utf-8")
+            raise CannotCompare(f"{commit} doesn't draw {case}: {why}\n  fix: leave it out, by --cases")
+        click.echo(f"drawing {tree}", err=True)
+        draw(here, cases)
+        rows = [*compare_builds(then, here), *((case, compare_case(then / case, here / case)) for case in cases)]
+        keys = [{path.name for path in (side / "cache/builds").glob("*")} for side in (then, here)]
+    for what, differences in rows:
+        click.echo("\n    ".join([f"{'DIFFERS' if differences else 'same':<8}{what}", *differences]))
+    count = sum(bool(differences) for _, differences in rows)
+    click.echo(f"{count} of {len(rows)} differ; build keys are {'the same' if keys[0] == keys[1] else 'others'}")
+    sys.exit(1 if count else 0)
+
+
+def check_out(commit: str, folder: Path) -> None:
+    """The files of a commit, in a folder that is made."""
+    done = subprocess.run(["git", "-C", str(ROOT), "archive", commit], capture_output=True, check=False)
+    if done.returncode != 0:
+        raise CannotCompare(f"{commit} can't be had: {done.stderr.decode().strip()}\n  fix: name a commit of {ROOT}")
+    with tarfile.open(fileobj=io.BytesIO(done.stdout)) as archive:
+        archive.extractall(folder, filter="data")
+
+
+def lay_out(tree: Path, site: Path) -> None:
+    """Links to a tree's packages, as its pyproject.toml has them installed."""
+    try:
+        packages = tomllib.loads((tree / "pyproject.toml").read_text("utf-8"))["tool"]["setuptools"]["package-dir"]
+        for name, folder in sorted(packages.items()):  # a package before those within it
+            package = site.joinpath(*name.split("."))
+            package.mkdir(parents=True)
+            for entry in (tree / folder).iterdir():
+                if entry.name != "__pycache__":
+                    (package / entry.name).symlink_to(entry)
+    except (OSError, ValueError, KeyError) as error:
+        raise CannotCompare(f"{tree} can't be laid out: {error!r}\n  fix: name a checkout of Tintype") from error
+    (site / "sitecustomize.py").write_text(ALONE, encoding="utf-8")
+
+
+def draw(side: Path, cases: Sequence[str]) -> None:
+    """Have what is laid out in a folder draw into it. Plans add builds as they measure, and so have another cache."""
+    planned = [case for case in cases if "memory" in CASES[case]]
+    for cache, chosen in (("cache", [case for case in cases if case not in planned]), ("planned", planned)):
+        paths = {"PYTHONPATH": str(side / "site"), "TINTYPE_CACHE": str(side / cache)}
+        command = [sys.executable, "-P", same_worker.__file__, *map(str, (side, side.parent / "planned.png")), *chosen]
+        done = subprocess.run(command, env={**os.environ, **paths}, stderr=subprocess.PIPE, text=True, check=False)
+        if done.returncode != 0:
+            raise CannotCompare(f"what is {side.name} doesn't run: {done.stderr.strip()[-400:]}")
+
+
+def compare_builds(then: Path, here: Path) -> Iterator[tuple[str, list[str]]]:
+    """For each build that a side made, its files that differ, or who alone made it."""
+    builds, others = _builds(then), _builds(here)
+    for what in sorted(builds.keys() | others.keys()):
+        files, now = builds.get(what), others.get(what)
+        if files is None or now is None:
+            yield f"build {what}", [f"made {'here' if files is None else 'then'} alone"]
+        else:
+            names = sorted(files.keys() | now.keys())
+            differing = [name for name in names if files.get(name) != now.get(name)]
+            yield f"build {what}", [f"{len(differing)} of {len(names)}: {' '.join(differing)}"] * bool(differing)
+
+
+def _builds(side: Path) -> dict[str, dict[str, str]]:
+    """By what a build is for, a digest of each of its files; weights count where a graph has them."""
+    found = {}
+    for facts in (side / "cache/builds").glob("*/build.json"):
+        identity = json.loads(facts.read_text("utf-8"))["identity"]
+        lists = {path.name: _sha256(path.read_bytes()) for path in facts.parent.glob("*.json") if path != facts}
+        graphs = {path.name: graph_digest(path) for path in facts.parent.glob("*.onnx")}
+        found[", ".join(identity[name] for name in IDENTITY if name in identity)] = lists | graphs
+    return found
+
+
+def graph_digest(path: Path) -> str:
+    """Of all that a graph computes, not of its bytes: ONNX Runtime names and orders nodes anew as it saves them."""
+    graph = ir.load(path).graph
+    digests: dict[ir.Value | None, str] = {None: ""}  # of a value with all that it is computed from
+    for value in (*graph.inputs, *graph.initializers.values()):
+        weights = _weights(value.const_value) if value.const_value is not None else str(value.name).encode()
+        digests[value] = _sha256(f"{value.dtype} {value.shape} ".encode() + weights)
+    for node in graph:
+        attributes = [ir.to_proto(each).SerializeToString(deterministic=True) for each in node.attributes.values()]
+        made = [
+            node.op_type,
+            node.domain,
+            *sorted(map(_sha256, attributes)),
+            "",
+            *(digests[each] for each in node.inputs),
+        ]
+        digests |= {output: _sha256(json.dumps([*made, index]).encode()) for index, output in enumerate(node.outputs)}
+    return _sha256(json.dumps([[value.name, digests[value]] for value in graph.outputs]).encode())
+
+
+def _weights(tensor: ir.TensorProtocol) -> bytes:
+    """A tensor's bytes. Builds share files by hard links, which onnx_ir doesn't read."""
+    if not isinstance(tensor, ir.ExternalTensor):
+        return tensor.tobytes()
+    with Path(tensor.path).open("rb") as file:
+        file.seek(tensor.offset or 0)
+        return file.read(tensor.nbytes)
+
+
+def _sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def compare_case(then: Path, here: Path) -> list[str]:
+    """What differs in a case's pictures and records, by the folders of both sides; the first drew it."""
+    if (here / "error.txt").exists():
+        return [(here / "error.txt").read_text("utf-8")]
+    names, others = (sorted(path.name for path in side.iterdir()) for side in (then, here))
+    if names != others:
+        return [f"pictures: {names} -> {others}"]
+    return [f"{name}: {each}" for name in names for each in _differences(then / name, here / name)]
+
+
+def _differences(then: Path, here: Path) -> Iterator[str]:
+    """What differs between two pictures and their records."""
+    with Image.open(then) as was, Image.open(here) as now:
+        before, after = (dict(_leaves(json.loads(each.info["tintype"]))) for each in (was, now))
+        pixels, others = np.asarray(was, np.int16), np.asarray(now, np.int16)
+    if pixels.shape != others.shape:
+        yield f"{pixels.shape} -> {others.shape} samples"
+    elif np.any(pixels != others):
+        apart = np.abs(pixels - others)
+        yield f"{np.count_nonzero(apart):,} of {apart.size:,} samples, by up to {apart.max()}"
+    for key in sorted(before.keys() | after.keys()):
+        if before.get(key) != after.get(key):
+            yield f"{key}: {before.get(key)} -> {after.get(key)}"
+
+
+def _leaves(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
+    """A record's values by their dotted keys, but for those that may differ."""
+    if isinstance(value, dict) and key not in MAY_DIFFER:
+        for name, each in value.items():
+            yield from _leaves(each, f"{key}.{name}".lstrip("."))
+    elif key not in MAY_DIFFER:
+        yield key, value
+
+
+if __name__ == "__main__":
+    main()
