@@ -40,7 +40,6 @@ PRODUCTS = (
     (64, 128, 128), (256, 64, 64), (256, 64, 256), (256, 1280, 1280), (256, 1280, 5120), (1024, 128, 128),
     (1024, 640, 640), (1024, 640, 2560), (1024, 2560, 640), (4096, 320, 320), (4096, 320, 1280), (4096, 1280, 320),
 )  # fmt: skip
-HEADS = ((4096, 320), (1024, 640), (256, 1280), (256, 64), (64, 128), (77, 768))  # rows, width: query, key and value
 AFFINES = ((64, 64), (256, 64), (256, 192), (1024, 320), (4096, 320), (4096, 512), (65536, 256), (262144, 128))
 
 
@@ -88,11 +87,6 @@ def models(mixed_products: bool) -> Iterator[tuple[str, onnx.ModelProto]]:
         constants = _integers(_weight(inputs, outputs), mixed_products) | {"bias": np.zeros(outputs, np.float32)}
         nodes = f"{_WEIGHT.format(axis=1)} product = MatMul(x, weight) y = Add(product, bias)"
         yield f"product {rows} {inputs} {outputs}", _model(nodes, [1, rows, inputs], constants)
-    for rows, width in HEADS:
-        constants = {name: _weight(width, width) for name in ("query", "key", "value")}
-        nodes = "q = MatMul(x, query) k = MatMul(x, key) v = MatMul(x, value) "
-        nodes += "y = com.microsoft.MultiHeadAttention<num_heads=8>(q, k, v)"
-        yield f"qkv {rows} {width}", _model(nodes, [1, rows, width], constants, output=[1, rows, width])
     for pixels, channels in AFFINES:
         constants = {name: np.ones((1, channels, 1, 1), np.float32) for name in ("scale", "shift")}
         nodes = "scaled = Mul(x, scale) y = Add(scaled, shift)"
@@ -139,14 +133,9 @@ def _integers(weight: NDArray[np.float32], mixed_products: bool) -> dict[str, ND
     return {"integers": (integers + zero).astype(kind), "scale": scale, "zero": np.full(len(scale), zero, kind)}
 
 
-def _model(
-    nodes: str, shape: list[int | str], constants: dict[str, NDArray[Any]], output: list[int] | None = None
-) -> onnx.ModelProto:
+def _model(nodes: str, shape: list[int | str], constants: dict[str, NDArray[Any]]) -> onnx.ModelProto:
     """With every value's shape."""
-    model = graph_of(nodes, shape, constants)
-    if output is not None:
-        model.graph.output[0].CopyFrom(onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, output))
-    return onnx.shape_inference.infer_shapes(model, data_prop=True)
+    return onnx.shape_inference.infer_shapes(graph_of(nodes, shape, constants), data_prop=True)
 
 
 if __name__ == "__main__":

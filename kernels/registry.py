@@ -14,7 +14,6 @@ from tintype.kernels.cpu.channel_affine import ChannelAffineAsBatchNorm
 from tintype.kernels.cpu.dynamic_linear import DynamicLinear
 from tintype.kernels.cpu.embedding import EmbeddingRows
 from tintype.kernels.cpu.float_linear import FloatLinear
-from tintype.kernels.cpu.fused_qkv import FusedQkv
 from tintype.kernels.cpu.geglu import GegluAsTwoLinears
 from tintype.kernels.cpu.group_norm import GroupNormAsLayerNorm
 from tintype.kernels.cpu.idle_rounding import IdleRounding
@@ -67,7 +66,6 @@ _ALL: tuple[Rewrite, ...] = (
     UpsampleConvAsPhases(),
     UpsampleConvAsInt8Phases(),
     FloatLinear(),
-    FusedQkv(),
     ChannelAffineAsBatchNorm(),
 )
 PLAIN_TARGETS = ("openvino", "coreml", "qnn", "tensorrt-rtx")  # operators that every provider knows

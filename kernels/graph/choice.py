@@ -138,8 +138,6 @@ def _kind(node: ir.Node, members: Iterable[ir.Node]) -> str:
         words.append("x".join(map(str, _dims(node.inputs[1])[2:])))
     if "Resize" in operators:
         words.append("upsampled")
-    if "MultiHeadAttention" in operators:
-        words.append("qkv")
     if "QuantizeLinear" in operators:
         words.append("int8")
     elif node.op_type != "Conv" and producer(node.inputs[1], "DequantizeLinear") is not None:
