@@ -6,6 +6,7 @@ machine, and the plan is made again with what was seen.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
@@ -53,11 +54,15 @@ class Work:
 
 @dataclass(slots=True)
 class Planner:
-    """Plans for one pipeline. What was measured or looked up once is kept, so that a plan made again costs nothing."""
+    """Plans for one pipeline. What was measured or looked up once is kept, so that a plan made again costs nothing.
+
+    Threads may share one: a plan is made after the other.
+    """
 
     graphs: Graphs
     open_tokenizers: Callable[[], object]
     on_progress: Callable[[str], None]  # is told what planning takes its time for
+    _lock: threading.RLock = field(default_factory=threading.RLock)
     _base: int = 0
     _plans: Recent[Work, KnownPlan] = field(default_factory=lambda: Recent(PLANS_KEPT))
     _measured: Recent[tuple[str, BuildOptions], Costs] = field(default_factory=lambda: Recent(COSTS_KEPT))
@@ -72,10 +77,11 @@ class Planner:
 
         What is free is read anew: `auto` stands for that, and a device has no more. See `KnownPlan`.
         """
-        budget, room = self._bounds(memory)
-        known = self._plans.get(work)
-        if known is None or not known.serves(budget, room):
-            known = self._plans.put(work, KnownPlan(self.plan(work, memory), budget, room))
+        with self._lock:
+            budget, room = self._bounds(memory)
+            known = self._plans.get(work)
+            if known is None or not known.serves(budget, room):
+                known = self._plans.put(work, KnownPlan(self.plan(work, memory), budget, room))
         return replace(known.plan, budget_bytes=budget)
 
     def plan(self, work: Work, memory: str | int | None, *, build: bool = True) -> Plan:
@@ -85,6 +91,10 @@ class Planner:
 
         Raises MemoryBudgetError when nothing fits.
         """
+        with self._lock:
+            return self._plan(work, memory, build=build)
+
+    def _plan(self, work: Work, memory: str | int | None, *, build: bool) -> Plan:
         base = self.base_bytes() + work.picture_bytes
         budget, room = None, NO_BOUND
         if memory is None:
