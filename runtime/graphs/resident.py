@@ -10,7 +10,7 @@ import contextlib
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,6 +18,7 @@ import numpy as np
 
 from tintype.arrays import Arrays
 from tintype.bundle import Bundle
+from tintype.engine.run.switch import Stop
 from tintype.errors import CancelledError, NumericError, ProviderError
 from tintype.memory.plan import ExecutionPlan
 from tintype.recent import Recent
@@ -171,16 +172,30 @@ class BuildFacts:
     timed: bool  # whether its kernels were
 
 
+@dataclass(slots=True)
+class RunState:
+    """What the graphs of one run share, however they are held."""
+
+    stop: Stop = field(default_factory=Stop)
+    load_seconds: float = 0.0
+
+
 class BoundGraphs:
     """Graphs as one run calls them: held as its plan says, and each answer finite or computed again in float32."""
 
-    def __init__(self, graphs: Graphs, plan: ExecutionPlan, exactness: str, warn: Callable[[str], None]) -> None:
-        self.cancelled = threading.Event()  # once it is set, no call is begun
+    def __init__(
+        self,
+        graphs: Graphs,
+        plan: ExecutionPlan,
+        exactness: str,
+        warn: Callable[[str], None],
+        state: RunState | None = None,
+    ) -> None:
         self.run_seconds = 0.0  # spent inside ONNX Runtime so far, without what depends on held inputs alone
         self.all = graphs
         self.plan, self.exactness = plan, exactness
         self._warn = warn
-        self._calling: Session | None = None
+        self._state = state or RunState()
         self._phase: frozenset[GraphRef] = frozenset()
         self._in_float: set[GraphRef] = set()  # those that gave NaN or infinity in this phase
         self._held: dict[GraphRef, tuple[Session, dict[int, tuple[Arrays, Held]]]] = {}
@@ -189,19 +204,19 @@ class BoundGraphs:
         """The same graphs within another plan."""
         if plan == self.plan:
             return self
-        other = BoundGraphs(self.all, plan, self.exactness, self._warn)
-        other.cancelled = self.cancelled
-        return other
+        return BoundGraphs(self.all, plan, self.exactness, self._warn, self._state)
+
+    @property
+    def load_seconds(self) -> float:
+        """Spent opening graphs for this run so far."""
+        return self._state.load_seconds
 
     def cancel(self) -> None:
         """End the call in progress, from another thread, and begin no other one: who calls gets a CancelledError."""
-        self.cancelled.set()
-        session = self._calling
-        if session is not None:
-            session.terminate()
+        self._state.stop.set()
 
     def check_cancelled(self) -> None:
-        if self.cancelled.is_set():
+        if self._state.stop.is_set:
             raise CancelledError("the run was cancelled", fix="begin it again")
 
     @contextlib.contextmanager
@@ -245,16 +260,17 @@ class BoundGraphs:
         raise not_finite(who or f"the {use.name.replace('_', ' ')}")
 
     def _answer(self, use: GraphUse, inputs: Arrays, held: Arrays) -> Arrays:
+        loaded = self.all.load_seconds
         session = self.all.session(use, self._options(use), self.plan, self._phase)
-        self._calling = session
+        self._state.load_seconds += self.all.load_seconds - loaded
         self.check_cancelled()
-        runs = self._held_by(session, use.ref, held) if held else session
-        before = session.run_seconds
-        try:
-            return runs.run(inputs)
-        finally:
-            self._calling = None
-            self.run_seconds += session.run_seconds - before
+        with session.under(self._state.stop):
+            runs = self._held_by(session, use.ref, held) if held else session
+            before = session.run_seconds
+            try:
+                return runs.run(inputs)
+            finally:
+                self.run_seconds += session.run_seconds - before
 
     def _options(self, use: GraphUse) -> BuildOptions:
         options = self.all.options(use, self.exactness, self.plan)

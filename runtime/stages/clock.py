@@ -14,13 +14,12 @@ class StageClock:
     """Seconds by stage. Opening graphs counts as loading, not as the stage that waited for it."""
 
     def __init__(self, load_seconds: Callable[[], float]) -> None:
-        """load_seconds: how long opening graphs took until now."""
+        """load_seconds: how long opening graphs took the run until now."""
         self.steps = 0
         self.graph_seconds = 0.0  # of denoising, inside the graph
         self.device_bytes = 0  # the most that a device's own memory held
         self._seconds = {"encode": 0.0, "denoise": 0.0, "decode": 0.0}
         self._load_seconds = load_seconds
-        self._loaded_before = load_seconds()
         self._started = time.perf_counter()
 
     @contextlib.contextmanager
@@ -35,7 +34,7 @@ class StageClock:
     def timings(self) -> Timings:
         denoise = self._seconds["denoise"]
         return Timings(
-            load_seconds=self._load_seconds() - self._loaded_before,
+            load_seconds=self._load_seconds(),
             encode_seconds=self._seconds["encode"],
             denoise_seconds=denoise,
             denoise_graph_seconds=self.graph_seconds,

@@ -59,6 +59,10 @@ class Context:
         """
         branches = model.branches(request)
         warnings = list[str]() if base is None else base.warnings
+        if base is None:
+            bound = graphs.within(plan, request.exactness, warnings.append)
+        else:  # one run, one stop
+            bound = base.graphs.held_as(plan)
         return cls(
             request=request,
             bundle=model.bundle,
@@ -67,8 +71,8 @@ class Context:
             tokens=model.tokens(branches),
             uses=model.uses(request),
             schedule=model.schedule(request),
-            graphs=graphs.within(plan, request.exactness, warnings.append),
-            clock=StageClock(lambda: graphs.load_seconds) if base is None else base.clock,
+            graphs=bound,
+            clock=StageClock(lambda: bound.load_seconds) if base is None else base.clock,
             plan=planned,
             evicts=evicts,
             warnings=warnings,

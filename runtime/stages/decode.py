@@ -13,7 +13,7 @@ import numpy as np
 
 from tintype import sampling
 from tintype.arrays import Latents, Pixels, Samples
-from tintype.errors import MemoryBudgetError, TintypeError, UncutError
+from tintype.errors import CancelledError, MemoryBudgetError, TintypeError, UncutError
 from tintype.events import Step
 from tintype.image.decode import decode_samples, to_image, to_pixels
 from tintype.stages.context import Context
@@ -32,6 +32,8 @@ def decode(ctx: Context, latents: Latents) -> tuple[Pixels, DecodeMode]:
             pixels, mode = decode_with_fallback(
                 lambda latents, mode: decode_in(ctx, latents, mode), latents, ctx.decode_modes, ctx.graphs.all.close
             )
+        except CancelledError:
+            raise
         except TintypeError:
             ctx.graphs.all.close()  # so that there is room to keep the latents
             raise

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -25,7 +26,7 @@ from tintype.engine.run.pages import can_give_back, demand_mappable
 from tintype.engine.run.placement import Placement
 from tintype.engine.run.session_options import MODEL, NUMPY_TYPES, ONCE, session_options
 from tintype.engine.run.strips import HEAD, TAIL, Strips, read_strips
-from tintype.engine.run.switch import Switch, Switched
+from tintype.engine.run.switch import Stop, Switch, Switched
 from tintype.errors import BuildError, CancelledError, MemoryBudgetError, ProviderError, TintypeError
 
 Answer = TypeVar("Answer")
@@ -157,16 +158,20 @@ class Session:
         """One run, the only one of this session at a time: DirectML allows no second one, others gain nothing by it."""
         with self._running:
             started = time.perf_counter()
-            self._switch.begin()
             try:
-                return self.told(run)
+                with self._switch.run():
+                    return self.told(run)
             finally:
-                self._switch.end()
                 self.run_seconds += time.perf_counter() - started
 
-    def terminate(self) -> None:
-        """End the run in progress, if there is one, from another thread: it raises CancelledError."""
-        self._switch.terminate()
+    @contextlib.contextmanager
+    def under(self, stop: Stop) -> Iterator[None]:
+        """A time in which another thread can end this session's runs by `stop`: they raise CancelledError."""
+        self._switch.stop = stop
+        try:
+            yield
+        finally:
+            self._switch.stop = None
 
     def told(self, call: Callable[[], Answer]) -> Answer:
         """A call into ONNX Runtime whose failures are told in our words."""

@@ -1,38 +1,65 @@
-"""A run that another thread can end: ONNX Runtime looks at a flag between two nodes."""
+"""Runs that another thread can end: ONNX Runtime looks at a flag between two nodes."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import contextlib
+import threading
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from tintype.engine.device.providers import load_onnxruntime
 
 
-class Switch:
-    """Of the runs of one session, which are one at a time."""
+class Stop:
+    """Of one request: once it is set, the run in progress under it ends, and each that begins later."""
 
     def __init__(self) -> None:
-        self._options: Any = None
-        self.is_off = False  # the run in progress, or the last one, was ended by it
+        self.is_set = False
+        self._lock = threading.Lock()
+        self._options: Any = None  # RunOptions of the run in progress
 
-    def begin(self) -> None:
-        """A run begins."""
-        self._options, self.is_off = load_onnxruntime().RunOptions(), False
+    def set(self) -> None:
+        with self._lock:
+            self.is_set = True
+            if self._options is not None:
+                self._options.terminate = True
 
-    def end(self) -> None:
-        self._options = None
+    @contextlib.contextmanager
+    def over(self, options: Any) -> Iterator[None]:
+        """A run with these RunOptions, which raises when this is or becomes set."""
+        with self._lock:
+            options.terminate = self.is_set
+            self._options = options
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._options = None
 
-    def terminate(self) -> None:
-        """End the run in progress, if there is one; it raises."""
-        options = self._options
-        if options is not None:
-            self.is_off = True
-            options.terminate = True
+
+class Switch:
+    """The stop that the runs of one session are under; they are one at a time."""
+
+    def __init__(self) -> None:
+        self.stop: Stop | None = None
+        self.options: Any = None  # RunOptions of the run in progress, under a stop
 
     @property
-    def options(self) -> Any:
-        """RunOptions of the run in progress; None outside of one."""
-        return self._options
+    def is_off(self) -> bool:
+        return self.stop is not None and self.stop.is_set
+
+    @contextlib.contextmanager
+    def run(self) -> Iterator[None]:
+        """One run of the session, of as many graphs as it has."""
+        if self.stop is None:
+            yield
+            return
+        self.options = load_onnxruntime().RunOptions()
+        try:
+            with self.stop.over(self.options):
+                yield
+        finally:
+            self.options = None
 
 
 class Switched:
