@@ -5,6 +5,7 @@ A record keeps hashes, never a picture; who makes one again gives the same input
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import os
 from dataclasses import dataclass
@@ -29,6 +30,8 @@ GivenLatents: TypeAlias = "NDArray[Any] | str | os.PathLike[str]"
 KEEP_OUTSIDE = ("model", "exact")  # outside a mask: what the model makes of the picture, or the picture's own bytes
 IMAGE_STRENGTH, MASK_STRENGTH = 0.75, 1.0  # what a request with a picture, or with a mask, has by default
 MAX_LATENTS_BYTES = 2**31
+OF_IMAGE = ("strength", "fit", "background", "mask", "outpaint")  # fields that say nothing without a picture
+OF_MASK = ("mask_grow", "mask_blur", "keep_outside")  # nor these without a mask, or margins
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,16 +106,25 @@ def check_latents(given: Latents, shape: tuple[int, int, int, int]) -> None:
 
 
 def _refuse_orphans(request: Request) -> None:
-    """What belongs to a picture, without one."""
-    if request.image is not None:
-        if request.latents is not None:
-            raise RequestError("image and latents contradict each other", fix="leave one of them out")
-        return
-    for name in ("strength", "mask", "outpaint"):
-        if getattr(request, name) is not None:
-            raise RequestError(
-                f"{name} is given without a picture", fix="give the picture too: image=, or --image FILE"
-            )
+    """What belongs to a picture or to a mask, without one."""
+    if request.image is not None and request.latents is not None:
+        raise RequestError("image and latents contradict each other", fix="leave one of them out")
+    usual = {field.name: field.default for field in dataclasses.fields(request)}
+
+    def is_said(name: str) -> bool:
+        value = getattr(request, name)
+        return value is not None if usual[name] is None else value != usual[name]
+
+    if request.image is None:
+        for name in OF_IMAGE:
+            if is_said(name):
+                fix = "give the picture too: image=, or --image FILE"
+                raise RequestError(f"{name} is given without a picture", fix=fix)
+    if request.mask is None and request.outpaint is None:
+        for name in OF_MASK:
+            if is_said(name):
+                fix = "give the mask too: mask=, or --mask FILE"
+                raise RequestError(f"{name} is given without a mask", fix=fix)
 
 
 def _open_image(request: Request, manifest: Manifest) -> Opened:
@@ -244,23 +256,37 @@ def _open_latents(source: GivenLatents) -> Latents:
     import numpy as np
 
     fix = "give float32 noise as numpy saves it: (pictures, channels, height, width), in latent cells"
-    if isinstance(source, str | os.PathLike):
-        path = Path(source)
-        try:
-            if path.stat().st_size > MAX_LATENTS_BYTES:
-                raise RequestError(f"{path} is too large for latents", fix=fix)
-            given = np.load(path, allow_pickle=False)
-        except FileNotFoundError:
-            raise RequestError(f"there is no file {path}", fix=fix) from None
-        except (OSError, ValueError, EOFError) as error:
-            raise RequestError(f"{path} holds no latents: {str(error).splitlines()[0]}", fix=fix) from None
-    else:
-        given = np.asarray(source)
+    given = _read_array(Path(source), fix) if isinstance(source, str | os.PathLike) else source
     if not isinstance(given, np.ndarray) or given.ndim != 4 or given.dtype.kind != "f" or 0 in given.shape:
         raise RequestError("the latents are no array of four dimensions of floats", fix=fix)
-    if not np.isfinite(given).all():
+    with np.errstate(over="ignore"):  # what float32 doesn't hold is refused
+        latents = np.array(given, np.float32, order="C")  # the caller may write into its own
+    if not np.isfinite(latents).all():
         raise RequestError("the latents hold NaN or infinity", fix=fix)
-    return np.ascontiguousarray(given, np.float32)
+    return latents
+
+
+def _read_array(path: Path, fix: str) -> NDArray[Any]:
+    import warnings
+
+    import numpy as np
+
+    try:
+        if path.stat().st_size > MAX_LATENTS_BYTES:
+            raise RequestError(f"{path} is too large for latents", fix=fix)
+        with path.open("rb") as file:
+            np.lib.format.read_magic(file)  # neither a pickle nor an archive
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of odd headers
+            array: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)  # no more memory than the file has
+            return array
+    except FileNotFoundError:
+        raise RequestError(f"there is no file {path}", fix=fix) from None
+    except RequestError:
+        raise
+    except Exception as error:  # a hostile header makes numpy raise almost anything
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise RequestError(f"{path} holds no latents: {reason}", fix=fix) from None
 
 
 def _array_hash(array: NDArray[Any]) -> str:
