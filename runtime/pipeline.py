@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Generator, Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Unpack
@@ -30,7 +31,14 @@ from tintype.record.provenance import execution_plan_of
 from tintype.request import InputFields, Request, RequestFields, ResolvedRequest, make_request, resolve
 from tintype.run import Result, Run, collect, take_all
 from tintype.sampling import noise_source
-from tintype.stages.again import demand_home, demand_inputs, demand_promise, finish_saved, request_of
+from tintype.stages.again import (
+    demand_home,
+    demand_inputs,
+    demand_promise,
+    finish_saved,
+    needs_inputs,
+    request_of,
+)
 from tintype.stages.context import Context
 from tintype.stages.decode import event
 from tintype.stages.decode_mode import DecodeMode
@@ -131,27 +139,32 @@ class Pipeline:
         """`reproduce`, step by step."""
         alike = record.made_with.target == self.target.name or self.target.is_host
         plan = execution_plan_of(record.made_with)
-        request = self.resolve(request_of(record, inputs))
-        demand_inputs(record, request)
         base = execution_plan_of(record.made_with, base=True)
-        ctx = self.context(request, *((plan, base) if alike else (ALL_RESIDENT, ALL_RESIDENT)))
+        plans = (plan, base) if alike else (ALL_RESIDENT, ALL_RESIDENT)
+        ctx = self.context(self._request_of(record, inputs), *plans)
         ctx.only, ctx.decode_modes = record.picture, (DecodeMode(record.tiling),)
         if not anyway:
             demand_promise(ctx, record)
         return Run(ctx, picture_steps(ctx))
 
-    def resume(self, saved: SavedLatents, *, anyway: bool = False) -> Result:
+    def resume(self, saved: SavedLatents, *, anyway: bool = False, **inputs: Unpack[InputFields]) -> Result:
         """Decode latents that `Run.save_latents` wrote and `read_latents` read, where decoding failed before.
+
+        inputs: what they began with; only needed where a picture keeps the exact outside of its mask.
 
         Raises RecordError when they were made elsewhere, and then `anyway` tries all the same.
         """
-        return take_all(self.resume_pictures(saved, anyway=anyway))
+        return take_all(self.resume_pictures(saved, anyway=anyway, **inputs))
 
-    def resume_pictures(self, saved: SavedLatents, *, anyway: bool = False) -> Generator[Picture, None, Result]:
+    def resume_pictures(
+        self, saved: SavedLatents, *, anyway: bool = False, **inputs: Unpack[InputFields]
+    ) -> Generator[Picture, None, Result]:
         """`resume`, picture by picture: each is yielded when it is decoded; the generator returns the result."""
         saved.check(self.bundle.manifest)
         first = saved.records[0]
-        ctx = self.context(first.request, execution_plan_of(first.made_with))
+        given = needs_inputs(first) or any(value is not None for value in inputs.values())
+        request = self._request_of(first, inputs) if given else first.request
+        ctx = self.context(request, *(execution_plan_of(first.made_with, base=base) for base in (False, True)))
         foreign: tuple[str, ...] = ()
         try:
             demand_home(ctx, first)
@@ -160,7 +173,7 @@ class Pipeline:
                 raise
             foreign = error.reasons
         if self.memory is not None:
-            ctx = self.context(first.request)
+            ctx = self.context(request)
         ctx.keep([record.picture for record in saved.records], saved.latents)
         return (yield from collect(ctx, finish_saved(ctx, saved, foreign)))
 
@@ -242,6 +255,12 @@ class Pipeline:
 
     def _planned(self, work: Work) -> Plan | None:
         return None if self.memory is None else self._planner.planned(work, self.memory)
+
+    def _request_of(self, record: Record, inputs: InputFields) -> ResolvedRequest:
+        """A record's request with what it began with. Raises RecordError where that is missing, or is another."""
+        request = self.resolve(request_of(record, inputs))
+        demand_inputs(record, request)
+        return replace(request, image=record.request.image)  # a copy of the picture may have lost its own record
 
     def _work(self, request: ResolvedRequest) -> Work:
         return Work(

@@ -92,16 +92,18 @@ def generate(
     """
     if from_record is not None and from_latents is not None:
         raise RequestError("--from-record and --from-latents contradict each other", fix="leave one of them out")
-    way = Way(output, model, provider, memory, threads, force, as_json, demand_pictures(sys.stdout) if show else None)
+    inputs = cast("InputFields", {name: fields[name] for name in FROM_INPUTS if fields[name] is not None})
+    protocol = demand_pictures(sys.stdout) if show else None
+    way = Way(output, model, provider, memory, threads, force, as_json, protocol, inputs)
     if from_record is not None:
         # What a record already says, giving it once more could only contradict it.
         said = {"prompt", "size", "memory", "variation_of", *fields} - {*FROM_INPUTS}
         _refuse_contradictions(context, "--from-record", said)
-        inputs: dict[str, Any] = {name: fields[name] for name in FROM_INPUTS if fields[name] is not None}
-        _reproduce(from_record, way, cast("InputFields", inputs))
+        _reproduce(from_record, way)
         return
     if from_latents is not None:
-        _refuse_contradictions(context, "--from-latents", {"prompt", "size", "variation_of", *fields})
+        said = {"prompt", "size", "variation_of", *fields} - {*FROM_INPUTS}
+        _refuse_contradictions(context, "--from-latents", said)
         _resume(from_latents, way)
         return
     if variation_of is not None:
@@ -124,6 +126,7 @@ class Way:
     force: bool
     as_json: bool
     protocol: str | None  # how the terminal shows pictures, where it is to
+    inputs: InputFields
 
 
 def _draw(request: Request, way: Way) -> None:
@@ -139,11 +142,11 @@ def _draw(request: Request, way: Way) -> None:
         run = pipeline.steps(request)
         output = way.output or new_path(run.request.prompt, run.request.seed, run.request.count)
         paths = picture_paths(output, run.request.count)
-        result = _finish(run, paths, bar, output)
+        result = _finish(run, paths, bar, output, way.inputs)
     _tell(result, paths, way)
 
 
-def _reproduce(picture: Path, way: Way, inputs: InputFields) -> None:
+def _reproduce(picture: Path, way: Way) -> None:
     """The picture of a record, with the bundle, device and thread count that it names unless others are given."""
     from tintype import read_record
     from tintype.events import new_path
@@ -151,7 +154,7 @@ def _reproduce(picture: Path, way: Way, inputs: InputFields) -> None:
     record = read_record(picture)
     output = way.output or new_path(record.request.prompt, record.seed)
     with StepBar() as bar, _load_as_in(record, way) as pipeline:
-        result = _finish(_promised(pipeline, record, inputs, force=way.force), [output], bar, output)
+        result = _finish(_promised(pipeline, record, way), [output], bar, output, way.inputs)
     _tell(result, [output], way)
 
 
@@ -167,8 +170,10 @@ def _resume(file: Path, way: Way) -> None:
     _check_writable(paths)
     with spinner("decoding"), _load_as_in(first, way) as pipeline:
         try:
-            result = _save_each(pipeline.resume_pictures(saved, anyway=way.force), paths)
+            result = _save_each(pipeline.resume_pictures(saved, anyway=way.force, **way.inputs), paths)
         except RecordError as error:
+            if not error.reasons:
+                raise
             raise error.with_fix("use what made them, or try all the same with --force") from None
         except MemoryBudgetError as error:
             raise error.with_fix("close other programs, then give the same command") from None
@@ -197,9 +202,9 @@ def _words_of(picture: Path) -> str | None:
         return None
 
 
-def _promised(pipeline: Pipeline, record: Record, inputs: InputFields, *, force: bool) -> Run:
+def _promised(pipeline: Pipeline, record: Record, way: Way) -> Run:
     try:
-        return pipeline.reproduce_steps(record, anyway=force, **inputs)
+        return pipeline.reproduce_steps(record, anyway=way.force, **way.inputs)
     except RecordError as error:
         if not error.reasons:
             raise
@@ -215,7 +220,7 @@ def _bundle_of(record: Record) -> str:
     return name
 
 
-def _finish(run: Run, paths: list[Path], bar: StepBar, output: Path) -> Result:
+def _finish(run: Run, paths: list[Path], bar: StepBar, output: Path, inputs: InputFields) -> Result:
     """Take every step and write every picture, once it is known that they can be written."""
     _check_writable(paths)
     try:
@@ -223,7 +228,7 @@ def _finish(run: Run, paths: list[Path], bar: StepBar, output: Path) -> Result:
     except OutputError:
         raise
     except (TintypeError, MemoryError) as error:
-        raise _keep_latents(run, output, error) from None
+        raise _keep_latents(run, output, inputs, error) from None
 
 
 def _check_writable(paths: Iterable[Path]) -> None:
@@ -260,7 +265,7 @@ def _save_each(
         raise
 
 
-def _keep_latents(run: Run, output: Path, error: TintypeError | MemoryError) -> Exception:
+def _keep_latents(run: Run, output: Path, inputs: InputFields, error: TintypeError | MemoryError) -> Exception:
     """The error with the way to go on, once the latents of what was denoised are on disk."""
     from tintype.record.latents_file import latents_path
 
@@ -268,7 +273,10 @@ def _keep_latents(run: Run, output: Path, error: TintypeError | MemoryError) -> 
         return error
     try:
         kept = run.save_latents(latents_path(output))
-        told = f"the latents are kept: go on with tintype generate --from-latents {kept} -o {output}"
+        mask = run.request.mask
+        needed = inputs if mask is not None and mask.keep_outside == "exact" else {}
+        again = "".join(f" --{name} {file}" for name, file in needed.items())
+        told = f"the latents are kept: go on with tintype generate --from-latents {kept}{again} -o {output}"
     except (OutputError, MemoryError) as problem:
         reason = problem.message if isinstance(problem, OutputError) else "there is no memory left"
         told = f"the latents could not be kept: {reason}"

@@ -14,7 +14,7 @@ from tintype.record.provenance import mismatches, nondeterminism
 from tintype.request import InputFields, Request, ResolvedRequest
 from tintype.stages.context import Context
 from tintype.stages.decode import decode
-from tintype.stages.finish import provenance, provenance_of, to_picture
+from tintype.stages.finish import provenance, provenance_of, to_picture, with_outside
 
 NAMES = {"image": "a picture", "mask": "a mask", "latents": "given noise"}
 INPUTS = tuple(NAMES)
@@ -44,6 +44,11 @@ def request_of(record: Record, given: InputFields) -> Request:
         fields["hires"] = known.hires.factor
         fields |= {f"hires_{name}": getattr(known.hires, name) for name in ("strength", "upscale")}
     return Request(**fields, **given)
+
+
+def needs_inputs(record: Record) -> bool:
+    """Whether a picture can't be finished from its latents alone: its outside is another picture's."""
+    return record.request.mask is not None and record.request.mask.keep_outside == "exact"
 
 
 def demand_inputs(record: Record, request: ResolvedRequest) -> None:
@@ -93,6 +98,7 @@ def finish_saved(ctx: Context, saved: SavedLatents, foreign: tuple[str, ...]) ->
     for index, record in enumerate(saved.records):
         begun = len(ctx.warnings)
         pixels, mode = decode(ctx, saved.latents[index : index + 1])
+        pixels = with_outside(ctx, pixels)
         # A picture in pieces has another build of the decoder.
         made_with = record.made_with if foreign else provenance_of(ctx, record.picture, mode)
         notes = tuple(dict.fromkeys((*record.notes, *about, *ctx.warnings[begun:])))
