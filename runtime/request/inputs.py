@@ -159,7 +159,7 @@ def _open_image(request: Request, manifest: Manifest) -> Opened:
         mask = beyond if mask is None else _joined(mask, beyond, (margins.left, margins.top))
     width, height = size = _size(request, manifest, picture, size_for)
     pixels = np.asarray(fit(picture, width, height, how))[np.newaxis]
-    values = None if mask is None else _prepared(request, fit(mask, width, height, how))
+    values = None if mask is None else _prepared(request, mask, size)
     return Opened(size=size, image=facts, mask=mask_facts, inputs=Inputs(pixels=pixels, mask=values))
 
 
@@ -210,9 +210,15 @@ def _open_mask(request: Request, picture: Image) -> tuple[Mask | None, Image | N
     return facts, mask
 
 
-def _prepared(request: Request, mask: Image) -> NDArray[np.float32]:
+def _prepared(request: Request, mask: Image, size: tuple[int, int]) -> NDArray[np.float32]:
+    from tintype.image.fit import fit
     from tintype.image.mask import prepare_mask
 
+    whole, mask = mask, fit(mask, *size, request.fit)
+    if mask.getbbox() is None and whole.getbbox() is not None:
+        raise RequestError(
+            f"{request.fit} leaves nothing white of the mask", fix="ask for the picture's own shape, or for fit pad"
+        )
     return prepare_mask(mask, grow=request.mask_grow, blur=request.mask_blur)
 
 

@@ -1,0 +1,30 @@
+"""Pictures and masks that tests begin with."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageFilter
+
+PROMPT = "a red sailboat on a calm sea at sunset"
+
+
+def photo(width: int = 64, height: int = 64) -> Image.Image:
+    """Soft blotches of colour."""
+    noise = np.random.default_rng(3).integers(0, 256, (height, width, 3), np.uint8)
+    values = np.asarray(Image.fromarray(noise).filter(ImageFilter.GaussianBlur(4)), np.float32)
+    return Image.fromarray(np.clip((values - values.mean()) * 5 + 128, 0, 255).astype(np.uint8))
+
+
+def middle(width: int = 64, height: int = 64) -> Image.Image:
+    """A mask, white in the middle, on the borders of latent cells of 4 or 8 pixels."""
+    values = np.zeros((height, width), np.uint8)
+    values[height // 4 : height - height // 4, width // 4 : width - width // 4] = 255
+    return Image.fromarray(values)
+
+
+def psnr_db(one: Any, other: Any) -> float:
+    error = float(np.mean((np.asarray(one, np.float64) - np.asarray(other, np.float64)) ** 2))
+    return 10 * math.log10(255**2 / error) if error else math.inf
