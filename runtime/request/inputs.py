@@ -187,7 +187,7 @@ def _open_encoded(request: Request, manifest: Manifest, strength: float) -> Open
         latents=True,
     )
     mask_facts, mask = _open_mask(request, Image.new("L", (width, height)))
-    values = None if mask is None else _prepared(request, mask)
+    values = None if mask is None else _prepared(request, mask, (width, height))
     return Opened(size=(width, height), image=facts, mask=mask_facts, inputs=Inputs(picture=given, mask=values))
 
 

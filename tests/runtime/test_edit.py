@@ -10,8 +10,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
 from pictures import PROMPT, middle, photo, psnr_db
+from PIL import Image
 
 import tintype
 from tintype.errors import RequestError
@@ -233,9 +233,7 @@ def test_an_unknown_fit_gets_a_near_name(refused):
 
 
 def test_outpainting_extends_the_picture_and_makes_the_margins_new(pipeline):
-    run = pipeline.steps(
-        PROMPT, image=photo(), outpaint="0,0,32,0", width=96, height=64, keep_outside="exact", **ASKED
-    )
+    run = pipeline.steps(PROMPT, image=photo(), outpaint="0,0,32,0", width=96, height=64, keep_outside="exact", **ASKED)
     list(run)
     made, mask = np.asarray(run.result.image), run.request.inputs.mask
     assert run.result.image.size == (96, 64)

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image, ImageOps
 from pictures import PROMPT, middle, photo
+from PIL import Image, ImageOps
 
 import tintype
 from tintype.engine import Session
