@@ -60,6 +60,19 @@ class Checkpoint:
         return int(self.configs["unet"].get("sample_size") or (128 if self.family.is_xl else 64))
 
     @property
+    def latent_channels(self) -> int:
+        return int(self.configs["vae"].get("latent_channels", 4))
+
+    @property
+    def sample_channels(self) -> int:
+        """What the UNet takes: latents, and in an inpainting model a mask and the latents of a masked picture."""
+        return int(self.configs["unet"].get("in_channels", 4))
+
+    @property
+    def is_inpainting(self) -> bool:
+        return self.sample_channels != self.latent_channels
+
+    @property
     def force_zeros_for_empty_prompt(self) -> bool:
         """Whether an empty negative prompt is zeros rather than words; diffusers' default for XL where it is mute."""
         return self.family.is_xl and bool(self.index.get("force_zeros_for_empty_prompt", True))

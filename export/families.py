@@ -43,14 +43,19 @@ class Family:
 STABLE_DIFFUSION = Family(
     "stable-diffusion",
     "Stable Diffusion 1.x and 2.x",
-    ("StableDiffusionPipeline", "StableDiffusionImg2ImgPipeline", "LatentConsistencyModelPipeline"),
+    (
+        "StableDiffusionPipeline",
+        "StableDiffusionImg2ImgPipeline",
+        "StableDiffusionInpaintPipeline",
+        "LatentConsistencyModelPipeline",
+    ),
     {"text_encoder": "CLIPTextModel", "unet": "UNet2DConditionModel", "vae": "AutoencoderKL"},
     None,
 )
 STABLE_DIFFUSION_XL = Family(
     "stable-diffusion-xl",
     "Stable Diffusion XL",
-    ("StableDiffusionXLPipeline",),
+    ("StableDiffusionXLPipeline", "StableDiffusionXLInpaintPipeline"),
     {
         "text_encoder": "CLIPTextModel",
         "text_encoder_2": "CLIPTextModelWithProjection",
@@ -97,12 +102,7 @@ def check_configs(family: Family, configs: Configs) -> None:
                 f"the UNet sets {option}={unet.get(option)!r}, which this exporter can't trace",
                 fix=f"export a plain {family.known_as} checkpoint",
             )
-    channels, latent_channels = unet.get("in_channels", 4), vae.get("latent_channels", 4)
-    if channels != latent_channels:
-        raise ExportError(
-            f"the UNet takes {channels} channels and the VAE has {latent_channels}: an inpainting or depth model",
-            fix="export the text-to-image checkpoint that it was made from",
-        )
+    _check_channels(unet, vae)
     for option in ("latents_mean", "latents_std"):
         if vae.get(option) is not None:
             raise ExportError(
@@ -116,6 +116,27 @@ def check_configs(family: Family, configs: Configs) -> None:
             f"the scheduler predicts {prediction!r}, which the samplers don't know",
             fix=f"prediction_type should be one of {', '.join(PREDICTION_TYPES)}",
         )
+
+
+def _check_channels(unet: Mapping[str, Any], vae: Mapping[str, Any]) -> None:
+    """The UNet takes latents, or with them a mask and the latents of a masked picture; it gives latents."""
+    taken, given = (unet.get(name, 4) for name in ("in_channels", "out_channels"))
+    latent_channels = vae.get("latent_channels", 4)
+    if taken not in (latent_channels, inpainting_channels(latent_channels)):
+        raise ExportError(
+            f"the UNet takes {taken} channels and the VAE has {latent_channels}: a depth, upscaling or editing model",
+            fix="export the text-to-image checkpoint that it was made from, or one for inpainting",
+        )
+    if given != latent_channels:
+        raise ExportError(
+            f"the UNet gives {given} channels and the VAE has {latent_channels}: they don't belong together",
+            fix="copy unet/ and vae/ from the same checkpoint",
+        )
+
+
+def inpainting_channels(latent_channels: int) -> int:
+    """What the UNet of an inpainting model takes: noisy latents, one for the mask, latents of the masked picture."""
+    return 2 * latent_channels + 1
 
 
 def _check_words(family: Family, configs: Configs) -> None:

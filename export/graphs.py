@@ -19,6 +19,7 @@ from tintype.engine import graph_session, measure_ranges
 from tintype.export import tracing
 from tintype.export.fallback import FIRST_STEP, Choice, Trial, choose
 from tintype.export.families import tokenizer_of
+from tintype.export.masked_pictures import masked_pictures
 from tintype.export.modules import Modules
 from tintype.export.parity import Gate, GraphReport, judge
 from tintype.export.placing import Scratch
@@ -30,6 +31,7 @@ from tintype.export.storage import load_graph, save_graph
 from tintype.export.tokenizer import BundleTokenizer
 from tintype.export.trajectories import (
     Call,
+    InpaintingChannels,
     TrajectoryPlan,
     calibration_walks,
     decoder_call,
@@ -71,6 +73,7 @@ class Found:
     trial_calls: dict[str, list[Call]] = field(default_factory=dict)  # others, to choose int8 layers by
     gate_latents: list[torch.Tensor] = field(default_factory=list)
     calibration_latents: list[torch.Tensor] = field(default_factory=list)
+    inpainting: InpaintingChannels = field(default_factory=dict)  # of an inpainting model's walks
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,8 +86,11 @@ class Quantized:
 
 def write_graphs(job: Job) -> list[GraphReport]:
     """Write every role's graph into the scratch bundle; the reports say how near each came, nothing is refused here."""
-    found = Found()
-    reports = []
+    found, reports = Found(), []
+    if job.modules.checkpoint.is_inpainting:
+        with job.progress.stage("masked pictures", 1):
+            found.inpainting = masked_pictures(job.modules, job.plan)
+        job.modules.release("vae")
     for component in job.modules.checkpoint.family.components:
         roles = [role for role in GRAPH_FILES if COMPONENT_OF[role] == component]
         layers = {role: _trace(job, role) for role in roles}
@@ -145,12 +151,12 @@ def _walk(job: Job, found: Found, statistics: ActivationStatistics) -> None:
     modules, plan, text_encoders = job.modules, job.plan, job.modules.checkpoint.family.text_encoders
     words = words_of(modules, plan, [found.gate_calls[role][0] for role in text_encoders])
     with job.progress.stage("real inputs", plan.gate_prompts * (plan.steps + 1)) as advance:
-        found.gate_calls["denoiser"], found.gate_latents = gate_walks(modules, words, plan, advance)
+        found.gate_calls["denoiser"], found.gate_latents = gate_walks(modules, words, plan, found.inpainting, advance)
     if job.precision != "int8":
         return
     words = words_of(modules, plan, [found.trial_calls[role][0] for role in text_encoders])
     with job.progress.stage("calibration", plan.calibration_calls) as advance, statistics.watching():
-        kept, found.calibration_latents = calibration_walks(modules, words, plan, KEPT_CALLS, advance)
+        kept, found.calibration_latents = calibration_walks(modules, words, plan, found.inpainting, KEPT_CALLS, advance)
     found.trial_calls["denoiser"] = kept
 
 

@@ -47,7 +47,7 @@ class Modules:
 
     @property
     def latent_channels(self) -> int:
-        return int(self.checkpoint.configs["unet"].get("in_channels", 4))
+        return self.checkpoint.latent_channels
 
     @property
     def scaling_factor(self) -> float:

@@ -61,7 +61,10 @@ class ProjectedTextEncoder(torch.nn.Module):
 
 
 class Denoiser(torch.nn.Module):
-    """sample (batch, C, h, w), timestep (1,), encoder_hidden_states (batch, seq, dim) -> out_sample like sample."""
+    """sample (batch, C, h, w), timestep (1,), encoder_hidden_states (batch, seq, dim) -> out_sample like sample.
+
+    In an inpainting model sample is (batch, 2C + 1, h, w): latents, a mask, the latents of a masked picture.
+    """
 
     def __init__(self, module: torch.nn.Module) -> None:
         super().__init__()
@@ -122,11 +125,10 @@ def seen(checkpoint: Checkpoint, role: str, module: torch.nn.Module) -> torch.nn
 
 def trace_plan(checkpoint: Checkpoint, role: str, tokens: int) -> TracePlan:
     """How a role is traced; tokens: what its text encoder takes at once."""
-    channels = int(checkpoint.configs["vae"].get("latent_channels", 4))
     if role == "denoiser":
-        return denoiser_plan(checkpoint, channels, tokens)
+        return denoiser_plan(checkpoint, tokens)
     if role == "vae_decoder":
-        return vae_decoder_plan(channels)
+        return vae_decoder_plan(checkpoint.latent_channels)
     if role == "vae_encoder":
         return vae_encoder_plan(checkpoint.vae_scale_factor)
     return text_encoder_plan(checkpoint.family.is_xl, role, tokens)
@@ -140,12 +142,12 @@ def text_encoder_plan(is_xl: bool, role: str, tokens: int) -> TracePlan:
     return TracePlan({"input_ids": ids}, {"input_ids": {0: "batch"}}, {name: {0: "batch"} for name in names}, {})
 
 
-def denoiser_plan(checkpoint: Checkpoint, channels: int, tokens: int) -> TracePlan:
+def denoiser_plan(checkpoint: Checkpoint, tokens: int) -> TracePlan:
     """The example is small, oblong and of batch 3, so no dim equals another."""
     multiple = checkpoint.latent_multiple
     width = int(checkpoint.configs["unet"]["cross_attention_dim"])
     inputs = {
-        "sample": torch.randn(3, channels, 6 * multiple, 4 * multiple),
+        "sample": torch.randn(3, checkpoint.sample_channels, 6 * multiple, 4 * multiple),
         "timestep": torch.tensor([500.0]),
         "encoder_hidden_states": torch.randn(3, tokens, width),
     }

@@ -19,6 +19,11 @@ from tintype.errors import ExportError
 from tintype.export.modules import Modules
 from tintype.export.tokenizer import BundleTokenizer
 
+GATE_SEEDS = 1000  # from the plan's seed on
+
+# By seed, what an inpainting UNet takes after the latents, (1, 1 + C, h, w); other models have none.
+InpaintingChannels = Mapping[int, torch.Tensor]
+
 Feed = dict[str, NDArray[Any]]  # a graph's inputs by name
 
 DEFAULT_PROMPTS = (
@@ -66,6 +71,14 @@ class TrajectoryPlan:
         return self.calibration_prompts * (self.steps + 1)
 
     @property
+    def calibration_seeds(self) -> range:
+        return range(self.seed, self.seed + self.calibration_prompts)
+
+    @property
+    def gate_seeds(self) -> range:
+        return range(self.seed + GATE_SEEDS, self.seed + GATE_SEEDS + self.gate_prompts)
+
+    @property
     def calibration(self) -> list[str]:
         return [self.prompts[index % len(self.prompts)] for index in range(self.calibration_prompts)]
 
@@ -105,12 +118,13 @@ class Words:
 
 
 def walk(
-    modules: Modules, words: Words, plan: TrajectoryPlan, *, seed: int
+    modules: Modules, words: Words, plan: TrajectoryPlan, inpainting: InpaintingChannels, *, seed: int
 ) -> Iterator[tuple[torch.Tensor, float, torch.Tensor]]:
-    """One prompt's way from noise to latents: yields (latents, timestep, prediction) of each step, then the end.
+    """One prompt's way from noise to latents: yields (sample, timestep, prediction) of each step, then the end.
 
-    words has two rows, unconditional first; latents are (1, C, h, w) as the UNet gets them; prediction is
-    (2, C, h, w). The last item has timestep -1 and the finished latents in both places.
+    words has two rows, unconditional first; sample is (1, C, h, w) as the UNet gets it, in an inpainting model
+    (1, 2C + 1, h, w), inpainting's of that seed last; prediction is (2, C, h, w). The last item has timestep -1 and the
+    finished latents in both places.
     """
     from diffusers import DDIMScheduler
 
@@ -121,10 +135,11 @@ def walk(
     shape = (1, modules.latent_channels, plan.latent_size, plan.latent_size)
     latents = torch.randn(shape, generator=generator) * scheduler.init_noise_sigma
     for timestep in scheduler.timesteps:
-        both = torch.cat([latents, latents])
+        sample = torch.cat([latents, inpainting[seed]], dim=1) if inpainting else latents
+        both = torch.cat([sample, sample])
         added = {"added_cond_kwargs": dict(words.added)} if words.added else {}
         prediction = modules.part("unet")(both, timestep.float()[None], words.embeddings, return_dict=False, **added)[0]
-        yield latents, float(timestep), prediction
+        yield sample, float(timestep), prediction
         guided = prediction[:1] + plan.guidance_scale * (prediction[1:] - prediction[:1])
         latents = scheduler.step(guided, timestep, latents, return_dict=False)[0]
     yield latents, -1.0, latents
@@ -154,28 +169,37 @@ def words_of(modules: Modules, plan: TrajectoryPlan, calls: Sequence[Call]) -> W
 
 
 def gate_walks(
-    modules: Modules, words: Words, plan: TrajectoryPlan, advance: Callable[[int], None]
+    modules: Modules,
+    words: Words,
+    plan: TrajectoryPlan,
+    inpainting: InpaintingChannels,
+    advance: Callable[[int], None],
 ) -> tuple[list[Call], list[torch.Tensor]]:
     """Walk the gate prompts: some of the UNet's calls, and the latents at the ends. `advance` hears of each call."""
     calls: list[Call] = []
     finished = []
     each = max(1, -(-plan.gate_calls // plan.gate_prompts))
     with torch.inference_mode():
-        for index, _ in enumerate(plan.gates):
+        for index, seed in enumerate(plan.gate_seeds):
             pair = words.rows(0, index + 1)
             kept = {round(step) for step in np.linspace(index % 2, plan.steps - 1, each)}
-            way = walk(modules, pair, plan, seed=plan.seed + 1000 + index)
-            for step, (latents, timestep, prediction) in enumerate(way):
+            way = walk(modules, pair, plan, inpainting, seed=seed)
+            for step, (sample, timestep, prediction) in enumerate(way):
                 if timestep < 0:
-                    finished.append(latents)
+                    finished.append(sample)
                 elif step in kept:
-                    calls.append(_denoiser_call(latents, timestep, pair, prediction))
+                    calls.append(_denoiser_call(sample, timestep, pair, prediction))
                 advance(1)
     return calls, finished
 
 
 def calibration_walks(
-    modules: Modules, words: Words, plan: TrajectoryPlan, kept_calls: int, advance: Callable[[int], None]
+    modules: Modules,
+    words: Words,
+    plan: TrajectoryPlan,
+    inpainting: InpaintingChannels,
+    kept_calls: int,
+    advance: Callable[[int], None],
 ) -> tuple[list[Call], list[torch.Tensor]]:
     """Walk the calibration prompts: some of the UNet's calls, and the latents at the ends.
 
@@ -186,13 +210,13 @@ def calibration_walks(
     every = max(1, plan.calibration_prompts * plan.steps // max(1, kept_calls))
     count = 0
     with torch.inference_mode():
-        for index, _ in enumerate(plan.calibration):
+        for index, seed in enumerate(plan.calibration_seeds):
             pair = words.rows(0, index + 1)
-            for latents, timestep, prediction in walk(modules, pair, plan, seed=plan.seed + index):
+            for sample, timestep, prediction in walk(modules, pair, plan, inpainting, seed=seed):
                 if timestep < 0:
-                    finished.append(latents)
+                    finished.append(sample)
                 elif count % every == every // 2:
-                    kept.append(_denoiser_call(latents, timestep, pair, prediction))
+                    kept.append(_denoiser_call(sample, timestep, pair, prediction))
                 count += timestep >= 0
                 advance(1)
     return kept, finished
@@ -214,9 +238,9 @@ def encoder_call(modules: Modules, image: NDArray[np.float32]) -> Call:
     return Call({"sample": image}, told.parameters.numpy())
 
 
-def _denoiser_call(latents: torch.Tensor, timestep: float, pair: Words, prediction: torch.Tensor) -> Call:
+def _denoiser_call(sample: torch.Tensor, timestep: float, pair: Words, prediction: torch.Tensor) -> Call:
     feed = {
-        "sample": torch.cat([latents, latents]).numpy().copy(),
+        "sample": torch.cat([sample, sample]).numpy().copy(),
         "timestep": np.array([timestep], dtype=np.float32),
         **pair.feed(),
     }

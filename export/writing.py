@@ -78,7 +78,7 @@ def _manifest(
         scaling_factor=float(checkpoint.configs["vae"].get("scaling_factor", 0.18215)),
         shift_factor=_number_or(checkpoint.configs["vae"].get("shift_factor"), 0.0),
         vae_scale_factor=checkpoint.vae_scale_factor,
-        latent_channels=int(checkpoint.configs["vae"].get("latent_channels", 4)),
+        latent_channels=checkpoint.latent_channels,
         default_request=default_request,
         size=size_limits(checkpoint),
         tokenizer=tokenizers["tokenizer"].facts,

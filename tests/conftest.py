@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 import filelock
 import pytest
+from inpainting import save_inpainting_checkpoint
 
 if TYPE_CHECKING:
     from tintype.engine import Target
@@ -115,6 +116,19 @@ def xl_bundle(xl_checkpoint: Path, export_once: Callable[..., Path]) -> Path:
     return export_once("tiny-xl", xl_checkpoint, precision="fp32", prompts=CAPTIONS)
 
 
+@pytest.fixture(scope="session", params=["sd", "xl"])
+def inpainting_checkpoint(request: pytest.FixtureRequest, _tiny: Path) -> Path:
+    """Diffusers folders: StableDiffusionInpaintPipeline and its XL sibling with random weights. Read only."""
+    return _tiny / {"sd": "inpainting-checkpoint", "xl": "xl-inpainting-checkpoint"}[request.param]
+
+
+@pytest.fixture(scope="session")
+def inpainting_bundle(inpainting_checkpoint: Path, export_once: Callable[..., Path]) -> Path:
+    """The fp32 bundle of `inpainting_checkpoint`. Read only: copy it to change it."""
+    name = inpainting_checkpoint.name.replace("checkpoint", "tiny")
+    return export_once(name, inpainting_checkpoint, precision="fp32", prompts=CAPTIONS)
+
+
 @pytest.fixture(scope="session")
 def export_once(_tiny: Path) -> Callable[..., Path]:
     """Export a checkpoint, by what the bundle is to be called and `export_bundle`'s options, where no test did before.
@@ -151,12 +165,21 @@ def _tiny(pytestconfig: pytest.Config) -> Path:
     folder = pytestconfig.cache.mkdir("tiny") / digest.hexdigest()[:16]
     folder.mkdir(exist_ok=True)
     with filelock.FileLock(folder / "checkpoint.lock"):
-        for name, save in (("checkpoint", _save_checkpoint), ("xl-checkpoint", _save_xl_checkpoint)):
+        for name, save in (
+            ("checkpoint", _save_checkpoint),
+            ("xl-checkpoint", _save_xl_checkpoint),
+            ("inpainting-checkpoint", _save_inpainting("checkpoint", folder)),
+            ("xl-inpainting-checkpoint", _save_inpainting("xl-checkpoint", folder)),
+        ):
             if not (folder / name).is_dir():
                 with tempfile.TemporaryDirectory(dir=folder) as scratch:
                     save(Path(scratch) / name)
                     (Path(scratch) / name).rename(folder / name)
     return folder
+
+
+def _save_inpainting(plain: str, folder: Path) -> Callable[[Path], None]:
+    return lambda made: save_inpainting_checkpoint(folder / plain, made, _make_words_matter)
 
 
 def _save_checkpoint(folder: Path) -> None:
@@ -322,7 +345,14 @@ def _clip_tokenizer(folder: Path, pad_token: str = "<|endoftext|>") -> Any:
     return CLIPTokenizer.from_pretrained(source, local_files_only=True)
 
 
-_SAVERS = (_save_checkpoint, _save_xl_checkpoint, _small_vae, _make_words_matter, _clip_tokenizer)
+_SAVERS = (
+    _save_checkpoint,
+    _save_xl_checkpoint,
+    _small_vae,
+    _make_words_matter,
+    _clip_tokenizer,
+    save_inpainting_checkpoint,
+)
 
 
 @pytest.fixture(scope="session")
