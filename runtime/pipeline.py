@@ -22,13 +22,21 @@ from tintype.families.model import Model
 from tintype.families.stable_diffusion import encoding_use
 from tintype.graphs.measured import Planner, Work, picture_bytes
 from tintype.graphs.resident import ALL_RESIDENT, Graphs
-from tintype.image.encode import of_image
+from tintype.image.encode import of_image, to_samples
 from tintype.memory.budget import parse_memory
 from tintype.memory.plan import ExecutionPlan, Plan
 from tintype.record import Record
 from tintype.record.latents_file import SavedLatents
 from tintype.record.provenance import execution_plan_of
-from tintype.request import InputFields, Request, RequestFields, ResolvedRequest, make_request, resolve
+from tintype.request import (
+    InputFields,
+    Request,
+    RequestFields,
+    ResolvedRequest,
+    make_request,
+    resolve,
+    resolve_encoding,
+)
 from tintype.run import Result, Run, collect, take_all
 from tintype.sampling import noise_source
 from tintype.stages.again import (
@@ -212,7 +220,7 @@ class Pipeline:
         if known is not None:
             self.graphs.evict_unplanned(work.uses, work.exactness, plan)
         graphs = self.graphs.within(plan, work.exactness, warn)
-        return encode_picture(graphs, work.uses[0], of_image(picture), self.bundle.manifest)
+        return encode_picture(graphs, work.uses[0], to_samples(of_image(picture)), self.bundle.manifest)
 
     def plan_encoding(
         self, width: int | None = None, height: int | None = None, *, exactness: str | None = None, build: bool = True
@@ -270,8 +278,9 @@ class Pipeline:
         )
 
     def _encoding(self, width: int | None, height: int | None, exactness: str | None) -> Work:
-        request = self.resolve(Request(prompt="", width=width, height=height, exactness=exactness))
-        uses = (encoding_use(request.width, request.height),)
+        width, height, exactness = resolve_encoding(width, height, exactness, self.bundle.manifest)
         return Work(
-            uses=uses, exactness=request.exactness, picture_bytes=picture_bytes(request.width, request.height, 1)
+            uses=(encoding_use(width, height),),
+            exactness=exactness,
+            picture_bytes=picture_bytes(width, height, 1),
         )

@@ -192,6 +192,16 @@ class Manifest:
         return {"text_encoder": self.tokenizer, "text_encoder_2": self.tokenizer_2}
 
     @property
+    def is_inpainting(self) -> bool:
+        """Whether the denoiser takes a mask and the latents of a masked picture beside the noisy latents."""
+        return _channels(self.graphs.get("denoiser", {}), "sample") == {self.inpainting_channels}
+
+    @property
+    def inpainting_channels(self) -> int:
+        """Of the `sample` of such a denoiser: noisy latents, one for the mask, latents of the masked picture."""
+        return 2 * self.latent_channels + 1
+
+    @property
     def graph_names(self) -> Names:
         """By role, what the graphs that a picture takes have for inputs and outputs."""
         return XL_GRAPH_NAMES if self.family == XL else GRAPH_NAMES
@@ -228,13 +238,21 @@ class Manifest:
             _require(path in self.files, f"{path!r} is referred to but is not in the list of files")
 
     def _check_latent_channels(self) -> None:
-        for role, port_name in (("denoiser", "sample"), ("vae_decoder", "latent_sample")):
-            for graph in self.graphs.get(role, {}).values():
+        plain = {self.latent_channels}
+        for role, port_name, known in (
+            ("denoiser", "sample", (plain, {self.inpainting_channels})),
+            ("vae_decoder", "latent_sample", (plain,)),
+        ):
+            variants = self.graphs.get(role, {})
+            for graph in variants.values():
                 shape = next(port.shape for port in graph.inputs if port.name == port_name)
                 _require(len(shape) == 4, f"{role} input {port_name} has {len(shape)} dimensions, not 4")
-                if isinstance(shape[1], int):
-                    fits = shape[1] == self.latent_channels
-                    _require(fits, f"{role} takes {shape[1]} channels, latent_channels is {self.latent_channels}")
+            channels = _channels(variants, port_name)
+            counts = " and ".join(map(str, sorted(channels)))
+            fits = not channels or channels in known
+            _require(fits, f"{role} takes {counts} channels, latent_channels is {self.latent_channels}")
+        complete = not self.is_inpainting or ENCODER in self.graphs
+        _require(complete, f"the denoiser takes a masked picture, and there is no {ENCODER} to make latents of it")
 
 
 def check_relative_path(path: str) -> None:
@@ -242,6 +260,12 @@ def check_relative_path(path: str) -> None:
     plain = re.fullmatch(r'[^\x00-\x1f\\:*?"<>|]{1,1000}', path) is not None
     stays = all(part not in ("", ".", "..") for part in path.split("/"))
     _require(plain and stays, f"the path {path[:200]!r} may point outside the bundle")
+
+
+def _channels(variants: Mapping[str, Graph], port_name: str) -> set[int]:
+    """How many channels an input of four dimensions has, over the variants that fix it."""
+    shapes = [port.shape for graph in variants.values() for port in graph.inputs if port.name == port_name]
+    return {shape[1] for shape in shapes if isinstance(shape[1], int)}
 
 
 def _check_ports(place: str, names: tuple[frozenset[str], frozenset[str]] | None, graph: Graph) -> None:

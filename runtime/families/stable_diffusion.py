@@ -37,7 +37,8 @@ class StableDiffusion:
             GraphUse(ref=GraphRef(role), phase=ENCODE, dims={"batch": 1}, calls=tokens.prompts * tokens.chunks)
             for role in manifest.text_encoders
         )
-        picture = (encoding_use(request.width, request.height),) if request.encodes_picture else ()
+        calls = encoder_calls(request, manifest)
+        picture = (encoding_use(request.width, request.height, calls),) if calls else ()
         denoiser = GraphUse(
             ref=GraphRef("denoiser"),
             phase=DENOISE,
@@ -72,7 +73,18 @@ def is_guided(request: ResolvedRequest, manifest: Manifest) -> bool:
     return request.guidance_scale != 1.0 and not (distilled and request.guidance_scale == 0.0)
 
 
-def encoding_use(width: int, height: int) -> GraphUse:
-    """The use of the VAE's encoder that turns a picture of that size, in pixels, into latents."""
+def encoder_calls(request: ResolvedRequest, manifest: Manifest) -> int:
+    """Of the VAE's encoder: for the picture that a request begins with, and for what its mask leaves of it."""
+    if request.hires is not None:
+        return request.count if request.hires.upscale == "pixel" else 0
+    if request.image is None or request.image.latents:
+        return 0
+    if not manifest.is_inpainting:
+        return 1
+    return 2 if request.strength < 1.0 else 1  # nothing of the picture itself is in pure noise
+
+
+def encoding_use(width: int, height: int, calls: int = 1) -> GraphUse:
+    """The use of the VAE's encoder that turns pictures of that size, in pixels, into latents."""
     dims = {"batch": 1, "height": height, "width": width}
-    return GraphUse(ref=GraphRef("vae_encoder"), phase=START, dims=dims, calls=1)
+    return GraphUse(ref=GraphRef("vae_encoder"), phase=START, dims=dims, calls=calls)

@@ -19,7 +19,12 @@ Encoder = Callable[[Samples], NDArray[np.float32]]
 
 def encode_pixels(encoder: Encoder, pixels: Pixels, *, scaling_factor: float, shift_factor: float) -> Latents:
     """One picture, (1, height, width, 3), to the mean of its latents, as `decode_samples` takes them."""
-    told = encoder(to_samples(pixels))
+    return encode_samples(encoder, to_samples(pixels), scaling_factor=scaling_factor, shift_factor=shift_factor)
+
+
+def encode_samples(encoder: Encoder, samples: Samples, *, scaling_factor: float, shift_factor: float) -> Latents:
+    """The same of a picture's samples, (1, 3, height, width)."""
+    told = encoder(samples)
     mean = told[:, : told.shape[1] // 2].astype(np.float32, copy=False)
     return (mean - np.float32(shift_factor)) * np.float32(scaling_factor)
 

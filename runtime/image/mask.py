@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tintype.arrays import Samples
 from tintype.errors import RequestError
 from tintype.image.source import Source, read_layers
 
@@ -72,12 +73,29 @@ def prepare_mask(mask: Image, *, grow: int = 0, blur: float = 0.0) -> NDArray[np
 
 def mask_cells(mask: NDArray[np.float32], cell: int) -> NDArray[np.float32]:
     """The mean of each cell: (height / cell, width / cell)."""
+    _demand_whole_cells(mask, cell)
     height, width = mask.shape
-    if cell < 1 or height % cell or width % cell:
-        fix = f"give sides in multiples of {max(cell, 1)}"
-        raise RequestError(f"a mask of {width}x{height} has no whole cells of {cell}", fix=fix)
     means: NDArray[np.float32] = mask.reshape(height // cell, cell, width // cell, cell).mean(axis=(1, 3))
     return means
+
+
+def hard_cells(mask: NDArray[np.float32], cell: int) -> NDArray[np.float32]:
+    """1 for a cell whose first pixel is made new (see `is_new`), else 0: (height / cell, width / cell).
+
+    Inpainting models were trained on masks that were brought to the latents' grid by the nearest pixel.
+    """
+    _demand_whole_cells(mask, cell)
+    return is_new(mask)[::cell, ::cell].astype(np.float32)
+
+
+def is_new(mask: NDArray[np.float32]) -> NDArray[np.bool_]:
+    """Where a mask is at least half: for a model that knows no half."""
+    return mask >= np.float32(0.5)
+
+
+def hide(samples: Samples, mask: NDArray[np.float32]) -> Samples:
+    """A picture's samples with grey where it is made new. mask: (height, width)."""
+    return np.where(is_new(mask), np.float32(0), samples)
 
 
 def demand_same_size(mask: Image, image: Image) -> None:
@@ -104,6 +122,13 @@ def keep_outside(original: NDArray[np.uint8], made: NDArray[np.uint8], mask: NDA
     blend *= mask[:, :, np.newaxis]
     blend += original
     return np.rint(blend, out=blend).astype(np.uint8)
+
+
+def _demand_whole_cells(mask: NDArray[np.float32], cell: int) -> None:
+    height, width = mask.shape
+    if cell < 1 or height % cell or width % cell:
+        fix = f"give sides in multiples of {max(cell, 1)}"
+        raise RequestError(f"a mask of {width}x{height} has no whole cells of {cell}", fix=fix)
 
 
 def _is_uniform(colour: Image, alpha: Image) -> bool:

@@ -2,6 +2,22 @@
 
 from __future__ import annotations
 
-from tintype.request.request import InputFields, Request, RequestFields, ResolvedRequest, make_request, resolve
+from tintype.request.request import (
+    InputFields,
+    Request,
+    RequestFields,
+    ResolvedRequest,
+    make_request,
+    resolve,
+    resolve_encoding,
+)
 
-__all__ = ["InputFields", "Request", "RequestFields", "ResolvedRequest", "make_request", "resolve"]
+__all__ = [
+    "InputFields",
+    "Request",
+    "RequestFields",
+    "ResolvedRequest",
+    "make_request",
+    "resolve",
+    "resolve_encoding",
+]

@@ -86,6 +86,8 @@ class Opened:
 def open_inputs(request: Request, manifest: Manifest) -> Opened:
     """Open what a request begins with. Raises RequestError, each with what would work."""
     _refuse_orphans(request)
+    if manifest.is_inpainting:
+        _demand_image_and_mask(request)
     if request.image is None:
         given = None if request.latents is None else _open_latents(request.latents)
         if given is None:
@@ -127,6 +129,19 @@ def _refuse_orphans(request: Request) -> None:
                 raise RequestError(f"{name} is given without a mask", fix=fix)
 
 
+def _demand_image_and_mask(request: Request) -> None:
+    """RequestError for a model that only makes parts of pictures new, where it isn't told of which."""
+    missing = [name for name in ("image", "mask") if getattr(request, name) is None]
+    if request.outpaint is not None:  # its margins are the mask
+        missing = [name for name in missing if name != "mask"]
+    if missing:
+        options = " and ".join(f"--{name} FILE" for name in missing)
+        raise RequestError(
+            f"this model makes part of a picture new, and there is no {' and no '.join(missing)}",
+            fix=f"give {options}; white in the mask is made new, and the margins of --outpaint are a mask too",
+        )
+
+
 def _open_image(request: Request, manifest: Manifest) -> Opened:
     import numpy as np
 
@@ -159,7 +174,7 @@ def _open_image(request: Request, manifest: Manifest) -> Opened:
         mask = beyond if mask is None else _joined(mask, beyond, (margins.left, margins.top))
     width, height = size = _size(request, manifest, picture, size_for)
     pixels = np.asarray(fit(picture, width, height, how))[np.newaxis]
-    values = None if mask is None else _prepared(request, mask, size)
+    values = None if mask is None else _prepared(request, mask, size, manifest)
     return Opened(size=size, image=facts, mask=mask_facts, inputs=Inputs(pixels=pixels, mask=values))
 
 
@@ -171,8 +186,8 @@ def _open_encoded(request: Request, manifest: Manifest, strength: float) -> Open
     if given.shape[1] != manifest.latent_channels or len(given) not in (1, request.count):
         wanted = f"1 or {request.count} of {manifest.latent_channels} channels"
         raise RequestError(f"the picture's latents are {_dims(given.shape)}, not {wanted}", fix="give result.latents")
-    if request.outpaint is not None or request.keep_outside == "exact":
-        raise RequestError("a picture given as latents has no pixels to keep or extend", fix="give the picture itself")
+    if request.outpaint is not None or request.keep_outside == "exact" or manifest.is_inpainting:
+        raise RequestError("a picture given as latents has no pixels to keep, to extend or to hide", fix="give the picture itself")
     height, width = (side * manifest.vae_scale_factor for side in given.shape[2:])
     asked = (request.width or width, request.height or height)
     if asked != (width, height):
@@ -187,7 +202,7 @@ def _open_encoded(request: Request, manifest: Manifest, strength: float) -> Open
         latents=True,
     )
     mask_facts, mask = _open_mask(request, Image.new("L", (width, height)))
-    values = None if mask is None else _prepared(request, mask, (width, height))
+    values = None if mask is None else _prepared(request, mask, (width, height), manifest)
     return Opened(size=(width, height), image=facts, mask=mask_facts, inputs=Inputs(picture=given, mask=values))
 
 
@@ -210,16 +225,22 @@ def _open_mask(request: Request, picture: Image) -> tuple[Mask | None, Image | N
     return facts, mask
 
 
-def _prepared(request: Request, mask: Image, size: tuple[int, int]) -> NDArray[np.float32]:
+def _prepared(request: Request, mask: Image, size: tuple[int, int], manifest: Manifest) -> NDArray[np.float32]:
     from tintype.image.fit import fit
-    from tintype.image.mask import prepare_mask
+    from tintype.image.mask import is_new, prepare_mask
 
     whole, mask = mask, fit(mask, *size, request.fit)
     if mask.getbbox() is None and whole.getbbox() is not None:
         raise RequestError(
             f"{request.fit} leaves nothing white of the mask", fix="ask for the picture's own shape, or for fit pad"
         )
-    return prepare_mask(mask, grow=request.mask_grow, blur=request.mask_blur)
+    values = prepare_mask(mask, grow=request.mask_grow, blur=request.mask_blur)
+    if manifest.is_inpainting and not is_new(values).any():
+        raise RequestError(
+            "nothing of the mask is as much as half white, and this model makes nothing else new",
+            fix="paint it whiter, or blur it less",
+        )
+    return values
 
 
 def _joined(mask: Image, beyond: Image, corner: tuple[int, int]) -> Image:

@@ -285,6 +285,18 @@ def _hires(request: Request, width: int, height: int) -> Hires:
     )
 
 
+def resolve_encoding(
+    width: int | None, height: int | None, exactness: str | None, manifest: Manifest
+) -> tuple[int, int, str]:
+    """The size in pixels and the exactness with which a picture alone is encoded; None is the bundle's default."""
+    default = manifest.default_request
+    return (
+        checks.side("width", _either(width, default.width), manifest.size),
+        checks.side("height", _either(height, default.height), manifest.size),
+        checks.name("exactness", _either(exactness, default.exactness), EXACTNESS),
+    )
+
+
 def _either(chosen: Any, default: Any) -> Any:
     return default if chosen is None else chosen
 

@@ -38,6 +38,7 @@ class Context:
     base: Context | None = None  # of the smaller picture that is drawn before
     only: int | None = None  # the one of the request's pictures that is made, in the batch where it belongs
     picture: Latents | None = None  # of the picture that the run begins with, once it is encoded
+    inpainting: Latents | None = None  # what an inpainting model is told of it, once that is encoded; see `Start`
     denoised: list[int] = field(default_factory=list)  # indices of the pictures that are, in the order of `latents`
     latents: list[Latents] = field(default_factory=list)  # of their batches, as the decoder takes them
 

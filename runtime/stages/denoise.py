@@ -25,7 +25,7 @@ from tintype.stages.start import Start
 def denoise(ctx: Context, conditioning: Conditioning, batch: range, start: Start, noise: NoiseSource) -> Iterator[Step]:
     """The sampler's steps for one batch of pictures, whose finished latents are then the last of `ctx.latents`."""
     latents = start.latents
-    denoiser = Denoiser(ctx, conditioning, len(latents))
+    denoiser = Denoiser(ctx, conditioning, len(latents), start.inpainting)
     steps = SAMPLERS[ctx.request.sampler](denoiser, latents, ctx.schedule, noise, start.after_step)
     with ctx.graphs.phase(denoiser.use):
         while True:
@@ -48,11 +48,14 @@ def denoise(ctx: Context, conditioning: Conditioning, batch: range, start: Start
 class Denoiser:
     """Noisy latents -> denoised latents, for one batch of one run; what a sampler calls `denoise`."""
 
-    def __init__(self, ctx: Context, conditioning: Conditioning, pictures: int) -> None:
-        """pictures: how many are denoised together."""
+    def __init__(
+        self, ctx: Context, conditioning: Conditioning, pictures: int, inpainting: Latents | None = None
+    ) -> None:
+        """pictures: how many are denoised together. inpainting: further channels for each of them, see `Start`."""
         self.use = ctx.use("denoiser", pictures)
         self.step = 0  # of the sampler's, how many are done
         self._ctx = ctx
+        self._inpainting = None if inpainting is None else np.repeat(inpainting, pictures, axis=0)
         branches = self.use.branches
         split = ctx.graphs.plan.split_guidance  # a call for each branch in place of one for all
         rows = [slice(index, index + 1) for index in range(branches)] if split else [slice(None)]
@@ -65,13 +68,16 @@ class Denoiser:
 
     def __call__(self, latents: Latents, sigma: float, timestep: float) -> Latents:
         """Latents at noise level sigma, (batch, channels, height, width) -> what the model takes the pictures to be."""
-        prediction = self._guided(model_input(latents, sigma), timestep)
+        sample = model_input(latents, sigma)
+        if self._inpainting is not None:
+            sample = np.concatenate([sample, self._inpainting], axis=1)
+        prediction = self._guided(sample, timestep)
         return denoised_from(prediction, latents, sigma, self._ctx.bundle.manifest.prediction_type)
 
-    def _guided(self, latents: Latents, timestep: float) -> Latents:
+    def _guided(self, sample: Latents, timestep: float) -> Latents:
         """The model's prediction; with guidance one call on a batch twice as large, or two calls."""
         request, branches = self._ctx.request, self.use.branches
-        sample = np.concatenate([latents] * (branches // len(self._held)))
+        sample = np.concatenate([sample] * (branches // len(self._held)))
         predictions = [self._predict(held, sample, timestep) for held in self._held]
         prediction = predictions[0] if len(predictions) == 1 else np.concatenate(predictions)
         if branches == 1:

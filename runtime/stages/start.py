@@ -7,11 +7,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from tintype.arrays import Latents, Pixels
+from tintype.arrays import Latents, Pixels, Samples
 from tintype.bundle import Manifest
 from tintype.graphs.resident import BoundGraphs
-from tintype.image.encode import encode_pixels
-from tintype.image.mask import mask_cells
+from tintype.image.encode import encode_samples, to_samples
+from tintype.image.mask import hard_cells, hide, mask_cells
 from tintype.image.resize import resize_latents, resize_pixels
 from tintype.sampling import AfterStep, NoiseSource, unchanged
 from tintype.stages.context import Context
@@ -25,6 +25,9 @@ VAE_ENCODER = "vae_encoder"
 class Start:
     latents: Latents  # (pictures, channels, height, width), at the schedule's first noise level
     after_step: AfterStep = unchanged
+    # Channels that an inpainting model takes after the latents, the same at every step and for every picture:
+    # (1, 1 + channels, height, width), the mask in latent cells and the latents of the picture without what it hides.
+    inpainting: Latents | None = None
 
 
 def start(ctx: Context, batch: range, noise: NoiseSource) -> Start:
@@ -39,6 +42,13 @@ def start(ctx: Context, batch: range, noise: NoiseSource) -> Start:
         drawn = noise.draw((len(batch), manifest.latent_channels, height, width))
     if ctx.request.image is None:
         return Start(drawn * np.float32(schedule.initial_scale))
+    if manifest.is_inpainting:  # it sees the picture at every step: nothing has to be put back outside the mask
+        assert inputs.mask is not None and inputs.pixels is not None  # `resolve` demands them
+        if ctx.request.strength < 1.0:
+            begun = noised(picture_latents(ctx, batch), drawn, float(schedule.sigmas[0]))
+        else:
+            begun = drawn * np.float32(schedule.initial_scale)
+        return Start(begun, inpainting=inpainting_channels(ctx, inputs.pixels, inputs.mask))
     picture = picture_latents(ctx, batch)
     if inputs.mask is None:
         return Start(noised(picture, drawn, float(schedule.sigmas[0])))
@@ -61,7 +71,7 @@ def _enlarged(ctx: Context, base: Context, batch: range, noise: NoiseSource) -> 
         for one in small:
             pixels, _ = decode(base, one[np.newaxis])
             large = resize_pixels(pixels, ctx.request.width, ctx.request.height)
-            pictures.append(encode_picture(ctx.graphs, ctx.use(VAE_ENCODER), large, manifest))
+            pictures.append(_encode(ctx, to_samples(large)))
         latents = np.concatenate(pictures)
     else:
         sides = (side // manifest.vae_scale_factor for side in (ctx.request.height, ctx.request.width))
@@ -96,20 +106,33 @@ def picture_latents(ctx: Context, batch: range) -> Latents:
         return given if len(given) == 1 else given[batch.start : batch.stop]
     assert pixels is not None
     if ctx.picture is None:
-        with ctx.clock.counting("encode"):
-            ctx.picture = encode_picture(ctx.graphs, ctx.use(VAE_ENCODER), pixels, ctx.bundle.manifest)
+        ctx.picture = _encode(ctx, to_samples(pixels))
     return ctx.picture
 
 
-def encode_picture(graphs: BoundGraphs, use: GraphUse, pixels: Pixels, manifest: Manifest) -> Latents:
-    """Pixels, (1, height, width, 3) -> latents, (1, channels, height, width), as the decoder takes them.
+def inpainting_channels(ctx: Context, pixels: Pixels, mask: NDArray[np.float32]) -> Latents:
+    """What an inpainting model is told of the picture, made once; see `Start`."""
+    if ctx.inpainting is None:
+        cells = hard_cells(mask, ctx.bundle.manifest.vae_scale_factor)
+        rest = _encode(ctx, hide(to_samples(pixels), mask))
+        ctx.inpainting = np.concatenate([cells[np.newaxis, np.newaxis], rest], axis=1)
+    return ctx.inpainting
+
+
+def _encode(ctx: Context, samples: Samples) -> Latents:
+    with ctx.clock.counting("encode"):
+        return encode_picture(ctx.graphs, ctx.use(VAE_ENCODER), samples, ctx.bundle.manifest)
+
+
+def encode_picture(graphs: BoundGraphs, use: GraphUse, samples: Samples, manifest: Manifest) -> Latents:
+    """Samples, (1, 3, height, width) -> latents, (1, channels, height, width), as the decoder takes them.
 
     They are the mean of what the VAE's encoder gives; its noise, which it would draw from, is left out.
     """
     with graphs.phase(use):
-        return encode_pixels(
+        return encode_samples(
             lambda sample: graphs.call(use, {"sample": sample}, who="the VAE encoder")["latent_parameters"],
-            pixels,
+            samples,
             scaling_factor=manifest.scaling_factor,
             shift_factor=manifest.shift_factor,
         )

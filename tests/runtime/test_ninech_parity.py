@@ -1,0 +1,172 @@
+"""Inpainting models, whose UNet takes 9 channels: Tintype's fp32 pictures are those of diffusers' inpainting pipelines
+at the same noise and the encoder's mean."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image, ImageDraw, ImageFilter
+
+import tintype
+
+pytestmark = [
+    pytest.mark.reference,
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning"),  # diffusers with numpy 2
+    pytest.mark.filterwarnings("ignore:.*max_length.*"),
+]
+
+PROMPT, NEGATIVE = "a red sailboat on a calm sea at sunset", "snow"
+SEED, STEPS = 7, 10
+GATE_DB = 50.0
+# clip_sample is what Stable Diffusion's own config says; diffusers' default for ddim is for models of pixels.
+SCHEDULERS: dict[str, tuple[str, dict[str, Any]]] = {
+    "euler": ("EulerDiscreteScheduler", {}),
+    "ddim": ("DDIMScheduler", {"clip_sample": False}),
+    "dpmpp_2m": ("DPMSolverMultistepScheduler", {}),
+}
+
+
+@pytest.fixture(scope="module")
+def pair(inpainting_checkpoint: Path, inpainting_bundle: Path):
+    """Tintype's pipeline and diffusers'."""
+    diffusers = pytest.importorskip("diffusers")
+    if "xl" in inpainting_checkpoint.name:
+        kind, extra = diffusers.StableDiffusionXLInpaintPipeline, {"add_watermarker": False}
+    else:
+        kind, extra = diffusers.StableDiffusionInpaintPipeline, {"safety_checker": None}
+    reference = kind.from_pretrained(inpainting_checkpoint, **extra)
+    reference.set_progress_bar_config(disable=True)
+    with tintype.load(inpainting_bundle, provider="cpu") as ours:
+        yield ours, reference
+
+
+@pytest.fixture(autouse=True)
+def _mean_of_the_encoder(monkeypatch):
+    """The encoder's distribution enters by its mean."""
+    vae = pytest.importorskip("diffusers.models.autoencoders.vae")
+    monkeypatch.setattr(
+        vae.DiagonalGaussianDistribution, "sample", lambda self, generator=None: self.mode(), raising=True
+    )
+
+
+def picture(width: int, height: int) -> Image.Image:
+    """Soft blotches of colour."""
+    noise = np.random.default_rng(3).integers(0, 256, (height, width, 3), np.uint8)
+    values = np.asarray(Image.fromarray(noise).filter(ImageFilter.GaussianBlur(4)), np.float32)
+    return Image.fromarray(np.clip((values - values.mean()) * 5 + 128, 0, 255).astype(np.uint8))
+
+
+def mask(width: int, height: int) -> Image.Image:
+    """White in the middle, on the borders of latent cells."""
+    values = np.zeros((height, width), np.uint8)
+    values[8 : height - 16, 16 : width - 24] = 255
+    return Image.fromarray(values)
+
+
+def oblique_mask(width: int, height: int) -> Image.Image:
+    """A disc with a soft edge, on no borders of cells, and a thin line beside it."""
+    made = Image.new("L", (width, height), 0)
+    draw = ImageDraw.Draw(made)
+    draw.ellipse((5, 3, width // 2 + 6, height - 7), fill=255)
+    draw.line((width - 19, 2, width - 3, height - 5), fill=255, width=2)
+    return made.filter(ImageFilter.GaussianBlur(1.5))
+
+
+def asked(size: tuple[int, int], strength: float, sampler: str = "euler") -> dict[str, Any]:
+    return {
+        "negative_prompt": NEGATIVE,
+        "width": size[0],
+        "height": size[1],
+        "num_inference_steps": STEPS,
+        "guidance_scale": 7.5,
+        "sampler": sampler,
+        "noise": "torch-cpu",
+        "seed": SEED,
+        "image": picture(*size),
+        "strength": strength,
+    }
+
+
+def theirs(
+    reference: Any, size: tuple[int, int], strength: float, mask: Image.Image, sampler: str = "euler", **more: Any
+):
+    import diffusers
+    import torch
+
+    kind, settings = SCHEDULERS[sampler]
+    reference.scheduler = getattr(diffusers, kind).from_config(reference.scheduler.config, **settings)
+    fields = {"guidance_scale": 7.5, "generator": torch.Generator().manual_seed(SEED), **more}
+    made = reference(
+        PROMPT,
+        negative_prompt=NEGATIVE,
+        image=picture(*size),
+        mask_image=mask,
+        width=size[0],
+        height=size[1],
+        num_inference_steps=STEPS,
+        strength=strength,
+        **fields,
+    )
+    return [np.asarray(image) for image in made.images]
+
+
+def assert_same(made: Any, expected: np.ndarray) -> None:
+    made = np.asarray(made)
+    assert made.std() > 5  # a grey picture would be near any other
+    error = float(np.mean((made.astype(np.float64) - expected.astype(np.float64)) ** 2))
+    measured = 10 * math.log10(255**2 / error) if error else math.inf
+    print(f"{measured:.1f} dB")
+    assert measured >= GATE_DB
+
+
+@pytest.mark.parametrize("size", [(64, 64), (96, 40)], ids=str)
+@pytest.mark.parametrize("strength", [0.75, 1.0])
+@pytest.mark.parametrize("sampler", SCHEDULERS)
+def test_inpainting_is_that_of_diffusers(pair, sampler, strength, size):
+    ours, reference = pair
+    made = ours.generate(PROMPT, mask=mask(*size), **asked(size, strength, sampler)).image
+    assert_same(made, theirs(reference, size, strength, mask(*size), sampler)[0])
+
+
+@pytest.mark.parametrize("strength", [0.75, 1.0])
+def test_a_mask_across_cells_is_taken_as_diffusers_takes_it(pair, strength):
+    ours, reference = pair
+    size = (96, 40)
+    made = ours.generate(PROMPT, mask=oblique_mask(*size), **asked(size, strength)).image
+    assert_same(made, theirs(reference, size, strength, oblique_mask(*size))[0])
+
+
+@pytest.mark.parametrize("strength", [0.75, 1.0])
+def test_without_guidance(pair, strength):
+    ours, reference = pair
+    size = (64, 64)
+    made = ours.generate(PROMPT, mask=mask(*size), **{**asked(size, strength), "guidance_scale": 1.0}).image
+    assert_same(made, theirs(reference, size, strength, mask(*size), guidance_scale=1.0)[0])
+
+
+def test_pictures_denoised_together_are_those_of_diffusers(pair):
+    import torch
+
+    ours, reference = pair
+    size = (64, 64)
+    made = ours.generate(PROMPT, mask=mask(*size), count=2, batch_size=2, **asked(size, 0.75)).images
+    generators = [torch.Generator().manual_seed(seed) for seed in (SEED, SEED + 1)]
+    expected = theirs(reference, size, 0.75, mask(*size), num_images_per_prompt=2, generator=generators)
+    for one, other in zip(made, expected, strict=True):
+        assert_same(one, other)
+
+
+def test_a_mask_of_everything_hides_the_picture(pair):
+    ours, reference = pair
+    size = (64, 64)
+    white = Image.new("L", size, 255)
+    fields = asked(size, 1.0)
+    made = ours.generate(PROMPT, mask=white, **fields).image
+    assert_same(made, theirs(reference, size, 1.0, white)[0])
+    other = ours.generate(PROMPT, mask=white, **{**fields, "image": Image.new("RGB", size, "red")}).image
+    assert made.tobytes() == other.tobytes()
