@@ -7,7 +7,7 @@ import pytest
 from PIL import Image, ImageDraw, ImageFilter
 
 from tintype.errors import RequestError
-from tintype.image.mask import demand_same_size, keep_outside, mask_cells, open_mask, prepare_mask
+from tintype.image.mask import demand_same_size, hard_cells, hide, keep_outside, mask_cells, open_mask, prepare_mask
 
 GREYS = Image.fromarray(np.arange(256, dtype=np.uint8).reshape(16, 16))
 
@@ -246,3 +246,27 @@ def test_pictures_of_other_sizes_are_not_put_together():
     for wrong in [(picture[:1], picture, mask), (picture, picture[:, :1], mask), (picture, picture, mask[:1])]:
         with pytest.raises(RequestError):
             keep_outside(*wrong)
+
+
+# For a model that knows no half
+
+
+def test_a_hard_cell_is_its_first_pixel_at_half():
+    mask = np.zeros((8, 12), np.float32)
+    mask[0, 0] = 0.5
+    mask[0, 4] = np.float32(127) / np.float32(255)
+    mask[1:4, 9:12] = 1  # misses the first pixel
+    mask[4:, 4:8] = np.float32(128) / np.float32(255)
+    cells = hard_cells(mask, 4)
+    assert cells.dtype == np.float32
+    assert cells.tolist() == [[1, 0, 0], [0, 1, 0]]
+    with pytest.raises(RequestError):
+        hard_cells(mask, 5)
+
+
+def test_what_is_made_new_is_hidden_behind_grey():
+    samples = np.linspace(-1, 1, 2 * 3 * 2 * 2, dtype=np.float32).reshape(2, 3, 2, 2)
+    hidden = hide(samples, np.array([[0.5, 0.49], [1, 0]], np.float32))
+    assert hidden.dtype == np.float32
+    assert not hidden[:, :, :, 0].any()
+    np.testing.assert_array_equal(hidden[:, :, :, 1], samples[:, :, :, 1])

@@ -115,11 +115,14 @@ def theirs(
     return [np.asarray(image) for image in made.images]
 
 
+def psnr_db(one: Any, other: Any) -> float:
+    error = float(np.mean((np.asarray(one, np.float64) - np.asarray(other, np.float64)) ** 2))
+    return 10 * math.log10(255**2 / error) if error else math.inf
+
+
 def assert_same(made: Any, expected: np.ndarray) -> None:
-    made = np.asarray(made)
-    assert made.std() > 5  # a grey picture would be near any other
-    error = float(np.mean((made.astype(np.float64) - expected.astype(np.float64)) ** 2))
-    measured = 10 * math.log10(255**2 / error) if error else math.inf
+    assert np.asarray(made).std() > 5  # a grey picture would be near any other
+    measured = psnr_db(made, expected)
     print(f"{measured:.1f} dB")
     assert measured >= GATE_DB
 
@@ -159,6 +162,19 @@ def test_pictures_denoised_together_are_those_of_diffusers(pair):
     expected = theirs(reference, size, 0.75, mask(*size), num_images_per_prompt=2, generator=generators)
     for one, other in zip(made, expected, strict=True):
         assert_same(one, other)
+
+
+@pytest.mark.parametrize("strength", [0.75, 1.0])
+def test_the_gate_tells_other_masks_and_other_pictures(pair, strength):
+    """Or parity would say nothing of the channels that are added."""
+    ours, _ = pair
+    size = (64, 64)
+    fields = {"mask": mask(*size), **asked(size, strength)}
+    made = ours.generate(PROMPT, **fields).image
+    for change in ({"mask": oblique_mask(*size)}, {"image": picture(*size).rotate(180)}):
+        measured = psnr_db(made, ours.generate(PROMPT, **{**fields, **change}).image)
+        print(f"{measured:.1f} dB")
+        assert measured < GATE_DB - 15
 
 
 def test_a_mask_of_everything_hides_the_picture(pair):
