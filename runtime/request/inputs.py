@@ -187,7 +187,8 @@ def _open_encoded(request: Request, manifest: Manifest, strength: float) -> Open
         wanted = f"1 or {request.count} of {manifest.latent_channels} channels"
         raise RequestError(f"the picture's latents are {_dims(given.shape)}, not {wanted}", fix="give result.latents")
     if request.outpaint is not None or request.keep_outside == "exact" or manifest.is_inpainting:
-        raise RequestError("a picture given as latents has no pixels to keep, to extend or to hide", fix="give the picture itself")
+        wrong = "a picture given as latents has no pixels to keep, to extend or to hide"
+        raise RequestError(wrong, fix="give the picture itself")
     height, width = (side * manifest.vae_scale_factor for side in given.shape[2:])
     asked = (request.width or width, request.height or height)
     if asked != (width, height):

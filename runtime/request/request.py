@@ -188,13 +188,6 @@ class ResolvedRequest:
         return 1.0 if begun is None else begun.strength
 
     @property
-    def encodes_picture(self) -> bool:
-        """Whether pixels become latents before the first step."""
-        if self.hires is not None:
-            return self.hires.upscale == "pixel"
-        return self.image is not None and not self.image.latents
-
-    @property
     def base(self) -> ResolvedRequest | None:
         """The smaller picture that is drawn before, and enlarged; None where there is none."""
         if self.hires is None:

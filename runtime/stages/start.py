@@ -43,7 +43,8 @@ def start(ctx: Context, batch: range, noise: NoiseSource) -> Start:
     if ctx.request.image is None:
         return Start(drawn * np.float32(schedule.initial_scale))
     if manifest.is_inpainting:  # it sees the picture at every step: nothing has to be put back outside the mask
-        assert inputs.mask is not None and inputs.pixels is not None  # `resolve` demands them
+        assert inputs.mask is not None  # `resolve` demands both
+        assert inputs.pixels is not None
         if ctx.request.strength < 1.0:
             begun = noised(picture_latents(ctx, batch), drawn, float(schedule.sigmas[0]))
         else:
