@@ -76,9 +76,15 @@ def test_a_unet_that_needs_other_inputs_is_refused(checkpoint_copy: Path) -> Non
     assert_refused(checkpoint_copy, "addition_embed_type")
 
 
-def test_an_inpainting_model_is_refused_as_such(checkpoint_copy: Path) -> None:
-    change_json(checkpoint_copy / "unet/config.json", in_channels=9)
-    assert_refused(checkpoint_copy, "inpainting")
+@pytest.mark.parametrize("channels", [3, 5, 7, 8, 10])
+def test_a_model_with_other_channels_is_refused_as_such(checkpoint_copy: Path, channels: int) -> None:
+    change_json(checkpoint_copy / "unet/config.json", in_channels=channels)
+    assert_refused(checkpoint_copy, f"takes {channels} channels", "depth")
+
+
+def test_a_unet_that_gives_more_than_latents_is_refused(checkpoint_copy: Path) -> None:
+    change_json(checkpoint_copy / "unet/config.json", out_channels=8)
+    assert_refused(checkpoint_copy, "gives 8 channels")
 
 
 def test_parts_that_do_not_belong_together_are_refused(checkpoint_copy: Path) -> None:
