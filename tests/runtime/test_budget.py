@@ -10,6 +10,7 @@ import sys
 
 import numpy as np
 import pytest
+from pictures import PROMPT, middle, photo, psnr_db
 
 import tintype
 import tintype.engine
@@ -21,12 +22,6 @@ from tintype.record.provenance import execution_plan_of
 from tintype.stages.finish import provenance_of
 
 REQUEST = {"seed": 3, "num_inference_steps": 3, "width": 64, "height": 64, "exactness": "exact"}
-PROMPT = "a red sailboat on a calm sea at sunset"
-
-
-def psnr_db(reference, picture):
-    error = float(np.mean((np.asarray(reference).astype(np.float64) - np.asarray(picture)) ** 2))
-    return 200.0 if error == 0 else 10 * np.log10(255**2 / error)
 
 
 @pytest.fixture(scope="module")
@@ -178,13 +173,67 @@ def test_a_request_of_another_shape_closes_what_has_no_place_in_its_plan(tiny_bu
     np.testing.assert_array_equal(np.asarray(first.image), np.asarray(again.image))
 
 
+BEGINNINGS = {"picture": {"image": photo(), "strength": 0.7}, "mask": {"image": photo(), "mask": middle()}}
+
+
+@pytest.mark.parametrize("beginning", BEGINNINGS)
+def test_a_plan_of_what_begins_with_a_picture_has_a_stage_for_the_encoder(tiny_bundle, beginning):
+    asked = {**REQUEST, "count": 2, **BEGINNINGS[beginning]}
+    with tintype.load(tiny_bundle, provider="cpu", memory="2GiB", threads=1) as pipeline:
+        plan = pipeline.plan(PROMPT, **asked)
+        result = pipeline.generate(PROMPT, **asked)
+        uses = pipeline.model.uses(result.record.request)
+    assert plan.measured
+    assert [stage.role for stage in plan.stages] == ["text_encoder", "vae_encoder", "denoiser", "vae_decoder"]
+    assert [stage.calls for stage in plan.stages] == [use.calls for use in uses]
+    assert result.plan.execution == plan.execution
+    with tintype.load(tiny_bundle, provider="cpu", threads=1) as pipeline:
+        whole = pipeline.generate(PROMPT, **asked)
+        inputs = {name: value for name, value in asked.items() if name in ("image", "mask")}
+        again = pipeline.reproduce(result.records[1], **inputs)
+    assert psnr_db(whole.images[1], result.images[1]) >= 60.0
+    assert again.image.tobytes() == result.images[1].tobytes()
+
+
+def test_a_picture_is_encoded_and_its_encoder_closed_before_the_denoiser_opens(tiny_bundle, open_roles):
+    with tintype.load(tiny_bundle, provider="cpu", threads=1) as pipeline:
+        request = pipeline.resolve(tintype.Request(prompt=PROMPT, **REQUEST, count=2, **BEGINNINGS["mask"]))
+        context = pipeline.context(request, ExecutionPlan(keep=False))
+        run, seen = tintype.Run(context, picture_steps(context)), []
+        for event in run.events():
+            seen.append(list(open_roles()))
+            if isinstance(event, tintype.Step):
+                assert context.picture is not None
+    assert seen == [*[["denoiser"]] * 3, ["vae_decoder"]] * 2
+
+
+def test_a_picture_that_fits_nowhere_is_refused_before_anything_loads(tiny_bundle, open_roles):
+    with tintype.load(tiny_bundle, provider="cpu", memory=2**20, threads=1) as pipeline:
+        with pytest.raises(MemoryBudgetError, match="nothing fits"):
+            pipeline.plan(PROMPT, build=False, **REQUEST, **BEGINNINGS["mask"])
+        assert open_roles() == {}
+
+
+def test_the_encoder_of_an_earlier_picture_has_no_place_in_the_plan_of_words(tiny_bundle, open_roles):
+    with tintype.load(tiny_bundle, provider="cpu", memory="2GiB", threads=1) as pipeline:
+        pipeline.generate(PROMPT, **REQUEST, **BEGINNINGS["picture"])
+        assert "vae_encoder" in open_roles()
+        pipeline.generate(PROMPT, **REQUEST)
+        assert "vae_encoder" not in open_roles()
+
+
 @pytest.mark.memory
 @pytest.mark.skipif(sys.platform != "linux", reason="needs a peak that is the process's own")
+@pytest.mark.parametrize("begins", ["words", "picture"])
 @pytest.mark.parametrize("above", [1.0, 1.3])
-def test_the_process_stays_within_its_budget_and_near_its_plan(tmp_path, above):
+def test_the_process_stays_within_its_budget_and_near_its_plan(tmp_path, above, begins):
     """postcard from the command line, at the smallest budget that there is and a little above."""
     command = [sys.executable, "-m", "tintype"]
     shape = ["--exactness", "exact", "--num-inference-steps", "4", "--threads", "2", "--provider", "cpu", "--json"]
+    if begins == "picture":
+        photo(128, 128).save(tmp_path / "image.png")
+        middle(128, 128).save(tmp_path / "mask.png")
+        shape += ["--image", str(tmp_path / "image.png"), "--mask", str(tmp_path / "mask.png")]
 
     def call(*arguments):
         return subprocess.run([*command, *arguments, *shape], capture_output=True, text=True, check=False)
