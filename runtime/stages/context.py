@@ -12,7 +12,7 @@ from tintype.families.model import Model
 from tintype.graphs.resident import ALL_RESIDENT, BoundGraphs, Graphs
 from tintype.memory.plan import ExecutionPlan, Plan
 from tintype.request import ResolvedRequest
-from tintype.sampling import Schedule
+from tintype.sampling import NoiseSource, Schedule, noise_source
 from tintype.stages.clock import StageClock
 from tintype.stages.decode_mode import DecodeMode, decode_modes
 from tintype.uses import GraphUse
@@ -85,6 +85,10 @@ class Context:
     def batches(self) -> list[range]:
         """Indices of the pictures that are denoised together."""
         return [batch for batch in self.request.batches if self.only is None or self.only in batch]
+
+    def noise(self, batch: range) -> NoiseSource:
+        """A batch's own, from its first number on."""
+        return noise_source(self.request.noise, self.request.seeds[batch.start : batch.stop])
 
     def use(self, role: str, pictures: int | None = None) -> GraphUse:
         """The use of a role's graph; pictures: denoised together, where they are fewer than in the first batch."""

@@ -61,9 +61,10 @@ def samples_in(ctx: Context, latents: Latents, mode: DecodeMode) -> Iterator[Sam
         )
 
 
-def event(ctx: Context, step: sampling.Step, batch: range, *, before: int = 0, after: int = 0) -> Step:
-    """What a run tells of a sampler's step. before, after: further steps of the run."""
+def event(ctx: Context, step: sampling.Step, batch: range, *, after: int = 0) -> Step:
+    """What a run tells of a sampler's step. after: further steps of the run."""
     batches = ctx.batches
+    before = 0 if ctx.base is None else len(batches) * ctx.base.schedule.total
 
     def preview(latents: Latents) -> list[Image]:
         return [to_image(picture) for picture in decode_in(ctx, latents, ctx.decode_modes[0])]

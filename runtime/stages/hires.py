@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from tintype.events import Step
-from tintype.sampling import noise_source
 from tintype.stages.context import Context
 from tintype.stages.decode import event
 from tintype.stages.denoise import denoise
@@ -20,10 +19,6 @@ def base_steps(ctx: Context, base: Context) -> Iterator[Step]:
     conditioning = encode(base)
     after = len(ctx.batches) * ctx.schedule.total
     for batch in base.batches:
-        noise = noise_source(base.request.noise, base.request.seeds[batch.start : batch.stop])
+        noise = base.noise(batch)
         for step in denoise(base, conditioning, batch, start(base, batch, noise), noise):
             yield event(base, step, batch, after=after)
-
-
-def steps_of_base(ctx: Context) -> int:
-    return 0 if ctx.base is None else len(ctx.batches) * ctx.base.schedule.total

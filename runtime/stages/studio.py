@@ -1,0 +1,152 @@
+"""A bundle on a device: what all its runs share, and how a request, or a record, becomes a run that has not begun."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import TYPE_CHECKING, Self
+
+from tintype.arrays import Latents
+from tintype.bundle import Bundle
+from tintype.errors import RecordError, RequestError
+from tintype.families.model import Model
+from tintype.families.stable_diffusion import encoding_use
+from tintype.graphs.measured import Planner, Work, picture_bytes
+from tintype.graphs.resident import ALL_RESIDENT, Graphs
+from tintype.image.encode import of_image, to_samples
+from tintype.memory.budget import parse_memory
+from tintype.memory.plan import ExecutionPlan, Plan
+from tintype.record import Record
+from tintype.record.latents_file import SavedLatents
+from tintype.record.provenance import execution_plan_of
+from tintype.request import InputFields, Request, ResolvedRequest, resolve, resolve_encoding
+from tintype.stages.again import demand_home, demand_inputs, demand_promise, needs_inputs, request_of
+from tintype.stages.context import Context
+from tintype.stages.decode_mode import DecodeMode
+from tintype.stages.start import encode_picture
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from tintype.engine import Target
+
+
+class Studio:
+    """What `Pipeline` is made of."""
+
+    def __init__(
+        self, bundle: Bundle, target: Target, *, memory: str | int | None = None, threads: int | None = None
+    ) -> None:
+        from tintype.engine import default_threads
+
+        if threads is not None and (isinstance(threads, bool) or not isinstance(threads, int) or threads < 1):
+            raise RequestError(f"threads is {threads!r}", fix="give 1 or more, or leave it out for one a physical core")
+        self.model = Model.of(bundle)
+        self.bundle, self.target = bundle, target
+        self.memory = None if memory is None else parse_memory(memory)
+        self.graphs = Graphs(bundle, target, default_threads() if threads is None else threads)
+        self.on_progress: Callable[[str], None] = lambda words: None  # what a plan takes its time for; set it
+        self.planner = Planner(self.graphs, self.model.tokenizers, lambda words: self.on_progress(words))
+
+    def resolve(self, request: Request) -> ResolvedRequest:
+        """The request without gaps. Raises RequestError for what this bundle can't do."""
+        return resolve(request, self.bundle.manifest)
+
+    def work(self, request: ResolvedRequest) -> Work:
+        """What a plan for a request is made for."""
+        return Work(
+            uses=self.model.uses(request),
+            exactness=request.exactness,
+            picture_bytes=picture_bytes(request.width, request.height, request.count),
+        )
+
+    def encoding(self, width: int | None, height: int | None, exactness: str | None) -> Work:
+        """The same for turning a picture of that size into latents; None is the model's own."""
+        width, height, exactness = resolve_encoding(width, height, exactness, self.bundle.manifest)
+        return Work(
+            uses=(encoding_use(width, height),), exactness=exactness, picture_bytes=picture_bytes(width, height, 1)
+        )
+
+    def plan_for(self, work: Work) -> Plan | None:
+        """The plan that work is done by; None without a budget."""
+        return None if self.memory is None else self.planner.planned(work, self.memory)
+
+    def planned(self, request: ResolvedRequest) -> Plan | None:
+        """The plan that a request is made by; None without a budget.
+
+        Requests that use the same graphs share one while it fits what is free, and not much more has become free since.
+        """
+        return self.plan_for(self.work(request))
+
+    def context(
+        self, request: ResolvedRequest, plan: ExecutionPlan | None = None, base_plan: ExecutionPlan | None = None
+    ) -> Context:
+        """A run that has not begun. plan, base_plan: None is the one that the budget has."""
+        base = None if request.base is None else self.context(request.base, base_plan)
+        known = self.planned(request) if plan is None else None
+        plan = plan or (ALL_RESIDENT if known is None else known.execution)
+        return Context.of(
+            self.model, self.graphs, request, plan, planned=known, evicts=self.memory is not None, base=base
+        )
+
+    def context_again(self, record: Record, inputs: InputFields, *, anyway: bool) -> Context:
+        """The run that makes the picture of a record again. Raises RecordError; see `Pipeline.reproduce`."""
+        alike = record.made_with.target == self.target.name or self.target.is_host
+        made_by = (execution_plan_of(record.made_with, base=base) for base in (False, True))
+        ctx = self.context(self._request_of(record, inputs), *(plan if alike else ALL_RESIDENT for plan in made_by))
+        ctx.only, ctx.decode_modes = record.picture, (DecodeMode(record.tiling),)
+        if not anyway:
+            demand_promise(ctx, record)
+        return ctx
+
+    def context_of_saved(
+        self, saved: SavedLatents, inputs: InputFields, *, anyway: bool
+    ) -> tuple[Context, tuple[str, ...]]:
+        """The run that finishes saved latents, and why they belong elsewhere. Raises RecordError; see `resume`."""
+        saved.check(self.bundle.manifest)
+        first = saved.records[0]
+        given = needs_inputs(first) or any(value is not None for value in inputs.values())
+        request = self._request_of(first, inputs) if given else first.request
+        ctx = self.context(request, *(execution_plan_of(first.made_with, base=base) for base in (False, True)))
+        foreign: tuple[str, ...] = ()
+        try:
+            demand_home(ctx, first)
+        except RecordError as error:
+            if not anyway:
+                raise
+            foreign = error.reasons
+        if self.memory is not None:
+            ctx = self.context(request)
+        ctx.keep([record.picture for record in saved.records], saved.latents)
+        return ctx, foreign
+
+    def build(self, request: ResolvedRequest) -> Iterator[tuple[str, Path]]:
+        """Make the builds that a request needs, one after another, on the processor with each layer's kernels timed;
+        yields the name of each graph and its folder. Requests from then on are drawn by them."""
+        return self.graphs.build(self.model.uses(request), request.exactness)
+
+    def encoded(self, picture: Image, exactness: str | None, warn: Callable[[str], None]) -> Latents:
+        """See `Pipeline.encode_picture`."""
+        work = self.encoding(*picture.size, exactness)
+        known = self.plan_for(work)
+        plan = ALL_RESIDENT if known is None else known.execution
+        if known is not None:
+            self.graphs.evict_unplanned(work.uses, work.exactness, plan)
+        graphs = self.graphs.within(plan, work.exactness, warn)
+        return encode_picture(graphs, work.uses[0], to_samples(of_image(picture)), self.bundle.manifest)
+
+    def _request_of(self, record: Record, inputs: InputFields) -> ResolvedRequest:
+        """A record's request with what it began with. Raises RecordError where that is missing, or is another."""
+        request = self.resolve(request_of(record, inputs))
+        demand_inputs(record, request)
+        return replace(request, image=record.request.image)  # a copy of the picture may have lost its own record
+
+    def close(self) -> None:
+        """Close every graph. The pipeline may be used again; it then opens them again."""
+        self.graphs.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
