@@ -63,8 +63,7 @@ def load(
     what is free. Requests that do not fit are refused before anything loads; None is no budget.
     threads: for the processor; None is one a core.
 
-    Raises BundleError, InstallError or ProviderError, and RequestError for a budget that is no size. Graphs are opened
-    by the first request.
+    Raises BundleError, InstallError or ProviderError, and RequestError for a budget that is no size.
     """
     from tintype.engine import resolve_provider
 
@@ -117,7 +116,7 @@ class Pipeline(Studio):
     def resume_pictures(
         self, saved: SavedLatents, *, anyway: bool = False, **inputs: Unpack[InputFields]
     ) -> Generator[Picture, None, Result]:
-        """`resume`, picture by picture: each is yielded when it is decoded; the generator returns the result."""
+        """`resume`, picture by picture, each when it is decoded; the generator returns the result."""
         ctx, foreign = self.context_of_saved(saved, inputs, anyway=anyway)
         return (yield from collect(ctx, finish_saved(ctx, saved, foreign)))
 
@@ -134,8 +133,6 @@ class Pipeline(Studio):
         self, picture: Image, *, exactness: str | None = None, warn: Callable[[str], None] = lambda sentence: None
     ) -> Latents:
         """A picture -> its latents, (1, channels, height, width), as a result has them.
-
-        With a budget the encoder runs by the plan that `plan_encoding` tells.
 
         exactness: None is the model's own. warn: is told what was computed again in float32.
 
