@@ -36,7 +36,7 @@ def start(ctx: Context, batch: range, noise: NoiseSource) -> Start:
         return _enlarged(ctx, ctx.base, batch, noise)
     manifest, inputs, schedule = ctx.bundle.manifest, ctx.request.inputs, ctx.schedule
     height, width = (side // manifest.vae_scale_factor for side in (ctx.request.height, ctx.request.width))
-    if inputs.latents is not None:
+    if inputs.latents is not None:  # the first numbers of the noise are then for the sampler, as in diffusers
         drawn = inputs.latents[batch.start : batch.stop]
     else:
         drawn = noise.draw((len(batch), manifest.latent_channels, height, width))

@@ -373,15 +373,23 @@ def noise(seed: int = 7, count: int = 1, mode: str = "philox", rows: int = 16, c
     return noise_source(mode, range(seed, seed + count)).draw((count, 4, rows, columns))
 
 
-@pytest.mark.parametrize("sampler", ["euler", "ddim", "pndm", "dpmpp_2m", "unipc"])
-def test_given_noise_is_drawn_as_the_seed_it_comes_from(pipeline, sampler, tmp_path):
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_given_noise_is_drawn_as_the_seed_it_comes_from(pipeline, sampler):
+    """It takes the place of the first draw; what a sampler draws later is the seed's."""
     asked = {**ASKED, "sampler": sampler}
     expected = pipeline.generate(PROMPT, **asked).image.tobytes()
-    np.save(tmp_path / "x.npy", noise())
-    for given in (noise(), noise().astype(np.float64), noise().copy(order="F"), tmp_path / "x.npy"):
-        made = pipeline.generate(PROMPT, latents=given, **{**asked, "seed": 99})
-        assert made.image.tobytes() == expected
+    assert pipeline.generate(PROMPT, latents=noise(), **asked).image.tobytes() == expected
     assert pipeline.generate(PROMPT, latents=noise(8), **asked).image.tobytes() != expected
+
+
+def test_given_noise_may_be_an_array_of_any_floats_or_a_file(pipeline, tmp_path):
+    expected = pipeline.generate(PROMPT, **ASKED).image.tobytes()
+    np.save(tmp_path / "x.npy", noise())
+    np.save(tmp_path / "f.npy", np.asfortranarray(noise().astype(">f8")))
+    for given in (noise().astype(np.float64), noise().copy(order="F"), tmp_path / "x.npy", str(tmp_path / "f.npy")):
+        made = pipeline.generate(PROMPT, latents=given, **{**ASKED, "seed": 99})
+        assert made.image.tobytes() == expected
+        assert made.record.request.latents == pipeline.resolve(tintype.Request(prompt="", latents=noise())).latents
 
 
 def test_given_noise_is_of_each_picture(pipeline):

@@ -14,6 +14,7 @@ from tintype.image.png import read_texts, write_png
 from tintype.record import Provenance, Record, parse_record, read_record
 from tintype.record.a1111 import parameters_text
 from tintype.record.provenance import mismatches
+from tintype.record.record import RECORD_VERSION
 from tintype.request import Request, resolve
 
 MADE_WITH = Provenance(
@@ -106,7 +107,7 @@ def test_each_difference_is_named(record, change, word):
 
 def test_a_newer_record_says_so(record):
     value = json.loads(record.texts()["tintype"])
-    value["record_version"] = 2
+    value["record_version"] = RECORD_VERSION + 1
     with pytest.raises(RecordError, match="newer") as caught:
         parse_record(json.dumps(value))
     assert caught.value.fix == "upgrade tintype"

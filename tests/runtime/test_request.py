@@ -4,13 +4,36 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import Any
+from typing import Any, ForwardRef
 
 import numpy as np
 import pytest
+from pictures import middle, photo
 
 from tintype.errors import RequestError
-from tintype.request import Request, RequestFields, ResolvedRequest, make_request, resolve
+from tintype.image.source import picture_bytes_hash
+from tintype.record import Provenance, Record, parse_record
+from tintype.request import InputFields, Request, RequestFields, ResolvedRequest, make_request, resolve
+from tintype.request.inputs import InitImage, Inputs, Mask
+from tintype.stages.again import request_of
+
+INPUTS = ("image", "mask", "latents")
+OF_IMAGE_FACTS = ("strength", "fit", "background", "outpaint")
+OF_MASK_FACTS = ("mask_grow", "mask_blur", "keep_outside")
+OF_WORDS = (
+    "prompt", "negative_prompt", "num_inference_steps", "guidance_scale", "guidance_rescale", "width", "height", "seed",
+    "sampler", "sigmas", "eta", "noise", "count", "batch_size", "exactness",
+)  # fmt: skip
+MADE_WITH = Provenance(
+    tintype="0",
+    onnxruntime="0",
+    bundle="x",
+    bundle_hash="0",
+    precision="fp32",
+    target="cpu",
+    builds={},
+    threads=1,
+)
 
 
 def refused(manifest, *words, **fields):
@@ -52,7 +75,31 @@ def test_nothing_that_was_said_is_changed(manifest):
         exactness="exact",
     )
     resolved = resolve(said, manifest)
-    assert dataclasses.asdict(resolved) == dataclasses.asdict(said)
+    assert {name: getattr(resolved, name) for name in OF_WORDS} == {name: getattr(said, name) for name in OF_WORDS}
+    assert (resolved.image, resolved.mask, resolved.latents) == (None, None, None)
+
+
+def test_nothing_that_was_said_of_a_picture_and_its_mask_is_changed(manifest):
+    said = Request(
+        prompt="a house",
+        image=photo(32, 64),
+        strength=1,
+        fit="pad",
+        background="navy",
+        mask=middle(32, 64),
+        mask_grow=2,
+        mask_blur=1,
+        keep_outside="exact",
+        outpaint="8,0,8,0",
+    )
+    resolved = resolve(said, manifest)
+    assert (resolved.width, resolved.height) == (48, 64)
+    for name in OF_IMAGE_FACTS:
+        assert getattr(resolved.image, name) == getattr(said, name)
+    for name in OF_MASK_FACTS:
+        assert getattr(resolved.mask, name.removeprefix("mask_")) == getattr(said, name)
+    assert resolved.image.sha256 == picture_bytes_hash(photo(32, 64))
+    assert resolved.mask.sha256 == picture_bytes_hash(middle(32, 64))
 
 
 @pytest.mark.parametrize("usual", ["exact", "balanced"])
@@ -66,7 +113,7 @@ def test_a_bundle_says_how_exact_its_pictures_are_unless_the_request_does(manife
 
 def test_resolving_twice_changes_nothing(manifest):
     once = resolve(Request(prompt="a house"), manifest)
-    assert resolve(Request(**dataclasses.asdict(once)), manifest) == once
+    assert resolve(Request(**{name: getattr(once, name) for name in OF_WORDS}), manifest) == once
 
 
 def test_zero_is_a_value(manifest):
@@ -80,10 +127,50 @@ def test_without_a_seed_each_request_gets_its_own(manifest):
     assert all(0 <= seed < 2**32 for seed in seeds)
 
 
-def test_the_three_descriptions_of_a_request_agree():
+def test_the_fields_that_calls_take_by_name_are_a_requests_but_its_prompt():
     names = [field.name for field in dataclasses.fields(Request)]
-    assert names == [field.name for field in dataclasses.fields(ResolvedRequest)]
-    assert set(names) == {"prompt", *RequestFields.__annotations__}
+    assert set(names) == {"prompt", *typed_fields(RequestFields)}
+    assert typed_fields(InputFields) == set(INPUTS)
+    kinds = {field.name: field.type for field in dataclasses.fields(Request)}
+    for kind in (InputFields, RequestFields):
+        for name, annotation in kind.__annotations__.items():
+            told = annotation.__forward_arg__ if isinstance(annotation, ForwardRef) else annotation
+            assert told == kinds[name], name
+
+
+def typed_fields(kind: type) -> set[str]:
+    return {*kind.__required_keys__, *kind.__optional_keys__}
+
+
+def test_every_field_of_a_request_is_kept():
+    """By itself, as a fact of its picture or its mask, or by a hash where it is an input."""
+    names = {field.name for field in dataclasses.fields(Request)}
+    resolved, image, mask = (
+        {field.name for field in dataclasses.fields(kind)} for kind in (ResolvedRequest, InitImage, Mask)
+    )
+    assert set(OF_WORDS) | set(INPUTS) == resolved - {"inputs"}
+    assert names == {*OF_WORDS, *INPUTS, *OF_IMAGE_FACTS, *OF_MASK_FACTS}
+    assert set(OF_IMAGE_FACTS) == image - {"sha256", "width", "height", "parent"}
+    assert {name.removeprefix("mask_") for name in OF_MASK_FACTS} == mask - {"sha256"}
+    assert {field.name for field in dataclasses.fields(Inputs)} == {"pixels", "mask", "latents"}
+
+
+def test_every_field_of_a_request_but_its_size_has_words_for_the_command_line():
+    wordless = {field.name for field in dataclasses.fields(Request) if not field.metadata}
+    assert wordless == {"prompt", "width", "height"}
+
+
+def test_what_a_record_keeps_is_asked_for_again(manifest):
+    """`request_of` a record is the request that it was, for every field."""
+    given = {"image": photo(), "mask": middle()}
+    more = {"strength": 0.5, "fit": "pad", "background": "#000080", "mask_grow": 3, "mask_blur": 2.0}
+    said = Request(prompt="a house", seed=3, eta=0.0, keep_outside="exact", outpaint="0,0,8,8", **given, **more)
+    resolved = resolve(said, manifest)
+    record = Record(request=resolved, picture=0, made_with=MADE_WITH)
+    again = request_of(parse_record(record.texts()["tintype"]), given)
+    assert resolve(again, manifest) == resolved
+    for name in (*OF_IMAGE_FACTS, *OF_MASK_FACTS):
+        assert getattr(again, name) == getattr(said, name)
 
 
 @pytest.mark.parametrize("steps", [0, -1, 1001, 10**30])
