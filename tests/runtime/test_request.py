@@ -15,6 +15,7 @@ from tintype.image.source import picture_bytes_hash
 from tintype.record import Provenance, Record, parse_record
 from tintype.request import InputFields, Request, RequestFields, ResolvedRequest, make_request, resolve
 from tintype.request.inputs import InitImage, Inputs, Mask
+from tintype.request.request import Hires
 from tintype.stages.again import request_of
 
 INPUTS = ("image", "mask", "latents")
@@ -148,11 +149,14 @@ def test_every_field_of_a_request_is_kept():
     resolved, image, mask = (
         {field.name for field in dataclasses.fields(kind)} for kind in (ResolvedRequest, InitImage, Mask)
     )
-    assert set(OF_WORDS) | set(INPUTS) == resolved - {"inputs"}
-    assert names == {*OF_WORDS, *INPUTS, *OF_IMAGE_FACTS, *OF_MASK_FACTS}
-    assert set(OF_IMAGE_FACTS) == image - {"sha256", "width", "height", "parent"}
+    hires = {field.name for field in dataclasses.fields(Hires)}
+    assert set(OF_WORDS) | set(INPUTS) == resolved - {"inputs", "hires"}
+    of_hires = {"hires", "hires_strength", "hires_upscale"}
+    assert names == {*OF_WORDS, *INPUTS, *OF_IMAGE_FACTS, *OF_MASK_FACTS, *of_hires}
+    assert {name.removeprefix("hires_") for name in of_hires - {"hires"}} == hires - {"factor", "width", "height"}
+    assert set(OF_IMAGE_FACTS) == image - {"sha256", "width", "height", "parent", "latents"}
     assert {name.removeprefix("mask_") for name in OF_MASK_FACTS} == mask - {"sha256"}
-    assert {field.name for field in dataclasses.fields(Inputs)} == {"pixels", "mask", "latents"}
+    assert {field.name for field in dataclasses.fields(Inputs)} == {"pixels", "picture", "mask", "latents"}
 
 
 def test_every_field_of_a_request_but_its_size_has_words_for_the_command_line():
