@@ -153,6 +153,9 @@ def test_a_long_call_is_ended_on_its_way(pipeline, expected, graph_runs, monkeyp
     assert ends(run) == []
     thread.join()
     assert graph_runs[before:] == ["begun"]  # and not done
+    loaded = pipeline.graphs.load_seconds
+    next(pipeline.steps(PROMPT, **asked))
+    assert pipeline.graphs.load_seconds == loaded  # graphs stayed open
     assert pipeline.generate(PROMPT, **ASKED).image.tobytes() == expected
 
 
