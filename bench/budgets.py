@@ -81,7 +81,7 @@ def measure_size(sweep: Sweep, size: str) -> dict[str, Any]:
     """A row for each budget, none at all first, and the bars."""
     unlimited = _possible(sweep.plan(None, size), None)
     smallest = smallest_budget(lambda budget: sweep.plan(budget, size))
-    largest = max(unlimited["peak_bytes"], unlimited["again_bytes"])
+    largest = max(unlimited["peak_bytes"], unlimited["warm_bytes"])
     wanted = spread(smallest, int(largest * 1.05), sweep.budgets)
     if sweep.given:
         wanted = (smallest, *(budget for budget in sweep.given if budget > smallest))

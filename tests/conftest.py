@@ -421,7 +421,7 @@ def kept_budgets(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Seq
         common = ["--provider", name, *asked]
         whole = tintype("plan", "postcard", *common)
         least = tintype("plan", "postcard", *common, "--memory", "1MiB", code=1)["error"]["least_bytes"]
-        budgets = (None, least, int(whole["plan"]["again_bytes"] * 1.1))
+        budgets = (None, least, int(whole["plan"]["warm_bytes"] * 1.1))
         found = []
         for number, budget in enumerate(budgets):
             within = [] if budget is None else ["--memory", str(budget)]

@@ -16,11 +16,11 @@ import psutil
 from tintype.costs import IMPOSSIBLE, Costs, GraphFacts
 from tintype.errors import UncutError
 from tintype.graphs.resident import Graphs
-from tintype.memory.budget import Room, auto_room, budget_bytes
+from tintype.memory.budget import MemoryLimits, budget_bytes, free_limits
 from tintype.memory.corrections import Corrections
-from tintype.memory.holding import MIB, PACKED, Holding
+from tintype.memory.mode import MIB, PACKED, Mode
 from tintype.memory.plan import ExecutionPlan, Plan, Stage
-from tintype.memory.planner import NO_BOUND, Candidate, KnownPlan, Need, device_holdings, holdings_for, make_plan
+from tintype.memory.planner import NO_BOUND, Candidate, KnownPlan, Need, device_modes, make_plan, modes_for
 from tintype.memory.reckoning import Correction, reckon
 from tintype.recent import Recent
 from tintype.uses import GraphUse
@@ -106,7 +106,7 @@ class Planner:
         plan = make_plan(needs, base, budget, lambda candidate: self._known(candidate, work), measure, room=room)
         return replace(plan, stages=tuple(self._with_kernels(stage, work) for stage in plan.stages))
 
-    def _bounds(self, memory: str | int) -> tuple[int, Room]:
+    def _bounds(self, memory: str | int) -> tuple[int, MemoryLimits]:
         """The budget in bytes, and what bounds a plan beside it: a device has no more than it has free."""
         from tintype.engine.device.device_memory import device_bytes, free_device_bytes
 
@@ -115,9 +115,9 @@ class Planner:
         if free is not None:
             free += device_bytes(target) or 0
         if memory == "auto":
-            room = auto_room(free)
+            room = free_limits(free)
             return budget_bytes(memory, room), room
-        return budget_bytes(memory), Room(device=free)
+        return budget_bytes(memory), MemoryLimits(device=free)
 
     def _worthwhile(self, work: Work, use: GraphUse) -> Need:
         """A need without segments that would be the whole graph, or two of which would: nothing is gained by them."""
@@ -126,12 +126,12 @@ class Planner:
         kept = tuple(way for way in self._holdings(use) if (way.segment_mib or 0) <= most)
         return _need(use, kept, can_split=use.branches > 1)
 
-    def _holdings(self, use: GraphUse) -> tuple[Holding, ...]:
+    def _holdings(self, use: GraphUse) -> tuple[Mode, ...]:
         from tintype.engine.run.pages import can_give_back
 
         if self.graphs.target.is_host:
-            return holdings_for(use.ref.role, standing=can_give_back())
-        return device_holdings(use.ref.role)
+            return modes_for(use.ref.role, standing=can_give_back())
+        return device_modes(use.ref.role)
 
     def base_bytes(self) -> int:
         """What the process holds with everything imported and no graph open; measured when it is first asked for.
@@ -244,7 +244,7 @@ class Planner:
         return self._corrections
 
 
-def _need(use: GraphUse, holdings: Sequence[Holding], *, can_split: bool) -> Need:
+def _need(use: GraphUse, holdings: Sequence[Mode], *, can_split: bool) -> Need:
     return Need(role=use.name, holdings=tuple(holdings), opens=use.opens, calls=use.calls, can_split=can_split)
 
 

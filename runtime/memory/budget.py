@@ -26,7 +26,7 @@ _VERSIONS = (
 
 
 @dataclass(frozen=True, slots=True)
-class Room:
+class MemoryLimits:
     """What there is beside a budget, in bytes: for the process itself, and in a device's memory. None is not known."""
 
     host: int | None = None
@@ -57,25 +57,25 @@ def parse_memory(memory: str | int) -> int | str:
     return int(count)
 
 
-def budget_bytes(memory: str | int, room: Room | None = None) -> int:
+def budget_bytes(memory: str | int, room: MemoryLimits | None = None) -> int:
     """The budget that a parsed one stands for now: `auto` is all the room that there is.
 
     room: None is this machine's.
     """
     if isinstance(memory, int):
         return memory
-    room = room or auto_room(None)
+    room = room or free_limits(None)
     return (room.host or 0) + (room.device or 0)
 
 
-def auto_room(device_free: int | None) -> Room:
+def free_limits(device_free: int | None) -> MemoryLimits:
     """What is free and what this process has already, less a margin; and of what a device has free."""
     info: Any = psutil.Process().memory_info()
     # Mapped files that are in memory count as free already: the system could take them back.
     free = free_bytes() + int(info.rss - getattr(info, "shared", 0))
     if free <= 0:
         raise MemoryBudgetError("this machine has no memory free", fix="close other programs")
-    return Room(int(free * AUTO_SHARE), None if device_free is None else int(device_free * AUTO_SHARE))
+    return MemoryLimits(int(free * AUTO_SHARE), None if device_free is None else int(device_free * AUTO_SHARE))
 
 
 def free_bytes(cgroups: Path = CGROUPS) -> int:

@@ -7,14 +7,14 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from tintype.costs import Costs
-from tintype.memory.holding import MIB, PACKED, Holding
+from tintype.memory.mode import MIB, PACKED, Mode
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExecutionPlan:
     """What a plan decides. It is what the pipeline goes by, and with the request it decides a picture's bytes."""
 
-    holdings: Mapping[str, Holding] = field(default_factory=dict)  # by role; packed where there is none
+    holdings: Mapping[str, Mode] = field(default_factory=dict)  # by role; packed where there is none
     split_guidance: bool = False  # two calls a step in place of one on a batch twice as large
     keep: bool = True  # graphs stay open from stage to stage, and for the next request
     device_limits: Mapping[str, int] = field(default_factory=dict)  # by role, bytes of a device's memory
@@ -22,7 +22,7 @@ class ExecutionPlan:
     # build is there.
     timed: Mapping[str, bool] = field(default_factory=dict)
 
-    def holding(self, role: str) -> Holding:
+    def holding(self, role: str) -> Mode:
         return self.holdings.get(role, PACKED)
 
 
@@ -31,7 +31,7 @@ class Stage:
     """One graph's part in making the pictures of a request."""
 
     role: str
-    holding: Holding
+    holding: Mode
     split_guidance: bool
     opens: int
     calls: int
@@ -76,7 +76,7 @@ class Stage:
         return self.opens * once + self.calls * costs.call_seconds
 
     @property
-    def again_seconds(self) -> float:
+    def warm_seconds(self) -> float:
         """The same for further pictures, where it has stayed open."""
         held = self.costs.held_seconds * (2 if self.split_guidance else 1)
         return self.opens * held + self.calls * self.costs.call_seconds
@@ -98,15 +98,15 @@ class Plan:
     @property
     def peak_bytes(self) -> int:
         """Of a fresh process that makes the request's pictures."""
-        return max(self._first_bytes, self.again_bytes) if self.repeats else self._first_bytes
+        return max(self._first_bytes, self.warm_bytes) if self.repeats else self._first_bytes
 
     @property
     def most_bytes(self) -> int:
         """Of a process that makes them, and makes them again: what has to fit."""
-        return max(self.peak_bytes, self.again_bytes)
+        return max(self.peak_bytes, self.warm_bytes)
 
     @property
-    def again_bytes(self) -> int:
+    def warm_bytes(self) -> int:
         """Of a process that has made such pictures before.
 
         Graphs that stay open hold what they hold, all of them, and the arena that they share is as large as the
@@ -140,9 +140,9 @@ class Plan:
         return sum(stage.seconds for stage in self.stages)
 
     @property
-    def again_seconds(self) -> float:
+    def warm_seconds(self) -> float:
         """Of a process that has made such pictures before."""
-        return sum(stage.again_seconds if self.keep else stage.seconds for stage in self.stages)
+        return sum(stage.warm_seconds if self.keep else stage.seconds for stage in self.stages)
 
     @property
     def measured(self) -> bool:
@@ -178,7 +178,7 @@ class Plan:
             "budget_bytes": self.budget_bytes,
             "base_bytes": self.base_bytes,
             "peak_bytes": self.peak_bytes,
-            "again_bytes": self.again_bytes,
+            "warm_bytes": self.warm_bytes,
             "device_bytes": self.device_bytes,
             "seconds": round(self.seconds, 3),
             "measured": self.measured,
@@ -210,7 +210,7 @@ class Plan:
                 ways = ", ".join(f"{name} {count}" for name, count in sorted(stage.kernels.items()))
                 said.append(f"{stage.role:<16} kernels: {ways}")
         budget = "no budget" if self.budget_bytes is None else f"of {_mib(self.budget_bytes)} MiB"
-        again = f" ({_mib(self.again_bytes)} for further pictures)" if self.again_bytes > self.peak_bytes else ""
+        again = f" ({_mib(self.warm_bytes)} for further pictures)" if self.warm_bytes > self.peak_bytes else ""
         said.append(f"peak {_mib(self.peak_bytes)} MiB{again}, {budget}; {self.seconds:.1f} s")
         if not self.measured:
             said.append("~ reckoned from the graph; measured when it is built")

@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 
 from tintype.costs import Costs
 from tintype.errors import MemoryBudgetError
-from tintype.memory.budget import Room
-from tintype.memory.holding import MAPPED, MIB, PACKED, Holding, segments, strips
+from tintype.memory.budget import MemoryLimits
+from tintype.memory.mode import MAPPED, MIB, PACKED, Mode, segments, strips
 from tintype.memory.plan import Plan, Stage
 
 SEGMENTS_MIB = (1536, 1024, 768, 512, 384, 256, 192, 128, 96, 64, 48, 32)
@@ -18,7 +18,7 @@ STRIPS_MIB = (64, 32, 16, 8, 4)
 # On a device each part is opened for every run, and none of them has been seen to be worth more steps.
 DEVICE_SEGMENTS_MIB = (1024, 256, 64)
 DEVICE_STRIPS_MIB = (32, 8)
-NO_BOUND = Room()
+NO_BOUND = MemoryLimits()
 MARGIN = 0.97  # of a budget is what a plan may fill
 NEAR = 1.15  # how far reckoning may be off where the smallest way is sought
 PROMISING = 1.05  # a way that is only reckoned has to promise that much over one that was measured
@@ -31,7 +31,7 @@ class Need:
     """A graph that a request needs: how often it is opened when graphs don't stay open, and how often called."""
 
     role: str
-    holdings: tuple[Holding, ...]
+    holdings: tuple[Mode, ...]
     opens: int
     calls: int  # without split guidance
     can_split: bool = False
@@ -42,7 +42,7 @@ class Candidate:
     """One way to run one role."""
 
     role: str
-    holding: Holding
+    holding: Mode
     split_guidance: bool
 
 
@@ -52,9 +52,9 @@ class KnownPlan:
 
     plan: Plan
     budget: int | None
-    room: Room
+    room: MemoryLimits
 
-    def serves(self, budget: int | None, room: Room) -> bool:
+    def serves(self, budget: int | None, room: MemoryLimits) -> bool:
         """Whether it is still the one to take within these bounds: it fits, and none of them has grown much.
 
         What is free goes up and down all the time; a new plan may mean to open, and to build, other graphs.
@@ -78,7 +78,7 @@ def candidates(need: Need) -> Iterator[Candidate]:
             yield Candidate(need.role, holding, split)
 
 
-def holdings_for(role: str, *, standing: bool) -> tuple[Holding, ...]:
+def modes_for(role: str, *, standing: bool) -> tuple[Mode, ...]:
     """The ways in which graphs of a role can be held on the processor.
 
     standing: whether segments can stay open, as this system takes back a mapped file's memory when asked.
@@ -92,7 +92,7 @@ def holdings_for(role: str, *, standing: bool) -> tuple[Holding, ...]:
     return (PACKED, MAPPED, *(segments(mib, standing=True) for mib in SEGMENTS_MIB), *small)
 
 
-def device_holdings(role: str) -> tuple[Holding, ...]:
+def device_modes(role: str) -> tuple[Mode, ...]:
     """The same on a device: whole in its memory, or in parts that are there one after another."""
     parts = map(strips, DEVICE_STRIPS_MIB) if role in IN_STRIPS else map(segments, DEVICE_SEGMENTS_MIB)
     return (PACKED, *parts)
@@ -105,7 +105,7 @@ def make_plan(
     known: Oracle,
     measure: Oracle | None = None,
     *,
-    room: Room = NO_BOUND,
+    room: MemoryLimits = NO_BOUND,
 ) -> Plan:
     """The fastest plan within the budget.
 
@@ -122,7 +122,7 @@ def make_plan(
         if measure is not None and guessed:
             measure(Candidate(guessed[0].role, guessed[0].holding, guessed[0].split_guidance))
             continue
-        near = next(_near(needs, found, known), None) if plan is None and measure is not None else None
+        near = next(_unmeasured_rivals(needs, found, known), None) if plan is None and measure is not None else None
         if near is not None and measure is not None:
             measure(near)
             continue
@@ -131,7 +131,7 @@ def make_plan(
         return plan
 
 
-def _best(needs: Sequence[Need], base: int, budget: int | None, known: Oracle, room: Room) -> Plan | None:
+def _best(needs: Sequence[Need], base: int, budget: int | None, known: Oracle, room: MemoryLimits) -> Plan | None:
     # By graph, how much of the budget is for what graphs before it leave behind when they are closed.
     less = {need.role: 0 for need in needs}
     while True:
@@ -139,24 +139,24 @@ def _best(needs: Sequence[Need], base: int, budget: int | None, known: Oracle, r
         for need in needs:
             most = None if budget is None else budget - less[need.role]
             stages = [_stage(need, candidate, known(candidate), base) for candidate in candidates(need)]
-            fitting = [stage for stage in stages if _fits(_alone(stage, base), most, room)]
+            fitting = [stage for stage in stages if _fits(_single(stage, base), most, room)]
             if not fitting:
                 smallest = _smallest(needs, base, known, budget)
                 return smallest if _fits(smallest, budget, room) else None
-            chosen.append(min(fitting, key=lambda stage: (_promised(stage), stage.peak_bytes)))
-        apart = _in_turn(Plan(budget_bytes=budget, base_bytes=base, stages=tuple(chosen), keep=False))
-        together = _together(apart)
+            chosen.append(min(fitting, key=lambda stage: (_ranked_seconds(stage), stage.peak_bytes)))
+        apart = _sequential(Plan(budget_bytes=budget, base_bytes=base, stages=tuple(chosen), keep=False))
+        together = _all_resident(apart)
         if _fits(together, budget, room):
-            return _lasting(together, needs, known, room)
+            return _prefer_warm(together, needs, known, room)
         if budget is None or _fits(apart, budget, room):
-            return _lasting(apart, needs, known, room)
+            return _prefer_warm(apart, needs, known, room)
         over = {stage.role: stage.peak_bytes - int(budget * MARGIN) for stage in apart.stages}
         tight = {role: count for role, count in over.items() if count > 0} or over
         for role, count in tight.items():
             less[role] += max(MIB, count)
 
 
-def _lasting(plan: Plan, needs: Sequence[Need], known: Oracle, room: Room) -> Plan:
+def _prefer_warm(plan: Plan, needs: Sequence[Need], known: Oracle, room: MemoryLimits) -> Plan:
     """The plan, or the one that keeps every graph whole and open, where that fits and takes less for two pictures.
 
     For the first one parts, or graphs one after another, may take no longer: a whole graph's first call is its slowest.
@@ -164,12 +164,12 @@ def _lasting(plan: Plan, needs: Sequence[Need], known: Oracle, room: Room) -> Pl
     """
     whole = [Candidate(need.role, need.holdings[0], False) for need in needs]
     stages = tuple(_stage(*each, known(each[1]), plan.base_bytes) for each in zip(needs, whole, strict=True))
-    lasting = _together(replace(plan, stages=stages))
-    gains = lasting.seconds + lasting.again_seconds < plan.seconds + plan.again_seconds
+    lasting = _all_resident(replace(plan, stages=stages))
+    gains = lasting.seconds + lasting.warm_seconds < plan.seconds + plan.warm_seconds
     return lasting if gains and _fits(lasting, plan.budget_bytes, room) else plan
 
 
-def _in_turn(plan: Plan) -> Plan:
+def _sequential(plan: Plan) -> Plan:
     """The same with each graph closed before the next: each stage begins with what those before it have left.
 
     Some of that it uses again; how much is not known, and a budget has to hold where it is nothing.
@@ -181,22 +181,22 @@ def _in_turn(plan: Plan) -> Plan:
     return replace(plan, stages=tuple(stages))
 
 
-def _alone(stage: Stage, base: int) -> Plan:
+def _single(stage: Stage, base: int) -> Plan:
     return Plan(budget_bytes=None, base_bytes=base, stages=(stage,), keep=False)
 
 
-def _fits(plan: Plan, budget: int | None, room: Room) -> bool:
+def _fits(plan: Plan, budget: int | None, room: MemoryLimits) -> bool:
     total, device = plan.most_bytes, plan.device_bytes
     bounds = ((total, budget), (total - device, room.host), (device, room.device))
     return all(most is None or count <= int(most * MARGIN) for count, most in bounds)
 
 
-def _promised(stage: Stage) -> float:
+def _ranked_seconds(stage: Stage) -> float:
     """Seconds by which ways are compared: to build and measure one takes minutes, which a small gain isn't worth."""
     return stage.seconds * (1.0 if stage.costs.measured else PROMISING)
 
 
-def _together(plan: Plan) -> Plan:
+def _all_resident(plan: Plan) -> Plan:
     """The same with every graph left open: each stage begins with what those before it hold, and with their arena."""
     stages, held, arena = [], plan.base_bytes + plan.device_base_bytes, 0
     for stage in plan.stages:
@@ -216,10 +216,10 @@ def _smallest(needs: Iterable[Need], base: int, known: Oracle, budget: int | Non
         )
         for need in needs
     )
-    return _in_turn(Plan(budget_bytes=budget, base_bytes=base, stages=stages, keep=False))
+    return _sequential(Plan(budget_bytes=budget, base_bytes=base, stages=stages, keep=False))
 
 
-def _near(needs: Iterable[Need], smallest: Plan, known: Oracle) -> Iterator[Candidate]:
+def _unmeasured_rivals(needs: Iterable[Need], smallest: Plan, known: Oracle) -> Iterator[Candidate]:
     """What is only reckoned and may be smaller than what was measured: asked for before a budget is refused."""
     for need, stage in zip(needs, smallest.stages, strict=True):
         for candidate in candidates(need):
@@ -240,10 +240,10 @@ def _stage(need: Need, candidate: Candidate, costs: Costs, base: int) -> Stage:
     )
 
 
-def _too_small(smallest: Plan, budget: int | None, room: Room) -> MemoryBudgetError:
+def _too_small(smallest: Plan, budget: int | None, room: MemoryLimits) -> MemoryBudgetError:
     least = -(-int(smallest.most_bytes / MARGIN + SLACK_BYTES) // MIB)
     tightest = max(smallest.stages, key=lambda stage: stage.peak_bytes)
-    if not _fits(smallest, None, Room(device=room.device)):
+    if not _fits(smallest, None, MemoryLimits(device=room.device)):
         return MemoryBudgetError(
             f"nothing fits into the {(room.device or 0) / MIB:,.0f} MiB that the device has free: "
             f"the least that {tightest.role} takes there is {smallest.device_bytes / MIB:,.0f}",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from tintype.costs import Costs, GraphFacts
-from tintype.memory.holding import MIB, Holding
+from tintype.memory.mode import MIB, Mode
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +33,7 @@ _SESSION_BYTES = 24 * MIB
 
 def reckon(
     facts: GraphFacts,
-    holding: Holding,
+    holding: Mode,
     *,
     floats: bool,
     rate: float,

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from tintype.errors import RecordError
-from tintype.memory.holding import parse_holding
+from tintype.memory.mode import parse_mode
 from tintype.memory.plan import ExecutionPlan
 
 BASE = "base "  # before the name of a graph that drew the smaller picture
@@ -52,7 +52,7 @@ def execution_plan_of(made_with: Provenance, *, base: bool = False) -> Execution
     Raises RecordError when it names a way that isn't known.
     """
     try:
-        holdings = {role: parse_holding(words) for role, words in _of(made_with.holdings, base).items()}
+        holdings = {role: parse_mode(words) for role, words in _of(made_with.holdings, base).items()}
     except ValueError as error:
         raise RecordError(f"the record cannot be read: {error}", fix="upgrade tintype") from None
     timed = {role: how == TIMED for role, how in _of(made_with.kernels, base).items()}

@@ -29,7 +29,7 @@ def ddim(
 ) -> Steps:
     """DDIM (Song et al. 2020, formula 12), with schedule.eta of its noise."""
     for index in range(schedule.total):
-        sigma, sigma_next = float(schedule.sigmas[index]), float(schedule.landings[index])
+        sigma, sigma_next = float(schedule.sigmas[index]), float(schedule.sigmas_to[index])
         denoised = denoise(latents, sigma, float(schedule.timesteps[index]))
         latents = ancestral_step(latents, denoised, sigma, sigma_next, noise, schedule.eta)
         latents = same_model_input(latents, sigma_next, float(schedule.sigmas[index + 1]))
@@ -69,8 +69,8 @@ def pndm(
     history: list[Latents] = []
     first = latents
     for index in range(schedule.total):
-        sigma, departure = float(schedule.sigmas[index]), float(schedule.departures[index])
-        landing, sigma_next = float(schedule.landings[index]), float(schedule.sigmas[index + 1])
+        sigma, departure = float(schedule.sigmas[index]), float(schedule.sigmas_from[index])
+        landing, sigma_next = float(schedule.sigmas_to[index]), float(schedule.sigmas[index + 1])
         denoised = denoise(latents, sigma, float(schedule.timesteps[index]))
         prediction = prediction_from(denoised, latents, sigma, kind)
         if index == 1:

@@ -21,10 +21,10 @@ from tintype.sampling.spacing import (
     LAYOUTS,
     SPACINGS,
     Layout,
-    lay,
-    lay_by_stride,
     sigmas_of,
     spaced_timesteps,
+    timesteps_by_stride,
+    timesteps_for,
     timesteps_of,
 )
 
@@ -43,10 +43,10 @@ class Schedule:
     config: SchedulerConfig
     timesteps: NDArray[np.float64]  # (n,), what the model is told at each step
     sigmas: NDArray[np.float64]  # (n + 1,), the noise level of each step, and where the last one lands
-    departures: NDArray[np.float64]  # (n,), where each step is reckoned from; sigmas[:-1] but for pndm's second
-    landings: NDArray[np.float64]  # (n,), where each step lands; sigmas[1:] but for ddim and pndm
+    sigmas_from: NDArray[np.float64]  # (n,), where each step is reckoned from; sigmas[:-1] but for pndm's second
+    sigmas_to: NDArray[np.float64]  # (n,), where each step lands; sigmas[1:] but for ddim and pndm
     initial_scale: float  # latents to start with = noise * initial_scale
-    exploding: bool  # the last latents are the picture as they are, whatever noise is left in them
+    variance_exploding: bool  # the last latents are the picture as they are, whatever noise is left in them
     eta: float = 0.0  # of ddim: the share of fresh noise, 0 none .. 1 all
     skipped: int = 0  # steps of the whole way that it leaves out, as it begins with a picture
     training_sigmas: NDArray[np.float64]  # (num_train_timesteps,), rising
@@ -81,7 +81,7 @@ class Schedule:
     @property
     def scale_of_last(self) -> float:
         """Of the sampler's last latents over those that are decoded."""
-        return 1.0 if self.exploding else math.hypot(1.0, float(self.sigmas[-1]))
+        return 1.0 if self.variance_exploding else math.hypot(1.0, float(self.sigmas[-1]))
 
 
 def make_schedule(
@@ -107,29 +107,29 @@ def make_schedule(
     _check(config, sampler, layout, num_inference_steps, name, eta)
     floor = _LOWEST_ALPHA_BY_SIGMA if layout.spacings == SPACINGS else _LOWEST_ALPHA_BY_TIMESTEP
     training_sigmas = _training_sigmas(config, floor)
-    timesteps, sigmas = lay(config, layout, num_inference_steps, name, base, training_sigmas)
+    timesteps, sigmas = timesteps_for(config, layout, num_inference_steps, name, base, training_sigmas)
     last = _last_sigma(config, layout, training_sigmas)
     skipped = len(timesteps) - _taken(num_inference_steps, strength)
     stride = config.num_train_timesteps // len(timesteps)
     timesteps, sigmas = timesteps[skipped:], sigmas[skipped:]
     if layout.by_stride:
-        timesteps, departures, landings = lay_by_stride(layout, timesteps, stride, last, training_sigmas)
+        timesteps, sigmas_from, sigmas_to = timesteps_by_stride(layout, timesteps, stride, last, training_sigmas)
         sigmas = np.append(sigmas_of(timesteps, training_sigmas), last)
     else:
         sigmas = np.append(sigmas, last)
-        departures, landings = sigmas[:-1], sigmas[1:]
+        sigmas_from, sigmas_to = sigmas[:-1], sigmas[1:]
     start = float(sigmas[:-1].max())
-    plain_start = layout.exploding and base in ("linspace", "trailing")
+    plain_start = layout.variance_exploding and base in ("linspace", "trailing")
     return Schedule(
         sampler=sampler,
         spacing=name,
         config=config,
         timesteps=timesteps,
         sigmas=sigmas,
-        departures=departures,
-        landings=landings,
+        sigmas_from=sigmas_from,
+        sigmas_to=sigmas_to,
         initial_scale=start if plain_start else math.hypot(1.0, start),
-        exploding=layout.exploding,
+        variance_exploding=layout.variance_exploding,
         eta=eta,
         skipped=skipped,
         training_sigmas=training_sigmas,

@@ -29,7 +29,7 @@ class Layout:
 
     grid: str = "points"
     whole: bool = False  # timesteps are whole numbers: tables are indexed, not interpolated
-    exploding: bool = False  # starts from sigma * noise rather than from unit variance; ends without rescaling
+    variance_exploding: bool = False  # starts from sigma * noise rather than from unit variance; ends without rescaling
     spacings: tuple[str, ...] = SPACINGS
     default_spacing: str = "linspace"
     by_stride: bool = False  # lands on t - T // n, not on the list's next timestep
@@ -40,12 +40,12 @@ class Layout:
     cuts_cosine_timesteps: bool = False  # on a cosine schedule, karras timesteps are cut off, not rounded
 
 
-_EXPLODING = Layout(exploding=True)
-_LOOKING_AHEAD = Layout(exploding=True, looks_ahead=True)
+_EXPLODING = Layout(variance_exploding=True)
+_LOOKING_AHEAD = Layout(variance_exploding=True, looks_ahead=True)
 _DPM = Layout(grid="intervals", whole=True, may_stop_early=True, cuts_cosine_timesteps=True)
 
 LAYOUTS: dict[str, Layout] = {
-    "euler": Layout(exploding=True, may_stop_early=True),
+    "euler": Layout(variance_exploding=True, may_stop_early=True),
     "euler_a": _EXPLODING,
     "heun": _LOOKING_AHEAD,
     "ddim": Layout(whole=True, spacings=BY_TIMESTEP, default_spacing="leading", by_stride=True),
@@ -66,7 +66,7 @@ LAYOUTS: dict[str, Layout] = {
 }
 
 
-def lay(
+def timesteps_for(
     config: SchedulerConfig, layout: Layout, steps: int, name: str, base: str, training_sigmas: NDArray[np.float64]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Timesteps and sigmas, (n,) each: of spacing `name`, on the timestep spacing `base` where that matters."""
@@ -114,14 +114,14 @@ def exponential_sigmas(first: float, last: float, count: int) -> NDArray[np.floa
     return np.exp(np.linspace(math.log(first), math.log(last), count))
 
 
-def lay_by_stride(
+def timesteps_by_stride(
     layout: Layout,
     timesteps: NDArray[np.float64],
     stride: int,
     last: float,
     training_sigmas: NDArray[np.float64],
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
-    """Timesteps, departures and landings of ddim and pndm, which step by a stride wherever the next timestep lies.
+    """Timesteps, sigmas_from and sigmas_to of ddim and pndm, which step by a stride wherever the next timestep lies.
 
     stride: of T training timesteps and n steps of the whole way, T // n.
 
@@ -134,8 +134,8 @@ def lay_by_stride(
     start, end = timesteps.copy(), timesteps - stride
     if twice:
         start[1], end[1] = timesteps[1] + stride, timesteps[1]
-    landings = np.where(end >= 0, sigmas_of(np.maximum(end, 0.0), training_sigmas), last)
-    return timesteps, sigmas_of(start, training_sigmas), landings
+    sigmas_to = np.where(end >= 0, sigmas_of(np.maximum(end, 0.0), training_sigmas), last)
+    return timesteps, sigmas_of(start, training_sigmas), sigmas_to
 
 
 def sigmas_of(timesteps: NDArray[np.float64], training_sigmas: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -1,6 +1,6 @@
 """The words every sampler shares: latents, what denoises them, and one step of the way.
 
-Inside the runtime latents are image + sigma * noise (variance exploding, as in k-diffusion). A model that was
+Inside the runtime latents are image + sigma * noise (variance variance_exploding, as in k-diffusion). A model that was
 trained on variance preserving latents sees latents / sqrt(1 + sigma^2).
 """
 

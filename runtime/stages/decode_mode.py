@@ -6,7 +6,7 @@ import dataclasses
 from dataclasses import dataclass
 
 from tintype.image.tiles import Tiling
-from tintype.memory.holding import Holding, strips
+from tintype.memory.mode import Mode, strips
 from tintype.memory.plan import ExecutionPlan
 from tintype.uses import GraphUse
 
@@ -18,7 +18,7 @@ class DecodeMode:
     """One way to decode."""
 
     tiling: Tiling | None = None  # None is the whole picture
-    holding: Holding | None = None  # None is as the plan has it
+    holding: Mode | None = None  # None is as the plan has it
 
     def within(self, plan: ExecutionPlan) -> ExecutionPlan:
         """The plan with the decoder held this way."""

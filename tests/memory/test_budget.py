@@ -6,7 +6,7 @@ import psutil
 import pytest
 
 from tintype.errors import RequestError
-from tintype.memory.budget import AUTO_SHARE, Room, auto_room, budget_bytes, free_bytes, parse_memory
+from tintype.memory.budget import AUTO_SHARE, MemoryLimits, budget_bytes, free_bytes, free_limits, parse_memory
 
 
 @pytest.mark.parametrize(
@@ -43,9 +43,9 @@ def test_auto_is_less_than_what_is_free():
 
 
 def test_auto_on_a_device_is_what_both_have_free_each_by_itself():
-    room = auto_room(10 * 2**30)
+    room = free_limits(10 * 2**30)
     assert room.device == int(10 * 2**30 * AUTO_SHARE)
     assert 0 < room.host < psutil.virtual_memory().total
-    assert auto_room(None).device is None
-    assert budget_bytes("auto", Room(host=5, device=7)) == 12
-    assert budget_bytes("auto", Room(host=5)) == 5
+    assert free_limits(None).device is None
+    assert budget_bytes("auto", MemoryLimits(host=5, device=7)) == 12
+    assert budget_bytes("auto", MemoryLimits(host=5)) == 5

@@ -8,8 +8,8 @@ import psutil
 import pytest
 
 from tintype.costs import Costs
-from tintype.memory.budget import Room, auto_room, free_bytes
-from tintype.memory.holding import MIB, PACKED
+from tintype.memory.budget import MemoryLimits, free_bytes, free_limits
+from tintype.memory.mode import MIB, PACKED
 from tintype.memory.plan import Plan, Stage
 from tintype.memory.planner import GROWN, MARGIN, KnownPlan
 from tintype.recent import Recent
@@ -45,8 +45,8 @@ def plan_of(peak_mib: int, budget: int | None, device_mib: int = 0) -> Plan:
 )
 def test_a_plan_serves_while_it_fits_and_no_bound_has_grown_much(now_mib: float, serves: bool) -> None:
     budget, now = 1000 * MIB, int(now_mib * MIB)
-    known = KnownPlan(plan_of(800, budget), budget, Room(host=budget))
-    assert known.serves(now, Room(host=now)) == serves
+    known = KnownPlan(plan_of(800, budget), budget, MemoryLimits(host=budget))
+    assert known.serves(now, MemoryLimits(host=now)) == serves
 
 
 @pytest.mark.parametrize(
@@ -54,18 +54,18 @@ def test_a_plan_serves_while_it_fits_and_no_bound_has_grown_much(now_mib: float,
 )
 def test_what_a_device_has_free_counts_by_itself(device_mib: int | None, serves: bool) -> None:
     budget = 4000 * MIB
-    known = KnownPlan(plan_of(800, budget, device_mib=400), budget, Room(device=500 * MIB))
-    assert known.serves(budget, Room(device=None if device_mib is None else device_mib * MIB)) == serves
+    known = KnownPlan(plan_of(800, budget, device_mib=400), budget, MemoryLimits(device=500 * MIB))
+    assert known.serves(budget, MemoryLimits(device=None if device_mib is None else device_mib * MIB)) == serves
 
 
 def test_free_memory_that_goes_up_and_down_a_little_changes_no_plan() -> None:
     """Around the end of what a plan fits in, each new one is for less, and is kept when more is free again."""
     made_for = [1000]
-    known = KnownPlan(plan_of(860, 1000 * MIB), 1000 * MIB, Room())
+    known = KnownPlan(plan_of(860, 1000 * MIB), 1000 * MIB, MemoryLimits())
     for now in [995, 985, 1000, 985, 1010, 988, 1005] * 20:
-        if not known.serves(now * MIB, Room()):
+        if not known.serves(now * MIB, MemoryLimits()):
             made_for.append(now)
-            known = KnownPlan(plan_of(int(now * MARGIN) - 101, now * MIB), now * MIB, Room())
+            known = KnownPlan(plan_of(int(now * MARGIN) - 101, now * MIB), now * MIB, MemoryLimits())
     assert len(made_for) <= 2
 
 
@@ -106,10 +106,10 @@ def test_mapped_files_in_memory_count_once(tmp_path: Path) -> None:
     with path.open("wb") as file:
         for _ in range(256):
             file.write(b"x" * MIB)
-    before = auto_room(None).host or 0
+    before = free_limits(None).host or 0
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
         assert sum(mapped[::4096][:10]) > 0
-        grown = (auto_room(None).host or 0) - before
+        grown = (free_limits(None).host or 0) - before
     assert grown < 128 * MIB
 
 

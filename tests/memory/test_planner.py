@@ -8,9 +8,9 @@ import pytest
 
 from tintype.costs import Costs
 from tintype.errors import MemoryBudgetError
-from tintype.memory.budget import Room, parse_memory
-from tintype.memory.holding import MAPPED, MIB, PACKED, Holding, parse_holding, segments, strips
-from tintype.memory.planner import MARGIN, Candidate, Need, device_holdings, holdings_for, make_plan
+from tintype.memory.budget import MemoryLimits, parse_memory
+from tintype.memory.mode import MAPPED, MIB, PACKED, Mode, parse_mode, segments, strips
+from tintype.memory.planner import MARGIN, Candidate, Need, device_modes, make_plan, modes_for
 from tintype.memory.reckoning import Correction, reckon
 
 BASE = 60 * MIB
@@ -82,13 +82,13 @@ def test_weights_that_come_and_go_are_on_top_of_the_arena_that_another_graph_lef
         return dataclasses.replace(costs(candidate), **{name: size * MIB for name, size in sizes.items()})
 
     plan = make_plan(NEEDS, BASE, None, passing_weights)
-    assert plan.most_bytes == plan.again_bytes == BASE + (300 + 50 + 150) * MIB  # of the second picture's denoiser
+    assert plan.most_bytes == plan.warm_bytes == BASE + (300 + 50 + 150) * MIB  # of the second picture's denoiser
     first = BASE + 370 * MIB  # a first one has only the text encoder's arena there
     assert plan.peak_bytes == max(stage.peak_bytes for stage in plan.stages) == first
-    assert f"({plan.again_bytes / MIB:,.0f} for further pictures)" in plan.lines()[-1]
+    assert f"({plan.warm_bytes / MIB:,.0f} for further pictures)" in plan.lines()[-1]
     # A request that comes back to the denoiser needs that at once, and a budget has to have room for it.
     batches = [dataclasses.replace(need, opens=2) for need in NEEDS]
-    assert make_plan(batches, BASE, None, passing_weights).peak_bytes == plan.again_bytes
+    assert make_plan(batches, BASE, None, passing_weights).peak_bytes == plan.warm_bytes
     below = make_plan(NEEDS, BASE, int((plan.most_bytes - MIB) / MARGIN), passing_weights)
     assert not below.keep
 
@@ -105,7 +105,7 @@ def test_a_graph_that_is_called_once_needs_what_its_first_call_does():
     assert calls == [2, 10, 1]
     assert less == [0, 0, 5 * MIB]
     again = dataclasses.replace(plan, keep=True)
-    assert again.again_bytes == dataclasses.replace(plain, keep=True).again_bytes  # its second picture calls it again
+    assert again.warm_bytes == dataclasses.replace(plain, keep=True).warm_bytes  # its second picture calls it again
 
 
 def test_opening_and_first_calls_count_in_the_time():
@@ -122,11 +122,11 @@ def test_of_two_that_take_as_long_the_one_is_taken_whose_further_pictures_take_l
     plan = make_plan(NEEDS, BASE, 4000 * MIB, slow_at_first)
     assert plan.keep
     assert [stage.holding for stage in plan.stages] == [PACKED] * 3
-    assert plan.seconds - plan.again_seconds == pytest.approx(3 * 0.5 + 1.02)
+    assert plan.seconds - plan.warm_seconds == pytest.approx(3 * 0.5 + 1.02)
     # Strips, and what is opened anew, take as long the next time.
     smaller = make_plan(NEEDS, BASE, 2500 * MIB, slow_at_first)
     assert smaller.stages[-1].holding == strips(16)
-    assert smaller.again_seconds <= smaller.seconds < plan.seconds
+    assert smaller.warm_seconds <= smaller.seconds < plan.seconds
     # Two pictures of which the first takes that much longer are no gain.
     much = make_plan(NEEDS, BASE, 4000 * MIB, lambda each: _opens_slowly(slow_at_first(each), each))
     assert much.stages[-1].holding == strips(16)
@@ -232,9 +232,9 @@ def test_the_refusal_of_a_budget_is_made_of_measured_costs():
 
 
 ON_DEVICE = (
-    Need(role="text_encoder", holdings=device_holdings("text_encoder"), opens=1, calls=2),
-    Need(role="denoiser", holdings=device_holdings("denoiser"), opens=1, calls=10, can_split=True),
-    Need(role="vae_decoder", holdings=device_holdings("vae_decoder"), opens=1, calls=1),
+    Need(role="text_encoder", holdings=device_modes("text_encoder"), opens=1, calls=2),
+    Need(role="denoiser", holdings=device_modes("denoiser"), opens=1, calls=10, can_split=True),
+    Need(role="vae_decoder", holdings=device_modes("vae_decoder"), opens=1, calls=1),
 )
 CONTEXT = 300 * MIB
 # On the device and beside it, in MiB.
@@ -264,7 +264,7 @@ def test_a_device_s_memory_is_part_of_the_peak_and_what_any_process_takes_there_
     plan = make_plan(ON_DEVICE, BASE, None, device_costs)
     assert plan.keep
     assert plan.device_bytes == CONTEXT + (200 + 1800 + 2400) * MIB
-    assert plan.peak_bytes == plan.again_bytes == BASE + plan.device_bytes + (50 + 80 + 60) * MIB
+    assert plan.peak_bytes == plan.warm_bytes == BASE + plan.device_bytes + (50 + 80 + 60) * MIB
     apart = make_plan(ON_DEVICE, BASE, 3500 * MIB, device_costs)
     assert not apart.keep
     assert apart.device_bytes == CONTEXT + 2400 * MIB
@@ -289,7 +289,7 @@ def test_what_does_not_fit_on_a_device_as_a_whole_runs_there_in_parts():
     # Where all stay open, a part's weights come on top of what the others hold.
     together = dataclasses.replace(least, keep=True)
     assert together.device_bytes == CONTEXT + (200 + 800) * MIB
-    assert together.again_bytes == BASE + together.device_bytes + (50 + 80 + 60) * MIB
+    assert together.warm_bytes == BASE + together.device_bytes + (50 + 80 + 60) * MIB
 
 
 def leaving(candidate):
@@ -317,7 +317,7 @@ def test_what_a_closed_graph_leaves_behind_counts_in_the_stages_after_it():
     assert less.most_bytes <= 3000 * MIB * MARGIN
     together = make_plan(ON_DEVICE, BASE, None, leaving)
     assert together.keep
-    assert together.again_bytes == make_plan(ON_DEVICE, BASE, None, device_costs).again_bytes + 700 * MIB
+    assert together.warm_bytes == make_plan(ON_DEVICE, BASE, None, device_costs).warm_bytes + 700 * MIB
 
 
 def test_the_smallest_budget_that_a_refusal_names_is_enough_whatever_graphs_leave_behind():
@@ -342,20 +342,22 @@ def test_the_smallest_budget_that_a_refusal_names_is_enough_whatever_graphs_leav
 
 
 def test_a_large_budget_does_not_make_a_device_larger():
-    plan = make_plan(ON_DEVICE, BASE, 16 * 2**30, device_costs, room=Room(device=2200 * MIB))
+    plan = make_plan(ON_DEVICE, BASE, 16 * 2**30, device_costs, room=MemoryLimits(device=2200 * MIB))
     assert plan.device_bytes <= 2200 * MIB * MARGIN
     assert plan.stages[-1].holding.kind == "strips"
     with pytest.raises(MemoryBudgetError, match="900 MiB that the device has free: the least that vae_dec") as caught:
-        make_plan(ON_DEVICE, BASE, 16 * 2**30, device_costs, room=Room(device=900 * MIB))
+        make_plan(ON_DEVICE, BASE, 16 * 2**30, device_costs, room=MemoryLimits(device=900 * MIB))
     assert "provider cpu" in caught.value.fix
 
 
 def test_a_large_device_does_not_make_the_process_s_own_memory_larger():
     budget = 20 * 2**30  # as auto has it: what is free there, and little here
-    assert make_plan(ON_DEVICE, BASE, budget, device_costs, room=Room(host=260 * MIB, device=19 * 2**30)).keep
-    assert not make_plan(ON_DEVICE, BASE, budget, device_costs, room=Room(host=240 * MIB, device=19 * 2**30)).keep
+    assert make_plan(ON_DEVICE, BASE, budget, device_costs, room=MemoryLimits(host=260 * MIB, device=19 * 2**30)).keep
+    assert not make_plan(
+        ON_DEVICE, BASE, budget, device_costs, room=MemoryLimits(host=240 * MIB, device=19 * 2**30)
+    ).keep
     with pytest.raises(MemoryBudgetError):
-        make_plan(ON_DEVICE, BASE, budget, device_costs, room=Room(host=100 * MIB, device=19 * 2**30))
+        make_plan(ON_DEVICE, BASE, budget, device_costs, room=MemoryLimits(host=100 * MIB, device=19 * 2**30))
 
 
 class Facts:
@@ -396,18 +398,18 @@ def test_what_was_measured_corrects_what_is_reckoned():
 
 @pytest.mark.parametrize("holding", [PACKED, MAPPED, segments(96), segments(128, standing=True), strips(8)])
 def test_holdings_survive_their_words(holding):
-    assert parse_holding(holding.words) == holding
+    assert parse_mode(holding.words) == holding
 
 
 @pytest.mark.parametrize("words", ["", "packed ", "segments", "segments of -1 MiB", "strips of 1e9 MiB", "mapped!"])
 def test_other_words_are_refused(words):
     with pytest.raises(ValueError, match="no way to hold"):
-        parse_holding(words)
+        parse_mode(words)
 
 
 def test_every_role_has_ways_that_differ():
     for role in ("text_encoder", "denoiser", "vae_decoder", "vae_encoder"):
-        ways = holdings_for(role, standing=True)
+        ways = modes_for(role, standing=True)
         assert len(set(ways)) == len(ways)
-        assert all(isinstance(way, Holding) for way in ways)
+        assert all(isinstance(way, Mode) for way in ways)
         assert ways[0] == PACKED

@@ -15,7 +15,7 @@ from pictures import PROMPT, middle, photo, psnr_db
 import tintype
 import tintype.engine
 from tintype.errors import BuildError, MemoryBudgetError, RequestError, UncutError
-from tintype.memory.holding import MAPPED, PACKED, segments, strips
+from tintype.memory.mode import MAPPED, PACKED, segments, strips
 from tintype.memory.plan import ExecutionPlan
 from tintype.pipeline import picture_steps
 from tintype.record.provenance import execution_plan_of

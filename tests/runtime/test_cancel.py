@@ -15,7 +15,7 @@ from tintype import Picture, Run
 from tintype.engine import Session
 from tintype.engine.run.switch import Stop, Switched
 from tintype.errors import CancelledError, MemoryBudgetError
-from tintype.memory.holding import segments, strips
+from tintype.memory.mode import segments, strips
 from tintype.memory.plan import ExecutionPlan
 from tintype.pipeline import picture_steps
 

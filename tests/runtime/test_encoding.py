@@ -12,7 +12,7 @@ from PIL import Image
 
 import tintype
 from tintype.errors import MemoryBudgetError, RequestError
-from tintype.memory.holding import MIB
+from tintype.memory.mode import MIB
 from tintype.stages.decode import decode_in
 from tintype.stages.decode_mode import PLANNED
 

@@ -13,7 +13,7 @@ from tintype.engine import Session
 from tintype.engine.run.strips import read_strips
 from tintype.errors import BundleError, MemoryBudgetError, NumericError, OutputError, RecordError, UncutError
 from tintype.image.tiles import Tiling
-from tintype.memory.holding import strips
+from tintype.memory.mode import strips
 from tintype.memory.plan import ExecutionPlan
 from tintype.pipeline import picture_steps
 from tintype.record.latents_file import latents_path, read_latents, save_latents

@@ -11,7 +11,7 @@ import tintype
 import tintype.memory.budget
 from tintype.errors import MemoryBudgetError
 from tintype.graphs.measured import PLANS_KEPT, Planner
-from tintype.memory.holding import MIB
+from tintype.memory.mode import MIB
 from tintype.request import Request, resolve
 from tintype.stages.denoise import Denoiser
 

@@ -224,7 +224,7 @@ def gaussian_error(sampler: str, steps: int) -> float:
     """Distance from the exact solution of the probability flow, which keeps latents / sqrt(1 + sigma^2)."""
     schedule = make_schedule(CONFIG, sampler, steps, "trailing")
     exact = noise_source("numpy", range(2)).draw(SHAPE)
-    if schedule.exploding:
+    if schedule.variance_exploding:
         exact = model_input(exact * schedule.initial_scale, float(schedule.sigmas[0]))
     return float(np.abs(run(gaussian, schedule)[-1].latents - exact).max())
 

@@ -39,7 +39,7 @@ def test_noise_falls_and_timesteps_with_it(sampler: str, steps: int) -> None:
     for spacing in LAYOUTS[sampler].spacings or (None,):
         schedule = make_schedule(CONFIG, sampler, steps, spacing)
         assert schedule.sigmas.shape == (schedule.total + 1,)
-        assert schedule.timesteps.shape == schedule.departures.shape == schedule.landings.shape == (schedule.total,)
+        assert schedule.timesteps.shape == schedule.sigmas_from.shape == schedule.sigmas_to.shape == (schedule.total,)
         falls = np.diff(schedule.sigmas)
         assert (falls <= 0).all()
         assert schedule.spacing == (spacing or sampler)  # one that takes no spacing has its own

@@ -93,7 +93,7 @@ def our_trajectory(config: SchedulerConfig, schedule: Schedule, noise: NoiseSour
 
     latents = noise.draw(SHAPE) * schedule.initial_scale
     steps = list(SAMPLERS[schedule.sampler](denoise, latents, schedule, noise))
-    if schedule.exploding:
+    if schedule.variance_exploding:
         return [step.latents for step in steps]
     return [model_input(step.latents, step.sigma_next) for step in steps]
 
@@ -203,7 +203,9 @@ def worst_difference(
     theirs = their_trajectory(scheduler, sampler, noise, **({"eta": eta} if eta else {}))
     assert len(mine) == len(theirs)
     np.testing.assert_allclose(schedule.timesteps, their_timesteps(scheduler, sampler), atol=2e-3, rtol=0)
-    scales = [math.hypot(1.0, sigma) if as_seen and schedule.exploding else 1.0 for sigma in schedule.sigmas[1:]]
+    scales = [
+        math.hypot(1.0, sigma) if as_seen and schedule.variance_exploding else 1.0 for sigma in schedule.sigmas[1:]
+    ]
     return max(float(np.abs(a - b).max()) / scale for a, b, scale in zip(mine, theirs, scales, strict=True))
 
 
@@ -320,7 +322,7 @@ def test_timesteps_of_any_number_of_steps_are_those_of_diffusers(sampler: str, m
                 theirs = theirs[: len(schedule.timesteps)]
             np.testing.assert_allclose(schedule.timesteps, theirs, atol=2e-3, rtol=0)
             if sampler not in ("ddim", "ddpm", "pndm", "lcm") and steps not in ONE_TOO_MANY:
-                scale = float(scheduler.init_noise_sigma) if schedule.exploding else schedule.initial_scale
+                scale = float(scheduler.init_noise_sigma) if schedule.variance_exploding else schedule.initial_scale
                 assert schedule.initial_scale == pytest.approx(scale, rel=1e-5)
 
 

@@ -11,7 +11,7 @@ _WORDS = re.compile(r"(?:(packed)|(mapped)|segments of (\d+) MiB(, open)?|strips
 
 
 @dataclass(frozen=True, slots=True, order=True)
-class Holding:
+class Mode:
     """packed: the fastest weights, copied where that helps. mapped: weights stay in their file.
 
     segment_mib: cut into segments with no more weights than that, one in memory at a time. standing: the segments
@@ -39,7 +39,7 @@ class Holding:
 
     @property
     def words(self) -> str:
-        """For people and for records; `parse_holding` reads it."""
+        """For people and for records; `parse_mode` reads it."""
         if self.segment_mib is not None:
             return f"segments of {self.segment_mib} MiB{', open' * self.standing}"
         return self.kind if self.strip_mib is None else f"strips of {self.strip_mib} MiB"
@@ -55,20 +55,20 @@ class Holding:
         }
 
 
-PACKED = Holding()
-MAPPED = Holding(mapped=True)
+PACKED = Mode()
+MAPPED = Mode(mapped=True)
 
 
-def segments(mib: int, *, standing: bool = False) -> Holding:
-    return Holding(mapped=True, segment_mib=mib, standing=standing)
+def segments(mib: int, *, standing: bool = False) -> Mode:
+    return Mode(mapped=True, segment_mib=mib, standing=standing)
 
 
-def strips(mib: int) -> Holding:
-    return Holding(mapped=True, strip_mib=mib)
+def strips(mib: int) -> Mode:
+    return Mode(mapped=True, strip_mib=mib)
 
 
-def parse_holding(words: str) -> Holding:
-    """What `Holding.words` wrote. Raises ValueError for anything else."""
+def parse_mode(words: str) -> Mode:
+    """What `Mode.words` wrote. Raises ValueError for anything else."""
     found = _WORDS.fullmatch(words)
     if found is None:
         raise ValueError(f"{words[:60]!r} is no way to hold a graph")
