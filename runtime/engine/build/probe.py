@@ -11,7 +11,8 @@ import re
 import sys
 import threading
 import time
-from dataclasses import asdict, replace
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -116,16 +117,7 @@ def probe(folder: Path, target: Target, options: BuildOptions, threads: int, wor
         trim()
         held_bytes = max(0, _own_bytes(process) + device.taken(session) - own_open) if held.names else 0
         rest = {name: array for name, array in inputs.items() if name not in session.once_names}
-        seconds: list[float] = []
-        first_peak = 0
-        calm = 0  # calls that nobody disturbed
-        while len(seconds) < CALLS or (calm == 0 and len(seconds) < CALLS + MORE_CALLS):
-            before_call = Reading.now()
-            held.run(rest)
-            after_call = Reading.now()
-            first_peak = first_peak or peak_rss_bytes() - before + device.most(session)
-            seconds.append(after_call.wall_seconds - before_call.wall_seconds)
-            calm += len(seconds) > 1 and (others_share(before_call, after_call) or 0.0) <= DISTURBED
+        calls = _time_calls(lambda: held.run(rest), lambda: peak_rss_bytes() - before + device.most(session))
         device.stop()
         there, stays = device.most(session), device.stays(session)
         peak = peak_rss_bytes() - before + there
@@ -139,22 +131,29 @@ def probe(folder: Path, target: Target, options: BuildOptions, threads: int, wor
             open_seconds=opened - started,
             held_bytes=held_bytes,
             held_seconds=held_seconds,
-            call_seconds=min(seconds),
-            first_seconds=seconds[0] - min(seconds),
-            first_peak_bytes=first_peak,
+            call_seconds=min(calls.seconds),
+            first_seconds=calls.seconds[0] - min(calls.seconds),
+            first_peak_bytes=calls.first_peak_bytes,
             arena_bytes=min(arena_bytes, peak),
             device_bytes=there,
             device_resident_bytes=stays,
             device_base_bytes=device.base_bytes,
             device_told=device.told,
-            disturbed=calm == 0,
+            disturbed=calls.disturbed,
         )
     if target.is_host:
         return costs
-    # A device's library keeps buffers and programs for whoever comes next: as an arena that never shrinks.
     trim()
-    there = min(device.left(), costs.device_resident_bytes)
     here = max(0, process.memory_info().rss - before - (_code_bytes(process) - code_before))
+    return _without_left(costs, here, device.left())
+
+
+def _without_left(costs: Costs, here: int, there: int) -> Costs:
+    """Costs without what stays when the graph is closed, in the process and in all on the device.
+
+    A device's library keeps buffers and programs for whoever comes next: as an arena that never shrinks.
+    """
+    there = min(there, costs.device_resident_bytes)
     left = min(here + there, costs.resident_bytes)
     return replace(
         costs,
@@ -163,6 +162,27 @@ def probe(folder: Path, target: Target, options: BuildOptions, threads: int, wor
         arena_bytes=left,
         left_bytes=left,
     )
+
+
+@dataclass(frozen=True, slots=True)
+class _Calls:
+    seconds: list[float]
+    first_peak_bytes: int
+    disturbed: bool
+
+
+def _time_calls(call: Callable[[], object], peak_bytes: Callable[[], int]) -> _Calls:
+    """Time calls until there are enough, and one that no other program disturbed."""
+    seconds: list[float] = []
+    first_peak = calm = 0
+    while len(seconds) < CALLS or (calm == 0 and len(seconds) < CALLS + MORE_CALLS):
+        before = Reading.now()
+        call()
+        after = Reading.now()
+        first_peak = first_peak or peak_bytes()
+        seconds.append(after.wall_seconds - before.wall_seconds)
+        calm += len(seconds) > 1 and (others_share(before, after) or 0.0) <= DISTURBED
+    return _Calls(seconds, first_peak, calm == 0)
 
 
 class _DeviceMeter:

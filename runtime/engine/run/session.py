@@ -7,6 +7,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -265,52 +266,67 @@ def open_session(
         raise BuildError(f"threads is {threads}", fix="give 1 or more, or leave it out for all physical cores")
 
     switch = Switch()
-
-    # What a device fuses is decided when it opens the graph: such builds are saved as they were lowered.
-    def opened(graph: Path, *, captures: bool = False, shares: bool = True, keeps_tensors: bool = True) -> Any:
-        try:
-            demand_mappable(_graph_files(graph))
-        except MemoryError as error:
-            raise _open_error(graph, target, error) from error
-        optimized = optimize or not target.is_host
-        told = cuda.for_session(target, exactness=exactness, device_bytes=device_bytes, captures=captures)
-        options = session_options(target, threads=threads, optimize=optimized, mapped=mapped)
-        if target.is_host and shares:
-            arena.use_shared(options)
-        try:
-            inner = _open(graph, told, options)
-        except TintypeError as error:
-            if captures and "graph capture" in str(error.__cause__):  # a node is on the host: slower, and as right
-                return opened(graph)
-            raise
-        inner = Switched(inner, switch)
-        if not keeps_tensors or not stays_on_device(target):
-            return inner
-        return OnDevice(inner, target, types=NUMPY_TYPES, graph_ids=cuda.GraphIds() if captures else None)
-
-    # What is opened for one run has an arena of its own, which goes with it: some parts have large maps, others large
-    # weights, and none both. What stays open shares one: the arena of each would stay too.
-    def passing(graph: Path) -> Any:
-        part = opened(graph, shares=False, keeps_tensors=False)
-        if not allow_off_target:
-            Placement.of(part).demand(target.provider, graph.name)
-        return part
-
+    opener = _Opener(target, threads, optimize, mapped, exactness, device_bytes, allow_off_target, switch)
     if strips is not None:
-        head, tail = (Chain(path.parent, chains[end], passing) if end in chains else None for end in (HEAD, TAIL))
-        inner = Strips(path.parent, strips, passing, head=head, tail=tail)
+        ends = {end: Chain(path.parent, chains[end], opener.passing) for end in (HEAD, TAIL) if end in chains}
+        inner = Strips(path.parent, strips, opener.passing, head=ends.get(HEAD), tail=ends.get(TAIL))
         return Session(inner, target, path, Placement(), threads, switch=switch)
     if chains:
         stays = standing and can_give_back() and target.is_host
-        chain = Chain(path.parent, chains[MODEL], opened if stays else passing, standing=stays)
-        once = Chain(path.parent, chains[ONCE], passing) if ONCE in chains else None
+        chain = Chain(path.parent, chains[MODEL], opener.open if stays else opener.passing, standing=stays)
+        once = Chain(path.parent, chains[ONCE], opener.passing) if ONCE in chains else None
         return Session(chain, target, path, Placement(), threads, once, switch)
-    whole, beside = opened(path, captures=cuda.wants_capture(target, pinned=pinned)), path.with_name(ONCE)
-    apart = opened(beside) if path.name == MODEL and beside.is_file() else None
+    whole, beside = opener.open(path, captures=cuda.wants_capture(target, pinned=pinned)), path.with_name(ONCE)
+    apart = opener.open(beside) if path.name == MODEL and beside.is_file() else None
     placement = Placement.of(*(session for session in (whole, apart) if session is not None))
     if not allow_off_target:
         placement.demand(target.provider, path.name)
     return Session(whole, target, path, placement, threads, apart, switch)
+
+
+@dataclass(frozen=True, slots=True)
+class _Opener:
+    """Opens the graphs of one build; see `open_session` for each field."""
+
+    target: Target
+    threads: int
+    optimize: bool
+    mapped: bool
+    exactness: str
+    device_bytes: int | None
+    allow_off_target: bool
+    switch: Switch
+
+    def open(self, graph: Path, *, captures: bool = False, shares: bool = True, keeps_tensors: bool = True) -> Any:
+        """A graph's session. captures: as a CUDA graph; shares: the arena of all; keeps_tensors: on a device."""
+        target = self.target
+        try:
+            demand_mappable(_graph_files(graph))
+        except MemoryError as error:
+            raise _open_error(graph, target, error) from error
+        # What a device fuses is decided when it opens the graph: such builds are saved as they were lowered.
+        optimized = self.optimize or not target.is_host
+        told = cuda.for_session(target, exactness=self.exactness, device_bytes=self.device_bytes, captures=captures)
+        options = session_options(target, threads=self.threads, optimize=optimized, mapped=self.mapped)
+        if target.is_host and shares:
+            arena.use_shared(options)
+        try:
+            inner = Switched(_open(graph, told, options), self.switch)
+        except TintypeError as error:
+            if captures and "graph capture" in str(error.__cause__):  # a node is on the host: slower, and as right
+                return self.open(graph)
+            raise
+        if not keeps_tensors or not stays_on_device(target):
+            return inner
+        return OnDevice(inner, target, types=NUMPY_TYPES, graph_ids=cuda.GraphIds() if captures else None)
+
+    def passing(self, graph: Path) -> Any:
+        """A session for one run. It has an arena of its own, which goes with it: some parts have large maps, others
+        large weights, and none both. What stays open shares one: the arena of each would stay too."""
+        part = self.open(graph, shares=False, keeps_tensors=False)
+        if not self.allow_off_target:
+            Placement.of(part).demand(self.target.provider, graph.name)
+        return part
 
 
 def _graph_bytes(graph: Path) -> int:
