@@ -135,10 +135,10 @@ def _demand_image_and_mask(request: Request) -> None:
     if request.outpaint is not None:  # its margins are the mask
         missing = [name for name in missing if name != "mask"]
     if missing:
-        options = " and ".join(f"--{name} FILE" for name in missing)
+        fields, options = (" and ".join(form.format(name) for name in missing) for form in ("{}=", "--{} FILE"))
         raise RequestError(
             f"this model makes part of a picture new, and there is no {' and no '.join(missing)}",
-            fix=f"give {options}; white in the mask is made new, and the margins of --outpaint are a mask too",
+            fix=f"give {fields}, or {options}: white in the mask is made new; margins to outpaint are a mask too",
         )
 
 
