@@ -101,9 +101,10 @@ def test_an_exact_outside_keeps_the_bytes_of_the_file(edit, inputs: Path, tmp_pa
 
 
 def test_outpainting_by_the_command(edit, inputs: Path, tmp_path: Path) -> None:
-    outcome = edit(inputs / "image.png", "a red house", "--outpaint", "0,0,32,0", "--size", "96x64")
+    photo(32, 64).save(inputs / "narrow.png")
+    outcome = edit(inputs / "narrow.png", "a red house", "--outpaint", "0,0,32,0", "--keep-outside", "exact")
     assert outcome.code == 0, outcome.stderr
-    assert pixels(tmp_path / "x.png").shape == (64, 96, 3)
+    np.testing.assert_array_equal(pixels(tmp_path / "x.png")[:, :24], np.asarray(photo(32, 64))[:, :24])
 
 
 def test_given_noise_by_the_command(generate, inputs: Path, tmp_path: Path) -> None:
