@@ -36,6 +36,8 @@ def parameters_text(record: Record) -> str:
         "CFG scale": f"{request.guidance_scale:g}",
         "CFG Rescale": f"{request.guidance_rescale:g}" if request.guidance_rescale else None,
         "Seed": record.seed,
+        "Denoising strength": f"{request.strength:g}" if request.image or request.hires else None,
+        "Hires upscale": f"{request.hires.factor:g}" if request.hires else None,
         "Size": f"{request.width}x{request.height}",
         "Model hash": made_with.bundle_hash[:10],
         "Model": made_with.bundle,

@@ -152,7 +152,9 @@ def _open_image(request: Request, manifest: Manifest) -> Opened:
     assert request.image is not None
     how = checks.name("fit", request.fit, FITS)
     masked = request.mask is not None or request.outpaint is not None
-    default = MASK_STRENGTH if masked else IMAGE_STRENGTH
+    steps = request.num_inference_steps or manifest.default_request.num_inference_steps
+    one_step = 1 / max(1, steps) if isinstance(steps, int) else 0.0  # what a model of one step takes
+    default = MASK_STRENGTH if masked else max(IMAGE_STRENGTH, one_step)
     strength = checks.number("strength", default if request.strength is None else request.strength, 0.0, 1.0)
     if getattr(request.image, "ndim", 0) == 4:
         return _open_encoded(request, manifest, strength)

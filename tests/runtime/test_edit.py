@@ -480,3 +480,11 @@ def test_a_file_that_holds_no_noise_is_refused_by_its_name(refused, what, tmp_pa
 
 def test_a_picture_and_given_noise_contradict_each_other(refused):
     refused("image and latents", image=photo(), latents=noise())
+
+
+def test_a_picture_of_one_step_is_drawn_at_full_strength(pipeline):
+    made = pipeline.generate(PROMPT, image=photo(), **{**ASKED, "num_inference_steps": 1})
+    assert made.record.request.image.strength == 1.0
+    assert "Denoising strength: 1" in made.record.texts()["parameters"]
+    two = pipeline.steps(PROMPT, image=photo(), **{**ASKED, "num_inference_steps": 2})
+    assert two.request.image.strength == 0.75
