@@ -10,7 +10,7 @@ from PIL import Image
 
 from tintype.errors import RequestError
 from tintype.image.fit import FITS, fit, size_for
-from tintype.manifest import SizeLimits
+from tintype.bundle.manifest import SizeLimits
 
 SIZES = [(64, 64), (64, 48), (1, 1), (3, 200), (200, 3), (65, 97)]
 
