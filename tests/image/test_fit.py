@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tintype.bundle.manifest import SizeLimits
 from tintype.errors import RequestError
 from tintype.image.fit import FITS, fit, size_for
-from tintype.bundle.manifest import SizeLimits
 
 SIZES = [(64, 64), (64, 48), (1, 1), (3, 200), (200, 3), (65, 97)]
 
