@@ -138,7 +138,7 @@ postcard: $(TEST_STAMP)
 	$(BIN)/python -m tintype.models.postcard.evaluate bundle --exactness balanced --out bench/results/postcard-int8-balanced.json
 	$(BIN)/python -m tintype.models.postcard.evaluate bundle --bundle build/postcard-fp32 --out bench/results/postcard-fp32.json
 	$(BIN)/python -m tintype.models.postcard.edits inpaint --out bench/results/postcard-inpaint.json
-	$(BIN)/python -m tintype.models.postcard.edits image-to-image --out bench/results/postcard-image-to-image.json
+	$(BIN)/python -m tintype.models.postcard.edits image-to-image --count 100 --out bench/results/postcard-image-to-image.json
 	$(BIN)/python -m tintype.models.postcard.gallery
 
 bench: $(RUN_STAMP)

@@ -1,7 +1,7 @@
 """How well postcard makes pictures from pictures: the judge's word on another colour and on another sky.
 
     python -m tintype.models.postcard.edits inpaint [--bundle FOLDER] [--count 200] [--out RESULT.json]
-    python -m tintype.models.postcard.edits image-to-image [--bundle FOLDER] [--count 200] [--out RESULT.json]
+    python -m tintype.models.postcard.edits image-to-image [--bundle FOLDER] [--count 100] [--out RESULT.json]
 
 inpaint: a render, a mask over its subject, and the words for it in another colour. image-to-image: a render, and the
 words for it at another time of day and in other weather. What is asked for are the prompts of `evaluate`, whose
