@@ -118,7 +118,7 @@ class Pipeline(Studio):
     ) -> Generator[Picture, None, Result]:
         """`resume`, picture by picture, each when it is decoded; the generator returns the result."""
         ctx, foreign = self.context_of_saved(saved, inputs, anyway=anyway)
-        return (yield from collect(ctx, finish_saved(ctx, saved, foreign)))
+        return (yield from collect(ctx, finish_saved(ctx, saved, foreign), []))
 
     def plan(self, prompt: str | Request = "", *, build: bool = True, **fields: Unpack[RequestFields]) -> Plan:
         """What making a request's pictures takes, stage by stage, within the budget; `generate` goes by the same plan.

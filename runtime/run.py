@@ -107,9 +107,7 @@ class Run:
     def cancel(self) -> None:
         """End the run from another thread: within a graph's call, or before the next one. Who iterates over it gets a
         CancelledError; the pipeline is ready for the next request."""
-        for ctx in (self._ctx.base, self._ctx):
-            if ctx is not None:
-                ctx.graphs.cancel()
+        self._ctx.graphs.cancel()
 
     @property
     def pictures(self) -> tuple[Picture, ...]:
@@ -138,25 +136,15 @@ class Run:
 
     def _kept(self, steps: Generator[Step | Picture]) -> Generator[Step | Picture]:
         """The events, with what they leave kept."""
-        events = collect(self._ctx, steps)
-        with contextlib.closing(events):
-            while True:
-                try:
-                    event = next(events)
-                except StopIteration as end:
-                    self._result = end.value
-                    return
-                if isinstance(event, Picture):
-                    self._pictures.append(event)
-                yield event
+        self._result = yield from collect(self._ctx, steps, self._pictures)
 
 
 Event = TypeVar("Event", bound=Step | Picture)
 
 
-def collect(ctx: Context, steps: Generator[Event]) -> Generator[Event, None, Result]:
-    """The events of a run; the generator returns its result."""
-    pictures, timings = [], ctx.clock.timings()
+def collect(ctx: Context, steps: Generator[Event], pictures: list[Picture]) -> Generator[Event, None, Result]:
+    """The events of a run; the generator returns its result. pictures: is filled with those that are done."""
+    timings = ctx.clock.timings()
     with contextlib.closing(steps):
         for event in steps:
             if isinstance(event, Picture):

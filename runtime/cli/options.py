@@ -63,7 +63,7 @@ def memory_option(command: Callable[..., Any]) -> Callable[..., Any]:
 def request_options(*names: str, leave_out: tuple[str, ...] = ()) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Options for fields of `Request`, as its table has them; all of them unless some are named. What isn't typed is
     not passed on, so that the request's own default holds."""
-    from tintype.request.request import Request
+    from tintype.request.fields import Request
 
     def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
         for field in reversed(dataclasses.fields(Request)):

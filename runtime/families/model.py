@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from tintype import strict_json
@@ -14,6 +13,16 @@ from tintype.prompt import PromptTokenizer
 from tintype.request import ResolvedRequest
 from tintype.sampling import Schedule, SchedulerConfig, make_schedule
 from tintype.uses import GraphUse
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """A request as a family reads it."""
+
+    branches: tuple[Branch, ...]
+    tokens: Tokens
+    schedule: Schedule
+    uses: tuple[GraphUse, ...]
 
 
 @dataclass(slots=True)
@@ -39,13 +48,11 @@ class Model:
     def branches(self, request: ResolvedRequest) -> tuple[Branch, ...]:
         return self.family.branches(request, self.manifest)
 
-    def tokens(self, branches: Sequence[Branch]) -> Tokens:
-        """Raises RequestError for a prompt that is too long."""
-        return tokenize(self.tokenizers(), branches)
-
-    def schedule(self, request: ResolvedRequest) -> Schedule:
-        """The noise levels that a request's pictures go through. Raises RequestError where its sampler can't do so."""
-        return make_schedule(
+    def read(self, request: ResolvedRequest) -> Reading:
+        """Raises RequestError for a prompt that is too long, and where its sampler can't do as asked."""
+        branches = self.branches(request)
+        tokens = tokenize(self.tokenizers(), branches)
+        schedule = make_schedule(
             self.scheduler,
             request.sampler,
             request.num_inference_steps,
@@ -53,11 +60,12 @@ class Model:
             eta=request.eta,
             strength=request.strength,
         )
+        uses = self.family.uses(request, self.manifest, tokens, schedule.model_calls)
+        return Reading(branches, tokens, schedule, uses)
 
     def uses(self, request: ResolvedRequest) -> tuple[GraphUse, ...]:
         """The graphs that a request uses; see `Family.uses`."""
-        tokens = self.tokens(self.branches(request))
-        return self.family.uses(request, self.manifest, tokens, self.schedule(request).model_calls)
+        return self.read(request).uses
 
     def tokenizers(self) -> dict[str, PromptTokenizer]:
         """By text encoder, opened when they are first asked for."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from tintype.bundle import Manifest
+from tintype.bundle.manifest import ENCODER
 from tintype.families.base import (
     EMBEDDINGS,
     Branch,
@@ -87,4 +88,4 @@ def encoder_calls(request: ResolvedRequest, manifest: Manifest) -> int:
 def encoding_use(width: int, height: int, calls: int = 1) -> GraphUse:
     """The use of the VAE's encoder that turns pictures of that size, in pixels, into latents."""
     dims = {"batch": 1, "height": height, "width": width}
-    return GraphUse(ref=GraphRef("vae_encoder"), phase=START, dims=dims, calls=calls)
+    return GraphUse(ref=GraphRef(ENCODER), phase=START, dims=dims, calls=calls)

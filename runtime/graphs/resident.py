@@ -53,7 +53,7 @@ class Graphs:
         meanwhile changes no picture of a series."""
         from tintype.engine import BuildOptions, with_kernels_settled
 
-        dims = use.split().dims if plan.split_guidance and use.branches > 1 else use.dims
+        dims = (use.split() if plan.split_guidance else use).dims
         held, timed = plan.holding(use.name).options(), plan.timed.get(use.name)
         options = BuildOptions.for_shape(dims, exactness=exactness, threads=self.threads, timed=timed, **held)
         return self._settled.get((use.ref, options)) or self._settled.put(
@@ -235,9 +235,7 @@ class BoundGraphs:
             self._in_float -= self._phase
             self._phase = before
 
-    def call(
-        self, use: GraphUse, inputs: Arrays, *, held: Arrays = NOTHING, who: str | None = None, since: str = ""
-    ) -> Arrays:
+    def call(self, use: GraphUse, inputs: Arrays, *, who: str, held: Arrays = NOTHING, since: str = "") -> Arrays:
         """Every output by name, finite; where it wasn't, from the same graph in float32, which the record is told, and
         so for every later call of the phase.
 
@@ -257,7 +255,7 @@ class BoundGraphs:
                 if _finite(outputs):
                     self._warn(f"{use.name} was run again in float32{since}: it had given NaN or infinity")
                     return outputs
-        raise not_finite(who or f"the {use.name.replace('_', ' ')}")
+        raise not_finite(who)
 
     def _answer(self, use: GraphUse, inputs: Arrays, held: Arrays) -> Arrays:
         loaded = self.all.load_seconds

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from tintype.record.record import Record
+from tintype.record.provenance import Provenance
+from tintype.request import ResolvedRequest
 
 A1111_KEY = "parameters"
 
@@ -26,16 +25,15 @@ A1111_SAMPLERS = {
 A1111_NOISE = {"philox": "NV", "torch-cpu": "CPU", "numpy": "numpy"}
 
 
-def parameters_text(record: Record) -> str:
+def parameters_text(request: ResolvedRequest, made_with: Provenance, seed: int) -> str:
     """The request as A1111 writes it under a picture."""
-    request, made_with = record.request, record.made_with
     facts = {
         "Steps": request.num_inference_steps,
         "Sampler": A1111_SAMPLERS.get(request.sampler, request.sampler),
         "Schedule type": request.sigmas.capitalize() if request.sigmas else None,
         "CFG scale": f"{request.guidance_scale:g}",
         "CFG Rescale": f"{request.guidance_rescale:g}" if request.guidance_rescale else None,
-        "Seed": record.seed,
+        "Seed": seed,
         "Denoising strength": f"{request.strength:g}" if request.image or request.hires else None,
         "Hires upscale": f"{request.hires.factor:g}" if request.hires else None,
         "Size": f"{request.width}x{request.height}",

@@ -48,7 +48,10 @@ class Record:
 
     def texts(self) -> dict[str, str]:
         """The PNG's texts by keyword."""
-        return {A1111_KEY: parameters_text(self), RECORD_KEY: json.dumps(strict_json.plain(self))}
+        return {
+            A1111_KEY: parameters_text(self.request, self.made_with, self.seed),
+            RECORD_KEY: json.dumps(strict_json.plain(self)),
+        }
 
 
 def parse_record(text: str) -> Record:

@@ -2,15 +2,8 @@
 
 from __future__ import annotations
 
-from tintype.request.request import (
-    InputFields,
-    Request,
-    RequestFields,
-    ResolvedRequest,
-    make_request,
-    resolve,
-    resolve_encoding,
-)
+from tintype.request.fields import InputFields, Request, RequestFields, make_request
+from tintype.request.request import ResolvedRequest, resolve, resolve_encoding
 
 __all__ = [
     "InputFields",

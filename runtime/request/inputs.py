@@ -10,10 +10,11 @@ import hashlib
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 from tintype.errors import RequestError
 from tintype.request import checks
+from tintype.request.fields import GivenLatents, Request
 
 if TYPE_CHECKING:
     import numpy as np
@@ -23,9 +24,6 @@ if TYPE_CHECKING:
     from tintype.arrays import Latents, Pixels
     from tintype.bundle.manifest import Manifest
     from tintype.image.source import Source
-    from tintype.request.request import Request
-
-GivenLatents: TypeAlias = "NDArray[Any] | str | os.PathLike[str]"
 
 KEEP_OUTSIDE = ("model", "exact")  # outside a mask: what the model makes of the picture, or the picture's own bytes
 IMAGE_STRENGTH, MASK_STRENGTH = 0.75, 1.0  # what a request with a picture, or with a mask, has by default
@@ -211,7 +209,7 @@ def _open_encoded(request: Request, manifest: Manifest, strength: float) -> Open
 
 def _open_mask(request: Request, picture: Image) -> tuple[Mask | None, Image | None]:
     """A mask of the picture before it is extended; facts alone where only the margins are made new."""
-    from tintype.image.mask import demand_same_size, open_mask
+    from tintype.image.mask import MAX_BLUR, MAX_GROW, demand_same_size, open_mask
     from tintype.image.source import picture_bytes_hash
 
     if request.mask is None and request.outpaint is None:
@@ -221,8 +219,8 @@ def _open_mask(request: Request, picture: Image) -> tuple[Mask | None, Image | N
         demand_same_size(mask, picture)
     facts = Mask(
         sha256=None if mask is None else picture_bytes_hash(mask),
-        grow=checks.whole_number("mask_grow", request.mask_grow, -256, 256),
-        blur=checks.number("mask_blur", request.mask_blur, 0.0, 256.0),
+        grow=checks.whole_number("mask_grow", request.mask_grow, -MAX_GROW, MAX_GROW),
+        blur=checks.number("mask_blur", request.mask_blur, 0.0, MAX_BLUR),
         keep_outside=checks.name("keep_outside", request.keep_outside, KEEP_OUTSIDE),
     )
     return facts, mask

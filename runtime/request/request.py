@@ -9,17 +9,16 @@ from __future__ import annotations
 import dataclasses
 import secrets
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TYPE_CHECKING, Any
 
-from tintype.errors import RequestError, near_names
+from tintype.errors import RequestError
 from tintype.request import checks
-from tintype.request.inputs import NO_INPUTS, GivenLatents, InitImage, Inputs, Mask, check_latents, open_inputs
+from tintype.request.fields import Request
+from tintype.request.inputs import NO_INPUTS, InitImage, Inputs, Mask, check_latents, open_inputs
 from tintype.uses import EXACTNESS
 
 if TYPE_CHECKING:
     from tintype.bundle.manifest import Manifest
-    from tintype.image.source import Source
 
 MAX_STEPS = 1000
 MAX_GUIDANCE = 100.0
@@ -28,121 +27,6 @@ MAX_BATCH = 64
 SEEDS = 2**64
 MAX_HIRES = 8.0
 UPSCALES = ("latent", "pixel")
-
-
-class InputFields(TypedDict, total=False):
-    """What a request begins with beside words and seeds."""
-
-    image: Source | None
-    mask: Source | None
-    latents: GivenLatents | None
-
-
-class RequestFields(InputFields, total=False):
-    """The fields of a Request but its prompt, for calls that take them by name."""
-
-    negative_prompt: str | None
-    num_inference_steps: int | None
-    guidance_scale: float | None
-    guidance_rescale: float
-    width: int | None
-    height: int | None
-    seed: int | None
-    sampler: str | None
-    sigmas: str | None
-    eta: float
-    noise: str
-    count: int
-    batch_size: int
-    exactness: str | None
-    strength: float | None
-    fit: str
-    background: str
-    mask_grow: int
-    mask_blur: float
-    keep_outside: str
-    outpaint: str | None
-    hires: float | None
-    hires_strength: float
-    hires_upscale: str
-
-
-def _option(text: str, kind: type = str) -> dict[str, Any]:
-    """What the command line says of a field of `Request`. kind: what is typed there, a file for a Path."""
-    return {"help": text, "kind": kind}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Request:
-    """Everything a user may choose; None is the bundle's default, and for `seed` a new one each time.
-
-    The one table of fields: the command line's options are made of it, and tests hold `RequestFields` and what a record
-    keeps to it.
-    """
-
-    prompt: str
-    negative_prompt: str | None = field(default=None, metadata=_option("What should not be in the picture."))
-    num_inference_steps: int | None = field(
-        default=None, metadata=_option("Denoising steps; more is slower and finer.", int)
-    )
-    guidance_scale: float | None = field(
-        default=None, metadata=_option("How closely to follow the words; 1 turns guidance off.", float)
-    )
-    # Lin et al. 2023, section 3.4.
-    guidance_rescale: float = field(default=0.0, metadata=_option("0 to 1; tames high guidance.", float))
-    width: int | None = None  # pixels
-    height: int | None = None
-    seed: int | None = field(
-        default=None, metadata=_option("The same seed, the same picture [default: a new one each time].", int)
-    )
-    sampler: str | None = field(
-        default=None,
-        metadata=_option("euler, euler_a, heun, ddim, ddpm, pndm, dpmpp_2m, dpmpp_2m_sde, dpmpp_sde, unipc, lcm."),
-    )
-    sigmas: str | None = field(
-        default=None, metadata=_option("Spacing of the steps: leading, trailing, linspace, karras, exponential.")
-    )
-    eta: float = field(default=0.0, metadata=_option("For ddim: 0 to 1, fresh noise in each step.", float))
-    noise: str = field(default="philox", metadata=_option("Where noise comes from: philox, torch-cpu, numpy."))
-    count: int = field(default=1, metadata=_option("Pictures to make, seeds counting up: x-1.png, x-2.png.", int))
-    # Faster on some devices, and part of what makes the bytes.
-    batch_size: int = field(default=1, metadata=_option("Pictures denoised together.", int))
-    exactness: str | None = field(
-        default=None,
-        metadata=_option(
-            "exact keeps what the bundle's graphs compute; balanced may also round the inputs of its int8 layers "
-            "[default: the model's own]."
-        ),
-    )
-    image: Source | None = field(default=None, metadata=_option("A picture to begin with.", Path))
-    strength: float | None = field(
-        default=None, metadata=_option("How much of it changes, 0 to 1 [default: 0.75; 1 with a mask].", float)
-    )
-    fit: str = field(default="crop", metadata=_option("How it comes to the size that is made: crop, pad, stretch."))
-    background: str = field(default="white", metadata=_option("The colour behind what is transparent in it."))
-    mask: Source | None = field(
-        default=None, metadata=_option("A picture of the same size: what is white is made new.", Path)
-    )
-    mask_grow: int = field(default=0, metadata=_option("Pixels by which the white grows; below 0 it shrinks.", int))
-    mask_blur: float = field(default=0.0, metadata=_option("Pixels over which the mask's edge fades.", float))
-    keep_outside: str = field(
-        default="model",
-        metadata=_option("Outside the mask: model draws it again, which leaves no seam; exact keeps every byte."),
-    )
-    outpaint: str | None = field(default=None, metadata=_option("Pixels to add around it: left,top,right,bottom."))
-    latents: GivenLatents | None = field(
-        default=None,
-        metadata=_option(
-            "Noise to begin with, a .npy of (count, channels, height / 8, width / 8) or what the model has.", Path
-        ),
-    )
-    hires: float | None = field(
-        default=None, metadata=_option("Draw at --size, then enlarge so many times and draw on, as in 2.", float)
-    )
-    hires_strength: float = field(
-        default=0.5, metadata=_option("How much the enlarged picture changes, 0 to 1.", float)
-    )
-    hires_upscale: str = field(default="latent", metadata=_option("What is enlarged: latent, or pixel."))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -204,17 +88,6 @@ class ResolvedRequest:
         """Indices of the pictures that are denoised together."""
         starts = range(0, self.count, self.batch_size)
         return [range(start, min(start + self.batch_size, self.count)) for start in starts]
-
-
-def make_request(prompt: str | Request, fields: RequestFields) -> Request:
-    """A prompt with fields, or a request with some of its fields replaced. RequestError for a field that isn't."""
-    known = [field.name for field in dataclasses.fields(Request) if field.name != "prompt"]
-    for name in fields:
-        if name not in known:
-            raise RequestError(f"a request has no {name!r}", fix=near_names(name, known))
-    if isinstance(prompt, Request):
-        return dataclasses.replace(prompt, **fields)
-    return Request(prompt=prompt, **fields)
 
 
 def resolve(request: Request, manifest: Manifest) -> ResolvedRequest:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from tintype.arrays import Latents
 from tintype.bundle import Bundle
 from tintype.families.base import Branch, Family, Tokens
-from tintype.families.model import Model
+from tintype.families.model import Model, Reading
 from tintype.graphs.resident import ALL_RESIDENT, BoundGraphs, Graphs
 from tintype.memory.plan import ExecutionPlan, Plan
 from tintype.request import ResolvedRequest
@@ -48,17 +48,14 @@ class Context:
         model: Model,
         graphs: Graphs,
         request: ResolvedRequest,
+        reading: Reading,
         plan: ExecutionPlan,
         *,
         planned: Plan | None,
         evicts: bool,
         base: Context | None = None,
     ) -> Context:
-        """A run of a request within a plan, after that of its base.
-
-        Raises RequestError where its prompt or its sampler can't be done.
-        """
-        branches = model.branches(request)
+        """A run of a request, as the model reads it, within a plan, after that of its base."""
         warnings = list[str]() if base is None else base.warnings
         if base is None:
             bound = graphs.within(plan, request.exactness, warnings.append)
@@ -68,10 +65,10 @@ class Context:
             request=request,
             bundle=model.bundle,
             family=model.family,
-            branches=branches,
-            tokens=model.tokens(branches),
-            uses=model.uses(request),
-            schedule=model.schedule(request),
+            branches=reading.branches,
+            tokens=reading.tokens,
+            uses=reading.uses,
+            schedule=reading.schedule,
             graphs=bound,
             clock=StageClock(lambda: bound.load_seconds) if base is None else base.clock,
             plan=planned,

@@ -14,7 +14,6 @@ from tintype.engine import peak_rss_bytes
 from tintype.events import Picture
 from tintype.graphs.resident import ALL_RESIDENT, Graphs
 from tintype.image.decode import to_image, to_unit
-from tintype.image.mask import keep_outside
 from tintype.memory.plan import ExecutionPlan
 from tintype.record.provenance import BY_PRIORS, TIMED, Provenance, with_base
 from tintype.record.record import MemoryFacts, Record
@@ -39,6 +38,8 @@ def with_outside(ctx: Context, pixels: Pixels) -> Pixels:
     inputs, mask = ctx.request.inputs, ctx.request.mask
     if mask is None or mask.keep_outside != "exact" or inputs.pixels is None or inputs.mask is None:
         return pixels
+    from tintype.image.mask import keep_outside
+
     return keep_outside(inputs.pixels[0], pixels[0], inputs.mask)[np.newaxis]
 
 

@@ -7,18 +7,15 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from tintype.arrays import Latents, Pixels, Samples
+from tintype.arrays import Latents, Samples
 from tintype.bundle import Manifest
+from tintype.bundle.manifest import ENCODER
 from tintype.graphs.resident import BoundGraphs
 from tintype.image.encode import encode_samples, to_samples
-from tintype.image.mask import hard_cells, hide, mask_cells
-from tintype.image.resize import resize_latents, resize_pixels
 from tintype.sampling import AfterStep, NoiseSource, unchanged
 from tintype.stages.context import Context
 from tintype.stages.decode import decode
 from tintype.uses import GraphUse
-
-VAE_ENCODER = "vae_encoder"
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,29 +37,25 @@ def start(ctx: Context, batch: range, noise: NoiseSource) -> Start:
         drawn = inputs.latents[batch.start : batch.stop]
     else:
         drawn = noise.draw((len(batch), manifest.latent_channels, height, width))
-    if ctx.request.image is None:
-        return Start(drawn * np.float32(schedule.initial_scale))
-    if manifest.is_inpainting:  # it sees the picture at every step: nothing has to be put back outside the mask
-        assert inputs.mask is not None  # `resolve` demands both
-        assert inputs.pixels is not None
-        if ctx.request.strength < 1.0:
-            begun = noised(picture_latents(ctx, batch), drawn, float(schedule.sigmas[0]))
-        else:
-            begun = drawn * np.float32(schedule.initial_scale)
-        return Start(begun, inpainting=inpainting_channels(ctx, inputs.pixels, inputs.mask))
-    picture = picture_latents(ctx, batch)
+    if ctx.request.image is None or (inputs.mask is not None and not schedule.skipped):
+        begun = drawn * np.float32(schedule.initial_scale)  # of a picture nothing is left inside its mask
+    else:
+        begun = noised(picture_latents(ctx, batch), drawn, float(schedule.sigmas[0]))
     if inputs.mask is None:
-        return Start(noised(picture, drawn, float(schedule.sigmas[0])))
+        return Start(begun)
+    if manifest.is_inpainting:  # it sees the picture at every step: nothing has to be put back outside the mask
+        return Start(begun, inpainting=inpainting_channels(ctx, inputs.mask))
+    from tintype.image.mask import mask_cells  # here and below: no picture from words needs it
+
     mask = mask_cells(inputs.mask, manifest.vae_scale_factor)
-    if schedule.skipped:
-        begun = noised(picture, drawn, float(schedule.sigmas[0]))
-    else:  # nothing of the picture is left inside
-        begun = drawn * np.float32(schedule.initial_scale)
-    return Start(begun, kept_outside(picture, mask, drawn, scale_of_last=schedule.scale_of_last))
+    kept = kept_outside(picture_latents(ctx, batch), mask, drawn, scale_of_last=schedule.scale_of_last)
+    return Start(begun, kept)
 
 
 def _enlarged(ctx: Context, base: Context, batch: range, noise: NoiseSource) -> Start:
     """The smaller pictures of a batch, enlarged, with noise laid over them."""
+    from tintype.image.resize import resize_latents, resize_pixels
+
     manifest, hires = ctx.bundle.manifest, ctx.request.hires
     assert hires is not None  # else there would be no base
     rows = [base.denoised.index(picture) for picture in batch]
@@ -111,8 +104,12 @@ def picture_latents(ctx: Context, batch: range) -> Latents:
     return ctx.picture
 
 
-def inpainting_channels(ctx: Context, pixels: Pixels, mask: NDArray[np.float32]) -> Latents:
+def inpainting_channels(ctx: Context, mask: NDArray[np.float32]) -> Latents:
     """What an inpainting model is told of the picture, made once; see `Start`."""
+    from tintype.image.mask import hard_cells, hide
+
+    pixels = ctx.request.inputs.pixels
+    assert pixels is not None  # `resolve` demands them
     if ctx.inpainting is None:
         cells = hard_cells(mask, ctx.bundle.manifest.vae_scale_factor)
         rest = _encode(ctx, hide(to_samples(pixels), mask))
@@ -122,7 +119,7 @@ def inpainting_channels(ctx: Context, pixels: Pixels, mask: NDArray[np.float32])
 
 def _encode(ctx: Context, samples: Samples) -> Latents:
     with ctx.clock.counting("encode"):
-        return encode_picture(ctx.graphs, ctx.use(VAE_ENCODER), samples, ctx.bundle.manifest)
+        return encode_picture(ctx.graphs, ctx.use(ENCODER), samples, ctx.bundle.manifest)
 
 
 def encode_picture(graphs: BoundGraphs, use: GraphUse, samples: Samples, manifest: Manifest) -> Latents:

@@ -25,6 +25,7 @@ from tintype.stages.again import demand_home, demand_inputs, demand_promise, nee
 from tintype.stages.context import Context
 from tintype.stages.decode_mode import DecodeMode
 from tintype.stages.start import encode_picture
+from tintype.uses import GraphUse
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -53,10 +54,10 @@ class Studio:
         """The request without gaps. Raises RequestError for what this bundle can't do."""
         return resolve(request, self.bundle.manifest)
 
-    def work(self, request: ResolvedRequest) -> Work:
-        """What a plan for a request is made for."""
+    def work(self, request: ResolvedRequest, uses: tuple[GraphUse, ...] | None = None) -> Work:
+        """What a plan for a request is made for. uses: of the request, where they are known."""
         return Work(
-            uses=self.model.uses(request),
+            uses=self.model.uses(request) if uses is None else uses,
             exactness=request.exactness,
             picture_bytes=picture_bytes(request.width, request.height, request.count),
         )
@@ -84,11 +85,11 @@ class Studio:
     ) -> Context:
         """A run that has not begun. plan, base_plan: None is the one that the budget has."""
         base = None if request.base is None else self.context(request.base, base_plan)
-        known = self.planned(request) if plan is None else None
+        reading = self.model.read(request)
+        known = self.plan_for(self.work(request, reading.uses)) if plan is None else None
         plan = plan or (ALL_RESIDENT if known is None else known.execution)
-        return Context.of(
-            self.model, self.graphs, request, plan, planned=known, evicts=self.memory is not None, base=base
-        )
+        evicts = self.memory is not None
+        return Context.of(self.model, self.graphs, request, reading, plan, planned=known, evicts=evicts, base=base)
 
     def context_again(self, record: Record, inputs: InputFields, *, anyway: bool) -> Context:
         """The run that makes the picture of a record again. Raises RecordError; see `Pipeline.reproduce`."""

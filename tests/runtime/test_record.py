@@ -45,7 +45,9 @@ def test_a_record_survives_its_text(record):
 def test_a_record_survives_a_png(record, tmp_path):
     write_png(tmp_path / "x.png", Image.new("RGB", (2, 2)), record.texts())
     assert read_record(tmp_path / "x.png") == record
-    assert read_texts(tmp_path / "x.png")["parameters"] == parameters_text(record)
+    assert read_texts(tmp_path / "x.png")["parameters"] == parameters_text(
+        record.request, record.made_with, record.seed
+    )
 
 
 def test_a_record_holds_no_clock_and_no_path(record):
@@ -67,7 +69,7 @@ def test_a_record_holds_no_clock_and_no_path(record):
 
 
 def test_the_parameters_are_as_a1111_writes_them(record):
-    text = parameters_text(record)
+    text = parameters_text(record.request, record.made_with, record.seed)
     prompt, negative, facts = text.rsplit("\n", 2)
     assert prompt == record.request.prompt
     assert negative == "Negative prompt: rain"
