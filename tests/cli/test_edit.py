@@ -9,14 +9,12 @@ from pathlib import Path
 import click
 import numpy as np
 import pytest
-from pictures import middle, photo
+from pictures import middle, no_memory_to_decode, photo
 from PIL import Image
 
 from tintype import Request, read_record
 from tintype.cli.edit import edit as edit_command
 from tintype.cli.generate import generate as generate_command
-from tintype.engine import Session
-from tintype.errors import MemoryBudgetError
 from tintype.sampling import noise_source
 
 
@@ -162,15 +160,7 @@ def test_latents_that_waited_name_what_they_need_and_become_the_same_file(
     assert generate("a house", *given).code == 0
     expected = (tmp_path / "x.png").read_bytes()
     (tmp_path / "x.png").unlink()
-    run = Session.run
-
-    def limited(self, inputs):
-        if "latent_sample" in inputs:
-            raise MemoryBudgetError("model.onnx ran out of memory", fix="less")
-        return run(self, inputs)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Session, "run", limited)
+    with no_memory_to_decode(monkeypatch):
         outcome = generate("a house", *given)
     words = shlex.split(outcome.stderr[outcome.stderr.index("tintype generate") :])[1:]
     assert ("--image" in words, "--mask" in words) == ((outside == "exact"),) * 2

@@ -3,33 +3,17 @@ noise and the encoder's mean."""
 
 from __future__ import annotations
 
-import math
-from typing import Any
-
 import numpy as np
 import pytest
-from PIL import Image, ImageFilter
+from edit_parity import GATE_DB, MARKS, SCHEDULERS, asked, mask, take_the_encoders_mean, theirs
+from pictures import PROMPT, psnr_db
 
 import tintype
 
-pytestmark = [
-    pytest.mark.reference,
-    pytest.mark.slow,
-    pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning"),  # diffusers with numpy 2
-    pytest.mark.filterwarnings("ignore:.*max_length.*"),
-]
+pytestmark = MARKS
 
-PROMPT, NEGATIVE = "a red sailboat on a calm sea at sunset", "snow"
-SEED, STEPS = 7, 10
-GATE_DB = 50.0
 SIZES = [(64, 64), (96, 40)]
 STRENGTHS = [0.3, 0.75, 1.0]
-# clip_sample is what Stable Diffusion's own config says; diffusers' default for ddim is for models of pixels.
-SCHEDULERS: dict[str, tuple[str, dict[str, Any]]] = {
-    "euler": ("EulerDiscreteScheduler", {}),
-    "ddim": ("DDIMScheduler", {"clip_sample": False}),
-    "dpmpp_2m": ("DPMSolverMultistepScheduler", {}),
-}
 PIPELINES = {
     "sd": ("StableDiffusionPipeline", "StableDiffusionImg2ImgPipeline", "StableDiffusionInpaintPipeline"),
     "xl": ("StableDiffusionXLPipeline", "StableDiffusionXLImg2ImgPipeline", "StableDiffusionXLInpaintPipeline"),
@@ -58,65 +42,7 @@ def pair(request):
 
 @pytest.fixture(autouse=True)
 def _mean_of_the_encoder(monkeypatch):
-    """The encoder's distribution enters by its mean."""
-    vae = pytest.importorskip("diffusers.models.autoencoders.vae")
-    monkeypatch.setattr(
-        vae.DiagonalGaussianDistribution, "sample", lambda self, generator=None: self.mode(), raising=True
-    )
-
-
-def picture(width: int, height: int) -> Image.Image:
-    """Soft blotches of colour."""
-    noise = np.random.default_rng(3).integers(0, 256, (height, width, 3), np.uint8)
-    blurred = Image.fromarray(noise).filter(ImageFilter.GaussianBlur(4))
-    values = np.asarray(blurred, np.float32)
-    return Image.fromarray(np.clip((values - values.mean()) * 5 + 128, 0, 255).astype(np.uint8))
-
-
-def mask(width: int, height: int) -> Image.Image:
-    """White in the middle, on the borders of latent cells."""
-    values = np.zeros((height, width), np.uint8)
-    values[8 : height - 16, 16 : width - 24] = 255
-    return Image.fromarray(values)
-
-
-def asked(sampler: str, size: tuple[int, int], strength: float) -> dict[str, Any]:
-    width, height = size
-    return {
-        "negative_prompt": NEGATIVE,
-        "width": width,
-        "height": height,
-        "num_inference_steps": STEPS,
-        "guidance_scale": 7.5,
-        "sampler": sampler,
-        "noise": "torch-cpu",
-        "seed": SEED,
-        "image": picture(*size),
-        "strength": strength,
-    }
-
-
-def theirs(reference: Any, sampler: str, strength: float, **more: Any) -> np.ndarray:
-    import diffusers
-    import torch
-
-    kind, settings = SCHEDULERS[sampler]
-    reference.scheduler = getattr(diffusers, kind).from_config(reference.scheduler.config, **settings)
-    made = reference(
-        PROMPT,
-        negative_prompt=NEGATIVE,
-        num_inference_steps=STEPS,
-        guidance_scale=7.5,
-        strength=strength,
-        generator=torch.Generator().manual_seed(SEED),
-        **more,
-    )
-    return np.asarray(made.images[0])
-
-
-def psnr_db(one: Any, other: Any) -> float:
-    error = float(np.mean((np.asarray(one, np.float64) - np.asarray(other, np.float64)) ** 2))
-    return 10 * math.log10(255**2 / error) if error else math.inf
+    take_the_encoders_mean(monkeypatch)
 
 
 @pytest.mark.parametrize("size", SIZES, ids=str)
@@ -124,8 +50,8 @@ def psnr_db(one: Any, other: Any) -> float:
 @pytest.mark.parametrize("sampler", SCHEDULERS)
 def test_image_to_image_is_that_of_diffusers(pair, sampler, strength, size):
     ours, reference, _ = pair
-    made = np.asarray(ours.generate(PROMPT, **asked(sampler, size, strength)).image)
-    expected = theirs(reference, sampler, strength, image=picture(*size))
+    made = np.asarray(ours.generate(PROMPT, **asked(size, strength, sampler)).image)
+    (expected,) = theirs(reference, size, strength, sampler=sampler)
     assert made.std() > 5  # a grey picture would be near any other
     measured = psnr_db(made, expected)
     print(f"{measured:.1f} dB")
@@ -137,9 +63,8 @@ def test_image_to_image_is_that_of_diffusers(pair, sampler, strength, size):
 @pytest.mark.parametrize("sampler", SCHEDULERS)
 def test_inpainting_is_that_of_diffusers(pair, sampler, strength, size):
     ours, _, reference = pair
-    made = np.asarray(ours.generate(PROMPT, mask=mask(*size), **asked(sampler, size, strength)).image)
-    more = {"image": picture(*size), "mask_image": mask(*size), "width": size[0], "height": size[1]}
-    expected = theirs(reference, sampler, strength, **more)
+    made = np.asarray(ours.generate(PROMPT, mask=mask(*size), **asked(size, strength, sampler)).image)
+    (expected,) = theirs(reference, size, strength, mask(*size), sampler)
     measured = psnr_db(made, expected)
     print(f"{measured:.1f} dB")
     assert measured >= GATE_DB

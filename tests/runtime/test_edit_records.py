@@ -8,11 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from pictures import PROMPT, middle, photo
+from pictures import PROMPT, middle, no_memory_to_decode, photo
 from PIL import Image, ImageOps
 
 import tintype
-from tintype.engine import Session
 from tintype.errors import MemoryBudgetError, RecordError
 from tintype.image.png import read_texts, write_png
 from tintype.record import parse_record
@@ -165,15 +164,7 @@ def saved(pipeline, monkeypatch, tmp_path):
     """Latents of a beginning by name, whose decoding failed, as they are read from disk."""
 
     def waited(name: str):
-        run = Session.run
-
-        def limited(self, inputs):
-            if "latent_sample" in inputs:
-                raise MemoryBudgetError("model.onnx ran out of memory", fix="less")
-            return run(self, inputs)
-
-        with monkeypatch.context() as patch:
-            patch.setattr(Session, "run", limited)
+        with no_memory_to_decode(monkeypatch):
             attempt = pipeline.steps(PROMPT, count=3, batch_size=3, **ASKED, **BEGINNINGS[name])
             with pytest.raises(MemoryBudgetError):
                 list(attempt)

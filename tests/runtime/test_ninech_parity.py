@@ -3,32 +3,18 @@ at the same noise and the encoder's mean."""
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from edit_parity import GATE_DB, MARKS, SCHEDULERS, SEED, asked, mask, take_the_encoders_mean, theirs
+from pictures import PROMPT, photo, psnr_db
 from PIL import Image, ImageDraw, ImageFilter
 
 import tintype
 
-pytestmark = [
-    pytest.mark.reference,
-    pytest.mark.slow,
-    pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning"),  # diffusers with numpy 2
-    pytest.mark.filterwarnings("ignore:.*max_length.*"),
-]
-
-PROMPT, NEGATIVE = "a red sailboat on a calm sea at sunset", "snow"
-SEED, STEPS = 7, 10
-GATE_DB = 50.0
-# clip_sample is what Stable Diffusion's own config says; diffusers' default for ddim is for models of pixels.
-SCHEDULERS: dict[str, tuple[str, dict[str, Any]]] = {
-    "euler": ("EulerDiscreteScheduler", {}),
-    "ddim": ("DDIMScheduler", {"clip_sample": False}),
-    "dpmpp_2m": ("DPMSolverMultistepScheduler", {}),
-}
+pytestmark = MARKS
 
 
 @pytest.fixture(scope="module")
@@ -47,25 +33,7 @@ def pair(inpainting_checkpoint: Path, inpainting_bundle: Path):
 
 @pytest.fixture(autouse=True)
 def _mean_of_the_encoder(monkeypatch):
-    """The encoder's distribution enters by its mean."""
-    vae = pytest.importorskip("diffusers.models.autoencoders.vae")
-    monkeypatch.setattr(
-        vae.DiagonalGaussianDistribution, "sample", lambda self, generator=None: self.mode(), raising=True
-    )
-
-
-def picture(width: int, height: int) -> Image.Image:
-    """Soft blotches of colour."""
-    noise = np.random.default_rng(3).integers(0, 256, (height, width, 3), np.uint8)
-    values = np.asarray(Image.fromarray(noise).filter(ImageFilter.GaussianBlur(4)), np.float32)
-    return Image.fromarray(np.clip((values - values.mean()) * 5 + 128, 0, 255).astype(np.uint8))
-
-
-def mask(width: int, height: int) -> Image.Image:
-    """White in the middle, on the borders of latent cells."""
-    values = np.zeros((height, width), np.uint8)
-    values[8 : height - 16, 16 : width - 24] = 255
-    return Image.fromarray(values)
+    take_the_encoders_mean(monkeypatch)
 
 
 def oblique_mask(width: int, height: int) -> Image.Image:
@@ -75,49 +43,6 @@ def oblique_mask(width: int, height: int) -> Image.Image:
     draw.ellipse((5, 3, width // 2 + 6, height - 7), fill=255)
     draw.line((width - 19, 2, width - 3, height - 5), fill=255, width=2)
     return made.filter(ImageFilter.GaussianBlur(1.5))
-
-
-def asked(size: tuple[int, int], strength: float, sampler: str = "euler") -> dict[str, Any]:
-    return {
-        "negative_prompt": NEGATIVE,
-        "width": size[0],
-        "height": size[1],
-        "num_inference_steps": STEPS,
-        "guidance_scale": 7.5,
-        "sampler": sampler,
-        "noise": "torch-cpu",
-        "seed": SEED,
-        "image": picture(*size),
-        "strength": strength,
-    }
-
-
-def theirs(
-    reference: Any, size: tuple[int, int], strength: float, mask: Image.Image, sampler: str = "euler", **more: Any
-):
-    import diffusers
-    import torch
-
-    kind, settings = SCHEDULERS[sampler]
-    reference.scheduler = getattr(diffusers, kind).from_config(reference.scheduler.config, **settings)
-    fields = {"guidance_scale": 7.5, "generator": torch.Generator().manual_seed(SEED), **more}
-    made = reference(
-        PROMPT,
-        negative_prompt=NEGATIVE,
-        image=picture(*size),
-        mask_image=mask,
-        width=size[0],
-        height=size[1],
-        num_inference_steps=STEPS,
-        strength=strength,
-        **fields,
-    )
-    return [np.asarray(image) for image in made.images]
-
-
-def psnr_db(one: Any, other: Any) -> float:
-    error = float(np.mean((np.asarray(one, np.float64) - np.asarray(other, np.float64)) ** 2))
-    return 10 * math.log10(255**2 / error) if error else math.inf
 
 
 def assert_same(made: Any, expected: np.ndarray) -> None:
@@ -171,7 +96,7 @@ def test_the_gate_tells_other_masks_and_other_pictures(pair, strength):
     size = (64, 64)
     fields = {"mask": mask(*size), **asked(size, strength)}
     made = ours.generate(PROMPT, **fields).image
-    for change in ({"mask": oblique_mask(*size)}, {"image": picture(*size).rotate(180)}):
+    for change in ({"mask": oblique_mask(*size)}, {"image": photo(*size).rotate(180)}):
         measured = psnr_db(made, ours.generate(PROMPT, **{**fields, **change}).image)
         print(f"{measured:.1f} dB")
         assert measured < GATE_DB - 15

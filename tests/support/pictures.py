@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+import pytest
 from PIL import Image, ImageFilter
+
+from tintype.engine import Session
+from tintype.errors import MemoryBudgetError
 
 PROMPT = "a red sailboat on a calm sea at sunset"
 
@@ -28,3 +34,18 @@ def middle(width: int = 64, height: int = 64) -> Image.Image:
 def psnr_db(one: Any, other: Any) -> float:
     error = float(np.mean((np.asarray(one, np.float64) - np.asarray(other, np.float64)) ** 2))
     return 10 * math.log10(255**2 / error) if error else math.inf
+
+
+@contextlib.contextmanager
+def no_memory_to_decode(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Every decoder runs out of memory."""
+    run = Session.run
+
+    def limited(self, inputs):
+        if "latent_sample" in inputs:
+            raise MemoryBudgetError("model.onnx ran out of memory", fix="less")
+        return run(self, inputs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Session, "run", limited)
+        yield
