@@ -61,16 +61,27 @@ def _shared_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         yield
 
 
-@pytest.fixture
-def no_builds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A cache without a build, for one test; how long kernels take is known there as far as other tests timed them."""
+def _without_builds(folder: Path, patch: pytest.MonkeyPatch) -> Path:
+    """Set a cache without a build; how long kernels take is known there as far as other tests timed them."""
     times = Path(os.environ["TINTYPE_CACHE"]) / "costs"
     times.mkdir(parents=True, exist_ok=True)
-    folder = tmp_path / "no-builds"
     folder.mkdir()
     (folder / "costs").symlink_to(times, target_is_directory=True)
-    monkeypatch.setenv("TINTYPE_CACHE", str(folder))
+    patch.setenv("TINTYPE_CACHE", str(folder))
     return folder
+
+
+@pytest.fixture
+def no_builds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A cache without a build, for one test."""
+    return _without_builds(tmp_path / "no-builds", monkeypatch)
+
+
+@pytest.fixture(scope="module")
+def cache_to_harm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A cache of one module's own: what the others share is never damaged under them."""
+    with pytest.MonkeyPatch.context() as patch:
+        yield _without_builds(tmp_path_factory.mktemp("harmed") / "cache", patch)
 
 
 @pytest.fixture(scope="session")

@@ -92,6 +92,10 @@ def generate(
     """
     if from_record is not None and from_latents is not None:
         raise RequestError("--from-record and --from-latents contradict each other", fix="leave one of them out")
+    if variation_of is not None and from_record is None and from_latents is None:
+        _refuse_contradictions(context, "--variation-of", {"image"})
+        fields["image"] = variation_of
+        prompt = _words_of(variation_of) if prompt is None else prompt
     inputs = cast("InputFields", {name: fields[name] for name in FROM_INPUTS if fields[name] is not None})
     protocol = demand_pictures(sys.stdout) if show else None
     way = Way(output, model, provider, memory, threads, force, as_json, protocol, inputs)
@@ -106,10 +110,6 @@ def generate(
         _refuse_contradictions(context, "--from-latents", said)
         _resume(from_latents, way)
         return
-    if variation_of is not None:
-        _refuse_contradictions(context, "--variation-of", {"image"})
-        fields["image"] = variation_of
-        prompt = _words_of(variation_of) if prompt is None else prompt
     _refuse_gaps(prompt, force=force)
     _draw(asked(size, fields, prompt or ""), way)
 

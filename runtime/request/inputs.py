@@ -30,6 +30,7 @@ IMAGE_STRENGTH, MASK_STRENGTH = 0.75, 1.0  # what a request with a picture, or w
 MAX_LATENTS_BYTES = 2**31
 OF_IMAGE = ("strength", "fit", "background", "mask", "outpaint")  # fields that say nothing without a picture
 OF_MASK = ("mask_grow", "mask_blur", "keep_outside")  # nor these without a mask, or margins
+OF_HIRES = ("hires_strength", "hires_upscale")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,16 +116,19 @@ def _refuse_orphans(request: Request) -> None:
         value = getattr(request, name)
         return value is not None if usual[name] is None else value != usual[name]
 
-    if request.image is None:
-        for name in OF_IMAGE:
+    for there, names, what, fix in (
+        (request.image is not None, OF_IMAGE, "a picture", "give the picture too: image=, or --image FILE"),
+        (
+            request.mask is not None or request.outpaint is not None,
+            OF_MASK,
+            "a mask",
+            "give the mask too: mask=, or --mask FILE",
+        ),
+        (request.hires is not None, OF_HIRES, "hires", "say how much larger too: hires=2, or --hires 2"),
+    ):
+        for name in () if there else names:
             if is_said(name):
-                fix = "give the picture too: image=, or --image FILE"
-                raise RequestError(f"{name} is given without a picture", fix=fix)
-    if request.mask is None and request.outpaint is None:
-        for name in OF_MASK:
-            if is_said(name):
-                fix = "give the mask too: mask=, or --mask FILE"
-                raise RequestError(f"{name} is given without a mask", fix=fix)
+                raise RequestError(f"{name} is given without {what}", fix=fix)
 
 
 def _demand_image_and_mask(request: Request) -> None:

@@ -152,11 +152,14 @@ def test_an_input_that_a_record_does_not_have_is_refused(
     command(*again, "--image", inputs / "image.png").assert_one_clear_error(1, "did not begin with a picture")
 
 
-@pytest.mark.parametrize("outside", ["exact", "model"])
+@pytest.mark.parametrize(
+    ("outside", "named"), [("exact", "--image"), ("exact", "--variation-of"), ("model", "--image")]
+)
 def test_latents_that_waited_name_what_they_need_and_become_the_same_file(
-    outside: str, generate, command, inputs: Path, tiny_bundle: Path, tmp_path: Path, monkeypatch
+    outside: str, named: str, generate, command, inputs: Path, tiny_bundle: Path, tmp_path: Path, monkeypatch
 ) -> None:
     given = [*files(BEGINNINGS["mask"], inputs), "--keep-outside", outside]
+    given = [named if each == "--image" else each for each in given]
     assert generate("a house", *given).code == 0
     expected = (tmp_path / "x.png").read_bytes()
     (tmp_path / "x.png").unlink()

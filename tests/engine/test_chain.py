@@ -81,7 +81,7 @@ def test_keys_and_values_are_kept_only_where_they_are_small_beside_a_segment(bun
     assert set(read_chains(large)) == {"model.onnx", "once.onnx"}
 
 
-def test_a_damaged_part_is_built_again(bundle, cpu):
+def test_a_damaged_part_is_built_again(bundle, cpu, no_builds):
     folder = ensure_build(bundle, "denoiser", cpu, options=options())
     part = read_chains(folder)["model.onnx"].parts[1]
     (folder / part.file).write_bytes(b"not a graph")
@@ -232,7 +232,7 @@ def test_reading_ahead_takes_any_file(tmp_path):
         prefetch([tmp_path / "absent"])
 
 
-def test_costs_are_measured_once_and_kept_with_the_build(bundle, cpu):
+def test_costs_are_measured_once_and_kept_with_the_build(bundle, cpu, no_builds):
     folder = ensure_build(bundle, "denoiser", cpu, options=options())
     assert known_costs(folder, options(), 1) is None
     costs = measured_costs(folder, cpu, options(), 1)
@@ -247,7 +247,7 @@ def test_costs_are_measured_once_and_kept_with_the_build(bundle, cpu):
     assert ensure_build(bundle, "denoiser", cpu, options=options()) == folder  # it is no part of the build
 
 
-def test_costs_that_were_timed_beside_other_programs_are_measured_again_once_it_is_calm(bundle, cpu, monkeypatch):
+def test_costs_timed_beside_other_programs_are_measured_again_once_it_is_calm(bundle, cpu, no_builds, monkeypatch):
     folder = ensure_build(bundle, "denoiser", cpu, options=options())
     measured_costs(folder, cpu, options(), 1)
     stored = json.loads((folder / "costs.json").read_text(encoding="utf-8"))

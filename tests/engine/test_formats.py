@@ -32,7 +32,7 @@ CUTS = {"denoiser": {"segment_bytes": 300_000}, "vae_decoder": {"strip_bytes": 2
 
 
 @pytest.fixture(scope="module")
-def tiny(tiny_bundle: Path):
+def tiny(tiny_bundle: Path, cache_to_harm: Path):
     return open_bundle(tiny_bundle)
 
 

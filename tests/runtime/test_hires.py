@@ -75,6 +75,8 @@ def test_a_preview_has_the_size_of_its_step(pipeline):
         ({"hires": 0.5}, "hires"),
         ({"hires": 100}, "hires"),
         ({"hires": 2, "hires_upscale": "best"}, "hires_upscale"),
+        ({"hires_strength": 0.7}, "hires_strength is given without hires"),
+        ({"hires_upscale": "pixel"}, "hires_upscale is given without hires"),
         ({"hires": 2, "hires_strength": 0}, "strength"),
         ({"hires": 2, "hires_strength": 2}, "hires_strength"),
         ({"hires": 8, "width": 512, "height": 512}, "width"),
