@@ -28,7 +28,7 @@ CASES: dict[str, Mapping[str, Any]] = {
     "balanced-unguided": {**ASKED, "exactness": "balanced", "guidance_scale": 1.0},
     "three-in-twos": {**ASKED, "guidance_scale": 1.0, "count": 3, "batch_size": 2},
     "two-chunks": {**ASKED, "prompt": LONG},
-    "cut": {**ASKED, "made_with": {"holdings": CUT, "split_guidance": True}},
+    "cut": {**ASKED, "made_with": {"modes": CUT, "split_guidance": True}},
     "budget": {**LARGE, "memory": "150MiB"},
 }
 
@@ -41,11 +41,13 @@ def draw(name: str, folder: Path, planned: Path) -> None:
     folder = folder / name
     folder.mkdir()
     request = dict(CASES[name])
-    memory, made_with = request.pop("memory", None), request.pop("made_with", None)
+    memory, made_with = request.pop("memory", None), dict(request.pop("made_with", {}))
     try:
         with tintype.load("postcard", provider="cpu", memory=memory) as pipeline:
             result = pipeline.generate(**request)
-            if made_with is not None:
+            if made_with:
+                if "modes" not in dataclasses.asdict(result.record.made_with):  # of a commit that named them so
+                    made_with["holdings"] = made_with.pop("modes")
                 changed = dataclasses.replace(result.record.made_with, **made_with)
                 result = pipeline.reproduce(dataclasses.replace(result.record, made_with=changed), anyway=True)
             if memory is not None:

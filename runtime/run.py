@@ -18,7 +18,6 @@ from tintype.record import Record
 from tintype.record.latents_file import save_latents
 from tintype.request import ResolvedRequest
 from tintype.stages.context import Context
-from tintype.stages.decode_mode import PLANNED
 from tintype.stages.finish import float_pixels, record_of
 
 if TYPE_CHECKING:
@@ -131,7 +130,7 @@ class Run:
         latents = self.latents
         if latents is None:
             raise RuntimeError("the run has no latents yet: iterate over it until the first picture is denoised")
-        records = [record_of(self._ctx, index, PLANNED, self._ctx.warnings) for index in self._ctx.denoised]
+        records = [record_of(self._ctx, index, self._ctx.warnings) for index in self._ctx.denoised]
         return save_latents(path, latents, records)
 
     def _kept(self, steps: Generator[Step | Picture]) -> Generator[Step | Picture]:

@@ -18,7 +18,7 @@ from tintype.errors import UncutError
 from tintype.graphs.resident import Graphs
 from tintype.memory.budget import MemoryLimits, budget_bytes, free_limits
 from tintype.memory.corrections import Corrections
-from tintype.memory.mode import MIB, PACKED, Mode
+from tintype.memory.mode import MIB, PACKED, Mode, Segments, Strips
 from tintype.memory.plan import ExecutionPlan, Plan, Stage
 from tintype.memory.planner import NO_BOUND, Candidate, KnownPlan, Need, device_modes, make_plan, modes_for
 from tintype.memory.reckoning import Correction, reckon
@@ -123,10 +123,10 @@ class Planner:
         """A need without segments that would be the whole graph, or two of which would: nothing is gained by them."""
         options = self._options(Candidate(use.name, PACKED, False), work)
         most = self._facts_of(use.ref.role, options).float_bytes // (2 * MIB)
-        kept = tuple(way for way in self._holdings(use) if (way.segment_mib or 0) <= most)
+        kept = tuple(mode for mode in self._modes(use) if not isinstance(mode, Segments) or mode.mib <= most)
         return _need(use, kept, can_split=use.branches > 1)
 
-    def _holdings(self, use: GraphUse) -> tuple[Mode, ...]:
+    def _modes(self, use: GraphUse) -> tuple[Mode, ...]:
         from tintype.engine.run.pages import can_give_back
 
         if self.graphs.target.is_host:
@@ -153,14 +153,14 @@ class Planner:
         return self._base
 
     def _options(self, candidate: Candidate, work: Work) -> BuildOptions:
-        plan = ExecutionPlan(holdings={candidate.role: candidate.holding}, split_guidance=candidate.split_guidance)
+        plan = ExecutionPlan(modes={candidate.role: candidate.mode}, split_guidance=candidate.split_guidance)
         return self.graphs.options(work.use(candidate.role), work.exactness, plan)
 
     def _known(self, candidate: Candidate, work: Work) -> Costs:
         from tintype.engine.build.builds import find_build
         from tintype.engine.build.probe import known_costs
 
-        if candidate.holding.strip_mib is not None and candidate.role in self._uncut:
+        if isinstance(candidate.mode, Strips) and candidate.role in self._uncut:
             return IMPOSSIBLE
         options = self._options(candidate, work)
         key = (candidate.role, options)
@@ -180,7 +180,7 @@ class Planner:
         from tintype.engine.build.builds import find_build
         from tintype.engine.build.cache import read_report
 
-        options = self._options(Candidate(stage.role, stage.holding, stage.split_guidance), work)
+        options = self._options(Candidate(stage.role, stage.mode, stage.split_guidance), work)
         folder = find_build(self.graphs.bundle, work.role(stage.role), self.graphs.target, options=options)
         return stage if folder is None else replace(stage, kernels=read_report(folder).get("kernels", {}))
 
@@ -189,7 +189,7 @@ class Planner:
         from tintype.engine.build.probe import measured_costs
 
         graphs, options = self.graphs, self._options(candidate, work)
-        what = f"{candidate.role} in {candidate.holding.words}" if candidate.holding.is_cut else candidate.role
+        what = f"{candidate.role} in {candidate.mode}" if candidate.mode.is_cut else candidate.role
         self.on_progress(f"building {what}")
         try:
             folder = ensure_build(graphs.bundle, work.role(candidate.role), graphs.target, options=options)
@@ -202,7 +202,7 @@ class Planner:
         plain = self._reckon(candidate, work, options, corrected=False)
         self._known_corrections().learn(
             self._correction_place(candidate, options),
-            candidate.holding.kind,
+            candidate.mode.kind,
             Correction(costs.peak_bytes / max(1, plain.peak_bytes), costs.call_seconds / max(1e-9, plain.call_seconds)),
         )
         return self._measured.put((candidate.role, options), costs)
@@ -212,11 +212,11 @@ class Planner:
 
         corrections = self._known_corrections()
         place = self._correction_place(candidate, options)
-        factor = corrections.factor(place, candidate.holding.kind) if corrected else None
+        factor = corrections.factor(place, candidate.mode.kind) if corrected else None
         role = work.role(candidate.role)
         return reckon(
             self._facts_of(role, options),
-            candidate.holding,
+            candidate.mode,
             floats=options.exactness == "exact" or self.graphs.bundle.graph(role).precision != "int8",
             rate=corrections.machine_rate(),
             correction=factor,
@@ -230,7 +230,7 @@ class Planner:
         return self._facts.get(key) or self._facts.put(key, analysis_of(self.graphs.bundle, role, options))
 
     def _correction_place(self, candidate: Candidate, options: BuildOptions) -> str:
-        """What decides how far reckoning is off, beside the kind of holding: half a batch takes more than half."""
+        """What decides how far reckoning is off, beside the kind of mode: half a batch takes more than half."""
         target = self.graphs.target
         words = [candidate.role, options.exactness, str(options.threads)]
         words += ["split"] * candidate.split_guidance
@@ -244,8 +244,8 @@ class Planner:
         return self._corrections
 
 
-def _need(use: GraphUse, holdings: Sequence[Mode], *, can_split: bool) -> Need:
-    return Need(role=use.name, holdings=tuple(holdings), opens=use.opens, calls=use.calls, can_split=can_split)
+def _need(use: GraphUse, modes: Sequence[Mode], *, can_split: bool) -> Need:
+    return Need(role=use.name, modes=tuple(modes), opens=use.opens, calls=use.calls, can_split=can_split)
 
 
 def picture_bytes(width: int, height: int, count: int) -> int:

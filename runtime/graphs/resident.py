@@ -53,8 +53,7 @@ class Graphs:
         meanwhile changes no picture of a series."""
         from tintype.engine import BuildOptions, with_kernels_settled
 
-        dims = (use.split() if plan.split_guidance else use).dims
-        held, timed = plan.holding(use.name).options(), plan.timed.get(use.name)
+        dims, held, timed = plan.called(use).dims, plan.mode(use.name).options(), plan.timed.get(use.name)
         options = BuildOptions.for_shape(dims, exactness=exactness, threads=self.threads, timed=timed, **held)
         return self._settled.get((use.ref, options)) or self._settled.put(
             (use.ref, options), with_kernels_settled(self.bundle, use.ref.role, self.target, options=options)

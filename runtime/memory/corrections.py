@@ -27,7 +27,7 @@ class _Stored:
 
 @dataclass(slots=True)
 class Corrections:
-    """Factors by place and kind of holding, and the machine's rate. A place is all else that a factor depends on.
+    """Factors by place and kind of mode, and the machine's rate. A place is all else that a factor depends on.
 
     A file that can't be read or written is no obstacle.
     """

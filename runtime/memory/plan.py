@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from tintype.costs import Costs
 from tintype.memory.mode import MIB, PACKED, Mode
+from tintype.uses import GraphUse
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExecutionPlan:
     """What a plan decides. It is what the pipeline goes by, and with the request it decides a picture's bytes."""
 
-    holdings: Mapping[str, Mode] = field(default_factory=dict)  # by role; packed where there is none
+    modes: Mapping[str, Mode] = field(default_factory=dict)  # by name of a use; packed where there is none
     split_guidance: bool = False  # two calls a step in place of one on a batch twice as large
     keep: bool = True  # graphs stay open from stage to stage, and for the next request
     device_limits: Mapping[str, int] = field(default_factory=dict)  # by role, bytes of a device's memory
@@ -22,8 +23,16 @@ class ExecutionPlan:
     # build is there.
     timed: Mapping[str, bool] = field(default_factory=dict)
 
-    def holding(self, role: str) -> Mode:
-        return self.holdings.get(role, PACKED)
+    def mode(self, role: str) -> Mode:
+        return self.modes.get(role, PACKED)
+
+    def with_mode(self, role: str, mode: Mode) -> ExecutionPlan:
+        """The same but for how one graph is held."""
+        return self if mode == self.mode(role) else replace(self, modes={**self.modes, role: mode})
+
+    def called(self, use: GraphUse) -> GraphUse:
+        """A use as its graph is called: for one prompt at a time, for a tile, or as it is."""
+        return self.mode(use.name).cut(use.split() if self.split_guidance else use)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,7 +40,7 @@ class Stage:
     """One graph's part in making the pictures of a request."""
 
     role: str
-    holding: Mode
+    mode: Mode
     split_guidance: bool
     opens: int
     calls: int
@@ -152,7 +161,7 @@ class Plan:
     @property
     def execution(self) -> ExecutionPlan:
         return ExecutionPlan(
-            holdings={stage.role: stage.holding for stage in self.stages},
+            modes={stage.role: stage.mode for stage in self.stages},
             split_guidance=any(stage.split_guidance for stage in self.stages),
             keep=self.keep,
             device_limits={stage.role: stage.device_bytes for stage in self.stages if stage.device_bytes},
@@ -163,7 +172,7 @@ class Plan:
         rows = [
             {
                 "role": stage.role,
-                "held": stage.holding.words,
+                "held": str(stage.mode),
                 "split_guidance": stage.split_guidance,
                 "calls": stage.calls,
                 "before_bytes": stage.before_bytes,
@@ -196,7 +205,7 @@ class Plan:
             copied = costs.copied_bytes + stage.held_again_bytes
             sizes = (costs.mapped_bytes, copied, costs.work_bytes, stage.peak_bytes)
             said.append(
-                f"{stage.role:<16} {stage.holding.words:<22} {calls:>9} "
+                f"{stage.role:<16} {stage.mode!s:<22} {calls:>9} "
                 + " ".join(f"{_mib(size):>9}" for size in sizes)
                 + f" {stage.seconds:>9.2f}{'' if costs.measured else ' ~'}"
             )

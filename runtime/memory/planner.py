@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from tintype.costs import Costs
 from tintype.errors import MemoryBudgetError
 from tintype.memory.budget import MemoryLimits
-from tintype.memory.mode import MAPPED, MIB, PACKED, Mode, segments, strips
+from tintype.memory.mode import MAPPED, MIB, PACKED, Mode, Segments, Strips
 from tintype.memory.plan import Plan, Stage
 
 SEGMENTS_MIB = (1536, 1024, 768, 512, 384, 256, 192, 128, 96, 64, 48, 32)
@@ -31,7 +31,7 @@ class Need:
     """A graph that a request needs: how often it is opened when graphs don't stay open, and how often called."""
 
     role: str
-    holdings: tuple[Mode, ...]
+    modes: tuple[Mode, ...]
     opens: int
     calls: int  # without split guidance
     can_split: bool = False
@@ -42,7 +42,7 @@ class Candidate:
     """One way to run one role."""
 
     role: str
-    holding: Mode
+    mode: Mode
     split_guidance: bool
 
 
@@ -74,8 +74,8 @@ Oracle = Callable[[Candidate], Costs]
 def candidates(need: Need) -> Iterator[Candidate]:
     """Every way to run a role."""
     for split in (False, True) if need.can_split else (False,):
-        for holding in need.holdings:
-            yield Candidate(need.role, holding, split)
+        for mode in need.modes:
+            yield Candidate(need.role, mode, split)
 
 
 def modes_for(role: str, *, standing: bool) -> tuple[Mode, ...]:
@@ -84,17 +84,17 @@ def modes_for(role: str, *, standing: bool) -> tuple[Mode, ...]:
     standing: whether segments can stay open, as this system takes back a mapped file's memory when asked.
     """
     if role in IN_STRIPS:
-        return (PACKED, MAPPED, *map(strips, STRIPS_MIB))
-    anew = tuple(map(segments, SEGMENTS_MIB))
+        return (PACKED, MAPPED, *map(Strips, STRIPS_MIB))
+    anew = tuple(map(Segments, SEGMENTS_MIB))
     if role != "denoiser" or not standing:  # the others run once a prompt: nothing is gained by keeping them open
         return (PACKED, MAPPED, *anew)
-    small = (way for way in anew if (way.segment_mib or 0) <= REOPENED_MIB)
-    return (PACKED, MAPPED, *(segments(mib, standing=True) for mib in SEGMENTS_MIB), *small)
+    small = (mode for mode in anew if mode.mib <= REOPENED_MIB)
+    return (PACKED, MAPPED, *(Segments(mib, standing=True) for mib in SEGMENTS_MIB), *small)
 
 
 def device_modes(role: str) -> tuple[Mode, ...]:
     """The same on a device: whole in its memory, or in parts that are there one after another."""
-    parts = map(strips, DEVICE_STRIPS_MIB) if role in IN_STRIPS else map(segments, DEVICE_SEGMENTS_MIB)
+    parts = map(Strips, DEVICE_STRIPS_MIB) if role in IN_STRIPS else map(Segments, DEVICE_SEGMENTS_MIB)
     return (PACKED, *parts)
 
 
@@ -120,7 +120,7 @@ def make_plan(
         found = plan or _smallest(needs, base_bytes, known)
         guessed = [stage for stage in found.stages if not stage.costs.measured]
         if measure is not None and guessed:
-            measure(Candidate(guessed[0].role, guessed[0].holding, guessed[0].split_guidance))
+            measure(Candidate(guessed[0].role, guessed[0].mode, guessed[0].split_guidance))
             continue
         near = next(_unmeasured_rivals(needs, found, known), None) if plan is None and measure is not None else None
         if near is not None and measure is not None:
@@ -162,7 +162,7 @@ def _prefer_warm(plan: Plan, needs: Sequence[Need], known: Oracle, room: MemoryL
     For the first one parts, or graphs one after another, may take no longer: a whole graph's first call is its slowest.
     For the next one they take all of it again.
     """
-    whole = [Candidate(need.role, need.holdings[0], False) for need in needs]
+    whole = [Candidate(need.role, need.modes[0], False) for need in needs]
     stages = tuple(_stage(*each, known(each[1]), plan.base_bytes) for each in zip(needs, whole, strict=True))
     lasting = _all_resident(replace(plan, stages=stages))
     gains = lasting.seconds + lasting.warm_seconds < plan.seconds + plan.warm_seconds
@@ -231,7 +231,7 @@ def _unmeasured_rivals(needs: Iterable[Need], smallest: Plan, known: Oracle) -> 
 def _stage(need: Need, candidate: Candidate, costs: Costs, base: int) -> Stage:
     return Stage(
         role=need.role,
-        holding=candidate.holding,
+        mode=candidate.mode,
         split_guidance=candidate.split_guidance,
         opens=need.opens,
         calls=need.calls * (2 if candidate.split_guidance else 1),

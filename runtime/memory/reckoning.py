@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from tintype.costs import Costs, GraphFacts
-from tintype.memory.mode import MIB, Mode
+from tintype.memory.mode import MIB, Mode, Segments, Strips
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +33,7 @@ _SESSION_BYTES = 24 * MIB
 
 def reckon(
     facts: GraphFacts,
-    holding: Mode,
+    mode: Mode,
     *,
     floats: bool,
     rate: float,
@@ -47,19 +47,18 @@ def reckon(
     correction = correction or Correction()
     weights = facts.float_bytes if floats else facts.stored_bytes
     live = facts.live_bytes
-    if holding.segment_mib is not None:
+    slower, parts = _SLOWER[mode.kind], 0
+    if isinstance(mode, Segments):
         # A layer that is larger than a segment is one by itself; most are smaller, and then so is what is mapped.
-        limit = holding.segment_mib * MIB
+        limit = mode.mib * MIB
         weights = min(weights, (limit + max(limit, facts.largest_bytes)) // 2)
-    if holding.strip_mib is not None:
-        live = min(live, 6 * holding.strip_mib * MIB)
-    held = weights * (1.0 if on_device else _COPIES[holding.kind])
+        slower += 0.25 * min(1.0, _SMALL_MIB / mode.mib)
+        parts = 0 if mode.standing else -(-facts.float_bytes // limit)
+    if isinstance(mode, Strips):
+        live = min(live, 6 * mode.mib * MIB)
+    held = weights * (1.0 if on_device else _COPIES[mode.kind])
     peak = (held + live * _WORKSPACE + _SESSION_BYTES) * correction.peak
-    slower, parts = _SLOWER[holding.kind], 0
-    if holding.segment_mib is not None:
-        slower += 0.25 * min(1.0, _SMALL_MIB / holding.segment_mib)
-        parts = 0 if holding.standing else -(-facts.float_bytes // (holding.segment_mib * MIB))
-    whole = not holding.is_cut
+    whole = not mode.is_cut
     there = max(0, int(peak) - _SESSION_BYTES) if on_device else 0
     return Costs(
         peak_bytes=int(peak),

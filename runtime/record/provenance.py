@@ -25,7 +25,7 @@ class Provenance:
     target: str
     builds: Mapping[str, str]  # role -> build key: bundle, lowering, ONNX Runtime and processor in one digest
     threads: int
-    holdings: Mapping[str, str] = field(default_factory=dict)  # role -> how a memory budget had its graph held
+    modes: Mapping[str, str] = field(default_factory=dict)  # role -> how its graph was held where it wasn't packed
     split_guidance: bool = False
     kernels: Mapping[str, str] = field(default_factory=dict)  # role -> how its build's were chosen: timed, or by priors
 
@@ -39,7 +39,7 @@ def with_base(here: Provenance, base: Provenance) -> Provenance:
     return replace(
         here,
         builds={**here.builds, **named(base.builds)},
-        holdings={**here.holdings, **named(base.holdings)},
+        modes={**here.modes, **named(base.modes)},
         kernels={**here.kernels, **named(base.kernels)},
     )
 
@@ -52,11 +52,11 @@ def execution_plan_of(made_with: Provenance, *, base: bool = False) -> Execution
     Raises RecordError when it names a way that isn't known.
     """
     try:
-        holdings = {role: parse_mode(words) for role, words in _of(made_with.holdings, base).items()}
+        modes = {role: parse_mode(words) for role, words in _of(made_with.modes, base).items()}
     except ValueError as error:
         raise RecordError(f"the record cannot be read: {error}", fix="upgrade tintype") from None
     timed = {role: how == TIMED for role, how in _of(made_with.kernels, base).items()}
-    return ExecutionPlan(holdings=holdings, split_guidance=made_with.split_guidance, keep=not holdings, timed=timed)
+    return ExecutionPlan(modes=modes, split_guidance=made_with.split_guidance, keep=not modes, timed=timed)
 
 
 def _of(facts: Mapping[str, str], base: bool) -> dict[str, str]:

@@ -7,17 +7,19 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from tintype import strict_json
 from tintype.errors import RecordError, RequestError
 from tintype.image.png import RECORD_KEY
-from tintype.image.tiles import Tiling
+from tintype.memory.mode import PACKED, Tiles
 from tintype.record.a1111 import A1111_KEY, parameters_text
 from tintype.record.provenance import Provenance
 from tintype.request import ResolvedRequest
 
-RECORD_VERSION = 2  # 1: without inputs
+RECORD_VERSION = 2  # 1: without inputs; tiles stood apart from how graphs were held
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,7 +40,6 @@ class Record:
     request: ResolvedRequest
     picture: int  # index within the request's count
     made_with: Provenance
-    tiling: Tiling | None = None  # the tiles that it was decoded in, in latent cells; None is whole
     memory: MemoryFacts | None = None  # None: there was no budget
     notes: tuple[str, ...] = field(default=())  # what the device made differently, such as a graph run again in fp32
 
@@ -61,12 +62,39 @@ def parse_record(text: str) -> Record:
         version = value.get("record_version") if isinstance(value, dict) else None
         if isinstance(version, int) and version > RECORD_VERSION:
             raise RecordError(f"the record is of format {version}, newer than this tintype", fix="upgrade tintype")
-        record = strict_json.read(Record, value)
+        record = strict_json.read(Record, _upgraded(value) if version == 1 else value)
         if not 0 <= record.picture < record.request.count:
             raise strict_json.Misfit(f"it has no picture {record.picture}")
     except (strict_json.Misfit, RequestError) as misfit:
         raise RecordError(f"the record cannot be read: {misfit}", fix="give a picture as tintype wrote it") from None
     return record
+
+
+def _upgraded(value: dict[str, Any]) -> dict[str, Any]:
+    """A record of version 1 as one of version 2."""
+    made_with, tiling = value.get("made_with"), value.get("tiling")
+    if not isinstance(made_with, dict):
+        return value
+    modes = strict_json.read(_FirstModes, made_with).holdings
+    if tiling is not None:
+        tiles, decoder = strict_json.read(_FirstTiling, tiling, "tiling"), "vae_decoder"
+        try:
+            mode = Tiles(tiles.tile, tiles.overlap, mapped=modes.get(decoder, str(PACKED)) != str(PACKED))
+        except ValueError as error:
+            raise strict_json.Misfit(str(error)) from None
+        modes = {**modes, decoder: str(mode)}
+    return {**value, "made_with": {**made_with, "modes": modes}}
+
+
+@dataclass(frozen=True, slots=True)
+class _FirstModes:
+    holdings: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class _FirstTiling:
+    tile: int
+    overlap: int
 
 
 def read_record(path: str | os.PathLike[str]) -> Record:

@@ -69,7 +69,7 @@ def demand_promise(ctx: Context, record: Record) -> None:
     made_with, here = record.made_with, provenance(ctx.bundle, ctx.graphs.all, record.made_with.builds)
     # Builds last: one that isn't there yet has to be made before it can be compared.
     reasons = nondeterminism(made_with, record.request.exactness) + mismatches(made_with, here)
-    reasons = reasons or mismatches(made_with, provenance_of(ctx, record.picture, ctx.decode_modes[0]))
+    reasons = reasons or mismatches(made_with, provenance_of(ctx, record.picture))
     if reasons:
         raise RecordError(
             f"the same picture can't be promised: {'; '.join(reasons)}",
@@ -97,9 +97,9 @@ def finish_saved(ctx: Context, saved: SavedLatents, foreign: tuple[str, ...]) ->
     about = (f"its latents come from elsewhere: {'; '.join(foreign)}",) if foreign else ()
     for index, record in enumerate(saved.records):
         begun = len(ctx.warnings)
-        pixels, mode = decode(ctx, saved.latents[index : index + 1])
-        pixels = with_outside(ctx, pixels)
-        # A picture in pieces has another build of the decoder.
-        made_with = record.made_with if foreign else provenance_of(ctx, record.picture, mode)
+        pixels = with_outside(ctx, decode(ctx, saved.latents[index : index + 1]))
+        made_with = provenance_of(ctx, record.picture)  # a picture in pieces has another build of the decoder
+        if foreign:
+            made_with = dataclasses.replace(record.made_with, modes={**record.made_with.modes, **made_with.modes})
         notes = tuple(dict.fromkeys((*record.notes, *about, *ctx.warnings[begun:])))
-        yield to_picture(pixels, dataclasses.replace(record, made_with=made_with, tiling=mode.tiling, notes=notes))
+        yield to_picture(pixels, dataclasses.replace(record, made_with=made_with, notes=notes))

@@ -10,12 +10,29 @@ from tintype.bundle import Bundle
 from tintype.families.base import Branch, Family, Tokens
 from tintype.families.model import Model, Reading
 from tintype.graphs.resident import ALL_RESIDENT, BoundGraphs, Graphs
+from tintype.memory.mode import PACKED, Mode, Strips, Tiles
 from tintype.memory.plan import ExecutionPlan, Plan
 from tintype.request import ResolvedRequest
 from tintype.sampling import NoiseSource, Schedule, noise_source
 from tintype.stages.clock import StageClock
-from tintype.stages.decode_mode import DecodeMode, decode_modes
 from tintype.uses import GraphUse
+
+DECODER = "vae_decoder"
+STRIPS_MIB = (32, 8, 4)  # of the decoder's maps, once memory runs out
+# Sides of tiles in latent cells. They overlap by a quarter: from an eighth on, a seam is no steeper than the rest of
+# the picture, and more only costs time.
+TILES_CELLS = (64, 32, 16)
+
+
+def decode_modes(plan: ExecutionPlan) -> tuple[Mode, ...]:
+    """What is tried in turn, from what the plan has on."""
+    first = plan.mode(DECODER)
+    if isinstance(first, Strips):  # it can be cut, or there would be no such plan
+        return (first, *(Strips(mib) for mib in STRIPS_MIB if mib < first.mib))
+    if isinstance(first, Tiles):
+        return (first, *(Tiles(cells, cells // 4, first.mapped) for cells in TILES_CELLS if cells < first.cells))
+    tiles = (Tiles(cells, cells // 4, mapped=first != PACKED) for cells in TILES_CELLS)
+    return (first, *map(Strips, STRIPS_MIB), *tiles)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -34,7 +51,7 @@ class Context:
     plan: Plan | None  # that was made for the budget
     evicts: bool  # there is a budget: what has no place in the plan is closed
     warnings: list[str]  # for the records: what the device made differently
-    decode_modes: Sequence[DecodeMode]  # tried in turn while memory runs out
+    decode_modes: Sequence[Mode]  # tried in turn while memory runs out
     base: Context | None = None  # of the smaller picture that is drawn before
     only: int | None = None  # the one of the request's pictures that is made, in the batch where it belongs
     picture: Latents | None = None  # of the picture that the run begins with, once it is encoded

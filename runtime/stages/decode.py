@@ -16,17 +16,21 @@ from tintype.arrays import Latents, Pixels, Samples
 from tintype.errors import CancelledError, MemoryBudgetError, TintypeError, UncutError
 from tintype.events import Step
 from tintype.image.decode import decode_samples, to_image, to_pixels
-from tintype.stages.context import Context
-from tintype.stages.decode_mode import DECODER, PLANNED, DecodeMode
+from tintype.image.tiles import Tiling
+from tintype.memory.mode import Mode, Strips, Tiles
+from tintype.stages.context import DECODER, Context
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-Decode = Callable[[Latents, DecodeMode], Pixels]
+Decode = Callable[[Latents, Mode], Pixels]
 
 
-def decode(ctx: Context, latents: Latents) -> tuple[Pixels, DecodeMode]:
-    """Latents, as the sampler left them -> (pictures, height, width, 3) of 0..255, and how they were decoded."""
+def decode(ctx: Context, latents: Latents) -> Pixels:
+    """Latents, as the sampler left them -> (pictures, height, width, 3) of 0..255.
+
+    `ctx.decode_modes` then begin with what memory was enough for.
+    """
     with ctx.clock.counting("decode"):
         try:
             pixels, mode = decode_with_fallback(
@@ -39,25 +43,25 @@ def decode(ctx: Context, latents: Latents) -> tuple[Pixels, DecodeMode]:
             raise
     ctx.decode_modes = ctx.decode_modes[ctx.decode_modes.index(mode) :]  # what failed once isn't tried again
     ctx.look_at_device()
-    return pixels, mode
+    return pixels
 
 
-def decode_in(ctx: Context, latents: Latents, mode: DecodeMode) -> Pixels:
-    """The same in one mode."""
+def decode_in(ctx: Context, latents: Latents, mode: Mode) -> Pixels:
+    """The same in one mode, and no other."""
     return np.concatenate([to_pixels(samples) for samples in samples_in(ctx, latents, mode)])
 
 
-def samples_in(ctx: Context, latents: Latents, mode: DecodeMode) -> Iterator[Samples]:
+def samples_in(ctx: Context, latents: Latents, mode: Mode) -> Iterator[Samples]:
     """Of each picture, (1, 3, height, width), -1 to 1."""
-    manifest, use = ctx.bundle.manifest, mode.cut(ctx.use(DECODER))
-    graphs = ctx.graphs.held_as(mode.within(ctx.graphs.plan))
+    manifest, use = ctx.bundle.manifest, ctx.use(DECODER)
+    graphs = ctx.graphs.held_as(ctx.graphs.plan.with_mode(use.name, mode))
     with graphs.phase(use):
         yield from decode_samples(
             lambda sample: graphs.call(use, {"latent_sample": sample}, who="the VAE decoder")["sample"],
             latents,
             scaling_factor=manifest.scaling_factor,
             shift_factor=manifest.shift_factor,
-            tiling=mode.tiling,
+            tiling=Tiling(mode.cells, mode.overlap) if isinstance(mode, Tiles) else None,
         )
 
 
@@ -81,19 +85,20 @@ def event(ctx: Context, step: sampling.Step, batch: range, *, after: int = 0) ->
 
 
 def decode_with_fallback(
-    decode: Decode, latents: Latents, modes: Sequence[DecodeMode], make_room: Callable[[], None]
-) -> tuple[Pixels, DecodeMode]:
+    decode: Decode, latents: Latents, modes: Sequence[Mode], make_room: Callable[[], None]
+) -> tuple[Pixels, Mode]:
     """The pictures, and the first of `modes` that memory was enough for. make_room: called before each new try.
 
     Raises MemoryBudgetError when it was enough for none. Once memory ran out, modes that the decoder doesn't have are
     left out; where it can run in strips, tiles are not tried after them.
     """
     side = max(latents.shape[2:])
-    useful = [mode for mode in modes if mode.tiling is None or mode.tiling.tile < side or mode is modes[0]]
+    first, *others = modes
+    useful = [first, *(mode for mode in others if not isinstance(mode, Tiles) or mode.cells < side)]
     failure: Exception | None = None
-    last = useful[0]
+    last = first
     for mode in useful:
-        if mode.tiling is not None and last.holding is not None:
+        if isinstance(mode, Tiles) and isinstance(last, Strips):
             break  # strips ran, and tiles need no less than the smallest of them
         if failure is not None:
             make_room()
@@ -104,7 +109,7 @@ def decode_with_fallback(
         except UncutError:
             if failure is None:
                 raise
-    how = "" if last == PLANNED else f", even {last.words}"
+    how = "" if last == first else f", even in {last}"
     raise MemoryBudgetError(
         f"there was not enough memory to decode the picture{how}: {_reason(failure)}",
         fix="its latents are kept: save them with Run.save_latents(FILE), close other programs, "

@@ -17,9 +17,8 @@ from tintype.image.decode import to_image, to_unit
 from tintype.memory.plan import ExecutionPlan
 from tintype.record.provenance import BY_PRIORS, TIMED, Provenance, with_base
 from tintype.record.record import MemoryFacts, Record
-from tintype.stages.context import Context
+from tintype.stages.context import DECODER, Context
 from tintype.stages.decode import decode, samples_in
-from tintype.stages.decode_mode import DECODER, PLANNED, DecodeMode
 
 
 def finish(ctx: Context, batch: range, latents: Latents, warnings: Iterable[str]) -> Iterator[Picture]:
@@ -28,9 +27,8 @@ def finish(ctx: Context, batch: range, latents: Latents, warnings: Iterable[str]
     for row, picture in enumerate(batch):
         if ctx.only in (None, picture):
             begun = len(ctx.warnings)
-            pixels, mode = decode(ctx, latents[row : row + 1])
-            pixels = with_outside(ctx, pixels)
-            yield to_picture(pixels, record_of(ctx, picture, mode, (*about_latents, *ctx.warnings[begun:])))
+            pixels = with_outside(ctx, decode(ctx, latents[row : row + 1]))
+            yield to_picture(pixels, record_of(ctx, picture, (*about_latents, *ctx.warnings[begun:])))
 
 
 def with_outside(ctx: Context, pixels: Pixels) -> Pixels:
@@ -54,8 +52,8 @@ def to_picture(pixels: Pixels, record: Record) -> Picture:
     return Picture(record.picture, to_image(pixels[0]), record)
 
 
-def record_of(ctx: Context, picture: int, mode: DecodeMode, warnings: Iterable[str]) -> Record:
-    """The record of one of a run's pictures."""
+def record_of(ctx: Context, picture: int, warnings: Iterable[str]) -> Record:
+    """The record of one of a run's pictures, the last one that was decoded."""
     memory = None
     if ctx.plan is not None and ctx.plan.budget_bytes is not None:
         memory = MemoryFacts(
@@ -67,21 +65,19 @@ def record_of(ctx: Context, picture: int, mode: DecodeMode, warnings: Iterable[s
     return Record(
         request=ctx.request,
         picture=picture,
-        made_with=provenance_of(ctx, picture, mode),
-        tiling=mode.tiling,
+        made_with=provenance_of(ctx, picture),
         memory=memory,
         notes=tuple(dict.fromkeys(warnings)),
     )
 
 
-def provenance_of(ctx: Context, picture: int, mode: DecodeMode = PLANNED) -> Provenance:
+def provenance_of(ctx: Context, picture: int) -> Provenance:
     """What decides the bytes of a picture besides the request; builds are made where they are missing."""
-    graphs, plan = ctx.graphs.all, mode.within(ctx.graphs.plan)
+    graphs, plan = ctx.graphs.all, ctx.graphs.plan.with_mode(DECODER, ctx.decode_modes[0])
     pictures = next(len(batch) for batch in ctx.request.batches if picture in batch)
     builds, kernels = {}, {}
     for planned in ctx.uses:
         use = ctx.use(planned.ref.role, pictures)
-        use = mode.cut(use) if use.ref.role == DECODER else use
         facts = graphs.build_facts(use, graphs.options(use, ctx.request.exactness, plan))
         builds[use.name] = facts.id
         if graphs.target.is_host:
@@ -109,7 +105,7 @@ def provenance(
         target=graphs.target.name,
         builds=dict(builds),
         threads=graphs.threads,
-        holdings={name: holding.words for name, holding in plan.holdings.items()},
+        modes={name: str(mode) for name, mode in plan.modes.items()},
         split_guidance=plan.split_guidance,
         kernels=kernels or {},
     )

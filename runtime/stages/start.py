@@ -63,8 +63,7 @@ def _enlarged(ctx: Context, base: Context, batch: range, noise: NoiseSource) -> 
     if hires.upscale == "pixel":
         pictures = []
         for one in small:
-            pixels, _ = decode(base, one[np.newaxis])
-            large = resize_pixels(pixels, ctx.request.width, ctx.request.height)
+            large = resize_pixels(decode(base, one[np.newaxis]), ctx.request.width, ctx.request.height)
             pictures.append(_encode(ctx, to_samples(large)))
         latents = np.concatenate(pictures)
     else:

@@ -23,7 +23,6 @@ from tintype.record.provenance import execution_plan_of
 from tintype.request import InputFields, Request, ResolvedRequest, resolve, resolve_encoding
 from tintype.stages.again import demand_home, demand_inputs, demand_promise, needs_inputs, request_of
 from tintype.stages.context import Context
-from tintype.stages.decode_mode import DecodeMode
 from tintype.stages.start import encode_picture
 from tintype.uses import GraphUse
 
@@ -96,7 +95,9 @@ class Studio:
         alike = record.made_with.target == self.target.name or self.target.is_host
         made_by = (execution_plan_of(record.made_with, base=base) for base in (False, True))
         ctx = self.context(self._request_of(record, inputs), *(plan if alike else ALL_RESIDENT for plan in made_by))
-        ctx.only, ctx.decode_modes = record.picture, (DecodeMode(record.tiling),)
+        ctx.only = record.picture
+        for run in filter(None, (ctx, ctx.base)):
+            run.decode_modes = run.decode_modes[:1]
         if not anyway:
             demand_promise(ctx, record)
         return ctx

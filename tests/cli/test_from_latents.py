@@ -39,7 +39,7 @@ def test_a_picture_too_large_for_memory_is_delivered_in_strips(generate, failing
     assert generate("a red house", *SIZE).code == 0
     assert [path.name for path in tmp_path.iterdir()] == ["x.png"]
     record = read_record(tmp_path / "x.png")
-    assert record.made_with.holdings == {"vae_decoder": "strips of 8 MiB"}
+    assert record.made_with.modes == {"vae_decoder": "strips of 8 MiB"}
 
 
 @pytest.mark.parametrize("count", [1, 2])

@@ -26,7 +26,7 @@ def plan_of(peak_mib: int, budget: int | None, device_mib: int = 0) -> Plan:
         device_bytes=device_mib * MIB,
     )
     stage = Stage(
-        role="denoiser", holding=PACKED, split_guidance=False, opens=1, calls=1, costs=costs, before_bytes=100 * MIB
+        role="denoiser", mode=PACKED, split_guidance=False, opens=1, calls=1, costs=costs, before_bytes=100 * MIB
     )
     return Plan(budget_bytes=budget, base_bytes=100 * MIB, stages=(stage,), keep=False)
 

@@ -9,26 +9,26 @@ import pytest
 from tintype.costs import Costs
 from tintype.errors import MemoryBudgetError
 from tintype.memory.budget import MemoryLimits, parse_memory
-from tintype.memory.mode import MAPPED, MIB, PACKED, Mode, parse_mode, segments, strips
+from tintype.memory.mode import MAPPED, MIB, PACKED, Mode, Segments, Strips, Tiles, parse_mode
 from tintype.memory.planner import MARGIN, Candidate, Need, device_modes, make_plan, modes_for
 from tintype.memory.reckoning import Correction, reckon
 
 BASE = 60 * MIB
 NEEDS = (
-    Need(role="text_encoder", holdings=(PACKED, segments(64)), opens=1, calls=2),
-    Need(role="denoiser", holdings=(PACKED, MAPPED, segments(256)), opens=1, calls=10, can_split=True),
-    Need(role="vae_decoder", holdings=(PACKED, strips(16)), opens=1, calls=1),
+    Need(role="text_encoder", modes=(PACKED, Segments(64)), opens=1, calls=2),
+    Need(role="denoiser", modes=(PACKED, MAPPED, Segments(256)), opens=1, calls=10, can_split=True),
+    Need(role="vae_decoder", modes=(PACKED, Strips(16)), opens=1, calls=1),
 )
-PEAKS = {PACKED: 1000, MAPPED: 600, segments(256): 300, segments(64): 80, strips(16): 120}
-SECONDS = {PACKED: 1.0, MAPPED: 1.2, segments(256): 1.5, segments(64): 1.5, strips(16): 2.0}
+PEAKS = {PACKED: 1000, MAPPED: 600, Segments(256): 300, Segments(64): 80, Strips(16): 120}
+SECONDS = {PACKED: 1.0, MAPPED: 1.2, Segments(256): 1.5, Segments(64): 1.5, Strips(16): 2.0}
 
 
 def costs(candidate, measured=True):
-    peak = PEAKS[candidate.holding] * MIB
+    peak = PEAKS[candidate.mode] * MIB
     if candidate.split_guidance:
         peak -= 50 * MIB
-    seconds = SECONDS[candidate.holding] / (1.9 if candidate.split_guidance else 1.0)
-    resident = peak - 10 * MIB if candidate.holding in (PACKED, MAPPED) else 5 * MIB
+    seconds = SECONDS[candidate.mode] / (1.9 if candidate.split_guidance else 1.0)
+    resident = peak - 10 * MIB if candidate.mode in (PACKED, MAPPED) else 5 * MIB
     return Costs(
         peak_bytes=peak,
         resident_bytes=resident,
@@ -42,7 +42,7 @@ def costs(candidate, measured=True):
 
 def test_without_a_budget_everything_is_fastest_and_stays_open():
     plan = make_plan(NEEDS, BASE, None, costs)
-    assert [stage.holding for stage in plan.stages] == [PACKED] * 3
+    assert [stage.mode for stage in plan.stages] == [PACKED] * 3
     assert plan.keep
     assert not plan.execution.split_guidance
     # The last stage begins with what the two before it hold; then everything is open.
@@ -116,24 +116,24 @@ def test_opening_and_first_calls_count_in_the_time():
 def test_of_two_that_take_as_long_the_one_is_taken_whose_further_pictures_take_less():
     def slow_at_first(candidate):
         found = costs(candidate)
-        whole = candidate.holding == PACKED
+        whole = candidate.mode == PACKED
         return dataclasses.replace(found, first_seconds=1.02 if whole and candidate.role == "vae_decoder" else 0.0)
 
     plan = make_plan(NEEDS, BASE, 4000 * MIB, slow_at_first)
     assert plan.keep
-    assert [stage.holding for stage in plan.stages] == [PACKED] * 3
+    assert [stage.mode for stage in plan.stages] == [PACKED] * 3
     assert plan.seconds - plan.warm_seconds == pytest.approx(3 * 0.5 + 1.02)
     # Strips, and what is opened anew, take as long the next time.
     smaller = make_plan(NEEDS, BASE, 2500 * MIB, slow_at_first)
-    assert smaller.stages[-1].holding == strips(16)
+    assert smaller.stages[-1].mode == Strips(16)
     assert smaller.warm_seconds <= smaller.seconds < plan.seconds
     # Two pictures of which the first takes that much longer are no gain.
     much = make_plan(NEEDS, BASE, 4000 * MIB, lambda each: _opens_slowly(slow_at_first(each), each))
-    assert much.stages[-1].holding == strips(16)
+    assert much.stages[-1].mode == Strips(16)
 
 
 def _opens_slowly(found, candidate):
-    slow = candidate.role == "vae_decoder" and candidate.holding == PACKED
+    slow = candidate.role == "vae_decoder" and candidate.mode == PACKED
     return dataclasses.replace(found, open_seconds=5.0) if slow else found
 
 
@@ -210,13 +210,13 @@ def test_what_is_only_reckoned_has_to_promise_more_than_a_little():
 
     def known(candidate, gain):
         found = costs(candidate)
-        if candidate.holding != segments(256) or candidate.split_guidance:
+        if candidate.mode != Segments(256) or candidate.split_guidance:
             return found
         return dataclasses.replace(found, call_seconds=SECONDS[MAPPED] * (1 - gain), measured=False)
 
     budget = 800 * MIB
-    assert make_plan(NEEDS, BASE, budget, lambda each: known(each, 0.02)).stages[1].holding == MAPPED
-    assert make_plan(NEEDS, BASE, budget, lambda each: known(each, 0.20)).stages[1].holding == segments(256)
+    assert make_plan(NEEDS, BASE, budget, lambda each: known(each, 0.02)).stages[1].mode == MAPPED
+    assert make_plan(NEEDS, BASE, budget, lambda each: known(each, 0.20)).stages[1].mode == Segments(256)
 
 
 def test_the_refusal_of_a_budget_is_made_of_measured_costs():
@@ -232,9 +232,9 @@ def test_the_refusal_of_a_budget_is_made_of_measured_costs():
 
 
 ON_DEVICE = (
-    Need(role="text_encoder", holdings=device_modes("text_encoder"), opens=1, calls=2),
-    Need(role="denoiser", holdings=device_modes("denoiser"), opens=1, calls=10, can_split=True),
-    Need(role="vae_decoder", holdings=device_modes("vae_decoder"), opens=1, calls=1),
+    Need(role="text_encoder", modes=device_modes("text_encoder"), opens=1, calls=2),
+    Need(role="denoiser", modes=device_modes("denoiser"), opens=1, calls=10, can_split=True),
+    Need(role="vae_decoder", modes=device_modes("vae_decoder"), opens=1, calls=1),
 )
 CONTEXT = 300 * MIB
 # On the device and beside it, in MiB.
@@ -245,7 +245,7 @@ def device_costs(candidate):
     """Whole, all of it stays; in parts a third is needed while they run, in twice the time, and nothing stays."""
     there, here = TAKEN[candidate.role]
     there, here = (there - 300 * candidate.split_guidance) * MIB, here * MIB
-    parts = candidate.holding.is_cut
+    parts = candidate.mode.is_cut
     there //= 3 if parts else 1
     return Costs(
         peak_bytes=there + here,
@@ -280,11 +280,11 @@ def test_a_device_s_memory_is_part_of_the_peak_and_what_any_process_takes_there_
 
 def test_what_does_not_fit_on_a_device_as_a_whole_runs_there_in_parts():
     plan = make_plan(ON_DEVICE, BASE, 2400 * MIB, device_costs)
-    assert [stage.holding.kind for stage in plan.stages] == ["packed", "packed", "strips"]
+    assert [stage.mode.kind for stage in plan.stages] == ["packed", "packed", "strips"]
     assert plan.seconds == pytest.approx(3 * 0.5 + 2 * 1.0 + 10 * 1.0 + 2.0)
     assert make_plan(ON_DEVICE, BASE, 2200 * MIB, device_costs).execution.split_guidance
     least = make_plan(ON_DEVICE, BASE, 1300 * MIB, device_costs)
-    assert [stage.holding.kind for stage in least.stages] == ["packed", "segments", "strips"]
+    assert [stage.mode.kind for stage in least.stages] == ["packed", "segments", "strips"]
     assert least.device_bytes == CONTEXT + 800 * MIB
     # Where all stay open, a part's weights come on top of what the others hold.
     together = dataclasses.replace(least, keep=True)
@@ -313,7 +313,7 @@ def test_what_a_closed_graph_leaves_behind_counts_in_the_stages_after_it():
     # By itself the decoder would fit a budget in which it does not fit after the denoiser.
     assert device_costs(Candidate("vae_decoder", PACKED, False)).peak_bytes + BASE + CONTEXT < 3000 * MIB * MARGIN
     less = make_plan(ON_DEVICE, BASE, 3000 * MIB, leaving)
-    assert less.stages[-1].holding.kind == "strips"
+    assert less.stages[-1].mode.kind == "strips"
     assert less.most_bytes <= 3000 * MIB * MARGIN
     together = make_plan(ON_DEVICE, BASE, None, leaving)
     assert together.keep
@@ -329,7 +329,7 @@ def test_the_smallest_budget_that_a_refusal_names_is_enough_whatever_graphs_leav
             "denoiser": (40, 1000, 900),
             "vae_decoder": (10, 895, 400),
         }[candidate.role]
-        peak = (parts if candidate.holding.is_cut else whole) * MIB
+        peak = (parts if candidate.mode.is_cut else whole) * MIB
         return dataclasses.replace(device_costs(candidate), peak_bytes=peak, left_bytes=left * MIB, device_bytes=0)
 
     with pytest.raises(MemoryBudgetError) as refusal:
@@ -338,13 +338,13 @@ def test_the_smallest_budget_that_a_refusal_names_is_enough_whatever_graphs_leav
     plan = make_plan(ON_DEVICE, BASE, least, tight)
     assert plan.budget_bytes == least
     assert plan.most_bytes <= least * MARGIN
-    assert [stage.holding.is_cut for stage in plan.stages] == [False, True, True]
+    assert [stage.mode.is_cut for stage in plan.stages] == [False, True, True]
 
 
 def test_a_large_budget_does_not_make_a_device_larger():
     plan = make_plan(ON_DEVICE, BASE, 16 * 2**30, device_costs, room=MemoryLimits(device=2200 * MIB))
     assert plan.device_bytes <= 2200 * MIB * MARGIN
-    assert plan.stages[-1].holding.kind == "strips"
+    assert plan.stages[-1].mode.kind == "strips"
     with pytest.raises(MemoryBudgetError, match="900 MiB that the device has free: the least that vae_dec") as caught:
         make_plan(ON_DEVICE, BASE, 16 * 2**30, device_costs, room=MemoryLimits(device=900 * MIB))
     assert "provider cpu" in caught.value.fix
@@ -365,19 +365,19 @@ class Facts:
     multiplications = 4 * 10**11
 
 
-def reckoned(holding, **kwargs):
-    return reckon(Facts(), holding, floats=kwargs.pop("floats", True), rate=2e11, **kwargs)
+def reckoned(mode, **kwargs):
+    return reckon(Facts(), mode, floats=kwargs.pop("floats", True), rate=2e11, **kwargs)
 
 
 def test_reckoning_knows_what_saves_memory():
-    peaks = [reckoned(way).peak_bytes for way in (PACKED, MAPPED, segments(512), segments(64))]
+    peaks = [reckoned(way).peak_bytes for way in (PACKED, MAPPED, Segments(512), Segments(64))]
     assert peaks == sorted(peaks, reverse=True)
-    assert reckoned(segments(32)).peak_bytes < reckoned(segments(64)).peak_bytes
+    assert reckoned(Segments(32)).peak_bytes < reckoned(Segments(64)).peak_bytes
     assert reckoned(MAPPED, floats=False).peak_bytes < reckoned(MAPPED).peak_bytes
     assert reckoned(PACKED).call_seconds == pytest.approx(2.0)
-    assert reckoned(segments(64)).call_seconds > reckoned(segments(512)).call_seconds > reckoned(PACKED).call_seconds
+    assert reckoned(Segments(64)).call_seconds > reckoned(Segments(512)).call_seconds > reckoned(PACKED).call_seconds
     assert not reckoned(PACKED).measured
-    assert reckoned(segments(64, standing=True)).call_seconds < reckoned(segments(64)).call_seconds
+    assert reckoned(Segments(64, standing=True)).call_seconds < reckoned(Segments(64)).call_seconds
 
 
 def test_on_a_device_its_own_memory_is_reckoned_without_copies():
@@ -385,7 +385,7 @@ def test_on_a_device_its_own_memory_is_reckoned_without_copies():
     assert here.device_bytes == here.device_resident_bytes == 0
     assert there.peak_bytes < here.peak_bytes
     assert Facts.float_bytes < there.device_bytes == there.device_resident_bytes < there.peak_bytes
-    parts = reckoned(segments(512), on_device=True)
+    parts = reckoned(Segments(512), on_device=True)
     assert parts.device_resident_bytes == 0 < parts.device_bytes < there.device_bytes / 2
     assert not there.device_told
 
@@ -396,9 +396,18 @@ def test_what_was_measured_corrects_what_is_reckoned():
     assert corrected.call_seconds == pytest.approx(2 * plain.call_seconds)
 
 
-@pytest.mark.parametrize("holding", [PACKED, MAPPED, segments(96), segments(128, standing=True), strips(8)])
-def test_holdings_survive_their_words(holding):
-    assert parse_mode(holding.words) == holding
+@pytest.mark.parametrize(
+    "mode",
+    [PACKED, MAPPED, Segments(96), Segments(128, standing=True), Strips(8), Tiles(64, 16), Tiles(16, 4, mapped=True)],
+)
+def test_modes_survive_their_words(mode):
+    assert parse_mode(str(mode)) == mode
+
+
+@pytest.mark.parametrize("words", ["", "packed mapped", "strips of -1 MiB", "tiles of 16 cells, 16 shared", "segments"])
+def test_what_is_no_mode_is_none(words):
+    with pytest.raises(ValueError):
+        parse_mode(words)
 
 
 @pytest.mark.parametrize("words", ["", "packed ", "segments", "segments of -1 MiB", "strips of 1e9 MiB", "mapped!"])

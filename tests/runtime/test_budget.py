@@ -15,7 +15,7 @@ from pictures import PROMPT, middle, photo, psnr_db
 import tintype
 import tintype.engine
 from tintype.errors import BuildError, MemoryBudgetError, RequestError, UncutError
-from tintype.memory.mode import MAPPED, PACKED, segments, strips
+from tintype.memory.mode import MAPPED, PACKED, Segments, Strips
 from tintype.memory.plan import ExecutionPlan
 from tintype.pipeline import picture_steps
 from tintype.record.provenance import execution_plan_of
@@ -94,24 +94,24 @@ def test_a_decoder_that_cannot_be_cut_is_planned_without_strips(tiny_bundle, no_
     least = caught.value.fix.split("give ")[1].split()[0]
     with tintype.load(tiny_bundle, provider="cpu", memory=f"{least}MiB", threads=1) as pipeline:
         decoder = pipeline.plan(PROMPT, **large).stages[-1]
-    assert decoder.holding.strip_mib is None
+    assert not isinstance(decoder.mode, Strips)
     assert decoder.peak_bytes < int(least) * 2**20
 
 
 WAYS = {
     "mapped": dict.fromkeys(("text_encoder", "denoiser", "vae_decoder"), MAPPED),
-    "segments": {"text_encoder": segments(1), "denoiser": segments(1), "vae_decoder": PACKED},
-    "strips": {"vae_decoder": strips(1)},
+    "segments": {"text_encoder": Segments(1), "denoiser": Segments(1), "vae_decoder": PACKED},
+    "strips": {"vae_decoder": Strips(1)},
 }
 
 
 @pytest.mark.parametrize("split", [False, True], ids=["together", "split"])
 @pytest.mark.parametrize("way", WAYS)
 def test_however_graphs_are_held_the_picture_is_the_same(tiny_bundle, unbounded, open_roles, way, split):
-    plan = ExecutionPlan(holdings=WAYS[way], split_guidance=split, keep=False)
+    plan = ExecutionPlan(modes=WAYS[way], split_guidance=split, keep=False)
     made_with = dataclasses.replace(
         unbounded.record.made_with,
-        holdings={role: holding.words for role, holding in WAYS[way].items()},
+        modes={role: str(mode) for role, mode in WAYS[way].items()},
         split_guidance=split,
     )
     assert execution_plan_of(made_with) == dataclasses.replace(plan, timed=dict.fromkeys(made_with.builds, False))
@@ -122,7 +122,7 @@ def test_however_graphs_are_held_the_picture_is_the_same(tiny_bundle, unbounded,
         result = pipeline.reproduce(dataclasses.replace(unbounded.record, made_with=made_with))
         assert list(open_roles()) == ["vae_decoder"]  # one after another: the others are closed
     assert psnr_db(unbounded.image, result.image) >= 60.0
-    assert result.record.made_with.holdings == made_with.holdings
+    assert result.record.made_with.modes == made_with.modes
     assert result.record.made_with.builds != unbounded.record.made_with.builds
 
 

@@ -15,16 +15,16 @@ from tintype import Picture, Run
 from tintype.engine import Session
 from tintype.engine.run.switch import Stop, Switched
 from tintype.errors import CancelledError, MemoryBudgetError
-from tintype.memory.mode import segments, strips
+from tintype.memory.mode import Segments, Strips
 from tintype.memory.plan import ExecutionPlan
 from tintype.pipeline import picture_steps
 
 ASKED = {"seed": 7, "num_inference_steps": 3, "sampler": "euler"}
 LARGE = {"width": 512, "height": 512}  # a call of its decoder takes long enough to be ended on the way
 PLANS = {
-    "segments": ExecutionPlan(holdings={"denoiser": segments(1), "text_encoder": segments(1)}, keep=False),
-    "standing": ExecutionPlan(holdings={"denoiser": segments(1, standing=True)}, keep=False),
-    "strips": ExecutionPlan(holdings={"vae_decoder": strips(1), "vae_encoder": strips(1)}, keep=False),
+    "segments": ExecutionPlan(modes={"denoiser": Segments(1), "text_encoder": Segments(1)}, keep=False),
+    "standing": ExecutionPlan(modes={"denoiser": Segments(1, standing=True)}, keep=False),
+    "strips": ExecutionPlan(modes={"vae_decoder": Strips(1), "vae_encoder": Strips(1)}, keep=False),
 }
 
 

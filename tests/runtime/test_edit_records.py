@@ -151,6 +151,8 @@ def test_a_record_of_the_first_version_is_read_and_made_again(pipeline):
     result = pipeline.generate(PROMPT, **ASKED)
     value = json.loads(result.record.texts()["tintype"])
     value["record_version"] = 1
+    value["made_with"]["holdings"] = value["made_with"].pop("modes")
+    value["tiling"] = None
     for field in INPUTS:
         del value["request"][field]
     record = parse_record(json.dumps(value))

@@ -12,8 +12,8 @@ from PIL import Image
 
 import tintype
 from tintype.errors import MemoryBudgetError, RequestError
+from tintype.memory.mode import PACKED
 from tintype.stages.decode import decode_in
-from tintype.stages.decode_mode import PLANNED
 
 pytestmark = pytest.mark.slow
 
@@ -40,7 +40,7 @@ def large(made):
 def test_a_picture_comes_back_from_its_latents(made):
     with tintype.load("postcard", provider="cpu") as pipeline:
         latents = pipeline.encode_picture(made.image, exactness="exact")
-        again = decode_in(pipeline.context(made.record.request), latents, PLANNED)
+        again = decode_in(pipeline.context(made.record.request), latents, PACKED)
     assert latents.dtype == np.float32
     assert latents.shape == made.latents.shape
     assert psnr_db(made.image, again[0], 255) >= 30.0
@@ -78,7 +78,7 @@ def test_within_a_budget_the_latents_are_the_same_and_the_plan_tells_the_trade(l
         pipeline.generate("a lighthouse", num_inference_steps=1, width=64, height=64)  # what it leaves open has to go
         found = pipeline.encode_picture(large, exactness="exact")
         pipeline.generate("a lighthouse", num_inference_steps=1, width=64, height=64)
-    assert plan.stages[0].holding.kind == "strips"
+    assert plan.stages[0].mode.kind == "strips"
     assert plan.most_bytes <= budget
     assert plan.stages[0].seconds > 0
     assert psnr_db(latents, found, float(np.ptp(latents))) >= 60.0

@@ -12,18 +12,18 @@ from tintype import Run
 from tintype.engine import Session
 from tintype.engine.run.strips import read_strips
 from tintype.errors import BundleError, MemoryBudgetError, NumericError, OutputError, RecordError, UncutError
-from tintype.image.tiles import Tiling
-from tintype.memory.mode import strips
+from tintype.memory.mode import MAPPED, PACKED, Strips, Tiles
 from tintype.memory.plan import ExecutionPlan
 from tintype.pipeline import picture_steps
 from tintype.record.latents_file import latents_path, read_latents, save_latents
 from tintype.request import make_request, resolve
+from tintype.stages.context import decode_modes
 from tintype.stages.decode import decode_with_fallback
-from tintype.stages.decode_mode import FALLBACKS, PLANNED, TILES, DecodeMode, decode_modes
 
 ASKED = {"seed": 3, "num_inference_steps": 1, "width": 128, "height": 96}  # latents of 32x24
 
-IN_TILES = (PLANNED, *TILES)  # of a decoder that cannot be cut
+FALLBACKS = (PACKED, *map(Strips, (32, 8, 4)), Tiles(64, 16), Tiles(32, 8), Tiles(16, 4))
+IN_TILES = (PACKED, *FALLBACKS[4:])  # of a decoder that cannot be cut
 
 
 @pytest.fixture(scope="module")
@@ -58,8 +58,7 @@ def test_what_does_not_fit_whole_is_decoded_in_strips_and_the_record_says_so(pip
     seen = small_memory(8)
     result = pipeline.generate("a house", **ASKED)
     assert seen == ["whole", "strips of 32 MiB", "strips of 8 MiB"]
-    assert result.record.made_with.holdings == {"vae_decoder": "strips of 8 MiB"}
-    assert result.record.tiling is None
+    assert result.record.made_with.modes == {"vae_decoder": "strips of 8 MiB"}
     difference = np.asarray(result.image, np.int16) - np.asarray(whole.image, np.int16)
     assert np.abs(difference).max() <= 1
 
@@ -78,26 +77,28 @@ def test_a_picture_in_strips_is_made_again_byte_for_byte(pipeline, small_memory,
 def test_each_picture_keeps_how_it_was_decoded(pipeline, small_memory):
     seen = small_memory(8)
     result = pipeline.generate("a house", **{**ASKED, "count": 2})
-    assert [record.made_with.holdings for record in result.records] == [{"vae_decoder": "strips of 8 MiB"}] * 2
+    assert [record.made_with.modes for record in result.records] == [{"vae_decoder": "strips of 8 MiB"}] * 2
     assert seen.count("whole") == 1  # what failed once isn't tried again
 
 
 def test_a_record_in_tiles_is_decoded_in_tiles(pipeline):
     request = make_request("a house", ASKED)
     context = pipeline.context(resolve(request, pipeline.bundle.manifest))
-    context.decode_modes = (DecodeMode(Tiling(16, 4)),)
+    context.decode_modes = (Tiles(16, 4),)
     run = Run(context, picture_steps(context))
     list(run)
-    assert run.result.record.tiling == Tiling(16, 4)
+    assert run.result.record.made_with.modes == {"vae_decoder": "tiles of 16 cells, 4 shared"}
     again = pipeline.reproduce(run.result.record)
     assert again.image.tobytes() == run.result.image.tobytes()
     assert again.image.tobytes() != pipeline.generate(request).image.tobytes()
 
 
 def test_decoding_goes_on_in_strips_smaller_than_planned():
-    planned = ExecutionPlan(holdings={"vae_decoder": strips(8)})
+    planned = ExecutionPlan(modes={"vae_decoder": Strips(8)})
     assert decode_modes(ExecutionPlan()) == FALLBACKS
-    assert decode_modes(planned) == (DecodeMode(), DecodeMode(holding=strips(4)))
+    assert decode_modes(planned) == (Strips(8), Strips(4))
+    assert decode_modes(ExecutionPlan(modes={"vae_decoder": MAPPED}))[-1] == Tiles(16, 4, mapped=True)
+    assert decode_modes(ExecutionPlan(modes={"vae_decoder": Tiles(32, 8)})) == (Tiles(32, 8), Tiles(16, 4))
 
 
 def test_a_record_that_says_whole_is_decoded_whole_or_not_at_all(pipeline, small_memory):
@@ -129,13 +130,13 @@ def test_memory_is_given_back_before_each_new_try():
     freed = []
 
     def decode(latents, way):
-        if way.tiling is None or way.tiling.tile > 32:
+        if not isinstance(way, Tiles) or way.cells > 32:
             raise MemoryError
         return np.zeros((1, 2, 2, 3), np.uint8)
 
     latents = np.zeros((1, 4, 128, 128), np.float32)
     _, way = decode_with_fallback(decode, latents, IN_TILES, lambda: freed.append(1))
-    assert (way, len(freed)) == (DecodeMode(Tiling(32, 8)), 2)
+    assert (way, len(freed)) == (Tiles(32, 8), 2)
 
 
 def test_a_decoder_that_cannot_be_cut_goes_on_in_tiles_and_one_that_can_does_not():
@@ -144,9 +145,9 @@ def test_a_decoder_that_cannot_be_cut_goes_on_in_tiles_and_one_that_can_does_not
 
         def decode(latents, way):
             tried.append(way)
-            if way.holding is not None and not cut:
+            if isinstance(way, Strips) and not cut:
                 raise UncutError("the graph can't run in strips", fix="x")
-            if way.tiling is None or way.tiling.tile > 32:
+            if not isinstance(way, Tiles) or way.cells > 32:
                 raise MemoryError
             return np.zeros((1, 2, 2, 3), np.uint8)
 
@@ -155,12 +156,12 @@ def test_a_decoder_that_cannot_be_cut_goes_on_in_tiles_and_one_that_can_does_not
         )
 
     tried, run = trial(cut=False)
-    assert run()[1] == DecodeMode(Tiling(32, 8))
+    assert run()[1] == Tiles(32, 8)
     assert tried == list(FALLBACKS[:-1])
     tried, run = trial(cut=True)
     with pytest.raises(MemoryBudgetError, match="even in strips of 4 MiB"):
         run()
-    assert tried == [way for way in FALLBACKS if way.tiling is None]
+    assert tried == [PACKED, *map(Strips, (32, 8, 4))]
 
 
 def test_what_cannot_be_cut_is_told_before_memory_ran_out():
@@ -188,7 +189,7 @@ def test_a_tile_no_smaller_than_the_picture_is_not_tried():
 
     with pytest.raises(MemoryBudgetError):
         decode_with_fallback(decode, np.zeros((1, 4, 32, 24), np.float32), IN_TILES, lambda: None)
-    assert tried == [DecodeMode(), DecodeMode(Tiling(16, 4))]
+    assert tried == [PACKED, Tiles(16, 4)]
 
 
 def test_latents_and_records_survive_their_file(pipeline, tmp_path):

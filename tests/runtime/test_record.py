@@ -11,9 +11,10 @@ from PIL import Image
 from tintype import strict_json
 from tintype.errors import RecordError
 from tintype.image.png import read_texts, write_png
+from tintype.memory.mode import parse_mode
 from tintype.record import Provenance, Record, parse_record, read_record
 from tintype.record.a1111 import parameters_text
-from tintype.record.provenance import mismatches
+from tintype.record.provenance import execution_plan_of, mismatches
 from tintype.record.record import RECORD_VERSION
 from tintype.request import Request, resolve
 
@@ -52,7 +53,7 @@ def test_a_record_survives_a_png(record, tmp_path):
 
 def test_a_record_holds_no_clock_and_no_path(record):
     value = json.loads(record.texts()["tintype"])
-    assert set(value) == {"record_version", "request", "picture", "made_with", "tiling", "memory", "notes"}
+    assert set(value) == {"record_version", "request", "picture", "made_with", "memory", "notes"}
     assert set(value["made_with"]) == {
         "tintype",
         "onnxruntime",
@@ -62,7 +63,7 @@ def test_a_record_holds_no_clock_and_no_path(record):
         "target",
         "builds",
         "threads",
-        "holdings",
+        "modes",
         "split_guidance",
         "kernels",
     }
@@ -113,6 +114,38 @@ def test_a_newer_record_says_so(record):
     with pytest.raises(RecordError, match="newer") as caught:
         parse_record(json.dumps(value))
     assert caught.value.fix == "upgrade tintype"
+
+
+def first_version(record, *, holdings, tiling):
+    value = json.loads(record.texts()["tintype"]) | {"record_version": 1, "tiling": tiling}
+    del value["made_with"]["modes"]
+    value["made_with"]["holdings"] = holdings
+    return json.dumps(value)
+
+
+@pytest.mark.parametrize(
+    ("holdings", "tiling", "modes"),
+    [
+        ({}, None, {}),
+        ({"denoiser": "segments of 64 MiB, open"}, None, {"denoiser": "segments of 64 MiB, open"}),
+        ({}, {"tile": 32, "overlap": 8, "multiple": 1}, {"vae_decoder": "tiles of 32 cells, 8 shared"}),
+        (
+            {"vae_decoder": "mapped"},
+            {"tile": 32, "overlap": 8, "multiple": 1},
+            {"vae_decoder": "tiles of 32 cells, 8 shared, mapped"},
+        ),
+    ],
+)
+def test_how_graphs_were_held_is_read_from_the_first_version(record, holdings, tiling, modes):
+    read = parse_record(first_version(record, holdings=holdings, tiling=tiling))
+    assert read.made_with.modes == modes
+    assert execution_plan_of(read.made_with).modes == {role: parse_mode(words) for role, words in modes.items()}
+
+
+@pytest.mark.parametrize("tiling", [5, {}, {"tile": 8, "overlap": 8}, {"tile": "8", "overlap": 2}, [8, 2]])
+def test_tiles_of_the_first_version_that_are_none(record, tiling):
+    with pytest.raises(RecordError):
+        parse_record(first_version(record, holdings={}, tiling=tiling))
 
 
 @pytest.mark.parametrize("text", ["", "{}", "[1]", "null", '{"record_version": 1}', "[" * 10_000, '{"a": 1, "a": 2}'])
