@@ -34,9 +34,9 @@ from tintype.export.checkpoint import open_checkpoint
 from tintype.export.graphs import GRAPH_FILES
 from tintype.export.parity import GraphReport
 from tintype.export.quantization import SMALLEST_HALF_BYTES, find_layers, halve_weights
-from tintype.export.seen import COMPONENT_OF, seen, trace_plan
 from tintype.export.storage import save_graph
 from tintype.export.tokenizer import read_tokenizer
+from tintype.export.wrappers import COMPONENT_OF, trace_plan, wrap
 from tintype.export.writing import usual_request, write_rest
 
 
@@ -173,7 +173,7 @@ def make(bundle: Path, precision: str, seed: int, shape: Shape, name: str) -> di
                 continue
             component = COMPONENT_OF[role]
             module = hollow(shape.index[component], dict(checkpoint.configs[component]))
-            model = tracing.trace(seen(checkpoint, role, module), trace_plan(checkpoint, role, 77))
+            model = tracing.trace(wrap(checkpoint, role, module), trace_plan(checkpoint, role, 77))
             parameters[role], stored = fill(model, precision, seed)
             save_graph(model, made / file)
             parity = Parity(graph=role, reference="none: random weights", psnr_db=0.0, gate_db=0.0, passed=True)

@@ -72,14 +72,14 @@ def _make_openvino(folder: Path, into: Path) -> None:
     import openvino
     import torch
 
-    from tintype.export import seen
+    from tintype.export import wrappers
     from tintype.export.checkpoint import load_text_encoder, load_unet, load_vae, open_checkpoint
 
     checkpoint = open_checkpoint(folder / "checkpoint")
     loaders: dict[str, Callable[[], torch.nn.Module]] = {
-        "text_encoder": lambda: seen.TextEncoder(load_text_encoder(checkpoint)),
-        "denoiser": lambda: seen.Denoiser(load_unet(checkpoint)),
-        "vae_decoder": lambda: seen.VaeDecoder(load_vae(checkpoint)),
+        "text_encoder": lambda: wrappers.TextEncoder(load_text_encoder(checkpoint)),
+        "denoiser": lambda: wrappers.Denoiser(load_unet(checkpoint)),
+        "vae_decoder": lambda: wrappers.VaeDecoder(load_vae(checkpoint)),
     }
     into.mkdir()
     for role, file in OPENVINO_FILES.items():

@@ -25,7 +25,6 @@ from tintype.export.parity import Gate, GraphReport, judge
 from tintype.export.placing import Scratch
 from tintype.export.progress import Progress
 from tintype.export.quantization import Layer, Scales, find_layers, halve_weights, quantize_graph
-from tintype.export.seen import COMPONENT_OF, trace_plan
 from tintype.export.simulation import ActivationStatistics, layer_scales
 from tintype.export.storage import load_graph, save_graph
 from tintype.export.tokenizer import BundleTokenizer
@@ -40,6 +39,7 @@ from tintype.export.trajectories import (
     text_call,
     words_of,
 )
+from tintype.export.wrappers import COMPONENT_OF, trace_plan
 
 GRAPH_FILES = {
     "text_encoder": "text_encoder/model.onnx",
@@ -66,7 +66,7 @@ class Job:
 
 
 @dataclass(slots=True)
-class Found:
+class CalibrationData:
     """What parts of the checkpoint left for the next ones."""
 
     gate_calls: dict[str, list[Call]] = field(default_factory=dict)  # by role: what graphs are judged on
@@ -86,20 +86,20 @@ class Quantized:
 
 def write_graphs(job: Job) -> list[GraphReport]:
     """Write every role's graph into the scratch bundle; the reports say how near each came, nothing is refused here."""
-    found, reports = Found(), []
+    data, reports = CalibrationData(), []
     if job.modules.checkpoint.is_inpainting:
         with job.progress.stage("masked pictures", 1):
-            found.inpainting = masked_pictures(job.modules, job.plan)
+            data.inpainting = masked_pictures(job.modules, job.plan)
         job.modules.release("vae")
     for component in job.modules.checkpoint.family.components:
         roles = [role for role in GRAPH_FILES if COMPONENT_OF[role] == component]
         layers = {role: _trace(job, role) for role in roles}
-        quantized = _meet(job, component, layers, found)
+        quantized = _calibrate(job, component, layers, data)
         job.modules.release(component)
         for role in roles:
             with job.progress.stage(f"parity: {role}", 1):
-                report = _stored(job, role, found.gate_calls[role], quantized.get(role))
-                reports.append(replace(report, largest=_ranges(job, role, found.gate_calls[role])))
+                report = _write_graph(job, role, data.gate_calls[role], quantized.get(role))
+                reports.append(replace(report, largest=_ranges(job, role, data.gate_calls[role])))
     return reports
 
 
@@ -114,84 +114,86 @@ def _trace(job: Job, role: str) -> Sequence[Layer]:
     folder = job.scratch.bundle if job.precision == "fp32" else job.scratch.fp32
     tokens = job.tokenizers["tokenizer"].facts.max_length
     with job.progress.stage(f"tracing: {role}", 1):
-        model = tracing.trace(job.modules.seen(role), trace_plan(job.modules.checkpoint, role, tokens))
+        model = tracing.trace(job.modules.wrapped(role), trace_plan(job.modules.checkpoint, role, tokens))
         layers = find_layers(model)
         save_graph(model, folder / GRAPH_FILES[role])
     return layers
 
 
-def _meet(job: Job, component: str, layers: Mapping[str, Sequence[Layer]], found: Found) -> dict[str, Quantized]:
+def _calibrate(
+    job: Job, component: str, layers: Mapping[str, Sequence[Layer]], data: CalibrationData
+) -> dict[str, Quantized]:
     """Run a component on what it meets when pictures are made; with int8, choose its layers."""
     module, int8 = job.modules.part(component), job.precision == "int8"
     chosen = {role: each for role, each in layers.items() if int8 and role not in FLOAT_ROLES}
     watched = [layer for each in chosen.values() for layer in each]
-    calls = len(found.calibration_latents) if component == "vae" else 2 * job.plan.calibration_calls
+    calls = len(data.calibration_latents) if component == "vae" else 2 * job.plan.calibration_calls
     statistics = ActivationStatistics(module, watched, calls)
     if component == "unet":
-        _walk(job, found, statistics)
+        _sample_trajectories(job, data, statistics)
     elif component == "vae":
-        _decode(job, found, statistics)
+        _decode(job, data, statistics)
     else:
-        _read(job, component, found)
+        _read(job, component, data)
     quantized = {}
     for role, each in chosen.items():
         with job.progress.stage(f"scales: {role}", len(each)) as advance, torch.inference_mode():
             scales = layer_scales(module, each, statistics, advance)
-        quantized[role] = Quantized(_choose(job, role, each, scales, found.trial_calls[role]), scales)
+        quantized[role] = Quantized(_choose(job, role, each, scales, data.trial_calls[role]), scales)
     return quantized
 
 
-def _read(job: Job, role: str, found: Found) -> None:
+def _read(job: Job, role: str, data: CalibrationData) -> None:
     tokenizer = job.tokenizers[tokenizer_of(role)]
-    found.gate_calls[role] = [text_call(job.modules, role, tokenizer, ["", *job.plan.gates])]
-    found.trial_calls[role] = [text_call(job.modules, role, tokenizer, ["", *job.plan.calibration])]
+    data.gate_calls[role] = [text_call(job.modules, role, tokenizer, ["", *job.plan.gates])]
+    data.trial_calls[role] = [text_call(job.modules, role, tokenizer, ["", *job.plan.calibration])]
 
 
-def _walk(job: Job, found: Found, statistics: ActivationStatistics) -> None:
+def _sample_trajectories(job: Job, data: CalibrationData, statistics: ActivationStatistics) -> None:
     modules, plan, text_encoders = job.modules, job.plan, job.modules.checkpoint.family.text_encoders
-    words = words_of(modules, plan, [found.gate_calls[role][0] for role in text_encoders])
+    words = words_of(modules, plan, [data.gate_calls[role][0] for role in text_encoders])
     with job.progress.stage("real inputs", plan.gate_prompts * (plan.steps + 1)) as advance:
-        found.gate_calls["denoiser"], found.gate_latents = gate_walks(modules, words, plan, found.inpainting, advance)
+        data.gate_calls["denoiser"], data.gate_latents = gate_walks(modules, words, plan, data.inpainting, advance)
     if job.precision != "int8":
         return
-    words = words_of(modules, plan, [found.trial_calls[role][0] for role in text_encoders])
+    words = words_of(modules, plan, [data.trial_calls[role][0] for role in text_encoders])
     with job.progress.stage("calibration", plan.calibration_calls) as advance, statistics.watching():
-        kept, found.calibration_latents = calibration_walks(modules, words, plan, found.inpainting, KEPT_CALLS, advance)
-    found.trial_calls["denoiser"] = kept
+        kept, data.calibration_latents = calibration_walks(modules, words, plan, data.inpainting, KEPT_CALLS, advance)
+    data.trial_calls["denoiser"] = kept
 
 
-def _decode(job: Job, found: Found, statistics: ActivationStatistics) -> None:
-    calls = [decoder_call(job.modules, latents) for latents in found.gate_latents]
-    found.gate_calls["vae_decoder"] = calls
-    found.gate_calls["vae_encoder"] = [encoder_call(job.modules, call.reference) for call in calls]
+def _decode(job: Job, data: CalibrationData, statistics: ActivationStatistics) -> None:
+    calls = [decoder_call(job.modules, latents) for latents in data.gate_latents]
+    data.gate_calls["vae_decoder"] = calls
+    data.gate_calls["vae_encoder"] = [encoder_call(job.modules, call.reference) for call in calls]
     with statistics.watching():
-        tried = [decoder_call(job.modules, latents) for latents in found.calibration_latents]
-    found.trial_calls["vae_decoder"] = tried[:KEPT_CALLS]
+        tried = [decoder_call(job.modules, latents) for latents in data.calibration_latents]
+    data.trial_calls["vae_decoder"] = tried[:KEPT_CALLS]
 
 
 def _choose(
     job: Job, role: str, layers: Sequence[Layer], scales: Mapping[str, Scales], calls: Sequence[Call]
 ) -> Choice:
     """Which layers of a role may be int8, by trial in torch."""
-    seen = job.modules.seen(role)
+    module = job.modules.wrapped(role)
 
     def run(call: Call) -> NDArray[np.float32]:
-        told = seen(**{name: torch.from_numpy(array) for name, array in call.feed.items()})
-        first: torch.Tensor = told if isinstance(told, torch.Tensor) else told[0]
+        outputs = module(**{name: torch.from_numpy(array) for name, array in call.feed.items()})
+        first: torch.Tensor = outputs if isinstance(outputs, torch.Tensor) else outputs[0]
         return first.numpy()
 
     trial = Trial(job.modules.of_role(role), run, calls, scales, Gate.of(role, job.precision))
     return choose(trial, layers, job.damage_seconds, f"damage: {role}", job.progress)
 
 
-def _stored(job: Job, role: str, calls: Sequence[Call], quantized: Quantized | None) -> GraphReport:
+def _write_graph(job: Job, role: str, calls: Sequence[Call], quantized: Quantized | None) -> GraphReport:
     """A role's graph in the precision asked for, judged."""
     if quantized is not None:
         return _int8(job, role, calls, quantized)
     if job.precision == "fp32":
-        return _judged(job, role, calls, "fp32")
+        return _check_parity(job, role, calls, "fp32")
     _rewrite(job, role, [], {})
-    return _judged(job, role, calls, "fp16")
+    return _check_parity(job, role, calls, "fp16")
 
 
 def run_calls(path: Path, calls: Sequence[Call]) -> list[NDArray[np.float32]]:
@@ -216,14 +218,16 @@ def _int8(job: Job, role: str, calls: Sequence[Call], quantized: Quantized) -> G
     while True:
         layers = choice.int8
         _rewrite(job, role, layers, quantized.scales)
-        report = _judged(job, role, calls, "int8" if layers else "fp16", choice)
+        report = _check_parity(job, role, calls, "int8" if layers else "fp16", choice)
         if report.parity.passed or not layers:
             return report
         choice.retreat(share)
         share *= 2.0
 
 
-def _judged(job: Job, role: str, calls: Sequence[Call], precision: str, choice: Choice | None = None) -> GraphReport:
+def _check_parity(
+    job: Job, role: str, calls: Sequence[Call], precision: str, choice: Choice | None = None
+) -> GraphReport:
     path = job.scratch.bundle / GRAPH_FILES[role]
     references = [reference for call in calls for reference in call.references]
     parity = judge(Gate.of(role, job.precision), references, run_calls(path, calls))

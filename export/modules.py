@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from tintype.export.checkpoint import Checkpoint, load
-from tintype.export.seen import COMPONENT_OF, seen
+from tintype.export.wrappers import COMPONENT_OF, wrap
 
 if TYPE_CHECKING:
     import torch
@@ -36,9 +36,9 @@ class Modules:
         """The component whose weights a role has."""
         return self.part(COMPONENT_OF[role])
 
-    def seen(self, role: str) -> torch.nn.Module:
+    def wrapped(self, role: str) -> torch.nn.Module:
         """A role's module with the inputs and outputs of its graph."""
-        return seen(self.checkpoint, role, self.of_role(role))
+        return wrap(self.checkpoint, role, self.of_role(role))
 
     @property
     def scheduler(self) -> Mapping[str, Any]:

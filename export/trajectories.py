@@ -149,7 +149,7 @@ def text_call(modules: Modules, role: str, tokenizer: BundleTokenizer, texts: Se
     """One call of a text encoder with all texts as a batch."""
     ids = np.array([tokenizer.ids(text) for text in texts], dtype=np.int64)
     with torch.inference_mode():
-        told = modules.seen(role)(torch.from_numpy(ids))
+        told = modules.wrapped(role)(torch.from_numpy(ids))
     first, *others = (told,) if isinstance(told, torch.Tensor) else told
     return Call({"input_ids": ids}, first.numpy(), tuple(other.numpy() for other in others))
 

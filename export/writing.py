@@ -19,9 +19,9 @@ from tintype.errors import ExportError
 from tintype.export.checkpoint import Checkpoint
 from tintype.export.graphs import GRAPH_FILES
 from tintype.export.parity import GraphReport
-from tintype.export.seen import COMPONENT_OF
 from tintype.export.storage import load_graph
 from tintype.export.tokenizer import BundleTokenizer, write_tokenizer
+from tintype.export.wrappers import COMPONENT_OF
 from tintype.strict_json import Misfit
 
 SCHEDULER_FILE = "scheduler/scheduler_config.json"

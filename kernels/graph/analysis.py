@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from tintype.kernels.graph.segments import handed_bytes, is_fixed, touched_bytes
+from tintype.kernels.graph.segments import is_fixed, touched_bytes, value_nbytes
 
 FLOAT_BYTES = 4
 
@@ -86,7 +86,7 @@ def _sizes(node: ir.Node, weight: ir.Value) -> tuple[str, int, int]:
 
 
 def _known(value: ir.Value) -> int:
-    size = handed_bytes(value)
+    size = value_nbytes(value)
     return int(size) if math.isfinite(size) else 0
 
 

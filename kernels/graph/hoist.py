@@ -5,7 +5,7 @@ from __future__ import annotations
 import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
-from tintype.kernels.graph.segments import handed_bytes
+from tintype.kernels.graph.segments import value_nbytes
 
 HELD_INPUTS = ("encoder_hidden_states", "text_embeds", "time_ids")  # what stays the same over the steps of a picture
 
@@ -31,7 +31,7 @@ def split_held(
     ]
     if not handed or any(value.is_graph_output() for value in handed):
         return None
-    if largest_bytes is not None and sum(map(handed_bytes, handed)) > largest_bytes:
+    if largest_bytes is not None and sum(map(value_nbytes, handed)) > largest_bytes:
         return None
     once = ir.Model(ir.convenience.extract(model.graph, inputs, handed), ir_version=model.ir_version)
     once.opset_imports.update(model.opset_imports)

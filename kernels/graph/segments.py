@@ -34,8 +34,8 @@ def cut(model: ir.Model, limit_bytes: int) -> list[ir.Model]:
     Each segment's outputs bear the names under which later segments read them. A piece that can't be cut any further
     may be larger than the limit. The model itself is left alone; all its shapes must be numbers.
     """
-    stored = of_weights(model.graph)
-    nodes = _at_work(model.graph, stored)
+    stored = constant_values(model.graph)
+    nodes = _runtime_nodes(model.graph, stored)
     costs = _costs(nodes, stored)
     stops = _stops(costs, limit_bytes, len(nodes))
     starts = [0, *stops[:-1]]
@@ -44,11 +44,11 @@ def cut(model: ir.Model, limit_bytes: int) -> list[ir.Model]:
 
 def layer_bytes(model: ir.Model) -> list[int]:
     """By node, without those that work on weights alone, the bytes of weights that it brings into memory."""
-    stored = of_weights(model.graph)
-    return [sum(_weights(node, stored).values()) for node in _at_work(model.graph, stored)]
+    stored = constant_values(model.graph)
+    return [sum(_weights(node, stored).values()) for node in _runtime_nodes(model.graph, stored)]
 
 
-def handed_bytes(value: ir.Value) -> float:
+def value_nbytes(value: ir.Value) -> float:
     """Bytes of a value; infinite where its type or shape isn't known."""
     if value.dtype is None or value.shape is None or not value.shape.is_static():
         return _NEVER
@@ -62,7 +62,7 @@ def touched_bytes(node: ir.Node, weight: ir.Value) -> int:
     """Bytes of a mapped weight that a node brings into memory: of a table the rows that it takes, else all."""
     whole = weight.const_value.nbytes if weight.const_value is not None else 0
     if node.op_type == "Gather" and node.inputs[0] is weight:
-        return int(min(whole, handed_bytes(node.outputs[0])))
+        return int(min(whole, value_nbytes(node.outputs[0])))
     return whole
 
 
@@ -71,7 +71,7 @@ def is_fixed(value: ir.Value) -> bool:
     return value.const_value is not None and not value.is_graph_input() and value.producer() is None
 
 
-def of_weights(graph: ir.Graph) -> set[ir.Value]:
+def constant_values(graph: ir.Graph) -> set[ir.Value]:
     """What comes of weights and constants alone, besides outputs of the graph."""
     found: set[ir.Value] = set()
     for node in graph:
@@ -82,7 +82,7 @@ def of_weights(graph: ir.Graph) -> set[ir.Value]:
     return found
 
 
-def _at_work(graph: ir.Graph, stored: set[ir.Value]) -> list[ir.Node]:
+def _runtime_nodes(graph: ir.Graph, stored: set[ir.Value]) -> list[ir.Node]:
     """The nodes that a run has to do: a build does the others."""
     return [node for node in graph if not stored.issuperset(node.outputs)]
 
@@ -97,9 +97,9 @@ def _weights(node: ir.Node, stored: set[ir.Value]) -> dict[str, int]:
             maker = value.producer()
             integers = maker is not None and maker.op_type == "DequantizeLinear" and node.op_type in INTEGER_READERS
             weight = maker.inputs[0] if integers and maker is not None else None
-            read = touched_bytes(node, weight) if weight is not None and is_fixed(weight) else handed_bytes(value)
+            read = touched_bytes(node, weight) if weight is not None and is_fixed(weight) else value_nbytes(value)
             if node.op_type == "Gather":
-                read = min(read, handed_bytes(node.outputs[0]))
+                read = min(read, value_nbytes(node.outputs[0]))
             found[str(value.name)] = int(read) if read < _NEVER else 0
     return found
 
@@ -115,7 +115,7 @@ def _costs(nodes: list[ir.Node], stored: set[ir.Value]) -> _Costs:
             last = len(nodes) if value.is_graph_output() else max(readers, default=index)
             if last == index:
                 continue
-            size = handed_bytes(value)
+            size = value_nbytes(value)
             table, amount = (barred, 1.0) if size == _NEVER else (change, size)
             table[index + 1] += amount
             table[min(last + 1, len(nodes))] -= amount

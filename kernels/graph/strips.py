@@ -26,7 +26,7 @@ from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from tintype.kernels.base import LARGEST, add_constant, insert, replace
 from tintype.kernels.graph.locality import GROUP_NORM, Rows, fixed_values, is_map, reach
-from tintype.kernels.graph.segments import handed_bytes
+from tintype.kernels.graph.segments import value_nbytes
 
 LEAST_ROWS = 2  # that a strip keeps
 _FIRST, _LAST = 0, -1  # places in a list of stages
@@ -89,7 +89,7 @@ def cut_in_strips(model: ir.Model, strip_bytes: int) -> Strips:
     graph = model.graph
     fixed, inputs = fixed_values(graph), list(graph.inputs)
     nodes = [node for node in graph if node.outputs[0] not in fixed]
-    end, place = _whole_end(nodes, fixed)
+    end, place = _non_local_region(nodes, fixed)
     levels = _levels([node for node in nodes if node not in end], fixed)
     while levels and max(map(_map_bytes, levels[place])) <= strip_bytes:
         end.update(levels.pop(place))
@@ -122,7 +122,7 @@ class _Span:
 
     @property
     def bytes_a_row(self) -> int:
-        return max(int(handed_bytes(value)) // self.rows for value in self.maps)
+        return max(int(value_nbytes(value)) // self.rows for value in self.maps)
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,29 +151,29 @@ class _Draft:
         self.span = _Span(self.span.rows, maps, tuple(opened.get(value, value) for value in self.span.reads))
 
 
-def _whole_end(nodes: list[ir.Node], fixed: set[ir.Value]) -> tuple[set[ir.Node], int]:
+def _non_local_region(nodes: list[ir.Node], fixed: set[ir.Value]) -> tuple[set[ir.Node], int]:
     """What has to run whole, and at which end: all that is not local, with what goes before it or comes after it.
 
     Raises ValueError where neither leaves the large maps to the stages.
     """
     rows = {node: reach(node, fixed) for node in nodes}
     scales = {node: step.scale for node, step in rows.items() if step is not None}
-    tail = _closed(nodes, rows, lambda node: {value.producer() for value in node.inputs if value is not None})
+    tail = _transitive(nodes, rows, lambda node: {value.producer() for value in node.inputs if value is not None})
     if max(scales.values(), default=1) <= 1 and any(scale < 1 for node, scale in scales.items() if node not in tail):
         return tail, _LAST
-    head = _closed(reversed(nodes), rows, lambda node: {use.node for value in node.outputs for use in value.uses()})
-    blame = next((node for node in reversed(nodes) if rows[node] is None), None)
+    head = _transitive(reversed(nodes), rows, lambda node: {use.node for value in node.outputs for use in value.uses()})
+    cause = next((node for node in reversed(nodes) if rows[node] is None), None)
     wider = next((node for node, scale in scales.items() if node in head and scale > 1), None)
-    if blame is not None and wider is not None:
+    if cause is not None and wider is not None:
         raise CutError(
-            f"{blame.op_type} {blame.name} needs whole maps after {wider.op_type} {wider.name} has made them larger"
+            f"{cause.op_type} {cause.name} needs whole maps after {wider.op_type} {wider.name} has made them larger"
         )
-    if blame is not None and len(head) == len(nodes):
-        raise CutError(f"{blame.op_type} {blame.name} needs whole maps at its end")
+    if cause is not None and len(head) == len(nodes):
+        raise CutError(f"{cause.op_type} {cause.name} needs whole maps at its end")
     return head, _FIRST
 
 
-def _closed(
+def _transitive(
     nodes: Iterable[ir.Node], rows: Mapping[ir.Node, Rows | None], beside: Callable[[ir.Node], set[ir.Node | None]]
 ) -> set[ir.Node]:
     """Every node that isn't local, and each one that has such a one beside it, in the order in which nodes come."""
@@ -203,7 +203,7 @@ def _levels(nodes: list[ir.Node], fixed: set[ir.Value]) -> list[list[ir.Node]]:
 
 
 def _map_bytes(node: ir.Node) -> float:
-    return max(handed_bytes(value) for value in node.outputs)
+    return max(value_nbytes(value) for value in node.outputs)
 
 
 def _crossing(nodes: Iterable[ir.Node], depth: dict[ir.Value, int]) -> list[ir.Value]:

@@ -26,7 +26,7 @@ from tintype.uses import GraphRef, GraphUse
 
 if TYPE_CHECKING:
     from tintype.engine import BuildOptions, Session, Target
-    from tintype.engine.run.held import Held
+    from tintype.engine.run.bound_run import BoundRun
 
 BUILDS_KEPT = 512  # whose ids are remembered
 ALL_RESIDENT = ExecutionPlan()  # every graph packed and kept open: what is done without a budget
@@ -196,8 +196,8 @@ class BoundGraphs:
         self._warn = warn
         self._state = state or RunState()
         self._phase: frozenset[GraphRef] = frozenset()
-        self._in_float: set[GraphRef] = set()  # those that gave NaN or infinity in this phase
-        self._held: dict[GraphRef, tuple[Session, dict[int, tuple[Arrays, Held]]]] = {}
+        self._retry_in_float32: set[GraphRef] = set()  # those that gave NaN or infinity in this phase
+        self._held: dict[GraphRef, tuple[Session, dict[int, tuple[Arrays, BoundRun]]]] = {}
 
     def held_as(self, plan: ExecutionPlan) -> BoundGraphs:
         """The same graphs within another plan."""
@@ -231,7 +231,7 @@ class BoundGraphs:
         finally:
             for ref in self._phase:
                 self._held.pop(ref, None)
-            self._in_float -= self._phase
+            self._retry_in_float32 -= self._phase
             self._phase = before
 
     def call(self, use: GraphUse, inputs: Arrays, *, who: str, held: Arrays = NOTHING, since: str = "") -> Arrays:
@@ -248,8 +248,8 @@ class BoundGraphs:
             outputs = self._answer(use, inputs, held)
             if _finite(outputs):
                 return outputs
-            if use.ref not in self._in_float and self._options(use).exactness != "exact":
-                self._in_float.add(use.ref)
+            if use.ref not in self._retry_in_float32 and self._options(use).exactness != "exact":
+                self._retry_in_float32.add(use.ref)
                 outputs = self._answer(use, inputs, held)
                 if _finite(outputs):
                     self._warn(f"{use.name} was run again in float32{since}: it had given NaN or infinity")
@@ -272,9 +272,9 @@ class BoundGraphs:
     def _options(self, use: GraphUse) -> BuildOptions:
         options = self.all.options(use, self.exactness, self.plan)
         # Graphs round to float16 or to 8 bits in `balanced` builds only.
-        return replace(options, exactness="exact", timed=None) if use.ref in self._in_float else options
+        return replace(options, exactness="exact", timed=None) if use.ref in self._retry_in_float32 else options
 
-    def _held_by(self, session: Session, ref: GraphRef, held: Arrays) -> Held:
+    def _held_by(self, session: Session, ref: GraphRef, held: Arrays) -> BoundRun:
         """What depends on held inputs alone, computed once for a session."""
         known = self._held.get(ref)
         if known is None or known[0] is not session:

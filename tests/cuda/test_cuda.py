@@ -12,7 +12,7 @@ from tintype.engine import BuildOptions, ensure_build, graph_session, open_role,
 from tintype.engine.build.cache import read_report
 from tintype.engine.device.providers import TARGETS, load_onnxruntime, new_session
 from tintype.engine.run.cuda import GraphIds
-from tintype.engine.run.on_device import OnDevice
+from tintype.engine.run.device_session import DeviceSession
 from tintype.engine.run.placement import HEAVY_OPERATORS
 from tintype.errors import MemoryBudgetError, ProviderError
 
@@ -91,7 +91,7 @@ def test_a_build_of_one_shape_is_captured(cuda, bundle, monkeypatch):
     monkeypatch.setattr("tintype.engine.run.cuda.GraphIds", Watched)
     options = BuildOptions.for_shape(SHAPES["denoiser"])
     with open_role(bundle, "denoiser", cuda, options=options) as session:
-        assert isinstance(session.inner, OnDevice)
+        assert isinstance(session.inner, DeviceSession)
         session.run(feed_of("denoiser", np.random.default_rng(1)))
     assert [ids.captured for ids in made] == [1]
 

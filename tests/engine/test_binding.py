@@ -1,4 +1,4 @@
-"""Bound tensors: made once, written in place, the same results as a plain run."""
+"""TensorBinding tensors: made once, written in place, the same results as a plain run."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import pytest
 
 from tintype.engine import open_session
 from tintype.engine.device.providers import load_onnxruntime, new_session
-from tintype.engine.run.binding import Bound, empty_tensor
+from tintype.engine.run.binding import TensorBinding, empty_tensor
 from tintype.errors import BuildError, MemoryBudgetError
 
 SHAPE = (2, 4, 32)
@@ -18,7 +18,7 @@ OUTPUTS = {"y": (SHAPE, np.float32)}
 @pytest.fixture
 def bound(bundle, cpu):
     inner = new_session(str(bundle.graph_path("denoiser")), load_onnxruntime().SessionOptions(), cpu)
-    with Bound(inner, cpu, INPUTS, OUTPUTS) as bound:
+    with TensorBinding(inner, cpu, INPUTS, OUTPUTS) as bound:
         yield bound
 
 
@@ -89,4 +89,4 @@ def test_bytes_are_counted_where_they_lie(bound):
 def test_no_room_is_an_error_about_memory(bundle, cpu):
     inner = new_session(str(bundle.graph_path("denoiser")), load_onnxruntime().SessionOptions(), cpu)
     with pytest.raises(MemoryBudgetError, match="no room for x"):
-        Bound(inner, cpu, {"x": ((2**30, 2**12, 32), np.float32)}, {})
+        TensorBinding(inner, cpu, {"x": ((2**30, 2**12, 32), np.float32)}, {})

@@ -75,8 +75,8 @@ def test_int8_passes_its_gates_on_masked_pictures_with_one_part_in_memory_at_a_t
         judged[role] = list(calls)
         return real(job, role, calls, precision, choice)
 
-    real = graphs._judged
-    monkeypatch.setattr(graphs, "_judged", watched)
+    real = graphs._check_parity
+    monkeypatch.setattr(graphs, "_check_parity", watched)
     monkeypatch.setattr(modules, "load", load_alone)
     report = export_bundle(inpainting_checkpoint, tmp_path / "b", precision="int8", effort=EFFORT)
     assert report.passed

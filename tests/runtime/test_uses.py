@@ -15,7 +15,7 @@ import tintype
 import tintype.engine
 from tintype import Request, Run
 from tintype.engine import Session
-from tintype.engine.run.held import Held
+from tintype.engine.run.bound_run import BoundRun
 from tintype.memory.plan import ExecutionPlan
 from tintype.pipeline import picture_steps
 from tintype.stages.encode import encode
@@ -45,7 +45,7 @@ def pipeline(request: pytest.FixtureRequest):
 def seen(pipeline: tintype.Pipeline, monkeypatch: pytest.MonkeyPatch) -> Seen:
     """Every session that is opened, and every call of one with the numbers for its graph's dims."""
     seen, roles, held_inputs = Seen(), dict[int, str](), dict[int, Mapping[str, Any]]()
-    open_role, hold, run = tintype.engine.open_role, Session.hold, Held.run
+    open_role, hold, run = tintype.engine.open_role, Session.hold, BoundRun.run
     kept_alive = []  # so that no id comes twice
 
     def opening(bundle, role, target, **more):
@@ -74,7 +74,7 @@ def seen(pipeline: tintype.Pipeline, monkeypatch: pytest.MonkeyPatch) -> Seen:
 
     monkeypatch.setattr(tintype.engine, "open_role", opening)
     monkeypatch.setattr(Session, "hold", holding)
-    monkeypatch.setattr(Held, "run", running)
+    monkeypatch.setattr(BoundRun, "run", running)
     return seen
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from tintype.engine import BuildOptions, open_role
 from tintype.engine.device.providers import load_onnxruntime, new_session
-from tintype.engine.run.binding import Bound
+from tintype.engine.run.binding import TensorBinding
 
 SAMPLE = (1, 4, 4, 4)
 SIDES = {"height": 4, "width": 4, "sequence": 77}
@@ -23,7 +23,7 @@ def test_bound_steps_are_plain_steps_and_lie_on_the_device(webgpu, builds, sessi
     random = np.random.default_rng(2)
     words = random.standard_normal((1, 77, 128), np.float32)
     inner = new_session(str(builds["denoiser"] / "model.onnx"), load_onnxruntime().SessionOptions(), webgpu)
-    with Bound(inner, webgpu, INPUTS, OUTPUTS) as bound:
+    with TensorBinding(inner, webgpu, INPUTS, OUTPUTS) as bound:
         assert bound.value("out_sample").device_name() == "webgpu"
         assert bound.device_bytes == 4 * (2 * int(np.prod(SAMPLE)) + 1 + words.size)
         assert bound.host_bytes == 0
@@ -49,8 +49,8 @@ def test_what_one_graph_writes_the_next_reads_without_the_host(webgpu, builds, s
     }
     pixels = {"sample": ((1, 3, 16, 16), np.float32)}
     with (
-        Bound(denoiser, webgpu, INPUTS, OUTPUTS) as first,
-        Bound(decoder, webgpu, {"latent_sample": (shape, np.float32)}, pixels) as second,
+        TensorBinding(denoiser, webgpu, INPUTS, OUTPUTS) as first,
+        TensorBinding(decoder, webgpu, {"latent_sample": (shape, np.float32)}, pixels) as second,
     ):
         for name, array in feed.items():
             first.write(name, array)

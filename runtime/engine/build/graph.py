@@ -69,16 +69,16 @@ def graph_bytes(model: Path, dims: Mapping[str, int]) -> int:
     import onnx_ir as ir
 
     from tintype.kernels.graph.dims import pin
-    from tintype.kernels.graph.segments import handed_bytes, layer_bytes, of_weights
+    from tintype.kernels.graph.segments import constant_values, layer_bytes, value_nbytes
 
     loaded = ir.load(model)
     pin(loaded, dims)
     moved = float(sum(layer_bytes(loaded)))
-    fixed = of_weights(loaded.graph) | set(loaded.graph.initializers.values())
+    fixed = constant_values(loaded.graph) | set(loaded.graph.initializers.values())
     for node in loaded.graph:
         read = [value for value in node.inputs if value is not None and value not in fixed]
         if read and node.op_type not in _VIEWS:
-            moved += sum(map(handed_bytes, (*read, *node.outputs)))
+            moved += sum(map(value_nbytes, (*read, *node.outputs)))
     if not math.isfinite(moved):
         raise ValueError(f"{model.name}: the shapes of its values are not known")
     return int(moved)

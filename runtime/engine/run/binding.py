@@ -21,7 +21,7 @@ Tensor = tuple[tuple[int, ...], type]  # shape and element type
 MEMORY_NAMES = {"cuda": "cuda", "directml": "dml", "webgpu": "webgpu"}
 
 
-class Bound:
+class TensorBinding:
     """One session's inputs and outputs as preallocated tensors. Not from two threads at once; `close` frees them.
 
     device_bytes: what its tensors take in the device's memory. host_bytes: what they take here.
@@ -114,7 +114,7 @@ class Bound:
         self._values.clear()
         self.device_bytes = self.host_bytes = 0
 
-    def __enter__(self) -> Bound:
+    def __enter__(self) -> TensorBinding:
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -20,9 +20,9 @@ from tintype.engine.device.providers import Target, new_session, plain_reason
 from tintype.engine.device.remedies import says_no_memory
 from tintype.engine.run import arena, cuda
 from tintype.engine.run.binding import run_to_device
+from tintype.engine.run.bound_run import BoundRun
 from tintype.engine.run.chain import Chain, read_chains
-from tintype.engine.run.held import Held, HeldInTensors
-from tintype.engine.run.on_device import Kept, OnDevice, stays_on_device
+from tintype.engine.run.device_session import Constant, DeviceSession, stays_on_device
 from tintype.engine.run.pages import can_give_back, demand_mappable
 from tintype.engine.run.placement import Placement
 from tintype.engine.run.session_options import MODEL, NUMPY_TYPES, ONCE, session_options
@@ -60,7 +60,7 @@ class Session:
         self.run_seconds = 0.0  # spent inside ONNX Runtime so far
         self._running = threading.Lock()
         self._switch = switch or Switch()
-        self._holders = weakref.WeakSet[Held]()  # whose tensors would keep `inner` alive
+        self._holders = weakref.WeakSet[BoundRun]()  # whose tensors would keep `inner` alive
         ports = [*inner.get_inputs(), *(once.get_inputs() if once is not None else ())]
         self._held_names = tuple(o.name for o in once.get_outputs()) if once is not None else ()
         self.once_names = frozenset(i.name for i in once.get_inputs()) if once is not None else frozenset[str]()
@@ -116,14 +116,16 @@ class Session:
         kept = self.hold({name: value for name, value in inputs.items() if name in self.once_names}, bound=False)
         return kept.run({name: value for name, value in inputs.items() if name not in kept.names})
 
-    def hold(self, inputs: Mapping[str, NDArray[Any]], *, bound: bool | None = None) -> Held:
+    def hold(self, inputs: Mapping[str, NDArray[Any]], *, bound: bool | None = None) -> BoundRun:
         """Keep some inputs over many runs; what depends on them alone is computed here, once.
 
         bound: keep them, and what goes in and out at each run, in tensors that are made once, where the target
         computes; None is wherever that isn't this process's own memory.
         """
         bound = not self.target.is_host if bound is None else bound
-        on_device = isinstance(self._inner, OnDevice)  # which keeps its tensors itself, where CUDA graphs find them
+        on_device = isinstance(
+            self._inner, DeviceSession
+        )  # which keeps its tensors itself, where CUDA graphs find them
         bound = bound and not on_device and not self.is_in_parts  # whose tensors pass from part to part
         self._demand_open()
         self._known(inputs)
@@ -140,8 +142,8 @@ class Session:
         elif once is not None:
             given |= dict(zip(self._held_names, self.execute(lambda: once.run(None, known)), strict=True))
         if on_device:
-            given = {name: Kept(value) for name, value in given.items()}
-        held = (HeldInTensors if bound else Held)(self, frozenset(feed), given)
+            given = {name: Constant(value) for name, value in given.items()}
+        held = BoundRun(self, frozenset(feed), given, on_device=bound)
         self._holders.add(held)
         return held
 
@@ -318,7 +320,7 @@ class _Opener:
             raise
         if not keeps_tensors or not stays_on_device(target):
             return inner
-        return OnDevice(inner, target, types=NUMPY_TYPES, graph_ids=cuda.GraphIds() if captures else None)
+        return DeviceSession(inner, target, types=NUMPY_TYPES, graph_ids=cuda.GraphIds() if captures else None)
 
     def passing(self, graph: Path) -> Any:
         """A session for one run. It has an arena of its own, which goes with it: some parts have large maps, others

@@ -110,7 +110,7 @@ class VaeEncoder(torch.nn.Module):
         return self.vae.encode(sample, return_dict=False)[0].parameters  # type: ignore[no-any-return, operator, union-attr]
 
 
-def seen(checkpoint: Checkpoint, role: str, module: torch.nn.Module) -> torch.nn.Module:
+def wrap(checkpoint: Checkpoint, role: str, module: torch.nn.Module) -> torch.nn.Module:
     """`module`, which holds the role's weights, behind the graph's names."""
     is_xl = checkpoint.family.is_xl
     wrappers: dict[str, type[torch.nn.Module]] = {

@@ -1,7 +1,7 @@
 """A session of ONNX Runtime whose tensors lie on the device: inputs and outputs are allocated once for each shape.
 
 It is called as ONNX Runtime's own session is, `run(None, feed)`, so that whoever holds it need not know. What is kept
-over many runs (embeddings) is handed over as `Kept` and written once; CUDA graphs need the addresses to stay.
+over many runs (embeddings) is handed over as `Constant` and written once; CUDA graphs need the addresses to stay.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from tintype.engine.device.providers import Target, load_onnxruntime
-from tintype.engine.run.binding import Bound
+from tintype.engine.run.binding import TensorBinding
 from tintype.engine.run.cuda import GraphIds
 
 MOST_BOUND = 4  # shapes whose tensors stay allocated
@@ -23,20 +23,20 @@ Shapes = tuple[tuple[str, tuple[int, ...]], ...]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Kept:
-    """An input that stays the same over many runs; another `Kept` is another value."""
+class Constant:
+    """An input that stays the same over many runs; another `Constant` is another value."""
 
     array: NDArray[Any]
 
 
 @dataclass(slots=True)
 class _Tensors:
-    bound: Bound
-    written: dict[str, Kept]
+    bound: TensorBinding
+    written: dict[str, Constant]
     options: Any
 
 
-class OnDevice:
+class DeviceSession:
     """Runs one graph on tensors that stay where they are. Not from two threads at once."""
 
     def __init__(
@@ -67,9 +67,9 @@ class OnDevice:
         """What the tensors of inputs and outputs take on the device."""
         return sum(tensors.bound.device_bytes for tensors in self._tensors.values())
 
-    def run(self, _names: None, feed: Mapping[str, NDArray[Any] | Kept]) -> list[NDArray[Any]]:
+    def run(self, _names: None, feed: Mapping[str, NDArray[Any] | Constant]) -> list[NDArray[Any]]:
         """Every output, in order, copied to the host; the arrays are the caller's."""
-        arrays = {name: value.array if isinstance(value, Kept) else value for name, value in feed.items()}
+        arrays = {name: value.array if isinstance(value, Constant) else value for name, value in feed.items()}
         key = tuple((name, array.shape) for name, array in sorted(arrays.items()))
         if key not in self._output_shapes:
             fixed = self._fixed_outputs()
@@ -81,7 +81,7 @@ class OnDevice:
             self._output_shapes[key] = fixed
         tensors = self._tensors_for(key, arrays)
         for name, value in feed.items():
-            if not isinstance(value, Kept):
+            if not isinstance(value, Constant):
                 tensors.bound.write(name, value)
             elif tensors.written.get(name) is not value:
                 tensors.bound.write(name, value.array)
@@ -101,7 +101,7 @@ class OnDevice:
         while len(self._tensors) >= self._most:
             self._drop_one()
         kinds = {output.name: self._types[output.type] for output in self.get_outputs()}
-        bound = Bound(
+        bound = TensorBinding(
             self._inner,
             self._target,
             {name: (array.shape, array.dtype.type) for name, array in arrays.items()},

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tintype.engine.device.providers import Target
-from tintype.engine.run.binding import Bound, Tensor
+from tintype.engine.run.binding import Tensor, TensorBinding
 
 Answer = TypeVar("Answer")
 
@@ -38,7 +38,7 @@ class Runnable(Protocol):
     def told(self, call: Callable[[], Answer]) -> Answer: ...
 
 
-class Held:
+class BoundRun:
     """Runs of one session with some inputs given. It lives no longer than the session.
 
     device_bytes: what its inputs and outputs take in a device's memory, once it has run.
@@ -46,39 +46,29 @@ class Held:
 
     device_bytes = 0
 
-    def __init__(self, session: Runnable, names: frozenset[str], given: Mapping[str, Any]) -> None:
-        """names: of the inputs that are kept. given: what is kept, by the name that `session.inner` has for it."""
+    def __init__(
+        self, session: Runnable, names: frozenset[str], given: Mapping[str, Any], *, on_device: bool = False
+    ) -> None:
+        """names: of the inputs that are kept. given: what is kept, by the name that `session.inner` has for it.
+
+        on_device: in tensors there, made once; other shapes than the last run's make new ones.
+        """
         self.names = names
         self._session = session
         self._given = given
-
-    def run(self, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-        """Every output by name, for the remaining inputs. Raises as `Session.run` does."""
-        feed = {**self._session.step_feed(inputs, self._given), **self._given}
-        outputs = self._session.execute(lambda: self._session.inner.run(None, feed))
-        return dict(zip(self._session.output_names, outputs, strict=True))
-
-    def close(self) -> None:
-        """Give back what is kept; the session does it when it closes."""
-        self._given = {}
-
-
-class HeldInTensors(Held):
-    """The same with tensors on the device; other shapes than the last run's make new ones."""
-
-    _tensors: Bound | None = None
-    _shapes: Mapping[str, tuple[int, ...]] | None = None
+        self._on_device = on_device
+        self._tensors: TensorBinding | None = None
+        self._shapes: Mapping[str, tuple[int, ...]] | None = None
 
     def run(self, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         """Every output by name, for the remaining inputs. Raises as `Session.run` does."""
         session = self._session
         feed = session.step_feed(inputs, self._given)
-        shapes = {name: array.shape for name, array in feed.items()}
-        if self._tensors is None or shapes != self._shapes:
-            self._tensors = session.told(lambda: self._bind(feed))
-            self._shapes = shapes
-            self.device_bytes = self._tensors.device_bytes
-        tensors = self._tensors
+        if not self._on_device:
+            whole = {**feed, **self._given}
+            outputs = session.execute(lambda: session.inner.run(None, whole))
+            return dict(zip(session.output_names, outputs, strict=True))
+        tensors = self._tensors_for(feed)
         session.told(lambda: tensors.write_all(feed))
 
         def run() -> dict[str, NDArray[Any]]:
@@ -88,17 +78,26 @@ class HeldInTensors(Held):
         return session.execute(run)
 
     def close(self) -> None:
-        super().close()
+        """Give back what is kept; the session does it when it closes."""
+        self._given = {}
         if self._tensors is not None:
             self._tensors.close()
         self._tensors, self.device_bytes = None, 0
 
-    def _bind(self, feed: Mapping[str, NDArray[Any]]) -> Bound:
+    def _tensors_for(self, feed: Mapping[str, NDArray[Any]]) -> TensorBinding:
+        shapes = {name: array.shape for name, array in feed.items()}
+        if self._tensors is None or shapes != self._shapes:
+            self._tensors = self._session.told(lambda: self._bind(feed))
+            self._shapes = shapes
+            self.device_bytes = self._tensors.device_bytes
+        return self._tensors
+
+    def _bind(self, feed: Mapping[str, NDArray[Any]]) -> TensorBinding:
         arrays = {name: value for name, value in self._given.items() if isinstance(value, np.ndarray)}
         there = {name: value for name, value in self._given.items() if name not in arrays}
         inputs: dict[str, Tensor] = {name: (a.shape, a.dtype.type) for name, a in {**arrays, **feed}.items()}
         outputs = self._outputs({**arrays, **feed})
-        tensors = Bound(self._session.inner, self._session.target, inputs, outputs, adopted=there)
+        tensors = TensorBinding(self._session.inner, self._session.target, inputs, outputs, adopted=there)
         tensors.write_all(arrays)
         return tensors
 
@@ -110,9 +109,9 @@ class HeldInTensors(Held):
             for name, array in feed.items()
             for dim, size in zip(session.input_shapes.get(name, array.shape), array.shape, strict=True)
         }
-        told: dict[str, Tensor | None] = {}
+        tensors: dict[str, Tensor | None] = {}
         for name, shape in session.output_shapes.items():
             sizes = tuple(dims.get(dim, dim) for dim in shape)
             fixed = tuple(size for size in sizes if isinstance(size, int))
-            told[name] = (fixed, session.output_types[name]) if len(fixed) == len(sizes) else None
-        return told
+            tensors[name] = (fixed, session.output_types[name]) if len(fixed) == len(sizes) else None
+        return tensors

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from tintype.engine.device.providers import TARGETS, load_onnxruntime, new_session
-from tintype.engine.run import on_device as on_device_module
+from tintype.engine.run import device_session as device_session_module
 from tintype.engine.run.cuda import GraphIds
-from tintype.engine.run.on_device import Kept, OnDevice, stays_on_device
+from tintype.engine.run.device_session import Constant, DeviceSession, stays_on_device
 from tintype.engine.run.session_options import NUMPY_TYPES
 
 SCALE = np.array(0.5, np.float32)
@@ -23,7 +23,7 @@ def plain(bundle, cpu):
 
 
 def on_device(plain, cpu, **options):
-    return OnDevice(plain, cpu, types=NUMPY_TYPES, **options)
+    return DeviceSession(plain, cpu, types=NUMPY_TYPES, **options)
 
 
 def x_of(batch, seed=0):
@@ -49,7 +49,7 @@ def test_a_result_is_the_callers(plain, cpu):
 
 def test_an_array_that_changed_in_place_is_read_again_and_what_is_kept_is_not(plain, cpu):
     session, x, scale = on_device(plain, cpu), x_of(1), np.array(2.0, np.float32)
-    kept = Kept(scale)
+    kept = Constant(scale)
     for _ in range(2):  # the first run of a shape only tells what it gives
         session.run(None, {"x": x, "scale": kept})
     before = session.run(None, {"x": x, "scale": kept})[0]
@@ -57,7 +57,7 @@ def test_an_array_that_changed_in_place_is_read_again_and_what_is_kept_is_not(pl
     scale *= 7  # which nobody should do: it shows that it isn't written again
     expected = plain.run(None, {"x": x, "scale": np.array(2.0, np.float32)})[0]
     np.testing.assert_array_equal(session.run(None, {"x": x, "scale": kept})[0], expected)
-    another = session.run(None, {"x": x, "scale": Kept(scale.copy())})[0]
+    another = session.run(None, {"x": x, "scale": Constant(scale.copy())})[0]
     np.testing.assert_allclose(another, expected * 7, rtol=1e-6)
     assert not np.array_equal(before, expected)
 
@@ -67,7 +67,7 @@ def bound_batches(monkeypatch):
     """The batches whose tensors are allocated, in the order in which they were."""
     batches = []
 
-    class Watched(on_device_module.Bound):
+    class Watched(device_session_module.TensorBinding):
         def __init__(self, inner, target, inputs, outputs):
             super().__init__(inner, target, inputs, outputs)
             self.batch = inputs["x"][0][0]
@@ -77,7 +77,7 @@ def bound_batches(monkeypatch):
             super().close()
             batches.remove(self.batch)
 
-    monkeypatch.setattr(on_device_module, "Bound", Watched)
+    monkeypatch.setattr(device_session_module, "TensorBinding", Watched)
     return batches
 
 
