@@ -153,6 +153,7 @@ def collect(ctx: Context, steps: Generator[Event], pictures: list[Picture]) -> G
     ctx.graphs.all.trim()  # what was needed for a moment goes back, so that the hundredth takes no more than the first
     latents = np.concatenate(ctx.latents)
     result_latents = latents[[ctx.denoised.index(picture.index) for picture in pictures]]
+    result_latents.flags.writeable = False  # `pixels` are decoded from them again
     return Result(
         images=tuple(picture.image for picture in pictures),
         records=tuple(picture.record for picture in pictures),

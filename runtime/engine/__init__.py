@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from tintype.engine.device.disturbance import Reading, others_share
     from tintype.engine.device.hardware import Gpu, gpus
     from tintype.engine.device.installation import ort_version
-    from tintype.engine.device.machine import cpu_name, default_threads, instruction_sets, processor_kind
+    from tintype.engine.device.machine import cpu_name, default_threads, instruction_sets, most_threads, processor_kind
     from tintype.engine.device.process_memory import peak_rss_bytes
     from tintype.engine.device.providers import Target, resolve_provider
     from tintype.engine.run.placement import Placement
@@ -57,6 +57,7 @@ _HOMES = {
     "Gpu": "device.hardware",
     "gpus": "device.hardware",
     "default_threads": "device.machine",
+    "most_threads": "device.machine",
     "BuildOptions": "build.options",
     "Placement": "run.placement",
     "peak_rss_bytes": "device.process_memory",
@@ -111,6 +112,7 @@ __all__ = [
     "layer_costs",
     "list_devices",
     "measure_ranges",
+    "most_threads",
     "open_role",
     "open_session",
     "ort_version",

@@ -39,7 +39,7 @@ def open_picture(source: Source, *, what: str = "image", background: str = "whit
     """
     from PIL import Image
 
-    behind = _colour(background)
+    behind = colour_of(background)
     colour, alpha = read_layers(source, what)
     picture = _to_srgb(colour, colour.info.get("icc_profile"))
     if alpha is not None:
@@ -170,7 +170,8 @@ def _to_srgb(colour: Image, profile: Any) -> Image:
         return plain
 
 
-def _colour(background: str) -> tuple[int, ...]:
+def colour_of(background: str) -> tuple[int, ...]:
+    """Red, green and blue, 0 to 255, of a colour's name or #rrggbb. Raises RequestError where it is none."""
     from PIL import ImageColor
 
     with contextlib.suppress(AttributeError, TypeError, ValueError):

@@ -10,7 +10,8 @@ from tintype.uses import GraphUse
 
 MIB = 2**20
 _WORDS = re.compile(
-    r"packed|(mapped)|segments of (\d+) MiB(, open)?|strips of (\d+) MiB|tiles of (\d+) cells, (\d+) shared(, mapped)?"
+    r"packed|(mapped)|segments of ([1-9]\d{0,5}) MiB(, open)?|strips of ([1-9]\d{0,5}) MiB"
+    r"|tiles of ([1-9]\d{0,3}) cells, (\d{1,4}) shared(, mapped)?"
 )
 
 
@@ -127,7 +128,7 @@ PACKED, MAPPED = Packed(), Mapped()
 
 
 def parse_mode(words: str) -> Mode:
-    """What `str` of a mode wrote. Raises ValueError for anything else."""
+    """What `str` of a mode wrote. Raises ValueError for anything else, and for sizes that no graph has."""
     match = _WORDS.fullmatch(words)
     if match is None:
         raise ValueError(f"{words[:60]!r} is no way to hold a graph")

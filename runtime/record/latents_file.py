@@ -35,7 +35,10 @@ class SavedLatents:
     records: tuple[Record, ...]  # one a picture
 
     def check(self, manifest: Manifest) -> None:
-        """BundleError when these can't be latents of this bundle."""
+        """BundleError when these can't be latents of this bundle, RecordError where a picture comes twice."""
+        pictures = [record.picture for record in self.records]
+        if pictures != sorted(set(pictures)):
+            raise RecordError("the records of these latents are in no order", fix="make the pictures again")
         request, factor = self.records[0].request, manifest.vae_scale_factor
         wanted = (manifest.latent_channels, request.height // factor, request.width // factor)
         if self.latents.shape[1:] != wanted:

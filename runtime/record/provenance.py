@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from tintype.errors import RecordError
-from tintype.memory.mode import parse_mode
+from tintype.memory.mode import Mode, Tiles, parse_mode
 from tintype.memory.plan import ExecutionPlan
 
 BASE = "base "  # before the name of a graph that drew the smaller picture
@@ -52,11 +52,18 @@ def execution_plan_of(made_with: Provenance, *, base: bool = False) -> Execution
     Raises RecordError when it names a way that isn't known.
     """
     try:
-        modes = {role: parse_mode(words) for role, words in _of(made_with.modes, base).items()}
+        modes = {role: _mode_of(role, words) for role, words in _of(made_with.modes, base).items()}
     except ValueError as error:
         raise RecordError(f"the record cannot be read: {error}", fix="upgrade tintype") from None
     timed = {role: how == TIMED for role, how in _of(made_with.kernels, base).items()}
     return ExecutionPlan(modes=modes, split_guidance=made_with.split_guidance, keep=not modes, timed=timed)
+
+
+def _mode_of(role: str, words: str) -> Mode:
+    mode = parse_mode(words)
+    if isinstance(mode, Tiles) and role != "vae_decoder":
+        raise ValueError(f"{role!r} is never run in tiles")
+    return mode
 
 
 def _of(facts: Mapping[str, str], base: bool) -> dict[str, str]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -95,6 +96,42 @@ def open_inputs(request: Request, manifest: Manifest) -> Opened:
         width, height = sides
         return Opened(size=(width, height), latents=_array_hash(given), inputs=Inputs(latents=given))
     return _open_image(request, manifest)
+
+
+def demand_facts(image: InitImage | None, mask: Mask | None, latents: str | None) -> None:
+    """RequestError where facts of inputs, which somebody else wrote down, are not such as `open_inputs` gives."""
+    if image is not None:
+        from tintype.image.canvas import Margins
+        from tintype.image.fit import FITS
+        from tintype.image.source import MAX_PIXELS, colour_of
+
+        _demand_hash("image", image.sha256)
+        checks.whole_number("the picture's width", image.width, 1, MAX_PIXELS)
+        checks.whole_number("the picture's height", image.height, 1, MAX_PIXELS)
+        checks.number("strength", image.strength, 0.0, 1.0)
+        checks.name("fit", image.fit, FITS)
+        colour_of(image.background)
+        if image.outpaint is not None:
+            Margins.parse(image.outpaint)
+        if image.parent is not None:
+            _demand_hash("the picture's own record", image.parent)
+    if mask is not None:
+        from tintype.image.mask import MAX_BLUR, MAX_GROW
+
+        if image is None:
+            raise RequestError("mask is given without a picture", fix="give the picture too: image=, or --image FILE")
+        if mask.sha256 is not None:
+            _demand_hash("mask", mask.sha256)
+        checks.whole_number("mask_grow", mask.grow, -MAX_GROW, MAX_GROW)
+        checks.number("mask_blur", mask.blur, 0.0, MAX_BLUR)
+        checks.name("keep_outside", mask.keep_outside, KEEP_OUTSIDE)
+    if latents is not None:
+        _demand_hash("latents", latents)
+
+
+def _demand_hash(what: str, sha256: str) -> None:
+    if re.fullmatch("[0-9a-f]{64}", sha256) is None:
+        raise RequestError(f"the sha256 of {what} is none", fix="give 64 hexadecimal digits")
 
 
 def check_latents(given: Latents, shape: tuple[int, int, int, int]) -> None:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from tintype.errors import RequestError
 from tintype.request import checks
 from tintype.request.fields import Request
-from tintype.request.inputs import NO_INPUTS, InitImage, Inputs, Mask, check_latents, open_inputs
+from tintype.request.inputs import NO_INPUTS, InitImage, Inputs, Mask, Opened, check_latents, demand_facts, open_inputs
 from tintype.uses import EXACTNESS
 
 if TYPE_CHECKING:
@@ -92,11 +92,41 @@ class ResolvedRequest:
 
 def resolve(request: Request, manifest: Manifest) -> ResolvedRequest:
     """Fill the gaps from the bundle and check every value. Raises RequestError, each with what would work."""
+    checks.whole_number("count", request.count, 1, MAX_COUNT)  # before a row is opened for each
+    return _resolved(request, open_inputs(request, manifest), manifest)
+
+
+def demand_resolved(known: ResolvedRequest, manifest: Manifest) -> None:
+    """RequestError where `resolve` would not have given this request, which somebody else wrote down.
+
+    Of what it began with there are only facts; that they are those of the inputs is seen when these are there.
+    """
+    demand_facts(known.image, known.mask, known.latents)
+    facts = Opened(size=None, image=known.image, mask=known.mask, latents=known.latents)
+    if _resolved(Request(**fields_of(known)), facts, manifest) != known:
+        raise RequestError("the request contradicts itself", fix="ask for it anew")
+
+
+def fields_of(known: ResolvedRequest) -> dict[str, Any]:
+    """A request's fields as somebody would ask for it again, without what it began with."""
+    names = {each.name for each in dataclasses.fields(Request)} - {"image", "mask", "latents", "hires"}
+    found = {each.name: getattr(known, each.name) for each in dataclasses.fields(known) if each.name in names}
+    if known.image is not None:
+        found |= {name: getattr(known.image, name) for name in ("strength", "fit", "background", "outpaint")}
+    if known.mask is not None:
+        found |= {f"mask_{name}": getattr(known.mask, name) for name in ("grow", "blur")}
+        found["keep_outside"] = known.mask.keep_outside
+    if known.hires is not None:
+        found |= {"width": known.hires.width, "height": known.hires.height, "hires": known.hires.factor}
+        found |= {f"hires_{name}": getattr(known.hires, name) for name in ("strength", "upscale")}
+    return found
+
+
+def _resolved(request: Request, opened: Opened, manifest: Manifest) -> ResolvedRequest:
     from tintype import sampling  # numpy comes with it; a request alone needs neither
 
     default = manifest.default_request
     count = checks.whole_number("count", request.count, 1, MAX_COUNT)
-    opened = open_inputs(request, manifest)
     width, height = opened.size or (default.width, default.height)
     width = checks.side("width", _either(request.width, width), manifest.size)
     height = checks.side("height", _either(request.height, height), manifest.size)

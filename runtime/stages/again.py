@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Generator
-from typing import Any
 
 from tintype.errors import RecordError
 from tintype.events import Picture
 from tintype.record import Record
 from tintype.record.latents_file import SavedLatents
 from tintype.record.provenance import mismatches, nondeterminism
-from tintype.request import InputFields, Request, ResolvedRequest
+from tintype.request import InputFields, Request, ResolvedRequest, fields_of
 from tintype.stages.context import Context
 from tintype.stages.decode import decode
 from tintype.stages.finish import provenance, provenance_of, to_picture, with_outside
 
 NAMES = {"image": "a picture", "mask": "a mask", "latents": "given noise"}
 INPUTS = tuple(NAMES)
-PLAIN = set(ResolvedRequest.__dataclass_fields__) - {*INPUTS, "inputs", "hires"}
 
 
 def request_of(record: Record, given: InputFields) -> Request:
@@ -33,17 +31,7 @@ def request_of(record: Record, given: InputFields) -> Request:
             began = "began with" if wanted else "did not begin with"
             fix = f"give that one: {name}=, or --{name} FILE" if wanted else f"leave {name} out"
             raise RecordError(f"the record's picture {began} {NAMES[name]}", fix=fix)
-    fields: dict[str, Any] = {name: getattr(known, name) for name in Request.__dataclass_fields__ if name in PLAIN}
-    if known.image is not None:
-        fields |= {name: getattr(known.image, name) for name in ("strength", "fit", "background", "outpaint")}
-    if known.mask is not None:
-        fields |= {f"mask_{name}": getattr(known.mask, name) for name in ("grow", "blur")}
-        fields["keep_outside"] = known.mask.keep_outside
-    if known.hires is not None:
-        fields |= {"width": known.hires.width, "height": known.hires.height}
-        fields["hires"] = known.hires.factor
-        fields |= {f"hires_{name}": getattr(known.hires, name) for name in ("strength", "upscale")}
-    return Request(**fields, **given)
+    return Request(**fields_of(known), **given)
 
 
 def needs_inputs(record: Record) -> bool:

@@ -77,8 +77,8 @@ def event(ctx: Context, step: sampling.Step, batch: range, *, after: int = 0) ->
         index=before + batches.index(batch) * step.total + step.index,
         total=before + len(batches) * step.total + after,
         sigma=step.sigma,
-        latents=step.latents,
-        denoised=step.denoised,
+        latents=step.latents.copy(),  # what a caller writes there changes no picture
+        denoised=step.denoised.copy(),
         pictures=batch,
         decode=preview,
     )

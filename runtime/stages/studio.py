@@ -20,7 +20,7 @@ from tintype.memory.plan import ExecutionPlan, Plan
 from tintype.record import Record
 from tintype.record.latents_file import SavedLatents
 from tintype.record.provenance import execution_plan_of
-from tintype.request import InputFields, Request, ResolvedRequest, resolve, resolve_encoding
+from tintype.request import InputFields, Request, ResolvedRequest, checks, demand_resolved, resolve, resolve_encoding
 from tintype.stages.again import demand_home, demand_inputs, demand_promise, needs_inputs, request_of
 from tintype.stages.context import Context
 from tintype.stages.start import encode_picture
@@ -38,10 +38,10 @@ class Studio:
     def __init__(
         self, bundle: Bundle, target: Target, *, memory: str | int | None = None, threads: int | None = None
     ) -> None:
-        from tintype.engine import default_threads
+        from tintype.engine import default_threads, most_threads
 
-        if threads is not None and (isinstance(threads, bool) or not isinstance(threads, int) or threads < 1):
-            raise RequestError(f"threads is {threads!r}", fix="give 1 or more, or leave it out for one a physical core")
+        if threads is not None:
+            threads = checks.whole_number("threads", threads, 1, most_threads())
         self.model = Model.of(bundle)
         self.bundle, self.target = bundle, target
         self.memory = None if memory is None else parse_memory(memory)
@@ -108,12 +108,14 @@ class Studio:
         """The run that finishes saved latents, and why they belong elsewhere. Raises RecordError; see `resume`."""
         saved.check(self.bundle.manifest)
         first = saved.records[0]
+        self._demand_sound(first)
         given = needs_inputs(first) or any(value is not None for value in inputs.values())
         request = self._request_of(first, inputs) if given else first.request
         ctx = self.context(request, *(execution_plan_of(first.made_with, base=base) for base in (False, True)))
         foreign: tuple[str, ...] = ()
         try:
-            demand_home(ctx, first)
+            for record in saved.records:
+                demand_home(ctx, record)
         except RecordError as error:
             if not anyway:
                 raise
@@ -140,9 +142,20 @@ class Studio:
 
     def _request_of(self, record: Record, inputs: InputFields) -> ResolvedRequest:
         """A record's request with what it began with. Raises RecordError where that is missing, or is another."""
+        self._demand_sound(record)
         request = self.resolve(request_of(record, inputs))
         demand_inputs(record, request)
         return replace(request, image=record.request.image)  # a copy of the picture may have lost its own record
+
+    def _demand_sound(self, record: Record) -> None:
+        """RecordError where nobody could have asked this bundle for what a record says."""
+        try:
+            demand_resolved(record.request, self.bundle.manifest)
+        except RequestError as error:
+            raise RecordError(
+                f"the record asks for what this bundle doesn't make: {error.message}",
+                fix="give a file as tintype wrote it, and the bundle that made it",
+            ) from None
 
     def close(self) -> None:
         """Close every graph. The pipeline may be used again; it then opens them again."""

@@ -10,6 +10,7 @@ from PIL import Image
 
 from tintype import read_record
 from tintype.events import new_path
+from tintype.image.png import read_texts, write_png
 
 
 def test_a_picture_is_written_and_told(generate, tmp_path: Path) -> None:
@@ -102,6 +103,18 @@ def test_a_record_that_cannot_be_honoured_names_why(generate, command, tiny_bund
     assert not (tmp_path / "y.png").exists()
     assert command(*again, "--threads", 2, "--force").code == 0
     assert (tmp_path / "y.png").is_file()
+
+
+def test_threads_of_a_record_that_never_end_are_refused(generate, command, tiny_bundle: Path, tmp_path: Path) -> None:
+    assert generate("a red house").code == 0
+    value = json.loads(read_texts(tmp_path / "x.png")["tintype"])
+    value["made_with"]["threads"] = 3000
+    with Image.open(tmp_path / "x.png") as image:
+        write_png(tmp_path / "many.png", image.copy(), {"tintype": json.dumps(value)})
+    outcome = command(
+        "generate", "--from-record", tmp_path / "many.png", "--model", tiny_bundle, "-o", tmp_path / "y.png"
+    )
+    outcome.assert_one_clear_error(2, "threads 3,000", "give 1 to")
 
 
 def test_a_picture_without_a_record_is_refused(command, tmp_path: Path) -> None:

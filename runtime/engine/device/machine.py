@@ -49,6 +49,11 @@ X86_LEAST = "sse2"
 _PF_ARM_V82_DP_INSTRUCTIONS_AVAILABLE = 43
 
 
+def most_threads() -> int:
+    """More than these never help, and thousands never end: a few for each processor that this machine has."""
+    return max(64, 4 * (os.cpu_count() or 1))
+
+
 def default_threads() -> int:
     """Physical cores that this process may use: ONNX Runtime gains nothing from a core's second thread.
 
