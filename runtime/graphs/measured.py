@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import psutil
 
 from tintype.costs import IMPOSSIBLE, Costs, GraphFacts
-from tintype.errors import UncutError
+from tintype.errors import BuildError, UncutError
 from tintype.graphs.resident import Graphs
 from tintype.memory.budget import MemoryLimits, budget_bytes, free_limits
 from tintype.memory.corrections import Corrections
@@ -186,6 +186,7 @@ class Planner:
 
     def _measure(self, candidate: Candidate, work: Work) -> Costs:
         from tintype.engine import ensure_build
+        from tintype.engine.build.cache import discard
         from tintype.engine.build.probe import measured_costs
 
         graphs, options = self.graphs, self._options(candidate, work)
@@ -198,7 +199,12 @@ class Planner:
             return IMPOSSIBLE
         self.on_progress(f"measuring {what}")
         working = self._facts_of(work.role(candidate.role), options).live_bytes
-        costs = measured_costs(folder, graphs.target, options, graphs.threads, working_bytes=working)
+        try:
+            costs = measured_costs(folder, graphs.target, options, graphs.threads, working_bytes=working)
+        except BuildError:  # one that doesn't run, or that another process took away, is made again once
+            discard(folder)
+            folder = ensure_build(graphs.bundle, work.role(candidate.role), graphs.target, options=options)
+            costs = measured_costs(folder, graphs.target, options, graphs.threads, working_bytes=working)
         plain = self._reckon(candidate, work, options, corrected=False)
         self._known_corrections().learn(
             self._correction_place(candidate, options),

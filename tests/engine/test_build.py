@@ -15,6 +15,7 @@ import pytest
 
 from tintype.engine import build_key, cache_entries, clear_cache, ensure_build, open_role, open_session
 from tintype.engine.build import builds as building
+from tintype.engine.build import cache as caching
 from tintype.engine.build.builds import find_build
 from tintype.engine.build.cache import FACTS_NAME, damage, read_report, write_facts
 from tintype.errors import BuildError
@@ -199,3 +200,51 @@ def built(bundle, cpu):
         return folder
 
     return put
+
+
+def test_a_build_of_something_else_is_not_used(bundle, cpu, cache, built):
+    foreign = built(cache, bundle="f" * 64)
+    place = cache / "builds" / build_key(bundle, "denoiser", cpu)
+    foreign.rename(place)
+    assert damage(place) == "it is the build of something else"
+    assert find_build(bundle, "denoiser", cpu) is None
+
+
+@pytest.mark.parametrize("name", ["once.onnx", "parts.json", "strips.json", "part.onnx", "weights/x"])
+def test_a_file_that_a_build_does_not_list_is_never_read(bundle, cpu, cache, feed, name):
+    folder = ensure_build(bundle, "denoiser", cpu)
+    with open_session(folder, cpu) as session:
+        expected = session.run(feed)["y"]
+    (folder / name).parent.mkdir(exist_ok=True)
+    (folder / name).write_bytes((folder / "model.onnx").read_bytes() if name.endswith(".onnx") else b"{}")
+    assert damage(folder) == f"{name} is none of its files"
+    with open_role(bundle, "denoiser", cpu) as session:
+        np.testing.assert_array_equal(session.run(feed)["y"], expected)
+    assert not (folder / name).exists()
+
+
+@pytest.mark.skipif(os.name != "posix", reason="who may write where is asked on POSIX alone")
+@pytest.mark.parametrize("place", [".", "builds"])
+@pytest.mark.parametrize(("mode", "words"), [(0o777, "everybody"), (0o775, "its group")])
+def test_a_cache_that_others_can_write_is_refused_with_what_to_do(
+    bundle, cpu, cache, feed, monkeypatch, place, mode, words
+):
+    folder = ensure_build(bundle, "denoiser", cpu).parent
+    assert [each.stat().st_mode & 0o777 for each in (cache, folder)] == [0o700, 0o700]
+    monkeypatch.setattr(caching, "_is_private", lambda group: False)
+    (cache / place).chmod(mode)
+    for use in (find_build, ensure_build):
+        with pytest.raises(BuildError, match=words) as caught:
+            use(bundle, "denoiser", cpu)
+        assert "chmod" in caught.value.fix
+        assert "TINTYPE_CACHE" in caught.value.fix
+    (cache / place).chmod(0o755)
+    assert find_build(bundle, "denoiser", cpu) is not None
+
+
+@pytest.mark.skipif(os.name != "posix" or os.geteuid() != 0, reason="only root can give a folder away")
+def test_a_cache_of_another_user_is_refused(bundle, cpu, cache):
+    ensure_build(bundle, "denoiser", cpu)
+    os.chown(cache / "builds", 65534, -1)
+    with pytest.raises(BuildError, match="another user"):
+        ensure_build(bundle, "denoiser", cpu)

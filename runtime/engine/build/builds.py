@@ -133,7 +133,7 @@ def find_build(
     """The build's folder when it is in the cache and whole, else None; builds nothing."""
     options = with_kernels_settled(bundle, role, target, variant=variant, options=options)
     folder = cache.cache_folder() / "builds" / build_key(bundle, role, target, variant=variant, options=options)
-    return folder if folder.is_dir() and cache.damage(folder) is None else None
+    return folder if folder.is_dir() and cache.builds_folder() and cache.damage(folder) is None else None
 
 
 def build_key(

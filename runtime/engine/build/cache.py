@@ -6,9 +6,11 @@ import contextlib
 import hashlib
 import json
 import os
+import shlex
 import shutil
+import stat
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,6 +23,7 @@ from tintype.engine.run.strips import STRIPS_NAME, read_strips
 from tintype.errors import BuildError
 
 FACTS_NAME = "build.json"
+NOT_LISTED = {FACTS_NAME, "costs.json"}  # what was measured of a build is written later, and is no part of it
 HASH_ALWAYS_BYTES = 64 * 2**20  # files of larger builds are hashed again only when their time of change moved
 SWEEP_SECONDS = 600
 STALE_SECONDS = 14 * 24 * 3600
@@ -67,16 +70,53 @@ def cache_folder() -> Path:
 
 
 def builds_folder() -> Path:
-    """The builds' folder within the cache, made when it is missing."""
+    """The builds' folder within the cache, made when it is missing, for nobody else to write.
+
+    Raises BuildError where it can't be made, and where others can write it: a build is as good as a program.
+    """
     folder = cache_folder() / "builds"
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        folder.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        folder.mkdir(exist_ok=True, mode=0o700)
+        for each in (folder.parent, folder):
+            _demand_own(each)
     except OSError as error:
         raise BuildError(
             f"the cache folder {folder} cannot be made: {error.strerror}",
             fix="set TINTYPE_CACHE to a folder that you may write",
         ) from error
     return folder
+
+
+def _demand_own(folder: Path) -> None:
+    """BuildError where another user could put a build into a folder. Who may write where is not asked on Windows."""
+    if os.name != "posix":
+        return
+    status = folder.stat()
+    if status.st_uid not in (os.geteuid(), 0):
+        problem, remedy = "belongs to another user", ""
+    elif status.st_mode & stat.S_IWOTH and not status.st_mode & stat.S_ISVTX:
+        problem, remedy = "can be written by everybody", f"chmod o-w {shlex.quote(str(folder))}, or "
+    elif status.st_mode & stat.S_IWGRP and not _is_private(status.st_gid):
+        problem, remedy = "can be written by its group", f"chmod g-w {shlex.quote(str(folder))}, or "
+    else:
+        return
+    raise BuildError(
+        f"the cache folder {folder} {problem}, who could change your builds",
+        fix=f"{remedy}set TINTYPE_CACHE to a folder of your own",
+    )
+
+
+def _is_private(group: int) -> bool:
+    """Whether a group has one user alone, as many systems make one for each."""
+    import grp
+    import pwd
+
+    try:
+        found, user = grp.getgrgid(group), pwd.getpwuid(os.geteuid())
+    except KeyError:  # a container's user without a name
+        return group == os.geteuid()
+    return found.gr_name == user.pw_name and set(found.gr_mem) <= {user.pw_name}
 
 
 def weights_folder() -> Path:
@@ -125,9 +165,9 @@ def sweep_weights() -> None:
 def write_facts(folder: Path, identity: BuildIdentity, report: Mapping[str, Any]) -> None:
     """Write build.json: what the build is, and the size and sha256 of each of its files."""
     files = {}
-    for path in sorted(folder.rglob("*")):
-        name = path.relative_to(folder).as_posix()
-        if path.is_file() and name != FACTS_NAME:
+    for name in sorted(_files_below(folder)):
+        if name != FACTS_NAME:
+            path = folder / name
             status = path.stat()
             files[name] = {"bytes": status.st_size, "sha256": _digest(path), "mtime_ns": status.st_mtime_ns}
     facts = {"identity": asdict(identity), "files": files, "report": dict(report)}
@@ -145,6 +185,11 @@ def damage(folder: Path) -> str | None:
     facts = _read_facts(folder)
     if facts is None:
         return f"{FACTS_NAME} is missing or unreadable"
+    if facts.identity.key != folder.name:
+        return "it is the build of something else"
+    unlisted = sorted(set(_files_below(folder)) - set(facts.files) - NOT_LISTED)
+    if unlisted:
+        return f"{unlisted[0]} is none of its files"
     small = sum(expected.bytes for expected in facts.files.values()) < HASH_ALWAYS_BYTES
     for name, expected in facts.files.items():
         path = folder / name
@@ -262,6 +307,12 @@ def _read_facts(folder: Path) -> _Facts | None:
         return strict_json.read(_Facts, strict_json.parse((folder / FACTS_NAME).read_bytes()))
     except (OSError, ValueError):
         return None
+
+
+def _files_below(folder: Path) -> Iterator[str]:
+    """Names of all that isn't a folder, links included, relative to it."""
+    for place, _, names in os.walk(folder):
+        yield from (Path(place, name).relative_to(folder).as_posix() for name in names)
 
 
 def _digest(path: Path) -> str:
