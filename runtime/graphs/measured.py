@@ -77,6 +77,7 @@ class Planner:
 
         What is free is read anew: `auto` stands for that, and a device has no more. See `KnownPlan`.
         """
+        self.graphs.demand_own_process()
         with self._lock:
             budget, room = self._bounds(memory)
             known = self._plans.get(work)
@@ -91,6 +92,7 @@ class Planner:
 
         Raises MemoryBudgetError when nothing fits.
         """
+        self.graphs.demand_own_process()
         with self._lock:
             return self._plan(work, memory, build=build)
 

@@ -7,6 +7,7 @@ them: within its plan, each answer finite.
 from __future__ import annotations
 
 import contextlib
+import os
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -19,7 +20,7 @@ import numpy as np
 from tintype.arrays import Arrays
 from tintype.bundle import Bundle
 from tintype.engine.run.switch import Stop
-from tintype.errors import CancelledError, NumericError, ProviderError
+from tintype.errors import CancelledError, NumericError, ProviderError, RequestError
 from tintype.memory.plan import ExecutionPlan
 from tintype.recent import Recent
 from tintype.uses import GraphRef, GraphUse
@@ -40,9 +41,18 @@ class Graphs:
         self.bundle, self.target, self.threads = bundle, target, threads
         self.load_seconds = 0.0  # spent opening graphs so far
         self.lock = threading.RLock()
+        self._process = os.getpid()
         self._sessions: dict[GraphRef, tuple[BuildOptions, Session]] = {}
         self._builds: Recent[tuple[GraphRef, BuildOptions], BuildFacts] = Recent(BUILDS_KEPT)
         self._settled: Recent[tuple[GraphRef, BuildOptions], BuildOptions] = Recent(BUILDS_KEPT)
+
+    def demand_own_process(self) -> None:
+        """RequestError in a fork of the process that made these: the threads that compute stayed there."""
+        if os.getpid() != self._process:
+            raise RequestError(
+                f"this pipeline belongs to process {self._process}, of which this one is a fork",
+                fix="load a pipeline in each process, after it was forked",
+            )
 
     def within(self, plan: ExecutionPlan, exactness: str, warn: Callable[[str], None] = lambda _: None) -> BoundGraphs:
         """These graphs for one run. warn: takes a sentence for the record."""
@@ -243,6 +253,7 @@ class BoundGraphs:
 
         Raises NumericError when the answer in float32 isn't finite either, CancelledError when the run was cancelled.
         """
+        self.all.demand_own_process()  # before the lock, which another thread may have had when it was forked
         with self.all.lock:
             self.check_cancelled()
             outputs = self._answer(use, inputs, held)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import psutil
@@ -15,13 +17,20 @@ _UNITS = {
     "": 1, "b": 1, "k": 10**3, "kb": 10**3, "m": 10**6, "mb": 10**6, "g": 10**9, "gb": 10**9,
     "ki": 2**10, "kib": 2**10, "mi": 2**20, "mib": 2**20, "gi": 2**30, "gib": 2**30,
 }  # fmt: skip
+_NO_LIMIT = 2**60
 AUTO_SHARE = 0.85  # of what is free: the rest is for whoever asks while a picture is made
-CGROUPS = Path("/sys/fs/cgroup")
-# By the version of control groups: where the files lie, the limit, what is used, and in memory.stat what of that are
-# pages of files, which the system takes back as it needs them.
+CGROUPS, OWN_CGROUPS = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
+# By the version of control groups: the controller's name in /proc/self/cgroup, where its files lie, the limit, what is
+# used, and in memory.stat what of that are pages of files, which the system takes back as it needs them.
 _VERSIONS = (
-    (".", "memory.max", "memory.current", ("active_file", "inactive_file")),
-    ("memory", "memory.limit_in_bytes", "memory.usage_in_bytes", ("total_active_file", "total_inactive_file")),
+    ("", ".", "memory.max", "memory.current", ("active_file", "inactive_file")),
+    (
+        "memory",
+        "memory",
+        "memory.limit_in_bytes",
+        "memory.usage_in_bytes",
+        ("total_active_file", "total_inactive_file"),
+    ),
 )
 
 
@@ -41,20 +50,20 @@ def parse_memory(memory: str | int) -> int | str:
     wrong = RequestError(
         f"the memory budget {str(memory)[:40]!r} is no size", fix="give it as in 2GiB or 800MB, or auto"
     )
-    if isinstance(memory, bool):
+    if isinstance(memory, bool) or not isinstance(memory, int | str):
         raise wrong
     if isinstance(memory, int):
-        count = float(memory)
+        count = memory
     else:
         if memory.strip().lower() == "auto":
             return "auto"
         found = re.fullmatch(r"\s*(\d{1,15}(?:\.\d{1,6})?)\s*([a-zA-Z]{0,3})\s*", memory)
         if found is None or found[2].lower() not in _UNITS:
             raise wrong
-        count = float(found[1]) * _UNITS[found[2].lower()]
-    if count < 1:
+        count = int(float(found[1]) * _UNITS[found[2].lower()])
+    if not 1 <= count < _NO_LIMIT:
         raise wrong
-    return int(count)
+    return count
 
 
 def budget_bytes(memory: str | int, room: MemoryLimits | None = None) -> int:
@@ -78,14 +87,43 @@ def free_limits(device_free: int | None) -> MemoryLimits:
     return MemoryLimits(int(free * AUTO_SHARE), None if device_free is None else int(device_free * AUTO_SHARE))
 
 
-def free_bytes(cgroups: Path = CGROUPS) -> int:
-    """Memory that this process could still take: what the system has free, within its control group's limit."""
+def free_bytes(cgroups: Path = CGROUPS, own: Path = OWN_CGROUPS) -> int:
+    """Memory that this process could still take: what the system has free, within the limits of its control groups
+    (its own and those above it) and of its address space."""
     free = int(psutil.virtual_memory().available)
-    for folder, limit_name, used_name, of_files in _VERSIONS:
-        limit, used = _number(cgroups / folder / limit_name), _number(cgroups / folder / used_name)
-        if limit is not None and used is not None and limit < 2**60:
-            free = min(free, limit - used + _sum_of(cgroups / folder / "memory.stat", of_files))
-    return free
+    names = _own_groups(own)
+    for controller, folder, limit_name, used_name, of_files in _VERSIONS:
+        top = cgroups / folder
+        for place in _upwards(top, names.get(controller, "/")):
+            limit, used = _number(place / limit_name), _number(place / used_name)
+            if limit is not None and used is not None and limit < _NO_LIMIT:
+                free = min(free, limit - used + _sum_of(place / "memory.stat", of_files))
+    return min(free, _address_space_left())
+
+
+def _own_groups(own: Path) -> dict[str, str]:
+    """The process's group by controller, as /proc/self/cgroup has it; "" is that of version 2."""
+    try:
+        rows = [line.split(":", 2) for line in own.read_text(encoding="utf-8").splitlines()]
+    except (OSError, ValueError):
+        return {}
+    return {controller: row[2] for row in rows if len(row) == 3 for controller in row[1].split(",")}
+
+
+def _upwards(top: Path, group: str) -> Iterator[Path]:
+    """The folders of a group and of all above it. A container may see its own group as the top."""
+    inner = PurePosixPath("." if ".." in group else group.lstrip("/"))
+    yield from (top / each for each in dict.fromkeys((inner, *inner.parents)) if (top / each).is_dir())
+
+
+def _address_space_left() -> int:
+    """What a limit of the address space (ulimit -v) leaves; without one, more than any machine has."""
+    if sys.platform == "win32":
+        return _NO_LIMIT
+    import resource
+
+    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+    return _NO_LIMIT if limit == resource.RLIM_INFINITY else limit - int(psutil.Process().memory_info().vms)
 
 
 def _sum_of(path: Path, names: tuple[str, ...]) -> int:

@@ -83,6 +83,7 @@ class Studio:
         self, request: ResolvedRequest, plan: ExecutionPlan | None = None, base_plan: ExecutionPlan | None = None
     ) -> Context:
         """A run that has not begun. plan, base_plan: None is the one that the budget has."""
+        self.graphs.demand_own_process()
         base = None if request.base is None else self.context(request.base, base_plan)
         reading = self.model.read(request)
         known = self.plan_for(self.work(request, reading.uses)) if plan is None else None

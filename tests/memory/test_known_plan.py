@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import psutil
@@ -69,11 +71,11 @@ def test_free_memory_that_goes_up_and_down_a_little_changes_no_plan() -> None:
     assert len(made_for) <= 2
 
 
-def group(folder: Path, version: int, limit: object, used: int, files: int) -> Path:
-    """A control group's files."""
+def group(folder: Path, version: int, limit: object, used: int, files: int, *, nested: bool = False) -> Path:
+    """A control group's files; nested: in that very folder, not in one that the version has at the top."""
     names = {2: ("memory.max", "memory.current", ""), 1: ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_")}
     limit_name, used_name, prefix = names[version]
-    folder = folder if version == 2 else folder / "memory"
+    folder = folder if version == 2 or nested else folder / "memory"
     folder.mkdir(exist_ok=True)
     (folder / limit_name).write_text(f"{limit}\n")
     (folder / used_name).write_text(f"{used}\n")
@@ -89,6 +91,36 @@ def test_a_containers_limit_counts_without_the_files_that_are_in_memory(tmp_path
     assert free_bytes(tmp_path) == min(151 * MIB, free_bytes(tmp_path / "none"))
     (folder / "memory.stat").unlink()
     assert free_bytes(tmp_path) == MIB
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_the_tightest_of_a_groups_own_limit_and_those_above_it_counts(tmp_path: Path, version: int) -> None:
+    own = tmp_path / "own"
+    own.write_text({1: "5:cpu:/\n4:memory:/system/kiosk\n", 2: "0::/system/kiosk\n"}[version])
+    top = tmp_path / "cgroup"
+    place = top if version == 2 else top / "memory"
+    for folder, limit in ((place, "max"), (place / "system", 400 * MIB), (place / "system/kiosk", 225 * MIB)):
+        folder.mkdir(parents=True, exist_ok=True)
+        group(folder, version, limit, 100 * MIB, 60 * MIB, nested=True)
+    assert free_bytes(top, own) == 185 * MIB
+    group(place / "system", version, 200 * MIB, 150 * MIB, 10 * MIB, nested=True)
+    assert free_bytes(top, own) == 60 * MIB
+    own.write_text("0::/elsewhere\n4:memory:/elsewhere\n")  # a container that sees its own group as the top
+    group(place, version, 50 * MIB, 20 * MIB, 0, nested=True)
+    assert free_bytes(top, own) == 30 * MIB
+    own.write_text("0::/../../etc\nnonsense\n")
+    assert free_bytes(top, own) == 30 * MIB
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no such limit there")
+def test_a_limit_of_the_address_space_counts() -> None:
+    code = (
+        "import resource, psutil; from tintype.memory.budget import free_bytes;"
+        "limit = psutil.Process().memory_info().vms + 300 * 2**20;"
+        "resource.setrlimit(resource.RLIMIT_AS, (limit, limit)); print(free_bytes() / 2**20)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert 200 < float(done.stdout) <= 300
 
 
 def test_no_limit_is_none(tmp_path: Path) -> None:

@@ -72,8 +72,8 @@ def resolve_provider(name: str = "auto") -> Target:
     Raises InstallError when no onnxruntime is installed, or two; ProviderError when the name is unknown or the
     device cannot be used here.
     """
-    if name != "auto" and name not in TARGETS:
-        raise ProviderError(f"no provider is called {name!r}", fix=near_names(name, ["auto", *TARGETS]))
+    if not isinstance(name, str) or (name != "auto" and name not in TARGETS):
+        raise ProviderError(f"no provider is called {name!r}"[:80], fix=near_names(str(name)[:40], ["auto", *TARGETS]))
     check_installation()
     if name != "auto":
         target = TARGETS[name]
