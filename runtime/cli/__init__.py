@@ -16,7 +16,10 @@ def main() -> None:
     try:
         import signal
 
+        from tintype.cli.interrupt import end_calls_on_signals
+
         signal.signal(signal.SIGTERM, _leave)
+        end_calls_on_signals()
         code = run(sys.argv[1:])
     except KeyboardInterrupt:  # before or after `run`, which answers for what it calls
         code = 130

@@ -28,7 +28,9 @@ def test_sizes(typed, count):
     assert parse_memory(typed) == count
 
 
-@pytest.mark.parametrize("typed", ["", "much", "2 TiBs", "-1GiB", "0", 0, -5, True, "1e9", "1,5GB", "GiB", "∞", 1.5, b"1GiB", 2**80])
+@pytest.mark.parametrize(
+    "typed", ["", "much", "2 TiBs", "-1GiB", "0", 0, -5, True, "1e9", "1,5GB", "GiB", "∞", 1.5, b"1GiB", 2**80]
+)
 def test_what_is_no_size_is_refused_with_an_example(typed):
     with pytest.raises(RequestError, match="is no size") as caught:
         parse_memory(typed)

@@ -37,28 +37,42 @@ class Stop:
                 self._options = None
 
 
+_running: set[Switch] = set()
+
+
+def end_runs() -> None:
+    """End every run in progress in this process, as it is about to leave. From any thread."""
+    for switch in tuple(_running):
+        switch.end_run()
+
+
 class Switch:
-    """The stop that the runs of one session are under; they are one at a time."""
+    """The stop that the runs of one session are under, if any; they are one at a time."""
 
     def __init__(self) -> None:
         self.stop: Stop | None = None
-        self.options: Any = None  # RunOptions of the run in progress, under a stop
+        self.options: Any = None  # RunOptions of the run in progress
+        self._ended = False
 
     @property
     def is_off(self) -> bool:
-        return self.stop is not None and self.stop.is_set
+        return self._ended or (self.stop is not None and self.stop.is_set)
+
+    def end_run(self) -> None:
+        options, self._ended = self.options, True
+        if options is not None:
+            options.terminate = True
 
     @contextlib.contextmanager
     def run(self) -> Iterator[None]:
         """One run of the session, of as many graphs as it has."""
-        if self.stop is None:
-            yield
-            return
-        self.options = load_onnxruntime().RunOptions()
+        self.options, self._ended = load_onnxruntime().RunOptions(), False
+        _running.add(self)
         try:
-            with self.stop.over(self.options):
+            with self.stop.over(self.options) if self.stop is not None else contextlib.nullcontext():
                 yield
         finally:
+            _running.discard(self)
             self.options = None
 
 
