@@ -30,7 +30,8 @@ class GraphUse:
 
     dims: the numbers for its symbolic dims in one call. calls: over the whole request. opens: how often it has to be
     opened where graphs don't stay open. branches: prompts that one call computes together, which can be so many calls
-    of a batch that much smaller.
+    of a batch that much smaller. unguided: the same graph in another shape, for the steps that guidance leaves to fewer
+    branches; where each prompt has a call of its own, these calls are of the guided use's shape.
     """
 
     ref: GraphRef
@@ -39,10 +40,12 @@ class GraphUse:
     calls: int
     opens: int = 1
     branches: int = 1
+    unguided: bool = False
 
     @property
     def name(self) -> str:
-        return str(self.ref)
+        """What plans and records call it: unique among the uses of a request."""
+        return f"{self.ref}.unguided" if self.unguided else str(self.ref)
 
     def split(self) -> GraphUse:
         """The same with a call for each prompt."""

@@ -16,7 +16,9 @@ from tintype.cli.progress import spinner
 @click.command()
 @click.argument("bundle", default="postcard")
 @click.option("--size", type=Size(), help="Of the pictures, in pixels, as in 512x384 [default: the model's own].")
-@request_options("batch_size", "guidance_scale", "exactness", "image", "strength", "fit", "mask", "outpaint")
+@request_options(
+    "batch_size", "guidance_scale", "guidance_interval", "exactness", "image", "strength", "fit", "mask", "outpaint"
+)
 @provider_option
 @threads_option
 @click.option("--explain", is_flag=True, help="Print what was measured for each layer, and what was chosen.")

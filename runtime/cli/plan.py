@@ -21,8 +21,8 @@ from tintype.cli.progress import spinner
 
 # Fields that change what a picture takes.
 ONLY_OF_REQUESTS = (
-    "count", "batch_size", "num_inference_steps", "guidance_scale", "sampler", "image", "strength", "fit", "mask",
-    "outpaint",
+    "count", "batch_size", "num_inference_steps", "guidance_scale", "guidance_interval", "sampler", "image",
+    "strength", "fit", "mask", "outpaint",
 )  # fmt: skip
 
 

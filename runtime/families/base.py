@@ -16,6 +16,7 @@ from tintype.arrays import Arrays
 from tintype.bundle import Manifest
 from tintype.prompt import EncodedPrompt, PromptTokenizer, encode_prompt, pad_chunks, weigh
 from tintype.request import ResolvedRequest
+from tintype.sampling import Guidance, Parametrization, Schedule
 from tintype.uses import GraphUse
 
 # The denoiser's inputs that stay the same from step to step, (branches, ...) each.
@@ -60,17 +61,23 @@ class Tokens:
 class Family(Protocol):
     """What the runtime asks of a family."""
 
+    @property
+    def parametrizations(self) -> Mapping[str, Parametrization]:
+        """What its denoisers may be trained to give, by the prediction_type of a manifest."""
+        ...
+
     def branches(self, request: ResolvedRequest, manifest: Manifest) -> tuple[Branch, ...]:
-        """What is predicted at each step: with guidance the negative prompt first."""
+        """What is predicted: with guidance the negative prompt first."""
+        ...
+
+    def guidance(self, request: ResolvedRequest, manifest: Manifest) -> Guidance:
+        """Which of these branches each step takes, and how they become one. Raises RequestError."""
         ...
 
     def uses(
-        self, request: ResolvedRequest, manifest: Manifest, tokens: Tokens, model_calls: int
+        self, request: ResolvedRequest, manifest: Manifest, tokens: Tokens, schedule: Schedule
     ) -> tuple[GraphUse, ...]:
-        """The graphs that a request uses, in the order of their phases, with the dims of its first batch.
-
-        model_calls: of the denoiser for one batch, as the schedule has them.
-        """
+        """The graphs that a request uses, in the order of their phases, with the dims of its first batch."""
         ...
 
     def encode(

@@ -6,12 +6,12 @@ from dataclasses import dataclass, field
 
 from tintype import strict_json
 from tintype.bundle import Bundle, Manifest, TokenizerFacts
-from tintype.errors import BundleError, TintypeError
+from tintype.errors import BundleError, TintypeError, near_names
 from tintype.families.base import Branch, Family, Tokens, tokenize
 from tintype.families.registry import family_of
 from tintype.prompt import PromptTokenizer
 from tintype.request import ResolvedRequest
-from tintype.sampling import Schedule, SchedulerConfig, make_schedule
+from tintype.sampling import Guidance, Parametrization, Schedule, SchedulerConfig, make_schedule
 from tintype.uses import GraphUse
 
 
@@ -20,6 +20,7 @@ class Reading:
     """A request as a family reads it."""
 
     branches: tuple[Branch, ...]
+    guidance: Guidance
     tokens: Tokens
     schedule: Schedule
     uses: tuple[GraphUse, ...]
@@ -31,15 +32,17 @@ class Model:
 
     bundle: Bundle
     family: Family
+    parametrization: Parametrization
     scheduler: SchedulerConfig
     _tokenizers: dict[str, PromptTokenizer] = field(default_factory=dict)
 
     @classmethod
     def of(cls, bundle: Bundle) -> Model:
-        """Raises BundleError when it lacks a graph, or its scheduler's config is none."""
+        """Raises BundleError when it lacks a graph, predicts what its family doesn't, or has no scheduler's config."""
         for role in bundle.manifest.graph_names:
             bundle.graph(role)
-        return cls(bundle, family_of(bundle.manifest.family), _scheduler_config(bundle))
+        family = family_of(bundle.manifest.family)
+        return cls(bundle, family, _parametrization(bundle.manifest, family), _scheduler_config(bundle))
 
     @property
     def manifest(self) -> Manifest:
@@ -49,8 +52,9 @@ class Model:
         return self.family.branches(request, self.manifest)
 
     def read(self, request: ResolvedRequest) -> Reading:
-        """Raises RequestError for a prompt that is too long, and where its sampler can't do as asked."""
+        """Raises RequestError for a prompt that is too long, and where its sampler or guidance can't do as asked."""
         branches = self.branches(request)
+        guidance = self.family.guidance(request, self.manifest)
         tokens = tokenize(self.tokenizers(), branches)
         schedule = make_schedule(
             self.scheduler,
@@ -60,8 +64,8 @@ class Model:
             eta=request.eta,
             strength=request.strength,
         )
-        uses = self.family.uses(request, self.manifest, tokens, schedule.model_calls)
-        return Reading(branches, tokens, schedule, uses)
+        uses = self.family.uses(request, self.manifest, tokens, schedule)
+        return Reading(branches, guidance, tokens, schedule, uses)
 
     def uses(self, request: ResolvedRequest) -> tuple[GraphUse, ...]:
         """The graphs that a request uses; see `Family.uses`."""
@@ -81,6 +85,13 @@ class Model:
                 pad_token_id=facts.pad_token_id,
             )
         return self._tokenizers[facts.file]
+
+
+def _parametrization(manifest: Manifest, family: Family) -> Parametrization:
+    kind, known = manifest.prediction_type, family.parametrizations
+    if kind not in known:
+        raise BundleError(f"no model of the family {manifest.family} predicts {kind!r}", fix=near_names(kind, known))
+    return known[kind]
 
 
 def _scheduler_config(bundle: Bundle) -> SchedulerConfig:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 
 from tintype.bundle import Manifest
 from tintype.bundle.manifest import ENCODER
+from tintype.errors import RequestError
 from tintype.families.base import (
     EMBEDDINGS,
     Branch,
@@ -16,11 +18,14 @@ from tintype.families.base import (
     with_zeros,
 )
 from tintype.request import ResolvedRequest
+from tintype.sampling import PARAMETRIZATIONS, ClassifierFreeGuidance, Guidance, Interval, Schedule, Unguided
 from tintype.uses import DECODE, DENOISE, ENCODE, START, GraphRef, GraphUse
 
 
 class StableDiffusion:
     """See `Family` for each."""
+
+    parametrizations = PARAMETRIZATIONS
 
     def branches(self, request: ResolvedRequest, manifest: Manifest) -> tuple[Branch, ...]:
         positive = Branch("positive", request.prompt)
@@ -29,10 +34,24 @@ class StableDiffusion:
         zeros = manifest.force_zeros_for_empty_prompt and request.negative_prompt == ""
         return (Branch("negative", None if zeros else request.negative_prompt), positive)
 
+    def guidance(self, request: ResolvedRequest, manifest: Manifest) -> Guidance:
+        interval = request.guidance_interval
+        if is_guided(request, manifest):
+            return ClassifierFreeGuidance(
+                scale=request.guidance_scale,
+                rescale=request.guidance_rescale,
+                interval=Interval() if interval is None else Interval.parse(interval),
+            )
+        if interval is not None:
+            raise RequestError(
+                f"guidance_interval is given, and a guidance_scale of {request.guidance_scale:g} is none",
+                fix="leave guidance_interval out, or give another guidance_scale",
+            )
+        return Unguided()
+
     def uses(
-        self, request: ResolvedRequest, manifest: Manifest, tokens: Tokens, model_calls: int
+        self, request: ResolvedRequest, manifest: Manifest, tokens: Tokens, schedule: Schedule
     ) -> tuple[GraphUse, ...]:
-        branches, batches = len(self.branches(request, manifest)), len(request.batches)
         cells = {name: getattr(request, name) // manifest.vae_scale_factor for name in ("height", "width")}
         encoders = (
             GraphUse(ref=GraphRef(role), phase=ENCODE, dims={"batch": 1}, calls=tokens.prompts * tokens.chunks)
@@ -40,28 +59,45 @@ class StableDiffusion:
         )
         calls = encoder_calls(request, manifest)
         picture = (encoding_use(request.width, request.height, calls),) if calls else ()
-        denoiser = GraphUse(
-            ref=GraphRef("denoiser"),
-            phase=DENOISE,
-            dims={"batch": len(request.batches[0]) * branches, **cells, "sequence": tokens.length},
-            calls=batches * model_calls,
-            opens=batches,
-            branches=branches,
+        denoiser = denoiser_uses(
+            request, self.guidance(request, manifest), schedule, {**cells, "sequence": tokens.length}
         )
         decoder = GraphUse(
             ref=GraphRef("vae_decoder"),
             phase=DECODE,
             dims={"batch": 1, **cells},
             calls=request.count,
-            opens=batches,
+            opens=len(request.batches),
         )
-        return (*encoders, *picture, denoiser, decoder)
+        return (*encoders, *picture, *denoiser, decoder)
 
     def encode(
         self, request: ResolvedRequest, branches: Sequence[Branch], tokens: Tokens, call: CallEncoder
     ) -> Conditioning:
         (role, prompts), *_ = tokens.encoded.items()
         return {EMBEDDINGS: with_zeros(run_text_encoder(role, prompts, call).states, branches)}
+
+
+def denoiser_uses(
+    request: ResolvedRequest, guidance: Guidance, schedule: Schedule, dims: Mapping[str, int]
+) -> tuple[GraphUse, ...]:
+    """A use for each number of branches that a step may take, the most first. dims: all but the batch."""
+    calls = Counter[int]()
+    for index in range(schedule.total):
+        calls[len(guidance.active(schedule.progress(index)))] += schedule.calls_in(index)
+    batches = request.batches
+    return tuple(
+        GraphUse(
+            ref=GraphRef("denoiser"),
+            phase=DENOISE,
+            dims={"batch": len(batches[0]) * branches, **dims},
+            calls=len(batches) * calls[branches],
+            opens=len(batches),
+            branches=branches,
+            unguided=branches < max(calls),
+        )
+        for branches in sorted(calls, reverse=True)
+    )
 
 
 def is_guided(request: ResolvedRequest, manifest: Manifest) -> bool:

@@ -102,7 +102,7 @@ class Planner:
         if memory is None:
             needs = [_need(use, (PACKED,), can_split=False) for use in work.uses]
         else:
-            needs = [self._worthwhile(work, use) for use in work.uses]
+            needs = [self._worthwhile(work, use) for use in work.uses if not use.unguided]
             budget, room = self._bounds(memory)
         measure = (lambda candidate: self._measure(candidate, work)) if build else None
         plan = make_plan(needs, base, budget, lambda candidate: self._known(candidate, work), measure, room=room)
@@ -126,7 +126,9 @@ class Planner:
         options = self._options(Candidate(use.name, PACKED, False), work)
         most = self._facts_of(use.ref.role, options).float_bytes // (2 * MIB)
         kept = tuple(mode for mode in self._modes(use) if not isinstance(mode, Segments) or mode.mib <= most)
-        return _need(use, kept, can_split=use.branches > 1)
+        # Where some steps have one prompt alone, a call for each serves all of them with one build in memory.
+        unguided_calls = sum(each.calls for each in work.uses if each.unguided and each.ref == use.ref)
+        return replace(_need(use, kept, can_split=use.branches > 1), unguided_calls=unguided_calls)
 
     def _modes(self, use: GraphUse) -> tuple[Mode, ...]:
         from tintype.engine.run.pages import can_give_back

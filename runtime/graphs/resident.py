@@ -42,7 +42,7 @@ class Graphs:
         self.load_seconds = 0.0  # spent opening graphs so far
         self.lock = threading.RLock()
         self._process = os.getpid()
-        self._sessions: dict[GraphRef, tuple[BuildOptions, Session]] = {}
+        self._sessions: dict[str, tuple[BuildOptions, Session]] = {}  # by the names of their uses
         self._builds: Recent[tuple[GraphRef, BuildOptions], BuildFacts] = Recent(BUILDS_KEPT)
         self._settled: Recent[tuple[GraphRef, BuildOptions], BuildOptions] = Recent(BUILDS_KEPT)
 
@@ -69,23 +69,21 @@ class Graphs:
             (use.ref, options), with_kernels_settled(self.bundle, use.ref.role, self.target, options=options)
         )
 
-    def session(
-        self, use: GraphUse, options: BuildOptions, plan: ExecutionPlan, beside: Iterable[GraphRef] = ()
-    ) -> Session:
+    def session(self, use: GraphUse, options: BuildOptions, plan: ExecutionPlan, beside: Iterable[str] = ()) -> Session:
         """The session of a use, opened when it is first needed.
 
         It stays open until another one takes its place, or its room where the plan doesn't keep graphs. beside: those
         that stay open even so, as they are used in turn.
         """
-        known = self._sessions.get(use.ref)
+        known = self._sessions.get(use.name)
         if known is not None and known[0] == options:
             return known[1]
         started = time.perf_counter()
         # Close before the next one opens: both at once would cost the memory of both.
-        stay = set(self._sessions if plan.keep else beside) - {use.ref}
+        stay = set(self._sessions if plan.keep else beside) - {use.name}
         self._close(set(self._sessions) - stay)
         session = self.open(use, options, plan.device_limits.get(use.name))
-        self._sessions[use.ref] = (options, session)
+        self._sessions[use.name] = (options, session)
         self.load_seconds += time.perf_counter() - started
         return session
 
@@ -128,8 +126,10 @@ class Graphs:
 
         from tintype.engine import begin_builds
 
-        wanted = [(use.ref, self.options(use, exactness)) for use in uses]
-        missing = [(ref.role, options) for ref, options in wanted if self._sessions.get(ref, (None,))[0] != options]
+        wanted = [(use, self.options(use, exactness)) for use in uses]
+        missing = [
+            (use.ref.role, options) for use, options in wanted if self._sessions.get(use.name, (None,))[0] != options
+        ]
         begin_builds(self.bundle, missing, self.target, free_bytes=psutil.virtual_memory().available)
 
     def build_facts(self, use: GraphUse, options: BuildOptions) -> BuildFacts:
@@ -144,9 +144,9 @@ class Graphs:
 
     def evict_unplanned(self, uses: Iterable[GraphUse], exactness: str, plan: ExecutionPlan) -> None:
         """Close what is open and has no place in a plan."""
-        wanted = {(use.ref, self.options(use, exactness, plan)) for use in uses}
+        wanted = {(use.name, self.options(use, exactness, plan)) for use in uses}
         with self.lock:
-            self._close([ref for ref, (options, _) in self._sessions.items() if (ref, options) not in wanted])
+            self._close([name for name, (options, _) in self._sessions.items() if (name, options) not in wanted])
 
     def trim(self) -> None:
         """Give memory back that a graph needed for a moment."""
@@ -159,9 +159,9 @@ class Graphs:
         with self.lock:
             self._close(tuple(self._sessions))
 
-    def _close(self, refs: Iterable[GraphRef]) -> None:
+    def _close(self, names: Iterable[str]) -> None:
         with self.lock:
-            closing = [self._sessions.pop(ref)[1] for ref in refs if ref in self._sessions]
+            closing = [self._sessions.pop(name)[1] for name in names if name in self._sessions]
             for session in closing:
                 session.close()
             if not closing:
@@ -205,9 +205,9 @@ class BoundGraphs:
         self.plan, self.exactness = plan, exactness
         self._warn = warn
         self._state = state or RunState()
-        self._phase: frozenset[GraphRef] = frozenset()
-        self._retry_in_float32: set[GraphRef] = set()  # those that gave NaN or infinity in this phase
-        self._held: dict[GraphRef, tuple[Session, dict[int, tuple[Arrays, BoundRun]]]] = {}
+        self._phase: frozenset[str] = frozenset()  # names of uses, as in the two below
+        self._retry_in_float32: set[str] = set()  # those that gave NaN or infinity in this phase
+        self._held: dict[str, tuple[Session, dict[int, tuple[Arrays, BoundRun]]]] = {}
 
     def held_as(self, plan: ExecutionPlan) -> BoundGraphs:
         """The same graphs within another plan."""
@@ -231,7 +231,7 @@ class BoundGraphs:
     @contextlib.contextmanager
     def phase(self, *uses: GraphUse) -> Iterator[None]:
         """A time in which these graphs are called in turn; what they hold of their inputs goes with it."""
-        before, self._phase = self._phase, frozenset(use.ref for use in uses)
+        before, self._phase = self._phase, frozenset(use.name for use in uses)
         try:
             yield
         except ProviderError:
@@ -239,8 +239,8 @@ class BoundGraphs:
             self.all.close()  # a device that was lost is opened anew once nothing holds it
             raise
         finally:
-            for ref in self._phase:
-                self._held.pop(ref, None)
+            for name in self._phase:
+                self._held.pop(name, None)
             self._retry_in_float32 -= self._phase
             self._phase = before
 
@@ -259,8 +259,8 @@ class BoundGraphs:
             outputs = self._answer(use, inputs, held)
             if _finite(outputs):
                 return outputs
-            if use.ref not in self._retry_in_float32 and self._options(use).exactness != "exact":
-                self._retry_in_float32.add(use.ref)
+            if use.name not in self._retry_in_float32 and self._options(use).exactness != "exact":
+                self._retry_in_float32.add(use.name)
                 outputs = self._answer(use, inputs, held)
                 if _finite(outputs):
                     self._warn(f"{use.name} was run again in float32{since}: it had given NaN or infinity")
@@ -273,7 +273,7 @@ class BoundGraphs:
         self._state.load_seconds += self.all.load_seconds - loaded
         self.check_cancelled()
         with session.under(self._state.stop):
-            runs = self._held_by(session, use.ref, held) if held else session
+            runs = self._held_by(session, use.name, held) if held else session
             before = session.run_seconds
             try:
                 return runs.run(inputs)
@@ -283,14 +283,14 @@ class BoundGraphs:
     def _options(self, use: GraphUse) -> BuildOptions:
         options = self.all.options(use, self.exactness, self.plan)
         # Graphs round to float16 or to 8 bits in `balanced` builds only.
-        return replace(options, exactness="exact", timed=None) if use.ref in self._retry_in_float32 else options
+        return replace(options, exactness="exact", timed=None) if use.name in self._retry_in_float32 else options
 
-    def _held_by(self, session: Session, ref: GraphRef, held: Arrays) -> BoundRun:
+    def _held_by(self, session: Session, name: str, held: Arrays) -> BoundRun:
         """What depends on held inputs alone, computed once for a session."""
-        known = self._held.get(ref)
+        known = self._held.get(name)
         if known is None or known[0] is not session:
-            self._held.pop(ref, None)  # before the new ones are made
-            known = self._held[ref] = (session, {})
+            self._held.pop(name, None)  # before the new ones are made
+            known = self._held[name] = (session, {})
         if id(held) not in known[1]:
             known[1][id(held)] = (held, session.hold(held))
         return known[1][id(held)][1]

@@ -35,6 +35,7 @@ class Need:
     opens: int
     calls: int  # without split guidance
     can_split: bool = False
+    unguided_calls: int = 0  # further ones, with one prompt alone; with any, guidance is split
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +74,7 @@ Oracle = Callable[[Candidate], Costs]
 
 def candidates(need: Need) -> Iterator[Candidate]:
     """Every way to run a role."""
-    for split in (False, True) if need.can_split else (False,):
+    for split in (True,) if need.unguided_calls else (False, True) if need.can_split else (False,):
         for mode in need.modes:
             yield Candidate(need.role, mode, split)
 
@@ -162,7 +163,7 @@ def _prefer_warm(plan: Plan, needs: Sequence[Need], known: Oracle, room: MemoryL
     For the first one parts, or graphs one after another, may take no longer: a whole graph's first call is its slowest.
     For the next one they take all of it again.
     """
-    whole = [Candidate(need.role, need.modes[0], False) for need in needs]
+    whole = [next(candidates(need)) for need in needs]
     stages = tuple(_stage(*each, known(each[1]), plan.base_bytes) for each in zip(needs, whole, strict=True))
     lasting = _all_resident(replace(plan, stages=stages))
     gains = lasting.seconds + lasting.warm_seconds < plan.seconds + plan.warm_seconds
@@ -234,7 +235,7 @@ def _stage(need: Need, candidate: Candidate, costs: Costs, base: int) -> Stage:
         mode=candidate.mode,
         split_guidance=candidate.split_guidance,
         opens=need.opens,
-        calls=need.calls * (2 if candidate.split_guidance else 1),
+        calls=need.calls * (2 if candidate.split_guidance else 1) + need.unguided_calls,
         costs=costs,
         before_bytes=base + costs.device_base_bytes,
     )

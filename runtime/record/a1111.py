@@ -21,6 +21,9 @@ A1111_SAMPLERS = {
     "dpmpp_sde": "DPM++ SDE",
     "unipc": "UniPC",
     "lcm": "LCM",
+    "euler_cfg_pp": "Euler CFG++",
+    "euler_a_cfg_pp": "Euler a CFG++",
+    "dpmpp_2m_cfg_pp": "DPM++ 2M CFG++",
 }
 A1111_NOISE = {"philox": "NV", "torch-cpu": "CPU", "numpy": "numpy"}
 
@@ -33,6 +36,7 @@ def parameters_text(request: ResolvedRequest, made_with: Provenance, seed: int) 
         "Schedule type": request.sigmas.capitalize() if request.sigmas else None,
         "CFG scale": f"{request.guidance_scale:g}",
         "CFG Rescale": f"{request.guidance_rescale:g}" if request.guidance_rescale else None,
+        "CFG Interval": request.guidance_interval,
         "Seed": seed,
         "Denoising strength": f"{request.strength:g}" if request.image or request.hires else None,
         "Hires upscale": f"{request.hires.factor:g}" if request.hires else None,

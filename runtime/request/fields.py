@@ -33,6 +33,7 @@ class RequestFields(InputFields, total=False):
     num_inference_steps: int | None
     guidance_scale: float | None
     guidance_rescale: float
+    guidance_interval: str | None
     width: int | None
     height: int | None
     seed: int | None
@@ -74,10 +75,21 @@ class Request:
         default=None, metadata=_option("Denoising steps; more is slower and finer.", int)
     )
     guidance_scale: float | None = field(
-        default=None, metadata=_option("How closely to follow the words; 1 turns guidance off.", float)
+        default=None,
+        metadata=_option(
+            "How closely to follow the words; 1 turns guidance off [default: the model's own; 0.6 with CFG++].",
+            float,
+        ),
     )
     # Lin et al. 2023, section 3.4.
     guidance_rescale: float = field(default=0.0, metadata=_option("0 to 1; tames high guidance.", float))
+    # Kynkäänniemi et al. 2024; counted as diffusers' guiders count it.
+    guidance_interval: str | None = field(
+        default=None,
+        metadata=_option(
+            "Guide between these shares of the steps alone, as in 0.2,0.8; the others take half the time."
+        ),
+    )
     width: int | None = None  # pixels
     height: int | None = None
     seed: int | None = field(
@@ -85,7 +97,10 @@ class Request:
     )
     sampler: str | None = field(
         default=None,
-        metadata=_option("euler, euler_a, heun, ddim, ddpm, pndm, dpmpp_2m, dpmpp_2m_sde, dpmpp_sde, unipc, lcm."),
+        metadata=_option(
+            "euler, euler_a, heun, ddim, ddpm, pndm, dpmpp_2m, dpmpp_2m_sde, dpmpp_sde, unipc, lcm; and by CFG++ "
+            "euler_cfg_pp, euler_a_cfg_pp, dpmpp_2m_cfg_pp."
+        ),
     )
     sigmas: str | None = field(
         default=None, metadata=_option("Spacing of the steps: leading, trailing, linspace, karras, exponential.")

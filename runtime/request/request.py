@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import secrets
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -59,6 +60,7 @@ class ResolvedRequest:
     count: int
     batch_size: int
     exactness: str = "balanced"
+    guidance_interval: str | None = None  # start,stop: shares of the way; None: all of it
     image: InitImage | None = None
     mask: Mask | None = None
     latents: str | None = None  # sha256 of the noise that was given
@@ -138,6 +140,10 @@ def _resolved(request: Request, opened: Opened, manifest: Manifest) -> ResolvedR
         step = manifest.size.multiple
         width, height = (int(side * hires.factor) // step * step for side in (width, height))
     seed = secrets.randbits(32) if request.seed is None else request.seed
+    sampler = checks.name("sampler", _either(request.sampler, default.sampler), tuple(sampling.SAMPLERS))
+    scale = default.guidance_scale
+    if sampler in sampling.CFG_PP and scale > 1.0:  # another measure
+        scale = sampling.CFG_PP_GUIDANCE
     return ResolvedRequest(
         prompt=checks.text("prompt", request.prompt),
         negative_prompt=checks.text("negative_prompt", _either(request.negative_prompt, default.negative_prompt)),
@@ -145,13 +151,14 @@ def _resolved(request: Request, opened: Opened, manifest: Manifest) -> ResolvedR
             "num_inference_steps", _either(request.num_inference_steps, default.num_inference_steps), 1, MAX_STEPS
         ),
         guidance_scale=checks.number(
-            "guidance_scale", _either(request.guidance_scale, default.guidance_scale), -MAX_GUIDANCE, MAX_GUIDANCE
+            "guidance_scale", _either(request.guidance_scale, scale), -MAX_GUIDANCE, MAX_GUIDANCE
         ),
         guidance_rescale=checks.number("guidance_rescale", request.guidance_rescale, 0.0, 1.0),
+        guidance_interval=_interval(request.guidance_interval, sampling.Interval.parse),
         width=checks.side("width", width, manifest.size),
         height=checks.side("height", height, manifest.size),
         seed=checks.whole_number("seed", seed, 0, SEEDS - count),
-        sampler=checks.name("sampler", _either(request.sampler, default.sampler), tuple(sampling.SAMPLERS)),
+        sampler=sampler,
         sigmas=_spacing(_either(request.sigmas, default.sigmas), sampling.SPACINGS),
         eta=checks.number("eta", request.eta, 0.0, 1.0),
         noise=checks.name("noise", request.noise, tuple(sampling.NOISE_MODES)),
@@ -195,6 +202,12 @@ def resolve_encoding(
 
 def _either(chosen: Any, default: Any) -> Any:
     return default if chosen is None else chosen
+
+
+def _interval(value: Any, parse: Callable[[str], object]) -> str | None:
+    if value is not None:
+        parse(checks.text("guidance_interval", value))
+    return value  # type: ignore[no-any-return]
 
 
 def _spacing(value: Any, known: tuple[str, ...]) -> str | None:

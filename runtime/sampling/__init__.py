@@ -7,40 +7,44 @@
     for step in SAMPLERS["dpmpp_2m"](denoise, latents, schedule, noise): ...
     picture = decode(schedule.to_model_space(step.latents) / scaling_factor)
 
-where denoise(latents, sigma, timestep) runs the model on model_input(latents, sigma) and returns
-denoised_from(prediction, latents, sigma, config.prediction_type).
+where denoise(latents, sigma, timestep) runs the model, by a `Parametrization`, for the branches that a `Guidance` has
+active, and returns what that combines them to.
 """
 
 from __future__ import annotations
 
-from tintype.sampling.guidance import guide, rescale_guidance
+from tintype.sampling.cfg_pp import CFG_PP_GUIDANCE
+from tintype.sampling.guidance import ClassifierFreeGuidance, Guidance, Interval, Unguided
 from tintype.sampling.noise import NOISE_MODES, NoiseSource, noise_source
-from tintype.sampling.prediction import PREDICTION_TYPES, denoised_from, prediction_from
-from tintype.sampling.samplers import SAMPLERS, Sampler
+from tintype.sampling.parametrization import PARAMETRIZATIONS, Parametrization
+from tintype.sampling.samplers import CFG_PP, SAMPLERS, Sampler
 from tintype.sampling.schedule import Schedule, make_schedule
 from tintype.sampling.scheduler_config import SchedulerConfig
 from tintype.sampling.spacing import SPACINGS
-from tintype.sampling.step import AfterStep, Denoise, Step, Steps, model_input, unchanged
+from tintype.sampling.step import AfterStep, Denoise, Denoised, Step, Steps, unchanged
 
 __all__ = [
+    "CFG_PP",
+    "CFG_PP_GUIDANCE",
     "NOISE_MODES",
-    "PREDICTION_TYPES",
+    "PARAMETRIZATIONS",
     "SAMPLERS",
     "SPACINGS",
     "AfterStep",
+    "ClassifierFreeGuidance",
     "Denoise",
+    "Denoised",
+    "Guidance",
+    "Interval",
     "NoiseSource",
+    "Parametrization",
     "Sampler",
     "Schedule",
     "SchedulerConfig",
     "Step",
     "Steps",
-    "denoised_from",
-    "guide",
+    "Unguided",
     "make_schedule",
-    "model_input",
     "noise_source",
-    "prediction_from",
-    "rescale_guidance",
     "unchanged",
 ]

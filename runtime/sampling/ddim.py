@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from tintype.arrays import Latents
 from tintype.sampling.euler import ancestral_step, euler_step
 from tintype.sampling.noise import NoiseSource
-from tintype.sampling.prediction import denoised_from, prediction_from
+from tintype.sampling.parametrization import EPSILON, PARAMETRIZATIONS, SAMPLE
 from tintype.sampling.schedule import Schedule
 from tintype.sampling.step import AfterStep, Denoise, Step, Steps, same_model_input, unchanged
 
@@ -30,7 +30,7 @@ def ddim(
     """DDIM (Song et al. 2020, formula 12), with schedule.eta of its noise."""
     for index in range(schedule.total):
         sigma, sigma_next = float(schedule.sigmas[index]), float(schedule.sigmas_to[index])
-        denoised = denoise(latents, sigma, float(schedule.timesteps[index]))
+        denoised = denoise(latents, sigma, float(schedule.timesteps[index])).guided
         latents = ancestral_step(latents, denoised, sigma, sigma_next, noise, schedule.eta)
         latents = same_model_input(latents, sigma_next, float(schedule.sigmas[index + 1]))
         latents = after_step(latents, float(schedule.sigmas[index + 1]), schedule.total - 1 - index)
@@ -43,7 +43,7 @@ def ddpm(
     """DDPM (Ho et al. 2020, formulas 6 and 7, the smaller variance)."""
     for index in range(schedule.total):
         sigma, sigma_next = float(schedule.sigmas[index]), float(schedule.sigmas[index + 1])
-        denoised = denoise(latents, sigma, float(schedule.timesteps[index]))
+        denoised = denoise(latents, sigma, float(schedule.timesteps[index])).guided
         latents = ancestral_step(latents, denoised, sigma, sigma_next, noise)
         latents = after_step(latents, sigma_next, schedule.total - 1 - index)
         yield Step(index, schedule.total, sigma, sigma_next, latents, denoised)
@@ -65,21 +65,22 @@ def pndm(
 
     Predictions are combined as the model makes them (velocities for a v model), as diffusers does.
     """
-    kind = "v_prediction" if schedule.config.prediction_type == "v_prediction" else "epsilon"
+    kind = PARAMETRIZATIONS[schedule.config.prediction_type]
+    kind = EPSILON if kind is SAMPLE else kind  # pictures seen from several noise levels make no slope
     history: list[Latents] = []
     first = latents
     for index in range(schedule.total):
         sigma, departure = float(schedule.sigmas[index]), float(schedule.sigmas_from[index])
         landing, sigma_next = float(schedule.sigmas_to[index]), float(schedule.sigmas[index + 1])
-        denoised = denoise(latents, sigma, float(schedule.timesteps[index]))
-        prediction = prediction_from(denoised, latents, sigma, kind)
+        denoised = denoise(latents, sigma, float(schedule.timesteps[index])).guided
+        prediction = kind.prediction(denoised, latents, sigma)
         if index == 1:
             slope = (history[-1] + prediction) * 0.5
             latents = same_model_input(first, float(schedule.sigmas[0]), departure)
         else:
             history = [*history[-3:], prediction]
             slope = combine(history)
-        target = denoised_from(slope, latents, departure, kind)
+        target = kind.denoised(slope, latents, departure)
         latents = same_model_input(euler_step(latents, target, departure, landing), landing, sigma_next)
         latents = after_step(latents, sigma_next, schedule.total - 1 - index)
         yield Step(index, schedule.total, sigma, sigma_next, latents, denoised)

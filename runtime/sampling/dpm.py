@@ -17,8 +17,12 @@ from tintype.sampling.step import AfterStep, Denoise, Step, Steps, unchanged
 
 def extrapolate(denoised: Latents, before: Latents, sigma_before: float, sigma: float, sigma_next: float) -> Latents:
     """The denoised latents half a step ahead, on the line through the last two (in log sigma)."""
-    ratio = math.log(sigma / sigma_next) / math.log(sigma_before / sigma)
-    return denoised + (denoised - before) * (0.5 * ratio)
+    return denoised + (denoised - before) * half_ratio(sigma_before, sigma, sigma_next)
+
+
+def half_ratio(sigma_before: float, sigma: float, sigma_next: float) -> float:
+    """Half of this step over the last one, in log sigma: 1 / (2 r) of the paper's algorithm 2."""
+    return 0.5 * (math.log(sigma / sigma_next) / math.log(sigma_before / sigma))
 
 
 def sde_step(latents: Latents, denoised: Latents, sigma: float, sigma_next: float, noise: NoiseSource) -> Latents:
@@ -28,7 +32,7 @@ def sde_step(latents: Latents, denoised: Latents, sigma: float, sigma_next: floa
     return result + noise.draw(latents.shape) * (sigma_next * math.sqrt(1.0 - ratio)) if sigma_next > 0.0 else result
 
 
-def _takes_first_order(schedule: Schedule, index: int) -> bool:
+def takes_first_order(schedule: Schedule, index: int) -> bool:
     """The first step has no past; the last one, to the picture, is steadier without it."""
     last = index == schedule.total - 1
     config = schedule.config
@@ -48,9 +52,9 @@ def _multistep(
     before: Latents | None = None
     for index in range(schedule.total):
         sigma, sigma_next = float(schedule.sigmas[index]), float(schedule.sigmas[index + 1])
-        denoised = denoise(latents, sigma, float(schedule.timesteps[index]))
+        denoised = denoise(latents, sigma, float(schedule.timesteps[index])).guided
         target = denoised
-        if before is not None and not _takes_first_order(schedule, index):
+        if before is not None and not takes_first_order(schedule, index):
             target = extrapolate(denoised, before, float(schedule.sigmas[index - 1]), sigma, sigma_next)
         if stochastic:
             latents = sde_step(latents, target, sigma, sigma_next, noise)
@@ -85,13 +89,13 @@ def dpmpp_sde(
     """
     for index in range(schedule.total):
         sigma, sigma_next = float(schedule.sigmas[index]), float(schedule.sigmas[index + 1])
-        denoised = denoise(latents, sigma, float(schedule.timesteps[index]))
+        denoised = denoise(latents, sigma, float(schedule.timesteps[index])).guided
         if sigma_next > 0.0:
             middle = math.sqrt(sigma * sigma_next)
             to_middle, onwards = noise.draw(latents.shape), noise.draw(latents.shape)
             down, up = ancestral_sigmas(sigma, middle)
             halfway = euler_step(latents, denoised, sigma, down) + to_middle * up
-            denoised_halfway = denoise(halfway, middle, schedule.timestep_of(middle))
+            denoised_halfway = denoise(halfway, middle, schedule.timestep_of(middle)).guided
             share = (sigma - middle) / (sigma - sigma_next)
             whole: Latents = to_middle * math.sqrt(share) + onwards * math.sqrt(1.0 - share)
             down, up = ancestral_sigmas(sigma, sigma_next)

@@ -47,7 +47,7 @@ def euler(
     """Euler's method on the probability flow (Karras et al. 2022)."""
     for index in range(schedule.total):
         sigma, sigma_next = float(schedule.sigmas[index]), float(schedule.sigmas[index + 1])
-        denoised = denoise(latents, sigma, float(schedule.timesteps[index]))
+        denoised = denoise(latents, sigma, float(schedule.timesteps[index])).guided
         latents = euler_step(latents, denoised, sigma, sigma_next)
         latents = after_step(latents, sigma_next, schedule.total - 1 - index)
         yield Step(index, schedule.total, sigma, sigma_next, latents, denoised)
@@ -59,7 +59,7 @@ def euler_a(
     """Ancestral Euler (k-diffusion's sample_euler_ancestral): fresh noise at every step but the last."""
     for index in range(schedule.total):
         sigma, sigma_next = float(schedule.sigmas[index]), float(schedule.sigmas[index + 1])
-        denoised = denoise(latents, sigma, float(schedule.timesteps[index]))
+        denoised = denoise(latents, sigma, float(schedule.timesteps[index])).guided
         latents = ancestral_step(latents, denoised, sigma, sigma_next, noise)
         latents = after_step(latents, sigma_next, schedule.total - 1 - index)
         yield Step(index, schedule.total, sigma, sigma_next, latents, denoised)
@@ -71,11 +71,11 @@ def heun(
     """Heun's method (Karras et al. 2022, algorithm 1): two model calls a step, one for the last."""
     for index in range(schedule.total):
         sigma, sigma_next = float(schedule.sigmas[index]), float(schedule.sigmas[index + 1])
-        denoised = denoise(latents, sigma, float(schedule.timesteps[index]))
+        denoised = denoise(latents, sigma, float(schedule.timesteps[index])).guided
         if sigma_next > 0.0:
             slope = slope_at(latents, denoised, sigma)
             ahead = latents + slope * (sigma_next - sigma)
-            denoised_ahead = denoise(ahead, sigma_next, float(schedule.timesteps[index + 1]))
+            denoised_ahead = denoise(ahead, sigma_next, float(schedule.timesteps[index + 1])).guided
             slope = (slope + slope_at(ahead, denoised_ahead, sigma_next)) * 0.5
             latents = latents + slope * (sigma_next - sigma)
         else:

@@ -28,7 +28,7 @@ def lcm(
     for index in range(schedule.total):
         sigma, sigma_next = float(schedule.sigmas[index]), float(schedule.sigmas[index + 1])
         timestep = float(schedule.timesteps[index])
-        denoised = denoise(latents, sigma, timestep)
+        denoised = denoise(latents, sigma, timestep).guided
         denoised = consistency_step(latents, denoised, sigma, timestep, schedule.config.timestep_scaling)
         latents = denoised + noise.draw(latents.shape) * sigma_next if sigma_next > 0.0 else denoised
         latents = after_step(latents, sigma_next, schedule.total - 1 - index)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Protocol
 
 from tintype.arrays import Latents
+from tintype.sampling.cfg_pp import dpmpp_2m_cfg_pp, euler_a_cfg_pp, euler_cfg_pp
 from tintype.sampling.ddim import ddim, ddpm, pndm
 from tintype.sampling.dpm import dpmpp_2m, dpmpp_2m_sde, dpmpp_sde
 from tintype.sampling.euler import euler, euler_a, heun
@@ -19,9 +20,9 @@ class Sampler(Protocol):
     """A sampler turns noise into a picture step by step; the caller owns progress and may stop between steps.
 
     `latents` are at the schedule's first sigma (noise * schedule.initial_scale where there is no picture to begin
-    with), `denoise` maps (latents, sigma, timestep) to denoised latents of the
-    same shape, `noise` is drawn from only where the method is stochastic, `after_step` may change
-    what a step gave. No sampler writes into what it was given.
+    with), `denoise` maps (latents, sigma, timestep) to what the model takes the picture to be, `noise` is drawn from
+    only where the method is stochastic, `after_step` may change what a step gave. No sampler writes into what it was
+    given.
     """
 
     def __call__(
@@ -46,4 +47,8 @@ SAMPLERS: dict[str, Sampler] = {
     "dpmpp_sde": dpmpp_sde,
     "unipc": unipc,
     "lcm": lcm,
+    "euler_cfg_pp": euler_cfg_pp,
+    "euler_a_cfg_pp": euler_a_cfg_pp,
+    "dpmpp_2m_cfg_pp": dpmpp_2m_cfg_pp,
 }
+CFG_PP = frozenset(name for name in SAMPLERS if name.endswith("_cfg_pp"))  # guided by scales of 0 to 1

@@ -59,8 +59,18 @@ class Schedule:
     @property
     def model_calls(self) -> int:
         """How often the sampler calls the model over all its steps."""
-        ahead = np.count_nonzero(self.sigmas[1:]) if LAYOUTS[self.sampler].looks_ahead else 0
-        return self.total + int(ahead)
+        return sum(self.calls_in(index) for index in range(self.total))
+
+    def calls_in(self, index: int) -> int:
+        """How often it calls the model in one step."""
+        return 2 if LAYOUTS[self.sampler].looks_ahead and self.sigmas[index + 1] != 0 else 1
+
+    def progress(self, index: int) -> float:
+        """The share of the way from noise to picture that lies before a step, 0 to below 1.
+
+        The whole way has all the steps that were asked for; those that a picture to begin with spares lie before.
+        """
+        return (self.skipped + index) / (self.skipped + self.total)
 
     def timestep_of(self, sigma: float) -> float:
         """The (fractional) training timestep with this noise level, by interpolating log sigma."""

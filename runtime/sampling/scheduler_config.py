@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tintype.errors import BundleError, near_names
-from tintype.sampling.prediction import PREDICTION_TYPES
+from tintype.sampling.parametrization import PREDICTION_TYPES
 
 TIMESTEP_SPACINGS = ("leading", "trailing", "linspace")
 BETA_SCHEDULES = ("linear", "scaled_linear", "squaredcos_cap_v2")

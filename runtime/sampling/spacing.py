@@ -40,12 +40,13 @@ class Layout:
     cuts_cosine_timesteps: bool = False  # on a cosine schedule, karras timesteps are cut off, not rounded
 
 
+_EULER = Layout(variance_exploding=True, may_stop_early=True)
 _EXPLODING = Layout(variance_exploding=True)
 _LOOKING_AHEAD = Layout(variance_exploding=True, looks_ahead=True)
 _DPM = Layout(grid="intervals", whole=True, may_stop_early=True, cuts_cosine_timesteps=True)
 
 LAYOUTS: dict[str, Layout] = {
-    "euler": Layout(variance_exploding=True, may_stop_early=True),
+    "euler": _EULER,
     "euler_a": _EXPLODING,
     "heun": _LOOKING_AHEAD,
     "ddim": Layout(whole=True, spacings=BY_TIMESTEP, default_spacing="leading", by_stride=True),
@@ -62,6 +63,9 @@ LAYOUTS: dict[str, Layout] = {
     "dpmpp_2m_sde": _DPM,
     "dpmpp_sde": _LOOKING_AHEAD,
     "unipc": Layout(grid="intervals", whole=True, may_stop_early=True),
+    "euler_cfg_pp": _EULER,
+    "euler_a_cfg_pp": _EXPLODING,
+    "dpmpp_2m_cfg_pp": _DPM,
     "lcm": Layout(grid="lcm", whole=True, spacings=(), default_spacing="leading"),
 }
 

@@ -13,7 +13,20 @@ from typing import TypeAlias
 
 from tintype.arrays import Latents
 
-Denoise: TypeAlias = Callable[[Latents, float, float], Latents]  # (latents, sigma, timestep) -> denoised latents
+
+@dataclass(frozen=True, slots=True)
+class Denoised:
+    """What the model takes the picture to be, seen from noisy latents; each of their shape."""
+
+    guided: Latents  # what guidance makes of it: where samplers go
+    unconditional: Latents  # without the words, which CFG++ renoises by; the same array where nothing is guided
+
+    @classmethod
+    def unguided(cls, latents: Latents) -> Denoised:
+        return cls(latents, latents)
+
+
+Denoise: TypeAlias = Callable[[Latents, float, float], Denoised]  # (latents, sigma, timestep) -> the picture
 # (latents after a step, their sigma, steps left) -> those that the next step goes on from
 AfterStep: TypeAlias = Callable[[Latents, float, int], Latents]
 

@@ -74,7 +74,7 @@ def unipc(
     order, start = 0, latents
     for index in range(schedule.total):
         sigma, sigma_next = float(schedule.sigmas[index]), float(schedule.sigmas[index + 1])
-        denoised = denoise(latents, sigma, float(schedule.timesteps[index]))
+        denoised = denoise(latents, sigma, float(schedule.timesteps[index])).guided
         if index > 0:
             latents = unipc_step(start, history[-order:], sigma, config.solver_type, denoised)
         history = [*history, (sigma, denoised)][-config.solver_order :]

@@ -13,9 +13,9 @@ from tintype.graphs.resident import ALL_RESIDENT, BoundGraphs, Graphs
 from tintype.memory.mode import PACKED, Mode, Strips, Tiles
 from tintype.memory.plan import ExecutionPlan, Plan
 from tintype.request import ResolvedRequest
-from tintype.sampling import NoiseSource, Schedule, noise_source
+from tintype.sampling import Guidance, NoiseSource, Parametrization, Schedule, noise_source
 from tintype.stages.clock import StageClock
-from tintype.uses import GraphUse
+from tintype.uses import DENOISE, GraphUse
 
 DECODER = "vae_decoder"
 STRIPS_MIB = (32, 8, 4)  # of the decoder's maps, once memory runs out
@@ -42,9 +42,11 @@ class Context:
     request: ResolvedRequest
     bundle: Bundle
     family: Family
+    parametrization: Parametrization
     branches: Sequence[Branch]
+    guidance: Guidance
     tokens: Tokens
-    uses: tuple[GraphUse, ...]
+    uses: tuple[GraphUse, ...]  # that are called, as its plan has it
     schedule: Schedule
     graphs: BoundGraphs
     clock: StageClock
@@ -82,9 +84,11 @@ class Context:
             request=request,
             bundle=model.bundle,
             family=model.family,
+            parametrization=model.parametrization,
             branches=reading.branches,
+            guidance=reading.guidance,
             tokens=reading.tokens,
-            uses=reading.uses,
+            uses=tuple(use for use in reading.uses if not (use.unguided and plan.split_guidance)),
             schedule=reading.schedule,
             graphs=bound,
             clock=StageClock(lambda: bound.load_seconds) if base is None else base.clock,
@@ -104,18 +108,22 @@ class Context:
         """A batch's own, from its first number on."""
         return noise_source(self.request.noise, self.request.seeds[batch.start : batch.stop])
 
-    def use(self, role: str, pictures: int | None = None) -> GraphUse:
-        """The use of a role's graph; pictures: denoised together, where they are fewer than in the first batch."""
-        use = next(use for use in self.uses if use.ref.role == role)
-        if pictures is None or role != "denoiser":
-            return use
-        return replace(use, dims={**use.dims, "batch": pictures * use.branches})
+    def use(self, role: str) -> GraphUse:
+        """The use of a role's graph."""
+        return next(use for use in self.uses if use.ref.role == role)
+
+    def uses_for(self, pictures: int) -> tuple[GraphUse, ...]:
+        """Every use, with so many pictures denoised together: the last batch may have fewer than the first."""
+        return tuple(
+            replace(use, dims={**use.dims, "batch": pictures * use.branches}) if use.phase == DENOISE else use
+            for use in self.uses
+        )
 
     def prepare(self) -> None:
         """Close what has no place in the plan, or begin what is not built yet."""
         graphs, plan, exactness = self.graphs.all, self.graphs.plan, self.request.exactness
         if self.evicts:
-            wanted = [self.use(use.ref.role, len(batch)) for use in self.uses for batch in self.request.batches]
+            wanted = [use for batch in self.request.batches for use in self.uses_for(len(batch))]
             graphs.evict_unplanned(wanted, exactness, plan)
         elif plan == ALL_RESIDENT:
             graphs.begin_builds(self.uses, exactness)

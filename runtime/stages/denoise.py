@@ -9,17 +9,10 @@ import numpy as np
 from tintype.arrays import Arrays, Latents
 from tintype.families.base import Conditioning
 from tintype.graphs.resident import not_finite
-from tintype.sampling import (
-    SAMPLERS,
-    NoiseSource,
-    Step,
-    denoised_from,
-    guide,
-    model_input,
-    rescale_guidance,
-)
+from tintype.sampling import SAMPLERS, Denoised, NoiseSource, Step
 from tintype.stages.context import Context
 from tintype.stages.start import Start
+from tintype.uses import GraphUse
 
 
 def denoise(ctx: Context, conditioning: Conditioning, batch: range, start: Start, noise: NoiseSource) -> Iterator[Step]:
@@ -27,7 +20,7 @@ def denoise(ctx: Context, conditioning: Conditioning, batch: range, start: Start
     latents = start.latents
     denoiser = Denoiser(ctx, conditioning, len(latents), start.inpainting)
     steps = SAMPLERS[ctx.request.sampler](denoiser, latents, ctx.schedule, noise, start.after_step)
-    with ctx.graphs.phase(denoiser.use):
+    with ctx.graphs.phase(*denoiser.uses):
         while True:
             in_graph = ctx.graphs.run_seconds
             with ctx.clock.counting("denoise"):
@@ -46,49 +39,43 @@ def denoise(ctx: Context, conditioning: Conditioning, batch: range, start: Start
 
 
 class Denoiser:
-    """Noisy latents -> denoised latents, for one batch of one run; what a sampler calls `denoise`."""
+    """Noisy latents -> what the model takes the pictures to be, for a batch of a run; what samplers call `denoise`."""
 
     def __init__(
         self, ctx: Context, conditioning: Conditioning, pictures: int, inpainting: Latents | None = None
     ) -> None:
         """pictures: how many are denoised together. inpainting: further channels for each of them, see `Start`."""
-        self.use = ctx.use("denoiser", pictures)
+        self.uses = tuple(use for use in ctx.uses_for(pictures) if use.ref.role == "denoiser")
         self.step = 0  # of the sampler's, how many are done
         self._ctx = ctx
+        self._conditioning, self._pictures = conditioning, pictures
+        self._held: dict[tuple[int, ...], Arrays] = {}  # by the branches of a call, what it is told at every step
         self._inpainting = None if inpainting is None else np.repeat(inpainting, pictures, axis=0)
-        branches = self.use.branches
-        split = ctx.graphs.plan.split_guidance  # a call for each branch in place of one for all
-        rows = [slice(index, index + 1) for index in range(branches)] if split else [slice(None)]
-        self._held: list[Arrays] = [
-            {name: np.repeat(values[part], pictures, axis=0) for name, values in conditioning.items()} for part in rows
-        ]
-        ports = ctx.bundle.graph(self.use.ref.role, self.use.ref.variant).inputs
+        ports = ctx.bundle.graph(self.uses[0].ref.role, self.uses[0].ref.variant).inputs
         timestep = next(port for port in ports if port.name == "timestep")
         self._timestep_type, self._timestep_shape = np.dtype(timestep.dtype), timestep.shape
 
-    def __call__(self, latents: Latents, sigma: float, timestep: float) -> Latents:
-        """Latents at noise level sigma, (batch, channels, height, width) -> what the model takes the pictures to be."""
-        sample = model_input(latents, sigma)
+    def __call__(self, latents: Latents, sigma: float, timestep: float) -> Denoised:
+        """latents: (pictures, channels, height, width), at noise level sigma."""
+        ctx, parametrization = self._ctx, self._ctx.parametrization
+        sample = parametrization.model_input(latents, sigma)
         if self._inpainting is not None:
             sample = np.concatenate([sample, self._inpainting], axis=1)
-        prediction = self._guided(sample, timestep)
-        return denoised_from(prediction, latents, sigma, self._ctx.bundle.manifest.prediction_type)
+        active = ctx.guidance.active(ctx.schedule.progress(self.step))
+        predictions = self._predictions(active, sample, parametrization.timestep(sigma, timestep))
+        return ctx.guidance.combine(
+            predictions, lambda prediction: parametrization.denoised(prediction, latents, sigma)
+        )
 
-    def _guided(self, sample: Latents, timestep: float) -> Latents:
-        """The model's prediction; with guidance one call on a batch twice as large, or two calls."""
-        request, branches = self._ctx.request, self.use.branches
-        sample = np.concatenate([sample] * (branches // len(self._held)))
-        predictions = [self._predict(held, sample, timestep) for held in self._held]
-        prediction = predictions[0] if len(predictions) == 1 else np.concatenate(predictions)
-        if branches == 1:
-            return prediction
-        unconditional, conditional = np.split(prediction, 2)
-        guided = guide(conditional, unconditional, request.guidance_scale)
-        if request.guidance_rescale == 0:
-            return guided
-        return rescale_guidance(guided, conditional, request.guidance_rescale)
+    def _predictions(self, active: tuple[int, ...], sample: Latents, timestep: float) -> dict[int, Latents]:
+        """By branch; all in one call, or each in a call of its own where the plan has guidance split."""
+        if self._ctx.graphs.plan.split_guidance:
+            return {branch: self._call(self.uses[0], (branch,), sample, timestep) for branch in active}
+        use = next(use for use in self.uses if use.branches == len(active))
+        outputs = self._call(use, active, np.concatenate([sample] * len(active)), timestep)
+        return dict(zip(active, np.split(outputs, len(active)), strict=True))
 
-    def _predict(self, held: Arrays, sample: Latents, timestep: float) -> Latents:
+    def _call(self, use: GraphUse, branches: tuple[int, ...], sample: Latents, timestep: float) -> Latents:
         shape = tuple(len(sample) if isinstance(size, str) else size for size in self._timestep_shape)
         inputs = {
             "sample": sample.astype(np.float32, copy=False),
@@ -96,10 +83,18 @@ class Denoiser:
         }
         number, total = self.step + 1, self._ctx.schedule.total
         outputs = self._ctx.graphs.call(
-            self.use,
+            use,
             inputs,
-            held=held,
+            held=self._held_by(branches),
             who=f"the denoiser, in step {number} of {total},",
             since=f" from step {number} on",
         )
         return outputs["out_sample"].astype(np.float32, copy=False)
+
+    def _held_by(self, branches: tuple[int, ...]) -> Arrays:
+        if branches not in self._held:
+            self._held[branches] = {
+                name: np.repeat(values[list(branches)], self._pictures, axis=0)
+                for name, values in self._conditioning.items()
+            }
+        return self._held[branches]

@@ -76,8 +76,7 @@ def provenance_of(ctx: Context, picture: int) -> Provenance:
     graphs, plan = ctx.graphs.all, ctx.graphs.plan.with_mode(DECODER, ctx.decode_modes[0])
     pictures = next(len(batch) for batch in ctx.request.batches if picture in batch)
     builds, kernels = {}, {}
-    for planned in ctx.uses:
-        use = ctx.use(planned.ref.role, pictures)
+    for use in ctx.uses_for(pictures):
         facts = graphs.build_facts(use, graphs.options(use, ctx.request.exactness, plan))
         builds[use.name] = facts.id
         if graphs.target.is_host:

@@ -22,8 +22,8 @@ INPUTS = ("image", "mask", "latents")
 OF_IMAGE_FACTS = ("strength", "fit", "background", "outpaint")
 OF_MASK_FACTS = ("mask_grow", "mask_blur", "keep_outside")
 OF_WORDS = (
-    "prompt", "negative_prompt", "num_inference_steps", "guidance_scale", "guidance_rescale", "width", "height", "seed",
-    "sampler", "sigmas", "eta", "noise", "count", "batch_size", "exactness",
+    "prompt", "negative_prompt", "num_inference_steps", "guidance_scale", "guidance_rescale", "guidance_interval",
+    "width", "height", "seed", "sampler", "sigmas", "eta", "noise", "count", "batch_size", "exactness",
 )  # fmt: skip
 MADE_WITH = Provenance(
     tintype="0",
@@ -64,6 +64,7 @@ def test_nothing_that_was_said_is_changed(manifest):
         num_inference_steps=1,
         guidance_scale=0,
         guidance_rescale=1,
+        guidance_interval="0.2,0.8",
         width=32,
         height=256,
         seed=0,

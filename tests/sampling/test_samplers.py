@@ -12,27 +12,27 @@ import pytest
 
 from tintype.arrays import Latents
 from tintype.sampling import (
-    PREDICTION_TYPES,
+    PARAMETRIZATIONS,
     SAMPLERS,
     SPACINGS,
     Denoise,
+    Denoised,
     NoiseSource,
+    Parametrization,
     Schedule,
     SchedulerConfig,
     Step,
-    denoised_from,
     make_schedule,
-    model_input,
     noise_source,
-    prediction_from,
 )
 from tintype.sampling.spacing import LAYOUTS
+from tintype.sampling.step import model_input
 
 CONFIG = SchedulerConfig(
     beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", steps_offset=1, set_alpha_to_one=True
 )
 BY_TIMESTEP = ("leading", "trailing", "linspace")
-STOCHASTIC = ("euler_a", "ddpm", "dpmpp_2m_sde", "dpmpp_sde", "lcm")
+STOCHASTIC = ("euler_a", "ddpm", "dpmpp_2m_sde", "dpmpp_sde", "lcm", "euler_a_cfg_pp")
 DETERMINISTIC = tuple(name for name in SAMPLERS if name not in STOCHASTIC)
 SHAPE = (2, 4, 5, 6)
 
@@ -50,15 +50,15 @@ def run(denoise: Denoise, schedule: Schedule, noise: NoiseSource | None = None, 
     return list(SAMPLERS[schedule.sampler](denoise, first, schedule, fresh))
 
 
-def bent(latents: Latents, sigma: float, timestep: float) -> Latents:
+def bent(latents: Latents, sigma: float, timestep: float) -> Denoised:
     """Some denoiser that is not a straight line."""
     seen = model_input(latents, sigma)
-    return np.tanh(seen + 0.3 * np.roll(seen, 1, axis=-1)) * np.float32(1.0 - timestep / 2000.0)
+    return Denoised.unguided(np.tanh(seen + 0.3 * np.roll(seen, 1, axis=-1)) * np.float32(1.0 - timestep / 2000.0))
 
 
-def gaussian(latents: Latents, sigma: float, timestep: float) -> Latents:
+def gaussian(latents: Latents, sigma: float, timestep: float) -> Denoised:
     """The perfect denoiser of pictures whose every cell is a standard normal."""
-    return latents * (1.0 / (1.0 + sigma**2))
+    return Denoised.unguided(latents * (1.0 / (1.0 + sigma**2)))
 
 
 def spacings_of(sampler: str) -> tuple[str | None, ...]:
@@ -77,7 +77,7 @@ def test_a_perfect_denoiser_recovers_the_image(sampler: str, spacing: str | None
         spacing = "leading"  # pndm steps by T // n, and linspace's timesteps don't lie on that
     image = np.random.default_rng(0).normal(size=SHAPE).astype(np.float32)
     schedule = make_schedule(CONFIG, sampler, steps, spacing)
-    last = run(lambda *_: image, schedule)[-1]
+    last = run(lambda *_: Denoised.unguided(image), schedule)[-1]
     # lcm keeps a trace of its input, the less the later its last timestep.
     tolerance = 1e-4 if sampler == "lcm" else 2e-5
     np.testing.assert_allclose(schedule.to_model_space(last.latents), image, atol=tolerance, rtol=0)
@@ -92,9 +92,9 @@ def test_zero_terminal_snr_recovers_the_image_from_pure_noise(sampler: str) -> N
         assert schedule.sigmas[0] > 4000.0
         seen: list[float] = []
 
-        def denoise(latents: Latents, sigma: float, timestep: float, seen: list[float] = seen) -> Latents:
+        def denoise(latents: Latents, sigma: float, timestep: float, seen: list[float] = seen) -> Denoised:
             seen.append(float(model_input(latents, sigma).std()))
-            return image
+            return Denoised.unguided(image)
 
         last = run(denoise, schedule)[-1]
         assert seen[0] == pytest.approx(1.0, abs=0.2)
@@ -146,7 +146,7 @@ def test_a_picture_does_not_depend_on_its_batch(sampler: str) -> None:
 def test_steps_are_counted_and_follow_one_another(sampler: str, steps: int) -> None:
     calls = 0
 
-    def counting(latents: Latents, sigma: float, timestep: float) -> Latents:
+    def counting(latents: Latents, sigma: float, timestep: float) -> Denoised:
         nonlocal calls
         calls += 1
         return bent(latents, sigma, timestep)
@@ -171,7 +171,7 @@ def test_a_schedule_knows_how_often_its_sampler_calls_the_model(sampler: str, st
     for config, spacing, eta in itertools.product((CONFIG, early), (None, *LAYOUTS[sampler].spacings), etas):
         calls = 0
 
-        def counting(latents: Latents, sigma: float, timestep: float) -> Latents:
+        def counting(latents: Latents, sigma: float, timestep: float) -> Denoised:
             nonlocal calls
             calls += 1
             return bent(latents, sigma, timestep)
@@ -191,7 +191,7 @@ def test_a_step_is_frozen() -> None:
 def test_stopping_makes_no_further_call(sampler: str) -> None:
     calls = 0
 
-    def counting(latents: Latents, sigma: float, timestep: float) -> Latents:
+    def counting(latents: Latents, sigma: float, timestep: float) -> Denoised:
         nonlocal calls
         calls += 1
         return bent(latents, sigma, timestep)
@@ -209,11 +209,13 @@ def test_stopping_makes_no_further_call(sampler: str) -> None:
 @pytest.mark.parametrize("sampler", [name for name in SAMPLERS if name != "pndm"])
 def test_how_a_model_words_its_prediction_makes_no_difference(sampler: str) -> None:
     results = []
-    for prediction_type in PREDICTION_TYPES:
+    for parametrization in PARAMETRIZATIONS.values():
 
-        def denoise(latents: Latents, sigma: float, timestep: float, kind: str = prediction_type) -> Latents:
-            prediction = prediction_from(bent(latents, sigma, timestep), latents, sigma, kind)
-            return denoised_from(prediction, latents, sigma, kind)
+        def denoise(
+            latents: Latents, sigma: float, timestep: float, kind: Parametrization = parametrization
+        ) -> Denoised:
+            prediction = kind.prediction(bent(latents, sigma, timestep).guided, latents, sigma)
+            return Denoised.unguided(kind.denoised(prediction, latents, sigma))
 
         results.append(run(denoise, make_schedule(CONFIG, sampler, 8))[-1].latents)
     for result in results[1:]:

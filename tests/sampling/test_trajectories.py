@@ -18,16 +18,18 @@ import pytest
 
 from tintype.arrays import Latents
 from tintype.sampling import (
+    CFG_PP,
+    PARAMETRIZATIONS,
     SAMPLERS,
     SPACINGS,
+    Denoised,
     NoiseSource,
     Schedule,
     SchedulerConfig,
-    denoised_from,
     make_schedule,
-    model_input,
     noise_source,
 )
+from tintype.sampling.step import model_input
 
 torch = pytest.importorskip("torch")
 diffusers = pytest.importorskip("diffusers")
@@ -70,6 +72,7 @@ SCHEDULERS: dict[str, tuple[str, dict[str, Any]]] = {
     "unipc": ("UniPCMultistepScheduler", {}),
     "lcm": ("LCMScheduler", {}),
 }
+assert SAMPLERS.keys() == SCHEDULERS.keys() | CFG_PP  # diffusers has no CFG++; see tests/sampling/test_cfg_pp.py
 # diffusers' schedulers that start from sigma * noise, and those that call the model twice a step.
 EXPLODING = ("euler", "euler_a", "heun", "dpmpp_sde")
 TWO_CALLS = ("heun", "dpmpp_sde")
@@ -87,9 +90,11 @@ def fake_model(seen: Latents, timestep: float) -> Latents:
 def our_trajectory(config: SchedulerConfig, schedule: Schedule, noise: NoiseSource) -> list[Latents]:
     """Latents after each step, scaled as diffusers keeps them."""
 
-    def denoise(latents: Latents, sigma: float, timestep: float) -> Latents:
-        prediction = fake_model(model_input(latents, sigma), timestep)
-        return denoised_from(prediction, latents, sigma, config.prediction_type)
+    kind = PARAMETRIZATIONS[config.prediction_type]
+
+    def denoise(latents: Latents, sigma: float, timestep: float) -> Denoised:
+        prediction = fake_model(kind.model_input(latents, sigma), kind.timestep(sigma, timestep))
+        return Denoised.unguided(kind.denoised(prediction, latents, sigma))
 
     latents = noise.draw(SHAPE) * schedule.initial_scale
     steps = list(SAMPLERS[schedule.sampler](denoise, latents, schedule, noise))
@@ -151,7 +156,7 @@ def their_trajectory(scheduler: Any, sampler: str, noise: NoiseSource, **step_se
 
 
 def cases() -> Iterator[Any]:
-    for sampler in SAMPLERS:
+    for sampler in SCHEDULERS:
         spacings: tuple[str | None, ...] = SPACINGS
         if sampler in ("ddim", "ddpm", "pndm"):
             spacings = BY_TIMESTEP
@@ -239,7 +244,7 @@ def test_zero_terminal_snr_is_that_of_diffusers(
 
 
 @pytest.mark.parametrize("betas", [{"beta_schedule": "linear"}, {"beta_schedule": "squaredcos_cap_v2"}], ids=str)
-@pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.parametrize("sampler", SCHEDULERS)
 def test_other_noise_schedules_are_those_of_diffusers(
     sampler: str, betas: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -294,7 +299,7 @@ def test_unipc_of_every_order_is_that_of_diffusers(
     assert worst_difference("unipc", "leading", 10, settings, monkeypatch) < ATOL
 
 
-@pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.parametrize("sampler", SCHEDULERS)
 def test_without_a_spacing_the_scheduler_has_its_own(sampler: str, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = {key: value for key, value in CONFIG.items() if key != "timestep_spacing"}
     assert worst_difference(sampler, None, 6, settings, monkeypatch) < ATOL
@@ -309,7 +314,7 @@ def test_a_checkpoint_may_ask_for_karras(sampler: str, monkeypatch: pytest.Monke
 ONE_TOO_MANY = (61, 103, 998)
 
 
-@pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.parametrize("sampler", SCHEDULERS)
 def test_timesteps_of_any_number_of_steps_are_those_of_diffusers(sampler: str, monkeypatch: pytest.MonkeyPatch) -> None:
     config = SchedulerConfig.from_json(CONFIG)
     for spacing in (None,) if sampler == "lcm" else BY_TIMESTEP:
