@@ -21,9 +21,9 @@ from tintype.sampling.spacing import (
     LAYOUTS,
     SPACINGS,
     Layout,
+    sigmas_by_stride,
     sigmas_of,
     spaced_timesteps,
-    timesteps_by_stride,
     timesteps_for,
     timesteps_of,
 )
@@ -121,9 +121,11 @@ def make_schedule(
     last = _last_sigma(config, layout, training_sigmas)
     skipped = len(timesteps) - _taken(num_inference_steps, strength)
     stride = config.num_train_timesteps // len(timesteps)
+    if layout.begins_twice:
+        timesteps = np.insert(timesteps, 1, timesteps[1:2])
     timesteps, sigmas = timesteps[skipped:], sigmas[skipped:]
     if layout.by_stride:
-        timesteps, sigmas_from, sigmas_to = timesteps_by_stride(layout, timesteps, stride, last, training_sigmas)
+        sigmas_from, sigmas_to = sigmas_by_stride(layout, timesteps, stride, last, training_sigmas)
         sigmas = np.append(sigmas_of(timesteps, training_sigmas), last)
     else:
         sigmas = np.append(sigmas, last)

@@ -118,28 +118,27 @@ def exponential_sigmas(first: float, last: float, count: int) -> NDArray[np.floa
     return np.exp(np.linspace(math.log(first), math.log(last), count))
 
 
-def timesteps_by_stride(
+def sigmas_by_stride(
     layout: Layout,
     timesteps: NDArray[np.float64],
     stride: int,
     last: float,
     training_sigmas: NDArray[np.float64],
-) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
-    """Timesteps, sigmas_from and sigmas_to of ddim and pndm, which step by a stride wherever the next timestep lies.
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """sigmas_from and sigmas_to of ddim and pndm, which step by a stride wherever the next timestep lies.
 
     stride: of T training timesteps and n steps of the whole way, T // n.
 
-    pndm begins with a step of Heun's kind: its second timestep is called twice, and the second call redoes the first
-    step with the mean of both slopes.
+    pndm begins with a step of Heun's kind: its second call redoes the first step with the mean of both slopes, and its
+    list has the second timestep of the whole way twice. Of a picture to begin with it begins one entry of that list
+    earlier than others, and where it leaves the double out it redoes its first step all the same, as diffusers does.
     """
     twice = layout.begins_twice and len(timesteps) > 1
-    if twice:
-        timesteps = np.insert(timesteps, 1, timesteps[1])
     start, end = timesteps.copy(), timesteps - stride
     if twice:
         start[1], end[1] = timesteps[1] + stride, timesteps[1]
     sigmas_to = np.where(end >= 0, sigmas_of(np.maximum(end, 0.0), training_sigmas), last)
-    return timesteps, sigmas_of(start, training_sigmas), sigmas_to
+    return sigmas_of(start, training_sigmas), sigmas_to
 
 
 def sigmas_of(timesteps: NDArray[np.float64], training_sigmas: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from edit_parity import GATE_DB, MARKS, SCHEDULERS, SEED, asked, mask, take_the_encoders_mean, theirs
+from edit_parity import GATE_DB, MARKS, SEED, asked, mask, take_the_encoders_mean, theirs
 from pictures import PROMPT, photo, psnr_db
 from PIL import Image, ImageDraw, ImageFilter
 
@@ -54,7 +54,7 @@ def assert_same(made: Any, expected: np.ndarray) -> None:
 
 @pytest.mark.parametrize("size", [(64, 64), (96, 40)], ids=str)
 @pytest.mark.parametrize("strength", [0.75, 1.0])
-@pytest.mark.parametrize("sampler", SCHEDULERS)
+@pytest.mark.parametrize("sampler", ["euler", "ddim", "dpmpp_2m"])
 def test_inpainting_is_that_of_diffusers(pair, sampler, strength, size):
     ours, reference = pair
     made = ours.generate(PROMPT, mask=mask(*size), **asked(size, strength, sampler)).image

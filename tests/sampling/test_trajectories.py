@@ -305,6 +305,28 @@ def test_without_a_spacing_the_scheduler_has_its_own(sampler: str, monkeypatch: 
     assert worst_difference(sampler, None, 6, settings, monkeypatch) < ATOL
 
 
+@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
+@pytest.mark.parametrize(
+    ("steps", "strength"), [(2, 0.5), (3, 0.34), (10, 0.1), (10, 0.2), (10, 0.5), (10, 0.8), (10, 0.9), (7, 0.75)]
+)
+def test_pndm_begins_with_a_picture_where_diffusers_does(
+    steps: int, strength: float, prediction: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its list of timesteps has one twice, from which diffusers' pipelines leave out as much as of any other."""
+    settings = {**CONFIG, "prediction_type": prediction}
+    config, taken = SchedulerConfig.from_json(settings), int(steps * strength)
+    schedule = make_schedule(config, "pndm", steps, strength=strength)
+    scheduler = build_scheduler("pndm", settings, monkeypatch, BrokenNoise())
+    scheduler.set_timesteps(steps)
+    scheduler.timesteps = scheduler.timesteps[steps - taken :]
+    assert (schedule.total, schedule.skipped) == (taken + 1, steps - taken)
+    mine = our_trajectory(config, schedule, noise_source("numpy", SEEDS))
+    theirs = their_trajectory(scheduler, "pndm", noise_source("numpy", SEEDS))
+    np.testing.assert_array_equal(schedule.timesteps, scheduler.timesteps.numpy())
+    assert len(mine) == len(theirs) == taken + 1
+    assert max(float(np.abs(a - b).max()) for a, b in zip(mine, theirs, strict=True)) < ATOL
+
+
 @pytest.mark.parametrize("sampler", ["euler", "dpmpp_2m", "ddim"])
 def test_a_checkpoint_may_ask_for_karras(sampler: str, monkeypatch: pytest.MonkeyPatch) -> None:
     assert worst_difference(sampler, None, 6, {**CONFIG, "use_karras_sigmas": True}, monkeypatch) < ATOL

@@ -16,6 +16,7 @@ SCHEDULERS: dict[str, tuple[str, dict[str, Any]]] = {
     "euler": ("EulerDiscreteScheduler", {}),
     "ddim": ("DDIMScheduler", {"clip_sample": False}),
     "dpmpp_2m": ("DPMSolverMultistepScheduler", {}),
+    "pndm": ("PNDMScheduler", {"skip_prk_steps": True}),  # whose second call redoes the first step
 }
 MARKS = [
     pytest.mark.reference,
