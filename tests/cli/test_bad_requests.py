@@ -22,6 +22,8 @@ REFUSED = {
     "guidance infinite": (["--guidance-scale", "-inf"], ["guidance_scale -inf"]),
     "guidance in words": (["--guidance-scale", "strong"], ["'strong'"]),
     "rescale nan": (["--guidance-rescale", "nan"], ["guidance_rescale nan"]),
+    "guidance interval backwards": (["--guidance-interval", "0.8,0.2"], ["guidance_interval '0.8,0.2'", "0.2,0.8"]),
+    "interval of no guidance": (["--guidance-interval", "0,1", "--guidance-scale", "1"], ["guidance_scale of 1"]),
     "unknown sampler": (["--sampler", "eulr"], ["sampler 'eulr'", "did you mean euler"]),
     "sampler like nothing": (["--sampler", "zzzzzz"], ["choose one of", "dpmpp_2m"]),
     "unknown sigmas": (["--sigmas", "karas"], ["sigmas 'karas'", "did you mean karras"]),

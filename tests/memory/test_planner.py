@@ -145,6 +145,18 @@ def test_guidance_is_split_where_one_call_for_both_does_not_fit():
     assert plan.execution.split_guidance
 
 
+@pytest.mark.parametrize("budget", [700, 3500])
+def test_guidance_is_split_where_some_steps_have_one_prompt_alone(budget):
+    """One build then serves the steps of two prompts and those of one, however much memory there is."""
+    needs = (NEEDS[0], dataclasses.replace(NEEDS[1], unguided_calls=4), NEEDS[2])
+    plan = make_plan(needs, BASE, budget * MIB, costs)
+    denoiser = plan.stages[1]
+    assert denoiser.split_guidance
+    assert denoiser.calls == 2 * 10 + 4
+    assert plan.most_bytes <= budget * MIB * MARGIN
+    assert plan.execution.split_guidance
+
+
 def test_split_guidance_holds_what_depends_on_the_prompt_twice():
     def with_held(candidate):
         held = 20 * MIB if candidate.role == "denoiser" else 0

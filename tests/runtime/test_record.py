@@ -78,6 +78,12 @@ def test_the_parameters_are_as_a1111_writes_them(record):
         "Steps: 20, Sampler: DPM++ 2M, Schedule type: Karras, CFG scale: 7.5, Seed: 8, Size: 64x64, "
     )
     assert "RNG: NV" in facts
+    assert "CFG Interval" not in facts
+
+
+def test_an_interval_of_guidance_stands_in_the_parameters(record):
+    request = dataclasses.replace(record.request, guidance_interval="0.2,0.8")
+    assert 'CFG Interval: "0.2,0.8", ' in parameters_text(request, record.made_with, record.seed)
 
 
 def test_every_sampler_and_noise_has_a_name_there():

@@ -178,6 +178,23 @@ def test_what_a_record_keeps_is_asked_for_again(manifest):
         assert getattr(again, name) == getattr(said, name)
 
 
+def test_cfg_pp_has_a_measure_of_its_own(manifest):
+    """0.6 for what the bundle has by default, unless that is no guidance; what is said is done."""
+    names = ("euler_cfg_pp", "euler_a_cfg_pp", "dpmpp_2m_cfg_pp")
+    assert {resolve(Request(prompt="", sampler=name), manifest).guidance_scale for name in names} == {0.6}
+    assert resolve(Request(prompt="", sampler="euler"), manifest).guidance_scale == 7.5
+    assert resolve(Request(prompt="", sampler="euler_cfg_pp", guidance_scale=2), manifest).guidance_scale == 2.0
+    for off in (0.0, 1.0):
+        default = dataclasses.replace(manifest.default_request, guidance_scale=off, sampler="euler_cfg_pp")
+        distilled = dataclasses.replace(manifest, default_request=default)
+        assert resolve(Request(prompt=""), distilled).guidance_scale == off
+
+
+@pytest.mark.parametrize("value", ["", "0.2", "0.8,0.2", "0.2,1.5", (0.2, 0.8), 0.5, b"0,1"])
+def test_impossible_guidance_intervals(manifest, value):
+    refused(manifest, "guidance_interval", guidance_interval=value)
+
+
 @pytest.mark.parametrize("steps", [0, -1, 1001, 10**30])
 def test_impossible_steps(manifest, steps):
     refused(manifest, "num_inference_steps", "1 to 1,000", num_inference_steps=steps)
@@ -220,6 +237,7 @@ def test_impossible_sizes_name_the_nearest_possible_ones(manifest, width, near):
     ("field", "value", "near"),
     [
         ("sampler", "euler_b", "euler_a"),
+        ("sampler", "euler_ancestral_cfg_pp", "euler_a_cfg_pp"),
         ("sampler", "DPM++ 2M", "dpmpp_2m"),
         ("sampler", 3, "dpmpp_2m"),
         ("sigmas", "karas", "karras"),
