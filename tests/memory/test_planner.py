@@ -10,7 +10,7 @@ from tintype.costs import Costs
 from tintype.errors import MemoryBudgetError
 from tintype.memory.budget import MemoryLimits, parse_memory
 from tintype.memory.mode import MAPPED, MIB, PACKED, Mode, Segments, Strips, Tiles, parse_mode
-from tintype.memory.planner import MARGIN, Candidate, Need, device_modes, make_plan, modes_for
+from tintype.memory.planner import MARGIN, Candidate, Need, device_modes, faster_plan, make_plan, modes_for
 from tintype.memory.reckoning import Correction, reckon
 
 BASE = 60 * MIB
@@ -155,6 +155,51 @@ def test_guidance_is_split_where_some_steps_have_one_prompt_alone(budget):
     assert denoiser.calls == 2 * 10 + 4
     assert plan.most_bytes <= budget * MIB * MARGIN
     assert plan.execution.split_guidance
+
+
+UNGUIDED = Need(role="denoiser.unguided", modes=(PACKED,), opens=1, calls=4)
+WHOLE = tuple(
+    dataclasses.replace(need, modes=(PACKED,), can_split=False) for need in (*NEEDS[:2], UNGUIDED, NEEDS[2])
+)
+SPLIT = (NEEDS[0], dataclasses.replace(NEEDS[1], unguided_calls=4), NEEDS[2])
+
+
+def split_costs(seconds):
+    """A call with one prompt takes so long; one with two, one second."""
+    return lambda candidate: dataclasses.replace(
+        costs(candidate),
+        call_seconds=seconds if candidate.split_guidance or candidate.role == UNGUIDED.role else 1.0,
+    )
+
+
+@pytest.mark.parametrize(
+    ("seconds", "budget", "names"),
+    [
+        (0.9, 5000, {"denoiser", "denoiser.unguided"}),  # 10 + 4 * .9 rather than 24 * .9
+        (0.9, 3500, {"denoiser"}),  # both don't fit
+        (0.45, 5000, {"denoiser"}),  # a graph less to open, and no call is slower
+    ],
+)
+def test_two_shapes_of_a_graph_are_kept_where_they_fit_and_are_faster(seconds, budget, names):
+    known = split_costs(seconds)
+    plan = faster_plan(make_plan(SPLIT, BASE, budget * MIB, known), WHOLE, known)
+    assert {stage.role for stage in plan.stages} - {"text_encoder", "vae_decoder"} == names
+    assert plan.execution.split_guidance == (len(names) == 1)
+    assert plan.most_bytes <= budget * MIB * MARGIN
+    assert plan.keep
+
+
+def test_a_shape_that_is_reckoned_not_to_fit_is_not_measured():
+    known = split_costs(0.9)
+    plan = make_plan(SPLIT, BASE, 3500 * MIB, known)
+
+    def reckoned(candidate):
+        return dataclasses.replace(known(candidate), measured=False)
+
+    def measure(candidate):
+        raise AssertionError(f"{candidate} is measured")
+
+    assert faster_plan(plan, WHOLE, reckoned, measure) is plan
 
 
 def test_split_guidance_holds_what_depends_on_the_prompt_twice():

@@ -110,8 +110,9 @@ def test_in_two_calls_a_step_it_is_the_same_picture(pipeline):
     assert pipeline.reproduce(run.result.record).image.tobytes() == run.result.image.tobytes()
 
 
-def test_within_a_budget_one_build_serves_all_steps(tiny_bundle, pipeline):
-    with tintype.load(tiny_bundle, provider="cpu", memory="2GiB", threads=1) as bounded:
+def test_where_a_budget_has_no_room_for_both_shapes_one_build_serves_all_steps(tiny_bundle, pipeline):
+    both = pipeline.plan(PROMPT, **HALF).most_bytes  # more than a plan may fill of that
+    with tintype.load(tiny_bundle, provider="cpu", memory=both, threads=1) as bounded:
         plan = bounded.plan(PROMPT, **HALF)
         made = bounded.generate(PROMPT, **HALF)
         session = {name for name in bounded.graphs._sessions if name.startswith("denoiser")}
@@ -124,6 +125,19 @@ def test_within_a_budget_one_build_serves_all_steps(tiny_bundle, pipeline):
     assert made.record.made_with.split_guidance
     assert made.plan.execution == plan.execution
     assert psnr_db(made.image, pipeline.generate(PROMPT, **HALF).image) >= 60.0
+    assert pipeline.reproduce(made.record).image.tobytes() == made.image.tobytes()
+
+
+def test_where_it_has_room_the_faster_of_both_ways_is_taken(tiny_bundle, pipeline):
+    both = pipeline.plan(PROMPT, **HALF)
+    with tintype.load(tiny_bundle, provider="cpu", memory="2GiB", threads=1) as bounded:
+        plan = bounded.plan(PROMPT, **HALF)
+        made = bounded.generate(PROMPT, **HALF)
+        sessions = {name for name in bounded.graphs._sessions if name.startswith("denoiser")}
+    assert plan.measured
+    assert plan.seconds + plan.warm_seconds <= both.seconds + both.warm_seconds
+    assert sessions == {stage.role for stage in plan.stages if stage.role.startswith("denoiser")}
+    assert set(made.record.made_with.builds) == {stage.role for stage in plan.stages}
     assert pipeline.reproduce(made.record).image.tobytes() == made.image.tobytes()
 
 
