@@ -158,9 +158,7 @@ def test_guidance_is_split_where_some_steps_have_one_prompt_alone(budget):
 
 
 UNGUIDED = Need(role="denoiser.unguided", modes=(PACKED,), opens=1, calls=4)
-WHOLE = tuple(
-    dataclasses.replace(need, modes=(PACKED,), can_split=False) for need in (*NEEDS[:2], UNGUIDED, NEEDS[2])
-)
+WHOLE = tuple(dataclasses.replace(need, modes=(PACKED,), can_split=False) for need in (*NEEDS[:2], UNGUIDED, NEEDS[2]))
 SPLIT = (NEEDS[0], dataclasses.replace(NEEDS[1], unguided_calls=4), NEEDS[2])
 
 
