@@ -23,7 +23,6 @@ import sys
 from pathlib import Path
 import tintype
 from tintype.errors import ProviderError
-from tintype.request import make_request, resolve
 
 signal, keep = Path(sys.argv[1]), sys.argv[2] == "keep"
 pipeline = tintype.load("postcard", provider="webgpu")
@@ -34,8 +33,9 @@ next(run)
 signal.touch()
 other = tintype.load("postcard", provider="webgpu")
 if keep:
-    small = resolve(make_request("a boat", dict(width=32, height=32)), other.bundle.manifest)
-    held = other.open("vae_decoder", other.options("vae_decoder", small))
+    small = other.context(other.resolve(tintype.Request(prompt="a boat", width=32, height=32)))
+    use = small.use("vae_decoder")
+    held = other.graphs.open(use, other.graphs.options(use, "exact"), None)
 for what in ("lost", "still lost"):
     try:
         list(run) if what == "lost" else pipeline.generate("a boat", **request)
