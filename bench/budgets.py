@@ -8,102 +8,105 @@ Its peak is the most that it had resident (VmHWM), as the system tells, with wha
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import json
-import os
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import click
 import numpy as np
-from PIL import Image
 
-from tintype.bench.figures import Verdict, bar_lines, picture_psnr_db, verdict
-from tintype.bench.options import Sizes, command_help, count_option, results_option, threads_option
+from tintype.bench.command import read_timings
+from tintype.bench.comparison import Bar, Comparison
+from tintype.bench.job import Job, generate_arguments, picture_arguments
+from tintype.bench.options import count_option, folder_argument, measurement, sizes_option
 from tintype.bench.process import Run, run_process, tintype_command
 from tintype.bench.report import Report
-from tintype.bench.runner import Answer, Command, Measured, Schedule, measure
+from tintype.bench.runner import Answer, Command, Schedule
 from tintype.bundle import open_bundle
 
-PREDICTED = 0.10  # how far a prediction may be off, of what was measured
-SAME_DB = 60.0
 PROMPT = "a lighthouse on a cliff in the evening"
 MIB = 2**20
 MOST_PASSES = 6  # in which plans settle
+UNLIMITED = "no budget"
+BARS = (
+    Bar(figure="used", statistic="largest", at_most=1.0, what="most of a budget that was used"),
+    Bar(figure="prediction_off", statistic="largest", at_most=0.10, what="worst prediction of a peak"),
+    Bar(figure="psnr_db", statistic="smallest", at_least=60.0, what="worst picture, dB"),
+)
 
 Plan = dict[str, Any]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Sweep:
-    """What is measured. budgets: how many; given: budgets in bytes, beside the smallest, in place of a spread.
-
-    slowest: by budget the most time it may take, the time without a budget being 1.
-    """
-
-    bundle: Path
-    budgets: int
-    rounds: int
-    given: tuple[int, ...] = ()
-    slowest: Mapping[int, float] = field(default_factory=dict)
-    options: tuple[str, ...] = ()  # of `tintype plan` and `tintype generate` alike
-
-    def plan(self, budget: int | None, size: str) -> Plan:
-        """Within a budget, built and measured; `plan` is None where it is refused, with `message` and `least_bytes`."""
-        command = tintype_command("plan", str(self.bundle), "--json", *self._options(budget, size))
-        answer: Plan = json.loads(run_process(command, refusable=True).stdout)
-        if "error" not in answer:
-            return answer
-        if "least_bytes" not in answer["error"]:
-            raise click.ClickException(f"tintype plan failed: {answer['error']['message']}")
-        return {"plan": None, **answer["error"]}
-
-    def picture(self, budget: int | None, size: str, path: Path) -> Command:
-        """A picture within a budget, to a file."""
-        asked = (PROMPT, "--model", str(self.bundle), "-o", str(path), "--seed", "7", "--json")
-        return Command(tintype_command("generate", *asked, *self._options(budget, size)), output=path, read=_read)
-
-    def _options(self, budget: int | None, size: str) -> list[str]:
-        return ["--size", size, *self.options, *([] if budget is None else ["--memory", str(budget)])]
-
-
-def _read(run: Run) -> Answer:
-    """Memory without children: one that still had to build is no part of the budget."""
-    timings = json.loads(run.stdout)["timings"]
-    seconds = {name: round(value, 3) for name, value in timings.items() if name.endswith("_seconds")}
-    return {"peak_rss_bytes": run.own_peak_bytes, "device_bytes": timings["device_bytes"], **seconds}
+@measurement(
+    "budgets",
+    folder_argument("bundle", cache="../cache"),
+    sizes_option("512x512"),
+    count_option("--budgets", default=20, least=2, help="How many, spread evenly."),
+    click.option(
+        "--given",
+        default="",
+        help="Budgets in MiB with commas between, beside the smallest, in place of a spread; each may be followed by a "
+        "colon and the most time it may take, the time without a budget being 1: 1024:1.5,2048:1.15.",
+    ),
+    count_option("--steps", default=2, help="Denoising steps."),
+    click.option("--exactness", type=click.Choice(["exact", "balanced"]), default="exact", show_default=True),
+    click.option(
+        "--provider", "device", default="cpu", show_default=True, help="What computes, as in tintype generate."
+    ),
+    rounds=1,
+    help=__doc__,
+)
+def main(
+    report: Report, scratch: Path, schedule: Schedule, *, bundle: Path, sizes: Sequence[tuple[int, int]], budgets: int,
+    given: str, steps: int, **fields: Any,
+) -> None:  # fmt: skip
+    wanted, slowest = given_budgets(given)
+    report.names.append(open_bundle(bundle).name)
+    for width, height in sizes:
+        job = Job(model=str(bundle), prompt=PROMPT, num_inference_steps=steps, width=width, height=height, **fields)
+        plans = settled_plans(job, budgets, wanted)
+        part = comparison(job, plans, slowest, schedule, scratch).run(scratch)
+        for name, figures in part["peers"].items():
+            figures["plan"] = plans[name]
+        report.add(f"{width}x{height}", part)
+    plot(report, report.path(".svg"))
 
 
-def measure_size(sweep: Sweep, size: str) -> dict[str, Any]:
-    """A row for each budget, none at all first, and the bars."""
-    unlimited = _possible(sweep.plan(None, size), None)
-    smallest = smallest_budget(lambda budget: sweep.plan(budget, size))
-    largest = max(unlimited["peak_bytes"], unlimited["warm_bytes"])
-    wanted = spread(smallest, int(largest * 1.05), sweep.budgets)
-    if sweep.given:
-        wanted = (smallest, *(budget for budget in sweep.given if budget > smallest))
-    plans = settled(lambda: {budget: _possible(sweep.plan(budget, size), budget) for budget in wanted})
-    with tempfile.TemporaryDirectory(prefix="tintype-bench-") as scratch:
-        paths = {budget: Path(scratch) / f"{budget}.png" for budget in (None, *wanted)}
-        commands = {str(budget): sweep.picture(budget, size, path) for budget, path in paths.items()}
-        measured = measure(commands, Schedule(rounds=sweep.rounds))
-        pictures = {budget: np.asarray(Image.open(path)) for budget, path in paths.items()}
-    whole = _seconds(measured[str(None)])
-    table = [
-        _row(budget, unlimited if budget is None else plans[budget], measured[str(budget)], whole)
-        | {"psnr_db": round(picture_psnr_db(pictures[None], picture), 2)}
-        for budget, picture in pictures.items()
-    ]
-    return {"smallest_budget_bytes": smallest, "budgets": table, "bars": judge(table, sweep.slowest)}
+def settled_plans(job: Job, count: int, given: Sequence[int]) -> dict[str, Plan]:
+    """By a budget's name what was planned within it, none at all first, then the smallest; those given or a spread."""
+    unlimited = {UNLIMITED: possible(job)}
+    smallest = smallest_budget(lambda budget: plan(job, budget))
+    largest = max(unlimited[UNLIMITED]["peak_bytes"], unlimited[UNLIMITED]["warm_bytes"])
+    wanted = (smallest, *(budget for budget in given if budget > smallest))
+    wanted = wanted if given else spread(smallest, int(largest * 1.05), count)
+    return unlimited | settled(lambda: {budget_name(budget): possible(job, budget) for budget in wanted})
 
 
-def _possible(answer: Plan, budget: int | None) -> Plan:
+def plan(job: Job, budget: int | None = None) -> Plan:
+    """Within a budget, built and measured; `plan` is None where it is refused, with `message` and `least_bytes`."""
+    command = tintype_command("plan", job.model, "--json", *plan_arguments(job, budget))
+    answer: Plan = json.loads(run_process(command, refusable=True).stdout)
+    if "error" not in answer:
+        return answer
+    if "least_bytes" not in answer["error"]:
+        raise click.ClickException(f"tintype plan failed: {answer['error']['message']}")
+    return {"plan": None, **answer["error"]}
+
+
+def plan_arguments(job: Job, budget: int | None) -> list[str]:
+    steps = ["--num-inference-steps", str(job.num_inference_steps)]
+    return [*picture_arguments(job), *steps, *([] if budget is None else ["--memory", str(budget)])]
+
+
+def possible(job: Job, budget: int | None = None) -> Plan:
+    """A plan with the budget it is within. ClickException where there is none."""
+    answer = plan(job, budget)
     if answer["plan"] is None:
-        raise click.ClickException(f"no plan within {_name(budget)}: {answer['message']}")
-    return dict(answer["plan"])
+        raise click.ClickException(f"no plan within {budget_name(budget)}: {answer['message']}")
+    return {**answer["plan"], "budget_bytes": budget}
 
 
 def smallest_budget(plan: Callable[[int], Plan]) -> int:
@@ -114,7 +117,7 @@ def smallest_budget(plan: Callable[[int], Plan]) -> int:
     return least
 
 
-def settled(make: Callable[[], dict[int, Plan]]) -> dict[int, Plan]:
+def settled(make: Callable[[], dict[str, Plan]]) -> dict[str, Plan]:
     """Plans that making them again does not change: what one measures may make another one better."""
     plans = make()
     for _ in range(MOST_PASSES):
@@ -130,114 +133,71 @@ def _decided(plan: Mapping[str, Any]) -> tuple[Any, ...]:
     return (plan["resident_together"], *stages)
 
 
+def comparison(
+    job: Job, plans: Mapping[str, Plan], slowest: Mapping[str, float], schedule: Schedule, scratch: Path
+) -> Comparison:
+    """A picture within each budget. slowest: by a budget's name the most time, that without a budget being 1."""
+    commands = {}
+    for name, planned in plans.items():
+        budget, picture = planned["budget_bytes"], scratch / f"{name}.png"
+        limited = job if budget is None else dataclasses.replace(job, memory=str(budget))
+        read = functools.partial(read_peak, job, planned)
+        commands[name] = Command(tintype_command(*generate_arguments(limited, picture)), output=picture, read=read)
+    times = [Bar(name, "total_seconds", over=UNLIMITED, at_most=most) for name, most in slowest.items()]
+    return Comparison(
+        contestants=commands,
+        schedule=schedule,
+        near={name: UNLIMITED for name in plans if name != UNLIMITED},
+        ratios=[("total_seconds", UNLIMITED)],
+        bars=[*times, *BARS],
+    )
+
+
+def read_peak(job: Job, planned: Plan, run: Run) -> Answer:
+    """A run's peak beside its budget and its plan. Memory without children: one that had to build is no part of it."""
+    timings, budget = read_timings(job, run), planned["budget_bytes"]
+    peak = (run.own_peak_bytes or 0) + timings["device_bytes"]
+    off = abs(planned["peak_bytes"] - peak) / peak
+    return {**timings, "peak_rss_bytes": peak, "used": budget and peak / budget, "prediction_off": off}
+
+
 def spread(smallest: int, largest: int, count: int) -> tuple[int, ...]:
     """Budgets from the smallest to the largest, each larger by one factor."""
     return tuple(int(number) for number in np.geomspace(smallest, max(smallest, largest), count))
 
 
-def _seconds(made: Measured) -> float:
-    return median(answer["total_seconds"] for answer in made.answers)
-
-
-def _row(budget: int | None, plan: Plan, made: Measured, whole_seconds: float) -> dict[str, Any]:
-    peak = max(answer["peak_rss_bytes"] + answer["device_bytes"] for answer in made.answers)
-    return {
-        "budget_bytes": budget,
-        "peak_bytes": peak,
-        "planned_peak_bytes": plan["peak_bytes"],
-        "used": round(peak / budget, 4) if budget is not None else None,
-        "prediction_off": round(abs(plan["peak_bytes"] - peak) / peak, 4),
-        "seconds": round(_seconds(made), 3),
-        "planned_seconds": plan["seconds"],
-        "ratio_to_no_budget": round(_seconds(made) / whole_seconds, 4),
-        "held": {stage["role"]: stage["held"] + " split" * stage["split_guidance"] for stage in plan["stages"]},
-        "resident_together": plan["resident_together"],
-        "runs": made.answers,
-    }
-
-
-def judge(table: Sequence[Mapping[str, Any]], slowest: Mapping[int, float] | None = None) -> list[Verdict]:
-    """The bars that every budget has to meet, and those of time that some have."""
-    rows = {row["budget_bytes"]: row for row in table if row["budget_bytes"] is not None}
-    return [
-        *(
-            verdict(f"time within {_name(budget)} over no budget", rows[budget]["ratio_to_no_budget"], at_most=most)
-            for budget, most in (slowest or {}).items()
-            if budget in rows
-        ),
-        verdict("most of a budget that was used", max(row["used"] for row in rows.values()), at_most=1.0),
-        verdict("worst prediction of a peak", max(row["prediction_off"] for row in rows.values()), at_most=PREDICTED),
-        verdict("worst picture, dB", min(row["psnr_db"] for row in rows.values()), at_least=SAME_DB),
-    ]
-
-
-def given_budgets(text: str) -> tuple[tuple[int, ...], dict[int, float]]:
-    """Bytes of each budget in `1024,2048:1.15`, and by budget the time it may take where a colon says so."""
+def given_budgets(text: str) -> tuple[tuple[int, ...], dict[str, float]]:
+    """Bytes of each budget in `1024,2048:1.15`, and by a budget's name the time it may take where a colon says so."""
     entries = [each.partition(":") for each in text.split(",") if each]
     try:
-        slowest = {int(mib) * MIB: float(most) for mib, _, most in entries if most}
+        slowest = {budget_name(int(mib) * MIB): float(most) for mib, _, most in entries if most}
         return tuple(int(mib) * MIB for mib, _, _ in entries), slowest
     except ValueError:
         raise click.UsageError(f"{text!r} are no budgets: give them as in 1024,2048:1.15") from None
 
 
-def _name(budget: int | None) -> str:
-    return "no budget" if budget is None else f"{budget / MIB:,.0f} MiB"
+def budget_name(budget: int | None) -> str:
+    return UNLIMITED if budget is None else f"{budget / MIB:,.1f} MiB".replace(".0 ", " ")
 
 
-def plot(report: Mapping[str, Any], path: Path) -> None:
-    """Seconds against budget, a line a size, as an SVG or PNG."""
+def plot(report: Report, path: Path) -> None:
+    """Seconds against the peak, a line a size, as an SVG or PNG."""
     import matplotlib as mpl
 
     mpl.use("Agg")
     import matplotlib.pyplot as plt
 
     figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
-    for size, part in report["sizes"].items():
-        rows = sorted((row["peak_bytes"] / MIB, row["ratio_to_no_budget"]) for row in part["budgets"])
-        axes.plot(*zip(*rows, strict=True), marker="o", label=size)
+    for size, part in report["parts"].items():
+        rows = [(each["peak_rss_bytes"] / MIB, *each["ratios"].values()) for each in part["peers"].values()]
+        axes.plot(*zip(*sorted(rows), strict=True), marker="o", label=size)
     axes.set(xscale="log", xlabel="peak memory of the process, MiB", ylabel="time against no budget")
-    axes.set_title(report["bundle"])
+    axes.set_title(report.names[-1])
     axes.grid(alpha=0.3, which="both")
     axes.legend()
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path)
     plt.close(figure)
-
-
-@click.command(help=command_help(__doc__))
-@click.argument("bundle", type=click.Path(exists=True, file_okay=False, path_type=Path))
-@click.option("--sizes", type=Sizes(), default="512x512", show_default=True, help="Width x height, pixels.")
-@count_option("--budgets", default=20, least=2, help="How many, spread evenly.")
-@click.option(
-    "--given",
-    default="",
-    help="Budgets in MiB with commas between, beside the smallest, in place of a spread; each may be followed by a "
-    "colon and the most time it may take, the time without a budget being 1: 1024:1.5,2048:1.15.",
-)
-@count_option("--steps", default=2, help="Denoising steps.")
-@count_option("--rounds", default=1, help="Runs of each budget, in turn.")
-@click.option("--exactness", type=click.Choice(["exact", "balanced"]), default="exact", show_default=True)
-@threads_option(2)
-@click.option("--provider", default="cpu", show_default=True, help="What computes, as in tintype generate.")
-@results_option
-def main(
-    bundle: Path, sizes: tuple[tuple[int, int], ...], budgets: int, given: str, rounds: int, results: Path | None,
-    steps: int, **chosen: Any,
-) -> None:  # fmt: skip
-    os.environ.setdefault("TINTYPE_CACHE", str(bundle.resolve().parent / "cache"))
-    asked = {"num-inference-steps": steps, **chosen}
-    options = tuple(str(word) for name, value in asked.items() for word in (f"--{name}", value))
-    wanted, slowest = given_budgets(given)
-    sweep = Sweep(bundle=bundle, budgets=budgets, rounds=rounds, given=wanted, slowest=slowest, options=options)
-    name, plan = open_bundle(bundle).name, {"steps": steps, "rounds": rounds, "exactness": chosen["exactness"]}
-    facts = {"bundle": name, "plan": plan, "provider": chosen["provider"], "sizes": {}}
-    with Report(("budgets", name), results, threads=chosen["threads"], **facts) as report:
-        for width, height in sizes:
-            size = f"{width}x{height}"
-            report["sizes"][size] = measure_size(sweep, size)
-            report.lines += [size, *bar_lines(report["sizes"][size]["bars"])]
-        plot(report, report.path.with_suffix(".svg"))
 
 
 if __name__ == "__main__":

@@ -5,14 +5,27 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 Verdict = dict[str, Any]
 Table = Mapping[str, Mapping[str, Any]]  # figures by contestant
-OUTSIDE_BAR = 0.03  # of a denoising loop, spent outside the graphs
+
+COLUMNS = {  # what is printed, in this order; medians of summaries, MiB of bytes
+    "seconds": "{:.3f} s",
+    "projected_from_steps": "projected from {:.0f} steps",
+    "seconds_a_step": "{:.4f} s a step",
+    "denoise_seconds": "loop {:.3f} s",
+    "cold_seconds": "first {:.1f} s",
+    "psnr_db": "{:.1f} dB",
+    "peak_rss_bytes": "peak {:,.0f} MiB",
+    "together_peak_bytes": "{:,.0f} MiB with children",
+    "device_peak_bytes": "{:,.0f} MiB of the device",
+}
 
 
 def summary(values: Sequence[float]) -> dict[str, float | int]:
@@ -23,6 +36,12 @@ def summary(values: Sequence[float]) -> dict[str, float | int]:
         "largest": round(max(values), 4),
         "runs": len(values),
     }
+
+
+def figure_value(figure: Any, statistic: str = "median") -> float | None:
+    """A number, or a statistic of a summary."""
+    value = figure[statistic] if isinstance(figure, Mapping) else figure
+    return None if value is None or not math.isfinite(value) else value
 
 
 def psnr_db(reference: NDArray[Any], other: NDArray[Any], span: float | None = None) -> float:
@@ -40,54 +59,35 @@ def picture_psnr_db(reference: NDArray[np.uint8], picture: NDArray[np.uint8]) ->
     return psnr_db(reference, picture, 255.0)
 
 
+def file_psnr_db(reference: Path, other: Path) -> float:
+    """The same of two files, arrays (.npy) or pictures; samples of 8 bits are a picture's."""
+    whole, part = (
+        np.load(path) if path.suffix == ".npy" else np.asarray(Image.open(path)) for path in (reference, other)
+    )
+    return round(psnr_db(whole, part, 255.0 if whole.dtype == np.uint8 else None), 2)
+
+
 def verdict(what: str, value: float | None, *, at_most: float | None = None, at_least: float | None = None) -> Verdict:
     """A figure beside what it must reach. A value that isn't there, or isn't a number, meets no bar."""
-    value = None if value is None or not math.isfinite(value) else value
+    value = figure_value(value)
     met = value is not None and (at_most is None or value <= at_most) and (at_least is None or value >= at_least)
     bars = {name: bar for name, bar in (("at_most", at_most), ("at_least", at_least)) if bar is not None}
     return {"what": what, "value": None if value is None else round(value, 4), **bars, "met": met}
 
 
-def judge_ratios(bars: Iterable[tuple[str, str, float]], table: Table, figure: str = "seconds") -> list[Verdict]:
-    """Medians of one contestant over those of another, each at most so much; as far as both are in the table."""
-    medians = {name: figures[figure]["median"] for name, figures in table.items()}
-    return [
-        verdict(f"{ours} over {theirs}", medians[ours] / medians[theirs], at_most=at_most)
-        for ours, theirs, at_most in bars
-        if ours in medians and theirs in medians
-    ]
-
-
-def add_ratios(
-    table: Mapping[str, dict[str, Any]], reference: str, name: str, figure: str = "seconds", digits: int = 4
-) -> None:
-    """Give each contestant its median over the reference's, under that name, where the reference was measured."""
-    whole = table[reference][figure]["median"] if reference in table else None
-    for figures in table.values() if whole is not None else ():
-        figures[name] = round(figures[figure]["median"] / whole, digits)
-
-
-def table_lines(table: Table, columns: Mapping[str, str], title: str = "") -> list[str]:
-    """A line for each contestant: those figures that it has, each in its format; medians of summaries, MiB of bytes."""
+def table_lines(table: Table, title: str = "") -> list[str]:
+    """A line for each contestant: those figures that it has, and its ratios to others."""
     lines = []
     for name, figures in table.items():
-        cells = []
-        for key, form in columns.items():
-            value = figures.get(key)
-            value = value["median"] if isinstance(value, Mapping) else value
-            if value is not None:
-                cells.append(form.format(value / 2**20 if key.endswith("_bytes") else value))
-        lines.append(f"{title}{name:<21} {', '.join(cells)}")
+        told = {key: figure_value(figures.get(key)) for key in COLUMNS}
+        cells = [
+            COLUMNS[key].format(value / 2**20 if key.endswith("_bytes") else value)
+            for key, value in told.items()
+            if value is not None
+        ]
+        cells += [f"{key} {value:.2f}" for key, value in figures.get("ratios", {}).items()]
+        lines.append(f"{title:<17} {name:<21} {', '.join(cells)}")
     return lines
-
-
-def judge_outside(table: Table) -> list[Verdict]:
-    """The bar of what of a denoising loop is spent outside the graphs, for whoever tells it."""
-    return [
-        verdict(f"{name}, share of the loop outside the graph", share["median"], at_most=OUTSIDE_BAR)
-        for name, figures in table.items()
-        if (share := figures.get("outside_share")) is not None
-    ]
 
 
 def bar_lines(verdicts: Iterable[Verdict]) -> list[str]:
@@ -98,8 +98,3 @@ def bar_lines(verdicts: Iterable[Verdict]) -> list[str]:
         value = "not measured" if entry["value"] is None else f"{entry['value']:.3g}"
         lines.append(f"{'met   ' if entry['met'] else 'MISSED'} {entry['what']:<44} {value} (bar {bar})")
     return lines
-
-
-def all_bars(parts: Mapping[str, Any]) -> list[Verdict]:
-    """Every bar of a report's parts, with the part's name in front."""
-    return [{**bar, "what": f"{title}: {bar['what']}"} for title, part in parts.items() for bar in part["bars"]]

@@ -2,63 +2,58 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 PROMPT = "a red sailboat on a calm sea at sunset"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
-    """One picture; `model` is a bundle, `checkpoint` what it came from, in the form that the runtime reads."""
+    """One picture; or with a role one call of that graph, on noise that is the same for every runtime.
+
+    model is a bundle, checkpoint what it came from, in the form that the runtime reads. None is the model's own.
+    """
 
     model: str = "postcard"
     checkpoint: str | None = None
     prompt: str = PROMPT
+    seed: int | None = None  # None is another one for each picture
     num_inference_steps: int = 20
+    projected_steps: int | None = None  # of the picture whose time is told, where it has more than are made
     guidance_scale: float = 7.5
-    width: int | None = None  # pixels; None is the model's own size
+    width: int | None = None  # pixels
     height: int | None = None
     threads: int | None = None
-    sampler: str | None = None  # tintype's; the others walk by Euler. None is the model's own
-    exactness: str | None = None  # tintype's: exact or balanced. None is the model's own
+    sampler: str | None = None  # tintype's; the others walk by Euler
+    exactness: str | None = None  # tintype's: exact or balanced
     device: str | None = None  # tintype's provider, None is auto; torch's device, None is the processor
     compile: str | None = None  # of diffusers on a GPU: a mode of torch.compile, or "eager" for its graphs alone
     memory: str | None = None  # tintype's budget
     count: int | None = None  # tintype's, pictures; None is one
-    batch_size: int | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class GraphJob:
-    """One graph of a model, called on the same noise by every runtime."""
-
-    runtime: str  # tintype, openvino or onnxruntime
-    model: str  # a bundle; a folder of OpenVINO's representations for openvino
-    role: str
-    batch: int = 1
-    height: int = 64  # latent cells; pixels for the VAE's encoder
-    width: int = 64
-    tokens: int = 77
-    embedding: int = 768  # numbers a token
-    channels: int = 4  # of latents
-    threads: int | None = None
-    exactness: str | None = None  # tintype's
+    batch_size: int | None = None  # pictures a call; rows of a graph's inputs
+    role: str | None = None
     mapped: bool = False  # tintype's: weights used where they lie in their files
     strip_bytes: int | None = None  # tintype's: the VAE in strips of that size
     timed: bool | None = None  # tintype's: True times each layer's kernels, None takes a timed build where there is one
-    output: str | None = None  # a file that the first answer is saved to, as .npy
+    products: Sequence[tuple[int, int, int]] = ()  # of the processor's rates: rows, inner, columns
+    output: str | None = None  # a file that the picture's samples or the graph's answer are saved to, as .npy
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RatesJob:
-    """What the processor can do at best: matrix products of these sizes, and copying memory."""
-
-    products: tuple[tuple[int, int, int], ...]  # rows, inner, columns
-    threads: int | None = None
-
-
-AnyJob = Job | GraphJob | RatesJob
+def with_steps(figures: Mapping[str, Any], job: Job) -> dict[str, Any]:
+    """A picture's figures with those of a step. Of a job with fewer steps than projected_steps, its time is projected
+    (projected_from_steps): what it took outside the loop, and seconds a step times the steps that are wanted."""
+    loop = figures.get("denoise_seconds")
+    if loop is None:
+        return dict(figures)
+    made, wanted = job.num_inference_steps, job.projected_steps or job.num_inference_steps
+    told = {**figures, "seconds_a_step": loop / made, "steps_per_second": made / loop}
+    if made != wanted:
+        projected = figures["seconds"] - loop + wanted * loop / made
+        told |= {"measured_seconds": figures["seconds"], "seconds": projected, "projected_from_steps": made}
+    return told
 
 
 def build_arguments(job: Job) -> tuple[str, ...]:
@@ -70,11 +65,12 @@ def generate_arguments(job: Job, picture: Path) -> list[str]:
     """The job as arguments of `tintype`."""
     arguments = ["generate", job.prompt, "-o", str(picture), "--model", job.model, "--seed", "7", "--json"]
     arguments += ["--num-inference-steps", str(job.num_inference_steps), *picture_arguments(job)]
-    return arguments if job.sampler is None else [*arguments, "--sampler", job.sampler]
+    options = {"--sampler": job.sampler, "--memory": job.memory}
+    return arguments + [word for name, value in options.items() if value is not None for word in (name, value)]
 
 
 def picture_arguments(job: Job) -> list[str]:
-    """What of a job decides its builds, as options of `tintype generate` and `tintype build`."""
+    """What of a job decides its builds, as options of `tintype generate`, `tintype plan` and `tintype build`."""
     options = {
         "--guidance-scale": job.guidance_scale,
         "--size": None if job.width is None or job.height is None else f"{job.width}x{job.height}",

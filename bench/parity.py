@@ -8,151 +8,124 @@ Each is drawn on the device as the bundle asks for it, twice, since the same byt
 
 from __future__ import annotations
 
-import os
-import statistics
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+import dataclasses
+import tempfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import click
-import numpy as np
-from numpy.typing import NDArray
 
 import tintype
-from tintype.bench.figures import Verdict, bar_lines, judge_outside, picture_psnr_db, verdict
-from tintype.bench.job import PROMPT
-from tintype.bench.options import command_help, count_option, results_option
+from tintype.bench.comparison import Bar, Comparison, outside_bars
+from tintype.bench.graphs import ROWS, graph_options
+from tintype.bench.job import PROMPT, Job
+from tintype.bench.options import count_option, measurement
 from tintype.bench.report import Report
+from tintype.bench.runner import Changes, Peer, Schedule
 from tintype.cli.options import PROVIDERS
-from tintype.engine import BuildOptions, open_role, resolve_provider
+from tintype.engine import open_role, resolve_provider
 from tintype.models.postcard.gallery import PROMPTS, SEED
 
 # Prompts that postcard is undecided about: a small difference in the first steps makes another picture.
 UNDECIDED = ("a city at night in the rain", "a snowy mountain with a cabin", "a desert with a cactus at dusk")
 PICTURE_GATE_DB = 45.0
-
-Picture = NDArray[np.uint8]
-
-
-@dataclass(frozen=True, slots=True)
-class Drawn:
-    """A picture, and the share of its denoising loop that was spent outside the graph."""
-
-    picture: Picture
-    outside_share: float
+SAME_DB = 200.0  # of equal arrays
 
 
-@click.command(help=command_help(__doc__))
-@click.argument("device", type=click.Choice(PROVIDERS[1:]))
-@click.option("--prompts", type=click.IntRange(1, len(PROMPTS)), default=len(PROMPTS), show_default=True)
-@count_option("--seeds", default=1, help="Pictures of each prompt.")
-@count_option("--num-inference-steps", default=20)
-@results_option
-def main(device: str, prompts: int, seeds: int, num_inference_steps: int, results: Path | None) -> None:
+@measurement(
+    "parity",
+    click.argument("device", type=click.Choice(PROVIDERS[1:])),
+    click.option("--prompts", type=click.IntRange(1, len(PROMPTS)), default=len(PROMPTS), show_default=True),
+    count_option("--seeds", default=1, help="Pictures of each prompt."),
+    count_option("--num-inference-steps", default=20),
+    rounds=1,
+    threads=None,
+    help=__doc__,
+)
+def main(
+    report: Report, scratch: Path, schedule: Schedule, *, device: str, prompts: int, seeds: int,
+    num_inference_steps: int, threads: int | None,
+) -> None:  # fmt: skip
+    resolve_provider(device)
+    report.names.append(device)
+    job = Job(num_inference_steps=num_inference_steps, threads=threads)
     asked = (*PROMPTS[:prompts], *UNDECIDED)
-    with Report(("parity", device), results, device=device, prompts=asked, seeds=seeds) as report:
-        report |= compare(device, asked, seeds, num_inference_steps)
-        report.lines = bar_lines(report["bars"])
+    report.add("parity", comparison(device, asked, seeds, job, schedule).run(scratch), prompts=asked)
 
 
-def compare(device: str, prompts: Sequence[str], seeds: int, steps: int) -> dict[str, Any]:
-    """dB of each picture to the processor's, in the order of the prompts, seeds within; and the verdicts on them."""
-    requests = [
-        {"prompt": prompt, "seed": seed, "num_inference_steps": steps}
-        for prompt in prompts
-        for seed in range(SEED, SEED + seeds)
-    ]
-    drawn = [*draw(device, requests)]
-    ours, again, processors, rounded = (
-        [each.picture for each in made]
-        for made in (drawn, draw(device, requests), draw("cpu", requests), draw("cpu", requests, exactness="balanced"))
+def comparison(device: str, prompts: Sequence[str], seeds: int, job: Job, schedule: Schedule) -> Comparison:
+    """Pictures in the order of the prompts, seeds within: near to the processor's, and to the device's own again."""
+    requests = [{"prompt": prompt, "seed": SEED + number} for prompt in prompts for number in range(seeds)]
+    drawn, again, processor, balanced = f"on {device}", f"on {device} again", "the processor", "the processor, balanced"
+    return Comparison(
+        contestants={
+            processor: _peer(job, requests, device="cpu"),
+            balanced: _peer(job, requests, device="cpu", exactness="balanced"),
+            drawn: _peer(job, requests, device=device),
+            again: _peer(job, requests, device=device),
+        },
+        schedule=schedule,
+        near={drawn: processor, balanced: processor, again: drawn},
+        bars=[_near_bar(drawn), _same_bar(again), *outside_bars(drawn)],
     )
-    usual, balanced = (_nearness(processors, pictures) for pictures in (ours, rounded))
-    same = sum(np.array_equal(*pair) for pair in zip(ours, again, strict=True)) / len(ours)
-    outside = round(statistics.median(each.outside_share for each in drawn), 4)
-    farthest = f"{device} to the processor, dB, the farthest picture"
-    return {
-        "steps": steps,
-        "usual": usual,
-        "processor_balanced": balanced,
-        "same_bytes_twice": same,
-        "outside_share": outside,
-        "bars": [
-            verdict(farthest, usual["smallest_db"], at_least=PICTURE_GATE_DB),
-            verdict("share of pictures that are the same bytes twice", same, at_least=1.0),
-            *judge_outside({device: {"outside_share": {"median": outside}}}),
-        ],
-    }
 
 
-def draw(device: str, requests: Sequence[Mapping[str, Any]], exactness: str | None = None) -> Iterator[Drawn]:
-    """A picture for each request, as postcard's bundle asks for it unless `exactness` says how."""
-    with tintype.load("postcard", provider=device) as pipeline:
-        for request in requests:
-            result = pipeline.generate(**request, exactness=exactness)
-            timings = result.timings
-            yield Drawn(np.asarray(result.image), 1.0 - timings.denoise_graph_seconds / timings.denoise_seconds)
+def _peer(
+    job: Job, requests: Sequence[Changes], environment: Mapping[str, str] | None = None, **fields: str | None
+) -> Peer:
+    job = dataclasses.replace(job, **fields)  # type: ignore[arg-type]
+    return Peer("tintype", job, warm_ups=(), requests=requests, environment=environment)
 
 
-def _nearness(expected: Sequence[Picture], pictures: Sequence[Picture]) -> dict[str, Any]:
-    each = [round(picture_psnr_db(*pair), 2) for pair in zip(expected, pictures, strict=True)]
-    return {"smallest_db": min(each), "median_db": round(statistics.median(each), 2), "each_db": each}
+def _near_bar(name: str) -> Bar:
+    what = f"{name}: dB to the processor, the farthest picture"
+    return Bar(name, "psnr_db", statistic="smallest", at_least=PICTURE_GATE_DB, what=what)
 
 
-def check(device: str, *, steps: int | None = None, size: int | None = None) -> dict[str, Any]:
+def _same_bar(name: str) -> Bar:
+    return Bar(name, "psnr_db", statistic="smallest", at_least=SAME_DB, what=f"{name}: the same bytes, which is 200 dB")
+
+
+def check(device: str, *, steps: int = 20, size: int | None = None) -> dict[str, Any]:
     """Whether a device draws postcard's picture as the processor does, exactly, and the same bytes twice, with heavy
     nodes on it. steps, size: smaller than postcard's own, to try it."""
-    fields = {"prompt": PROMPT, "seed": SEED, "num_inference_steps": steps, "width": size, "height": size}
-    request = {name: value for name, value in fields.items() if value is not None}
-    (expected,) = draw("cpu", [request], exactness="exact")
-    pictures: dict[str, Any] = {}
-    bars: list[Verdict] = []
+    resolve_provider(device)
+    job, requests = Job(num_inference_steps=steps, width=size, height=size, seed=SEED), [{"prompt": PROMPT}]
+    peers = {"the processor": _peer(job, requests, device="cpu", exactness="exact")}
+    near: dict[str, str] = {}
+    bars = []
     for exactness in ("exact", "balanced"):
-        first, second = (next(draw(device, [request], exactness)).picture for _ in range(2))
-        near, same = round(picture_psnr_db(expected.picture, first), 2), bool(np.array_equal(first, second))
-        pictures[exactness] = {
-            "psnr_db": near,
-            "same_bytes_twice": same,
-            "psnr_db_twice": round(picture_psnr_db(first, second), 2),
-            "placement": placement(device, exactness),
-        }
-        if device == "cuda":
-            uncaptured = _uncaptured(device, request, exactness)
-            pictures[exactness]["psnr_db_without_cuda_graphs"] = round(picture_psnr_db(first, uncaptured), 2)
-        bars.append(verdict(f"{exactness}: postcard, dB to the processor", near, at_least=PICTURE_GATE_DB))
+        again, uncaptured = f"{exactness} again", f"{exactness} without CUDA graphs"
+        peers[exactness] = peers[again] = _peer(job, requests, device=device, exactness=exactness)
+        near |= {exactness: "the processor", again: exactness}
+        bars.append(_near_bar(exactness))
         # Balanced builds on CUDA normalize with atomic sums; there the figure is told and not judged.
-        if exactness == "exact":
-            bars.append(verdict("exact: the same bytes twice", float(same), at_least=1.0))
-    return {"pictures": pictures, "bars": bars}
+        bars += [_same_bar(again)] if exactness == "exact" else []
+        if device == "cuda":
+            off = {"TINTYPE_CUDA_GRAPHS": "0"}
+            peers[uncaptured] = _peer(job, requests, off, device=device, exactness=exactness)
+            near[uncaptured] = exactness
+    with tempfile.TemporaryDirectory(prefix="tintype-bench-") as scratch:
+        compared = Comparison(contestants=peers, schedule=Schedule(rounds=1), near=near, bars=bars)
+        part = compared.run(Path(scratch))
+    pictures = {exactness: {"placement": placement(device, exactness)} for exactness in ("exact", "balanced")}
+    names = {"": "psnr_db", " again": "psnr_db_twice", " without CUDA graphs": "psnr_db_without_cuda_graphs"}
+    for name in near:
+        exactness = name.split()[0]
+        pictures[exactness][names[name.removeprefix(exactness)]] = part["peers"][name]["psnr_db"]["smallest"]
+    return {**part, "pictures": pictures}
 
 
 def placement(device: str, exactness: str) -> dict[str, dict[str, int]]:
     """By role of a small guided picture, nodes by provider. Opening refuses a heavy node off the device."""
     bundle = tintype.open_bundle("postcard")
-    side = max(1, bundle.manifest.size.minimum // bundle.manifest.vae_scale_factor)
-    cells = {"height": side, "width": side}
-    shapes = {
-        "text_encoder": {"batch": 1},
-        "denoiser": {"batch": 2, "sequence": bundle.manifest.tokenizer.max_length, **cells},
-        "vae_decoder": {"batch": 1, **cells},
-    }
-    nodes = {}
-    for role, dims in shapes.items():
-        options = BuildOptions.for_shape(dims, exactness=exactness)
-        with open_role(bundle, role, resolve_provider(device), options=options) as session:
+    side, nodes = bundle.manifest.size.minimum, {}
+    for role, rows in ROWS.items():
+        job = Job(role=role, width=side, height=side, batch_size=rows, exactness=exactness)
+        with open_role(bundle, role, resolve_provider(device), options=graph_options(job)) as session:
             nodes[role] = {name: sum(counts.values()) for name, counts in session.placement.nodes.items()}
     return nodes
-
-
-def _uncaptured(device: str, request: Mapping[str, Any], exactness: str) -> Picture:
-    usual = dict(os.environ)
-    os.environ["TINTYPE_CUDA_GRAPHS"] = "0"
-    try:
-        return next(draw(device, [request], exactness)).picture
-    finally:
-        os.environ.clear()
-        os.environ.update(usual)
 
 
 if __name__ == "__main__":

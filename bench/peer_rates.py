@@ -18,7 +18,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import numpy_helper, parser
 
-from tintype.bench.job import RatesJob
+from tintype.bench.job import Job
 from tintype.bench.peer_onnxruntime import plain_session
 from tintype.bench.worker import Figures
 
@@ -31,25 +31,24 @@ CALLS = 5
 class RatesPeer:
     """A "picture" measures every product, each in a session that is alone: threads of one that is open spin on."""
 
-    def __init__(self, job: RatesJob) -> None:
-        self._threads = job.threads or 1
-        self._products: dict[str, tuple[bytes, NDArray[np.float32], float]] = {}
-        random = np.random.default_rng(0)
+    def picture(self, seed: int, job: Job) -> Figures:
+        threads, random, figures = job.threads or 1, np.random.default_rng(0), {}
         for rows, inner, columns in job.products:
             x = random.standard_normal((rows, inner), dtype=np.float32)
             weight = random.standard_normal((inner, columns), dtype=np.float32)
             for kind, model in (("fp32", float_product(weight)), ("int8", int8_product(weight))):
-                name = f"{kind} {rows}x{inner}x{columns} GFLOP/s"
-                self._products[name] = (model, x, 2e-9 * rows * inner * columns)
+                seconds = _product_seconds(model, x, threads)
+                figures[f"{kind} {rows}x{inner}x{columns} GFLOP/s"] = round(2e-9 * rows * inner * columns / seconds, 1)
+        return {**figures, "copy GB/s": round(copy_rate(threads, COPIED_BYTES), 2)}
 
-    def picture(self, seed: int, job: RatesJob) -> Figures:
-        figures = {name: round(work / self._seconds(model, x), 1) for name, (model, x, work) in self._products.items()}
-        figures["copy GB/s"] = round(copy_rate(self._threads, COPIED_BYTES), 2)
-        return figures
 
-    def _seconds(self, model: bytes, x: NDArray[np.float32]) -> float:
-        session = plain_session(model, self._threads)
-        return median_seconds(lambda: session.run(None, {"x": x}))
+def load(job: Job) -> RatesPeer:
+    return RatesPeer()
+
+
+def _product_seconds(model: bytes, x: NDArray[np.float32], threads: int) -> float:
+    session = plain_session(model, threads)
+    return median_seconds(lambda: session.run(None, {"x": x}))
 
 
 def float_product(weight: NDArray[np.float32]) -> bytes:
@@ -99,6 +98,3 @@ def median_seconds(run: Callable[[], Any], calls: int = CALLS) -> float:
         run()
         seconds.append(time.perf_counter() - started)
     return statistics.median(seconds)
-
-
-load = RatesPeer

@@ -50,7 +50,7 @@ class SdcppPeer:
         return loop_figures(ends, steps)
 
 
-def loop_figures(ends: list[tuple[int, float]], steps: int) -> dict[str, float | None]:
+def loop_figures(ends: list[tuple[int, float]], steps: int) -> Figures:
     """The loop's seconds from when steps ended; where the start wasn't told, the others' rate stands for the first."""
     times = {step: when for step, when in ends if 0 <= step <= steps}
     if len(times) < 2:

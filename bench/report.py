@@ -7,7 +7,7 @@ import json
 import os
 import platform
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 from types import TracebackType
@@ -16,6 +16,7 @@ from typing import Any
 import click
 import psutil
 
+from tintype.bench.figures import bar_lines, table_lines
 from tintype.engine import cpu_name, instruction_sets, processor_kind
 from tintype.errors import TintypeError
 
@@ -66,21 +67,22 @@ class Report(dict[str, Any]):
     """
 
     def __init__(
-        self,
-        measured: Sequence[str],
-        results: Path | None = None,
-        *,
-        threads: int | None = None,
-        as_json: bool = False,
-        **facts: Any,
+        self, *names: str, results: Path | None = None, threads: int | None = None, as_json: bool = False, **facts: Any
     ) -> None:
-        super().__init__(machine=machine_facts(threads), **facts)
+        super().__init__(machine=machine_facts(threads), **facts, parts={})
         self.lines: list[str] = []
-        self._as_json = as_json
+        self.names = list(names)
+        self._results, self._as_json = results or default_results_folder(), as_json
+
+    def add(self, title: str, part: Mapping[str, Any], **facts: Any) -> None:
+        """Keep a part, with what else is known, and print its table and bars."""
+        self["parts"][title] = {**part, **facts}
+        self.lines += [*table_lines(part["peers"], title), *bar_lines(part["bars"])]
+
+    def path(self, suffix: str = ".json") -> Path:
         machine = re.sub(r"[^A-Za-z0-9.-]+", "-", self["machine"]["machine"]) or "machine"
         stamp = re.sub(r"[-:]|\+.*", "", self["machine"]["date"])
-        name = f"{stamp}-{machine}-{'-'.join(dict.fromkeys(measured))}.json"
-        self.path = (results or default_results_folder()) / name
+        return self._results / f"{stamp}-{machine}-{'-'.join(dict.fromkeys(self.names))}{suffix}"
 
     def __enter__(self) -> Report:
         return self
@@ -91,9 +93,9 @@ class Report(dict[str, Any]):
         if error is not None:
             return
         self["machine"]["load_average_at_end"] = load_average()
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        self.path.write_text(json.dumps(self, indent=1) + "\n", encoding="utf-8")
-        lines = [json.dumps(self)] if self._as_json else [*self.lines, f"written to {self.path}"]
+        self.path().parent.mkdir(parents=True, exist_ok=True)
+        self.path().write_text(json.dumps(self, indent=1) + "\n", encoding="utf-8")
+        lines = [json.dumps(self)] if self._as_json else [*self.lines, f"written to {self.path()}"]
         click.echo("\n".join(lines))
 
 

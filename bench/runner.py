@@ -27,7 +27,7 @@ import click
 
 from tintype.bench.device_memory import DeviceMemory
 from tintype.bench.figures import summary
-from tintype.bench.job import AnyJob
+from tintype.bench.job import Job
 from tintype.bench.process import Run, run_process, tintype_command
 
 Answer = dict[str, Any]
@@ -35,8 +35,6 @@ Changes = Mapping[str, Any]  # of the job's fields, for one picture or call
 
 QUIET_SHARE = 0.05  # of the processors' time, that others may take while something is timed
 SETTLE_SECONDS = 0.5  # between those that stay open: threads of one that has just worked may spin on, on others' cores
-_SIZES = ("bare", "opened_anonymous", "anonymous", "rss", "peak_rss", "device_peak")
-MEMORY = tuple(f"{size}_bytes" for size in _SIZES)  # the largest of all turns is kept
 
 
 @dataclass(slots=True)
@@ -65,16 +63,26 @@ class Contestant:
     def open(self) -> AbstractContextManager[Turn]:
         raise NotImplementedError
 
+    def saving(self, place: Path) -> tuple[Contestant, list[Path]]:
+        """The same with answers saved, and their files, one a request; place: what their names may begin with."""
+        raise NotImplementedError
+
 
 @dataclass(frozen=True, slots=True)
 class Peer(Contestant):
     """A worker of a kind (tintype.bench.worker) with its job."""
 
     kind: str
-    job: AnyJob
+    job: Job
 
     def open(self) -> AbstractContextManager[Turn]:
         return worker(self.kind, self.job, self.environment)
+
+    def saving(self, place: Path) -> tuple[Contestant, list[Path]]:
+        files = [Path(f"{place}-{number}.npy") for number in range(len(self.requests))]
+        pairs = zip(self.requests, files, strict=True)
+        requests = [{**request, "output": str(file)} for request, file in pairs]
+        return dataclasses.replace(self, requests=requests), files
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +102,9 @@ class Command(Contestant):
     def open(self) -> AbstractContextManager[Turn]:
         return contextlib.nullcontext(Turn(self._run, {"load_seconds": 0.0}))
 
+    def saving(self, place: Path) -> tuple[Contestant, list[Path]]:
+        return self, [self.output] if self.output is not None else []
+
     def _run(self, changes: Changes) -> Answer:
         if self.anew is not None:
             shutil.rmtree(self.anew, ignore_errors=True)
@@ -107,7 +118,7 @@ class Command(Contestant):
 
 
 @contextlib.contextmanager
-def worker(kind: str, job: AnyJob, environment: Mapping[str, str] | None = None) -> Iterator[Turn]:
+def worker(kind: str, job: Job, environment: Mapping[str, str] | None = None) -> Iterator[Turn]:
     """A runtime in a child process (tintype.bench.worker), which ends with the block and tells its peak memory."""
     command = [sys.executable, "-m", "tintype.bench.worker", kind, json.dumps(dataclasses.asdict(job))]
     merged = {**os.environ, **(environment or {})}
@@ -143,29 +154,21 @@ def worker(kind: str, job: AnyJob, environment: Mapping[str, str] | None = None)
 
 @dataclass(slots=True)
 class Measured:
-    """What one contestant's turns gave."""
+    """What one contestant's turns gave: when it was ready or had ended, and for each request."""
 
-    loads: list[float] = field(default_factory=list)
-    warm: list[Answer] = field(default_factory=list)
+    turns: list[Answer] = field(default_factory=list)
     answers: list[Answer] = field(default_factory=list)
-    memory: dict[str, int | None] = field(default_factory=lambda: dict.fromkeys(MEMORY))
     cold_seconds: float | None = None  # making builds and the first opening, with the picture or call that came with it
 
-    def remember(self, facts: Answer) -> None:
-        """Keep the largest of each kind of memory."""
-        for name in MEMORY:
-            if facts.get(name) is not None:
-                self.memory[name] = max(self.memory[name] or 0, facts[name])
-
     def figures(self) -> dict[str, Any]:
-        """Summaries of every number that the contestant gave, and the largest of what it had in memory."""
-        figures: dict[str, Any] = {} if self.cold_seconds is None else {"cold_seconds": self.cold_seconds}
-        figures["load_seconds"] = summary(self.loads)
-        for name in self.answers[0] if self.answers else ():
-            values = [answer[name] for answer in self.answers if isinstance(answer.get(name), int | float)]
-            if name not in MEMORY and values:
-                figures[name] = summary(values)
-        return {**figures, **self.memory}
+        """Summaries of every number that the contestant gave; of what it had in memory the largest."""
+        values: dict[str, list[float]] = {}
+        for facts in (*self.turns, *self.answers):
+            for name, value in facts.items():
+                if isinstance(value, int | float):
+                    values.setdefault(name, []).append(value)
+        cold = {} if self.cold_seconds is None else {"cold_seconds": self.cold_seconds}
+        return cold | {name: max(each) if name.endswith("_bytes") else summary(each) for name, each in values.items()}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -203,7 +206,6 @@ def measure(contestants: Mapping[str, Contestant], schedule: Schedule) -> dict[s
                     for request in contestant.requests:
                         answer = quiet_answer(functools.partial(turn.ask, request), schedule.patience_seconds)
                         measured[name].answers.append(answer)
-                        measured[name].remember(answer)
     return measured
 
 
@@ -219,10 +221,10 @@ def _cold_seconds(contestant: Contestant) -> float:
 def _opened(contestant: Contestant, measured: Measured) -> Iterator[Turn]:
     """A contestant's turn, warmed up."""
     with DeviceMemory() as device, contestant.open() as turn:
-        measured.loads.append(turn.opened["load_seconds"])
-        measured.warm += [turn.ask(changes) for changes in contestant.warm_ups]
+        for changes in contestant.warm_ups:
+            turn.ask(changes)
         yield turn
-    measured.remember({**turn.opened, **turn.closed, "device_peak_bytes": device.peak_bytes})
+    measured.turns.append({**turn.opened, **turn.closed, "device_peak_bytes": device.peak_bytes})
 
 
 def quiet_answer(ask: Callable[[], Answer], patience_seconds: float) -> Answer:

@@ -12,68 +12,84 @@ from source: that takes a C++ compiler and minutes).
 
 from __future__ import annotations
 
-import json
-import os
-from collections.abc import Callable
+import functools
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import click
 
-from tintype.bench import sd15_graphs, sd15_picture
-from tintype.bench.figures import all_bars, bar_lines, table_lines
+from tintype.bench.command import cold_commands
+from tintype.bench.comparison import Bar, Comparison, judge, outside_bars
+from tintype.bench.job import Job, build_arguments
 from tintype.bench.options import (
-    Names,
     Sizes,
     command_help,
     count_option,
-    lock_option,
-    patience_option,
+    folder_argument,
+    measurement,
+    names_option,
     results_option,
-    threads_option,
+    sizes_option,
 )
+from tintype.bench.peer_rates import PRODUCTS
 from tintype.bench.report import Report
-from tintype.bench.runner import Schedule
+from tintype.bench.runner import Contestant, Peer, Schedule
+from tintype.bench.sd15_layers import layer_facts
 from tintype.bench.sd15_make import PARTS
 from tintype.bench.sd15_make import make as make_parts
 
+SDCPP, REFERENCE = "stable-diffusion.cpp", "onnxruntime-f32"
+EXACT, BALANCED = "tintype-exact", "tintype-balanced"
+MAPPED = "tintype-mapped"  # exact, without larger weights (Winograd's) and prepacked copies: the one to open fast
+# The worker, bundle, source of weights and exactness of each contestant, in the forms that `make` leaves.
+SOURCES: dict[str, tuple[str, str, str, str | None]] = {
+    "openvino-f32": ("openvino", "fp32", "openvino-f32", None),
+    "openvino-int8": ("openvino", "fp32", "openvino-int8", None),
+    REFERENCE: ("onnxruntime", "fp32", "checkpoint", None),
+    SDCPP: (SDCPP, "fp32", "sdcpp", None),
+    EXACT: ("tintype", "fp32", "checkpoint", "exact"),
+    MAPPED: ("tintype", "fp32", "checkpoint", "exact"),
+    BALANCED: ("tintype", "int8", "checkpoint", "balanced"),
+}
+ROLES = {"unet": "denoiser", "vae": "vae_decoder"}
+GRAPH_PEERS = ("openvino-f32", "openvino-int8", REFERENCE)
+PICTURE_PEERS = ("openvino-f32", "openvino-int8", SDCPP)
 EXACTNESS = ("exact", "balanced")
+ONE_STEP = {"num_inference_steps": 1, "projected_steps": None}
 
-
-def _with(*options: Callable[..., Any]) -> Callable[..., Any]:
-    """Options that every measurement takes, and its own."""
-
-    def decorate(command: Callable[..., None]) -> Callable[..., None]:
-        shared = (
-            click.argument("folder", type=click.Path(exists=True, file_okay=False, path_type=Path)),
-            click.option("--exactness", type=Names(EXACTNESS), default=",".join(EXACTNESS), show_default=True),
-            count_option("--repeats", "rounds", default=3, help="Rounds of turns."),
-            threads_option(2),
-            lock_option,
-            patience_option(60.0),
-            results_option,
-        )
-        for option in reversed((*shared, *options)):
-            command = option(command)
-        return command
-
-    return decorate
-
-
-def _peers(known: tuple[str, ...]) -> Callable[..., Any]:
-    return click.option("--peers", type=Names(known), default=",".join(known), show_default=True)
-
-
-def _one_size(_context: click.Context, _option: click.Parameter, sizes: tuple[tuple[int, int], ...]) -> tuple[int, int]:
-    if len(sizes) != 1:
-        raise click.UsageError("a picture has one size")
-    return sizes[0]
-
-
-_size = click.option(
-    "--size", type=Sizes(), default="512x512", show_default=True, callback=_one_size, help="Width x height."
+_UNET_BARS = (
+    Bar(EXACT, over="openvino-f32", at_most=0.70),
+    Bar(BALANCED, over="openvino-f32", at_most=0.50),
+    Bar(BALANCED, over="openvino-int8", at_most=1.0),
 )
+_NEAR_BARS = tuple(Bar(name, "psnr_db", statistic="smallest", at_least=70.0) for name in (EXACT, MAPPED))
+GRAPH_BARS = {
+    "unet": (
+        *_UNET_BARS,
+        *_NEAR_BARS,
+        Bar(MAPPED, "load_seconds", at_most=1.0),
+        Bar(MAPPED, "opened_anonymous_bytes", at_most=300 * 2**20),
+    ),
+    "vae": (
+        Bar(EXACT, over="openvino-f32", at_most=0.65),
+        Bar(BALANCED, over="openvino-int8", at_most=1.0),
+        *_NEAR_BARS,
+    ),
+}
+PICTURE_BARS = (
+    *_UNET_BARS,
+    *(Bar(name, over=SDCPP, at_most=0.35) for name in (EXACT, BALANCED)),
+    *outside_bars(EXACT, BALANCED),
+)
+# A first picture takes at most 1.5 times a later one, and 10 s more.
+COLD_BAR = Bar("cold", over="later", less=10.0, at_most=1.5, what="first picture ever less 10 s, over a later one")
+MAKE_BARS = [Bar(name, "together_peak_bytes", at_most=12 * 2**30) for name in ("fp32", "int8")]
+
+_exactness = names_option("--exactness", EXACTNESS)
+_size = click.option("--size", type=Sizes(one=True), default="512x512", show_default=True, help="Width x height.")
 _steps = count_option("--num-inference-steps", default=20)
+_measurement = functools.partial(measurement, patience=60.0)
 
 
 @click.group(help=command_help(__doc__))
@@ -81,85 +97,141 @@ def main() -> None:
     pass
 
 
-@main.command()
-@click.argument("folder", type=click.Path(file_okay=False, path_type=Path))
-@click.option("--parts", type=Names(PARTS), default=",".join(PARTS), show_default=True)
-def make(folder: Path, parts: tuple[str, ...]) -> None:
-    """Make the weights in every runtime's form; what is there already is kept."""
-    click.echo(json.dumps({"made_seconds": make_parts(folder, parts)}))
+def sd15_job(folder: Path, name: str, size: tuple[int, int], threads: int | None, **fields: Any) -> Job:
+    """A contestant's job; the size is pixels, width first."""
+    _, bundle, source, exactness = SOURCES[name]
+    return Job(
+        model=str(folder / bundle), checkpoint=str(folder / source), width=size[0], height=size[1], threads=threads,
+        exactness=exactness, sampler="euler", **fields,
+    )  # fmt: skip
+
+
+def graph_contestants(
+    folder: Path, graph: str, size: tuple[int, int], *, exactness: Sequence[str] = EXACTNESS,
+    peers: Sequence[str] = GRAPH_PEERS, threads: int | None = 2, calls: int = 2,
+) -> dict[str, Peer]:  # fmt: skip
+    """Every runtime with one graph, ours of builds that are timed. Two calls warm up: pools of memory take their final
+    size in them."""
+    ours = [*(f"tintype-{each}" for each in exactness), *([MAPPED] if graph == "unet" and "exact" in exactness else [])]
+    return {
+        name: Peer(
+            SOURCES[name][0],
+            sd15_job(folder, name, size, threads, role=ROLES[graph], mapped=name == MAPPED, timed=True),
+            warm_ups=[{}] * 2, requests=[{}] * calls, opens_cold=name in ours,
+        )
+        for name in (*peers, *ours)
+    }  # fmt: skip
+
+
+def measure_graph(graph: str, contestants: Mapping[str, Peer], schedule: Schedule, scratch: Path) -> dict[str, Any]:
+    """A part with what was tried for each layer, and the machine's own rates."""
+    some = next(iter(contestants.values()))
+    rates = Peer("rates", Job(products=PRODUCTS, threads=some.job.threads), requests=some.requests)
+    near = {name: REFERENCE for name in contestants if REFERENCE in contestants and name != REFERENCE}
+    part = Comparison(
+        contestants={"rates": rates, **contestants},
+        schedule=schedule,
+        near=near,
+        ratios=(("seconds", "openvino-f32"), ("seconds", "openvino-int8")),
+        bars=[bar for bar in GRAPH_BARS[graph] if near or bar.figure != "psnr_db"],
+    ).run(scratch)
+    told = {name: figure for name, figure in part["peers"].pop("rates").items() if name.endswith("/s")}
+    ours = {name: peer.job for name, peer in contestants.items() if peer.kind == "tintype"}
+    return {**part, "rates": told, **layer_facts(ours, part["peers"], told)}
+
+
+def picture_contestants(
+    folder: Path, *, size: tuple[int, int] = (512, 512), num_inference_steps: int = 20,
+    peers: Sequence[str] = PICTURE_PEERS, exactness: Sequence[str] = EXACTNESS, measured_steps: int | None = None,
+    sdcpp_steps: int | None = None, threads: int | None = 2,
+) -> dict[str, Peer]:  # fmt: skip
+    """Every runtime with whole pictures, after one of a single step; ours of builds that are timed.
+
+    measured_steps: fewer for every peer, and sdcpp_steps for stable-diffusion.cpp; times are projected. A warm-up of
+    that would cost minutes and gain nothing: it keeps no pools or caches.
+    """
+    contestants = {}
+    for name in (*peers, *(f"tintype-{each}" for each in exactness)):
+        steps = (sdcpp_steps if name == SDCPP else None) or measured_steps or num_inference_steps
+        counts = {"num_inference_steps": steps, "projected_steps": num_inference_steps}
+        job, kind = sd15_job(folder, name, size, threads, **counts), SOURCES[name][0]
+        build = build_arguments(job) if kind == "tintype" else ()
+        contestants[name] = Peer(kind, job, warm_ups=() if name == SDCPP else (ONE_STEP,), build=build)
+    return contestants
+
+
+def picture_comparison(contestants: Mapping[str, Contestant], schedule: Schedule) -> Comparison:
+    ratios = [("seconds", reference) for reference in PICTURE_PEERS]
+    return Comparison(contestants=contestants, schedule=schedule, ratios=ratios, bars=PICTURE_BARS)
 
 
 @main.command()
-@_with(
-    click.option("--graphs", type=Names(sd15_graphs.ROLES), default="unet,vae", show_default=True),
-    click.option("--sizes", type=Sizes(), default="512x512,512x768,384x640", show_default=True, help="Width x height."),
-    _peers(sd15_graphs.PEERS),
+@folder_argument("folder", exists=False)
+@names_option("--parts", PARTS)
+@click.option("--damage-seconds", default=1.0, show_default=True, help="What export may take to see what int8 costs.")
+@results_option
+def make(folder: Path, parts: tuple[str, ...], damage_seconds: float, results: Path | None) -> None:
+    """Make the weights in every runtime's form; what is there already is kept. Tells what each took, exports too."""
+    with Report("sd15-make", results=results, plan={"damage_seconds": damage_seconds}) as report:
+        table = make_parts(folder, parts, damage_seconds)
+        report.add("make", {"peers": table, "bars": judge(MAKE_BARS, table)})
+
+
+@_measurement(
+    "sd15-graphs",
+    folder_argument("folder"),
+    _exactness,
+    names_option("--graphs", ROLES),
+    sizes_option("512x512,512x768,384x640"),
+    names_option("--peers", GRAPH_PEERS),
     count_option("--calls", default=2, help="Timed in each round."),
 )
-def graphs(**chosen: Any) -> None:
+def graphs(
+    report: Report, scratch: Path, schedule: Schedule, *, folder: Path, graphs: Sequence[str],
+    sizes: Sequence[tuple[int, int]], **chosen: Any,
+) -> None:  # fmt: skip
     """Time one call of each graph at each size, batch 1."""
-    with _report("graphs", chosen) as report:
-        schedule, folder = _schedule(chosen), chosen.pop("folder")
-        roles, sizes, calls = (chosen.pop(name) for name in ("graphs", "sizes", "calls"))
-        report["graphs"] = {
-            f"{graph} {size[0]}x{size[1]}": sd15_graphs.measure_graph(
-                graph, sd15_graphs.graph_jobs(folder, graph, size, **chosen), schedule, calls
-            )
-            for graph in roles
-            for size in sizes
-        }
-        _say(report, report["graphs"], sd15_graphs.COLUMNS)
+    for graph in graphs:
+        for size in sizes:
+            contestants = graph_contestants(folder, graph, size, **chosen)
+            report.add(f"{graph} {size[0]}x{size[1]}", measure_graph(graph, contestants, schedule, scratch))
 
 
-@main.command()
-@_with(
+@_measurement(
+    "sd15-picture",
+    folder_argument("folder"),
+    _exactness,
     _size,
     _steps,
-    _peers(sd15_picture.PEERS),
+    names_option("--peers", PICTURE_PEERS),
     count_option("--measured-steps", default=None, least=2, help="Fewer for every peer, then projected."),
     count_option("--sdcpp-steps", default=None, least=2, help="Fewer for stable-diffusion.cpp, then projected."),
 )
-def picture(**chosen: Any) -> None:
+def picture(report: Report, scratch: Path, schedule: Schedule, *, folder: Path, **chosen: Any) -> None:
     """Time whole pictures, guidance on."""
-    with _report("picture", chosen) as report:
-        schedule, steps = _schedule(chosen), chosen["num_inference_steps"]
-        report["picture"] = sd15_picture.measure_picture(sd15_picture.peer_jobs(**chosen), schedule, steps)
-        report.lines = table_lines(report["picture"]["peers"], sd15_picture.COLUMNS)
-        report.lines += bar_lines(report["picture"]["bars"])
+    report.add("picture", picture_comparison(picture_contestants(folder, **chosen), schedule).run(scratch))
 
 
-@main.command()
-@_with(_size, _steps, count_option("--later", default=2, help="Later pictures in each round."))
-def cold(later: int, **chosen: Any) -> None:
-    """Time the first picture ever, the first of a second process, and later ones; nothing is built before."""
-    with _report("cold", chosen) as report:
-        schedule, jobs = _schedule(chosen), sd15_picture.peer_jobs(peers=(), **chosen)
-        report["cold"] = sd15_picture.measure_cold(jobs, schedule, later)
-        _say(report, report["cold"], sd15_picture.COLUMNS)
+@_measurement(
+    "sd15-cold",
+    folder_argument("folder"),
+    _exactness,
+    _size,
+    _steps,
+    count_option("--later", default=2, help="Later pictures in each round."),
+)
+def cold(report: Report, scratch: Path, schedule: Schedule, *, folder: Path, later: int, **chosen: Any) -> None:
+    """Time the first picture ever, from spawn to file with a cache that is empty in each round; the same with what that
+    built; and later pictures in one process. Nobody timed the kernels."""
+    for name, peer in picture_contestants(folder, peers=(), **chosen).items():
+        commands = cold_commands(peer.job, scratch / name)
+        process = Peer("tintype", peer.job, requests=[{}] * later, environment=commands["first"].environment)
+        contestants = {**commands, "later": process}
+        report.add(name, Comparison(contestants=contestants, schedule=schedule, bars=[COLD_BAR]).run(scratch))
 
 
-def _report(name: str, chosen: dict[str, Any]) -> Report:
-    """The machine and what was chosen. Builds are kept beside the weights unless told otherwise."""
-    folder, results = chosen["folder"], chosen.pop("results")
-    os.environ.setdefault("TINTYPE_CACHE", str(folder.resolve() / "cache"))
-    absent = [part for part in PARTS if not (folder / part).is_dir()]
-    if absent:
-        click.echo(f"{folder} lacks {', '.join(absent)}; a peer that needs them will say so", err=True)
-    plan = {key: value for key, value in chosen.items() if key not in ("folder", "lock")}
-    return Report((f"sd15-{name}",), results, threads=chosen["threads"], plan=plan)
-
-
-def _schedule(chosen: dict[str, Any]) -> Schedule:
-    """Takes its options out of those that were chosen."""
-    rounds, lock, patience = (chosen.pop(name) for name in ("rounds", "lock", "patience_seconds"))
-    return Schedule(rounds=rounds, lock=lock, patience_seconds=patience)
-
-
-def _say(report: Report, parts: dict[str, Any], columns: dict[str, str]) -> None:
-    for title, part in parts.items():
-        report.lines += table_lines(part["peers"], columns, f"{title:<17} ")
-    report.lines += bar_lines(all_bars(parts))
-
+for _command in (graphs, picture, cold):
+    main.add_command(_command, str(_command.name).removeprefix("sd15-"))
 
 if __name__ == "__main__":
     main()

@@ -9,43 +9,46 @@ from __future__ import annotations
 import functools
 import json
 import shutil
-import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import click
-from numpy.typing import NDArray
 
-from tintype.bench.job import GraphJob
-from tintype.bench.peer_graphs import graph_inputs
+from tintype.bench.graphs import graph_inputs
+from tintype.bench.job import Job
+from tintype.bench.process import run_process
 
 LATENT_SIDE = 64  # latent cells
 CALIBRATION_SAMPLES = 2
 OPENVINO_FILES = {"text_encoder": "text_encoder.xml", "denoiser": "unet.xml", "vae_decoder": "vae_decoder.xml"}
 QUANTIZED = ("denoiser", "vae_decoder")
+EXPORTS = ("fp32", "int8")
 
 
-def make(folder: Path, chosen: tuple[str, ...] = ()) -> dict[str, float]:
-    """Make the parts that are missing, or those of `chosen`; returns the seconds of each that was made."""
+def make(folder: Path, chosen: tuple[str, ...] = (), damage_seconds: float = 1.0) -> dict[str, dict[str, Any]]:
+    """Make the parts that are missing, or those of `chosen`; returns time and memory of each that was made.
+
+    damage_seconds: what an export may take to measure what each layer's quantization costs.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    seconds = {}
+    figures: dict[str, dict[str, Any]] = {}
     for name in chosen or tuple(PARTS):
         if (folder / name).exists():
             click.echo(f"{name:<15} there already", err=True)
             continue
-        started = time.perf_counter()
+        click.echo(f"making {name}", err=True)
         partial = folder / f".partial-{name}"
         shutil.rmtree(partial, ignore_errors=True)
         command = [sys.executable, "-m", "tintype.bench.sd15_make", name, str(folder), str(partial)]
-        if subprocess.run(command, check=False, stdout=subprocess.DEVNULL).returncode != 0:
-            raise click.ClickException(f"{name} could not be made; what it said is above")
+        run = run_process([*command, str(damage_seconds)] if name in EXPORTS else command)
         partial.rename(folder / name)
-        seconds[name] = round(time.perf_counter() - started, 1)
-        click.echo(f"{name:<15} {seconds[name]:.0f} s", err=True)
-    return seconds
+        memory = {"peak_rss_bytes": run.own_peak_bytes, "together_peak_bytes": run.together_peak_bytes}
+        figures[name] = {"seconds": round(run.seconds, 1), **memory}
+        if name in EXPORTS:
+            figures[name]["report"] = json.loads(run.stdout.strip().splitlines()[-1])
+    return figures
 
 
 def _make_checkpoint(folder: Path, into: Path) -> None:
@@ -53,18 +56,18 @@ def _make_checkpoint(folder: Path, into: Path) -> None:
     from tintype.bench.make_sdxl import make_checkpoint
     from tintype.bench.shapes import SD15_PNDM
 
-    print(json.dumps({"unet_parameters": make_checkpoint(into, SD15_PNDM)["unet"]}))
+    make_checkpoint(into, SD15_PNDM)
 
 
-def _make_bundle(precision: str, folder: Path, into: Path) -> None:
+def _make_bundle(precision: str, folder: Path, into: Path, damage_seconds: float) -> None:
     """An export like any other, gates and all, with the least denoising behind its ranges."""
     from tintype.export import Effort, export_bundle
 
     least = {"steps": 2, "calibration_prompts": 1, "gate_prompts": 1, "gate_calls": 1}
-    effort = Effort(**least, latent_size=LATENT_SIDE, damage_seconds=1.0)
+    effort = Effort(**least, latent_size=LATENT_SIDE, damage_seconds=damage_seconds)
     name = f"sd15-{precision}"
     report = export_bundle(folder / "checkpoint", into, precision=precision, name=name, effort=effort)
-    print(json.dumps(report.as_dict()), file=sys.stderr)
+    print(json.dumps(report.as_dict()))
 
 
 def _make_openvino(folder: Path, into: Path) -> None:
@@ -83,7 +86,7 @@ def _make_openvino(folder: Path, into: Path) -> None:
     }
     into.mkdir()
     for role, file in OPENVINO_FILES.items():
-        inputs = example_inputs(role, 2, int(checkpoint.configs["text_encoder"]["hidden_size"]))
+        inputs = graph_inputs(Job(model=str(folder / "fp32"), role=role, batch_size=2))
         example = {name: torch.from_numpy(array) for name, array in inputs.items()}
         with torch.inference_mode():
             model = openvino.convert_model(loaders[role]().eval(), example_input=example)
@@ -98,7 +101,8 @@ def _make_openvino_int8(folder: Path, into: Path) -> None:
     into.mkdir()
     for role in QUANTIZED:
         model = openvino.Core().read_model(folder / "openvino-f32" / OPENVINO_FILES[role])
-        samples = [example_inputs(role, 1, seed=seed) for seed in range(CALIBRATION_SAMPLES)]
+        job = Job(model=str(folder / "fp32"), role=role)
+        samples = [graph_inputs(job, seed) for seed in range(CALIBRATION_SAMPLES)]
         quantized = nncf.quantize(
             model,
             nncf.Dataset(samples, lambda sample: list(sample.values())),
@@ -107,12 +111,6 @@ def _make_openvino_int8(folder: Path, into: Path) -> None:
         )
         openvino.save_model(quantized, into / OPENVINO_FILES[role], compress_to_fp16=False)
         del model, quantized
-
-
-def example_inputs(role: str, batch: int, embedding: int = 768, seed: int = 0) -> dict[str, NDArray[Any]]:
-    """Inputs of one role in the order of the graph's: noise of unit variance, as the real ones have."""
-    job = GraphJob(runtime="openvino", model="", role=role, batch=batch, embedding=embedding)
-    return graph_inputs(job, seed)
 
 
 def _make_sdcpp(folder: Path, into: Path) -> None:
@@ -127,7 +125,7 @@ def _make_sdcpp(folder: Path, into: Path) -> None:
         (into / part).symlink_to(Path("..") / "checkpoint" / part, target_is_directory=True)
 
 
-PARTS: dict[str, Callable[[Path, Path], None]] = {
+PARTS: dict[str, Callable[..., None]] = {  # each makes its part of the folder's others, into a folder
     "checkpoint": _make_checkpoint,
     "fp32": functools.partial(_make_bundle, "fp32"),
     "int8": functools.partial(_make_bundle, "int8"),
@@ -138,4 +136,4 @@ PARTS: dict[str, Callable[[Path, Path], None]] = {
 
 
 if __name__ == "__main__":
-    PARTS[sys.argv[1]](Path(sys.argv[2]), Path(sys.argv[3]))
+    PARTS[sys.argv[1]](Path(sys.argv[2]), Path(sys.argv[3]), *map(float, sys.argv[4:]))

@@ -14,31 +14,32 @@ import json
 import os
 import sys
 import time
-from collections.abc import Mapping
 from typing import Any, Protocol
 
-from tintype.bench.job import AnyJob, GraphJob, Job, RatesJob
+import numpy as np
+
+from tintype.bench.job import Job, with_steps
 from tintype.bench.process import status_bytes
 from tintype.engine import Reading, others_share, peak_rss_bytes
 
-PEERS: dict[str, tuple[str, type[AnyJob]]] = {
-    "tintype": ("tintype.bench.peer_tintype", Job),
-    "diffusers": ("tintype.bench.peer_diffusers", Job),
-    "onnxruntime": ("tintype.bench.peer_onnxruntime", Job),
-    "openvino": ("tintype.bench.peer_openvino", Job),
-    "stable-diffusion.cpp": ("tintype.bench.peer_sdcpp", Job),
-    "graph": ("tintype.bench.peer_graphs", GraphJob),
-    "rates": ("tintype.bench.peer_rates", RatesJob),
+PEERS = {  # by kind, the module whose `load` makes a peer of a job
+    "tintype": "tintype.bench.peer_tintype",
+    "diffusers": "tintype.bench.peer_diffusers",
+    "onnxruntime": "tintype.bench.peer_onnxruntime",
+    "openvino": "tintype.bench.peer_openvino",
+    "stable-diffusion.cpp": "tintype.bench.peer_sdcpp",
+    "rates": "tintype.bench.peer_rates",
 }
 
-Figures = Mapping[str, float | None]
+Figures = dict[str, Any]
 
 
 class Peer(Protocol):
     """A runtime that has loaded a model."""
 
-    def picture(self, seed: int, job: Any) -> Figures:
-        """Make one picture, or one call of a graph; returns what it knows better than a clock around it.
+    def picture(self, seed: int, job: Job) -> Figures:
+        """Make one picture, or one call of a graph; returns what it knows better than a clock around it, and what it
+        made as "output", if it is to be saved.
 
         job: the one it was loaded for, but for what differs this time, such as fewer steps to warm up.
         """
@@ -46,27 +47,29 @@ class Peer(Protocol):
 
 
 def main() -> None:
-    """The worker's loop: argv holds the peer's name and the job as JSON."""
+    """The worker's loop: argv holds the peer's kind and the job as JSON."""
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # what a library prints must not come between the answers
 
     def answer(value: dict[str, Any]) -> None:
         print(json.dumps(value), file=answers, flush=True)
 
-    module, job_type = PEERS[sys.argv[1]]
-    job = job_type(**json.loads(sys.argv[2]))
+    job = Job(**json.loads(sys.argv[2]))
     bare, started = peak_rss_bytes(), time.perf_counter()
-    peer: Peer = importlib.import_module(module).load(job)
+    peer: Peer = importlib.import_module(PEERS[sys.argv[1]]).load(job)
     load_seconds = round(time.perf_counter() - started, 4)
     answer({"load_seconds": load_seconds, "bare_bytes": bare, "opened_anonymous_bytes": status_bytes("RssAnon")})
-    for seed, line in enumerate(sys.stdin):
+    for number, line in enumerate(sys.stdin):
         asked = dataclasses.replace(job, **json.loads(line))
         before = Reading.now()
-        figures = peer.picture(seed, asked)
+        figures = peer.picture(number if asked.seed is None else asked.seed, asked)
         after = Reading.now()
+        made = figures.pop("output", None)
+        if asked.output is not None:
+            np.save(asked.output, made)
         measured = {"seconds": after.wall_seconds - before.wall_seconds, "others_share": others_share(before, after)}
         memory = {"anonymous_bytes": status_bytes("RssAnon"), "rss_bytes": status_bytes("VmRSS")}
-        answer({**measured, **memory, **figures})
+        answer(with_steps({**measured, **memory, **figures}, asked))
     answer({"peak_rss_bytes": peak_rss_bytes()})
 
 

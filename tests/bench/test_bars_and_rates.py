@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tintype.bench.command import judge_peers
-from tintype.bench.figures import add_ratios, bar_lines, judge_ratios, table_lines, verdict
-from tintype.bench.job import RatesJob
+from tintype.bench.command import PEER_BARS
+from tintype.bench.comparison import Bar, add_ratios, judge
+from tintype.bench.figures import bar_lines, table_lines, verdict
+from tintype.bench.job import Job
 from tintype.bench.peer_onnxruntime import plain_session
 from tintype.bench.peer_rates import copy_rate, float_product, int8_product
 from tintype.bench.peer_rates import load as load_rates
@@ -23,23 +24,22 @@ def test_a_ratio_is_judged_by_its_own_bar() -> None:
     def table(**seconds: float) -> dict[str, Any]:
         return {name: {"seconds": {"median": each}} for name, each in seconds.items()}
 
-    bars = [("ours", "theirs", 0.7)]
-    judged = {"what": "ours over theirs", "value": 0.7, "at_most": 0.7, "met": True}
-    assert judge_ratios(bars, table(ours=7.0, theirs=10.0)) == [judged]
-    assert judge_ratios(bars, table(ours=7.1, theirs=10.0)) == [{**judged, "value": 0.71, "met": False}]
-    assert judge_ratios(bars, table(ours=7.0)) == []
+    bars = [Bar("ours", over="theirs", at_most=0.7)]
+    judged = {"what": "ours over theirs, seconds", "value": 0.7, "at_most": 0.7, "met": True}
+    assert judge(bars, table(ours=7.0, theirs=10.0)) == [judged]
+    assert judge(bars, table(ours=7.1, theirs=10.0)) == [{**judged, "value": 0.71, "met": False}]
+    assert judge(bars, table(ours=7.0)) == []
     compared = table(ours=7.0, theirs=10.0)
-    add_ratios(compared, "theirs", "ratio")
-    add_ratios(compared, "nobody", "other")
-    assert compared["ours"] == {"seconds": {"median": 7.0}, "ratio": 0.7}
-    assert compared["theirs"]["ratio"] == 1.0
+    add_ratios(compared, [("seconds", "theirs"), ("seconds", "nobody"), ("load_seconds", "theirs")])
+    assert compared["ours"] == {"seconds": {"median": 7.0}, "ratios": {"seconds over theirs": 0.7}}
+    assert compared["theirs"]["ratios"] == {"seconds over theirs": 1.0}
 
 
 def test_a_line_has_the_figures_that_there_are() -> None:
     table = {"a": {"seconds": {"median": 1.5}, "peak_rss_bytes": 3 * MIB}, "b": {"seconds": {"median": 2.0}, "x": None}}
-    first, second = table_lines(table, {"seconds": "{:.2f} s", "x": "{} x", "peak_rss_bytes": "{:.0f} MiB"}, "t ")
-    assert first.split() == ["t", "a", "1.50", "s,", "3", "MiB"]
-    assert second.split() == ["t", "b", "2.00", "s"]
+    first, second = table_lines(table, "t")
+    assert first.split() == ["t", "a", "1.500", "s,", "peak", "3", "MiB"]
+    assert second.split() == ["t", "b", "2.000", "s"]
 
 
 @pytest.mark.parametrize("value", [None, math.nan, -math.inf])
@@ -76,7 +76,7 @@ def test_a_product_is_the_product_in_fp32_and_its_weight_is_near_in_int8() -> No
 
 @pytest.mark.bench
 def test_rates_are_told_for_every_product_in_both_precisions_and_for_a_copy() -> None:
-    job = RatesJob(products=((32, 16, 8),), threads=1)
+    job = Job(products=((32, 16, 8),), threads=1)
     figures = load_rates(job).picture(0, job)
     assert set(figures) == {"fp32 32x16x8 GFLOP/s", "int8 32x16x8 GFLOP/s", "copy GB/s"}
     assert all(value is not None and value > 0 for value in figures.values())
@@ -89,5 +89,5 @@ def test_the_loop_beside_plain_onnxruntime_has_a_bar_of_its_own() -> None:
         "tintype-balanced": {"denoise_seconds": {"median": 0.6}},
         "onnxruntime": {"denoise_seconds": {"median": 1.0}},
     }
-    assert [bar["met"] for bar in judge_peers(table)] == [True, False]
-    assert judge_peers({"tintype": {"denoise_seconds": {"median": 0.6}}}) == []
+    assert [bar["met"] for bar in judge(PEER_BARS, table)] == [True, False]
+    assert [bar["what"] for bar in judge(PEER_BARS, {"tintype": table["tintype"]})] == [PEER_BARS[1].what]

@@ -14,12 +14,12 @@ import psutil
 import pytest
 
 from tintype.bench import runner
-from tintype.bench.command import NEVER_IMPORTED, measure_fresh, measure_peers, measure_steady
+from tintype.bench.command import NEVER_IMPORTED, PEERS, comparison
 from tintype.bench.figures import summary
-from tintype.bench.job import PROMPT, Job, RatesJob, build_arguments, generate_arguments
+from tintype.bench.job import PROMPT, Job, build_arguments, generate_arguments
 from tintype.bench.process import Run, imported_modules, run_process
 from tintype.bench.report import machine_facts
-from tintype.bench.runner import worker
+from tintype.bench.runner import Schedule, worker
 from tintype.cli import run
 from tintype.engine import cache_entries, cpu_name, instruction_sets, processor_kind
 
@@ -121,7 +121,7 @@ def test_a_picture_needs_no_torch(tiny_bundle: Path, tmp_path: Path) -> None:
 
 @pytest.mark.bench
 def test_a_fresh_process_is_measured_cold_and_with_builds_cached(
-    tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     builds: list[int] = []
 
@@ -130,18 +130,21 @@ def test_a_fresh_process_is_measured_cold_and_with_builds_cached(
         return run_process(command, environment)
 
     monkeypatch.setattr(runner, "run_process", counting_run)
-    figures = measure_fresh(Job(model=str(tiny_bundle), num_inference_steps=2), repeats=1)
+    asked = ["--model", str(tiny_bundle), "--num-inference-steps", "2", "--repeats", "1", "--results", str(tmp_path)]
+    assert run(["bench", "fresh", *asked, "--json"]) == 0
+    part = json.loads(capsys.readouterr().out)["parts"]["fresh"]
     assert builds == [0, 3]  # an empty cache, and what the cold one left there: a build a graph
-    assert figures["cold"]["seconds"] > 0
-    assert figures["first"]["seconds"]["median"] > 0
-    assert figures["first"]["steps_per_second"] > 0
-    assert figures["torch_imported"] is False
-    assert figures["imported_heavy"] == []
+    assert part["peers"]["cold"]["seconds"]["median"] > 0
+    assert part["peers"]["first"]["seconds"]["median"] > 0
+    assert part["peers"]["first"]["steps_per_second"]["median"] > 0
+    assert "onnxruntime" in part["imported"]
+    assert [(bar["value"], bar["met"]) for bar in part["bars"]] == [(0, True)]  # torch among what isn't
 
 
 @pytest.mark.bench
-def test_a_warm_process_is_measured_after_its_first_picture(tiny_bundle: Path) -> None:
-    figures = measure_steady(Job(model=str(tiny_bundle), num_inference_steps=2), repeats=2)
+def test_a_warm_process_is_measured_after_its_first_picture(tiny_bundle: Path, tmp_path: Path) -> None:
+    steady = comparison("steady", Job(model=str(tiny_bundle), num_inference_steps=2), Schedule(rounds=2), tmp_path)
+    figures = steady.run(tmp_path)["peers"]["tintype"]
     assert figures["seconds"]["runs"] == 2
     assert figures["peak_rss_bytes"] > 20 * MIB
     assert any(entry.identity.plan.endswith("timed") for entry in cache_entries() if entry.identity is not None)
@@ -149,11 +152,11 @@ def test_a_warm_process_is_measured_after_its_first_picture(tiny_bundle: Path) -
 
 @pytest.mark.bench
 @pytest.mark.reference
-def test_peers_make_the_same_job_beside_us(tiny_bundle: Path, tiny_checkpoint: Path) -> None:
+def test_peers_make_the_same_job_beside_us(tiny_bundle: Path, tiny_checkpoint: Path, tmp_path: Path) -> None:
     job = Job(model=str(tiny_bundle), checkpoint=str(tiny_checkpoint), num_inference_steps=2, threads=1)
-    table = measure_peers(job, repeats=1)
-    assert set(table) == {"tintype", "tintype-balanced", "diffusers", "onnxruntime"}
-    assert table["tintype"]["ratio_to_tintype"] == 1.0
+    table = comparison("peers", job, Schedule(rounds=1), tmp_path).run(tmp_path)["peers"]
+    assert set(table) == set(PEERS) == {"tintype", "tintype-balanced", "diffusers", "onnxruntime"}
+    assert table["tintype"]["ratios"]["seconds over tintype"] == 1.0
     for figures in table.values():
         assert figures["seconds"]["median"] >= figures["denoise_seconds"]["median"] > 0
 
@@ -167,7 +170,7 @@ def test_a_worker_that_cannot_load_is_told_by_name(tmp_path: Path, capfd: pytest
 @pytest.mark.bench
 def test_a_worker_that_ends_between_answers_is_told_by_name() -> None:
     def ask_twice() -> None:
-        with worker("rates", RatesJob(products=())) as turn:
+        with worker("rates", Job()) as turn:
             assert turn.ask({})["copy GB/s"] > 0
             turn.ask({"nothing of the job": 1})
 
@@ -182,5 +185,5 @@ def test_the_figures_are_written_with_date_and_machine(tmp_path: Path, capsys: p
     report = json.loads(path.read_text())
     assert path.name.endswith("-help.json")
     assert report["machine"]["date"][:4] == path.name[:4]
-    assert report["help"]["seconds"]["median"] > 0
+    assert report["parts"]["help"]["peers"]["tintype --help"]["seconds"]["median"] > 0
     assert "tintype --help" in capsys.readouterr().out

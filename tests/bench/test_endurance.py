@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
@@ -19,20 +20,20 @@ def test_growth_is_of_the_largest_shape_from_the_tenth_picture_on() -> None:
 
 @pytest.mark.bench
 def test_pictures_and_kills_are_measured_and_judged(tiny_bundle: Path, tmp_path: Path) -> None:
-    def report(*arguments: str) -> dict[str, object]:
+    def report(*arguments: str) -> dict[str, Any]:
         out = tmp_path / arguments[0]
         done = CliRunner().invoke(main, [*arguments, "--results", str(out)], catch_exceptions=False)
         assert done.exit_code == 0, done.output
         (path,) = out.iterdir()
-        return dict(json.loads(path.read_text()))
+        return dict(json.loads(path.read_text())["parts"][arguments[0]])
 
-    pictures = report("pictures", str(tiny_bundle), "--count", "20", "--steps", "1")
+    pictures = report("pictures", str(tiny_bundle), "--count", "20", "--steps", "1")["peers"]
     for name, shapes in (("one shape", 1), ("three shapes", 3)):
         part = pictures[name]
-        assert isinstance(part, dict)
         assert len(part["shapes"]) == shapes
-        assert len(part["rss_bytes"]) == 2
-        assert min(part["rss_bytes"]) > 20 * 2**20
+        assert len(part["every_tenth_rss"]) == 2
+        assert min(part["every_tenth_rss"]) > 20 * 2**20
     kills = report("kills", str(tiny_bundle), "--count", "1")
-    assert kills["bars"][0]["met"]  # type: ignore[index]
-    assert [row["left"] for row in kills["next_starts"]] == [[]]  # type: ignore[attr-defined]
+    assert kills["bars"][0]["met"]
+    assert [row["left"] for name, row in kills["peers"].items() if name != "undisturbed"] == [[]]
+    assert sum(row["was_running"] for row in kills["killed"]) == 1

@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
-import json
+import contextlib
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from tintype.bench import parity
-from tintype.bench.parity import UNDECIDED, Drawn, compare, main
+from tintype.bench.job import Job
+from tintype.bench.parity import UNDECIDED, comparison, main
+from tintype.bench.runner import Schedule, Turn
 
 
 @pytest.mark.bench
-def test_a_device_is_as_near_to_itself_as_can_be_and_rounding_costs_something() -> None:
-    found = compare("cpu", UNDECIDED[:1], seeds=2, steps=1)
-    assert found["usual"] == {"smallest_db": 200.0, "median_db": 200.0, "each_db": [200.0, 200.0]}
-    assert 20.0 < found["processor_balanced"]["smallest_db"] < 100.0
-    assert found["same_bytes_twice"] == 1.0
-    assert 0.0 < found["outside_share"] < 1.0
-    assert [bar["met"] for bar in found["bars"][:2]] == [True, True]
+def test_a_device_is_as_near_to_itself_as_can_be_and_rounding_costs_something(tmp_path: Path) -> None:
+    made = comparison("cpu", UNDECIDED[:1], 2, Job(num_inference_steps=1), Schedule(rounds=1)).run(tmp_path)
+    assert made["peers"]["on cpu"]["psnr_db"]["each"] == [200.0, 200.0]
+    assert 20.0 < made["peers"]["the processor, balanced"]["psnr_db"]["smallest"] < 100.0
+    assert made["peers"]["on cpu again"]["psnr_db"]["each"] == [200.0, 200.0]
+    assert 0.0 < made["peers"]["on cpu"]["outside_share"]["median"] < 1.0
+    assert [bar["met"] for bar in made["bars"][:2]] == [True, True]
 
 
 def test_a_device_that_is_not_here_is_told_without_a_traceback(tmp_path: Path) -> None:
@@ -34,17 +36,22 @@ def test_a_device_that_is_not_here_is_told_without_a_traceback(tmp_path: Path) -
 def test_the_farthest_picture_is_judged_and_another_one_the_second_time_is_told(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    shades = iter([(10, 10), (10, 90), (10, 10), (10, 10)])  # the device, the same again, the processor, balanced
+    @contextlib.contextmanager
+    def drawn(kind: str, job: Job, environment: object) -> Iterator[Turn]:
+        each = iter(next(shades))
 
-    def drawn(*_: object, **__: object) -> list[Drawn]:
-        return [Drawn(np.full((8, 8, 3), shade, np.uint8), 0.01) for shade in next(shades)]
+        def ask(changes: Mapping[str, str]) -> dict[str, float]:
+            np.save(changes["output"], np.full((8, 8, 3), next(each), np.uint8))
+            return {"seconds": 1.0, "outside_share": 0.01}
 
-    monkeypatch.setattr(parity, "draw", drawn)
-    done = CliRunner().invoke(main, ["openvino", "--results", str(tmp_path)], catch_exceptions=False)
-    assert "MISSED share of pictures" in done.stdout
-    (file,) = tmp_path.iterdir()
-    told = json.loads(file.read_text())
-    assert told["same_bytes_twice"] == 0.5
-    assert told["usual"]["smallest_db"] == 200.0
-    shades = iter([(10, 90), (10, 90), (10, 10), (10, 10)])
-    assert [bar["met"] for bar in compare("openvino", UNDECIDED, 1, 1)["bars"]] == [False, True, True]
+        yield Turn(ask, {"load_seconds": 0.0})
+
+    def judged() -> list[tuple[float, bool]]:
+        asked = comparison("openvino", UNDECIDED[:2], 1, Job(), Schedule(rounds=1))
+        return [(bar["value"], bar["met"]) for bar in asked.run(tmp_path)["bars"]]
+
+    monkeypatch.setattr("tintype.bench.runner.worker", drawn)
+    shades = iter([(10, 10), (10, 10), (10, 10), (10, 90)])  # the processor, balanced, the device, the same again
+    assert judged() == [(200.0, True), (10.07, False), (0.01, True)]
+    shades = iter([(10, 10), (10, 10), (10, 90), (10, 90)])
+    assert judged() == [(10.07, False), (200.0, True), (0.01, True)]
