@@ -21,10 +21,9 @@ import numpy as np
 from tintype.bench.command import read_timings
 from tintype.bench.comparison import Bar, Comparison
 from tintype.bench.job import Job, generate_arguments, picture_arguments
-from tintype.bench.options import count_option, folder_argument, measurement, sizes_option
+from tintype.bench.measurement import Report, count_option, folder_argument, measurement, sizes_option
 from tintype.bench.process import Run, run_process, tintype_command
-from tintype.bench.report import Report
-from tintype.bench.runner import Answer, Command, Schedule
+from tintype.bench.runner import Answer, Command
 from tintype.bundle import open_bundle
 
 PROMPT = "a lighthouse on a cliff in the evening"
@@ -60,18 +59,14 @@ Plan = dict[str, Any]
     help=__doc__,
 )
 def main(
-    report: Report, scratch: Path, schedule: Schedule, *, bundle: Path, sizes: Sequence[tuple[int, int]], budgets: int,
-    given: str, steps: int, **fields: Any,
-) -> None:  # fmt: skip
+    report: Report, bundle: Path, sizes: Sequence[tuple[int, int]], budgets: int, given: str, steps: int, **fields: Any
+) -> None:
     wanted, slowest = given_budgets(given)
     report.names.append(open_bundle(bundle).name)
     for width, height in sizes:
         job = Job(model=str(bundle), prompt=PROMPT, num_inference_steps=steps, width=width, height=height, **fields)
         plans = settled_plans(job, budgets, wanted)
-        part = comparison(job, plans, slowest, schedule, scratch).run(scratch)
-        for name, figures in part["peers"].items():
-            figures["plan"] = plans[name]
-        report.add(f"{width}x{height}", part)
+        report.compare(f"{width}x{height}", comparison(job, plans, slowest, report.scratch), plans=plans)
     plot(report, report.path(".svg"))
 
 
@@ -133,9 +128,7 @@ def _decided(plan: Mapping[str, Any]) -> tuple[Any, ...]:
     return (plan["resident_together"], *stages)
 
 
-def comparison(
-    job: Job, plans: Mapping[str, Plan], slowest: Mapping[str, float], schedule: Schedule, scratch: Path
-) -> Comparison:
+def comparison(job: Job, plans: Mapping[str, Plan], slowest: Mapping[str, float], scratch: Path) -> Comparison:
     """A picture within each budget. slowest: by a budget's name the most time, that without a budget being 1."""
     commands = {}
     for name, planned in plans.items():
@@ -146,7 +139,6 @@ def comparison(
     times = [Bar(name, "total_seconds", over=UNLIMITED, at_most=most) for name, most in slowest.items()]
     return Comparison(
         contestants=commands,
-        schedule=schedule,
         near={name: UNLIMITED for name in plans if name != UNLIMITED},
         ratios=[("total_seconds", UNLIMITED)],
         bars=[*times, *BARS],

@@ -17,10 +17,9 @@ import click
 from tintype.bench.comparison import Bar, Comparison, outside_bars
 from tintype.bench.figures import verdict
 from tintype.bench.job import PROMPT, Job, build_arguments, generate_arguments, with_steps
-from tintype.bench.options import count_option, measurement
+from tintype.bench.measurement import Report, count_option, measurement
 from tintype.bench.process import Run, imported_modules, tintype_command
-from tintype.bench.report import Report
-from tintype.bench.runner import Answer, Command, Peer, Schedule
+from tintype.bench.runner import Answer, Command, Peer
 from tintype.cli.options import Size
 
 MEASURES = ("help", "fresh", "steady", "peers")
@@ -47,8 +46,7 @@ PEER_BARS = (Bar(BALANCED, "denoise_seconds", over="onnxruntime", at_most=0.7), 
     threads=None,
 )
 def bench(
-    report: Report, scratch: Path, schedule: Schedule, *, measures: tuple[str, ...], size: tuple[int, int] | None,
-    **fields: Any,
+    report: Report, measures: tuple[str, ...], size: tuple[int, int] | None, **fields: Any,
 ) -> None:  # fmt: skip
     """Measure latency and memory on this machine.
 
@@ -61,34 +59,32 @@ def bench(
     report.names = list(dict.fromkeys(measures or MEASURES[:3]))
     for name in report.names:
         click.echo(f"measuring {name} ...", err=True)
-        part = comparison(name, job, schedule, scratch).run(scratch)
+        part = comparison(name, job, report.scratch).run(report.schedule, report.scratch)
         if name == "fresh":
-            modules = imported_modules(generate_arguments(job, scratch / "picture.png"), cache_environment(scratch))
-            part["imported"] = sorted(modules)
-            heavy = len(modules & NEVER_IMPORTED)
-            part["bars"].append(verdict("modules imported of torch, diffusers, onnx", heavy, at_most=0))
+            environment = cache_environment(report.scratch)
+            modules = imported_modules(generate_arguments(job, report.scratch / "picture.png"), environment)
+            heavy = verdict("modules of torch, diffusers, onnx", len(modules & NEVER_IMPORTED), at_most=0)
+            part |= {"imported": sorted(modules), "bars": [heavy]}
         report.add(name, part)
 
 
-def comparison(name: str, job: Job, schedule: Schedule, scratch: Path) -> Comparison:
+def comparison(name: str, job: Job, scratch: Path) -> Comparison:
     """What one of MEASURES compares.
 
     help: from spawn to exit; the first one reads the files from disk and compiles them. peers: whole pictures of each
     runtime, one after another in each round.
     """
     if name == "help":
-        schedule = dataclasses.replace(schedule, rounds=max(schedule.rounds, 9))
         start = Command(tintype_command("--help"), opens_cold=True)
-        return Comparison(contestants={"tintype --help": start}, schedule=schedule, bars=[HELP_BAR])
+        return Comparison(contestants={"tintype --help": start}, bars=[HELP_BAR], least_rounds=9)
     if name == "fresh":
-        return Comparison(contestants=cold_commands(job, scratch), schedule=schedule)
-    schedule = dataclasses.replace(schedule, resident=True)
+        return Comparison(contestants=cold_commands(job, scratch))
     if name == "steady":
-        return Comparison(contestants={"tintype": ours(job)}, schedule=schedule)
+        return Comparison(contestants={"tintype": ours(job)}, resident=True)
     contestants = {each: Peer(each, job) for each in PEERS}
     contestants |= {"tintype": ours(job), BALANCED: ours(dataclasses.replace(job, exactness="balanced"))}
     ratios = (("seconds", "tintype"), ("denoise_seconds", "tintype"))
-    return Comparison(contestants=contestants, schedule=schedule, ratios=ratios, bars=PEER_BARS)
+    return Comparison(contestants=contestants, ratios=ratios, bars=PEER_BARS, resident=True)
 
 
 def ours(job: Job) -> Peer:

@@ -2,11 +2,10 @@
 
     part = Comparison(
         contestants={"ours": ..., "theirs": ...},
-        schedule=Schedule(rounds=3),
         near={"ours": "theirs"},
         ratios=(("seconds", "theirs"),),
         bars=(Bar("ours", over="theirs", at_most=0.7), Bar(figure="psnr_db", at_least=70.0)),
-    ).run(scratch)
+    ).run(Schedule(rounds=3), scratch)
 
 The part is {"peers": figures by contestant, "bars": verdicts}. What makes contestants is a function of its own, so that
 tests see them without measuring.
@@ -14,6 +13,7 @@ tests see them without measuring.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -83,17 +83,20 @@ class Comparison:
     """near: by contestant, whose answers its own are compared with, in dB. ratios: figures and references."""
 
     contestants: Mapping[str, Contestant]
-    schedule: Schedule
     near: Mapping[str, str] = field(default_factory=dict)
     ratios: Sequence[tuple[str, str]] = ()
     bars: Sequence[Bar] = ()
+    resident: bool = False  # all stay open from the first round to the last
+    least_rounds: int = 1
 
-    def run(self, scratch: Path) -> dict[str, Any]:
-        """Measure, in a folder for answers that are compared."""
+    def run(self, schedule: Schedule, scratch: Path) -> dict[str, Any]:
+        """Measure; scratch: a folder for answers that are compared."""
+        rounds = max(schedule.rounds, self.least_rounds)
+        schedule = dataclasses.replace(schedule, rounds=rounds, resident=self.resident)
         contestants, files = dict(self.contestants), {}
         for number, name in enumerate(sorted({*self.near, *self.near.values()})):
             contestants[name], files[name] = contestants[name].saving(scratch / f"{number}")
-        table = {name: made.figures() for name, made in measure(contestants, self.schedule).items()}
+        table = {name: made.figures() for name, made in measure(contestants, schedule).items()}
         for name, reference in self.near.items():
             each_db = [file_psnr_db(*pair) for pair in zip(files[reference], files[name], strict=True)]
             table[name]["psnr_db"] = {**summary(each_db), "each": each_db}

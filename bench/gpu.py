@@ -20,13 +20,11 @@ from typing import Any
 import click
 
 from tintype.bench.comparison import Bar, Comparison
-from tintype.bench.device_memory import used_bytes
 from tintype.bench.job import Job
-from tintype.bench.options import count_option, folder_argument, measurement, names_option
+from tintype.bench.measurement import Report, count_option, folder_argument, measurement, names_option
 from tintype.bench.parity import check
-from tintype.bench.process import run_process
-from tintype.bench.report import Report
-from tintype.bench.runner import Changes, Peer, Schedule
+from tintype.bench.process import run_process, used_bytes
+from tintype.bench.runner import Changes, Peer
 from tintype.bench.shapes import SHAPES
 from tintype.engine import gpus
 
@@ -53,10 +51,7 @@ FIGURES = ("seconds_a_step", "seconds", "device_peak_bytes")
     threads=None,
     help=__doc__,
 )
-def main(
-    report: Report, scratch: Path, schedule: Schedule, *, folder: Path, shapes: Sequence[str], checks: bool,
-    **chosen: Any,
-) -> None:  # fmt: skip
+def main(report: Report, folder: Path, shapes: Sequence[str], checks: bool, **chosen: Any) -> None:
     folder = folder.resolve()
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(folder / "inductor"))
     report["gpu"] = {"gpus": [dataclasses.asdict(card) for card in gpus()], "used_bytes_before": used_bytes()}
@@ -67,7 +62,7 @@ def main(
         shutil.rmtree(folder / cache, ignore_errors=True)
     for shape in shapes:
         ensure_bundle(folder, shape)
-        report.add(shape, comparison(shape, peers_of(folder, shape, **chosen), schedule).run(scratch))
+        report.compare(shape, comparison(shape, peers_of(folder, shape, **chosen)))
 
 
 def ensure_bundle(folder: Path, shape: str) -> None:
@@ -100,10 +95,10 @@ def peers_of(
     }
 
 
-def comparison(shape: str, contestants: Mapping[str, Peer], schedule: Schedule) -> Comparison:
+def comparison(shape: str, contestants: Mapping[str, Peer]) -> Comparison:
     """Of one shape; of those without bars of their own the device's memory is judged."""
     ratios = [(figure, peer) for peer in PEERS for figure in FIGURES]
-    return Comparison(contestants=contestants, schedule=schedule, ratios=ratios, bars=BARS.get(shape, (MEMORY_BAR,)))
+    return Comparison(contestants=contestants, ratios=ratios, bars=BARS.get(shape, (MEMORY_BAR,)))
 
 
 if __name__ == "__main__":

@@ -144,3 +144,25 @@ class EulerPeer:
             row = [facts.bos_token_id, *words, facts.eos_token_id]
             rows.append(row + [facts.pad_token_id] * (facts.max_length - len(row)))
         return np.array(rows, dtype=np.int64)
+
+
+def load(job: Job) -> Peer:
+    """Plain ONNX Runtime: default settings, as a first program opens them; only the thread count is shared."""
+    return bare_peer(job, _open_graph)
+
+
+def _open_graph(job: Job) -> Run:
+    session = plain_session(open_bundle(job.model).graph_path(job.role or ""), job.threads)
+    return lambda inputs: np.asarray(session.run(None, dict(inputs))[0])
+
+
+def plain_session(model: Path | bytes, threads: int | None) -> Any:
+    """Of a file, or of a graph in memory."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    if threads is not None:
+        options.intra_op_num_threads = threads
+    source = model if isinstance(model, bytes) else str(model)
+    return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])

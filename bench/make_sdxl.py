@@ -24,7 +24,7 @@ import numpy as np
 import onnx_ir as ir
 import torch
 
-from tintype.bench.options import command_help
+from tintype.bench.measurement import command_help
 from tintype.bench.peer_diffusers import random_module
 from tintype.bench.shapes import CLIP, SHAPES, Shape
 from tintype.bundle import Parity, open_bundle

@@ -20,8 +20,7 @@ import tintype
 from tintype.bench.comparison import Bar, Comparison, outside_bars
 from tintype.bench.graphs import ROWS, graph_options
 from tintype.bench.job import PROMPT, Job
-from tintype.bench.options import count_option, measurement
-from tintype.bench.report import Report
+from tintype.bench.measurement import Report, count_option, measurement
 from tintype.bench.runner import Changes, Peer, Schedule
 from tintype.cli.options import PROVIDERS
 from tintype.engine import open_role, resolve_provider
@@ -43,18 +42,15 @@ SAME_DB = 200.0  # of equal arrays
     threads=None,
     help=__doc__,
 )
-def main(
-    report: Report, scratch: Path, schedule: Schedule, *, device: str, prompts: int, seeds: int,
-    num_inference_steps: int, threads: int | None,
-) -> None:  # fmt: skip
+def main(report: Report, device: str, prompts: int, seeds: int, num_inference_steps: int, threads: int | None) -> None:
     resolve_provider(device)
     report.names.append(device)
     job = Job(num_inference_steps=num_inference_steps, threads=threads)
     asked = (*PROMPTS[:prompts], *UNDECIDED)
-    report.add("parity", comparison(device, asked, seeds, job, schedule).run(scratch), prompts=asked)
+    report.compare("parity", comparison(device, asked, seeds, job), prompts=asked)
 
 
-def comparison(device: str, prompts: Sequence[str], seeds: int, job: Job, schedule: Schedule) -> Comparison:
+def comparison(device: str, prompts: Sequence[str], seeds: int, job: Job) -> Comparison:
     """Pictures in the order of the prompts, seeds within: near to the processor's, and to the device's own again."""
     requests = [{"prompt": prompt, "seed": SEED + number} for prompt in prompts for number in range(seeds)]
     drawn, again, processor, balanced = f"on {device}", f"on {device} again", "the processor", "the processor, balanced"
@@ -65,7 +61,6 @@ def comparison(device: str, prompts: Sequence[str], seeds: int, job: Job, schedu
             drawn: _peer(job, requests, device=device),
             again: _peer(job, requests, device=device),
         },
-        schedule=schedule,
         near={drawn: processor, balanced: processor, again: drawn},
         bars=[_near_bar(drawn), _same_bar(again), *outside_bars(drawn)],
     )
@@ -107,8 +102,8 @@ def check(device: str, *, steps: int = 20, size: int | None = None) -> dict[str,
             peers[uncaptured] = _peer(job, requests, off, device=device, exactness=exactness)
             near[uncaptured] = exactness
     with tempfile.TemporaryDirectory(prefix="tintype-bench-") as scratch:
-        compared = Comparison(contestants=peers, schedule=Schedule(rounds=1), near=near, bars=bars)
-        part = compared.run(Path(scratch))
+        compared = Comparison(contestants=peers, near=near, bars=bars)
+        part = compared.run(Schedule(rounds=1), Path(scratch))
     pictures = {exactness: {"placement": placement(device, exactness)} for exactness in ("exact", "balanced")}
     names = {"": "psnr_db", " again": "psnr_db_twice", " without CUDA graphs": "psnr_db_without_cuda_graphs"}
     for name in near:

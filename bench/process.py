@@ -1,4 +1,7 @@
-"""A fresh process, from spawn to exit: wall-clock seconds, peak memory, what others took meanwhile, what it said."""
+"""A fresh process, from spawn to exit: wall-clock seconds, peak memory, what others took meanwhile, what it said.
+
+Of a GPU, the most that it held while a peer had its turn, beyond what it held before: the same measure for all.
+"""
 
 from __future__ import annotations
 
@@ -22,6 +25,9 @@ from tintype.engine import Reading, others_share
 
 POLL_SECONDS = 0.01
 GONE_SECONDS = 5.0  # until what was killed is gone
+INTERVAL_MILLISECONDS = 50
+ASK_SECONDS = 10.0
+QUERY = ("--query-gpu=memory.used", "--format=csv,noheader,nounits", "-i", "0")
 _ON_LINUX = Path("/proc/self/status").exists()
 
 
@@ -162,3 +168,50 @@ def _children_seconds() -> float:
     """Processor seconds of this process's children that have ended, and of theirs."""
     times = os.times()
     return times.children_user + times.children_system
+
+
+class DeviceMemory:
+    """A `with` block whose peak is sampled by nvidia-smi; None without one. Other processes' growth counts too."""
+
+    def __init__(self) -> None:
+        self.peak_bytes: int | None = None
+        self._stack = contextlib.ExitStack()
+
+    def __enter__(self) -> DeviceMemory:
+        program, before = shutil.which("nvidia-smi"), used_bytes()
+        if program is None or before is None:
+            return self
+        self.peak_bytes = 0
+        command = [program, *QUERY, "-lms", str(INTERVAL_MILLISECONDS)]
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+        thread = threading.Thread(target=self._watch, args=(process, before), daemon=True)
+        self._stack.enter_context(process)  # waits for it and closes its pipe
+        self._stack.callback(thread.join)
+        self._stack.callback(process.terminate)
+        thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def _watch(self, process: subprocess.Popen[str], before: int) -> None:
+        for line in process.stdout or ():
+            used = _bytes(line)
+            if used is not None:
+                self.peak_bytes = max(self.peak_bytes or 0, used - before)
+
+
+def used_bytes() -> int | None:
+    """What the first GPU holds now, over all processes; None where nvidia-smi doesn't tell."""
+    program = shutil.which("nvidia-smi")
+    if program is None:
+        return None
+    with contextlib.suppress(OSError, subprocess.SubprocessError):
+        answer = subprocess.run([program, *QUERY], capture_output=True, text=True, check=True, timeout=ASK_SECONDS)
+        return _bytes(answer.stdout)
+    return None
+
+
+def _bytes(text: str) -> int | None:
+    first = text.strip().splitlines()[:1]
+    return int(first[0]) * 2**20 if first and first[0].strip().isdigit() else None

@@ -25,10 +25,9 @@ from typing import Any
 
 import click
 
-from tintype.bench.device_memory import DeviceMemory
 from tintype.bench.figures import summary
 from tintype.bench.job import Job
-from tintype.bench.process import Run, run_process, tintype_command
+from tintype.bench.process import DeviceMemory, Run, run_process, tintype_command
 
 Answer = dict[str, Any]
 Changes = Mapping[str, Any]  # of the job's fields, for one picture or call

@@ -28,7 +28,7 @@ import onnx_ir as ir
 from PIL import Image
 
 from tintype.bench import same_worker
-from tintype.bench.options import Names, command_help
+from tintype.bench.measurement import Several, command_help
 from tintype.bench.same_worker import CASES
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -45,7 +45,7 @@ class CannotCompare(click.ClickException):
 @click.command(help=command_help(__doc__))
 @click.argument("commit", default="HEAD")
 @click.option("--tree", type=click.Path(exists=True, path_type=Path), default=ROOT, help="[default: this checkout]")
-@click.option("--cases", type=Names(CASES), default=",".join(CASES), show_default=True)
+@click.option("--cases", type=Several(click.Choice(tuple(CASES))), default=",".join(CASES), show_default=True)
 def main(commit: str, tree: Path, cases: Sequence[str]) -> None:
     with tempfile.TemporaryDirectory(prefix="tintype-bench-") as scratch:
         source, then, here = (Path(scratch) / name for name in ("source", "then", "here"))

@@ -22,8 +22,9 @@ import click
 from tintype.bench.command import cold_commands
 from tintype.bench.comparison import Bar, Comparison, judge, outside_bars
 from tintype.bench.job import Job, build_arguments
-from tintype.bench.options import (
-    Sizes,
+from tintype.bench.measurement import (
+    PictureSize,
+    Report,
     command_help,
     count_option,
     folder_argument,
@@ -32,10 +33,8 @@ from tintype.bench.options import (
     results_option,
     sizes_option,
 )
-from tintype.bench.peer_rates import PRODUCTS
-from tintype.bench.report import Report
+from tintype.bench.peer_rates import PRODUCTS, layer_facts
 from tintype.bench.runner import Contestant, Peer, Schedule
-from tintype.bench.sd15_layers import layer_facts
 from tintype.bench.sd15_make import PARTS
 from tintype.bench.sd15_make import make as make_parts
 
@@ -87,14 +86,16 @@ COLD_BAR = Bar("cold", over="later", less=10.0, at_most=1.5, what="first picture
 MAKE_BARS = [Bar(name, "together_peak_bytes", at_most=12 * 2**30) for name in ("fp32", "int8")]
 
 _exactness = names_option("--exactness", EXACTNESS)
-_size = click.option("--size", type=Sizes(one=True), default="512x512", show_default=True, help="Width x height.")
+_size = click.option("--size", type=PictureSize(), default="512x512", show_default=True, help="Width x height.")
 _steps = count_option("--num-inference-steps", default=20)
-_measurement = functools.partial(measurement, patience=60.0)
 
 
 @click.group(help=command_help(__doc__))
 def main() -> None:
     pass
+
+
+_measurement = functools.partial(measurement, patience=60.0, group=main)
 
 
 def sd15_job(folder: Path, name: str, size: tuple[int, int], threads: int | None, **fields: Any) -> Job:
@@ -130,11 +131,10 @@ def measure_graph(graph: str, contestants: Mapping[str, Peer], schedule: Schedul
     near = {name: REFERENCE for name in contestants if REFERENCE in contestants and name != REFERENCE}
     part = Comparison(
         contestants={"rates": rates, **contestants},
-        schedule=schedule,
         near=near,
         ratios=(("seconds", "openvino-f32"), ("seconds", "openvino-int8")),
         bars=[bar for bar in GRAPH_BARS[graph] if near or bar.figure != "psnr_db"],
-    ).run(scratch)
+    ).run(schedule, scratch)
     told = {name: figure for name, figure in part["peers"].pop("rates").items() if name.endswith("/s")}
     ours = {name: peer.job for name, peer in contestants.items() if peer.kind == "tintype"}
     return {**part, "rates": told, **layer_facts(ours, part["peers"], told)}
@@ -160,9 +160,9 @@ def picture_contestants(
     return contestants
 
 
-def picture_comparison(contestants: Mapping[str, Contestant], schedule: Schedule) -> Comparison:
+def picture_comparison(contestants: Mapping[str, Contestant]) -> Comparison:
     ratios = [("seconds", reference) for reference in PICTURE_PEERS]
-    return Comparison(contestants=contestants, schedule=schedule, ratios=ratios, bars=PICTURE_BARS)
+    return Comparison(contestants=contestants, ratios=ratios, bars=PICTURE_BARS)
 
 
 @main.command()
@@ -172,7 +172,9 @@ def picture_comparison(contestants: Mapping[str, Contestant], schedule: Schedule
 @results_option
 def make(folder: Path, parts: tuple[str, ...], damage_seconds: float, results: Path | None) -> None:
     """Make the weights in every runtime's form; what is there already is kept. Tells what each took, exports too."""
-    with Report("sd15-make", results=results, plan={"damage_seconds": damage_seconds}) as report:
+    with Report(
+        "sd15-make", schedule=Schedule(rounds=1), results=results, plan={"damage_seconds": damage_seconds}
+    ) as report:
         table = make_parts(folder, parts, damage_seconds)
         report.add("make", {"peers": table, "bars": judge(MAKE_BARS, table)})
 
@@ -187,14 +189,14 @@ def make(folder: Path, parts: tuple[str, ...], damage_seconds: float, results: P
     count_option("--calls", default=2, help="Timed in each round."),
 )
 def graphs(
-    report: Report, scratch: Path, schedule: Schedule, *, folder: Path, graphs: Sequence[str],
-    sizes: Sequence[tuple[int, int]], **chosen: Any,
-) -> None:  # fmt: skip
+    report: Report, folder: Path, graphs: Sequence[str], sizes: Sequence[tuple[int, int]], **chosen: Any
+) -> None:
     """Time one call of each graph at each size, batch 1."""
     for graph in graphs:
         for size in sizes:
             contestants = graph_contestants(folder, graph, size, **chosen)
-            report.add(f"{graph} {size[0]}x{size[1]}", measure_graph(graph, contestants, schedule, scratch))
+            part = measure_graph(graph, contestants, report.schedule, report.scratch)
+            report.add(f"{graph} {size[0]}x{size[1]}", part)
 
 
 @_measurement(
@@ -207,9 +209,9 @@ def graphs(
     count_option("--measured-steps", default=None, least=2, help="Fewer for every peer, then projected."),
     count_option("--sdcpp-steps", default=None, least=2, help="Fewer for stable-diffusion.cpp, then projected."),
 )
-def picture(report: Report, scratch: Path, schedule: Schedule, *, folder: Path, **chosen: Any) -> None:
+def picture(report: Report, folder: Path, **chosen: Any) -> None:
     """Time whole pictures, guidance on."""
-    report.add("picture", picture_comparison(picture_contestants(folder, **chosen), schedule).run(scratch))
+    report.compare("picture", picture_comparison(picture_contestants(folder, **chosen)))
 
 
 @_measurement(
@@ -220,18 +222,14 @@ def picture(report: Report, scratch: Path, schedule: Schedule, *, folder: Path, 
     _steps,
     count_option("--later", default=2, help="Later pictures in each round."),
 )
-def cold(report: Report, scratch: Path, schedule: Schedule, *, folder: Path, later: int, **chosen: Any) -> None:
+def cold(report: Report, folder: Path, later: int, **chosen: Any) -> None:
     """Time the first picture ever, from spawn to file with a cache that is empty in each round; the same with what that
     built; and later pictures in one process. Nobody timed the kernels."""
     for name, peer in picture_contestants(folder, peers=(), **chosen).items():
-        commands = cold_commands(peer.job, scratch / name)
+        commands = cold_commands(peer.job, report.scratch / name)
         process = Peer("tintype", peer.job, requests=[{}] * later, environment=commands["first"].environment)
-        contestants = {**commands, "later": process}
-        report.add(name, Comparison(contestants=contestants, schedule=schedule, bars=[COLD_BAR]).run(scratch))
+        report.compare(name, Comparison(contestants={**commands, "later": process}, bars=[COLD_BAR]))
 
-
-for _command in (graphs, picture, cold):
-    main.add_command(_command, str(_command.name).removeprefix("sd15-"))
 
 if __name__ == "__main__":
     main()

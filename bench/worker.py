@@ -25,7 +25,7 @@ from tintype.engine import Reading, others_share, peak_rss_bytes
 PEERS = {  # by kind, the module whose `load` makes a peer of a job
     "tintype": "tintype.bench.peer_tintype",
     "diffusers": "tintype.bench.peer_diffusers",
-    "onnxruntime": "tintype.bench.peer_onnxruntime",
+    "onnxruntime": "tintype.bench.graphs",
     "openvino": "tintype.bench.peer_openvino",
     "stable-diffusion.cpp": "tintype.bench.peer_sdcpp",
     "rates": "tintype.bench.peer_rates",

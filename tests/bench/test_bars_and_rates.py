@@ -12,8 +12,8 @@ import pytest
 from tintype.bench.command import PEER_BARS
 from tintype.bench.comparison import Bar, add_ratios, judge
 from tintype.bench.figures import bar_lines, table_lines, verdict
+from tintype.bench.graphs import plain_session
 from tintype.bench.job import Job
-from tintype.bench.peer_onnxruntime import plain_session
 from tintype.bench.peer_rates import copy_rate, float_product, int8_product
 from tintype.bench.peer_rates import load as load_rates
 

@@ -17,8 +17,8 @@ from tintype.bench import runner
 from tintype.bench.command import NEVER_IMPORTED, PEERS, comparison
 from tintype.bench.figures import summary
 from tintype.bench.job import PROMPT, Job, build_arguments, generate_arguments
+from tintype.bench.measurement import machine_facts
 from tintype.bench.process import Run, imported_modules, run_process
-from tintype.bench.report import machine_facts
 from tintype.bench.runner import Schedule, worker
 from tintype.cli import run
 from tintype.engine import cache_entries, cpu_name, instruction_sets, processor_kind
@@ -143,8 +143,8 @@ def test_a_fresh_process_is_measured_cold_and_with_builds_cached(
 
 @pytest.mark.bench
 def test_a_warm_process_is_measured_after_its_first_picture(tiny_bundle: Path, tmp_path: Path) -> None:
-    steady = comparison("steady", Job(model=str(tiny_bundle), num_inference_steps=2), Schedule(rounds=2), tmp_path)
-    figures = steady.run(tmp_path)["peers"]["tintype"]
+    steady = comparison("steady", Job(model=str(tiny_bundle), num_inference_steps=2), tmp_path)
+    figures = steady.run(Schedule(rounds=2), tmp_path)["peers"]["tintype"]
     assert figures["seconds"]["runs"] == 2
     assert figures["peak_rss_bytes"] > 20 * MIB
     assert any(entry.identity.plan.endswith("timed") for entry in cache_entries() if entry.identity is not None)
@@ -154,7 +154,7 @@ def test_a_warm_process_is_measured_after_its_first_picture(tiny_bundle: Path, t
 @pytest.mark.reference
 def test_peers_make_the_same_job_beside_us(tiny_bundle: Path, tiny_checkpoint: Path, tmp_path: Path) -> None:
     job = Job(model=str(tiny_bundle), checkpoint=str(tiny_checkpoint), num_inference_steps=2, threads=1)
-    table = comparison("peers", job, Schedule(rounds=1), tmp_path).run(tmp_path)["peers"]
+    table = comparison("peers", job, tmp_path).run(Schedule(rounds=1), tmp_path)["peers"]
     assert set(table) == set(PEERS) == {"tintype", "tintype-balanced", "diffusers", "onnxruntime"}
     assert table["tintype"]["ratios"]["seconds over tintype"] == 1.0
     for figures in table.values():

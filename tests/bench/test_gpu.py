@@ -12,12 +12,12 @@ import pytest
 from click.testing import CliRunner
 
 from tintype.bench.comparison import add_ratios, judge
-from tintype.bench.device_memory import DeviceMemory, used_bytes
 from tintype.bench.figures import picture_psnr_db, table_lines
 from tintype.bench.gpu import comparison, main, peers_of
 from tintype.bench.job import Job, with_steps
 from tintype.bench.parity import check
-from tintype.bench.runner import Measured, Schedule
+from tintype.bench.process import DeviceMemory, used_bytes
+from tintype.bench.runner import Measured
 from tintype.bench.shapes import SHAPES
 
 GIB, MIB = 2**30, 2**20
@@ -53,7 +53,7 @@ def _table(ours: float, theirs: float, held: tuple[int | None, int | None]) -> d
 
 
 def _judged(shape: str, table: dict[str, Any]) -> list[tuple[float | None, bool]]:
-    return [(bar["value"], bar["met"]) for bar in judge(comparison(shape, {}, Schedule(rounds=1)).bars, table)]
+    return [(bar["value"], bar["met"]) for bar in judge(comparison(shape, {}).bars, table)]
 
 
 def test_bars_are_judged_against_torch_compile() -> None:
@@ -62,7 +62,7 @@ def test_bars_are_judged_against_torch_compile() -> None:
     assert _judged("sd15", table) == [(0.7, True), (0.7, True), (0.75, False)]
     assert _judged("sdxl", table) == [(0.75, False)]
     assert _judged("sd15", {"tintype": table["tintype"]}) == []
-    add_ratios(table, comparison("sd15", {}, Schedule(rounds=1)).ratios)
+    add_ratios(table, comparison("sd15", {}).ratios)
     over = {"seconds_a_step": 0.7, "seconds": 0.7, "device_peak_bytes": 0.75}
     assert table["tintype"]["ratios"] == {f"{figure} over torch.compile": ratio for figure, ratio in over.items()}
     (line, _) = table_lines(table)

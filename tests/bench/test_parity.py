@@ -17,7 +17,7 @@ from tintype.bench.runner import Schedule, Turn
 
 @pytest.mark.bench
 def test_a_device_is_as_near_to_itself_as_can_be_and_rounding_costs_something(tmp_path: Path) -> None:
-    made = comparison("cpu", UNDECIDED[:1], 2, Job(num_inference_steps=1), Schedule(rounds=1)).run(tmp_path)
+    made = comparison("cpu", UNDECIDED[:1], 2, Job(num_inference_steps=1)).run(Schedule(rounds=1), tmp_path)
     assert made["peers"]["on cpu"]["psnr_db"]["each"] == [200.0, 200.0]
     assert 20.0 < made["peers"]["the processor, balanced"]["psnr_db"]["smallest"] < 100.0
     assert made["peers"]["on cpu again"]["psnr_db"]["each"] == [200.0, 200.0]
@@ -47,8 +47,8 @@ def test_the_farthest_picture_is_judged_and_another_one_the_second_time_is_told(
         yield Turn(ask, {"load_seconds": 0.0})
 
     def judged() -> list[tuple[float, bool]]:
-        asked = comparison("openvino", UNDECIDED[:2], 1, Job(), Schedule(rounds=1))
-        return [(bar["value"], bar["met"]) for bar in asked.run(tmp_path)["bars"]]
+        part = comparison("openvino", UNDECIDED[:2], 1, Job()).run(Schedule(rounds=1), tmp_path)
+        return [(bar["value"], bar["met"]) for bar in part["bars"]]
 
     monkeypatch.setattr("tintype.bench.runner.worker", drawn)
     shades = iter([(10, 10), (10, 10), (10, 10), (10, 90)])  # the processor, balanced, the device, the same again
