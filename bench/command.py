@@ -1,7 +1,8 @@
 """`tintype bench`: measure, print a few lines, and keep everything in a dated JSON file with the machine's name.
 
 cold = first ever on this machine (graphs are built, kernels not timed), first = a fresh process with its builds cached,
-steady = the second picture and later ones of one process, its kernels timed before (`tintype build`).
+later = the second picture and later ones of one process with those; steady = such pictures, kernels timed before
+(`tintype build`).
 """
 
 from __future__ import annotations
@@ -19,13 +20,15 @@ from tintype.bench.figures import verdict
 from tintype.bench.job import PROMPT, Job, build_arguments, generate_arguments, with_steps
 from tintype.bench.measurement import Report, count_option, measurement
 from tintype.bench.process import Run, imported_modules, tintype_command
-from tintype.bench.runner import Answer, Command, Peer
+from tintype.bench.runner import Answer, Command, Contestant, Peer
 from tintype.cli.options import Size
 
 MEASURES = ("help", "fresh", "steady", "peers")
 NEVER_IMPORTED = frozenset({"torch", "diffusers", "transformers", "onnx", "onnx_ir", "onnxscript"})
 BALANCED = "tintype-balanced"  # beside tintype as the bundle asks for it
 PEERS = ("tintype", BALANCED, "diffusers", "onnxruntime")
+# A first picture takes at most 1.5 times a later one, and 10 s more.
+COLD_BAR = Bar("cold", over="later", less=10.0, at_most=1.5, what="first picture ever less 10 s, over a later one")
 HELP_BAR = Bar("tintype --help", at_most=0.3)
 # Beside plain onnxruntime's, on the same exported graphs, which round activations as `balanced` does.
 PEER_BARS = (Bar(BALANCED, "denoise_seconds", over="onnxruntime", at_most=0.7), *outside_bars("tintype"))
@@ -42,6 +45,7 @@ PEER_BARS = (Bar(BALANCED, "denoise_seconds", over="onnxruntime", at_most=0.7), 
     count_option("--num-inference-steps", default=20),
     click.option("--guidance-scale", type=float, default=7.5, show_default=True),
     click.option("--size", type=Size(), help="Pixels, as in 512x512 [default: the model's own]."),
+    click.option("--exactness", type=click.Choice(["exact", "balanced"]), help="[default: the model's own]"),
     rounds=5,
     threads=None,
 )
@@ -50,8 +54,8 @@ def bench(
 ) -> None:  # fmt: skip
     """Measure latency and memory on this machine.
 
-    MEASURES: help (the command's start), fresh (a picture from a new process: cold, and with builds cached),
-    steady (pictures in one process), peers (beside diffusers and plain onnxruntime; extra: peers). Without any:
+    MEASURES: help (the command's start), fresh (a picture from a new process: cold, with builds cached, and later
+    ones), steady (pictures in one process), peers (beside diffusers and plain onnxruntime; extra: peers). Without any:
     help, fresh and steady.
     """
     width, height = size or (None, None)
@@ -64,7 +68,7 @@ def bench(
             environment = cache_environment(report.scratch)
             modules = imported_modules(generate_arguments(job, report.scratch / "picture.png"), environment)
             heavy = verdict("modules of torch, diffusers, onnx", len(modules & NEVER_IMPORTED), at_most=0)
-            part |= {"imported": sorted(modules), "bars": [heavy]}
+            part |= {"imported": sorted(modules), "bars": [*part["bars"], heavy]}
         report.add(name, part)
 
 
@@ -78,10 +82,10 @@ def comparison(name: str, job: Job, scratch: Path) -> Comparison:
         start = Command(tintype_command("--help"), opens_cold=True)
         return Comparison(contestants={"tintype --help": start}, bars=[HELP_BAR], least_rounds=9)
     if name == "fresh":
-        return Comparison(contestants=cold_commands(job, scratch))
+        return Comparison(contestants=fresh_contestants(job, scratch), bars=[COLD_BAR])
     if name == "steady":
         return Comparison(contestants={"tintype": ours(job)}, resident=True)
-    contestants = {each: Peer(each, job) for each in PEERS}
+    contestants: dict[str, Contestant] = {each: Peer(each, job) for each in PEERS}
     contestants |= {"tintype": ours(job), BALANCED: ours(dataclasses.replace(job, exactness="balanced"))}
     ratios = (("seconds", "tintype"), ("denoise_seconds", "tintype"))
     return Comparison(contestants=contestants, ratios=ratios, bars=PEER_BARS, resident=True)
@@ -92,13 +96,14 @@ def ours(job: Job) -> Peer:
     return Peer("tintype", job, build=build_arguments(job))
 
 
-def cold_commands(job: Job, folder: Path) -> dict[str, Command]:
-    """A picture from a fresh process, as a user asks for it: with nothing built, and with what that one built."""
-    folder.mkdir(exist_ok=True)
+def fresh_contestants(job: Job, folder: Path) -> dict[str, Contestant]:
+    """A picture from a fresh process, as a user asks for it: with nothing built in each round, and with what that one
+    built; and later pictures in one process. Nobody timed the kernels."""
     picture, environment = folder / "picture.png", cache_environment(folder)
     command = tintype_command(*generate_arguments(job, picture))
     first = Command(command, output=picture, read=functools.partial(read_timings, job), environment=environment)
-    return {"cold": dataclasses.replace(first, anew=Path(environment["TINTYPE_CACHE"])), "first": first}
+    cold = dataclasses.replace(first, anew=Path(environment["TINTYPE_CACHE"]))
+    return {"cold": cold, "first": first, "later": Peer("tintype", job, requests=[{}] * 2, environment=environment)}
 
 
 def cache_environment(folder: Path) -> dict[str, str]:

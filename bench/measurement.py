@@ -143,7 +143,7 @@ def measurement(
     shared = (
         count_option("--rounds", "--repeats", "rounds", default=rounds, help="Rounds of turns, behind each median."),
         count_option("--threads", default=threads, help="The same for every runtime."),
-        click.option("--lock", type=click.Path(dir_okay=False, path_type=Path), help="A file that is locked in a turn."),
+        click.option("--lock", type=click.Path(dir_okay=False, path_type=Path), help="Is locked during each turn."),
         click.option(
             "--patience", type=click.FloatRange(min=0.0), default=patience, show_default=True,
             help="Seconds that a picture or call may take to be had without other processes disturbing it.",

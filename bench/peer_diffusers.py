@@ -102,7 +102,9 @@ def random_pipeline(bundle: Path, device: str) -> Any:
             parts[name] = transformers.CLIPTokenizer.from_pretrained(bundle / name, local_files_only=True)
     # XL's own VAE is decoded in float32 by default, these weights need it as little as the fixed VAEs that people use.
     parts["vae"].register_to_config(force_upcast=False)
-    parts["scheduler"] = _scheduler(_json(bundle / "scheduler/scheduler_config.json"))
+    config = _json(bundle / "scheduler/scheduler_config.json")
+    euler = "EulerAncestralDiscrete" if "Ancestral" in config.pop("_class_name", "") else "EulerDiscrete"
+    parts["scheduler"] = getattr(diffusers, f"{euler}Scheduler").from_config(config)
     if index["_class_name"] == "StableDiffusionPipeline":
         parts |= {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
     return getattr(diffusers, index["_class_name"])(**parts).to(device)
@@ -118,12 +120,5 @@ def random_module(library_and_class: tuple[str, str], config: dict[str, Any]) ->
     return getattr(transformers, name)(transformers.CLIPTextConfig(**config)).eval()
 
 
-def _scheduler(config: dict[str, Any]) -> Any:
-    kind = "EulerAncestral" if "Ancestral" in config.get("_class_name", "") else "Euler"
-    settings = {name: value for name, value in config.items() if not name.startswith("_")}
-    return getattr(diffusers, f"{kind}DiscreteScheduler").from_config(settings)
-
-
 def _json(path: Path) -> dict[str, Any]:
-    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return content
+    return dict(json.loads(path.read_text(encoding="utf-8")))

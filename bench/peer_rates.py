@@ -20,8 +20,9 @@ from numpy.typing import NDArray
 from onnx import numpy_helper, parser
 
 from tintype.bench.figures import Table
-from tintype.bench.graphs import graph_build, graph_dims, plain_session
+from tintype.bench.graphs import graph_build, graph_dims
 from tintype.bench.job import Job
+from tintype.bench.peers import plain_session
 from tintype.bench.worker import Figures
 from tintype.bundle import open_bundle
 from tintype.cli.build import by_kind
@@ -36,6 +37,9 @@ CALLS = 5
 class RatesPeer:
     """A "picture" measures every product, each in a session that is alone: threads of one that is open spin on."""
 
+    def __init__(self, job: Job) -> None:
+        """Nothing is loaded before."""
+
     def picture(self, seed: int, job: Job) -> Figures:
         threads, random, figures = job.threads or 1, np.random.default_rng(0), {}
         for rows, inner, columns in job.products:
@@ -45,10 +49,6 @@ class RatesPeer:
                 seconds = _product_seconds(model, x, threads)
                 figures[f"{kind} {rows}x{inner}x{columns} GFLOP/s"] = round(2e-9 * rows * inner * columns / seconds, 1)
         return {**figures, "copy GB/s": round(copy_rate(threads, COPIED_BYTES), 2)}
-
-
-def load(job: Job) -> RatesPeer:
-    return RatesPeer()
 
 
 def _product_seconds(model: bytes, x: NDArray[np.float32], threads: int) -> float:

@@ -53,19 +53,15 @@ def tintype_command(*arguments: str) -> list[str]:
 
 
 def run_process(
-    command: Sequence[str],
-    environment: Mapping[str, str] | None = None,
-    *,
-    refusable: bool = False,
+    command: Sequence[str], environment: Mapping[str, str] | None = None, *, refusable: bool = False,
     kill_after: float | None = None,
-) -> Run:
+) -> Run:  # fmt: skip
     """Run a command to its end. Raises ClickException with what it said when it fails.
 
     refusable: a failure that is told on stdout, as with --json, is an answer too. kill_after: seconds after which it is
     killed with its children; then any end is an answer.
     """
-    merged = {**os.environ, **(environment or {})}
-    was_killed = False
+    merged, was_killed = {**os.environ, **(environment or {})}, False
     with tempfile.TemporaryFile("w+", encoding="utf-8") as out, tempfile.TemporaryFile("w+", encoding="utf-8") as err:
         before, worked = Reading.now(), _children_seconds()
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=out, stderr=err, env=merged)
@@ -80,8 +76,8 @@ def run_process(
             memory.stop()
         after = Reading.now()
         after = dataclasses.replace(after, own_seconds=after.own_seconds + _children_seconds() - worked)
-        out.seek(0)
-        err.seek(0)
+        for file in (out, err):
+            file.seek(0)
         said, complained = out.read(), err.read()
     code = process.returncode
     if code != 0 and kill_after is None and not (refusable and said.strip()):
@@ -173,22 +169,19 @@ def _children_seconds() -> float:
 class DeviceMemory:
     """A `with` block whose peak is sampled by nvidia-smi; None without one. Other processes' growth counts too."""
 
-    def __init__(self) -> None:
-        self.peak_bytes: int | None = None
-        self._stack = contextlib.ExitStack()
+    peak_bytes: int | None = None
 
     def __enter__(self) -> DeviceMemory:
-        program, before = shutil.which("nvidia-smi"), used_bytes()
-        if program is None or before is None:
-            return self
-        self.peak_bytes = 0
-        command = [program, *QUERY, "-lms", str(INTERVAL_MILLISECONDS)]
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
-        thread = threading.Thread(target=self._watch, args=(process, before), daemon=True)
-        self._stack.enter_context(process)  # waits for it and closes its pipe
-        self._stack.callback(thread.join)
-        self._stack.callback(process.terminate)
-        thread.start()
+        self._stack, before = contextlib.ExitStack(), used_bytes()
+        if before is not None:
+            self.peak_bytes = 0
+            command = ["nvidia-smi", *QUERY, "-lms", str(INTERVAL_MILLISECONDS)]
+            process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+            thread = threading.Thread(target=self._watch, args=(process, before), daemon=True)
+            self._stack.enter_context(process)  # waits for it and closes its pipe
+            self._stack.callback(thread.join)
+            self._stack.callback(process.terminate)
+            thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -196,22 +189,17 @@ class DeviceMemory:
 
     def _watch(self, process: subprocess.Popen[str], before: int) -> None:
         for line in process.stdout or ():
-            used = _bytes(line)
-            if used is not None:
-                self.peak_bytes = max(self.peak_bytes or 0, used - before)
+            self.peak_bytes = max(self.peak_bytes or 0, (_bytes(line) or before) - before)
 
 
 def used_bytes() -> int | None:
     """What the first GPU holds now, over all processes; None where nvidia-smi doesn't tell."""
-    program = shutil.which("nvidia-smi")
-    if program is None:
-        return None
     with contextlib.suppress(OSError, subprocess.SubprocessError):
-        answer = subprocess.run([program, *QUERY], capture_output=True, text=True, check=True, timeout=ASK_SECONDS)
-        return _bytes(answer.stdout)
+        command = ["nvidia-smi", *QUERY]
+        return _bytes(subprocess.run(command, capture_output=True, text=True, check=True, timeout=ASK_SECONDS).stdout)
     return None
 
 
 def _bytes(text: str) -> int | None:
-    first = text.strip().splitlines()[:1]
-    return int(first[0]) * 2**20 if first and first[0].strip().isdigit() else None
+    first = text.strip().partition("\n")[0].strip()
+    return int(first) * 2**20 if first.isdigit() else None

@@ -78,10 +78,8 @@ class Peer(Contestant):
         return worker(self.kind, self.job, self.environment)
 
     def saving(self, place: Path) -> tuple[Contestant, list[Path]]:
-        files = [Path(f"{place}-{number}.npy") for number in range(len(self.requests))]
-        pairs = zip(self.requests, files, strict=True)
-        requests = [{**request, "output": str(file)} for request, file in pairs]
-        return dataclasses.replace(self, requests=requests), files
+        requests = [{**request, "output": f"{place}-{number}.npy"} for number, request in enumerate(self.requests)]
+        return dataclasses.replace(self, requests=requests), [Path(each["output"]) for each in requests]
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,11 +125,9 @@ def worker(kind: str, job: Job, environment: Mapping[str, str] | None = None) ->
         assert answers is not None
 
         def read() -> Answer:
-            line = answers.readline()
-            if not line:
-                raise click.ClickException(f"the {kind} worker ended; what it said is above")
-            answer: Answer = json.loads(line)
-            return answer
+            if line := answers.readline():
+                return dict(json.loads(line))
+            raise click.ClickException(f"the {kind} worker ended; what it said is above")
 
         def ask(changes: Changes) -> Answer:
             with contextlib.suppress(OSError):  # it has ended: reading tells
@@ -191,11 +187,9 @@ def measure(contestants: Mapping[str, Contestant], schedule: Schedule) -> dict[s
             with _alone(schedule.lock):
                 measured[name].cold_seconds = _cold_seconds(contestant)
     with contextlib.ExitStack() as stack:
-        resident = {
-            name: stack.enter_context(_opened(contestant, measured[name]))
-            for name, contestant in contestants.items()
-            if schedule.resident
-        }
+        resident = {}
+        if schedule.resident:
+            resident = {name: stack.enter_context(_opened(each, measured[name])) for name, each in contestants.items()}
         for number in range(schedule.rounds):
             for name, contestant in contestants.items():
                 click.echo(f"round {number + 1} of {schedule.rounds}: {name}", err=True)

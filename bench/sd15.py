@@ -4,7 +4,6 @@
     python -m tintype.bench.sd15 make FOLDER        # once: weights in every runtime's form, about 20 GB
     python -m tintype.bench.sd15 graphs FOLDER      # one UNet call, one decode, at several sizes
     python -m tintype.bench.sd15 picture FOLDER     # 20 steps with guidance, from prompt to pixels
-    python -m tintype.bench.sd15 cold FOLDER        # the first picture ever beside later ones
 
 Peers: OpenVINO in fp32 and after NNCF's quantization, ONNX Runtime as it comes, stable-diffusion.cpp (which pip builds
 from source: that takes a C++ compiler and minutes).
@@ -19,7 +18,6 @@ from typing import Any
 
 import click
 
-from tintype.bench.command import cold_commands
 from tintype.bench.comparison import Bar, Comparison, judge, outside_bars
 from tintype.bench.job import Job, build_arguments
 from tintype.bench.measurement import (
@@ -81,13 +79,9 @@ PICTURE_BARS = (
     *(Bar(name, over=SDCPP, at_most=0.35) for name in (EXACT, BALANCED)),
     *outside_bars(EXACT, BALANCED),
 )
-# A first picture takes at most 1.5 times a later one, and 10 s more.
-COLD_BAR = Bar("cold", over="later", less=10.0, at_most=1.5, what="first picture ever less 10 s, over a later one")
 MAKE_BARS = [Bar(name, "together_peak_bytes", at_most=12 * 2**30) for name in ("fp32", "int8")]
 
 _exactness = names_option("--exactness", EXACTNESS)
-_size = click.option("--size", type=PictureSize(), default="512x512", show_default=True, help="Width x height.")
-_steps = count_option("--num-inference-steps", default=20)
 
 
 @click.group(help=command_help(__doc__))
@@ -203,8 +197,8 @@ def graphs(
     "sd15-picture",
     folder_argument("folder"),
     _exactness,
-    _size,
-    _steps,
+    click.option("--size", type=PictureSize(), default="512x512", show_default=True, help="Width x height."),
+    count_option("--num-inference-steps", default=20),
     names_option("--peers", PICTURE_PEERS),
     count_option("--measured-steps", default=None, least=2, help="Fewer for every peer, then projected."),
     count_option("--sdcpp-steps", default=None, least=2, help="Fewer for stable-diffusion.cpp, then projected."),
@@ -212,23 +206,6 @@ def graphs(
 def picture(report: Report, folder: Path, **chosen: Any) -> None:
     """Time whole pictures, guidance on."""
     report.compare("picture", picture_comparison(picture_contestants(folder, **chosen)))
-
-
-@_measurement(
-    "sd15-cold",
-    folder_argument("folder"),
-    _exactness,
-    _size,
-    _steps,
-    count_option("--later", default=2, help="Later pictures in each round."),
-)
-def cold(report: Report, folder: Path, later: int, **chosen: Any) -> None:
-    """Time the first picture ever, from spawn to file with a cache that is empty in each round; the same with what that
-    built; and later pictures in one process. Nobody timed the kernels."""
-    for name, peer in picture_contestants(folder, peers=(), **chosen).items():
-        commands = cold_commands(peer.job, report.scratch / name)
-        process = Peer("tintype", peer.job, requests=[{}] * later, environment=commands["first"].environment)
-        report.compare(name, Comparison(contestants={**commands, "later": process}, bars=[COLD_BAR]))
 
 
 if __name__ == "__main__":

@@ -22,13 +22,13 @@ from tintype.bench.job import Job, with_steps
 from tintype.bench.process import status_bytes
 from tintype.engine import Reading, others_share, peak_rss_bytes
 
-PEERS = {  # by kind, the module whose `load` makes a peer of a job
-    "tintype": "tintype.bench.peer_tintype",
-    "diffusers": "tintype.bench.peer_diffusers",
-    "onnxruntime": "tintype.bench.graphs",
-    "openvino": "tintype.bench.peer_openvino",
-    "stable-diffusion.cpp": "tintype.bench.peer_sdcpp",
-    "rates": "tintype.bench.peer_rates",
+PEERS = {  # by kind, the module and its function that makes a peer of a job
+    "tintype": ("tintype.bench.peers", "load_tintype"),
+    "diffusers": ("tintype.bench.peer_diffusers", "load"),
+    "onnxruntime": ("tintype.bench.peers", "load_onnxruntime"),
+    "openvino": ("tintype.bench.peers", "load_openvino"),
+    "stable-diffusion.cpp": ("tintype.bench.peers", "SdcppPeer"),
+    "rates": ("tintype.bench.peer_rates", "RatesPeer"),
 }
 
 Figures = dict[str, Any]
@@ -56,7 +56,8 @@ def main() -> None:
 
     job = Job(**json.loads(sys.argv[2]))
     bare, started = peak_rss_bytes(), time.perf_counter()
-    peer: Peer = importlib.import_module(PEERS[sys.argv[1]]).load(job)
+    module, function = PEERS[sys.argv[1]]
+    peer: Peer = getattr(importlib.import_module(module), function)(job)
     load_seconds = round(time.perf_counter() - started, 4)
     answer({"load_seconds": load_seconds, "bare_bytes": bare, "opened_anonymous_bytes": status_bytes("RssAnon")})
     for number, line in enumerate(sys.stdin):

@@ -9,13 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tintype.bench.command import PEER_BARS
+from tintype.bench.command import COLD_BAR, PEER_BARS
 from tintype.bench.comparison import Bar, add_ratios, judge
 from tintype.bench.figures import bar_lines, table_lines, verdict
-from tintype.bench.graphs import plain_session
 from tintype.bench.job import Job
-from tintype.bench.peer_rates import copy_rate, float_product, int8_product
-from tintype.bench.peer_rates import load as load_rates
+from tintype.bench.peer_rates import RatesPeer, copy_rate, float_product, int8_product
+from tintype.bench.peers import plain_session
 
 MIB = 2**20
 
@@ -77,7 +76,7 @@ def test_a_product_is_the_product_in_fp32_and_its_weight_is_near_in_int8() -> No
 @pytest.mark.bench
 def test_rates_are_told_for_every_product_in_both_precisions_and_for_a_copy() -> None:
     job = Job(products=((32, 16, 8),), threads=1)
-    figures = load_rates(job).picture(0, job)
+    figures = RatesPeer(job).picture(0, job)
     assert set(figures) == {"fp32 32x16x8 GFLOP/s", "int8 32x16x8 GFLOP/s", "copy GB/s"}
     assert all(value is not None and value > 0 for value in figures.values())
     assert copy_rate(3, MIB) > 0  # a size that three threads don't divide evenly
@@ -91,3 +90,12 @@ def test_the_loop_beside_plain_onnxruntime_has_a_bar_of_its_own() -> None:
     }
     assert [bar["met"] for bar in judge(PEER_BARS, table)] == [True, False]
     assert [bar["what"] for bar in judge(PEER_BARS, {"tintype": table["tintype"]})] == [PEER_BARS[1].what]
+
+
+def test_a_first_picture_may_take_half_as_long_again_and_ten_seconds() -> None:
+    def judged(first: float) -> bool:
+        return bool(judge([COLD_BAR], {"cold": {"seconds": {"median": first}}, "later": later})[0]["met"])
+
+    later = {"seconds": {"median": 60.0}}
+    assert judged(100.0)
+    assert not judged(100.1)

@@ -120,25 +120,38 @@ def test_a_picture_needs_no_torch(tiny_bundle: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.bench
-def test_a_fresh_process_is_measured_cold_and_with_builds_cached(
-    tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_a_fresh_process_is_measured_cold_and_with_builds_cached_and_nobody_times_kernels(
+    tiny_bundle: Path,
+    tmp_path: Path,
+    no_builds: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     builds: list[int] = []
 
     def counting_run(command: Sequence[str], environment: Mapping[str, str]) -> Run:
-        builds.append(len(list(Path(environment["TINTYPE_CACHE"], "builds").glob("*/model.onnx"))))
-        return run_process(command, environment)
+        before = len(list(Path(environment["TINTYPE_CACHE"], "builds").glob("*/model.onnx")))
+        done = run_process(command, environment)
+        facts = Path(environment["TINTYPE_CACHE"], "builds").glob("*/build.json")
+        plans = [json.loads(file.read_text())["identity"]["plan"] for file in facts]
+        assert set(plans) <= {"exact threads=1"}  # none is timed
+        builds.extend((before, len(plans)))
+        return done
 
     monkeypatch.setattr(runner, "run_process", counting_run)
-    asked = ["--model", str(tiny_bundle), "--num-inference-steps", "2", "--repeats", "1", "--results", str(tmp_path)]
-    assert run(["bench", "fresh", *asked, "--json"]) == 0
+    asked = ["--model", str(tiny_bundle), "--num-inference-steps", "2", "--exactness", "exact", "--threads", "1"]
+    assert run(["bench", "fresh", *asked, "--repeats", "1", "--results", str(tmp_path), "--json"]) == 0
     part = json.loads(capsys.readouterr().out)["parts"]["fresh"]
-    assert builds == [0, 3]  # an empty cache, and what the cold one left there: a build a graph
-    assert part["peers"]["cold"]["seconds"]["median"] > 0
-    assert part["peers"]["first"]["seconds"]["median"] > 0
-    assert part["peers"]["first"]["steps_per_second"]["median"] > 0
+    assert builds == [0, 3, 3, 3]  # an empty cache, and what the cold one left there: a build a graph
+    peers = part["peers"]
+    assert peers["first"]["seconds"]["median"] > 0
+    assert peers["first"]["steps_per_second"]["median"] > 0
+    assert peers["later"]["seconds"]["runs"] == 2
+    cold, later = (peers[name]["seconds"]["median"] for name in ("cold", "later"))
+    assert part["bars"][0]["value"] == pytest.approx((cold - 10) / later, rel=1e-2)
     assert "onnxruntime" in part["imported"]
-    assert [(bar["value"], bar["met"]) for bar in part["bars"]] == [(0, True)]  # torch among what isn't
+    assert (part["bars"][1]["value"], part["bars"][1]["met"]) == (0, True)  # torch is among what isn't
+    assert cache_entries() == []  # what it built lay in a cache of its own
 
 
 @pytest.mark.bench

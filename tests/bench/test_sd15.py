@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +17,9 @@ from tintype.bench.comparison import judge
 from tintype.bench.figures import table_lines
 from tintype.bench.graphs import graph_inputs
 from tintype.bench.job import Job, with_steps
-from tintype.bench.peer_sdcpp import loop_figures
-from tintype.bench.process import Run, run_process
+from tintype.bench.peers import loop_figures
 from tintype.bench.runner import Command, Peer, Schedule, Turn, measure
 from tintype.bench.sd15 import (
-    COLD_BAR,
     GRAPH_BARS,
     GRAPH_PEERS,
     graph_contestants,
@@ -235,47 +233,6 @@ def test_a_picture_has_its_loop_and_steps_told_apart(folder: Path, tmp_path: Pat
         "tintype-exact, share of the loop outside the graph",
         "tintype-balanced, share of the loop outside the graph",
     }
-
-
-@pytest.mark.bench
-def test_a_first_picture_is_measured_beside_later_ones_and_nobody_times_kernels(
-    folder: Path, tmp_path: Path, no_builds: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    builds: list[int] = []
-
-    def counting_run(command: Sequence[str], environment: Mapping[str, str]) -> Run:
-        done = run_process(command, environment)
-        facts = Path(environment["TINTYPE_CACHE"], "builds").glob("*/build.json")
-        plans = [json.loads(file.read_text())["identity"]["plan"] for file in facts]
-        assert set(plans) <= {"exact threads=1"}  # none is timed
-        builds.append(len(plans))
-        return done
-
-    monkeypatch.setattr("tintype.bench.runner.run_process", counting_run)
-    arguments = ["cold", str(folder), "--size", "64x64", "--num-inference-steps", "2", "--exactness", "exact"]
-    arguments += ["--repeats", "1", "--later", "2", "--threads", "1", "--patience", "0"]
-    done = CliRunner().invoke(main, [*arguments, "--results", str(tmp_path / "out")], catch_exceptions=False)
-    assert done.exit_code == 0, done.output
-    (path,) = (tmp_path / "out").iterdir()
-    assert path.name.endswith("-sd15-cold.json")
-    (part,) = json.loads(path.read_text())["parts"].values()
-    peers = part["peers"]
-    assert list(peers) == ["cold", "first", "later"]
-    assert builds == [3, 3]  # the first made a build a graph, and the second found them
-    assert peers["later"]["seconds"]["runs"] == 2
-    first, later = (peers[name]["seconds"]["median"] for name in ("cold", "later"))
-    assert part["bars"][0]["value"] == pytest.approx((first - 10) / later, rel=1e-2)
-    assert "first picture ever" in done.output
-    assert cache_entries() == []  # what it built lay in caches of its own
-
-
-def test_a_first_picture_may_take_half_as_long_again_and_ten_seconds() -> None:
-    def judged(first: float) -> bool:
-        return bool(judge([COLD_BAR], {"cold": {"seconds": {"median": first}}, "later": later})[0]["met"])
-
-    later = {"seconds": {"median": 60.0}}
-    assert judged(100.0)
-    assert not judged(100.1)
 
 
 def test_a_part_that_is_there_is_left_as_it_is(folder: Path) -> None:

@@ -1,0 +1,239 @@
+"""Runtimes that load a job once and then draw or call, each as its own documentation has it; diffusers is apart.
+
+A runtime of bare graphs draws by a loop as a first program has it. Its pictures are right in kind (Euler over the same
+sigmas as any) but are not looked at: its cost is.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+from numpy.typing import NDArray
+
+import tintype
+from tintype.bench.graphs import CONDITION, ROWS, Inputs, graph_inputs, graph_options, graph_size
+from tintype.bench.job import Job
+from tintype.bench.sd15_make import OPENVINO_FILES
+from tintype.bench.worker import Figures, Peer
+from tintype.bundle import Bundle, open_bundle
+from tintype.engine import open_role, resolve_provider
+
+Run = Callable[[Inputs], NDArray[np.float32]]  # inputs by name, in the graph's order -> the first output
+SIGMA_MAX, SIGMA_MIN = 14.6, 0.03
+SDCPP_SIDE = 512  # pixels, where the job leaves the size out
+FIELDS = (
+    "num_inference_steps", "guidance_scale", "width", "height", "exactness", "sampler", "count", "batch_size"
+)  # fmt: skip
+
+
+class TintypePeer:
+    def __init__(self, job: Job) -> None:
+        self._pipeline = tintype.load(job.model, provider=job.device or "auto", memory=job.memory, threads=job.threads)
+
+    def picture(self, seed: int, job: Job) -> Figures:
+        fields: dict[str, Any] = {name: getattr(job, name) for name in FIELDS if getattr(job, name) is not None}
+        result = self._pipeline.generate(job.prompt, seed=seed, **fields)
+        timings = result.timings
+        return {
+            "denoise_seconds": timings.denoise_seconds,
+            "encode_seconds": timings.encode_seconds,
+            "decode_seconds": timings.decode_seconds,
+            "outside_share": 1.0 - timings.denoise_graph_seconds / timings.denoise_seconds,
+            "output": np.asarray(result.image),
+        }
+
+
+def load_tintype(job: Job) -> Peer:
+    return TintypePeer(job) if job.role is None else GraphPeer(job, _tintype_graph(job, job.role))
+
+
+def _tintype_graph(job: Job, role: str) -> Run:
+    """What depends on the prompt alone is computed once, before the calls."""
+    session = open_role(open_bundle(job.model), role, resolve_provider("cpu"), options=graph_options(job))
+    name = session.output_names[0]
+    if role != "denoiser":
+        return lambda inputs: session.run(inputs)[name]
+    held = session.hold({CONDITION: graph_inputs(job)[CONDITION]})
+    return lambda inputs: held.run({each: array for each, array in inputs.items() if each != CONDITION})[name]
+
+
+class GraphPeer:
+    """Calls one graph on the same inputs each time."""
+
+    def __init__(self, job: Job, run: Run) -> None:
+        self._inputs, self._run = graph_inputs(job), run
+
+    def picture(self, seed: int, job: Job) -> Figures:
+        started, worked = time.perf_counter(), time.process_time()
+        output = self._run(self._inputs)
+        seconds = time.perf_counter() - started
+        return {"seconds": seconds, "processor_seconds": time.process_time() - worked, "output": output}
+
+
+def bare_peer(job: Job, open_graph: Callable[[Job], Run]) -> Peer:
+    """One graph, or pictures of three, of a runtime that opens the graph of a job with a role."""
+    if job.role is not None:
+        return GraphPeer(job, open_graph(job))
+    runs = {role: open_graph(dataclasses.replace(job, role=role, batch_size=rows)) for role, rows in ROWS.items()}
+    return EulerPeer(open_bundle(job.model), runs)
+
+
+class EulerPeer:
+    """Pictures with guidance as one batch of 2, of a bundle's graphs by role."""
+
+    def __init__(self, bundle: Bundle, runs: Mapping[str, Run]) -> None:
+        from tokenizers import Tokenizer
+
+        self._manifest, self._runs = bundle.manifest, runs
+        self._tokenizer = Tokenizer.from_file(str(bundle.path(bundle.manifest.tokenizer.file)))
+
+    def picture(self, seed: int, job: Job) -> Figures:
+        started = time.perf_counter()
+        embeddings = self._runs["text_encoder"]({"input_ids": self._input_ids(("", job.prompt))})
+        encoded = time.perf_counter()
+        latents = self._denoise(embeddings, seed, job)
+        denoised = time.perf_counter()
+        self._runs["vae_decoder"]({"latent_sample": latents / np.float32(self._manifest.scaling_factor)})
+        return {
+            "encode_seconds": encoded - started,
+            "denoise_seconds": denoised - encoded,
+            "decode_seconds": time.perf_counter() - denoised,
+        }
+
+    def _denoise(self, embeddings: NDArray[np.float32], seed: int, job: Job) -> NDArray[np.float32]:
+        steps = job.num_inference_steps
+        sigmas = np.append(np.geomspace(SIGMA_MAX, SIGMA_MIN, steps), 0.0).astype(np.float32)
+        shape = (1, self._manifest.latent_channels, *graph_size(job))
+        latents = np.random.default_rng(seed).standard_normal(shape, dtype=np.float32) * sigmas[0]
+        for index, (sigma, sigma_next) in enumerate(itertools.pairwise(sigmas)):
+            sample = np.repeat(latents / np.sqrt(1 + sigma**2), 2, axis=0)
+            timestep = np.array([999 * (1 - index / steps)], dtype=np.float32)
+            inputs = {"sample": sample, "timestep": timestep, CONDITION: embeddings}
+            without, with_words = np.split(self._runs["denoiser"](inputs), 2)
+            noise = without + job.guidance_scale * (with_words - without)
+            latents = (latents + noise * (sigma_next - sigma)).astype(np.float32)
+        return latents
+
+    def _input_ids(self, prompts: tuple[str, ...]) -> NDArray[np.int64]:
+        facts = self._manifest.tokenizer
+        self._tokenizer.no_padding()
+        self._tokenizer.no_truncation()
+        rows = []
+        for text in prompts:
+            words = self._tokenizer.encode(text, add_special_tokens=False).ids[: facts.max_length - 2]
+            row = [facts.bos_token_id, *words, facts.eos_token_id]
+            rows.append(row + [facts.pad_token_id] * (facts.max_length - len(row)))
+        return np.array(rows, dtype=np.int64)
+
+
+def load_onnxruntime(job: Job) -> Peer:
+    """Plain ONNX Runtime: default settings, as a first program opens them; only the thread count is shared."""
+    return bare_peer(job, _onnxruntime_graph)
+
+
+def _onnxruntime_graph(job: Job) -> Run:
+    session = plain_session(open_bundle(job.model).graph_path(job.role or ""), job.threads)
+    return lambda inputs: np.asarray(session.run(None, dict(inputs))[0])
+
+
+def plain_session(model: Path | bytes, threads: int | None) -> Any:
+    """Of a file, or of a graph in memory."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    if threads is not None:
+        options.intra_op_num_threads = threads
+    source = model if isinstance(model, bytes) else str(model)
+    return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+
+
+def load_openvino(job: Job) -> Peer:
+    """As its documentation has it: sizes fixed before compiling, latency hint, f32 said aloud.
+
+    On a processor with bfloat16 it computes in that by default, which is another picture; f32 keeps it to the precision
+    of the representation, in int8 too where NNCF put it. A job's `checkpoint` is the folder of representations.
+    """
+    if job.checkpoint is None:
+        raise click.UsageError("the OpenVINO peer needs the folder of its representations")
+    return bare_peer(job, _openvino_graph)
+
+
+def _openvino_graph(job: Job) -> Run:
+    """A representation compiled for the job's shapes; inputs go by position, as the trace left their names. The output
+    is the caller's to keep."""
+    import openvino
+
+    core, role, folder = openvino.Core(), job.role or "", Path(job.checkpoint or "")
+    file = folder / OPENVINO_FILES[role]
+    if not file.is_file():  # one that wasn't quantized is found beside, in fp32
+        file = folder.with_name("openvino-f32") / OPENVINO_FILES[role]
+    model = core.read_model(file)
+    ports = zip(model.inputs, graph_inputs(job).values(), strict=True)
+    model.reshape({port: openvino.PartialShape(list(array.shape)) for port, array in ports})
+    options: dict[str, Any] = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"}
+    if job.threads is not None:
+        options["INFERENCE_NUM_THREADS"] = job.threads
+    request = core.compile_model(model, "CPU", options).create_infer_request()
+
+    def run(inputs: Inputs) -> Any:
+        request.infer(list(inputs.values()))
+        return np.array(request.get_output_tensor(0).data)
+
+    return run
+
+
+class SdcppPeer:
+    """stable-diffusion.cpp through its Python binding, on the same weights.
+
+    Linear layers stay fp32 as on disk; convolutions it keeps in fp16 of its own accord. Its flash attention is off: on
+    a processor with AVX-512 a step at 512x512 took 22.9 s without and 56.3 s with it. Euler over its own discrete
+    schedule, guidance as two calls of one picture.
+    """
+
+    def __init__(self, job: Job) -> None:
+        import stable_diffusion_cpp
+
+        if job.checkpoint is None:
+            raise click.UsageError("the stable-diffusion.cpp peer needs the checkpoint's folder")
+        threads = job.threads if job.threads is not None else -1
+        self._model = stable_diffusion_cpp.StableDiffusion(
+            model_path=job.checkpoint, n_threads=threads, vae_decode_only=True, verbose=False
+        )
+
+    def picture(self, seed: int, job: Job) -> Figures:
+        """Steps are told apart by the callback at each one's end; so is what comes before and after them."""
+        steps = job.num_inference_steps
+        ends: list[tuple[int, float]] = []
+
+        def note(step: int, total: int, _seconds: float) -> None:
+            if total == steps:
+                ends.append((step, time.perf_counter()))
+
+        self._model.generate_image(
+            prompt=job.prompt,
+            width=job.width or SDCPP_SIDE,
+            height=job.height or SDCPP_SIDE,
+            sample_method="euler",
+            sample_steps=steps,
+            cfg_scale=job.guidance_scale,
+            seed=seed,
+            progress_callback=note,
+        )
+        return loop_figures(ends, steps)
+
+
+def loop_figures(ends: list[tuple[int, float]], steps: int) -> Figures:
+    """The loop's seconds from when steps ended; where the start wasn't told, the others' rate stands for the first."""
+    times = {step: when for step, when in ends if 0 <= step <= steps}
+    if len(times) < 2:
+        return {"denoise_seconds": None}
+    first, last = min(times), max(times)
+    return {"denoise_seconds": (times[last] - times[first]) * steps / (last - first)}
