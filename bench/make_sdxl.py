@@ -127,8 +127,11 @@ def fill(model: ir.Model, precision: str, seed: int) -> tuple[int, str]:
 def _normal(name: str, shape: tuple[int, ...], seed: int) -> np.ndarray:
     """With the spread that keeps variance from layer to layer."""
     inputs = shape[0] if name.endswith("weight_T") else math.prod(shape[1:])
-    random = np.random.default_rng([seed, zlib.crc32(name.encode())])
-    return random.standard_normal(shape, dtype=np.float32) * np.float32(0.7 / math.sqrt(inputs))
+    return _random(name, seed).standard_normal(shape, dtype=np.float32) * np.float32(0.7 / math.sqrt(inputs))
+
+
+def _random(name: str, seed: int) -> np.random.Generator:
+    return np.random.default_rng([seed, zlib.crc32(name.encode())])
 
 
 def _lazy(name: str, dtype: ir.DataType, shape: tuple[int, ...], draw: Callable[[], Any]) -> ir.LazyTensor:
@@ -137,25 +140,19 @@ def _lazy(name: str, dtype: ir.DataType, shape: tuple[int, ...], draw: Callable[
 
 def _as_int8(graph: ir.Graph, weight: ir.Value, shape: tuple[int, ...], seed: int) -> None:
     """The readers of a weight read a node in front of them, which makes it of integers and a scale a column."""
-    name = str(weight.name)
-
-    def draw() -> np.ndarray:
-        random = np.random.default_rng([seed, zlib.crc32(name.encode())])
-        return random.integers(-127, 128, shape, dtype=np.int8)
-
-    spread = np.full(shape[1], 0.7 / math.sqrt(shape[0]) / 73.3, np.float32)  # 73.3: that of -127 .. 127
-    tensors = (_lazy(f"{name}_int8", ir.DataType.INT8, shape, draw), ir.tensor(spread, name=f"{name}_scale"))
-    inputs = [
-        ir.Value(name=each.name, shape=ir.Shape(each.shape.numpy()), type=ir.TensorType(each.dtype), const_value=each)
-        for each in tensors
-    ]
+    name, tape = str(weight.name), ir.tape.Tape()
+    scale = np.full(shape[1], 0.7 / math.sqrt(shape[0]) / 73.3, np.float32)  # 73.3: the spread of -127 .. 127
+    integers = _lazy(
+        f"{name}_int8", ir.DataType.INT8, shape, lambda: _random(name, seed).integers(-127, 128, shape, np.int8)
+    )
+    inputs = [tape.initializer(integers), tape.initializer(ir.tensor(scale, name=f"{name}_scale"))]
     for value in inputs:
         graph.register_initializer(value)
-    node = ir.node("DequantizeLinear", inputs=inputs, attributes={"axis": 1}, name=f"{name}/DequantizeLinear")
-    made = node.outputs[0]
-    made.name, made.shape, made.type = f"{name}_float", weight.shape, weight.type
-    graph.insert_before(next(other for other in graph if any(other is use.node for use in weight.uses())), node)
-    weight.replace_all_uses_with(made)
+    output = ir.Value(name=f"{name}_float", shape=weight.shape, type=weight.type)
+    tape.op("DequantizeLinear", inputs, {"axis": 1}, output=output, name=f"{name}/DequantizeLinear")
+    reader = next(node for node in graph if any(node is use.node for use in weight.uses()))
+    graph.insert_before(reader, tape.nodes)
+    weight.replace_all_uses_with(output)
     del graph.initializers[name]
 
 

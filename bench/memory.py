@@ -19,9 +19,9 @@ import click
 import tintype
 from tintype.bench.comparison import Bar, Comparison, judge
 from tintype.bench.figures import file_psnr_db, verdict
-from tintype.bench.graphs import graph_build
 from tintype.bench.job import Job, generate_arguments
 from tintype.bench.measurement import Report, Several, command_help, count_option, measurement, sizes_option
+from tintype.bench.peers import graph_build
 from tintype.bench.process import run_process, tintype_command
 from tintype.bench.runner import Peer, measure
 from tintype.engine import read_strips

@@ -18,9 +18,9 @@ import click
 
 import tintype
 from tintype.bench.comparison import Bar, Comparison, outside_bars
-from tintype.bench.graphs import ROWS, graph_options
 from tintype.bench.job import PROMPT, Job
 from tintype.bench.measurement import Report, count_option, measurement
+from tintype.bench.peers import ROWS, graph_options
 from tintype.bench.runner import Changes, Peer, Schedule
 from tintype.cli.options import PROVIDERS
 from tintype.engine import open_role, resolve_provider

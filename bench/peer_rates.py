@@ -20,9 +20,8 @@ from numpy.typing import NDArray
 from onnx import numpy_helper, parser
 
 from tintype.bench.figures import Table
-from tintype.bench.graphs import graph_build, graph_dims
 from tintype.bench.job import Job
-from tintype.bench.peers import plain_session
+from tintype.bench.peers import graph_build, graph_dims, plain_session
 from tintype.bench.worker import Figures
 from tintype.bundle import open_bundle
 from tintype.cli.build import by_kind

@@ -16,13 +16,12 @@ from typing import Any
 
 import click
 
-from tintype.bench.graphs import graph_inputs
 from tintype.bench.job import Job
+from tintype.bench.peers import OPENVINO_FILES, graph_inputs
 from tintype.bench.process import run_process
 
 LATENT_SIDE = 64  # latent cells
 CALIBRATION_SAMPLES = 2
-OPENVINO_FILES = {"text_encoder": "text_encoder.xml", "denoiser": "unet.xml", "vae_decoder": "vae_decoder.xml"}
 QUANTIZED = ("denoiser", "vae_decoder")
 EXPORTS = ("fp32", "int8")
 
@@ -75,21 +74,17 @@ def _make_openvino(folder: Path, into: Path) -> None:
     import openvino
     import torch
 
-    from tintype.export import wrappers
-    from tintype.export.checkpoint import load_text_encoder, load_unet, load_vae, open_checkpoint
+    from tintype.export.checkpoint import load, open_checkpoint
+    from tintype.export.wrappers import COMPONENT_OF, wrap
 
     checkpoint = open_checkpoint(folder / "checkpoint")
-    loaders: dict[str, Callable[[], torch.nn.Module]] = {
-        "text_encoder": lambda: wrappers.TextEncoder(load_text_encoder(checkpoint)),
-        "denoiser": lambda: wrappers.Denoiser(load_unet(checkpoint)),
-        "vae_decoder": lambda: wrappers.VaeDecoder(load_vae(checkpoint)),
-    }
     into.mkdir()
     for role, file in OPENVINO_FILES.items():
-        inputs = graph_inputs(Job(model=str(folder / "fp32"), role=role, batch_size=2))
-        example = {name: torch.from_numpy(array) for name, array in inputs.items()}
+        job = Job(model=str(folder / "fp32"), role=role, batch_size=2)
+        example = {name: torch.from_numpy(array) for name, array in graph_inputs(job).items()}
         with torch.inference_mode():
-            model = openvino.convert_model(loaders[role]().eval(), example_input=example)
+            module = wrap(checkpoint, role, load(checkpoint, COMPONENT_OF[role])).eval()
+            model = openvino.convert_model(module, example_input=example)
         openvino.save_model(model, into / file, compress_to_fp16=False)
 
 

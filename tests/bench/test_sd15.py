@@ -15,9 +15,8 @@ from click.testing import CliRunner
 
 from tintype.bench.comparison import judge
 from tintype.bench.figures import table_lines
-from tintype.bench.graphs import graph_inputs
 from tintype.bench.job import Job, with_steps
-from tintype.bench.peers import loop_figures
+from tintype.bench.peers import graph_inputs, loop_figures
 from tintype.bench.runner import Command, Peer, Schedule, Turn, measure
 from tintype.bench.sd15 import (
     GRAPH_BARS,
