@@ -20,7 +20,7 @@ import numpy as np
 
 from tintype.bench.command import read_timings
 from tintype.bench.comparison import Bar, Comparison
-from tintype.bench.job import Job, generate_arguments, picture_arguments
+from tintype.bench.job import Job, generate_arguments, plan_arguments
 from tintype.bench.measurement import Report, count_option, folder_argument, measurement, sizes_option
 from tintype.bench.process import Run, run_process, tintype_command
 from tintype.bench.runner import Answer, Command
@@ -72,18 +72,21 @@ def main(
 
 def settled_plans(job: Job, count: int, given: Sequence[int]) -> dict[str, Plan]:
     """By a budget's name what was planned within it, none at all first, then the smallest; those given or a spread."""
-    unlimited = {UNLIMITED: possible(job)}
-    smallest = smallest_budget(lambda budget: plan(job, budget))
-    largest = max(unlimited[UNLIMITED]["peak_bytes"], unlimited[UNLIMITED]["warm_bytes"])
+    unlimited = possible(job, None)
+    smallest = smallest_budget(lambda budget: plan(within(job, budget)))
     wanted = (smallest, *(budget for budget in given if budget > smallest))
-    wanted = wanted if given else spread(smallest, int(largest * 1.05), count)
-    return unlimited | settled(lambda: {budget_name(budget): possible(job, budget) for budget in wanted})
+    if not given:
+        wanted = spread(smallest, int(max(unlimited["peak_bytes"], unlimited["warm_bytes"]) * 1.05), count)
+    return {UNLIMITED: unlimited, **settled(lambda: {budget_name(each): possible(job, each) for each in wanted})}
 
 
-def plan(job: Job, budget: int | None = None) -> Plan:
-    """Within a budget, built and measured; `plan` is None where it is refused, with `message` and `least_bytes`."""
-    command = tintype_command("plan", job.model, "--json", *plan_arguments(job, budget))
-    answer: Plan = json.loads(run_process(command, refusable=True).stdout)
+def within(job: Job, budget: int | None) -> Job:
+    return dataclasses.replace(job, memory=None if budget is None else str(budget))
+
+
+def plan(job: Job) -> Plan:
+    """Within a job's memory, built and measured; `plan` is None where it is refused, with `message`, `least_bytes`."""
+    answer: Plan = json.loads(run_process(tintype_command(*plan_arguments(job)), refusable=True).stdout)
     if "error" not in answer:
         return answer
     if "least_bytes" not in answer["error"]:
@@ -91,14 +94,9 @@ def plan(job: Job, budget: int | None = None) -> Plan:
     return {"plan": None, **answer["error"]}
 
 
-def plan_arguments(job: Job, budget: int | None) -> list[str]:
-    steps = ["--num-inference-steps", str(job.num_inference_steps)]
-    return [*picture_arguments(job), *steps, *([] if budget is None else ["--memory", str(budget)])]
-
-
-def possible(job: Job, budget: int | None = None) -> Plan:
+def possible(job: Job, budget: int | None) -> Plan:
     """A plan with the budget it is within. ClickException where there is none."""
-    answer = plan(job, budget)
+    answer = plan(within(job, budget))
     if answer["plan"] is None:
         raise click.ClickException(f"no plan within {budget_name(budget)}: {answer['message']}")
     return {**answer["plan"], "budget_bytes": budget}
@@ -132,10 +130,10 @@ def comparison(job: Job, plans: Mapping[str, Plan], slowest: Mapping[str, float]
     """A picture within each budget. slowest: by a budget's name the most time, that without a budget being 1."""
     commands = {}
     for name, planned in plans.items():
-        budget, picture = planned["budget_bytes"], scratch / f"{name}.png"
-        limited = job if budget is None else dataclasses.replace(job, memory=str(budget))
+        picture = scratch / f"{name}.png"
+        arguments = generate_arguments(within(job, planned["budget_bytes"]), picture)
         read = functools.partial(read_peak, job, planned)
-        commands[name] = Command(tintype_command(*generate_arguments(limited, picture)), output=picture, read=read)
+        commands[name] = Command(tintype_command(*arguments), output=picture, read=read)
     times = [Bar(name, "total_seconds", over=UNLIMITED, at_most=most) for name, most in slowest.items()]
     return Comparison(
         contestants=commands,

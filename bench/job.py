@@ -58,24 +58,21 @@ def with_steps(figures: Mapping[str, Any], job: Job) -> dict[str, Any]:
 
 def build_arguments(job: Job) -> tuple[str, ...]:
     """`tintype build` for a job's pictures, each layer's kernels timed: Tintype at its best."""
-    return ("build", job.model, *picture_arguments(job))
+    return ("build", job.model, *_options(job))
 
 
-def generate_arguments(job: Job, picture: Path) -> list[str]:
-    """The job as arguments of `tintype`."""
-    arguments = ["generate", job.prompt, "-o", str(picture), "--model", job.model, "--seed", "7", "--json"]
-    arguments += ["--num-inference-steps", str(job.num_inference_steps), *picture_arguments(job)]
-    options = {"--sampler": job.sampler, "--memory": job.memory}
-    return arguments + [word for name, value in options.items() if value is not None for word in (name, value)]
+def plan_arguments(job: Job) -> tuple[str, ...]:
+    return ("plan", job.model, "--json", *_options(job, "num_inference_steps", "memory"))
 
 
-def picture_arguments(job: Job) -> list[str]:
-    """What of a job decides its builds, as options of `tintype generate`, `tintype plan` and `tintype build`."""
-    options = {
-        "--guidance-scale": job.guidance_scale,
-        "--size": None if job.width is None or job.height is None else f"{job.width}x{job.height}",
-        "--threads": job.threads,
-        "--exactness": job.exactness,
-        "--provider": job.device,
-    }
-    return [str(word) for pair in options.items() if pair[1] is not None for word in pair]
+def generate_arguments(job: Job, picture: Path) -> tuple[str, ...]:
+    asked = ("generate", job.prompt, "-o", str(picture), "--model", job.model, "--seed", "7", "--json")
+    return (*asked, *_options(job, "num_inference_steps", "sampler", "memory"))
+
+
+def _options(job: Job, *more: str) -> list[str]:
+    """What of a job decides its builds, and more of its fields, as options of `tintype`."""
+    given = {name: getattr(job, name) for name in (*more, "guidance_scale", "threads", "exactness")}
+    given |= {"provider": job.device, "size": job.width and job.height and f"{job.width}x{job.height}"}
+    given = {f"--{name.replace('_', '-')}": str(value) for name, value in given.items() if value is not None}
+    return [word for pair in given.items() for word in pair]

@@ -50,9 +50,8 @@ def write_checkpoint(folder: Path, shape: Shape) -> None:
     (folder / "scheduler").mkdir()
     (folder / "scheduler" / "scheduler_config.json").write_text(json.dumps(shape.scheduler))
     (folder / "model_index.json").write_text(json.dumps(shape.index))
-    _write_tokenizer(folder / "tokenizer", "<|endoftext|>")
-    if shape.is_xl:
-        _write_tokenizer(folder / "tokenizer_2", "!")
+    for place, pad_token in zip(shape.tokenizers, ("<|endoftext|>", "!"), strict=False):
+        _write_tokenizer(folder / place, pad_token)
 
 
 def _write_tokenizer(folder: Path, pad_token: str) -> None:
@@ -177,8 +176,7 @@ def make(bundle: Path, precision: str, seed: int, shape: Shape, name: str) -> di
             # These weights keep variance from layer to layer, so that nothing comes near float16's end.
             reports.append(GraphReport(role, stored, parity, 0, largest={}))
         tokenizers = {
-            place: read_tokenizer(scratch / "checkpoint" / place, 77, CLIP["vocab_size"])
-            for place in (("tokenizer", "tokenizer_2") if shape.is_xl else ("tokenizer",))
+            place: read_tokenizer(scratch / "checkpoint" / place, 77, CLIP["vocab_size"]) for place in shape.tokenizers
         }
         called = f"{name}-random-{precision}"
         write_rest(checkpoint, tokenizers, reports, made, called, "CC0-1.0", usual_request(checkpoint))

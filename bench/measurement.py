@@ -51,24 +51,14 @@ def machine_facts(threads: int | None) -> dict[str, Any]:
         "load_average": load_average(),
         "threads": threads,
         "python": platform.python_version(),
-        "versions": {each: version for each in DISTRIBUTIONS if (version := _version(each)) is not None},
+        "versions": {each.name: each.version for each in metadata.distributions() if each.name in DISTRIBUTIONS},
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }
 
 
-def load_average() -> list[float] | None:
+def load_average() -> list[float]:
     """Work that waited for a core over 1, 5 and 15 minutes; a quiet machine shows well under one."""
-    try:
-        return [round(value, 2) for value in os.getloadavg()]
-    except (AttributeError, OSError):
-        return None
-
-
-def _version(distribution: str) -> str | None:
-    try:
-        return metadata.version(distribution)
-    except metadata.PackageNotFoundError:
-        return None
+    return [round(value, 2) for value in psutil.getloadavg()]
 
 
 class Several(click.ParamType):

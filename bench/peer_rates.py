@@ -7,6 +7,7 @@ what a call of our graphs is made of: each layer's ways as its build timed them,
 
 from __future__ import annotations
 
+import functools
 import itertools
 import statistics
 import time
@@ -42,17 +43,13 @@ class RatesPeer:
     def picture(self, seed: int, job: Job) -> Figures:
         threads, random, figures = job.threads or 1, np.random.default_rng(0), {}
         for rows, inner, columns in job.products:
-            x = random.standard_normal((rows, inner), dtype=np.float32)
-            weight = random.standard_normal((inner, columns), dtype=np.float32)
+            x, weight = (random.standard_normal(shape, np.float32) for shape in ((rows, inner), (inner, columns)))
             for kind, model in (("fp32", float_product(weight)), ("int8", int8_product(weight))):
-                seconds = _product_seconds(model, x, threads)
-                figures[f"{kind} {rows}x{inner}x{columns} GFLOP/s"] = round(2e-9 * rows * inner * columns / seconds, 1)
+                run = functools.partial(plain_session(model, threads).run, None, {"x": x})
+                rate = 2e-9 * rows * inner * columns / median_seconds(run)
+                figures[f"{kind} {rows}x{inner}x{columns} GFLOP/s"] = round(rate, 1)
+                del run
         return {**figures, "copy GB/s": round(copy_rate(threads, COPIED_BYTES), 2)}
-
-
-def _product_seconds(model: bytes, x: NDArray[np.float32], threads: int) -> float:
-    session = plain_session(model, threads)
-    return median_seconds(lambda: session.run(None, {"x": x}))
 
 
 def float_product(weight: NDArray[np.float32]) -> bytes:
@@ -93,11 +90,11 @@ def copy_rate(threads: int, size: int) -> float:
         return 2e-9 * size / median_seconds(copy)
 
 
-def median_seconds(run: Callable[[], Any], calls: int = CALLS) -> float:
+def median_seconds(run: Callable[[], Any]) -> float:
     """Of several calls, after one that warms up."""
     run()
     seconds = []
-    for _ in range(calls):
+    for _ in range(CALLS):
         started = time.perf_counter()
         run()
         seconds.append(time.perf_counter() - started)

@@ -41,8 +41,7 @@ class Turn:
     """A contestant at work: `ask` has one picture or call made and gives seconds and other figures."""
 
     ask: Callable[[Changes], Answer]
-    opened: Answer = field(default_factory=dict)  # told when it is ready, load_seconds among it
-    closed: Answer = field(default_factory=dict)  # told when it has ended
+    facts: Answer  # told when it is ready, load_seconds among them, and when it has ended
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -139,7 +138,7 @@ def worker(kind: str, job: Job, environment: Mapping[str, str] | None = None) ->
             turn = Turn(ask, read())
             yield turn
             requests.close()
-            turn.closed = read()
+            turn.facts |= read()
         except BaseException:
             process.kill()
             with contextlib.suppress(OSError):  # what it didn't read any more
@@ -207,7 +206,7 @@ def _cold_seconds(contestant: Contestant) -> float:
     building = run_process(tintype_command(*contestant.build)).seconds if contestant.build else 0.0
     with contestant.open() as turn:
         first = turn.ask(next(iter(contestant.warm_ups), {}))
-    return round(building + float(turn.opened["load_seconds"]) + float(first["seconds"]), 4)
+    return round(building + float(turn.facts["load_seconds"]) + float(first["seconds"]), 4)
 
 
 @contextlib.contextmanager
@@ -217,7 +216,7 @@ def _opened(contestant: Contestant, measured: Measured) -> Iterator[Turn]:
         for changes in contestant.warm_ups:
             turn.ask(changes)
         yield turn
-    measured.turns.append({**turn.opened, **turn.closed, "device_peak_bytes": device.peak_bytes})
+    measured.turns.append({**turn.facts, "device_peak_bytes": device.peak_bytes})
 
 
 def quiet_answer(ask: Callable[[], Answer], patience_seconds: float) -> Answer:
@@ -235,11 +234,9 @@ def quiet_answer(ask: Callable[[], Answer], patience_seconds: float) -> Answer:
 @contextlib.contextmanager
 def _alone(lock: Path | None) -> Iterator[None]:
     """Hold the file's lock, the one that flock(1) takes too."""
-    if lock is None:
-        yield
-        return
-    import fcntl  # POSIX; filelock would do everywhere but polls, and never gets its turn among those who wait
+    with contextlib.ExitStack() as stack:
+        if lock is not None:
+            import fcntl  # POSIX; filelock would do everywhere but polls, and never gets its turn among those who wait
 
-    with lock.open("a") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+            fcntl.flock(stack.enter_context(lock.open("a")), fcntl.LOCK_EX)
         yield

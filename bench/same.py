@@ -59,11 +59,12 @@ def main(commit: str, tree: Path, cases: Sequence[str]) -> None:
             raise CannotCompare(f"{commit} doesn't draw {case}: {why}\n  fix: leave it out, by --cases")
         click.echo(f"drawing {tree}", err=True)
         draw(here, cases)
-        rows = [*compare_builds(then, here), *((case, compare_case(then / case, here / case)) for case in cases)]
+        before, after = ({**builds(side), **pictures(side, cases)} for side in (then, here))
+        rows = {what: list(differences(before.get(what), after.get(what))) for what in sorted(before | after)}
         keys = [{path.name for path in (side / "cache/builds").glob("*")} for side in (then, here)]
-    for what, differences in rows:
-        click.echo("\n    ".join([f"{'DIFFERS' if differences else 'same':<8}{what}", *differences]))
-    count = sum(bool(differences) for _, differences in rows)
+    for what, lines in rows.items():
+        click.echo("\n    ".join([f"{'DIFFERS' if lines else 'same':<8}{what}", *lines]))
+    count = sum(map(bool, rows.values()))
     click.echo(f"{count} of {len(rows)} differ; build keys are {'the same' if keys[0] == keys[1] else 'others'}")
     sys.exit(1 if count else 0)
 
@@ -103,27 +104,14 @@ def draw(side: Path, cases: Sequence[str]) -> None:
             raise CannotCompare(f"what is {side.name} doesn't run: {done.stderr.strip()[-400:]}")
 
 
-def compare_builds(then: Path, here: Path) -> Iterator[tuple[str, list[str]]]:
-    """For each build that a side made, its files that differ, or who alone made it."""
-    builds, others = _builds(then), _builds(here)
-    for what in sorted(builds.keys() | others.keys()):
-        files, now = builds.get(what), others.get(what)
-        if files is None or now is None:
-            yield f"build {what}", [f"made {'here' if files is None else 'then'} alone"]
-        else:
-            names = sorted(files.keys() | now.keys())
-            differing = [name for name in names if files.get(name) != now.get(name)]
-            yield f"build {what}", [f"{len(differing)} of {len(names)}: {' '.join(differing)}"] * bool(differing)
-
-
-def _builds(side: Path) -> dict[str, dict[str, str]]:
+def builds(side: Path) -> dict[str, dict[str, Any]]:
     """By what a build is for, a digest of each of its files; weights count where a graph has them."""
     found = {}
     for facts in (side / "cache/builds").glob("*/build.json"):
         identity = json.loads(facts.read_text("utf-8"))["identity"]
         lists = {path.name: _sha256(path.read_bytes()) for path in facts.parent.glob("*.json") if path != facts}
         graphs = {path.name: graph_digest(path) for path in facts.parent.glob("*.onnx")}
-        found[", ".join(identity[name] for name in IDENTITY if name in identity)] = lists | graphs
+        found["build " + ", ".join(identity[name] for name in IDENTITY if name in identity)] = lists | graphs
     return found
 
 
@@ -160,29 +148,18 @@ def _sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def compare_case(then: Path, here: Path) -> list[str]:
-    """What differs in a case's pictures and records, by the folders of both sides; the first drew it."""
-    if (here / "error.txt").exists():
-        return [(here / "error.txt").read_text("utf-8")]
-    names, others = (sorted(path.name for path in side.iterdir()) for side in (then, here))
-    if names != others:
-        return [f"pictures: {names} -> {others}"]
-    return [f"{name}: {each}" for name in names for each in _differences(then / name, here / name)]
-
-
-def _differences(then: Path, here: Path) -> Iterator[str]:
-    """What differs between two pictures and their records."""
-    with Image.open(then) as was, Image.open(here) as now:
-        before, after = (dict(_leaves(json.loads(each.info["tintype"]))) for each in (was, now))
-        pixels, others = np.asarray(was, np.int16), np.asarray(now, np.int16)
-    if pixels.shape != others.shape:
-        yield f"{pixels.shape} -> {others.shape} samples"
-    elif np.any(pixels != others):
-        apart = np.abs(pixels - others)
-        yield f"{np.count_nonzero(apart):,} of {apart.size:,} samples, by up to {apart.max()}"
-    for key in sorted(before.keys() | after.keys()):
-        if before.get(key) != after.get(key):
-            yield f"{key}: {before.get(key)} -> {after.get(key)}"
+def pictures(side: Path, cases: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """By case, each picture's samples and what its record says by dotted keys, or what refused it."""
+    found: dict[str, dict[str, Any]] = {case: {} for case in cases}
+    for case, facts in found.items():
+        for path in sorted((side / case).iterdir()):
+            if path.suffix == ".txt":
+                facts["refused"] = path.read_text("utf-8")
+                continue
+            with Image.open(path) as picture:
+                facts[f"{path.name}: samples"] = np.asarray(picture, np.int16)
+                facts |= {f"{path.name}: {key}": value for key, value in _leaves(json.loads(picture.info["tintype"]))}
+    return found
 
 
 def _leaves(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
@@ -192,6 +169,23 @@ def _leaves(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
             yield from _leaves(each, f"{key}.{name}".lstrip("."))
     elif key not in MAY_DIFFER:
         yield key, value
+
+
+def differences(before: dict[str, Any] | None, after: dict[str, Any] | None) -> Iterator[str]:
+    """What two sides tell differently, or that only one tells of it."""
+    if before is None or after is None:
+        yield f"made {'here' if before is None else 'then'} alone"
+        return
+    for key in sorted(before | after):
+        was: Any = before.get(key)
+        now: Any = after.get(key)
+        arrays = [each for each in (was, now) if isinstance(each, np.ndarray)]
+        if len(arrays) == 2 and was.shape == now.shape:
+            apart = np.abs(was - now)
+            if apart.any():
+                yield f"{key}: {np.count_nonzero(apart):,} of {apart.size:,}, by up to {apart.max()}"
+        elif arrays or was != now:
+            yield f"{key}: {getattr(was, 'shape', was)} -> {getattr(now, 'shape', now)}"
 
 
 if __name__ == "__main__":

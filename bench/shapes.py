@@ -10,6 +10,12 @@ from typing import Any
 Config = dict[str, Any]
 
 CLIP: Config = {"vocab_size": 49408, "bos_token_id": 49406, "eos_token_id": 49407, "pad_token_id": 49407}
+CLASSES = {  # by component, as model_index.json has them
+    "text_encoder": ["transformers", "CLIPTextModel"],
+    "text_encoder_2": ["transformers", "CLIPTextModelWithProjection"],
+    "unet": ["diffusers", "UNet2DConditionModel"],
+    "vae": ["diffusers", "AutoencoderKL"],
+}
 _VAE: Config = {
     "block_out_channels": [128, 256, 512, 512], "down_block_types": ["DownEncoderBlock2D"] * 4,
     "up_block_types": ["UpDecoderBlock2D"] * 4, "layers_per_block": 2, "sample_size": 512, "scaling_factor": 0.18215,
@@ -40,19 +46,15 @@ class Shape:
     @property
     def index(self) -> Config:
         """model_index.json, as diffusers writes it."""
-        parts: Config = {
-            "_class_name": self.pipeline,
-            "text_encoder": ["transformers", "CLIPTextModel"],
-            "tokenizer": ["transformers", "CLIPTokenizer"],
-            "unet": ["diffusers", "UNet2DConditionModel"],
-            "vae": ["diffusers", "AutoencoderKL"],
-            "scheduler": ["diffusers", self.scheduler["_class_name"]],
-        }
-        if self.is_xl:
-            parts["text_encoder_2"] = ["transformers", "CLIPTextModelWithProjection"]
-            parts["tokenizer_2"] = ["transformers", "CLIPTokenizer"]
-            parts["force_zeros_for_empty_prompt"] = True
-        return parts
+        parts: Config = {name: CLASSES[name] for name in self.configs}
+        parts |= {tokenizer: ["transformers", "CLIPTokenizer"] for tokenizer in self.tokenizers}
+        parts |= {"_class_name": self.pipeline, "scheduler": ["diffusers", self.scheduler["_class_name"]]}
+        return {**parts, "force_zeros_for_empty_prompt": True} if self.is_xl else parts
+
+    @property
+    def tokenizers(self) -> tuple[str, ...]:
+        """Folders, by the names of their text encoders."""
+        return ("tokenizer", "tokenizer_2") if self.is_xl else ("tokenizer",)
 
     def with_depth(self, depth: int) -> Shape:
         """The same with at most so many transformer layers a block; 10 is SDXL's own."""

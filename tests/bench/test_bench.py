@@ -101,7 +101,7 @@ def test_a_process_that_fails_says_what_it_said() -> None:
 def test_the_arguments_are_the_job(tmp_path: Path) -> None:
     job = Job(model="m", num_inference_steps=3, guidance_scale=0.0, width=64, height=128, threads=2)
     arguments = generate_arguments(job, tmp_path / "x.png")
-    assert arguments[:2] == ["generate", PROMPT]
+    assert arguments[:2] == ("generate", PROMPT)
     said = dict(itertools.pairwise(arguments))
     assert said["--num-inference-steps"] == "3"
     assert said["--guidance-scale"] == "0.0"

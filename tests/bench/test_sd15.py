@@ -65,7 +65,7 @@ def test_turns_are_interleaved_and_every_figure_becomes_a_summary(monkeypatch: p
         order.append(f"open {kind}")
         turn = Turn(ask, {"load_seconds": 0.5, "opened_anonymous_bytes": 10})
         yield turn
-        turn.closed = {"peak_rss_bytes": 30}
+        turn.facts["peak_rss_bytes"] = 30
         order.append(f"end {kind}")
 
     monkeypatch.setattr("tintype.bench.runner.worker", fake)
