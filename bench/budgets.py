@@ -63,8 +63,9 @@ def main(
 ) -> None:
     wanted, slowest = given_budgets(given)
     report.names.append(open_bundle(bundle).name)
+    usual = Job(model=str(bundle), prompt=PROMPT, num_inference_steps=steps, guidance_scale=None, **fields)
     for width, height in sizes:
-        job = Job(model=str(bundle), prompt=PROMPT, num_inference_steps=steps, width=width, height=height, **fields)
+        job = dataclasses.replace(usual, width=width, height=height)
         plans = settled_plans(job, budgets, wanted)
         report.compare(f"{width}x{height}", comparison(job, plans, slowest, report.scratch), plans=plans)
     plot(report, report.path(".svg"))

@@ -23,7 +23,7 @@ class Job:
     seed: int | None = None  # None is another one for each picture
     num_inference_steps: int = 20
     projected_steps: int | None = None  # of the picture whose time is told, where it has more than are made
-    guidance_scale: float = 7.5
+    guidance_scale: float | None = 7.5
     width: int | None = None  # pixels
     height: int | None = None
     threads: int | None = None

@@ -45,7 +45,7 @@ SAME_DB = 200.0  # of equal arrays
 def main(report: Report, device: str, prompts: int, seeds: int, num_inference_steps: int, threads: int | None) -> None:
     resolve_provider(device)
     report.names.append(device)
-    job = Job(num_inference_steps=num_inference_steps, threads=threads)
+    job = Job(num_inference_steps=num_inference_steps, threads=threads, guidance_scale=None)
     asked = (*PROMPTS[:prompts], *UNDECIDED)
     report.compare("parity", comparison(device, asked, seeds, job), prompts=asked)
 
@@ -86,7 +86,8 @@ def check(device: str, *, steps: int = 20, size: int | None = None) -> dict[str,
     """Whether a device draws postcard's picture as the processor does, exactly, and the same bytes twice, with heavy
     nodes on it. steps, size: smaller than postcard's own, to try it."""
     resolve_provider(device)
-    job, requests = Job(num_inference_steps=steps, width=size, height=size, seed=SEED), [{"prompt": PROMPT}]
+    job = Job(num_inference_steps=steps, width=size, height=size, guidance_scale=None)
+    requests = [{"prompt": PROMPT, "seed": SEED}]
     peers = {"the processor": _peer(job, requests, device="cpu", exactness="exact")}
     near: dict[str, str] = {}
     bars = []

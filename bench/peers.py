@@ -160,7 +160,8 @@ class EulerPeer:
         }
 
     def _denoise(self, embeddings: NDArray[np.float32], seed: int, job: Job) -> NDArray[np.float32]:
-        steps = job.num_inference_steps
+        steps, usual = job.num_inference_steps, self._manifest.default_request.guidance_scale
+        scale = usual if job.guidance_scale is None else job.guidance_scale
         sigmas = np.append(np.geomspace(SIGMA_MAX, SIGMA_MIN, steps), 0.0).astype(np.float32)
         shape = (1, self._manifest.latent_channels, *graph_size(job))
         latents = np.random.default_rng(seed).standard_normal(shape, dtype=np.float32) * sigmas[0]
@@ -169,7 +170,7 @@ class EulerPeer:
             timestep = np.array([999 * (1 - index / steps)], dtype=np.float32)
             inputs = {"sample": sample, "timestep": timestep, CONDITION: embeddings}
             without, with_words = np.split(self._runs["denoiser"](inputs), 2)
-            noise = without + job.guidance_scale * (with_words - without)
+            noise = without + scale * (with_words - without)
             latents = (latents + noise * (sigma_next - sigma)).astype(np.float32)
         return latents
 
