@@ -8,14 +8,16 @@ missing, unknown or of another shape is an error that names it, never a random w
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tintype import strict_json
+from tintype.bounds import MAX_CONFIG_BYTES
 from tintype.errors import ExportError
 from tintype.export.families import Configs, Family, check_configs, family_of, tokenizer_of
+from tintype.files import read_plain
 
 if TYPE_CHECKING:
     import torch
@@ -263,10 +265,10 @@ def _plain_options(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = strict_json.parse(read_plain(path, MAX_CONFIG_BYTES))
     except FileNotFoundError:
         raise ExportError(f"{path} is missing", fix="download the checkpoint again; it is incomplete") from None
-    except (OSError, UnicodeDecodeError, ValueError) as error:
+    except (OSError, ValueError) as error:
         raise ExportError(f"{path} can't be read: {error}", fix="download the checkpoint again") from None
     if not isinstance(value, dict):
         raise ExportError(f"{path} is not a JSON object", fix="download the checkpoint again")

@@ -14,6 +14,7 @@ from typing import Any
 
 import onnx_ir as ir
 
+from tintype.bounds import MAX_CONFIG_BYTES
 from tintype.bundle import DefaultRequest, Graph, Manifest, Port, SizeLimits, Source, file_facts, write_manifest
 from tintype.errors import ExportError
 from tintype.export.checkpoint import Checkpoint
@@ -22,6 +23,7 @@ from tintype.export.parity import GraphReport
 from tintype.export.storage import load_graph
 from tintype.export.tokenizer import BundleTokenizer, write_tokenizer
 from tintype.export.wrappers import COMPONENT_OF
+from tintype.files import read_plain
 from tintype.strict_json import Misfit
 
 SCHEDULER_FILE = "scheduler/scheduler_config.json"
@@ -118,10 +120,11 @@ def usual_request(checkpoint: Checkpoint) -> DefaultRequest:
 
 def read_licence(folder: Path) -> str:
     """What the model card's front matter says (`license: …` in README.md), else "unknown"."""
-    card = folder / "README.md"
-    if not card.is_file():
+    try:
+        card = read_plain(folder / "README.md", MAX_CONFIG_BYTES).decode(errors="replace")
+    except OSError:
         return UNKNOWN_LICENCE
-    front = re.match(r"---\s*\n(.*?)\n---", card.read_text(encoding="utf-8", errors="replace"), re.DOTALL)
+    front = re.match(r"---[ \t\r]*\n(.*?)\n---", card, re.DOTALL)
     line = re.search(r"^license:\s*(\S+)\s*$", front.group(1), re.MULTILINE) if front else None
     return line.group(1).strip("\"'") if line else UNKNOWN_LICENCE
 

@@ -1,19 +1,69 @@
-"""Files that appear whole: each is written beside its place and moved there in one step.
+"""Files that appear whole, and files that are read without believing that they are files.
 
-No reader ever sees half of one, two writers of one file don't meet, and neither a crash nor a full disk harms the file
-that was there before.
+Each is written beside its place and moved there in one step: no reader ever sees half of one, two writers of one file
+don't meet, and neither a crash nor a full disk harms the file that was there before. What is read is a plain file of
+bounded size: a pipe, a device or a folder in its place is an error at once, never a wait.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import io
 import os
+import stat
 from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
 
+from tintype.bounds import MAX_CACHE_BYTES
 from tintype.errors import OutputError
+
+
+def open_plain(path: str | os.PathLike[str], most_bytes: int) -> io.BufferedReader:
+    """A plain file, opened to be read. Raises OSError, for what isn't one (EINVAL) or has more bytes (EFBIG) too.
+
+    Also ValueError, for a name that no file can have.
+    """
+    _demand_plain(Path(path).stat(), most_bytes)  # so that no device is opened, which may do something
+
+    def open_at_once(name: str, flags: int) -> int:
+        return os.open(name, flags | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOCTTY", 0))
+
+    file = open(path, "rb", opener=open_at_once)  # noqa: SIM115
+    try:
+        _demand_plain(os.fstat(file.fileno()), most_bytes)  # it may be another one since
+    except OSError:
+        file.close()
+        raise
+    return file
+
+
+def read_plain(path: str | os.PathLike[str], most_bytes: int) -> bytes:
+    """The bytes of a plain file. Raises what `open_plain` does."""
+    with open_plain(path, most_bytes) as file:
+        content = file.read(most_bytes + 1)
+    if len(content) > most_bytes:  # it has grown
+        raise _too_large(most_bytes)
+    return content
+
+
+def read_cached(path: Path) -> bytes:
+    """The bytes of a JSON file in the cache. Raises OSError."""
+    return read_plain(path, MAX_CACHE_BYTES)
+
+
+def _demand_plain(status: os.stat_result, most_bytes: int) -> None:
+    if stat.S_ISDIR(status.st_mode):
+        raise IsADirectoryError(errno.EISDIR, "it is a folder")
+    if not stat.S_ISREG(status.st_mode):
+        raise OSError(errno.EINVAL, "it is no plain file")
+    if status.st_size > most_bytes:
+        raise _too_large(most_bytes)
+
+
+def _too_large(most_bytes: int) -> OSError:
+    return OSError(errno.EFBIG, f"it has more than {most_bytes:,} bytes")
 
 
 def write_whole(path: Path, write: Callable[[BinaryIO], object], *, durable: bool = False) -> Path:

@@ -1,13 +1,15 @@
 """JSON text to frozen dataclasses, and back, believing nothing it reads.
 
-A key that comes twice, a number that is not finite, a value of the wrong type or a text that nests too deep is a
-`Misfit` which names the place. Keys that a dataclass doesn't know are left out, so that a format can grow.
+A key that comes twice, a number that is not finite, a value of the wrong type or a text that nests too deep or holds
+too many values is a `Misfit` which names the place. Keys that a dataclass doesn't know are left out, so that a format
+can grow. How deep and how many is known before anything is parsed, in time that grows with the text's length alone.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
 import json
 import math
 import types
@@ -15,7 +17,12 @@ import typing
 from collections.abc import Mapping
 from typing import Any, NoReturn, TypeVar
 
+from tintype.bounds import MAX_JSON_DEPTH, MAX_JSON_VALUES
+
 T = TypeVar("T")
+
+_NO_BRACKETS = bytes(byte for byte in range(256) if byte not in b"[]{}")
+_NESTING = [(byte in b"[{") - (byte in b"]}") for byte in range(256)]
 
 _KINDS: dict[type, str] = {str: "text", int: "a whole number", float: "a number", bool: "true or false"}
 
@@ -25,14 +32,18 @@ class Misfit(ValueError):
 
 
 def parse(text: str | bytes) -> Any:
-    """JSON of any shape. Refuses duplicate keys, NaN, infinities and texts that are not UTF-8."""
+    """JSON of any shape. Refuses duplicate keys, NaN, infinities, what is not UTF-8 and what is beyond bounds."""
     try:
-        return json.loads(text, object_pairs_hook=_object_without_duplicates, parse_constant=_refuse_constant)
+        data = text.encode() if isinstance(text, str) else text
+        _demand_bounds(data)
+        return json.loads(
+            data.decode("utf-8-sig"), object_pairs_hook=_object_without_duplicates, parse_constant=_refuse_constant
+        )
     except Misfit:
         raise
     except RecursionError:
         raise Misfit("it nests too deep") from None
-    except ValueError as error:  # JSONDecodeError, UnicodeDecodeError and integers of thousands of digits
+    except ValueError as error:  # JSONDecodeError, UnicodeError and integers of thousands of digits
         raise Misfit(f"it is not JSON: {error}") from None
 
 
@@ -131,10 +142,24 @@ def _describe(value: Any) -> str:
 def _object_without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) != len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
+        seen: set[str] = set()
+        twice = next(name for name, _ in pairs if name in seen or seen.add(name))  # type: ignore[func-returns-value]
         raise Misfit(f"the key {_describe(twice)} comes twice")
     return found
+
+
+def _demand_bounds(text: bytes) -> None:
+    """Misfit for more values, or a deeper nest of them, than any format of ours has."""
+    opened = text.count(b"[") + text.count(b"{")
+    if opened + text.count(b",") > MAX_JSON_VALUES:
+        raise Misfit(f"it holds more than {MAX_JSON_VALUES:,} values")
+    if opened <= MAX_JSON_DEPTH:
+        return
+    # Backslashes stand within strings alone, so without them every other piece between quotes is no string.
+    outside = text.replace(b"\\\\", b"").replace(b'\\"', b"").split(b'"')[::2]
+    brackets = b"".join(outside).translate(None, _NO_BRACKETS)
+    if max(itertools.accumulate(map(_NESTING.__getitem__, brackets)), default=0) > MAX_JSON_DEPTH:
+        raise Misfit("it nests too deep")
 
 
 def _refuse_constant(name: str) -> NoReturn:

@@ -13,13 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tintype import strict_json
+from tintype.bounds import MAX_MANIFEST_BYTES
 from tintype.bundle.manifest import FORMAT_VERSION, FileFacts, Graph, Manifest
 from tintype.bundle.verify import check_files
 from tintype.errors import BundleError, near_names
-from tintype.files import write_text
+from tintype.files import read_plain, write_text
 
 MANIFEST_NAME = "tintype.json"
-MAX_MANIFEST_BYTES = 8 * 2**20
 
 EMBEDDED = ("postcard",)  # bundles that come with the package
 
@@ -80,8 +80,7 @@ def read_manifest(folder: Path) -> tuple[Manifest, str]:
     """The manifest of a bundle folder and its sha256; the files that it lists are not looked at."""
     path = folder / MANIFEST_NAME
     try:
-        with path.open("rb") as file:
-            text = file.read(MAX_MANIFEST_BYTES + 1)
+        text = read_plain(path, MAX_MANIFEST_BYTES)
     except FileNotFoundError:
         if (folder / "model_index.json").is_file():
             raise BundleError(
@@ -89,9 +88,9 @@ def read_manifest(folder: Path) -> tuple[Manifest, str]:
             ) from None
         raise _no_bundle(folder) from None
     except OSError as error:
-        raise BundleError(f"{path} cannot be read: {error.strerror}", fix="check its permissions") from None
-    if len(text) > MAX_MANIFEST_BYTES:
-        raise BundleError(f"{path} has more than {MAX_MANIFEST_BYTES:,} bytes", fix="export the bundle again")
+        raise BundleError(
+            f"{path} cannot be read: {error.strerror}", fix="check its permissions, or copy the bundle again"
+        ) from None
     return _parse_manifest(path, text), hashlib.sha256(text).hexdigest()
 
 

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from tintype.bounds import MAX_FILE_BYTES, MAX_PROMPT_BYTES
 from tintype.strict_json import Misfit
 from tintype.uses import EXACTNESS
 
@@ -18,7 +19,6 @@ FORMAT_VERSION = 1
 
 MAX_DIMENSION = 2**24  # elements along one axis of an input or output
 MAX_FILES = 10_000
-MAX_FILE_BYTES = 2**40
 
 PREDICTION_TYPES = ("epsilon", "v_prediction", "sample")
 
@@ -105,6 +105,8 @@ class DefaultRequest:
 
     def __post_init__(self) -> None:
         _require(1 <= self.num_inference_steps <= 1000, "num_inference_steps should be 1 to 1000")
+        length = len(self.negative_prompt.encode("utf-8", "replace"))
+        _require(length <= MAX_PROMPT_BYTES, f"negative_prompt has {length:,} bytes; {MAX_PROMPT_BYTES:,} are the most")
         known = self.exactness in EXACTNESS
         _require(known, f"exactness {self.exactness!r} is not one of {', '.join(EXACTNESS)}")
 

@@ -1,7 +1,8 @@
 """What an ONNX file refers to, read off its protobuf without onnx: no allocation follows from what the file claims.
 
 The walk is a loop over (start, end) spans of a mapped file, so nesting costs no stack and sizes no memory. It follows
-each place where a tensor can hide: initializers, sparse ones, attributes, subgraphs, functions, training info.
+each place where a tensor can hide: initializers, sparse ones, attributes. Graphs within nodes (what If, Loop, Scan and
+SequenceMap run) and functions are refused: no exporter of ours writes them, and what they run may never end.
 """
 
 from __future__ import annotations
@@ -12,24 +13,32 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-MAX_NESTING = 64
-MAX_FIELDS = 20_000_000  # the graph of a model of 10 GB has a few hundred thousand
+from tintype.bounds import MAX_GRAPH_BYTES, MAX_GRAPH_FIELDS
+from tintype.files import open_plain
+
 MAX_GRAPH_DIMENSION = 2**24
+MAX_RANK = 64  # dimensions of a tensor; also what it may say of where its data lie
 MAX_TENSOR_ELEMENTS = 2**38
 
 # Message -> field number -> message of that field, as in onnx.proto; fields that lead to no tensor are left out.
 _MESSAGES: dict[str, dict[int, str]] = {
-    "Model": {7: "Graph", 20: "Training", 25: "Function"},
-    "Training": {1: "Graph", 2: "Graph"},
-    "Function": {7: "Node", 11: "Attribute"},
+    "Model": {7: "Graph"},
     "Graph": {1: "Node", 5: "Tensor", 11: "Value", 12: "Value", 15: "SparseTensor"},
     "Node": {5: "Attribute"},
-    "Attribute": {5: "Tensor", 6: "Graph", 10: "Tensor", 11: "Graph", 22: "SparseTensor", 23: "SparseTensor"},
+    "Attribute": {5: "Tensor", 10: "Tensor", 22: "SparseTensor", 23: "SparseTensor"},
     "SparseTensor": {1: "Tensor", 2: "Tensor"},
     "Value": {2: "Type"},
     "Type": {1: "TensorType"},
     "TensorType": {2: "Shape"},
     "Shape": {1: "Dimension"},
+}
+
+# What could run without end, or be far more than it is long.
+_REFUSED = {
+    ("Model", 20): "it has a part that trains",
+    ("Model", 25): "it has functions of its own",
+    ("Attribute", 6): "a node of it runs a graph, as If, Loop and Scan do",
+    ("Attribute", 11): "a node of it runs graphs",
 }
 
 # Bits of one element by TensorProto.DataType; strings (8) have none.
@@ -65,64 +74,101 @@ class _Tensor:
 
 def external_tensors(path: Path) -> list[ExternalTensor]:
     """Every tensor of an ONNX file that lies in another file. Raises MalformedGraph, also for absurd shapes."""
-    with path.open("rb") as file:
-        size = file.seek(0, 2)
-        if size == 0:
+    with open_plain(path, MAX_GRAPH_BYTES) as file:
+        if file.seek(0, 2) == 0:
             raise MalformedGraph("it is empty")
         with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-            return list(_walk(data, size))
+            return list(_Walk(data).externals())
 
 
-def _walk(data: mmap.mmap, size: int) -> Iterator[ExternalTensor]:
-    spans = [("Model", 0, size, 0)]
-    has_graph = False
-    fields_left = MAX_FIELDS
-    while spans:
-        message, start, end, depth = spans.pop()
-        if depth > MAX_NESTING:
-            raise MalformedGraph("its subgraphs nest too deep")
-        if message == "Tensor":
-            external = _judge_tensor(_read_tensor(data, start, end))
-            if external is not None:
-                yield external
-        elif message == "Dimension":
-            _judge_dimension(data, start, end)
-        else:
-            children = _MESSAGES[message]
-            for number, wire, value, value_end in _fields(data, start, end):
-                child = children.get(number)
-                fields_left -= 1
-                if fields_left < 0:
-                    raise MalformedGraph("it has too many parts")
-                if child is not None:
-                    if wire != _BYTES:
-                        raise MalformedGraph(f"field {number} of a {message} has wire type {wire}")
-                    has_graph |= child == "Graph"
-                    spans.append((child, value, value_end, depth + 1))
-    if not has_graph:
-        raise MalformedGraph("it holds no graph")
+@dataclass(slots=True)
+class _Walk:
+    """One way through a file, of a bounded number of fields in all."""
 
+    data: mmap.mmap
+    fields_left: int = MAX_GRAPH_FIELDS
 
-def _fields(data: mmap.mmap, start: int, end: int) -> Iterator[tuple[int, int, int, int]]:
-    """(field number, wire type, value, end): the value of a varint, else where the payload starts and ends."""
-    position = start
-    while position < end:
-        key, position = _varint(data, position, end)
-        number, wire = key >> 3, key & 7
-        if wire == _VARINT:
-            value, position = _varint(data, position, end)
-            yield number, wire, value, position
-            continue
-        if wire == _BYTES:
-            length, position = _varint(data, position, end)
-        elif wire in (_FIXED64, _FIXED32):
-            length = 8 if wire == _FIXED64 else 4
-        else:
-            raise MalformedGraph(f"wire type {wire} at byte {position:,}")
-        if length > end - position:
-            raise MalformedGraph(f"a field at byte {position:,} runs past its end")
-        yield number, wire, position, position + length
-        position += length
+    def externals(self) -> Iterator[ExternalTensor]:
+        spans = [("Model", 0, len(self.data))]
+        has_graph = False
+        while spans:
+            message, start, end = spans.pop()
+            if message == "Tensor":
+                external = _judge_tensor(self._tensor(start, end))
+                if external is not None:
+                    yield external
+            elif message == "Dimension":
+                self._judge_dimension(start, end)
+            else:
+                for number, wire, value, value_end in self._fields(start, end):
+                    if (message, number) in _REFUSED:
+                        raise MalformedGraph(_REFUSED[message, number])
+                    child = _MESSAGES[message].get(number)
+                    if child is not None:
+                        if wire != _BYTES:
+                            raise MalformedGraph(f"field {number} of a {message} has wire type {wire}")
+                        has_graph |= child == "Graph"
+                        spans.append((child, value, value_end))
+        if not has_graph:
+            raise MalformedGraph("it holds no graph")
+
+    def _fields(self, start: int, end: int) -> Iterator[tuple[int, int, int, int]]:
+        """(field number, wire type, value, end): the value of a varint, else where the payload starts and ends."""
+        position = start
+        while position < end:
+            self.fields_left -= 1
+            if self.fields_left < 0:
+                raise MalformedGraph("it has too many parts")
+            key, position = _varint(self.data, position, end)
+            number, wire = key >> 3, key & 7
+            if wire == _VARINT:
+                value, position = _varint(self.data, position, end)
+                yield number, wire, value, position
+                continue
+            if wire == _BYTES:
+                length, position = _varint(self.data, position, end)
+            elif wire in (_FIXED64, _FIXED32):
+                length = 8 if wire == _FIXED64 else 4
+            else:
+                raise MalformedGraph(f"wire type {wire} at byte {position:,}")
+            if length > end - position:
+                raise MalformedGraph(f"a field at byte {position:,} runs past its end")
+            yield number, wire, position, position + length
+            position += length
+
+    def _tensor(self, start: int, end: int) -> _Tensor:
+        tensor, data = _Tensor(), self.data
+        for number, wire, value, value_end in self._fields(start, end):
+            if number == 1:
+                tensor.dims += [_signed(value)] if wire == _VARINT else _packed(data, value, value_end)
+            elif number == 2 and wire == _VARINT:
+                tensor.data_type = value
+            elif number == 8 and wire == _BYTES:
+                tensor.name = data[value : min(value_end, value + 200)].decode("utf-8", "replace")
+            elif number == 13 and wire == _BYTES:
+                tensor.external.append(self._entry(value, value_end))
+            elif number == 14 and wire == _VARINT:
+                tensor.is_external = tensor.is_external or value == 1
+            elif number in (4, 5, 6, 7, 9, 10, 11):
+                tensor.payload_bytes += value_end - value if wire != _VARINT else 1
+            if max(len(tensor.dims), len(tensor.external)) > 2 * MAX_RANK:  # before it has a name
+                raise MalformedGraph(f"the tensor {tensor.name!r} has an absurd shape")
+        return tensor
+
+    def _entry(self, start: int, end: int) -> tuple[str, str]:
+        key = text = ""
+        for number, wire, value, value_end in self._fields(start, end):
+            if wire == _BYTES and number in (1, 2):
+                if value_end - value > 4096:
+                    raise MalformedGraph("an external data entry is absurdly long")
+                entry = self.data[value:value_end].decode("utf-8", "replace")
+                key, text = (entry, text) if number == 1 else (key, entry)
+        return key, text
+
+    def _judge_dimension(self, start: int, end: int) -> None:
+        for number, wire, value, _ in self._fields(start, end):
+            if number == 1 and wire == _VARINT and not 0 <= _signed(value) <= MAX_GRAPH_DIMENSION:
+                raise MalformedGraph(f"an input or output has a dimension of {_signed(value):,}")
 
 
 def _varint(data: mmap.mmap, position: int, end: int) -> tuple[int, int]:
@@ -141,48 +187,19 @@ def _signed(value: int) -> int:
     return value - 2**64 if value >= 2**63 else value
 
 
-def _read_tensor(data: mmap.mmap, start: int, end: int) -> _Tensor:
-    tensor = _Tensor()
-    for number, wire, value, value_end in _fields(data, start, end):
-        if number == 1:
-            tensor.dims += [_signed(value)] if wire == _VARINT else _packed(data, value, value_end)
-        elif number == 2 and wire == _VARINT:
-            tensor.data_type = value
-        elif number == 8 and wire == _BYTES:
-            tensor.name = data[value : min(value_end, value + 200)].decode("utf-8", "replace")
-        elif number == 13 and wire == _BYTES:
-            tensor.external.append(_read_entry(data, value, value_end))
-        elif number == 14 and wire == _VARINT:
-            tensor.is_external = tensor.is_external or value == 1
-        elif number in (4, 5, 6, 7, 9, 10, 11):
-            tensor.payload_bytes += value_end - value if wire != _VARINT else 1
-    return tensor
-
-
 def _packed(data: mmap.mmap, start: int, end: int) -> list[int]:
     found = []
     position = start
     while position < end:
         value, position = _varint(data, position, end)
         found.append(_signed(value))
-        if len(found) > 64:
-            raise MalformedGraph("a tensor has more than 64 dimensions")
+        if len(found) > MAX_RANK:
+            raise MalformedGraph(f"a tensor has more than {MAX_RANK} dimensions")
     return found
 
 
-def _read_entry(data: mmap.mmap, start: int, end: int) -> tuple[str, str]:
-    key = text = ""
-    for number, wire, value, value_end in _fields(data, start, end):
-        if wire == _BYTES and number in (1, 2):
-            if value_end - value > 4096:
-                raise MalformedGraph("an external data entry is absurdly long")
-            entry = data[value:value_end].decode("utf-8", "replace")
-            key, text = (entry, text) if number == 1 else (key, entry)
-    return key, text
-
-
 def _judge_tensor(tensor: _Tensor) -> ExternalTensor | None:
-    if len(tensor.dims) > 64 or any(dim < 0 for dim in tensor.dims):
+    if len(tensor.dims) > MAX_RANK or any(dim < 0 for dim in tensor.dims):
         raise MalformedGraph(f"the tensor {tensor.name!r} has an absurd shape")
     elements = math.prod(tensor.dims)
     if elements > MAX_TENSOR_ELEMENTS:
@@ -210,9 +227,3 @@ def _whole_number(name: str, text: str) -> int:
     if not (text.isascii() and text.isdigit() and len(text) <= 15):
         raise MalformedGraph(f"the tensor {name!r} has an offset or length of {text[:40]!r}")
     return int(text)
-
-
-def _judge_dimension(data: mmap.mmap, start: int, end: int) -> None:
-    for number, wire, value, _ in _fields(data, start, end):
-        if number == 1 and wire == _VARINT and not 0 <= _signed(value) <= MAX_GRAPH_DIMENSION:
-            raise MalformedGraph(f"an input or output has a dimension of {_signed(value):,}")

@@ -11,15 +11,17 @@ import json
 import stat
 from pathlib import Path
 
+from tintype import strict_json
+from tintype.bounds import MAX_FILE_BYTES
 from tintype.bundle.manifest import Manifest, check_relative_path
 from tintype.bundle.onnx_scan import ExternalTensor, MalformedGraph, external_tensors
 from tintype.engine.build.cache import cache_folder
 from tintype.errors import BundleError
-from tintype.files import write_text
+from tintype.files import open_plain, read_cached, write_text
 from tintype.strict_json import Misfit
 
 ALWAYS_HASHED_BYTES = 64 * 2**20  # a bundle up to this size is hashed at each opening; it takes tens of milliseconds
-VERDICT_VERSION = 1  # raise it when the checks below get stricter, so that old verdicts don't count
+VERDICT_VERSION = 2  # raise it when the checks below get stricter, so that old verdicts don't count
 
 _COPY_AGAIN = "copy the bundle again, or export the checkpoint again"
 
@@ -68,7 +70,7 @@ def _check_place_and_size(folder: Path, file: str, expected: int) -> list[int]:
 
 def _check_hash(path: Path, file: str, expected: str) -> None:
     try:
-        with path.open("rb") as opened:
+        with open_plain(path, MAX_FILE_BYTES) as opened:
             digest = hashlib.file_digest(opened, "sha256").hexdigest()
     except OSError as error:
         raise BundleError(f"{file} cannot be read: {error.strerror}", fix="check its permissions") from None
@@ -107,7 +109,7 @@ def _verdict_path(folder: Path, digest: str) -> Path:
 
 def _read_verdict(path: Path) -> dict[str, list[int]]:
     try:
-        found = json.loads(path.read_bytes())
+        found = strict_json.parse(read_cached(path))
     except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}

@@ -5,10 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from tintype import strict_json
+from tintype.bounds import MAX_SCHEDULER_BYTES
 from tintype.bundle import Bundle, Manifest, TokenizerFacts
 from tintype.errors import BundleError, TintypeError, near_names
 from tintype.families.base import Branch, Family, Tokens, tokenize
 from tintype.families.registry import family_of
+from tintype.files import read_plain
 from tintype.prompt import PromptTokenizer
 from tintype.request import ResolvedRequest
 from tintype.sampling import Guidance, Parametrization, Schedule, SchedulerConfig, make_schedule
@@ -97,7 +99,7 @@ def _parametrization(manifest: Manifest, family: Family) -> Parametrization:
 def _scheduler_config(bundle: Bundle) -> SchedulerConfig:
     file = bundle.manifest.scheduler
     try:
-        return SchedulerConfig.from_json(strict_json.parse(bundle.path(file).read_bytes()))
+        return SchedulerConfig.from_json(strict_json.parse(read_plain(bundle.path(file), MAX_SCHEDULER_BYTES)))
     except TintypeError:
         raise
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:

@@ -8,8 +8,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tintype.bounds import MAX_PICTURE_BYTES
 from tintype.errors import OutputError, RecordError
-from tintype.files import output_error, scratch_path, write_output
+from tintype.files import open_plain, output_error, scratch_path, write_output
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -57,7 +58,7 @@ def read_texts(path: str | os.PathLike[str]) -> dict[str, str]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path, formats=["PNG"]) as image:
+            with open_plain(path, MAX_PICTURE_BYTES) as file, Image.open(file, formats=["PNG"]) as image:
                 texts = getattr(image, "text", {})
                 return {str(keyword): str(text) for keyword, text in texts.items()}
     except FileNotFoundError:

@@ -17,7 +17,9 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from tintype.bounds import MAX_PICTURE_BYTES
 from tintype.errors import RequestError
+from tintype.files import open_plain
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -71,7 +73,7 @@ def read_layers(source: object, what: str) -> tuple[Image, Image | None]:
                 return _layers(_upright(source, name), name)
             if Path(source).is_dir():
                 raise RequestError(f"{name} is a folder", fix="name a file in it")
-            with Image.open(source) as image:
+            with open_plain(source, MAX_PICTURE_BYTES) as file, Image.open(file) as image:
                 return _layers(_upright(image, name), name)
     except RequestError:
         raise

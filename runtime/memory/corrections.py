@@ -13,7 +13,7 @@ from statistics import median
 import numpy as np
 
 from tintype import strict_json
-from tintype.files import write_text
+from tintype.files import read_cached, write_text
 from tintype.memory.reckoning import Correction
 
 _SIDE = 768  # of the product that tells how fast this machine multiplies
@@ -39,7 +39,7 @@ class Corrections:
     @classmethod
     def read(cls, path: Path) -> Corrections:
         try:
-            stored = strict_json.read(_Stored, strict_json.parse(path.read_bytes()))
+            stored = strict_json.read(_Stored, strict_json.parse(read_cached(path)))
             return cls(path, {place: dict(known) for place, known in stored.factors.items()}, stored.rate)
         except (OSError, ValueError):
             return cls(path)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from tintype.bounds import MAX_PROMPT_BYTES
 from tintype.errors import RequestError
 from tintype.prompt.tokenizer import PromptTokenizer
 from tintype.prompt.weights import parse_weights
@@ -35,14 +36,12 @@ class EncodedPrompt:
 
 def encode_prompt(tokenizer: PromptTokenizer, text: str) -> EncodedPrompt:
     """A prompt in A1111's notation as chunks. Raises RequestError when it is too long or no text."""
-    chunks = _cut(tokenizer, text)
-    if len(chunks) > MAX_CHUNKS:
-        tokens = sum(len(chunk) for chunk in chunks)
+    if len(text) > MAX_PROMPT_BYTES or len(text.encode("utf-8", "replace")) > MAX_PROMPT_BYTES:
         raise RequestError(
-            f"the prompt has {tokens:,} tokens in {len(chunks)} chunks; {MAX_CHUNKS} chunks are the most",
+            f"the prompt has more than {MAX_PROMPT_BYTES:,} bytes",
             fix=f"shorten it to about {MAX_CHUNKS * tokenizer.capacity:,} tokens",
         )
-    return _with_marks(tokenizer, chunks)
+    return _with_marks(tokenizer, _cut(tokenizer, text))
 
 
 def pad_chunks(tokenizer: PromptTokenizer, encoded: EncodedPrompt, count: int) -> EncodedPrompt:
@@ -57,7 +56,10 @@ def pad_chunks(tokenizer: PromptTokenizer, encoded: EncodedPrompt, count: int) -
 
 
 def _cut(tokenizer: PromptTokenizer, text: str) -> list[list[_Word]]:
-    """The words of a prompt in chunks of at most `capacity`, cut after a comma where one is near."""
+    """The words of a prompt in chunks of at most `capacity`, cut after a comma where one is near.
+
+    Raises RequestError for more than MAX_CHUNKS of them.
+    """
     capacity, comma = tokenizer.capacity, tokenizer.comma_token_id
     chunks: list[list[_Word]] = [[]]
     after_comma: int | None = None  # how many words of the last chunk there are up to its last comma
@@ -65,6 +67,7 @@ def _cut(tokenizer: PromptTokenizer, text: str) -> list[list[_Word]]:
         if fragment.text is None:
             chunks.append([])
             after_comma = None
+            _demand_room(tokenizer, chunks)
             continue
         for token in tokenizer.ids(fragment.text):
             if len(chunks[-1]) == capacity:
@@ -73,10 +76,20 @@ def _cut(tokenizer: PromptTokenizer, text: str) -> list[list[_Word]]:
                     keep = after_comma
                 chunks[-1:] = [chunks[-1][:keep], chunks[-1][keep:]]
                 after_comma = None
+                _demand_room(tokenizer, chunks)
             chunks[-1].append((token, fragment.weight))
             if token == comma:
                 after_comma = len(chunks[-1])
     return chunks
+
+
+def _demand_room(tokenizer: PromptTokenizer, chunks: list[list[_Word]]) -> None:
+    if len(chunks) > MAX_CHUNKS:
+        tokens = sum(len(chunk) for chunk in chunks)
+        raise RequestError(
+            f"the prompt has more than {tokens:,} tokens; {MAX_CHUNKS} chunks of {tokenizer.capacity} are the most",
+            fix=f"shorten it to about {MAX_CHUNKS * tokenizer.capacity:,} tokens",
+        )
 
 
 def _with_marks(tokenizer: PromptTokenizer, chunks: list[list[_Word]]) -> EncodedPrompt:

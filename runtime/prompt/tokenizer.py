@@ -6,7 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tintype.bounds import MAX_TOKENIZER_BYTES
 from tintype.errors import BundleError, RequestError
+from tintype.files import read_plain
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +30,7 @@ class PromptTokenizer:
         from tokenizers import Tokenizer
 
         try:
-            tokenizer = Tokenizer.from_file(str(file))
+            tokenizer = Tokenizer.from_str(read_plain(file, MAX_TOKENIZER_BYTES).decode())
         except Exception as error:  # tokenizers raises plain Exception
             raise BundleError(f"{file} is not a tokenizer: {error}", fix="export the checkpoint again") from None
         tokenizer.no_truncation()

@@ -17,9 +17,10 @@ import numpy as np
 
 from tintype import strict_json
 from tintype.arrays import Latents
+from tintype.bounds import MAX_LATENTS_BYTES
 from tintype.bundle.manifest import Manifest
 from tintype.errors import BundleError, RecordError
-from tintype.files import write_output
+from tintype.files import open_plain, write_output
 from tintype.image.png import RECORD_KEY
 from tintype.record.record import Record, parse_record
 
@@ -78,6 +79,7 @@ def read_latents(path: str | os.PathLike[str]) -> SavedLatents:
 
     remedy = "give a file that tintype wrote when it couldn't decode"
     try:
+        open_plain(path, MAX_LATENTS_BYTES).close()
         with safe_open(str(path), framework="numpy") as file:
             metadata, names = file.metadata() or {}, list(file.keys())
             latents = file.get_tensor(TENSOR) if names == [TENSOR] and RECORD_KEY in metadata else None

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tintype import strict_json
+from tintype.bounds import MAX_RECORD_BYTES
 from tintype.errors import RecordError, RequestError
 from tintype.image.png import RECORD_KEY
 from tintype.memory.mode import PACKED, Tiles
@@ -58,6 +59,8 @@ class Record:
 def parse_record(text: str) -> Record:
     """The record in a PNG's `tintype` text. Raises RecordError when it is none, or a newer one."""
     try:
+        if len(text) > MAX_RECORD_BYTES:
+            raise strict_json.Misfit(f"it has more than {MAX_RECORD_BYTES:,} bytes")
         value = strict_json.parse(text)
         version = value.get("record_version") if isinstance(value, dict) else None
         if isinstance(version, int) and version > RECORD_VERSION:

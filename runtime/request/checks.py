@@ -6,6 +6,7 @@ import math
 import operator
 from typing import TYPE_CHECKING, Any
 
+from tintype.bounds import MAX_PROMPT_BYTES
 from tintype.errors import RequestError, near_names
 
 if TYPE_CHECKING:
@@ -21,6 +22,16 @@ def text(field: str, value: Any) -> str:
         raise RequestError(
             f"{field} holds {value[error.start]!r}, which is half of a character", fix="type that character again"
         ) from None
+    return value
+
+
+def words(field: str, value: Any) -> str:
+    """Text that fits a record, and that no tokenizer takes long for."""
+    value = text(field, value)
+    if len(value.encode()) > MAX_PROMPT_BYTES:
+        raise RequestError(
+            f"{field} has {len(value.encode()):,} bytes; {MAX_PROMPT_BYTES:,} are the most", fix=f"shorten the {field}"
+        )
     return value
 
 

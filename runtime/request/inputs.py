@@ -13,7 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tintype.bounds import MAX_LATENTS_BYTES
 from tintype.errors import RequestError
+from tintype.files import open_plain
 from tintype.request import checks
 from tintype.request.fields import GivenLatents, Request
 
@@ -28,7 +30,6 @@ if TYPE_CHECKING:
 
 KEEP_OUTSIDE = ("model", "exact")  # outside a mask: what the model makes of the picture, or the picture's own bytes
 IMAGE_STRENGTH, MASK_STRENGTH = 0.75, 1.0  # what a request with a picture, or with a mask, has by default
-MAX_LATENTS_BYTES = 2**31
 OF_IMAGE = ("strength", "fit", "background", "mask", "outpaint")  # fields that say nothing without a picture
 OF_MASK = ("mask_grow", "mask_blur", "keep_outside")  # nor these without a mask, or margins
 OF_HIRES = ("hires_strength", "hires_upscale")
@@ -341,9 +342,7 @@ def _read_array(path: Path, fix: str) -> NDArray[Any]:
     import numpy as np
 
     try:
-        if path.stat().st_size > MAX_LATENTS_BYTES:
-            raise RequestError(f"{path} is too large for latents", fix=fix)
-        with path.open("rb") as file:
+        with open_plain(path, MAX_LATENTS_BYTES) as file:
             np.lib.format.read_magic(file)  # neither a pickle nor an archive
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of odd headers
@@ -351,8 +350,8 @@ def _read_array(path: Path, fix: str) -> NDArray[Any]:
             return array
     except FileNotFoundError:
         raise RequestError(f"there is no file {path}", fix=fix) from None
-    except RequestError:
-        raise
+    except OSError as error:
+        raise RequestError(f"{path} holds no latents: {error.strerror or error}", fix=fix) from None
     except Exception as error:  # a hostile header makes numpy raise almost anything
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise RequestError(f"{path} holds no latents: {reason}", fix=fix) from None

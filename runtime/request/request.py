@@ -145,8 +145,8 @@ def _resolved(request: Request, opened: Opened, manifest: Manifest) -> ResolvedR
     if sampler in sampling.CFG_PP and scale > 1.0:  # another measure
         scale = sampling.CFG_PP_GUIDANCE
     return ResolvedRequest(
-        prompt=checks.text("prompt", request.prompt),
-        negative_prompt=checks.text("negative_prompt", _either(request.negative_prompt, default.negative_prompt)),
+        prompt=checks.words("prompt", request.prompt),
+        negative_prompt=checks.words("negative_prompt", _either(request.negative_prompt, default.negative_prompt)),
         num_inference_steps=checks.whole_number(
             "num_inference_steps", _either(request.num_inference_steps, default.num_inference_steps), 1, MAX_STEPS
         ),

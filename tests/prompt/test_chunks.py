@@ -78,7 +78,7 @@ def test_padding_adds_empty_chunks(tokenizer):
 
 def test_a_prompt_beyond_all_chunks_says_how_long_it_may_be(tokenizer):
     assert len(encode_prompt(tokenizer, "a " * 320).input_ids) == 32
-    with pytest.raises(RequestError, match="321 tokens") as caught:
+    with pytest.raises(RequestError, match="more than 320 tokens") as caught:
         encode_prompt(tokenizer, "a " * 321)
     assert "320" in caught.value.fix
 

@@ -21,7 +21,7 @@ from tintype.engine.build.child import MEMORY, ChildError, answer_parent, run_ch
 from tintype.engine.build.code_version import lowering_version
 from tintype.engine.build.options import BuildOptions
 from tintype.errors import BuildError
-from tintype.files import write_text
+from tintype.files import read_cached, write_text
 
 
 def analysis_of(bundle: GraphSource, role: str, options: BuildOptions) -> GraphFacts:
@@ -29,7 +29,7 @@ def analysis_of(bundle: GraphSource, role: str, options: BuildOptions) -> GraphF
     facts = "\0".join((bundle.hash, role, options.shape, lowering_version()))
     place = cache.cache_folder() / "costs" / f"analysis-{hashlib.sha256(facts.encode()).hexdigest()[:24]}.json"
     with contextlib.suppress(OSError, ValueError):
-        return strict_json.read(GraphFacts, strict_json.parse(place.read_bytes()))
+        return strict_json.read(GraphFacts, strict_json.parse(read_cached(place)))
     job = {"source": str(bundle.graph_path(role).resolve()), "dims": dict(options.dims)}
     try:
         found = GraphFacts(**run_child("tintype.engine.build.analyse", json.dumps(job)))

@@ -18,9 +18,11 @@ from typing import Any
 import platformdirs
 
 from tintype import strict_json
+from tintype.bounds import MAX_FILE_BYTES
 from tintype.engine.run.chain import PARTS_NAME, read_chains
 from tintype.engine.run.strips import STRIPS_NAME, read_strips
 from tintype.errors import BuildError
+from tintype.files import open_plain, read_cached
 
 FACTS_NAME = "build.json"
 NOT_LISTED = {FACTS_NAME, "costs.json"}  # what was measured of a build is written later, and is no part of it
@@ -304,7 +306,7 @@ class _Facts:
 def _read_facts(folder: Path) -> _Facts | None:
     """build.json, or None where it is missing or isn't as it should be."""
     try:
-        return strict_json.read(_Facts, strict_json.parse((folder / FACTS_NAME).read_bytes()))
+        return strict_json.read(_Facts, strict_json.parse(read_cached(folder / FACTS_NAME)))
     except (OSError, ValueError):
         return None
 
@@ -316,7 +318,7 @@ def _files_below(folder: Path) -> Iterator[str]:
 
 
 def _digest(path: Path) -> str:
-    with path.open("rb") as file:
+    with open_plain(path, MAX_FILE_BYTES) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

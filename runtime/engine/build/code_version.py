@@ -18,7 +18,7 @@ from importlib.resources.abc import Traversable
 
 from tintype import strict_json
 from tintype.engine.build import cache
-from tintype.files import write_text
+from tintype.files import read_cached, write_text
 
 PACKAGES = ("tintype.kernels", "tintype.engine")
 KEPT = 8  # versions that one cache remembers: more than share it
@@ -39,7 +39,7 @@ def lowering_version() -> str:
     raw, path = digest.hexdigest()[:24], cache.cache_folder() / "costs" / "lowering.json"
     known: dict[str, str] = {}
     with contextlib.suppress(OSError, ValueError):
-        known = strict_json.read(_Kept, strict_json.parse(path.read_bytes())).versions
+        known = strict_json.read(_Kept, strict_json.parse(read_cached(path))).versions
     if raw not in known:
         known = {**dict([*known.items()][1 - KEPT :]), raw: version_of(sources)}
         with contextlib.suppress(OSError):  # a cache that cannot be written is told where a build is made

@@ -22,7 +22,7 @@ from tintype import strict_json
 from tintype.engine.device.disturbance import DISTURBED, Reading, others_share
 from tintype.engine.device.providers import Target, load_onnxruntime
 from tintype.engine.run.session_options import session_options
-from tintype.files import write_text
+from tintype.files import read_cached, write_text
 from tintype.kernels.graph.priors import AS_IS as AS_IS  # for those who read reports too
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ class CostTable:
         """The table at a path; an empty one when there is none, or it cannot be read."""
         table = cls(path)
         try:
-            stored = strict_json.parse(path.read_bytes()) if path is not None else {}
+            stored = strict_json.parse(read_cached(path)) if path is not None else {}
             table.known = {
                 key: {name: strict_json.read(Way, way) for name, way in ways.items()}
                 for key, ways in stored.items()

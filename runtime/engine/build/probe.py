@@ -32,7 +32,7 @@ from tintype.engine.run import arena
 from tintype.engine.run.heap import return_large_blocks, trim
 from tintype.engine.run.session import Session, open_session
 from tintype.errors import BuildError, MemoryBudgetError
-from tintype.files import write_text
+from tintype.files import read_cached, write_text
 
 COSTS_NAME = "costs.json"
 _FORMAT = 7
@@ -271,7 +271,7 @@ def _probe(folder: Path, target: Target, options: BuildOptions, threads: int, wo
 
 def _stored(path: Path) -> dict[str, Costs]:
     try:
-        stored = strict_json.parse(path.read_bytes())
+        stored = strict_json.parse(read_cached(path))
         if stored["format"] != _FORMAT:
             return {}
         return {key: strict_json.read(Costs, value) for key, value in stored["costs"].items()}

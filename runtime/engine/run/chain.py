@@ -20,6 +20,7 @@ from tintype.engine.run.heap import return_large_blocks
 from tintype.engine.run.pages import Span, beyond, give_back, mapped_spans
 from tintype.engine.run.placement import Placement
 from tintype.errors import BuildError
+from tintype.files import read_cached
 
 PARTS_NAME = "parts.json"  # in a build's folder, in place of model.onnx
 _PIECE = 16 * 2**20  # read ahead where the system can't be asked to
@@ -65,7 +66,7 @@ def read_chains(folder: Path) -> dict[str, ChainFacts]:
     if not path.is_file():
         return {}
     try:
-        stored = strict_json.parse(path.read_bytes())
+        stored = strict_json.parse(read_cached(path))
         if not isinstance(stored, dict):
             raise strict_json.Misfit("it should be an object")
         return {name: strict_json.read(ChainFacts, facts, name) for name, facts in stored.items()}

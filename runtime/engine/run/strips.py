@@ -24,6 +24,7 @@ from tintype.engine.run.moments import Moments
 from tintype.engine.run.placement import Placement
 from tintype.engine.run.row_store import RowStore, RowStores
 from tintype.errors import BuildError
+from tintype.files import read_cached
 
 STRIPS_NAME = "strips.json"  # in a build's folder, in place of model.onnx
 HEAD, TAIL = "head.onnx", "tail.onnx"  # the chains in parts.json that run before the first stage and after the last
@@ -215,6 +216,6 @@ def read_strips(folder: Path) -> StripsFacts | None:
     if not path.is_file():
         return None
     try:
-        return strict_json.read(StripsFacts, strict_json.parse(path.read_bytes()))
+        return strict_json.read(StripsFacts, strict_json.parse(read_cached(path)))
     except (OSError, ValueError) as error:
         raise BuildError(f"{path} cannot be read: {error}", fix="clear the build: tintype cache clear") from None

@@ -1,0 +1,27 @@
+"""How much of what strangers made is read: every bound of a door in one place. SECURITY.md tells what each one guards.
+
+Each is far above what real models and pictures have, and low enough that what is just within is refused or read within
+a second and 500 MiB.
+"""
+
+from __future__ import annotations
+
+# JSON of any kind.
+MAX_JSON_DEPTH = 64  # objects and lists within one another
+MAX_JSON_VALUES = 2**20
+
+# Files, in bytes.
+MAX_FILE_BYTES = 2**40  # any file of a bundle
+MAX_MANIFEST_BYTES = 8 * 2**20  # tintype.json
+MAX_SCHEDULER_BYTES = 4 * 2**20  # scheduler_config.json, with a beta a training timestep
+MAX_TOKENIZER_BYTES = 16 * 2**20  # tokenizer.json; CLIP's has 4 MiB where it is indented
+MAX_CONFIG_BYTES = 8 * 2**20  # any other JSON or text of a checkpoint
+MAX_GRAPH_BYTES = 2**31  # an .onnx file, as protobuf bounds it; large weights lie beside it
+MAX_GRAPH_FIELDS = 2_000_000  # of protobuf; the graph of a model of 10 GB has a few hundred thousand
+MAX_PICTURE_BYTES = 2**30
+MAX_LATENTS_BYTES = 2**31
+MAX_CACHE_BYTES = 64 * 2**20  # a JSON file of the cache, which is the user's own
+MAX_RECORD_BYTES = 2 * 2**20  # of JSON; both prompts at their bounds have 800 KB
+
+# Words.
+MAX_PROMPT_BYTES = 2**16  # of UTF-8, each of the two prompts; 32 chunks of ordinary words have 15,000
