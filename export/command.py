@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from contextlib import nullcontext
 from pathlib import Path
 
 import click
 
-from tintype.errors import ExportError
+from tintype.cli.say import say, say_json
+from tintype.errors import ExportError, printable
 from tintype.export.parity import GATES_DB, ParityReport
 
 
@@ -60,7 +60,7 @@ def export(
             progress=progress,
         )
     if as_json:
-        click.echo(json.dumps(report.as_dict()))
+        say_json(report.as_dict())
     else:
         show(report, bundle)
 
@@ -81,8 +81,9 @@ def show(report: ParityReport, bundle: Path) -> None:
     """The parity table on stdout."""
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
-    table = Table(title=f"{report.name}, {report.precision}", title_justify="left")
+    table = Table(title=Text(printable(f"{report.name}, {report.precision}")), title_justify="left")
     for heading in ("graph", "stored", "int8 layers", "MiB", "PSNR dB", "gate dB", "guidance error"):
         table.add_column(heading, justify="left" if heading in ("graph", "stored") else "right")
     for graph in report.graphs:
@@ -98,6 +99,5 @@ def show(report: ParityReport, bundle: Path) -> None:
             f"{parity.gate_db:.0f}",
             guidance,
         )
-    console = Console()
-    console.print(table)
-    console.print(f"{bundle}: {report.bundle_bytes / 2**20:.1f} MiB in {report.seconds:.0f} s", highlight=False)
+    Console().print(table)
+    say(f"{bundle}: {report.bundle_bytes / 2**20:.1f} MiB in {report.seconds:.0f} s")

@@ -6,6 +6,10 @@ a second and 500 MiB.
 
 from __future__ import annotations
 
+# A bundle.
+MAX_FILES = 10_000
+MAX_GRAPHS = 64  # of all roles and variants
+
 # JSON of any kind.
 MAX_JSON_DEPTH = 64  # objects and lists within one another
 MAX_JSON_VALUES = 2**20
@@ -22,6 +26,10 @@ MAX_PICTURE_BYTES = 2**30
 MAX_LATENTS_BYTES = 2**31
 MAX_CACHE_BYTES = 64 * 2**20  # a JSON file of the cache, which is the user's own
 MAX_RECORD_BYTES = 2 * 2**20  # of JSON; both prompts at their bounds have 800 KB
+
+# What is shown of a text, in characters.
+MAX_MESSAGE_CHARS = 2000  # an error's message, and its fix
+MAX_LINE_CHARS = 8000  # a line of the command; two paths of the greatest length fit
 
 # Words.
 MAX_PROMPT_BYTES = 2**16  # of UTF-8, each of the two prompts; 32 chunks of ordinary words have 15,000

@@ -18,19 +18,41 @@ TintypeError
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
 from typing import Self
 
+from tintype.bounds import MAX_MESSAGE_CHARS
+
+# Controls of ASCII and of Unicode: what moves a cursor, ends a line, turns the direction of writing or isn't seen.
+_CONTROLS = re.compile(
+    "[\x00-\x1f\x7f-\x9f\xad\u061c\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb"
+    "\ud800-\udfff\U000e0000-\U000e007f]"
+)
+
+
+def printable(text: str, most: int = MAX_MESSAGE_CHARS) -> str:
+    """Any text as one line that a terminal shows and nothing more: controls as Python escapes them, its middle cut out
+    where it is longer than `most` characters."""
+    escaped = _CONTROLS.sub(lambda control: control[0].encode("unicode_escape").decode(), _shortened(text, most))
+    return _shortened(escaped, most)
+
+
+def _shortened(text: str, most: int) -> str:
+    return text if len(text) <= most else f"{text[: most * 2 // 3]} ... {text[5 - most // 3 :]}"
+
 
 class TintypeError(Exception):
-    """What went wrong (`message`) and its remedy (`fix`); `exit_code` is what the command line ends with."""
+    """What went wrong (`message`) and its remedy (`fix`); `exit_code` is what the command line ends with.
+
+    Both are one printable line of bounded length, whatever a stranger's file put into them.
+    """
 
     exit_code = 1
 
     def __init__(self, message: str, *, fix: str) -> None:
-        super().__init__(message)
-        self.message = message
-        self.fix = fix
+        self.message, self.fix = printable(message), printable(fix)
+        super().__init__(self.message)
 
     def __str__(self) -> str:
         return f"{self.message}\n  fix: {self.fix}"
@@ -38,7 +60,7 @@ class TintypeError(Exception):
     def with_fix(self, fix: str) -> Self:
         """The same error, its fields and notes too, with another remedy."""
         other = type(self)(self.message, fix=fix)
-        other.__dict__.update(self.__dict__, fix=fix)
+        other.__dict__.update(self.__dict__, fix=other.fix)
         return other
 
 

@@ -11,14 +11,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from tintype.bounds import MAX_FILE_BYTES, MAX_PROMPT_BYTES
+from tintype.bounds import MAX_FILE_BYTES, MAX_FILES, MAX_GRAPHS, MAX_PROMPT_BYTES
 from tintype.strict_json import Misfit
 from tintype.uses import EXACTNESS
 
 FORMAT_VERSION = 1
 
 MAX_DIMENSION = 2**24  # elements along one axis of an input or output
-MAX_FILES = 10_000
 
 PREDICTION_TYPES = ("epsilon", "v_prediction", "sample")
 
@@ -238,6 +237,9 @@ class Manifest:
         for path in referred:
             check_relative_path(path)
             _require(path in self.files, f"{path!r} is referred to but is not in the list of files")
+        graphs = sum(len(variants) for variants in self.graphs.values())
+        _require(graphs <= MAX_GRAPHS, f"it has {graphs:,} graphs; {MAX_GRAPHS} are the most")
+        _require(len(self.parity) <= MAX_GRAPHS, f"parity lists {len(self.parity):,} graphs; {MAX_GRAPHS} are the most")
 
     def _check_latent_channels(self) -> None:
         plain = {self.latent_channels}

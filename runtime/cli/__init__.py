@@ -37,8 +37,10 @@ def run(arguments: list[str]) -> int:
         code = tintype.main(args=arguments, prog_name="tintype", standalone_mode=False)
         sys.stdout.flush()
     except SystemExit as leaving:  # SIGTERM
+        from tintype.cli.say import say
+
         for note in notes_of(leaving):
-            print(note, file=sys.stderr)
+            say(note, err=True)
         raise
     except (Exception, KeyboardInterrupt) as error:
         return report(error, as_json="--json" in arguments)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -11,6 +10,7 @@ import click
 
 from tintype.cli.options import Size, asked, json_option, provider_option, request_options, threads_option
 from tintype.cli.progress import spinner
+from tintype.cli.say import say, say_json
 
 
 @click.command()
@@ -54,13 +54,13 @@ def build(
             choices = read_report(folder).get("choices", [])
             rows.append({"role": role, "path": str(folder), "seconds": round(seconds, 3), "choices": choices})
             if not as_json:
-                click.echo(f"{role:<14} {seconds:7.2f} s  {folder}")
+                say(f"{role:<14} {seconds:7.2f} s  {folder}")
             if explain and not as_json:
                 for line in explanation(choices):
-                    click.echo(line)
+                    say(line)
         facts = {"bundle": pipeline.bundle.name, "hash": pipeline.bundle.hash, "target": pipeline.target.name}
     if as_json:
-        click.echo(json.dumps({**facts, "builds": rows}))
+        say_json({**facts, "builds": rows})
 
 
 def by_kind(choices: Iterable[dict[str, Any]]) -> list[list[dict[str, Any]]]:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING
 
 import click
 
 from tintype.cli.options import human_bytes, json_option
+from tintype.cli.say import say, say_json
 
 if TYPE_CHECKING:
     from tintype.engine import CacheEntry
@@ -26,12 +26,12 @@ def cache(context: click.Context, as_json: bool) -> None:
     entries, on_disk = cache_entries(), bytes_on_disk([cache_folder()])
     if as_json:
         builds = [_as_json(entry) for entry in entries]
-        click.echo(json.dumps({"folder": str(cache_folder()), "bytes": on_disk, "builds": builds}))
+        say_json({"folder": str(cache_folder()), "bytes": on_disk, "builds": builds})
         return
     # Builds share large weights, so together they take less than the sum of what each holds.
-    click.echo(f"{cache_folder()}: {len(entries)} builds, {human_bytes(on_disk)} on disk")
+    say(f"{cache_folder()}: {len(entries)} builds, {human_bytes(on_disk)} on disk")
     for entry in entries:
-        click.echo(f"  {entry.key}  {human_bytes(entry.bytes):>10}  {_describe(entry)}")
+        say(f"  {entry.key}  {human_bytes(entry.bytes):>10}  {_describe(entry)}")
 
 
 @cache.command()
@@ -42,9 +42,9 @@ def clear(as_json: bool) -> None:
 
     freed = clear_cache()
     if as_json:
-        click.echo(json.dumps({"folder": str(cache_folder()), "freed_bytes": freed}))
+        say_json({"folder": str(cache_folder()), "freed_bytes": freed})
     else:
-        click.echo(f"removed {human_bytes(freed)} from {cache_folder()}")
+        say(f"removed {human_bytes(freed)} from {cache_folder()}")
 
 
 def _describe(entry: CacheEntry) -> str:

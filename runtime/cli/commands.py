@@ -7,6 +7,8 @@ from typing import Any
 
 import click
 
+from tintype.cli.say import say, say_lines
+
 ENTRY_POINT_GROUP = "tintype.commands"
 
 # name -> (where the click command is, its line in --help); None means an entry point names it.
@@ -73,7 +75,7 @@ def _print_version(ctx: click.Context, _parameter: click.Parameter, wanted: bool
     if wanted:
         from tintype._version import __version__
 
-        click.echo(f"tintype {__version__}")
+        say(f"tintype {__version__}")
         ctx.exit()
 
 
@@ -91,5 +93,5 @@ def _print_version(ctx: click.Context, _parameter: click.Parameter, wanted: bool
 def tintype(context: click.Context) -> None:
     """Pictures from words on the machine at hand."""
     if context.invoked_subcommand is None:
-        click.echo(context.get_help(), err=True)
+        say_lines(context.get_help(), err=True)
         context.exit(2)

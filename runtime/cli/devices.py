@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 import click
 
 from tintype.cli.options import human_bytes, json_option
+from tintype.cli.say import say, say_json
 
 if TYPE_CHECKING:
     from tintype.engine import Device
@@ -24,16 +24,16 @@ def devices(as_json: bool) -> None:
     chosen = resolve_provider("auto").name
     if as_json:
         rows = [{**asdict(device), "usable": device.usable} for device in found]
-        click.echo(json.dumps({"auto": chosen, "gpus": [asdict(card) for card in cards], "devices": rows}))
+        say_json({"auto": chosen, "gpus": [asdict(card) for card in cards], "devices": rows})
         return
     for card in cards:
-        click.echo(f"{'GPU':<12} {card.name}{_details(card.memory_bytes, card.driver)}")
+        say(f"{'GPU':<12} {card.name}{_details(card.memory_bytes, card.driver)}")
     if not cards:
-        click.echo(f"{'GPU':<12} none that this system names")
+        say(f"{'GPU':<12} none that this system names")
     for device in found:
-        click.echo(f"{device.target:<12} {_line(device)}{' (auto takes this)' if device.target == chosen else ''}")
+        say(f"{device.target:<12} {_line(device)}{' (auto takes this)' if device.target == chosen else ''}")
         if device.fix is not None:
-            click.echo(f"{'':<12}   fix: {device.fix}")
+            say(f"{'':<12}   fix: {device.fix}")
 
 
 def _line(device: Device) -> str:

@@ -8,7 +8,6 @@ it there never is one.
 from __future__ import annotations
 
 import errno
-import json
 import os
 import sys
 import traceback
@@ -17,6 +16,7 @@ from typing import NamedTuple
 
 import click
 
+from tintype.cli.say import say, say_json, say_lines
 from tintype.errors import TintypeError
 
 INTERRUPTED = 130  # 128 + SIGINT, what shells report for a program that Ctrl-C ended
@@ -50,7 +50,7 @@ def report(error: BaseException, *, as_json: bool = False) -> int:
         return _close_stdout()
     failure = describe(error)
     if os.environ.get("TINTYPE_DEBUG", "0") not in ("", "0"):
-        traceback.print_exception(error)
+        say_lines("".join(traceback.format_exception(error)), err=True)
     try:
         _print(failure, notes_of(error), as_json=as_json)
     except BrokenPipeError:
@@ -67,10 +67,10 @@ def notes_of(error: BaseException) -> list[str]:
 
 def _print(failure: Failure, notes: Sequence[str], *, as_json: bool) -> None:
     for note in notes:
-        click.echo(note, err=True)
-    click.echo(f"error: {failure.message}", err=True)
+        say(note, err=True)
+    say(f"error: {failure.message}", err=True)
     if failure.fix:
-        click.echo(f"  fix: {failure.fix}", err=True)
+        say(f"  fix: {failure.fix}", err=True)
     if as_json:
         detail = {
             "type": failure.kind,
@@ -79,7 +79,7 @@ def _print(failure: Failure, notes: Sequence[str], *, as_json: bool) -> None:
             "notes": notes,
             **failure.fields,
         }
-        click.echo(json.dumps({"error": detail, "exit_code": failure.exit_code}))
+        say_json({"error": detail, "exit_code": failure.exit_code})
         sys.stdout.flush()
 
 

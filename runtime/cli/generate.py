@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Generator, Iterable, Sequence
 from dataclasses import asdict, dataclass
@@ -23,6 +22,7 @@ from tintype.cli.options import (
     threads_option,
 )
 from tintype.cli.progress import StepBar, spinner
+from tintype.cli.say import say, say_json
 from tintype.cli.show import demand_pictures
 from tintype.cli.show import show as show_picture
 from tintype.errors import MemoryBudgetError, OutputError, RecordError, RequestError, TintypeError
@@ -308,11 +308,11 @@ def _tell(result: Result, written: list[Path], way: Way) -> None:
         made = zip(written, result.records, strict=True)
         pictures = [{"file": str(path), "record": strict_json.plain(record)} for path, record in made]
         plan = result.plan.as_dict() if result.plan is not None else None
-        click.echo(json.dumps({"pictures": pictures, "timings": asdict(result.timings), "plan": plan}))
+        say_json({"pictures": pictures, "timings": asdict(result.timings), "plan": plan})
         return
     for path, image, record in zip(written, result.images, result.records, strict=True):
         request = record.request
-        click.echo(
+        say(
             f"{path}  {request.width}x{request.height}, seed {record.seed}, {request.num_inference_steps} steps of "
             f"{request.sampler} on {record.made_with.target}, {result.timings.total_seconds:.2f} s"
         )

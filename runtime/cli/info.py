@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import platform
 from dataclasses import asdict
 from pathlib import PurePosixPath
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from tintype.cli.options import human_bytes, json_option
+from tintype.cli.say import say, say_json
 from tintype.errors import TintypeError
 
 if TYPE_CHECKING:
@@ -28,12 +28,10 @@ def info(bundle: str, as_json: bool) -> None:
     machine = _machine()
     if as_json:
         manifest = asdict(opened.manifest)
-        click.echo(
-            json.dumps({"bundle": {"folder": str(opened.folder), "hash": opened.hash, **manifest}, "machine": machine})
-        )
+        say_json({"bundle": {"folder": str(opened.folder), "hash": opened.hash, **manifest}, "machine": machine})
         return
     for name, text in [*_bundle_rows(opened), *_machine_rows(machine)]:
-        click.echo(f"{name:<12} {text}")
+        say(f"{name:<12} {text}")
 
 
 def _bundle_rows(bundle: Bundle) -> list[tuple[str, str]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import click
@@ -18,6 +17,7 @@ from tintype.cli.options import (
     threads_option,
 )
 from tintype.cli.progress import spinner
+from tintype.cli.say import say, say_json
 
 # Fields that change what a picture takes.
 ONLY_OF_REQUESTS = (
@@ -67,10 +67,10 @@ def plan(
                 found = pipeline.plan(request, build=not no_build)
         facts = {"bundle": pipeline.bundle.name, "hash": pipeline.bundle.hash, "target": pipeline.target.name}
     if as_json:
-        click.echo(json.dumps({**facts, "plan": found.as_dict()}))
+        say_json({**facts, "plan": found.as_dict()})
         return
     for line in found.lines():
-        click.echo(line)
+        say(line)
 
 
 def _refuse_what_no_encoding_has(context: click.Context) -> None:

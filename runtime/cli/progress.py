@@ -7,11 +7,14 @@ import sys
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
+from tintype.errors import printable
+
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress, Task, TaskID
     from rich.text import Text
 
+MAX_PROGRESS_CHARS = 200
 PREPARING = "loading (the first time, building for this machine)"
 
 
@@ -26,8 +29,10 @@ def spinner(what: str) -> Iterator[Callable[[str], None]]:
     if not is_shown():
         yield lambda told: None
         return
+    from rich.text import Text
+
     with _console().status(what) as status:
-        yield lambda told: status.update(f"{what}: {told}")
+        yield lambda told: status.update(Text(_line(f"{what}: {told}")))
 
 
 class StepBar:
@@ -51,7 +56,7 @@ class StepBar:
     def tell(self, told: str) -> None:
         """What goes on before the first step."""
         if self._progress is not None and self._task is not None:
-            self._progress.update(self._task, description=told)
+            self._progress.update(self._task, description=_line(told))
 
     def advance(self, done: int, total: int) -> None:
         """`done` of `total` steps are behind us."""
@@ -60,6 +65,11 @@ class StepBar:
         if done <= 1:  # time before the first step is loading and building, not denoising
             self._progress.reset(self._task, total=total, completed=0, description="denoising")
         self._progress.update(self._task, completed=done, total=total)
+
+
+def _line(text: str) -> str:
+    """What a bundle may have had a say in."""
+    return printable(text, MAX_PROGRESS_CHARS)
 
 
 def _console() -> Console:
@@ -78,7 +88,7 @@ def _step_progress(console: Console) -> Progress:
             return Text("" if speed is None else f"{speed:.2f} steps/s")
 
     return Progress(
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         Rate(),
