@@ -12,8 +12,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tintype import strict_json
+from tintype.bounds import MAX_TOKENIZER_BYTES
 from tintype.bundle import TokenizerFacts
 from tintype.errors import ExportError
+from tintype.files import read_plain
+from tintype.prompt.tokenizer import is_panic
+from tintype.prompt.tokenizer_check import check_tokenizer
+from tintype.strict_json import Misfit
 
 COPIED = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt")
 
@@ -44,9 +50,12 @@ def read_tokenizer(folder: Path, positions: int, vocabulary: int) -> BundleToken
             f"{folder} has neither tokenizer.json nor vocab.json and merges.txt",
             fix="copy the checkpoint's tokenizer/ again",
         )
+    _demand_harmless(folder)
     try:
         inner = CLIPTokenizer.from_pretrained(folder, local_files_only=True)
-    except Exception as error:  # transformers raises OSError, ValueError, TypeError, KeyError and Rust's own
+    except BaseException as error:  # transformers raises OSError, ValueError, TypeError, KeyError and Rust's own
+        if not (isinstance(error, Exception) or is_panic(error)):
+            raise
         told = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ExportError(
             f"the tokenizer in {folder} can't be read: {told}", fix="copy the checkpoint's tokenizer/ again"
@@ -70,6 +79,22 @@ def read_tokenizer(folder: Path, positions: int, vocabulary: int) -> BundleToken
         pad_token_id=marks["pad"],
     )
     return BundleTokenizer(inner, facts)
+
+
+def _demand_harmless(folder: Path) -> None:
+    """ExportError unless a checkpoint's files are files, and its tokenizer.json has nothing but what real ones have."""
+    for name in ("tokenizer.json", *COPIED):
+        try:
+            text = read_plain(folder / name, MAX_TOKENIZER_BYTES)
+            if name == "tokenizer.json":
+                check_tokenizer(strict_json.parse(text))
+        except FileNotFoundError:
+            continue
+        except (OSError, Misfit) as error:
+            reason = error.strerror if isinstance(error, OSError) else str(error)
+            raise ExportError(
+                f"{folder / name} can't be read: {reason}", fix="copy the checkpoint's tokenizer/ again"
+            ) from None
 
 
 def write_tokenizer(tokenizer: BundleTokenizer, source: Path, folder: Path) -> None:

@@ -33,3 +33,9 @@ MAX_LINE_CHARS = 8000  # a line of the command; two paths of the greatest length
 
 # Words.
 MAX_PROMPT_BYTES = 2**16  # of UTF-8, each of the two prompts; 32 chunks of ordinary words have 15,000
+
+# tokenizer.json.
+MAX_TOKENS = 2**19  # of a vocabulary, and ids; CLIP has 49,408 and T5 32,128
+MAX_TOKENIZER_STEPS = 16  # of each kind, however they are nested
+MAX_TOKENIZER_TEXT_CHARS = 256  # of a word, a pattern or a replacement
+MAX_TOKENIZER_GROWTH = 4  # times, by replacements

@@ -12,12 +12,12 @@ import stat
 from pathlib import Path
 
 from tintype import strict_json
-from tintype.bounds import MAX_FILE_BYTES
+from tintype.bounds import MAX_FILE_BYTES, MAX_TOKENIZER_BYTES
 from tintype.bundle.manifest import Manifest, check_relative_path
 from tintype.bundle.onnx_scan import ExternalTensor, MalformedGraph, external_tensors
 from tintype.engine.build.cache import cache_folder
 from tintype.errors import BundleError
-from tintype.files import open_plain, read_cached, write_text
+from tintype.files import open_plain, read_cached, read_plain, write_text
 from tintype.strict_json import Misfit
 
 ALWAYS_HASHED_BYTES = 64 * 2**20  # a bundle up to this size is hashed at each opening; it takes tens of milliseconds
@@ -38,8 +38,10 @@ def check_files(folder: Path, manifest: Manifest, digest: str) -> None:
     for file, stamp in stamps.items():
         if is_small or remembered.get(file) != stamp:
             _check_hash(folder / file, file, manifest.files[file].sha256)
-    if set(remembered) != set(stamps):  # the bytes are those of the manifest, so one look at the graphs is enough
+    if set(remembered) != set(stamps):  # the bytes are those of the manifest, so one look within is enough
         _check_graphs(folder, manifest)
+        for tokenizer in manifest.text_encoders.values():
+            _check_tokenizer(folder, tokenizer.file)
     if remembered != stamps:
         _write_verdict(verdict, stamps)
 
@@ -90,6 +92,17 @@ def _check_graphs(folder: Path, manifest: Manifest) -> None:
         for graph in variants.values():
             if not graph.file.endswith(".onnx"):
                 raise BundleError(f"the graph {graph.file} is no .onnx file", fix=_COPY_AGAIN)
+
+
+def _check_tokenizer(folder: Path, file: str) -> None:
+    from tintype.prompt.tokenizer_check import check_tokenizer
+
+    try:
+        check_tokenizer(strict_json.parse(read_plain(folder / file, MAX_TOKENIZER_BYTES)))
+    except OSError as error:
+        raise BundleError(f"{file} cannot be read: {error.strerror}", fix=_COPY_AGAIN) from None
+    except Misfit as misfit:
+        raise BundleError(f"{file} is refused: {misfit}", fix=_COPY_AGAIN) from None
 
 
 def _check_external(manifest: Manifest, file: str, tensor: ExternalTensor) -> None:

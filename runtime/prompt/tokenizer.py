@@ -1,4 +1,7 @@
-"""Text -> token ids, exactly as the checkpoint's own tokenizer does it, without start, end or padding."""
+"""Text -> token ids, exactly as the checkpoint's own tokenizer does it, without start, end or padding.
+
+A tokenizer.json that comes here was looked at before, when its bundle was opened; see `tokenizer_check`.
+"""
 
 from __future__ import annotations
 
@@ -31,10 +34,10 @@ class PromptTokenizer:
 
         try:
             tokenizer = Tokenizer.from_str(read_plain(file, MAX_TOKENIZER_BYTES).decode())
-        except Exception as error:  # tokenizers raises plain Exception
-            raise BundleError(f"{file} is not a tokenizer: {error}", fix="export the checkpoint again") from None
-        tokenizer.no_truncation()
-        tokenizer.no_padding()
+            tokenizer.no_truncation()
+            tokenizer.no_padding()
+        except BaseException as error:
+            raise _refusal(error, f"{file} is not a tokenizer") from None
         return cls(
             tokenizer=tokenizer,
             max_length=max_length,
@@ -50,11 +53,29 @@ class PromptTokenizer:
         return self.max_length - 2
 
     def ids(self, text: str) -> list[int]:
-        """The ids of `text`. Raises RequestError for characters that are no Unicode text."""
+        """The ids of `text`.
+
+        Raises RequestError for characters that are no Unicode text, and BundleError where the tokenizer fails.
+        """
         try:
             text.encode("utf-8")
         except UnicodeEncodeError as error:
             raise RequestError(
                 f"the prompt holds {text[error.start]!r}, half of a character", fix="type that character again"
             ) from None
-        return list(self.tokenizer.encode(text, add_special_tokens=False).ids)
+        try:
+            return list(self.tokenizer.encode(text, add_special_tokens=False).ids)
+        except BaseException as error:
+            raise _refusal(error, "the bundle's tokenizer cannot read the prompt") from None
+
+
+def _refusal(error: BaseException, what: str) -> BaseException:
+    """What to raise for an exception of the library: plain Exception, or a panic."""
+    if isinstance(error, Exception) or is_panic(error):
+        return BundleError(f"{what}: {error}", fix="export the checkpoint again")
+    return error  # Ctrl-C
+
+
+def is_panic(error: BaseException) -> bool:
+    """Whether a library in Rust broke down; that is no Exception, and has no name to import."""
+    return type(error).__name__ == "PanicException"

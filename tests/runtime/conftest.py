@@ -74,6 +74,9 @@ def _write_graph(path: Path, *, location: str = "model.onnx_data", weight: np.nd
         path.write_bytes(model.SerializeToString())
 
 
+TOKENIZER = {"version": "1.0", "model": {"type": "WordLevel", "vocab": {"a": 0, "<s>": 1, "</s>": 2}, "unk_token": "a"}}
+
+
 def make_manifest(folder: Path) -> Manifest:
     graphs = {
         role: {"full": Graph(file=file, precision="fp32", inputs=inputs, outputs=outputs)}
@@ -107,7 +110,7 @@ def hand_made(tmp_path: Path) -> Path:
     for file, _, _ in GRAPHS.values():
         _write_graph(folder / file)
     (folder / "tokenizer").mkdir()
-    (folder / "tokenizer/tokenizer.json").write_text("{}")
+    (folder / "tokenizer/tokenizer.json").write_text(json.dumps(TOKENIZER))
     (folder / "scheduler").mkdir()
     (folder / "scheduler/scheduler_config.json").write_text("{}")
     write_manifest(folder, make_manifest(folder))
