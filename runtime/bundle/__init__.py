@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from tintype.bundle.bundle import (
     EMBEDDED,
-    MANIFEST_NAME,
     Bundle,
     file_facts,
+    manifest_digest,
     open_bundle,
     read_manifest,
     write_manifest,
 )
 from tintype.bundle.manifest import (
     FORMAT_VERSION,
+    MANIFEST_NAME,
     DefaultRequest,
     FileFacts,
     Graph,
@@ -39,6 +40,7 @@ __all__ = [
     "Source",
     "TokenizerFacts",
     "file_facts",
+    "manifest_digest",
     "open_bundle",
     "read_manifest",
     "write_manifest",

@@ -7,20 +7,21 @@ that the manifest says, and no graph points at data outside. Nothing is loaded b
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from tintype import strict_json
 from tintype.bounds import MAX_MANIFEST_BYTES
-from tintype.bundle.manifest import FORMAT_VERSION, FileFacts, Graph, Manifest
+from tintype.bundle.manifest import FORMAT_VERSION, MANIFEST_NAME, FileFacts, Graph, Manifest
 from tintype.bundle.verify import check_files
 from tintype.errors import BundleError, near_names
 from tintype.files import read_plain, write_text
 
-MANIFEST_NAME = "tintype.json"
-
+DIGEST = "digest"  # the key of tintype.json for its own; bundles that were made before it have none
 EMBEDDED = ("postcard",)  # bundles that come with the package
 
 
@@ -96,7 +97,15 @@ def read_manifest(folder: Path) -> tuple[Manifest, str]:
 
 def write_manifest(folder: Path, manifest: Manifest) -> Path:
     """Write tintype.json, whole or not at all; returns its path. `file_facts` makes what `manifest.files` needs."""
-    return write_text(folder / MANIFEST_NAME, strict_json.dump(manifest) + "\n")
+    value = strict_json.plain(manifest)
+    return write_text(folder / MANIFEST_NAME, strict_json.dump({**value, DIGEST: manifest_digest(value)}) + "\n")
+
+
+def manifest_digest(value: Mapping[str, Any]) -> str:
+    """What tintype.json, as parsed, says of itself: sha256 over all of it but the digest, as canonical JSON."""
+    rest = {key: item for key, item in value.items() if key != DIGEST}
+    text = json.dumps(rest, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def file_facts(folder: Path) -> dict[str, FileFacts]:
@@ -122,7 +131,10 @@ def _parse_manifest(path: Path, text: bytes) -> Manifest:
             )
         if version != FORMAT_VERSION or isinstance(version, bool):
             raise strict_json.Misfit(f"format_version should be {FORMAT_VERSION}, not {version!r}")
-        return strict_json.read(Manifest, value)
+        manifest = strict_json.read(Manifest, value)
+        if DIGEST in value and value[DIGEST] != manifest_digest(value):
+            raise strict_json.Misfit("it isn't what its digest says: something in it changed")
+        return manifest
     except strict_json.Misfit as misfit:
         raise BundleError(
             f"{path} is not a manifest: {misfit}", fix="copy the bundle again, or export the checkpoint again"

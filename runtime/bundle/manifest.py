@@ -12,16 +12,20 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tintype.bounds import MAX_FILE_BYTES, MAX_FILES, MAX_GRAPHS, MAX_PROMPT_BYTES
-from tintype.strict_json import Misfit
+from tintype.bundle.shapes import channels, check_graphs, require
 from tintype.uses import EXACTNESS
 
 FORMAT_VERSION = 1
+MANIFEST_NAME = "tintype.json"
 
 MAX_DIMENSION = 2**24  # elements along one axis of an input or output
 
+DTYPES = ("float32", "float16", "float64", "int64", "int32", "bool")  # as numpy names them
+PRECISIONS = ("fp32", "fp16", "int8")
 PREDICTION_TYPES = ("epsilon", "v_prediction", "sample")
 
 XL = "stable-diffusion-xl"  # the family with two text encoders, whose denoiser is told of sizes
+FAMILIES = ("stable-diffusion", XL)
 
 Names = dict[str, tuple[frozenset[str], frozenset[str]]]  # by role: inputs, outputs
 
@@ -49,10 +53,11 @@ class Port:
     shape: tuple[int | str, ...]
 
     def __post_init__(self) -> None:
-        _require(len(self.shape) <= 8, f"{self.name} has {len(self.shape)} dimensions; 8 is the most")
+        require(self.dtype in DTYPES, f"{self.name} is of type {self.dtype!r}, which is not one of {', '.join(DTYPES)}")
+        require(len(self.shape) <= 8, f"{self.name} has {len(self.shape)} dimensions; 8 is the most")
         for dimension in self.shape:
             if isinstance(dimension, int):
-                _require(0 < dimension <= MAX_DIMENSION, f"{self.name} has a dimension of {dimension:,}")
+                require(0 < dimension <= MAX_DIMENSION, f"{self.name} has a dimension of {dimension:,}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,14 +65,16 @@ class Graph:
     """One variant of one role: a canonical ONNX file and the precision of its weights."""
 
     file: str
-    precision: str  # fp32, fp16, int8, int4
+    precision: str
     inputs: tuple[Port, ...]
     outputs: tuple[Port, ...]
     # The largest magnitude of every value that came near float16's end on real inputs, by name; None: not measured.
     largest: Mapping[str, float] | None = None
 
     def __post_init__(self) -> None:
-        _require(0 < len(self.inputs) <= 256 and 0 < len(self.outputs) <= 256, f"{self.file} has absurd ports")
+        known = self.precision in PRECISIONS
+        require(known, f"precision {self.precision!r} is not one of {', '.join(PRECISIONS)}")
+        require(0 < len(self.inputs) <= 256 and 0 < len(self.outputs) <= 256, f"{self.file} has absurd ports")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,8 +83,8 @@ class FileFacts:
     sha256: str
 
     def __post_init__(self) -> None:
-        _require(0 <= self.bytes <= MAX_FILE_BYTES, f"a file of {self.bytes:,} bytes is absurd")
-        _require(re.fullmatch("[0-9a-f]{64}", self.sha256) is not None, "sha256 should be 64 hexadecimal digits")
+        require(0 <= self.bytes <= MAX_FILE_BYTES, f"a file of {self.bytes:,} bytes is absurd")
+        require(re.fullmatch("[0-9a-f]{64}", self.sha256) is not None, "sha256 should be 64 hexadecimal digits")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,11 +110,11 @@ class DefaultRequest:
     exactness: str = "balanced"
 
     def __post_init__(self) -> None:
-        _require(1 <= self.num_inference_steps <= 1000, "num_inference_steps should be 1 to 1000")
+        require(1 <= self.num_inference_steps <= 1000, "num_inference_steps should be 1 to 1000")
         length = len(self.negative_prompt.encode("utf-8", "replace"))
-        _require(length <= MAX_PROMPT_BYTES, f"negative_prompt has {length:,} bytes; {MAX_PROMPT_BYTES:,} are the most")
+        require(length <= MAX_PROMPT_BYTES, f"negative_prompt has {length:,} bytes; {MAX_PROMPT_BYTES:,} are the most")
         known = self.exactness in EXACTNESS
-        _require(known, f"exactness {self.exactness!r} is not one of {', '.join(EXACTNESS)}")
+        require(known, f"exactness {self.exactness!r} is not one of {', '.join(EXACTNESS)}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,11 +126,11 @@ class SizeLimits:
     maximum: int
 
     def __post_init__(self) -> None:
-        _require(1 <= self.multiple <= 1024, f"multiple is {self.multiple}; 1 to 1024 makes sense")
+        require(1 <= self.multiple <= 1024, f"multiple is {self.multiple}; 1 to 1024 makes sense")
         sane = 1 <= self.minimum <= self.maximum <= 16384
-        _require(sane, f"sizes from {self.minimum} to {self.maximum} make no sense")
-        _require(self.minimum % self.multiple == 0, f"minimum {self.minimum} is no multiple of {self.multiple}")
-        _require(self.maximum % self.multiple == 0, f"maximum {self.maximum} is no multiple of {self.multiple}")
+        require(sane, f"sizes from {self.minimum} to {self.maximum} make no sense")
+        require(self.minimum % self.multiple == 0, f"minimum {self.minimum} is no multiple of {self.multiple}")
+        require(self.maximum % self.multiple == 0, f"maximum {self.maximum} is no multiple of {self.multiple}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -135,9 +142,9 @@ class TokenizerFacts:
     pad_token_id: int
 
     def __post_init__(self) -> None:
-        _require(3 <= self.max_length <= 4096, f"max_length is {self.max_length}; 3 to 4096 makes sense")
+        require(3 <= self.max_length <= 4096, f"max_length is {self.max_length}; 3 to 4096 makes sense")
         for token in (self.bos_token_id, self.eos_token_id, self.pad_token_id):
-            _require(0 <= token < 2**31, f"{token} is no token id")
+            require(0 <= token < 2**31, f"{token} is no token id")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -180,10 +187,7 @@ class Manifest:
     def __post_init__(self) -> None:
         self._check_facts()
         self._check_files()
-        for role, variants in self.graphs.items():
-            for variant, graph in variants.items():
-                _check_ports(f"graphs.{role}.{variant}", self.graph_names.get(role), graph)
-        self._check_latent_channels()
+        check_graphs(self)
 
     @property
     def text_encoders(self) -> dict[str, TokenizerFacts]:
@@ -195,7 +199,7 @@ class Manifest:
     @property
     def is_inpainting(self) -> bool:
         """Whether the denoiser takes a mask and the latents of a masked picture beside the noisy latents."""
-        return _channels(self.graphs.get("denoiser", {}), "sample") == {self.inpainting_channels}
+        return channels(self.graphs.get("denoiser", {}), "sample") == {self.inpainting_channels}
 
     @property
     def inpainting_channels(self) -> int:
@@ -209,76 +213,43 @@ class Manifest:
 
     def _check_facts(self) -> None:
         for text in (self.name, self.licence, self.family):  # they are printed on terminals
-            _require(0 < len(text) <= 200 and text.isprintable(), f"{text[:60]!r} is no name to show")
-        _require(
+            require(0 < len(text) <= 200 and text.isprintable(), f"{text[:60]!r} is no name to show")
+        require(self.family in FAMILIES, f"the family {self.family!r} is not one of {', '.join(FAMILIES)}")
+        require(
             (self.family == XL) == (self.tokenizer_2 is not None),
             f"tokenizer_2 belongs to the family {XL} and to no other",
         )
         known = self.prediction_type in PREDICTION_TYPES
-        _require(known, f"prediction_type {self.prediction_type!r} is not one of {', '.join(PREDICTION_TYPES)}")
-        _require(self.scaling_factor != 0, "scaling_factor is 0")
-        _require(1 <= self.vae_scale_factor <= 128, f"vae_scale_factor {self.vae_scale_factor} is absurd")
-        _require(1 <= self.latent_channels <= 1024, f"latent_channels {self.latent_channels} is absurd")
-        _require(
+        require(known, f"prediction_type {self.prediction_type!r} is not one of {', '.join(PREDICTION_TYPES)}")
+        sane = 1e-6 <= abs(self.scaling_factor) <= 1e6 and abs(self.shift_factor) <= 1e6
+        require(sane, f"scaling_factor {self.scaling_factor:g} and shift_factor {self.shift_factor:g} are absurd")
+        require(1 <= self.vae_scale_factor <= 128, f"vae_scale_factor {self.vae_scale_factor} is absurd")
+        require(1 <= self.latent_channels <= 1024, f"latent_channels {self.latent_channels} is absurd")
+        require(
             self.size.multiple % self.vae_scale_factor == 0,
             f"size.multiple {self.size.multiple} is no multiple of vae_scale_factor {self.vae_scale_factor}",
         )
         for name in ("width", "height"):
             pixels = getattr(self.default_request, name)
             fits = self.size.minimum <= pixels <= self.size.maximum and pixels % self.size.multiple == 0
-            _require(fits, f"default_request.{name} {pixels} does not keep to the limits in size")
+            require(fits, f"default_request.{name} {pixels} does not keep to the limits in size")
 
     def _check_files(self) -> None:
-        _require(0 < len(self.files) <= MAX_FILES, f"files lists {len(self.files):,} files")
+        require(0 < len(self.files) <= MAX_FILES, f"files lists {len(self.files):,} files")
         for path in self.files:
             check_relative_path(path)
         referred = [self.scheduler, *(tokenizer.file for tokenizer in self.text_encoders.values())]
         referred += [graph.file for variants in self.graphs.values() for graph in variants.values()]
         for path in referred:
             check_relative_path(path)
-            _require(path in self.files, f"{path!r} is referred to but is not in the list of files")
+            require(path in self.files, f"{path!r} is referred to but is not in the list of files")
         graphs = sum(len(variants) for variants in self.graphs.values())
-        _require(graphs <= MAX_GRAPHS, f"it has {graphs:,} graphs; {MAX_GRAPHS} are the most")
-        _require(len(self.parity) <= MAX_GRAPHS, f"parity lists {len(self.parity):,} graphs; {MAX_GRAPHS} are the most")
-
-    def _check_latent_channels(self) -> None:
-        plain = {self.latent_channels}
-        for role, port_name, known in (
-            ("denoiser", "sample", (plain, {self.inpainting_channels})),
-            ("vae_decoder", "latent_sample", (plain,)),
-        ):
-            variants = self.graphs.get(role, {})
-            for graph in variants.values():
-                shape = next(port.shape for port in graph.inputs if port.name == port_name)
-                _require(len(shape) == 4, f"{role} input {port_name} has {len(shape)} dimensions, not 4")
-            channels = _channels(variants, port_name)
-            counts = " and ".join(map(str, sorted(channels)))
-            fits = not channels or channels in known
-            _require(fits, f"{role} takes {counts} channels, latent_channels is {self.latent_channels}")
-        complete = not self.is_inpainting or ENCODER in self.graphs
-        _require(complete, f"the denoiser takes a masked picture, and there is no {ENCODER} to make latents of it")
+        require(graphs <= MAX_GRAPHS, f"it has {graphs:,} graphs; {MAX_GRAPHS} are the most")
+        require(len(self.parity) <= MAX_GRAPHS, f"parity lists {len(self.parity):,} graphs; {MAX_GRAPHS} are the most")
 
 
 def check_relative_path(path: str) -> None:
     """Misfit unless `path` is a plain relative path with forward slashes that stays below where it starts."""
     plain = re.fullmatch(r'[^\x00-\x1f\\:*?"<>|]{1,1000}', path) is not None
     stays = all(part not in ("", ".", "..") for part in path.split("/"))
-    _require(plain and stays, f"the path {path[:200]!r} may point outside the bundle")
-
-
-def _channels(variants: Mapping[str, Graph], port_name: str) -> set[int]:
-    """How many channels an input of four dimensions has, over the variants that fix it."""
-    shapes = [port.shape for graph in variants.values() for port in graph.inputs if port.name == port_name]
-    return {shape[1] for shape in shapes if isinstance(shape[1], int)}
-
-
-def _check_ports(place: str, names: tuple[frozenset[str], frozenset[str]] | None, graph: Graph) -> None:
-    needed_inputs, needed_outputs = names or (frozenset(), frozenset())
-    for needed, ports, kind in ((needed_inputs, graph.inputs, "input"), (needed_outputs, graph.outputs, "output")):
-        for name in sorted(needed - {port.name for port in ports}):
-            raise Misfit(f"{place} has no {kind} named {name}")
-
-
-def _require(condition: bool, otherwise: str) -> None:
-    if not condition:
-        raise Misfit(otherwise)
+    require(plain and stays, f"the path {path[:200]!r} may point outside the bundle")

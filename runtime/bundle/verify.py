@@ -10,10 +10,11 @@ import hashlib
 import json
 import stat
 from pathlib import Path
+from typing import Any
 
 from tintype import strict_json
-from tintype.bounds import MAX_FILE_BYTES, MAX_TOKENIZER_BYTES
-from tintype.bundle.manifest import Manifest, check_relative_path
+from tintype.bounds import MAX_FILE_BYTES, MAX_SCHEDULER_BYTES, MAX_TOKENIZER_BYTES
+from tintype.bundle.manifest import MANIFEST_NAME, Manifest, check_relative_path
 from tintype.bundle.onnx_scan import ExternalTensor, MalformedGraph, external_tensors
 from tintype.engine.build.cache import cache_folder
 from tintype.errors import BundleError
@@ -42,6 +43,7 @@ def check_files(folder: Path, manifest: Manifest, digest: str) -> None:
         _check_graphs(folder, manifest)
         for tokenizer in manifest.text_encoders.values():
             _check_tokenizer(folder, tokenizer.file)
+        _check_sampling(folder, manifest)
     if remembered != stamps:
         _write_verdict(verdict, stamps)
 
@@ -98,7 +100,33 @@ def _check_tokenizer(folder: Path, file: str) -> None:
     from tintype.prompt.tokenizer_check import check_tokenizer
 
     try:
-        check_tokenizer(strict_json.parse(read_plain(folder / file, MAX_TOKENIZER_BYTES)))
+        check_tokenizer(_read_json(folder, file, MAX_TOKENIZER_BYTES))
+    except Misfit as misfit:
+        raise BundleError(f"{file} is refused: {misfit}", fix=_COPY_AGAIN) from None
+
+
+def _check_sampling(folder: Path, manifest: Manifest) -> None:
+    """The scheduler's config makes sense, and goes with what the manifest says of predictions and samplers."""
+    from tintype.sampling import SAMPLERS, SPACINGS, SchedulerConfig
+
+    file, default = manifest.scheduler, manifest.default_request
+    config = SchedulerConfig.from_json(_read_json(folder, file, MAX_SCHEDULER_BYTES))
+    if config.prediction_type != manifest.prediction_type:
+        raise BundleError(
+            f"{file} says that the model predicts {config.prediction_type}, {MANIFEST_NAME} {manifest.prediction_type}",
+            fix=_COPY_AGAIN,
+        )
+    for name, known in ((default.sampler, SAMPLERS), (default.sigmas, (None, *SPACINGS))):
+        if name not in known:
+            raise BundleError(
+                f"the default_request of {MANIFEST_NAME} has {name!r}, which this tintype doesn't know",
+                fix=f"upgrade tintype; {_COPY_AGAIN}",
+            )
+
+
+def _read_json(folder: Path, file: str, most_bytes: int) -> Any:
+    try:
+        return strict_json.parse(read_plain(folder / file, most_bytes))
     except OSError as error:
         raise BundleError(f"{file} cannot be read: {error.strerror}", fix=_COPY_AGAIN) from None
     except Misfit as misfit:

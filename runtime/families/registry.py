@@ -1,4 +1,4 @@
-"""The families by the name that a manifest gives; a bundle of another name is one of Stable Diffusion 1.x and 2.x."""
+"""The families by the name that a manifest gives, which is one of them."""
 
 from __future__ import annotations
 
@@ -11,4 +11,4 @@ FAMILIES: dict[str, Family] = {"stable-diffusion": StableDiffusion(), XL: Stable
 
 
 def family_of(name: str) -> Family:
-    return FAMILIES.get(name, FAMILIES["stable-diffusion"])
+    return FAMILIES[name]

@@ -10,7 +10,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, cast
+from typing import Any, NoReturn, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +20,11 @@ from tintype.sampling.parametrization import PREDICTION_TYPES
 
 TIMESTEP_SPACINGS = ("leading", "trailing", "linspace")
 BETA_SCHEDULES = ("linear", "scaled_linear", "squaredcos_cap_v2")
+
+MAX_NUMBER = 1e6  # of any key; beyond it a whole number may be no float
+MAX_TRAIN_TIMESTEPS = 10_000
+MAX_TIMESTEP_SCALING = 1e4
+LEAST_SHARE = 1e-16  # of the picture that training left; less makes infinite noise levels
 
 # Settings of diffusers that change the picture and aren't done here, with the values that leave it as it is.
 _HARMLESS: dict[str, tuple[object, ...]] = {
@@ -61,8 +66,10 @@ class SchedulerConfig:
     timestep_scaling: float = 10.0  # of lcm
 
     @classmethod
-    def from_json(cls, config: Mapping[str, Any]) -> SchedulerConfig:
+    def from_json(cls, config: object) -> SchedulerConfig:
         """From a diffusers scheduler_config.json of any scheduler; BundleError for a value that can't be honoured."""
+        if not isinstance(config, Mapping):
+            _refuse("it is no object")
         for key, harmless in _HARMLESS.items():
             if config.get(key) not in harmless:
                 raise BundleError(
@@ -86,7 +93,7 @@ class SchedulerConfig:
             _one_of("beta_schedule", self.beta_schedule, BETA_SCHEDULES)
         elif len(self.trained_betas) != self.num_train_timesteps:
             _refuse(f"{len(self.trained_betas)} trained_betas for {self.num_train_timesteps} training timesteps")
-        if not 2 <= self.num_train_timesteps <= 100_000:
+        if not 2 <= self.num_train_timesteps <= MAX_TRAIN_TIMESTEPS:
             _refuse(f"num_train_timesteps = {self.num_train_timesteps}")
         betas = self.trained_betas or (self.beta_start, self.beta_end)
         if not all(0.0 < beta < 1.0 for beta in betas):
@@ -97,6 +104,18 @@ class SchedulerConfig:
             _refuse(f"solver_order = {self.solver_order}")
         if not 1 <= self.original_inference_steps <= self.num_train_timesteps:
             _refuse(f"original_inference_steps = {self.original_inference_steps}")
+        if not 0.0 < self.timestep_scaling <= MAX_TIMESTEP_SCALING:
+            _refuse(f"timestep_scaling = {self.timestep_scaling}")
+        self._check_noise()
+
+    def _check_noise(self) -> None:
+        """Each training timestep has more noise than the one before, and none so much or little that floats lose it."""
+        with np.errstate(all="ignore"):
+            shares = self.alphas_cumprod
+            falling = bool((np.diff(shares) < 0).all())
+        least = shares[-2] if self.rescale_betas_zero_snr else shares[-1]
+        if not (falling and shares[0] < 1.0 and least >= LEAST_SHARE):
+            _refuse("its betas leave some timesteps without noise of their own, or without a picture")
 
     @cached_property
     def alphas_cumprod(self) -> NDArray[np.float32]:
@@ -152,7 +171,7 @@ def _list(value: object) -> list[object]:
 
 
 def _number(key: str, value: object) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float):
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= MAX_NUMBER:
         _refuse(f"{key} = {value!r}")
     return float(cast(float, value))
 
@@ -183,5 +202,5 @@ def _one_of(key: str, value: str, choices: tuple[str, ...]) -> None:
         )
 
 
-def _refuse(what: str) -> None:
+def _refuse(what: str) -> NoReturn:
     raise BundleError(f"the checkpoint's scheduler makes no sense: {what}", fix="correct scheduler_config.json")

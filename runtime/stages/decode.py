@@ -59,6 +59,7 @@ def samples_in(ctx: Context, latents: Latents, mode: Mode) -> Iterator[Samples]:
         yield from decode_samples(
             lambda sample: graphs.call(use, {"latent_sample": sample}, who="the VAE decoder")["sample"],
             latents,
+            cell=manifest.vae_scale_factor,
             scaling_factor=manifest.scaling_factor,
             shift_factor=manifest.shift_factor,
             tiling=Tiling(mode.cells, mode.overlap) if isinstance(mode, Tiles) else None,

@@ -9,6 +9,7 @@ import numpy as np
 from tintype.arrays import Arrays, Latents
 from tintype.families.base import Conditioning
 from tintype.graphs.resident import not_finite
+from tintype.image.decode import demand_shape
 from tintype.sampling import SAMPLERS, Denoised, NoiseSource, Step
 from tintype.stages.context import Context
 from tintype.stages.start import Start
@@ -89,7 +90,10 @@ class Denoiser:
             who=f"the denoiser, in step {number} of {total},",
             since=f" from step {number} on",
         )
-        return outputs["out_sample"].astype(np.float32, copy=False)
+        prediction = outputs["out_sample"].astype(np.float32, copy=False)
+        latent = (len(sample), self._ctx.bundle.manifest.latent_channels, *sample.shape[2:])
+        demand_shape("the denoiser", prediction, latent)  # numpy would stretch one that is smaller
+        return prediction
 
     def _held_by(self, branches: tuple[int, ...]) -> Arrays:
         if branches not in self._held:

@@ -11,6 +11,7 @@ from tintype.arrays import Latents, Samples
 from tintype.bundle import Manifest
 from tintype.bundle.manifest import ENCODER
 from tintype.graphs.resident import BoundGraphs
+from tintype.image.decode import demand_shape
 from tintype.image.encode import encode_samples, to_samples
 from tintype.sampling import AfterStep, NoiseSource, unchanged
 from tintype.stages.context import Context
@@ -127,9 +128,12 @@ def encode_picture(graphs: BoundGraphs, use: GraphUse, samples: Samples, manifes
     They are the mean of what the VAE's encoder gives; its noise, which it would draw from, is left out.
     """
     with graphs.phase(use):
-        return encode_samples(
+        latents = encode_samples(
             lambda sample: graphs.call(use, {"sample": sample}, who="the VAE encoder")["latent_parameters"],
             samples,
             scaling_factor=manifest.scaling_factor,
             shift_factor=manifest.shift_factor,
         )
+    rows, columns = (side // manifest.vae_scale_factor for side in samples.shape[2:])
+    demand_shape("the VAE encoder", latents, (len(samples), manifest.latent_channels, rows, columns))
+    return latents

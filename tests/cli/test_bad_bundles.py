@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tintype.bundle import file_facts, read_manifest, write_manifest
+from tintype.bundle import file_facts, manifest_digest, read_manifest, write_manifest
 
 WEIGHTS = "unet/model.onnx_data"
 
@@ -40,6 +40,7 @@ def edit_manifest(bundle: Path, edit: Callable[[dict[str, Any]], None]) -> None:
     path = bundle / "tintype.json"
     value = json.loads(path.read_text())
     edit(value)
+    value["digest"] = manifest_digest(value)
     path.write_text(json.dumps(value))
 
 

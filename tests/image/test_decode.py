@@ -33,7 +33,7 @@ def test_latents_are_scaled_and_decoded_one_by_one():
         return np.zeros((1, 3, 8, 8), np.float32)
 
     latents = np.arange(3 * 4 * 2 * 2, dtype=np.float32).reshape(3, 4, 2, 2)
-    made = decode_samples(decoder, latents, scaling_factor=0.5, shift_factor=1.0)
+    made = decode_samples(decoder, latents, cell=4, scaling_factor=0.5, shift_factor=1.0)
     pixels = np.concatenate([to_pixels(samples) for samples in made])
     assert pixels.shape == (3, 8, 8, 3)
     np.testing.assert_allclose(np.concatenate(seen), latents / 0.5 + 1.0)
@@ -48,4 +48,4 @@ def test_one_pixel_that_is_no_number_is_an_error(bad):
         return samples
 
     with pytest.raises(NumericError, match="decoder"):
-        list(decode_samples(decoder, np.zeros((1, 4, 2, 2), np.float32), scaling_factor=1.0, shift_factor=0.0))
+        list(decode_samples(decoder, np.zeros((1, 4, 2, 2), np.float32), cell=4, scaling_factor=1.0, shift_factor=0.0))

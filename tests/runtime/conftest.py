@@ -22,6 +22,7 @@ from tintype.bundle import (
     Source,
     TokenizerFacts,
     file_facts,
+    manifest_digest,
     read_manifest,
     write_manifest,
 )
@@ -145,6 +146,7 @@ def edit(hand_made: Path) -> Callable[[Callable[[dict[str, Any]], Any]], None]:
     def change(how: Callable[[dict[str, Any]], Any]) -> None:
         value = json.loads((hand_made / "tintype.json").read_text())
         how(value)
+        value["digest"] = manifest_digest(value)
         (hand_made / "tintype.json").write_text(json.dumps(value))
 
     return change
