@@ -22,8 +22,10 @@ MAX_TOKENIZER_BYTES = 16 * 2**20  # tokenizer.json; CLIP's has 4 MiB where it is
 MAX_CONFIG_BYTES = 8 * 2**20  # any other JSON or text of a checkpoint
 MAX_GRAPH_BYTES = 2**31  # an .onnx file, as protobuf bounds it; large weights lie beside it
 MAX_GRAPH_FIELDS = 1_000_000  # of protobuf; the graph of a model of 10 GB has a few hundred thousand
-MAX_PICTURE_BYTES = 2**30
+MAX_PICTURE_BYTES = 2**29  # as many pixels as are read, in the widest samples
+MAX_PNG_CHUNKS = 2**17  # of a PNG at that bound each would have 4 KiB
 MAX_LATENTS_BYTES = 2**31
+MAX_LATENTS_HEADER_BYTES = 50_000_000  # of safetensors, which reads twice as much; a record a picture stands there
 MAX_CACHE_BYTES = 64 * 2**20  # a JSON file of the cache, which is the user's own
 MAX_RECORD_BYTES = 2 * 2**20  # of JSON; both prompts at their bounds have 800 KB
 

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from tintype.bounds import MAX_PICTURE_BYTES
 from tintype.errors import RequestError
 from tintype.files import open_plain
+from tintype.image.png import demand_few_chunks
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -73,8 +74,10 @@ def read_layers(source: object, what: str) -> tuple[Image, Image | None]:
                 return _layers(_upright(source, name), name)
             if Path(source).is_dir():
                 raise RequestError(f"{name} is a folder", fix="name a file in it")
-            with open_plain(source, MAX_PICTURE_BYTES) as file, Image.open(file) as image:
-                return _layers(_upright(image, name), name)
+            with open_plain(source, MAX_PICTURE_BYTES) as file:
+                demand_few_chunks(file)
+                with Image.open(file) as image:
+                    return _layers(_upright(image, name), name)
     except RequestError:
         raise
     except Exception as error:  # a hostile file makes a decoder raise almost anything

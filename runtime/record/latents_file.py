@@ -17,9 +17,9 @@ import numpy as np
 
 from tintype import strict_json
 from tintype.arrays import Latents
-from tintype.bounds import MAX_LATENTS_BYTES
+from tintype.bounds import MAX_LATENTS_BYTES, MAX_LATENTS_HEADER_BYTES
 from tintype.bundle.manifest import Manifest
-from tintype.errors import BundleError, RecordError
+from tintype.errors import BundleError, OutputError, RecordError
 from tintype.files import open_plain, write_output
 from tintype.image.png import RECORD_KEY
 from tintype.record.record import Record, parse_record
@@ -64,6 +64,11 @@ def save_latents(path: str | os.PathLike[str], latents: Latents, records: Sequen
         TENSOR: {"dtype": "F32", "shape": list(data.shape), "data_offsets": [0, data.nbytes]},
     }
     head = json.dumps(header).encode()
+    if len(head) > MAX_LATENTS_HEADER_BYTES:
+        raise OutputError(
+            f"the records of {len(texts):,} pictures, with prompts that long, fit no latents file",
+            fix="draw fewer pictures at once",
+        )
     head += b" " * (-len(head) % 8)
 
     def write(file: BinaryIO) -> None:
@@ -79,7 +84,9 @@ def read_latents(path: str | os.PathLike[str]) -> SavedLatents:
 
     remedy = "give a file that tintype wrote when it couldn't decode"
     try:
-        open_plain(path, MAX_LATENTS_BYTES).close()
+        with open_plain(path, MAX_LATENTS_BYTES) as plain:
+            if int.from_bytes(plain.read(8), "little") > MAX_LATENTS_HEADER_BYTES:
+                raise RecordError(f"{path} holds no latents: its header is too large", fix=remedy)
         with safe_open(str(path), framework="numpy") as file:
             metadata, names = file.metadata() or {}, list(file.keys())
             latents = file.get_tensor(TENSOR) if names == [TENSOR] and RECORD_KEY in metadata else None

@@ -184,8 +184,8 @@ def test_a_picture_is_decoded_in_tiles_one_after_another():
         return latents[:, :3].repeat(4, 2).repeat(4, 3)
 
     latents = np.random.default_rng(0).uniform(-1, 1, (2, 4, 24, 24)).astype(np.float32)
-    whole = decoded(decoder, latents, scaling_factor=1.0, shift_factor=0.0)
+    whole = decoded(decoder, latents, cell=4, scaling_factor=1.0, shift_factor=0.0)
     shapes.clear()
-    tiled = decoded(decoder, latents, scaling_factor=1.0, shift_factor=0.0, tiling=Tiling(16, 4))
+    tiled = decoded(decoder, latents, cell=4, scaling_factor=1.0, shift_factor=0.0, tiling=Tiling(16, 4))
     assert set(shapes) == {(1, 4, 16, 16)}
     np.testing.assert_allclose(whole.astype(int), tiled.astype(int), atol=1)

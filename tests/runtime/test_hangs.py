@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import struct
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,7 +21,7 @@ from tintype.bounds import MAX_GRAPH_FIELDS, MAX_JSON_DEPTH, MAX_JSON_VALUES, MA
 from tintype.bundle import open_bundle
 from tintype.bundle.onnx_scan import MalformedGraph, external_tensors
 from tintype.engine.build.cache import cache_entries, damage
-from tintype.errors import BundleError, RecordError, RequestError, TintypeError
+from tintype.errors import BundleError, OutputError, RecordError, RequestError, TintypeError
 from tintype.families.model import Model
 from tintype.files import open_plain, read_plain
 from tintype.image.mask import open_mask
@@ -96,6 +98,56 @@ def test_json_with_a_byte_order_mark_is_read_and_other_encodings_are_not() -> No
     assert parse(b"\xef\xbb\xbf[1]") == [1]
     with pytest.raises(Misfit):
         parse("[1]".encode("utf-16"))
+
+
+# Pictures that are small files and much work.
+def _chunk(kind: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
+def _png(*chunks: bytes) -> bytes:
+    header = _chunk(b"IHDR", struct.pack(">IIBBBBB", 1, 1, 8, 0, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + header + b"".join(chunks) + _chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize("chunk", [_chunk(b"IDAT", b""), _chunk(b"tEXt", b"k\0v"), _chunk(b"teSt", b"")])
+def test_a_png_of_very_many_chunks_is_refused_at_once(chunk: bytes, tmp_path: Path) -> None:
+    (tmp_path / "x.png").write_bytes(_png(chunk * 3_000_000))
+    for door, error in ((read_record, RecordError), (open_picture, RequestError)):
+        with deadline(), pytest.raises(error, match="chunks"):
+            door(tmp_path / "x.png")
+
+
+def test_a_record_in_a_png_of_many_frames_is_not_looked_for_in_each(tmp_path: Path) -> None:
+    from PIL import Image
+
+    frames = [Image.new("L", (2000, 2000), shade) for shade in range(8)]
+    frames[0].save(tmp_path / "x.png", save_all=True, append_images=frames[1:])
+    with deadline(), pytest.raises(RecordError, match="frame"):
+        read_record(tmp_path / "x.png")
+
+
+def test_a_picture_as_pillow_writes_it_has_few_chunks(tmp_path: Path) -> None:
+    from PIL import Image
+
+    noise = np.random.default_rng(0).integers(0, 256, (512, 512, 3), np.uint8)
+    Image.fromarray(noise).save(tmp_path / "x.png")
+    assert open_picture(tmp_path / "x.png").size == (512, 512)
+
+
+def test_latents_whose_records_would_not_be_read_are_not_written(manifest: Any, tmp_path: Path) -> None:
+    from tintype.record.latents_file import save_latents
+
+    record = _record(manifest, "\x01" * MAX_PROMPT_BYTES)
+    with pytest.raises(OutputError, match="prompts that long"):
+        save_latents(tmp_path / "x.safetensors", np.zeros((200, 4, 8, 8), np.float32), [record] * 200)
+    assert not list(tmp_path.glob("*.safetensors*"))
+
+
+def test_latents_with_a_header_beyond_the_bound(tmp_path: Path) -> None:
+    (tmp_path / "x").write_bytes((60_000_000).to_bytes(8, "little") + b" " * 60_000_000)
+    with deadline(), pytest.raises(RecordError, match="header"):
+        read_latents(tmp_path / "x")
 
 
 # What a stranger may put where a file is expected.
@@ -243,15 +295,19 @@ def test_words_beyond_the_bound_are_refused_before_anything_is_drawn(manifest: A
 
 def test_the_longest_prompts_make_a_record_that_can_be_read(manifest: Any, tmp_path: Path) -> None:
     from tintype.image.png import write_png
+
+    record = _record(manifest, "\x01" * MAX_PROMPT_BYTES)
+    write_png(tmp_path / "x.png", _picture(), record.texts())
+    assert read_record(tmp_path / "x.png") == record
+
+
+def _record(manifest: Any, prompt: str) -> Any:
     from tintype.record import Provenance, Record
     from tintype.request import Request, resolve
 
     facts = dict.fromkeys(("tintype", "onnxruntime", "bundle", "bundle_hash", "precision", "target"), "x")
-    longest = "\x01" * MAX_PROMPT_BYTES
-    request = resolve(Request(prompt=longest, negative_prompt=longest, seed=1), manifest)
-    record = Record(request=request, picture=0, made_with=Provenance(**facts, builds={}, threads=1))
-    write_png(tmp_path / "x.png", _picture(), record.texts())
-    assert read_record(tmp_path / "x.png") == record
+    request = resolve(Request(prompt=prompt, negative_prompt=prompt, seed=1), manifest)
+    return Record(request=request, picture=0, made_with=Provenance(**facts, builds={}, threads=1))
 
 
 def test_brackets_in_a_bundles_own_negative_prompt(hand_made: Path, edit: Callable[..., None]) -> None:
