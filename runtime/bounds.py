@@ -8,6 +8,7 @@ from __future__ import annotations
 
 # A bundle.
 MAX_FILES = 10_000
+MAX_DIMENSION_CHARS = 1000  # of the name of a dimension, which may be a sum: height/2
 MAX_GRAPHS = 64  # of all roles and variants
 
 # JSON of any kind.

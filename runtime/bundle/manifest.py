@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from tintype.bounds import MAX_FILE_BYTES, MAX_FILES, MAX_GRAPHS, MAX_PROMPT_BYTES
+from tintype.bounds import MAX_DIMENSION_CHARS, MAX_FILE_BYTES, MAX_FILES, MAX_GRAPHS, MAX_PROMPT_BYTES
 from tintype.bundle.shapes import channels, check_graphs, require
 from tintype.uses import EXACTNESS
 
@@ -56,7 +56,11 @@ class Port:
         require(self.dtype in DTYPES, f"{self.name} is of type {self.dtype!r}, which is not one of {', '.join(DTYPES)}")
         require(len(self.shape) <= 8, f"{self.name} has {len(self.shape)} dimensions; 8 is the most")
         for dimension in self.shape:
-            if isinstance(dimension, int):
+            if isinstance(dimension, str):
+                require(
+                    len(dimension) <= MAX_DIMENSION_CHARS, f"{self.name} has a dimension of {len(dimension):,} letters"
+                )
+            else:
                 require(0 < dimension <= MAX_DIMENSION, f"{self.name} has a dimension of {dimension:,}")
 
 

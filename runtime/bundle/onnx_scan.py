@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tintype.bounds import MAX_GRAPH_BYTES, MAX_GRAPH_FIELDS
+from tintype.bounds import MAX_DIMENSION_CHARS, MAX_GRAPH_BYTES, MAX_GRAPH_FIELDS
 from tintype.files import open_plain
 
 MAX_GRAPH_DIMENSION = 2**24
@@ -23,7 +23,7 @@ MAX_TENSOR_ELEMENTS = 2**38
 # Message -> field number -> message of that field, as in onnx.proto; fields that lead to no tensor are left out.
 _MESSAGES: dict[str, dict[int, str]] = {
     "Model": {7: "Graph"},
-    "Graph": {1: "Node", 5: "Tensor", 11: "Value", 12: "Value", 15: "SparseTensor"},
+    "Graph": {1: "Node", 5: "Tensor", 11: "Value", 12: "Value", 13: "Value", 15: "SparseTensor"},
     "Node": {5: "Attribute"},
     "Attribute": {5: "Tensor", 10: "Tensor", 22: "SparseTensor", 23: "SparseTensor"},
     "SparseTensor": {1: "Tensor", 2: "Tensor"},
@@ -166,9 +166,11 @@ class _Walk:
         return key, text
 
     def _judge_dimension(self, start: int, end: int) -> None:
-        for number, wire, value, _ in self._fields(start, end):
+        for number, wire, value, value_end in self._fields(start, end):
             if number == 1 and wire == _VARINT and not 0 <= _signed(value) <= MAX_GRAPH_DIMENSION:
-                raise MalformedGraph(f"an input or output has a dimension of {_signed(value):,}")
+                raise MalformedGraph(f"a value has a dimension of {_signed(value):,}")
+            if number == 2 and wire == _BYTES and value_end - value > MAX_DIMENSION_CHARS:  # it is read as a sum
+                raise MalformedGraph("the name of a dimension is absurdly long")
 
 
 def _varint(data: mmap.mmap, position: int, end: int) -> tuple[int, int]:

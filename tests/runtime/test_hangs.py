@@ -362,6 +362,16 @@ def test_functions_within_functions_are_refused_and_never_expanded(
         open_bundle(hand_made)
 
 
+@pytest.mark.parametrize("name", ["(" * 100_000, "1" + "+1" * 100_000])
+@pytest.mark.parametrize("place", ["input", "output", "value_info"])
+def test_a_dimension_that_is_an_endless_sum_is_refused(name: str, place: str, tmp_path: Path) -> None:
+    graph = _graph("outer")
+    getattr(graph, place).append(helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, [name]))
+    (tmp_path / "x.onnx").write_bytes(helper.make_model(graph).SerializeToString())
+    with deadline(), pytest.raises(MalformedGraph, match="name of a dimension"):
+        external_tensors(tmp_path / "x.onnx")
+
+
 def test_a_graph_of_very_many_parts_is_refused_in_time(tmp_path: Path) -> None:
     many_nodes = b"\x0a\x00" * (MAX_GRAPH_FIELDS + 1)
     many_dims = _field(5, b"\x08\x01" * 1000)

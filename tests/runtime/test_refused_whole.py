@@ -135,6 +135,10 @@ SHAPES: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
     "means": (lambda value: _port(value, "vae_encoder", "outputs")["shape"].__setitem__(1, 4), "vae_encoder"),
     "timesteps": (lambda value: _port(value, "denoiser", "inputs", 1).update(shape=[2**24, 2**24]), "timestep"),
     "tokens": (lambda value: value["tokenizer"].update(max_length=76), "tokens"),
+    "endless sum": (
+        lambda value: _port(value, "denoiser", "inputs")["shape"].__setitem__(2, "1" + "+1" * 1000),
+        "letters",
+    ),
     "type": (lambda value: _port(value, "denoiser", "inputs", 1).update(dtype="object"), "type"),
     "graphs": (
         lambda value: value["graphs"].update({str(n): value["graphs"]["denoiser"] for n in range(MAX_GRAPHS)}),
@@ -172,6 +176,21 @@ def test_a_decoder_that_gives_another_size_than_promised_gives_no_picture() -> N
         )
         with pytest.raises(BundleError, match="the manifest promises 1x3x32x32"):
             next(made)
+
+
+@pytest.mark.slow
+def test_ports_that_agree_with_a_factor_that_is_not_the_graphs(tmp_path: Path) -> None:
+    """The manifest fits itself, and the decoder doesn't fit it: nothing tells before it has run."""
+    import tintype
+
+    folder = Path(shutil.copytree(POSTCARD, tmp_path / "bundle"))
+    text = (folder / "tintype.json").read_text().replace("4*height", "8*height").replace("4*width", "8*width")
+    value = json.loads(text.replace("height/4", "height/8").replace("width/4", "width/8"))
+    value["vae_scale_factor"] = 8
+    value["digest"] = manifest_digest(value)
+    (folder / "tintype.json").write_text(json.dumps(value))
+    with tintype.load(folder, provider="cpu") as pipeline, pytest.raises(BundleError, match="1x3x128x128"):
+        pipeline.generate("a house", seed=1, num_inference_steps=1, width=128, height=128)
 
 
 # Noise
