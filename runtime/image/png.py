@@ -6,16 +6,15 @@ import os
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING
 
-from tintype.bounds import MAX_PICTURE_BYTES, MAX_PNG_CHUNKS
 from tintype.errors import OutputError, RecordError
-from tintype.files import open_plain, output_error, scratch_path, write_output
+from tintype.files import output_error, scratch_path, write_output
+from tintype.image.reads import open_image
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 RECORD_KEY = "tintype"  # the keyword of the text that holds a picture's record
 
 
@@ -32,21 +31,6 @@ def write_png(path: str | os.PathLike[str], image: Image, texts: Mapping[str, st
     for keyword, text in texts.items():
         info.add_text(keyword, text)  # as Latin-1 when it can be, else UTF-8
     return write_output(path, lambda file: image.save(file, format="PNG", pnginfo=info))
-
-
-def demand_few_chunks(file: BinaryIO) -> None:
-    """ValueError for a PNG of very many chunks, each of which takes Pillow some time; the file is where it was after.
-
-    What is no PNG, or is cut short, is left to Pillow.
-    """
-    start, count = file.tell(), 0
-    if file.read(len(_SIGNATURE)) == _SIGNATURE:
-        while len(head := file.read(8)) == 8:
-            count += 1
-            if count > MAX_PNG_CHUNKS:
-                raise ValueError(f"it has more than {MAX_PNG_CHUNKS:,} chunks")
-            file.seek(int.from_bytes(head[:4], "big") + 4, os.SEEK_CUR)
-    file.seek(start)
 
 
 def check_writable(path: str | os.PathLike[str]) -> None:
@@ -72,10 +56,9 @@ def read_texts(path: str | os.PathLike[str]) -> dict[str, str]:
 
     remedy = "give a PNG that tintype wrote"
     try:
-        with warnings.catch_warnings(), open_plain(path, MAX_PICTURE_BYTES) as file:
+        with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            demand_few_chunks(file)
-            with Image.open(file, formats=["PNG"]) as image:
+            with open_image(path, ["PNG"]) as image:
                 if getattr(image, "is_animated", False):  # each frame would be drawn
                     raise ValueError("it has more than one frame")
                 texts = getattr(image, "text", {})

@@ -17,10 +17,8 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from tintype.bounds import MAX_PICTURE_BYTES
 from tintype.errors import RequestError
-from tintype.files import open_plain
-from tintype.image.png import demand_few_chunks
+from tintype.image.reads import open_image
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -74,10 +72,8 @@ def read_layers(source: object, what: str) -> tuple[Image, Image | None]:
                 return _layers(_upright(source, name), name)
             if Path(source).is_dir():
                 raise RequestError(f"{name} is a folder", fix="name a file in it")
-            with open_plain(source, MAX_PICTURE_BYTES) as file:
-                demand_few_chunks(file)
-                with Image.open(file) as image:
-                    return _layers(_upright(image, name), name)
+            with open_image(source) as image:
+                return _layers(_upright(image, name), name)
     except RequestError:
         raise
     except Exception as error:  # a hostile file makes a decoder raise almost anything
