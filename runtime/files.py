@@ -12,12 +12,15 @@ import errno
 import io
 import os
 import stat
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
 
 from tintype.bounds import MAX_CACHE_BYTES
 from tintype.errors import OutputError
+
+SCRATCH_BYTES = 100  # of a file's name, in that of the one that is written beside it
 
 
 def open_plain(path: str | os.PathLike[str], most_bytes: int) -> io.BufferedReader:
@@ -66,11 +69,18 @@ def _too_large(most_bytes: int) -> OSError:
     return OSError(errno.EFBIG, f"it has more than {most_bytes:,} bytes")
 
 
-def write_whole(path: Path, write: Callable[[BinaryIO], object], *, durable: bool = False) -> Path:
-    """What `write` writes, at `path`. durable: its bytes are on the disk before it is there. Raises OSError."""
+def write_whole(
+    path: Path, write: Callable[[BinaryIO], object], *, durable: bool = False, mode: int | None = None
+) -> Path:
+    """What `write` writes, at `path`. durable: its bytes are on the disk before it is there. Raises OSError.
+
+    mode: who may read and write it; None is as the system makes new files.
+    """
     scratch = scratch_path(path)
     try:
         with scratch.open("xb") as file:
+            if mode is not None:
+                scratch.chmod(mode)
             write(file)
             if durable:
                 file.flush()
@@ -89,16 +99,47 @@ def write_text(path: Path, text: str) -> Path:
 
 
 def write_output(path: Path, write: Callable[[BinaryIO], object]) -> Path:
-    """A file that a user asked for, on the disk before it is there. Raises OutputError."""
+    """A file that a user asked for, on the disk before it is there. Raises OutputError.
+
+    As when a shell writes it: a link stays, and what it points to is written; one that was there keeps its mode.
+    """
     try:
-        return write_whole(path, write, durable=True)
+        place = linked_path(path)
+        mode = stat.S_IMODE(place.stat().st_mode) if place.exists() else None
+        write_whole(place, write, durable=True, mode=mode)
     except OSError as error:
         raise output_error(path, error) from None
+    return path
+
+
+def linked_path(path: Path) -> Path:
+    """Where a file lies that may be a link. Raises OSError for links that go in a circle."""
+    if not path.is_symlink():
+        return path
+    try:
+        return path.resolve()
+    except RuntimeError:  # before Python 3.13
+        raise OSError(errno.ELOOP, os.strerror(errno.ELOOP)) from None
+
+
+def demand_replaceable(path: Path) -> None:
+    """Raises OSError where a file surely can't be put at a place, or in the place of what is there."""
+    path = linked_path(path)
+    if path.exists():
+        _demand_plain(path.stat(), sys.maxsize)
+        folder = path.parent.stat()
+        shared = hasattr(os, "geteuid") and folder.st_mode & stat.S_ISVTX  # as /tmp is: only what is one's own
+        if shared and os.geteuid() not in (0, path.stat().st_uid, folder.st_uid):
+            raise PermissionError(errno.EPERM, "it belongs to another user, in a folder where that counts")
+    scratch = scratch_path(path)
+    scratch.open("xb").close()
+    scratch.unlink()
 
 
 def scratch_path(path: Path) -> Path:
-    """A new name beside a file, hidden."""
-    return path.with_name(f".{path.name}.{os.urandom(4).hex()}.part")
+    """A new name beside a file, hidden, no longer than a file's own may be."""
+    start = path.name.encode(errors="surrogateescape")[:SCRATCH_BYTES].decode(errors="ignore")
+    return path.with_name(f".{start}.{os.urandom(4).hex()}.part")
 
 
 def output_error(path: Path, error: OSError | ValueError) -> OutputError:

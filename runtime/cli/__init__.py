@@ -6,6 +6,7 @@ nothing at all outside `run`, so that Ctrl-C during the imports is no traceback 
 
 from __future__ import annotations
 
+import contextlib
 import sys
 
 __all__ = ["main", "run"]
@@ -14,6 +15,7 @@ __all__ = ["main", "run"]
 def main() -> None:
     """Run the command line and leave with its exit code: 0 done, 1 failed, 2 bad usage, 130 interrupted."""
     try:
+        _open_standard_streams()
         import signal
 
         from tintype.cli.interrupt import end_calls_on_signals
@@ -45,6 +47,18 @@ def run(arguments: list[str]) -> int:
     except (Exception, KeyboardInterrupt) as error:
         return report(error, as_json="--json" in arguments)
     return code if isinstance(code, int) else 0
+
+
+def _open_standard_streams() -> None:
+    """A stream that the caller closed (`>&-`) leads nowhere; the next file that is opened must not take its place."""
+    import os
+
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is None:
+            with contextlib.suppress(OSError):
+                while os.open(os.devnull, os.O_RDWR) < number:
+                    pass
+            setattr(sys, name, open(os.devnull, "r+", encoding="utf-8"))  # noqa: PTH123, SIM115
 
 
 def _say_anything() -> None:

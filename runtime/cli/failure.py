@@ -53,7 +53,8 @@ def report(error: BaseException, *, as_json: bool = False) -> int:
         say_lines("".join(traceback.format_exception(error)), err=True)
     try:
         _print(failure, notes_of(error), as_json=as_json)
-    except BrokenPipeError:
+        sys.stdout.flush()
+    except OSError:  # nobody reads any more, or the disk of what does is full
         _close_stdout()
     return failure.exit_code
 
@@ -80,7 +81,6 @@ def _print(failure: Failure, notes: Sequence[str], *, as_json: bool) -> None:
             **failure.fields,
         }
         say_json({"error": detail, "exit_code": failure.exit_code})
-        sys.stdout.flush()
 
 
 def describe(error: BaseException) -> Failure:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tintype.errors import OutputError, RecordError
-from tintype.files import output_error, scratch_path, write_output
+from tintype.files import demand_replaceable, output_error, write_output
 from tintype.image.reads import open_image
 
 if TYPE_CHECKING:
@@ -43,9 +43,7 @@ def check_writable(path: str | os.PathLike[str]) -> None:
             raise OutputError(f"{path} is a folder", fix=f"name a file in it: {path / 'picture.png'}")
         if not path.parent.is_dir():
             raise OutputError(f"there is no folder {path.parent}", fix=f"make it (mkdir -p {path.parent})")
-        scratch = scratch_path(path)
-        scratch.open("xb").close()
-        scratch.unlink()
+        demand_replaceable(path)
     except (OSError, ValueError) as error:
         raise output_error(path, error) from None
 

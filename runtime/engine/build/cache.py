@@ -9,6 +9,7 @@ import os
 import shlex
 import shutil
 import stat
+import tempfile
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
@@ -66,9 +67,17 @@ class CacheEntry:
 
 
 def cache_folder() -> Path:
-    """Where builds are kept: TINTYPE_CACHE, else the user's cache folder."""
+    """Where builds are kept: TINTYPE_CACHE, else the user's cache folder, else one of the user's own for what is
+    temporary: a container's user may have neither a name nor a home."""
     chosen = os.environ.get("TINTYPE_CACHE")
-    return Path(chosen) if chosen else platformdirs.user_cache_path("tintype")
+    if chosen:
+        return Path(chosen)
+    try:
+        return platformdirs.user_cache_path("tintype")
+    except (RuntimeError, KeyError):
+        folder = Path(tempfile.gettempdir(), f"tintype-cache-{os.geteuid()}")
+        _make_own(folder)
+        return folder
 
 
 def builds_folder() -> Path:
@@ -77,17 +86,20 @@ def builds_folder() -> Path:
     Raises BuildError where it can't be made, and where others can write it: a build is as good as a program.
     """
     folder = cache_folder() / "builds"
+    for each in (folder.parent, folder):
+        _make_own(each)
+    return folder
+
+
+def _make_own(folder: Path) -> None:
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        folder.mkdir(exist_ok=True, mode=0o700)
-        for each in (folder.parent, folder):
-            _demand_own(each)
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        _demand_own(folder)
     except OSError as error:
         raise BuildError(
             f"the cache folder {folder} cannot be made: {error.strerror}",
             fix="set TINTYPE_CACHE to a folder that you may write",
         ) from error
-    return folder
 
 
 def _demand_own(folder: Path) -> None:
