@@ -20,6 +20,7 @@ from typing import BinaryIO
 from tintype.bounds import MAX_CACHE_BYTES
 from tintype.errors import OutputError
 
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # a full disk, a quota, a limit of one file's size
 SCRATCH_BYTES = 100  # of a file's name, in that of the one that is written beside it
 
 
@@ -98,6 +99,12 @@ def write_text(path: Path, text: str) -> Path:
     return write_whole(path, lambda file: file.write(text.encode()))
 
 
+def write_cached(path: Path, text: str) -> None:
+    """A JSON file in the cache. One that can't be written costs time later, and is no obstacle now."""
+    with contextlib.suppress(OSError):
+        write_text(path, text)
+
+
 def write_output(path: Path, write: Callable[[BinaryIO], object]) -> Path:
     """A file that a user asked for, on the disk before it is there. Raises OutputError.
 
@@ -144,7 +151,10 @@ def scratch_path(path: Path) -> Path:
 
 def output_error(path: Path, error: OSError | ValueError) -> OutputError:
     """Why a file that a user asked for cannot be written."""
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+    if isinstance(error, OSError) and error.errno == errno.EFBIG:
+        fix = "raise the limit (ulimit -f), or write elsewhere"
+        return OutputError(f"{path} cannot be written: no file may be that large here", fix=fix)
+    if isinstance(error, OSError) and error.errno in NO_ROOM:
         return OutputError(f"{path} cannot be written: the disk is full", fix="free some space, or write elsewhere")
     if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
         return OutputError(f"{path.name[:60]}... cannot be written: the name is too long", fix="choose a shorter name")

@@ -5,7 +5,6 @@ Nothing here follows a path out of the folder, opens what is no plain file, or b
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import stat
@@ -18,7 +17,7 @@ from tintype.bundle.manifest import MANIFEST_NAME, Manifest, check_relative_path
 from tintype.bundle.onnx_scan import ExternalTensor, MalformedGraph, external_tensors
 from tintype.engine.build.cache import cache_folder
 from tintype.errors import BundleError
-from tintype.files import open_plain, read_cached, read_plain, write_text
+from tintype.files import open_plain, read_cached, read_plain, write_cached
 from tintype.strict_json import Misfit
 
 ALWAYS_HASHED_BYTES = 64 * 2**20  # a bundle up to this size is hashed at each opening; it takes tens of milliseconds
@@ -157,6 +156,4 @@ def _read_verdict(path: Path) -> dict[str, list[int]]:
 
 
 def _write_verdict(path: Path, stamps: dict[str, list[int]]) -> None:
-    # A cache that can't be written costs the next opening some time and nothing else.
-    with contextlib.suppress(OSError):
-        write_text(path, json.dumps(stamps))
+    write_cached(path, json.dumps(stamps))

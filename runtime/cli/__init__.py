@@ -20,7 +20,9 @@ def main() -> None:
 
         from tintype.cli.interrupt import end_calls_on_signals
 
-        signal.signal(signal.SIGTERM, _leave)
+        for ending in (signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)):
+            if signal.getsignal(ending) == signal.SIG_DFL:  # nohup has its own
+                signal.signal(ending, _leave)
         end_calls_on_signals()
         code = run(sys.argv[1:])
     except KeyboardInterrupt:  # before or after `run`, which answers for what it calls
@@ -70,5 +72,5 @@ def _say_anything() -> None:
 
 
 def _leave(signum: int, _frame: object) -> None:
-    """SIGTERM unwinds the stack, so that unfinished files are taken away, and ends as the shell expects."""
+    """Unwind the stack, so that unfinished files are taken away, and end as the shell expects."""
     sys.exit(128 + signum)

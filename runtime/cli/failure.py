@@ -7,7 +7,6 @@ it there never is one.
 
 from __future__ import annotations
 
-import errno
 import os
 import sys
 import traceback
@@ -18,6 +17,7 @@ import click
 
 from tintype.cli.say import say, say_json, say_lines
 from tintype.errors import TintypeError
+from tintype.files import NO_ROOM
 
 INTERRUPTED = 130  # 128 + SIGINT, what shells report for a program that Ctrl-C ended
 FIELDS = ("kind", "least_bytes", "reason")  # of errors, told with --json
@@ -125,7 +125,7 @@ def _missing_module(error: ModuleNotFoundError) -> Failure:
 def _system_error(error: OSError) -> Failure:
     reason = error.strerror or str(error)
     where = f"{error.filename}: " if error.filename else ""
-    if error.errno == errno.ENOSPC:
+    if error.errno in NO_ROOM:
         return Failure(type(error).__name__, f"{where}{reason}", "free some space, or write elsewhere", 1)
     return Failure(type(error).__name__, f"{where}{reason}", SEE_TRACEBACK, 1)
 

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM within a graph's call, which the main thread hears of only when the call is over.
+"""Ctrl-C, SIGTERM and SIGHUP within a graph's call, which the main thread hears of only when the call is over.
 
 The system's signals go to a thread too, which ends the calls in progress; the main thread then leaves as always.
 """
@@ -11,7 +11,7 @@ import socket
 import sys
 import threading
 
-ENDING = {signal.SIGINT, signal.SIGTERM}
+ENDING = {signal.SIGINT, signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)}
 
 
 def end_calls_on_signals() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import time
 from collections.abc import Mapping
@@ -13,7 +12,7 @@ from statistics import median
 import numpy as np
 
 from tintype import strict_json
-from tintype.files import read_cached, write_text
+from tintype.files import read_cached, write_cached
 from tintype.memory.reckoning import Correction
 
 _SIDE = 768  # of the product that tells how fast this machine multiplies
@@ -67,8 +66,7 @@ class Corrections:
             place: {kind: asdict(value) for kind, value in known.items()} for place, known in self.factors.items()
         }
         stored = {"rate": self.rate, "factors": factors}
-        with contextlib.suppress(OSError):
-            write_text(self.path, json.dumps(stored))
+        write_cached(self.path, json.dumps(stored))
 
 
 def measured_rate() -> float:

@@ -49,7 +49,7 @@ def write_endless(path: Path) -> None:
     onnx.save(model, path)
 
 
-@pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
 def test_a_signal_ends_a_call_that_would_not_end(sent: signal.Signals, code: int, tmp_path: Path) -> None:
     write_endless(tmp_path / "endless.onnx")
     process = subprocess.Popen(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -9,15 +10,19 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from tintype.engine import build_key, cache_entries, clear_cache, ensure_build, open_role, open_session
+from tintype import files
+from tintype.engine import BuildOptions, build_key, cache_entries, clear_cache, ensure_build, open_role, open_session
 from tintype.engine.build import builds as building
 from tintype.engine.build import cache as caching
 from tintype.engine.build.builds import find_build
 from tintype.engine.build.cache import FACTS_NAME, damage, read_report, write_facts
+from tintype.engine.build.child import ChildError
+from tintype.engine.build.probe import known_costs, measured_costs
 from tintype.errors import BuildError
 
 
@@ -248,3 +253,59 @@ def test_a_cache_of_another_user_is_refused(bundle, cpu, cache):
     os.chown(cache / "builds", 65534, -1)
     with pytest.raises(BuildError, match="another user"):
         ensure_build(bundle, "denoiser", cpu)
+
+
+def test_what_killed_builds_of_others_left_is_swept_after_a_day(bundle, cpu, cache):
+    folder = cache / "builds"
+    folder.mkdir(parents=True)
+    for name, hours in (("old", 25), ("new", 1)):
+        for left in (folder / f".partial-{name}", folder / f".gone-{name}"):
+            left.mkdir()
+            (left / "model.onnx").write_bytes(b"half")
+            os.utime(left, (time.time() - hours * 3600,) * 2)
+    ensure_build(bundle, "denoiser", cpu)
+    assert sorted(path.name for path in folder.glob(".*")) == [".gone-new", ".partial-new"]
+
+
+def test_a_cache_that_nothing_can_be_removed_from_is_an_error(cache, built, monkeypatch):
+    folder = built(cache)
+    monkeypatch.setattr(caching, "discard", lambda path: None)
+    with pytest.raises(BuildError, match="can be removed"):
+        clear_cache()
+    assert folder.is_dir()
+    monkeypatch.undo()
+    monkeypatch.setenv("TINTYPE_CACHE", str(cache))
+    assert clear_cache() > 0
+    assert not folder.exists()
+
+
+def test_what_is_measured_where_nothing_can_be_written_is_measured_again(bundle, cpu, cache, monkeypatch):
+    options = BuildOptions.for_shape({"batch": 2}, exactness="exact", threads=1)
+    folder = ensure_build(bundle, "denoiser", cpu, options=options)
+
+    def read_only(path, text):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr(files, "write_text", read_only)
+    assert measured_costs(folder, cpu, options, 1).measured
+    assert known_costs(folder, options, 1) is None
+
+
+@pytest.mark.parametrize("free", [0, 2**19, 3000])
+def test_a_disk_that_cannot_hold_the_graph_once_more_is_what_a_failed_build_failed_for(
+    bundle, cpu, cache, monkeypatch, free
+):
+    def fails(module, job):
+        raise ChildError("Fail: model.onnx", None)
+
+    usage = SimpleNamespace(free=free)
+    monkeypatch.setattr(building, "run_child", fails)
+    monkeypatch.setattr(building.shutil, "disk_usage", lambda path: usage)
+    with pytest.raises(BuildError, match="no space left") as caught:
+        ensure_build(bundle, "denoiser", cpu)
+    assert caught.value.kind == "disk"
+    assert "free some disk space" in caught.value.fix
+    usage.free = 2**40
+    with pytest.raises(BuildError, match="cannot be built") as caught:
+        ensure_build(bundle, "denoiser", cpu)
+    assert caught.value.kind is None

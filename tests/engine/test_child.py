@@ -26,6 +26,7 @@ STRIPS = BuildOptions.for_shape({"batch": 1, "height": 8, "width": 8}, strip_byt
     [
         (OSError(errno.ENOSPC, "x"), DISK),
         (OSError(errno.EDQUOT, "x"), DISK),
+        (OSError(errno.EFBIG, "x"), DISK),
         (OSError(errno.EACCES, "no disk space in memory"), None),
         (MemoryError(), MEMORY),
         (MemoryBudgetError("x", fix="x"), MEMORY),

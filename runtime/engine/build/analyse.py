@@ -21,7 +21,7 @@ from tintype.engine.build.child import MEMORY, ChildError, answer_parent, run_ch
 from tintype.engine.build.code_version import lowering_version
 from tintype.engine.build.options import BuildOptions
 from tintype.errors import BuildError
-from tintype.files import read_cached, write_text
+from tintype.files import read_cached, write_cached
 
 
 def analysis_of(bundle: GraphSource, role: str, options: BuildOptions) -> GraphFacts:
@@ -36,7 +36,7 @@ def analysis_of(bundle: GraphSource, role: str, options: BuildOptions) -> GraphF
     except ChildError as error:
         fix = "close other programs" if error.kind == MEMORY else "export the bundle again"
         raise BuildError(f"{role} cannot be analysed: {error.message}", fix=fix, kind=error.kind) from None
-    write_text(place, json.dumps(asdict(found)))
+    write_cached(place, json.dumps(asdict(found)))
     return found
 
 

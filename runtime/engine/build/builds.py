@@ -83,7 +83,7 @@ def begin_builds(
         folder = cache.builds_folder() / build_key(bundle, role, target, options=options)
         if not folder.is_dir():  # one that is damaged is found out where it is opened
             missing[folder] = role, options
-    stored = sum(_stored_bytes(bundle.graph_path(role)) for role, _ in missing.values())
+    stored = sum(stored_bytes(bundle.graph_path(role)) for role, _ in missing.values())
     if len(missing) < 2 or stored * BYTES_TO_BUILD > free_bytes:
         return
     locked = threading.Event()
@@ -92,7 +92,8 @@ def begin_builds(
     locked.wait()  # or else the caller would build the first one itself
 
 
-def _stored_bytes(graph: Path) -> int:
+def stored_bytes(graph: Path) -> int:
+    """A graph's file and those of its weights."""
     return sum(file.stat().st_size for file in graph.parent.glob(f"{graph.name}*"))
 
 
@@ -237,7 +238,8 @@ def lower_into(
         return answer_in(said)
     except ChildError as error:
         message, kind = error.message, error.kind
-    if kind is None and shutil.disk_usage(folder).free < FULL_BYTES:  # ONNX Runtime says only that it could not write
+    least = max(FULL_BYTES, stored_bytes(source))  # of a disk that isn't full: it holds the graph once more
+    if kind is None and shutil.disk_usage(folder).free < least:  # ONNX Runtime says only that it could not write
         message, kind = f"no space left on the disk of {folder}", DISK
     message = f"{source} cannot be built for {target.name}: {message}"
     if kind == UNCUT:

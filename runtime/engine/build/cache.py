@@ -29,6 +29,7 @@ FACTS_NAME = "build.json"
 NOT_LISTED = {FACTS_NAME, "costs.json"}  # what was measured of a build is written later, and is no part of it
 HASH_ALWAYS_BYTES = 64 * 2**20  # files of larger builds are hashed again only when their time of change moved
 SWEEP_SECONDS = 600
+LEFTOVER_SECONDS = 24 * 3600  # no build takes that long
 STALE_SECONDS = 14 * 24 * 3600
 
 
@@ -153,11 +154,15 @@ def clear_cache() -> int:
     Open sessions stay usable on Unix.
     """
     folders = [cache_folder() / name for name in ("builds", "weights", "costs")]
-    freed = bytes_on_disk(folders)
+    before = bytes_on_disk(folders)
     for folder in folders:
         for path in folder.iterdir() if folder.is_dir() else ():
-            discard(path)
-    return freed
+            with contextlib.suppress(OSError):
+                discard(path)
+    left = bytes_on_disk(folders)
+    if left and left == before:
+        raise BuildError(f"nothing of {cache_folder()} can be removed", fix="clear it as who may write there")
+    return before - left
 
 
 def bytes_on_disk(folders: Iterable[Path]) -> int:
@@ -259,7 +264,17 @@ def discard_stale(identity: BuildIdentity) -> None:
             identity.target,
         ):
             discard(entry.path)
+    sweep_leftovers()
     sweep_weights()
+
+
+def sweep_leftovers() -> None:
+    """Remove what builds that were broken off left a day ago or longer, as when their process was killed."""
+    folder = cache_folder() / "builds"
+    for path in (*folder.glob(".partial-*"), *folder.glob(".gone-*")):
+        with contextlib.suppress(OSError):
+            if time.time() - path.stat().st_mtime > LEFTOVER_SECONDS:
+                discard(path)
 
 
 def _entry(path: Path) -> CacheEntry:

@@ -6,7 +6,6 @@ the kind says what a parent acts on. Work that nobody waits for any more must no
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import subprocess
@@ -18,6 +17,7 @@ from typing import Any, TypeVar
 
 from tintype.engine.device.remedies import says_no_memory
 from tintype.errors import MemoryBudgetError, UncutError
+from tintype.files import NO_ROOM
 
 Job = TypeVar("Job")
 LOOK_SECONDS = 0.5
@@ -105,7 +105,7 @@ def _fork(work: Callable[[Job], dict[str, Any]], job: Job) -> tuple[int, int]:
 def kind_of(error: Exception) -> str | None:
     """What an error is for a parent: DISK, MEMORY, UNCUT or None."""
     if isinstance(error, OSError):
-        return DISK if error.errno in (errno.ENOSPC, errno.EDQUOT) else None
+        return DISK if error.errno in NO_ROOM else None
     if isinstance(error, UncutError):
         return UNCUT
     from_onnxruntime = type(error).__module__.startswith("onnxruntime")

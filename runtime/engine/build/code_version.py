@@ -18,7 +18,7 @@ from importlib.resources.abc import Traversable
 
 from tintype import strict_json
 from tintype.engine.build import cache
-from tintype.files import read_cached, write_text
+from tintype.files import read_cached, write_cached
 
 PACKAGES = ("tintype.kernels", "tintype.engine")
 KEPT = 8  # versions that one cache remembers: more than share it
@@ -42,8 +42,7 @@ def lowering_version() -> str:
         known = strict_json.read(_Kept, strict_json.parse(read_cached(path))).versions
     if raw not in known:
         known = {**dict([*known.items()][1 - KEPT :]), raw: version_of(sources)}
-        with contextlib.suppress(OSError):  # a cache that cannot be written is told where a build is made
-            write_text(path, strict_json.dump(_Kept(known)))
+        write_cached(path, strict_json.dump(_Kept(known)))
     return known[raw]
 
 

@@ -22,7 +22,7 @@ from tintype import strict_json
 from tintype.engine.device.disturbance import DISTURBED, Reading, others_share
 from tintype.engine.device.providers import Target, load_onnxruntime
 from tintype.engine.run.session_options import session_options
-from tintype.files import read_cached, write_text
+from tintype.files import read_cached, write_cached
 from tintype.kernels.graph.priors import AS_IS as AS_IS  # for those who read reports too
 
 if TYPE_CHECKING:
@@ -90,7 +90,7 @@ class CostTable:
             return
         self.known = {**CostTable.read(self.path).known, **self.known}
         stored = {key: {name: asdict(way) for name, way in ways.items()} for key, ways in self.known.items()}
-        write_text(self.path, json.dumps(stored))
+        write_cached(self.path, json.dumps(stored))
 
 
 def choose(

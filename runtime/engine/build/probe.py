@@ -32,7 +32,7 @@ from tintype.engine.run import arena
 from tintype.engine.run.heap import return_large_blocks, trim
 from tintype.engine.run.session import Session, open_session
 from tintype.errors import BuildError, MemoryBudgetError
-from tintype.files import read_cached, write_text
+from tintype.files import read_cached, write_cached
 
 COSTS_NAME = "costs.json"
 _FORMAT = 7
@@ -58,7 +58,7 @@ def measured_costs(
         return known
     costs = _probe(folder, target, options, threads, working_bytes)
     rows = {name: asdict(value) for name, value in {**_stored(stored), key: costs}.items()}
-    write_text(stored, json.dumps({"format": _FORMAT, "costs": rows}, indent=1))
+    write_cached(stored, json.dumps({"format": _FORMAT, "costs": rows}, indent=1))
     return costs
 
 

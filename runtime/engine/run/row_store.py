@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -14,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tintype.errors import BuildError
+from tintype.files import NO_ROOM
 
 
 class RowStore:
@@ -59,7 +59,7 @@ class RowStore:
                 self.held.seek(self._offset(index, first))
                 _write_all(self.held, plane.data.cast("B"))
         except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            if error.errno not in NO_ROOM:
                 raise
             size = int(np.prod(self.shape, dtype=np.int64)) * self.dtype.itemsize
             raise BuildError(
