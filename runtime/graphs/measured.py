@@ -112,7 +112,7 @@ class Planner:
         plan = make_plan(needs, base, budget, known, measure, room=room)
         if len(needs) < len(whole):  # a build for each number of prompts, rather than one for all steps
             plan = faster_plan(plan, whole, known, measure, room=room)
-        return replace(plan, stages=tuple(self._with_kernels(stage, work) for stage in plan.stages))
+        return replace(plan, stages=tuple(self._with_build(stage, work) for stage in plan.stages))
 
     def _bounds(self, memory: str | int) -> tuple[int, MemoryLimits]:
         """The budget in bytes, and what bounds a plan beside it: a device has no more than it has free."""
@@ -185,14 +185,18 @@ class Planner:
             self._unmeasured.put(key, True)
         return self._reckon(candidate, work, options, corrected=True)
 
-    def _with_kernels(self, stage: Stage, work: Work) -> Stage:
-        """The stage with what its build says of its kernels; as it is while there is no build."""
-        from tintype.engine.build.builds import find_build
+    def _with_build(self, stage: Stage, work: Work) -> Stage:
+        """The stage with what its build says of itself, or with what making one is reckoned to take."""
+        from tintype.engine.build.builds import find_build, reckoned_build_bytes
         from tintype.engine.build.cache import read_report
 
         options = self._options(Candidate(stage.role, stage.mode, stage.split_guidance), work)
         folder = find_build(self.graphs.bundle, work.role(stage.role), self.graphs.target, options=options)
-        return stage if folder is None else replace(stage, kernels=read_report(folder).get("kernels", {}))
+        if folder is None:
+            graph = self.graphs.bundle.graph_path(work.role(stage.role))
+            return replace(stage, build_bytes=reckoned_build_bytes(graph))
+        report = read_report(folder)
+        return replace(stage, kernels=report.get("kernels", {}), build_bytes=report.get("peak_bytes", 0), built=True)
 
     def _measure(self, candidate: Candidate, work: Work) -> Costs:
         from tintype.engine import ensure_build

@@ -47,6 +47,8 @@ class Stage:
     costs: Costs
     before_bytes: int  # what the process holds when this stage begins
     kernels: Mapping[str, int] = field(default_factory=dict)  # which ways of computing its build has, and how often
+    build_bytes: int = 0  # the most that the process had, or is reckoned to have, that makes its build
+    built: bool = False  # it is there
 
     @property
     def peak_bytes(self) -> int:
@@ -145,6 +147,11 @@ class Plan:
         return max((stage.peak_bytes for stage in self.stages), default=self.base_bytes)
 
     @property
+    def build_bytes(self) -> int:
+        """The most of a process that makes a build, which the budget doesn't bound: one at a time, the first time."""
+        return max((stage.build_bytes for stage in self.stages), default=0)
+
+    @property
     def seconds(self) -> float:
         return sum(stage.seconds for stage in self.stages)
 
@@ -179,6 +186,8 @@ class Plan:
                 "peak_bytes": stage.peak_bytes,
                 "seconds": round(stage.seconds, 3),
                 "kernels": dict(stage.kernels),
+                "build_bytes": stage.build_bytes,
+                "built": stage.built,
                 "costs": asdict(stage.costs),
             }
             for stage in self.stages
@@ -189,6 +198,7 @@ class Plan:
             "peak_bytes": self.peak_bytes,
             "warm_bytes": self.warm_bytes,
             "device_bytes": self.device_bytes,
+            "build_bytes": self.build_bytes,
             "seconds": round(self.seconds, 3),
             "measured": self.measured,
             "resident_together": self.keep,
@@ -214,6 +224,10 @@ class Plan:
         if self.device_bytes:
             told = "" if all(stage.costs.device_told for stage in self.stages) else ", reckoned: no driver tells it"
             said.append(f"{'device':<16} {f'in its own memory{told}':<62} {_mib(self.device_bytes):>9}")
+        missing = [stage for stage in self.stages if not stage.built]
+        when = f"{len(missing)} to be made first" if missing else "made before"
+        words = f"{when}, in a process of their own, not in the peak"
+        said.append(f"{'builds':<16} {words:<62} {_mib(self.build_bytes):>9}")
         for stage in self.stages:
             if stage.kernels:
                 ways = ", ".join(f"{name} {count}" for name, count in sorted(stage.kernels.items()))

@@ -59,6 +59,8 @@ def test_a_picture_within_a_budget_says_so_and_can_be_made_again(tiny_bundle, un
     assert result.plan.execution == plan.execution
     assert [stage.role for stage in plan.stages] == ["text_encoder", "denoiser", "vae_decoder"]
     assert all(stage.kernels.get("attention", 0) >= 1 for stage in plan.stages)
+    assert all(stage.built and stage.build_bytes > 50 * 2**20 for stage in plan.stages)  # a process with its imports
+    assert plan.as_dict()["build_bytes"] == plan.build_bytes == max(stage.build_bytes for stage in plan.stages)
     told = plan.lines()
     assert [line.split()[0] for line in told if " kernels: " in line] == [stage.role for stage in plan.stages]
     assert plan.as_dict()["stages"][1]["kernels"] == plan.stages[1].kernels
@@ -160,6 +162,9 @@ def test_plans_are_made_without_building_where_that_is_asked(tiny_bundle, no_bui
     assert not list((no_builds / "builds").glob("*"))
     assert plan.as_dict()["stages"][1]["role"] == "denoiser"
     assert any("reckoned" in line for line in plan.lines())
+    assert not any(stage.built for stage in plan.stages)
+    assert any("3 to be made first" in line for line in plan.lines())
+    assert plan.build_bytes > 2**20
 
 
 def test_a_request_of_another_shape_closes_what_has_no_place_in_its_plan(tiny_bundle, open_roles):

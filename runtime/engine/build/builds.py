@@ -44,6 +44,7 @@ class GraphSource(Protocol):
 
 
 BYTES_TO_BUILD = 2  # of memory for each byte of a graph's weights
+BUILDER_BYTES = 120 * 2**20  # of a process that makes builds, with all that it imports
 FULL_BYTES = 2**20  # a disk with less than that free is full
 
 
@@ -90,6 +91,11 @@ def begin_builds(
     # A daemon: a program that ends doesn't wait for it, and the child ends with the program.
     threading.Thread(target=_make_together, args=(bundle, missing, target, locked), daemon=True).start()
     locked.wait()  # or else the caller would build the first one itself
+
+
+def reckoned_build_bytes(graph: Path) -> int:
+    """The most that the process which makes a graph's build is expected to have."""
+    return BUILDER_BYTES + BYTES_TO_BUILD * stored_bytes(graph)
 
 
 def stored_bytes(graph: Path) -> int:

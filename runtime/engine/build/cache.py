@@ -314,6 +314,7 @@ class _ReportFacts:
 
     kernels: Mapping[str, int] = field(default_factory=dict)
     choices: tuple[_ChoiceFacts, ...] = ()
+    peak_bytes: int = 0  # of the process that made it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -22,6 +22,7 @@ import numpy as np
 from tintype.engine.build.child import answer_parent, attempt_all
 from tintype.engine.build.options import ANY_SHAPE, BuildOptions
 from tintype.engine.device.machine import default_threads, processor_kind
+from tintype.engine.device.process_memory import peak_rss_bytes
 from tintype.engine.device.providers import TARGETS, Target, load_onnxruntime
 from tintype.engine.run.session_options import MODEL, NUMPY_TYPES, ONCE, session_options
 
@@ -347,11 +348,15 @@ class _Spill:
 
 def make_builds(jobs: str) -> dict[str, Any]:
     """Make the builds of a JSON list of jobs: for each in `results` its report, as `attempt` has it."""
-
     import tintype.kernels.registry  # noqa: F401 - both imported once for all jobs
 
     load_onnxruntime()
-    return {"results": attempt_all(make_build, [Job.from_dict(job) for job in json.loads(jobs)])}
+    return {"results": attempt_all(_make_measured, [Job.from_dict(job) for job in json.loads(jobs)])}
+
+
+def _make_measured(job: Job) -> dict[str, Any]:
+    """The report also has the most memory that the process of a build had."""
+    return make_build(job) | {"peak_bytes": peak_rss_bytes()}
 
 
 def main() -> int:
