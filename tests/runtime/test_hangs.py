@@ -5,8 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import struct
-import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -98,58 +96,6 @@ def test_json_with_a_byte_order_mark_is_read_and_other_encodings_are_not() -> No
     assert parse(b"\xef\xbb\xbf[1]") == [1]
     with pytest.raises(Misfit):
         parse("[1]".encode("utf-16"))
-
-
-# Pictures that are small files and much work.
-def _chunk(kind: bytes, data: bytes) -> bytes:
-    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
-
-def _png(*chunks: bytes) -> bytes:
-    header = _chunk(b"IHDR", struct.pack(">IIBBBBB", 1, 1, 8, 0, 0, 0, 0))
-    return b"\x89PNG\r\n\x1a\n" + header + b"".join(chunks) + _chunk(b"IEND", b"")
-
-
-@pytest.mark.parametrize("chunk", [_chunk(b"IDAT", b""), _chunk(b"tEXt", b"k\0v"), _chunk(b"teSt", b"")])
-def test_a_png_of_very_many_chunks_is_refused_at_once(chunk: bytes, tmp_path: Path) -> None:
-    (tmp_path / "x.png").write_bytes(_png(chunk * 3_000_000))
-    for door, error in ((read_record, RecordError), (open_picture, RequestError)):
-        with deadline(), pytest.raises(error):
-            door(tmp_path / "x.png")
-
-
-MANY_PARTS = {
-    "jpeg": b"\xff\xd8" + b"\xff\xe5\x00\x02" * 10_000_000,
-    "jpeg of filling": b"\xff\xd8" + b"\xff" * 50_000_000,
-    "gif comments": b"GIF89a\x01\x00\x01\x00\x00\x00\x00" + b"!\xfe\x01a\x00" * 5_000_000,
-    "gif comment": b"GIF89a\x01\x00\x01\x00\x00\x00\x00!\xfe" + (b"\xff" + b"a" * 255) * 200_000,
-    "ppm": b"P5 " + b"#\n" * 20_000_000,
-    "eps": b"%!PS-Adobe-3.0 EPSF-3.0\n" + b"%%a\n" * 10_000_000,
-}
-
-
-@pytest.mark.parametrize("content", MANY_PARTS.values(), ids=MANY_PARTS.keys())
-def test_a_picture_with_a_header_of_very_many_parts_is_refused_at_once(content: bytes, tmp_path: Path) -> None:
-    (tmp_path / "x").write_bytes(content)
-    with deadline(), pytest.raises(RequestError):
-        open_picture(tmp_path / "x")
-
-
-def test_a_record_in_a_png_of_many_frames_is_not_looked_for_in_each(tmp_path: Path) -> None:
-    from PIL import Image
-
-    frames = [Image.new("L", (2000, 2000), shade) for shade in range(8)]
-    frames[0].save(tmp_path / "x.png", save_all=True, append_images=frames[1:])
-    with deadline(), pytest.raises(RecordError, match="frame"):
-        read_record(tmp_path / "x.png")
-
-
-def test_a_picture_as_pillow_writes_it_has_few_chunks(tmp_path: Path) -> None:
-    from PIL import Image
-
-    noise = np.random.default_rng(0).integers(0, 256, (512, 512, 3), np.uint8)
-    Image.fromarray(noise).save(tmp_path / "x.png")
-    assert open_picture(tmp_path / "x.png").size == (512, 512)
 
 
 def test_latents_whose_records_would_not_be_read_are_not_written(manifest: Any, tmp_path: Path) -> None:

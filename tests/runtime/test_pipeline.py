@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 import tintype
+from tintype.bundle import manifest_digest
 from tintype.errors import BundleError, NumericError, RecordError, RequestError
 from tintype.graphs.resident import ALL_RESIDENT
 from tintype.request import make_request, resolve
@@ -154,8 +155,8 @@ def test_a_tokenizer_that_is_none_is_refused(tiny_bundle, tmp_path, remake):
     copy = Path(shutil.copytree(tiny_bundle, tmp_path / "copy"))
     (copy / "tokenizer/tokenizer.json").write_text("{}")
     remake(copy)
-    with tintype.load(copy) as broken, pytest.raises(BundleError, match="tokenizer"):
-        broken.generate("a house")
+    with pytest.raises(BundleError, match="tokenizer"):
+        tintype.load(copy)
 
 
 def test_a_closed_pipeline_opens_again(tiny_bundle):
@@ -245,6 +246,7 @@ def test_a_bundle_without_a_denoiser_is_refused(tiny_bundle, tmp_path):
     copy = Path(shutil.copytree(tiny_bundle, tmp_path / "copy"))
     value = json.loads((copy / "tintype.json").read_text())
     del value["graphs"]["denoiser"]
+    value["digest"] = manifest_digest(value)
     (copy / "tintype.json").write_text(json.dumps(value))
     with pytest.raises(BundleError, match="has no denoiser"):
         tintype.load(copy)
