@@ -46,9 +46,10 @@ def open_plain(path: str | os.PathLike[str], most_bytes: int) -> io.BufferedRead
 def read_plain(path: str | os.PathLike[str], most_bytes: int) -> bytes:
     """The bytes of a plain file. Raises what `open_plain` does."""
     with open_plain(path, most_bytes) as file:
-        content = file.read(most_bytes + 1)
-    if len(content) > most_bytes:  # it has grown
-        raise _too_large(most_bytes)
+        size = os.fstat(file.fileno()).st_size
+        content = file.read(size + 1)  # not most_bytes: so much would be allocated at once
+    if len(content) > size:  # it grows
+        raise _too_large(size)
     return content
 
 

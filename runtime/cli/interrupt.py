@@ -6,8 +6,8 @@ The system's signals go to a thread too, which ends the calls in progress; the m
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
-import socket
 import sys
 import threading
 
@@ -15,17 +15,16 @@ ENDING = {signal.SIGINT, signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTER
 
 
 def end_calls_on_signals() -> None:
-    """From now on; to be called in the main thread. Does nothing where signals can't be heard of that way."""
-    reading, writing = socket.socketpair()
-    writing.setblocking(False)
+    """From now on, for the main thread; does nothing on Windows, where signals are told to sockets alone."""
     with contextlib.suppress(ValueError, OSError):
-        signal.set_wakeup_fd(writing.fileno(), warn_on_full_buffer=False)
-        threading.Thread(target=_listen, args=(reading, writing), daemon=True).start()
+        reading, writing = os.pipe()
+        os.set_blocking(writing, False)
+        signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
+        threading.Thread(target=_listen, args=(reading,), daemon=True).start()
 
 
-def _listen(reading: socket.socket, writing: socket.socket) -> None:
-    """writing: kept open as long as this listens."""
-    while heard := reading.recv(64):
+def _listen(reading: int) -> None:
+    while heard := os.read(reading, 64):
         switch = sys.modules.get("tintype.engine.run.switch")  # without it nothing runs
         if switch is not None and ENDING & set(heard):
             switch.end_runs()

@@ -99,6 +99,7 @@ def decode():
                 latents,
                 scaling_factor=bundle.manifest.scaling_factor,
                 shift_factor=bundle.manifest.shift_factor,
+                cell=bundle.manifest.vae_scale_factor,
                 tiling=tiling,
             )
 

@@ -11,7 +11,7 @@ import pytest
 from pictures import PROMPT, psnr_db
 
 import tintype
-from tintype.errors import BundleError, RequestError
+from tintype.errors import BundleError, MemoryBudgetError, RequestError
 from tintype.families.model import Model
 from tintype.families.stable_diffusion import StableDiffusion
 from tintype.memory.plan import ExecutionPlan
@@ -111,8 +111,10 @@ def test_in_two_calls_a_step_it_is_the_same_picture(pipeline):
 
 
 def test_where_a_budget_has_no_room_for_both_shapes_one_build_serves_all_steps(tiny_bundle, pipeline):
-    both = pipeline.plan(PROMPT, **HALF).most_bytes  # more than a plan may fill of that
-    with tintype.load(tiny_bundle, provider="cpu", memory=both, threads=1) as bounded:
+    with tintype.load(tiny_bundle, provider="cpu", memory="1MiB", threads=1) as bounded:
+        with pytest.raises(MemoryBudgetError) as refusal:
+            bounded.plan(PROMPT, **HALF)
+        bounded.memory = refusal.value.least_bytes
         plan = bounded.plan(PROMPT, **HALF)
         made = bounded.generate(PROMPT, **HALF)
     denoiser = next(stage for stage in plan.stages if stage.role == "denoiser")

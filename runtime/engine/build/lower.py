@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from tintype.engine.build.child import answer_parent, attempt_all
 from tintype.engine.build.options import ANY_SHAPE, BuildOptions
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from tintype.kernels.graph.choice import Layer
 
 SMALLEST_EXTERNAL_BYTES = 1024
+PRODUCTS = {"MatMul", "FusedMatMul"}  # of which ONNX Runtime changes no weight while it optimizes
 SPILLED_BYTES = 2**20  # weights that a kernel made and that are larger go to disk at once
 
 
@@ -160,7 +162,7 @@ def _choose(model: ir.Model, job: Job, able: frozenset[str], scratch: Path, repo
             return measure.likely_ways(layer, priors)
         return measure.timed_ways(layer, model, target, threads=job.threads, mapped=options.mapped, table=table)
 
-    spill = _Spill(scratch / "spilled")
+    spill = _Spill(scratch / "spilled", job)
     choices = measure.choose(
         model,
         measured_kernels(target.name, exactness=options.exactness),
@@ -209,12 +211,33 @@ def _save(model: ir.Model, name: str, job: Job, scratch: Path) -> None:
         return
     from tintype.engine.build.weights import share_weights
 
-    lowered = scratch / f"lowered_{name}"
+    lowered, final = scratch / f"lowered_{name}", _take_final(model, job)
     ir.save(model, lowered, external_data=f"{lowered.name}_data")
     optimize(lowered, job.folder / name, job.target)
     lowered.unlink()
     lowered.with_name(f"{lowered.name}_data").unlink(missing_ok=True)
-    share_weights(job.folder / name, job.weights)
+    share_weights(job.folder / name, job.weights, final)
+
+
+def _take_final(model: ir.Model, job: Job) -> dict[str, ir.ExternalTensor]:
+    """Weights that lie where the build will have them, by name, taken out of a graph, which has inputs in their place.
+
+    There is nothing for ONNX Runtime to optimize in them, and its reading and writing gigabytes is half of a build.
+    """
+    import onnx_ir as ir
+
+    from tintype.engine.build.weights import FOLDER
+
+    final = {}
+    for name, value in list(model.graph.initializers.items()):
+        tensor = value.const_value
+        if isinstance(tensor, ir.ExternalTensor) and Path(tensor.base_dir) == job.folder / FOLDER:
+            final[name] = tensor
+            del model.graph.initializers[name]
+            value.const_value = None
+            value.type, value.shape = ir.TensorType(tensor.dtype), tensor.shape
+            model.graph.inputs.append(value)
+    return final
 
 
 def _save_strips(model: ir.Model, job: Job, scratch: Path, report: dict[str, Any]) -> None:
@@ -314,10 +337,13 @@ def optimize(source: Path, path: Path, target: Target) -> None:
 
 
 class _Spill:
-    """Large weights that kernels make, moved to a file: those of a whole UNet would not fit into memory."""
+    """Large weights that kernels make, moved to files: those of a whole UNet would not fit into memory.
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    Where products alone read them, on the processor, to where the build will have them: see `_take_final`.
+    """
+
+    def __init__(self, path: Path, job: Job) -> None:
+        self._path, self._job = path, job
         self._seen: set[ir.Value] = set()
 
     def weights_of(self, graph: ir.Graph) -> None:
@@ -331,19 +357,29 @@ class _Spill:
             tensor = value.const_value
             if tensor is None or isinstance(tensor, ir.ExternalTensor) or tensor.nbytes < SPILLED_BYTES:
                 continue
-            with self._path.open("ab") as file:
-                file.write(b"\0" * (-file.tell() % 4096))
-                offset = file.tell()
-                file.write(tensor.numpy().tobytes())
+            place, offset = self._put(value, tensor.numpy())
             value.const_value = ir.ExternalTensor(
-                self._path.name,
+                place.name,
                 offset,
                 tensor.nbytes,
                 tensor.dtype,
                 shape=ir.Shape(tensor.shape.numpy()),
                 name=str(value.name),
-                base_dir=self._path.parent,
+                base_dir=place.parent,
             )
+
+    def _put(self, value: ir.Value, weight: NDArray[Any]) -> tuple[Path, int]:
+        """Where a weight is then, and from which byte on."""
+        from tintype.engine.build.weights import FOLDER, put
+
+        if self._job.target.is_host and all(use.node.op_type in PRODUCTS for use in value.uses()):
+            content = np.ascontiguousarray(weight)
+            return put(content.data.cast("B"), self._job.folder / FOLDER, self._job.weights), 0
+        with self._path.open("ab") as file:
+            file.write(b"\0" * (-file.tell() % 4096))
+            offset = file.tell()
+            file.write(weight.tobytes())
+        return self._path, offset
 
 
 def make_builds(jobs: str) -> dict[str, Any]:

@@ -8,23 +8,37 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import onnx
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
 
 SHARED_BYTES = 2**20  # smaller weights stay in the build's own file
 FOLDER = "weights"
 _ALIGNMENT = 4096  # of weights in the build's own file: a page, so that each can be mapped where it lies
 
 
-def share_weights(model: Path, store: Path | None) -> None:
+def share_weights(model: Path, store: Path | None, final: Mapping[str, ir.ExternalTensor] | None = None) -> None:
     """Move the large weights of a saved model into files of their own, linked with those of the same bytes in `store`.
 
-    store: None, or a folder on a file system without hard links, leaves the build with files of its own.
+    store: None, or a folder on a file system without hard links, leaves the build with files of its own. final: weights
+    that have theirs already, by name, and are inputs of the model so far.
     """
     proto = onnx.load(model, load_external_data=False)
     data = {str(entry.name): _place(entry) for entry in proto.graph.initializer if entry.external_data}
+    for name, tensor in (final or {}).items():
+        proto.graph.input.remove(next(port for port in proto.graph.input if port.name == name))
+        entry = onnx.TensorProto(name=name, data_type=tensor.dtype.value, dims=tensor.shape.numpy())
+        entry.data_location = onnx.TensorProto.EXTERNAL
+        _point(entry, f"{FOLDER}/{Path(tensor.location).name}", 0, tensor.nbytes)
+        proto.graph.initializer.append(entry)
     if not data:
+        if final:
+            onnx.save(proto, model)
         return
     source = model.with_name(next(iter(data.values()))[0])
     kept = source.with_name(f".{source.name}.kept")
@@ -35,8 +49,8 @@ def share_weights(model: Path, store: Path | None) -> None:
             _, offset, length = data[str(entry.name)]
             reader.seek(offset)
             if length >= SHARED_BYTES:
-                name = _put(reader.read(length), model.parent / FOLDER, store)
-                _point(entry, f"{FOLDER}/{name}", 0, length)
+                place = put(reader.read(length), model.parent / FOLDER, store)
+                _point(entry, f"{FOLDER}/{place.name}", 0, length)
             else:
                 writer.write(b"\0" * (-writer.tell() % _ALIGNMENT))
                 _point(entry, source.name, writer.tell(), length)
@@ -53,12 +67,12 @@ def weight_files(model: Path) -> tuple[str, ...]:
     return tuple(dict.fromkeys(_place(entry)[0] for entry in proto.graph.initializer if entry.external_data))
 
 
-def _put(content: bytes, folder: Path, store: Path | None) -> str:
-    """Put a weight into the build's folder under the digest of its bytes; returns that name."""
+def put(content: bytes | memoryview, folder: Path, store: Path | None) -> Path:
+    """Put a weight into the build's folder of them, under the digest of its bytes; returns its place."""
     name = hashlib.sha256(content).hexdigest()[:32]
     place = folder / name
     if place.exists():
-        return name
+        return place
     folder.mkdir(exist_ok=True)
     shared = store / name if store is not None else None
     if shared is not None and _holds(shared, content):
@@ -66,7 +80,7 @@ def _put(content: bytes, folder: Path, store: Path | None) -> str:
             os.link(shared, place)
         except OSError:
             shutil.copyfile(shared, place)
-        return name
+        return place
     place.write_bytes(content)
     if shared is not None:
         shared.parent.mkdir(parents=True, exist_ok=True)
@@ -76,10 +90,10 @@ def _put(content: bytes, folder: Path, store: Path | None) -> str:
             scratch.replace(shared)
         except OSError:
             scratch.unlink(missing_ok=True)  # no hard links here: the build keeps its own
-    return name
+    return place
 
 
-def _holds(path: Path, content: bytes) -> bool:
+def _holds(path: Path, content: bytes | memoryview) -> bool:
     """Whether a file is there with exactly these bytes; a damaged one is replaced, not linked."""
     try:
         return path.stat().st_size == len(content) and path.read_bytes() == content
