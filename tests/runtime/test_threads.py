@@ -136,3 +136,25 @@ def test_what_was_found_out_lately_may_be_put_and_got_by_many_threads() -> None:
 
     at_once([lambda first=first: use(first) for first in range(4)])
     assert len(recent) == 2
+
+
+def test_a_hundred_runs_from_sixteen_threads_are_each_what_they_are_alone(tiny_bundle: Path) -> None:
+    kinds: list[dict[str, Any]] = [
+        {"sampler": "euler"},
+        {"sampler": "dpmpp_2m", "guidance_scale": 3.0, "exactness": "balanced"},
+        {"sampler": "euler_a", "negative_prompt": "rain"},
+        {"image": photo(), "strength": 0.6},
+        {"image": photo(), "mask": middle(), "keep_outside": "exact"},
+        {"sampler": "lcm", "guidance_scale": 1.0},
+    ]
+    requests = [{"num_inference_steps": 2, "seed": number % 9, **kinds[number % 6]} for number in range(100)]
+    with tintype.load(tiny_bundle, provider="cpu", threads=1) as pipeline:
+
+        def draw(fields: dict[str, Any]) -> tuple[bytes, str]:
+            made = pipeline.generate(PROMPT, **fields)
+            return made.image.tobytes(), made.record.texts()["tintype"]
+
+        with ThreadPoolExecutor(16) as pool:
+            together = list(pool.map(draw, requests, timeout=300))
+        alone = [draw(fields) for fields in requests[:18]]  # from there on they come again
+        assert together == [alone[number % 18] for number in range(100)]
