@@ -269,7 +269,10 @@ class BoundGraphs:
 
     def _answer(self, use: GraphUse, inputs: Arrays, held: Arrays) -> Arrays:
         loaded = self.all.load_seconds
-        session = self.all.session(use, self._options(use), self.plan, self._phase)
+        from tintype.engine.build.child import cancelled_by
+
+        with cancelled_by(lambda: self._state.stop.is_set):
+            session = self.all.session(use, self._options(use), self.plan, self._phase)
         self._state.load_seconds += self.all.load_seconds - loaded
         self.check_cancelled()
         with session.under(self._state.stop):

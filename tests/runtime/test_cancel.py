@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import filelock
+import psutil
 import pytest
 from pictures import PROMPT, middle, photo
 
@@ -274,3 +277,41 @@ def test_a_stop_ends_the_run_that_is_under_it_and_later_ones_alone():
     with Stop().over(other):
         stop.set()
         assert not other.terminate
+
+
+@pytest.mark.parametrize("waits_for", ["its own build", "another's build"])
+def test_a_run_that_waits_for_a_build_is_cancelled(tiny_bundle, no_builds, tmp_path, monkeypatch, waits_for, expected):
+    """Its child would go on for days; so would the one that another process waits for."""
+    from tintype.engine.build import builds
+    from tintype.engine.build.child import run_child
+
+    begun = threading.Event()
+
+    def endless(module: str, job: str):
+        begun.set()
+        return run_child("endless", job)
+
+    (tmp_path / "endless.py").write_text("import time\ntime.sleep(1e6)\n")
+    with monkeypatch.context() as patch, tintype.load(tiny_bundle, provider="cpu", threads=1) as pipeline:
+        patch.setenv("PYTHONPATH", str(tmp_path))
+        patch.setattr(builds, "run_child", endless)
+        patch.setattr(tintype.engine, "begin_builds", lambda *_, **__: None)
+        run = pipeline.steps(PROMPT, **ASKED)
+        held = contextlib.ExitStack()
+        if waits_for == "another's build":
+            context = pipeline.context(run.request)
+            use = context.uses[0]
+            key = builds.build_key(
+                pipeline.bundle, use.ref.role, pipeline.target, options=pipeline.graphs.options(use, "exact")
+            )
+            held.enter_context(filelock.FileLock(no_builds / "builds" / f"{key}.lock"))
+            begun.set()
+        with held:
+            ending = threading.Thread(target=lambda: begun.wait() and run.cancel())
+            ending.start()
+            assert ends(run) == []
+            ending.join()
+        assert not [child for child in psutil.Process().children(recursive=True) if "endless" in child.cmdline()]
+        patch.undo()
+        monkeypatch.setenv("TINTYPE_CACHE", str(no_builds))
+        assert pipeline.generate(PROMPT, **ASKED).image.tobytes() == expected

@@ -20,7 +20,7 @@ import filelock
 
 from tintype.engine.build import cache
 from tintype.engine.build.cache import BuildIdentity
-from tintype.engine.build.child import DISK, MEMORY, UNCUT, ChildError, answer_in, kind_of, run_child
+from tintype.engine.build.child import DISK, MEMORY, UNCUT, ChildError, answer_in, kind_of, locked, run_child
 from tintype.engine.build.code_version import lowering_version
 from tintype.engine.build.lower import Job
 from tintype.engine.build.options import ANY_SHAPE, BuildOptions
@@ -62,7 +62,7 @@ def ensure_build(
     if folder.is_dir() and cache.damage(folder) is None:
         cache.mark_used(folder)
         return folder
-    with filelock.FileLock(folder.with_suffix(".lock")):
+    with locked(folder.with_suffix(".lock")):
         if folder.is_dir():
             if cache.damage(folder) is None:  # another process built it while we waited
                 return folder

@@ -6,17 +6,21 @@ the kind says what a parent acts on. Work that nobody waits for any more must no
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, TypeVar
 
+import filelock
+
 from tintype.engine.device.remedies import says_no_memory
-from tintype.errors import MemoryBudgetError, UncutError
+from tintype.errors import CancelledError, MemoryBudgetError, UncutError
 from tintype.files import NO_ROOM
 
 Job = TypeVar("Job")
@@ -37,14 +41,65 @@ def run_child(module: str, job: str) -> dict[str, Any]:
     """Run a module as a process of its own, with the job on stdin, to its end; what it answers. Raises ChildError."""
     # -P: a file of the user's folder that happens to be called onnx.py must not be imported.
     command = [sys.executable, "-P", "-m", module]
-    done = subprocess.run(command, input=job, capture_output=True, text=True, check=False)
-    if done.returncode in _KILLED:
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True) as process:
+        try:
+            stdout, stderr = _communicate(process, job)
+        except BaseException:
+            process.kill()
+            raise
+    if process.returncode in _KILLED:
         raise ChildError("the child process was killed, most likely for want of memory", MEMORY)
-    said = _last_object(done.stdout)
-    if done.returncode == 0 or "error" in said:
+    said = _last_object(stdout)
+    if process.returncode == 0 or "error" in said:
         return answer_in(said)
-    last_line = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
+    last_line = (stderr.strip().splitlines() or [f"exit code {process.returncode}"])[-1]
     raise ChildError(last_line, MEMORY if last_line.startswith("MemoryError") else None)
+
+
+def _communicate(process: subprocess.Popen[str], job: str) -> tuple[str, str]:
+    given: str | None = job  # once: `communicate` goes on from where it was
+    while True:
+        try:
+            return process.communicate(given, timeout=LOOK_SECONDS)
+        except subprocess.TimeoutExpired:
+            given = None
+            check_cancelled()
+
+
+_waits = threading.local()
+
+
+@contextlib.contextmanager
+def cancelled_by(is_cancelled: Callable[[], bool]) -> Iterator[None]:
+    """A time in which this thread waits for child processes, and for others' builds, only until that is true."""
+    _waits.is_cancelled = is_cancelled
+    try:
+        yield
+    finally:
+        del _waits.is_cancelled
+
+
+def check_cancelled() -> None:
+    """Raises CancelledError where this thread need not wait any longer."""
+    if getattr(_waits, "is_cancelled", bool)():
+        raise CancelledError("the run was cancelled while a build was made", fix="begin it again")
+
+
+@contextlib.contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """The lock of a file, waited for until `check_cancelled` ends it."""
+    lock = filelock.FileLock(path)
+    while True:
+        try:
+            lock.acquire(timeout=LOOK_SECONDS)
+            break
+        except filelock.Timeout:
+            check_cancelled()
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def answer_in(said: Mapping[str, Any]) -> dict[str, Any]:
