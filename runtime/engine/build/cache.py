@@ -26,6 +26,7 @@ from tintype.errors import BuildError
 from tintype.files import open_plain, read_cached
 
 FACTS_NAME = "build.json"
+WEIGHTS = "weights"  # the folder of a build's large weights, each named by its sha256 when it is written
 NOT_LISTED = {FACTS_NAME, "costs.json"}  # what was measured of a build is written later, and is no part of it
 HASH_ALWAYS_BYTES = 64 * 2**20  # files of larger builds are hashed again only when their time of change moved
 SWEEP_SECONDS = 600
@@ -136,7 +137,7 @@ def _is_private(group: int) -> bool:
 
 def weights_folder() -> Path:
     """Where builds share large weights: each file there is a hard link of one in a build, or is swept away."""
-    return cache_folder() / "weights"
+    return cache_folder() / WEIGHTS
 
 
 def cache_entries() -> list[CacheEntry]:
@@ -188,7 +189,8 @@ def write_facts(folder: Path, identity: BuildIdentity, report: Mapping[str, Any]
         if name != FACTS_NAME:
             path = folder / name
             status = path.stat()
-            files[name] = {"bytes": status.st_size, "sha256": _digest(path), "mtime_ns": status.st_mtime_ns}
+            digest = path.name if path.parent.name == WEIGHTS else _digest(path)
+            files[name] = {"bytes": status.st_size, "sha256": digest, "mtime_ns": status.st_mtime_ns}
     facts = {"identity": asdict(identity), "files": files, "report": dict(report)}
     (folder / FACTS_NAME).write_text(json.dumps(facts, indent=1), encoding="utf-8")
 

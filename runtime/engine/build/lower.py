@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tintype.engine.build.cache import WEIGHTS
 from tintype.engine.build.child import answer_parent, attempt_all
 from tintype.engine.build.options import ANY_SHAPE, BuildOptions
 from tintype.engine.device.machine import default_threads, processor_kind
@@ -226,12 +227,10 @@ def _take_final(model: ir.Model, job: Job) -> dict[str, ir.ExternalTensor]:
     """
     import onnx_ir as ir
 
-    from tintype.engine.build.weights import FOLDER
-
     final = {}
     for name, value in list(model.graph.initializers.items()):
         tensor = value.const_value
-        if isinstance(tensor, ir.ExternalTensor) and Path(tensor.base_dir) == job.folder / FOLDER:
+        if isinstance(tensor, ir.ExternalTensor) and Path(tensor.base_dir) == job.folder / WEIGHTS:
             final[name] = tensor
             del model.graph.initializers[name]
             value.const_value = None
@@ -370,11 +369,11 @@ class _Spill:
 
     def _put(self, value: ir.Value, weight: NDArray[Any]) -> tuple[Path, int]:
         """Where a weight is then, and from which byte on."""
-        from tintype.engine.build.weights import FOLDER, put
+        from tintype.engine.build.weights import put
 
         if self._job.target.is_host and all(use.node.op_type in PRODUCTS for use in value.uses()):
             content = np.ascontiguousarray(weight)
-            return put(content.data.cast("B"), self._job.folder / FOLDER, self._job.weights), 0
+            return put(content.data.cast("B"), self._job.folder / WEIGHTS, self._job.weights), 0
         with self._path.open("ab") as file:
             file.write(b"\0" * (-file.tell() % 4096))
             offset = file.tell()

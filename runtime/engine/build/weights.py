@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING
 
 import onnx
 
+from tintype.engine.build.cache import WEIGHTS
+
 if TYPE_CHECKING:
     import onnx_ir as ir
 
 SHARED_BYTES = 2**20  # smaller weights stay in the build's own file
-FOLDER = "weights"
 _ALIGNMENT = 4096  # of weights in the build's own file: a page, so that each can be mapped where it lies
 
 
@@ -34,7 +35,7 @@ def share_weights(model: Path, store: Path | None, final: Mapping[str, ir.Extern
         proto.graph.input.remove(next(port for port in proto.graph.input if port.name == name))
         entry = onnx.TensorProto(name=name, data_type=tensor.dtype.value, dims=tensor.shape.numpy())
         entry.data_location = onnx.TensorProto.EXTERNAL
-        _point(entry, f"{FOLDER}/{Path(tensor.location).name}", 0, tensor.nbytes)
+        _point(entry, f"{WEIGHTS}/{Path(tensor.location).name}", 0, tensor.nbytes)
         proto.graph.initializer.append(entry)
     if not data:
         if final:
@@ -49,8 +50,8 @@ def share_weights(model: Path, store: Path | None, final: Mapping[str, ir.Extern
             _, offset, length = data[str(entry.name)]
             reader.seek(offset)
             if length >= SHARED_BYTES:
-                place = put(reader.read(length), model.parent / FOLDER, store)
-                _point(entry, f"{FOLDER}/{place.name}", 0, length)
+                place = put(reader.read(length), model.parent / WEIGHTS, store)
+                _point(entry, f"{WEIGHTS}/{place.name}", 0, length)
             else:
                 writer.write(b"\0" * (-writer.tell() % _ALIGNMENT))
                 _point(entry, source.name, writer.tell(), length)
@@ -68,8 +69,8 @@ def weight_files(model: Path) -> tuple[str, ...]:
 
 
 def put(content: bytes | memoryview, folder: Path, store: Path | None) -> Path:
-    """Put a weight into the build's folder of them, under the digest of its bytes; returns its place."""
-    name = hashlib.sha256(content).hexdigest()[:32]
+    """Put a weight into the build's folder of them, under the sha256 of its bytes; returns its place."""
+    name = hashlib.sha256(content).hexdigest()
     place = folder / name
     if place.exists():
         return place
