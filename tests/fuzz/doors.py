@@ -1,0 +1,318 @@
+"""What strangers' bytes are given to, a function a door: each opens a file as the product does.
+
+A door may raise TintypeError, and nothing else. What is found beyond that is the judge's business, in `judge_process`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import io
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[2]
+POSTCARD = ROOT / "models/postcard/bundle"
+CHECKPOINT = ROOT / "models/postcard/checkpoint"
+BUILD_KEY = "0123456789abcdef01234567"
+CONFIGS = (
+    "model_index.json", "unet/config.json", "vae/config.json", "text_encoder/config.json",
+    "scheduler/scheduler_config.json",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Scratch:
+    """A folder in which doors may do as they like, and what they share."""
+
+    folder: Path
+
+    @property
+    def cache(self) -> Path:
+        return self.folder / "cache"
+
+    @functools.cached_property
+    def bundle(self) -> Path:
+        return Path(shutil.copytree(POSTCARD, self.folder / "bundle"))
+
+    @functools.cached_property
+    def pipeline(self) -> Any:
+        import tintype
+
+        return tintype.load("postcard", provider="cpu", threads=1)
+
+    def checkpoint(self) -> Path:
+        """A checkpoint with the configs of postcard's, and files without a byte for its weights."""
+        folder = self.folder / "checkpoint"
+        for source in sorted(CHECKPOINT.rglob("*")):
+            place = folder / source.relative_to(CHECKPOINT)
+            place.parent.mkdir(parents=True, exist_ok=True)
+            if source.suffix == ".safetensors":
+                place.write_bytes(b"")
+            elif source.is_file():
+                shutil.copyfile(source, place)
+        return folder
+
+
+Door = Callable[[Path, Scratch], object]
+
+
+def manifest(path: Path, scratch: Scratch) -> None:
+    """tintype.json: opened with all files that it names, and asked for a picture by its defaults."""
+    shutil.copyfile(path, scratch.bundle / "tintype.json")
+    try:
+        _use_bundle(scratch)
+    finally:
+        shutil.copyfile(POSTCARD / "tintype.json", scratch.bundle / "tintype.json")
+
+
+def _use_bundle(scratch: Scratch) -> Any:
+    """Open the scratch bundle, and go as far towards a picture as goes without running a graph."""
+    from tintype.bundle import open_bundle
+    from tintype.engine import resolve_provider
+    from tintype.pipeline import Pipeline
+
+    shutil.rmtree(scratch.cache / "checked", ignore_errors=True)
+    pipeline = Pipeline(open_bundle(scratch.bundle), resolve_provider("cpu"), threads=1)
+    pipeline.steps("a (red:1.2) house, [small] BREAK at night", seed=1).close()
+    return pipeline
+
+
+@contextlib.contextmanager
+def _in_bundle(path: Path, name: str, scratch: Scratch) -> Iterator[None]:
+    """The scratch bundle with a file of it replaced, and a manifest that agrees."""
+    import dataclasses
+
+    from tintype.bundle import FileFacts, read_manifest, write_manifest
+
+    content = path.read_bytes()
+    (scratch.bundle / name).write_bytes(content)
+    known, _ = read_manifest(POSTCARD)
+    facts = FileFacts(bytes=len(content), sha256=_sha256(content))
+    write_manifest(scratch.bundle, dataclasses.replace(known, files={**known.files, name: facts}))
+    try:
+        yield
+    finally:
+        for each in (name, "tintype.json"):
+            shutil.copyfile(POSTCARD / each, scratch.bundle / each)
+
+
+def _sha256(content: bytes) -> str:
+    import hashlib
+
+    return hashlib.sha256(content).hexdigest()
+
+
+def scheduler(path: Path, scratch: Scratch) -> None:
+    """scheduler_config.json: opened within a bundle, and every sampler's schedule made of it."""
+    from tintype.errors import RequestError
+    from tintype.sampling import SAMPLERS, make_schedule
+
+    with _in_bundle(path, "scheduler/scheduler_config.json", scratch):
+        config = _use_bundle(scratch).model.scheduler
+        for sampler in SAMPLERS:
+            with contextlib.suppress(RequestError):
+                make_schedule(config, sampler, 4)
+
+
+def tokenizer(path: Path, scratch: Scratch) -> None:
+    """tokenizer.json: opened within a bundle, and prompts read by it."""
+    from tintype.errors import RequestError
+    from tintype.prompt import encode_prompt
+
+    with _in_bundle(path, "tokenizer/tokenizer.json", scratch):
+        (opened,) = _use_bundle(scratch).model.tokenizers().values()
+        for prompt in ("", "a red house, " * 200, "\u0130\u0301\U0001f600 \ufb03 1234 \x00", "  'll <|endoftext|> "):
+            with contextlib.suppress(RequestError):
+                encode_prompt(opened, prompt)
+
+
+def graph(path: Path, scratch: Scratch) -> None:
+    """An .onnx file, scanned within a bundle."""
+    with _in_bundle(path, "text_encoder/model.onnx", scratch):
+        _use_bundle(scratch)
+
+
+def record(path: Path, scratch: Scratch) -> None:
+    """A record's JSON, and the run that would make its picture again."""
+    from tintype.record import parse_record
+
+    _make_again(parse_record(path.read_bytes().decode("utf-8", "replace")), scratch)
+
+
+def _make_again(known: Any, scratch: Scratch) -> None:
+    scratch.pipeline.reproduce_steps(known, anyway=True).close()
+    known.texts()
+
+
+def record_png(path: Path, scratch: Scratch) -> None:
+    """A PNG that may hold a record, and the run that would make its picture again."""
+    from tintype.record import read_record
+
+    _make_again(read_record(path), scratch)
+
+
+def latents(path: Path, scratch: Scratch) -> None:
+    """Latents with their records, up to their decoding, which needs builds."""
+    from tintype.record.latents_file import read_latents
+
+    next(scratch.pipeline.resume_pictures(read_latents(path), anyway=True))
+
+
+def noise(path: Path, scratch: Scratch) -> None:
+    """An .npy file as the noise of a request."""
+    from tintype.request import Request
+
+    scratch.pipeline.resolve(Request(prompt="", latents=path))
+
+
+def prompt(path: Path, scratch: Scratch) -> None:
+    """A prompt, positive and negative."""
+    text = path.read_bytes().decode("utf-8", "surrogateescape")
+    scratch.pipeline.steps(text, seed=1, guidance_scale=1.0).close()
+    scratch.pipeline.steps("", negative_prompt=text, seed=1).close()
+
+
+def safetensors(path: Path, scratch: Scratch) -> None:
+    """A checkpoint's weights, as export reads them."""
+    from tintype.export.checkpoint import load, open_checkpoint
+
+    folder = scratch.checkpoint()
+    shutil.copyfile(path, folder / "text_encoder/model.safetensors")
+    load(open_checkpoint(folder), "text_encoder")
+
+
+def checkpoint(path: Path, scratch: Scratch) -> None:
+    """A checkpoint's JSON files, as one object with a value each; what isn't such an object is its index."""
+    from tintype.export.checkpoint import open_checkpoint
+    from tintype.export.writing import read_licence
+
+    folder, content = scratch.checkpoint(), path.read_bytes()
+    files: dict[str, Any] = {}
+    with contextlib.suppress(ValueError, RecursionError):
+        files = dict(json.loads(content))
+    index = "unet/diffusion_pytorch_model.safetensors.index.json"
+    if index in files:
+        (folder / "unet/diffusion_pytorch_model.safetensors").unlink()
+    known = {name: value for name, value in files.items() if name in (*CONFIGS, index)}
+    try:
+        for name, value in known.items():
+            (folder / name).write_text(json.dumps(value))
+        if not known:
+            (folder / "model_index.json").write_bytes(content)
+        found = open_checkpoint(folder)
+        for name in ("prediction_type", "vae_scale_factor", "latent_multiple", "latent_size", "is_inpainting",
+                     "force_zeros_for_empty_prompt"):  # fmt: skip
+            getattr(found, name)
+        found.text_limits("text_encoder")
+        read_licence(folder)
+    finally:
+        (folder / index).unlink(missing_ok=True)
+
+
+CACHED = (
+    b"build.json",
+    b"parts.json",
+    b"strips.json",
+    b"costs.json",
+    b"table",
+    b"corrections",
+    b"analysis",
+    b"verdict",
+)
+
+
+def cache(path: Path, scratch: Scratch) -> None:
+    """A JSON file of the cache; its first line says which."""
+    from tintype import strict_json
+    from tintype.bundle.verify import _read_verdict
+    from tintype.cli.build import explanation
+    from tintype.costs import GraphFacts
+    from tintype.engine.build import cache as builds
+    from tintype.engine.build.measure import CostTable
+    from tintype.engine.build.probe import _stored
+    from tintype.files import read_cached
+    from tintype.memory.corrections import Corrections
+
+    name, _, content = path.read_bytes().partition(b"\n")
+    name = name if name in CACHED else CACHED[0]
+    folder = scratch.cache / "builds" / BUILD_KEY
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    file = folder / name.decode()
+    file.write_bytes(content)
+    builds.damage(folder)
+    builds.cache_entries()
+    list(explanation(builds.read_report(folder).get("choices", [])))
+    for read in (CostTable.read, Corrections.read, _stored, _read_verdict):
+        read(file)  # type: ignore[operator]
+    corrections = Corrections.read(file)
+    for place in corrections.factors:
+        corrections.factor(place, "other")
+    with contextlib.suppress(OSError, ValueError):  # as `analysis_of` does
+        strict_json.read(GraphFacts, strict_json.parse(read_cached(file)))
+
+
+def picture(path: Path, scratch: Scratch) -> None:
+    """A picture to begin with."""
+    from tintype.image.source import open_picture, picture_bytes_hash
+
+    picture_bytes_hash(open_picture(path, background="#102030"))
+
+
+def mask(path: Path, scratch: Scratch) -> None:
+    """A mask."""
+    from tintype.image.mask import open_mask, prepare_mask
+
+    prepare_mask(open_mask(path), grow=3, blur=2.0)
+
+
+def command(path: Path, scratch: Scratch) -> str:
+    """A command line, as a JSON list of texts; returns what it wrote. No process is started by it."""
+    from tintype.cli import run
+
+    try:
+        line = [str(each) for each in json.loads(path.read_bytes())]
+    except (ValueError, TypeError, RecursionError):
+        line = [path.read_bytes().decode("utf-8", "surrogateescape")]
+    place = scratch.folder / "here"
+    place.mkdir(exist_ok=True)
+    written = io.TextIOWrapper(io.BytesIO(), encoding="utf-8", write_through=True)
+    before = Path.cwd()
+    os.chdir(place)
+    try:
+        with contextlib.redirect_stdout(written), contextlib.redirect_stderr(written):
+            code = run([each.replace("\0", "") for each in line])
+    finally:
+        os.chdir(before)
+    if code not in (0, 1, 2):
+        raise AssertionError(f"exit code {code}")
+    return written.buffer.getvalue().decode()  # type: ignore[attr-defined]
+
+
+DOORS: dict[str, Door] = {
+    each.__name__.replace("_", "-"): each
+    for each in (
+        manifest, scheduler, tokenizer, graph, record, record_png, latents, noise, prompt, safetensors, checkpoint,
+        cache, picture, mask, command,
+    )
+}  # fmt: skip
+
+
+def beside(door: str, path: Path) -> tuple[int, float]:
+    """Bytes and seconds that a door may take for pixels, latents and weights beside its bounds."""
+    size = path.stat().st_size
+    if door in ("latents", "noise", "safetensors"):
+        return 6 * size, size / 2**28
+    if door in ("picture", "mask", "record-png"):
+        from PIL import Image
+
+        with contextlib.suppress(Exception), Image.open(path) as image:
+            pixels = min(image.width * image.height, 2**26)
+            return 16 * pixels + 2 * size, pixels / 2**24 + size / 2**28
+    return 0, 0.0

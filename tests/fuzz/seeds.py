@@ -1,0 +1,269 @@
+"""What each door is usually given: real files of the embedded model, and what the product itself writes."""
+
+from __future__ import annotations
+
+import io
+import json
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from doors import CHECKPOINT, CONFIGS, POSTCARD
+
+Seeds = tuple[bytes, ...]
+
+
+def manifests() -> Seeds:
+    text = (POSTCARD / "tintype.json").read_bytes()
+    value = json.loads(text)
+    del value["digest"]  # as older ones are: what is changed in it is then read
+    return json.dumps(value).encode(), text
+
+
+def schedulers() -> Seeds:
+    text = (POSTCARD / "scheduler/scheduler_config.json").read_bytes()
+    value = json.loads(text)
+    names = ("linear", "scaled_linear", "squaredcos_cap_v2")
+    more = [{**value, "beta_schedule": name, "rescale_betas_zero_snr": True, "steps_offset": 1} for name in names]
+    trained = {**value, "num_train_timesteps": 4, "trained_betas": [0.1, 0.2, 0.3, 0.4], "beta_schedule": "linear"}
+    return text, *(json.dumps(each).encode() for each in (*more, trained))
+
+
+def tokenizers() -> Seeds:
+    text = (POSTCARD / "tokenizer/tokenizer.json").read_bytes()
+    small: dict[str, Any] = {"version": "1.0", "added_tokens": [], "normalizer": {"type": "NFC"}, "decoder": None}
+    small |= {
+        "pre_tokenizer": {"type": "Sequence", "pretokenizers": [{"type": "WhitespaceSplit"}]},
+        "post_processor": {"type": "BertProcessing", "sep": ["</s>", 2], "cls": ["<s>", 1]},
+        "model": {"type": "WordLevel", "vocab": {"a": 0, "<s>": 1, "</s>": 2, "red": 3}, "unk_token": "a"},
+    }
+    replaced = [{"type": "Replace", "pattern": {"String": "a"}, "content": "bb"}, {"type": "Lowercase"}]
+    unigram = {
+        **small,
+        "normalizer": {"type": "Sequence", "normalizers": replaced},
+        "pre_tokenizer": {"type": "Metaspace", "replacement": "\u2581", "prepend_scheme": "always", "split": True},
+        "model": {"type": "Unigram", "unk_id": 0, "vocab": [["<unk>", 0.0], ["\u2581a", -1.5], ["b", -2.0]]},
+    }
+    pairs = {
+        **small,
+        "pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True},
+        "model": {
+            "type": "BPE", "vocab": {"a": 0, "b": 1, "ab": 2, "<u>": 3}, "merges": ["a b"], "unk_token": "<u>",
+            "dropout": None, "continuing_subword_prefix": "", "end_of_word_suffix": "", "fuse_unk": False,
+        },
+    }  # fmt: skip
+    return text, *(json.dumps(each).encode() for each in (small, unigram, pairs))
+
+
+def graphs() -> Seeds:
+    import onnx
+    from onnx import TensorProto, helper
+
+    weight = helper.make_tensor("w", TensorProto.FLOAT, [2, 2], [1.0, 2.0, 3.0, 4.0])
+    value = helper.make_tensor_value_info
+    small = helper.make_graph(
+        [helper.make_node("MatMul", ["x", "w"], ["y"], name="m")],
+        "g", [value("x", TensorProto.FLOAT, ["n", 2])], [value("y", TensorProto.FLOAT, ["n", 2])], [weight],
+        value_info=[value("z", TensorProto.INT64, ["height/2"])],
+    )  # fmt: skip
+    return onnx.ModelProto.SerializeToString(helper.make_model(small)), (
+        POSTCARD / "text_encoder/model.onnx"
+    ).read_bytes()
+
+
+def _records() -> list[Any]:
+    import dataclasses
+
+    from tintype.bundle import open_bundle
+    from tintype.record import Provenance, Record
+    from tintype.request import Request, resolve
+    from tintype.request.inputs import InitImage, Mask
+
+    bundle = open_bundle("postcard")
+    made_with = Provenance(
+        tintype="0.1.0", onnxruntime="1.23.0", bundle="postcard", bundle_hash=bundle.hash, precision="int8",
+        target="cpu", builds={"denoiser": "0" * 24}, threads=2, modes={"vae_decoder": "strips of 4 MiB"},
+        kernels={"denoiser": "timed"},
+    )  # fmt: skip
+    asked = {"prompt": "a red (house:1.2)", "seed": 7, "num_inference_steps": 2}
+    plain, large = (
+        resolve(Request(**{**asked, **more}), bundle.manifest)
+        for more in ({}, {"hires": 2.0, "width": 64, "height": 64, "sampler": "dpmpp_sde", "eta": 0.5})
+    )
+    image = InitImage(sha256="0" * 64, width=64, height=64, strength=0.5, fit="crop", background="white")
+    cut = Mask(sha256="1" * 64, grow=2, blur=1.0, keep_outside="model")
+    edited = dataclasses.replace(plain, image=image, mask=cut)
+    return [Record(request=each, picture=0, made_with=made_with) for each in (plain, large, edited)]
+
+
+def records() -> Seeds:
+    texts = [known.texts()["tintype"] for known in _records()]
+    first = {**json.loads(texts[0]), "record_version": 1, "tiling": {"tile": 32, "overlap": 8, "multiple": 1}}
+    first["made_with"] |= {"holdings": {"denoiser": "packed"}}
+    return *(text.encode() for text in texts), json.dumps(first).encode()
+
+
+def pngs_with_records() -> Seeds:
+    from PIL import Image
+
+    from tintype.image.png import write_png
+
+    found = []
+    with tempfile.TemporaryDirectory() as folder:
+        for known in _records()[:2]:
+            path = write_png(Path(folder, "x.png"), Image.new("RGB", (8, 8), "red"), known.texts())
+            found.append(path.read_bytes())
+    return tuple(found)
+
+
+def latents_files() -> Seeds:
+    import numpy as np
+
+    from tintype.record.latents_file import save_latents
+
+    with tempfile.TemporaryDirectory() as folder:
+        path, known = Path(folder, "x.latents.safetensors"), _records()[0]
+        shape = (1, 4, known.request.height // 4, known.request.width // 4)
+        return (save_latents(path, np.zeros(shape, np.float32), [known]).read_bytes(),)
+
+
+def noises() -> Seeds:
+    import numpy as np
+
+    found = []
+    for array in (np.zeros((1, 4, 32, 32), np.float32), np.zeros((1, 4, 2, 2), ">f8", order="F"), np.zeros(3, "O")):
+        file = io.BytesIO()
+        np.save(file, array, allow_pickle=True)
+        found.append(file.getvalue())
+    return tuple(found)
+
+
+def prompts() -> Seeds:
+    texts = (
+        "a red sailboat on a calm sea at sunset", "(a:1.2) [b] ((c)) \\(d\\) BREAK e", "(a:-1) (b:.5) (c:1.) (:2)",
+        "\u00e9\u0301\u0130\U0001f600\u200b<|endoftext|>", ", ".join(["house"] * 80), "(" * 40 + "a" + ")" * 40,
+    )  # fmt: skip
+    return tuple(text.encode() for text in texts)
+
+
+def weights() -> Seeds:
+    file = (CHECKPOINT / "text_encoder/model.safetensors").read_bytes()
+    header = {"__metadata__": {"format": "pt"}, "a": {"dtype": "F32", "shape": [2, 2], "data_offsets": [0, 16]}}
+    return join_safetensors(json.dumps(header).encode(), bytes(16)), file
+
+
+def split_safetensors(data: bytes) -> tuple[bytes, bytes]:
+    length = int.from_bytes(data[:8], "little")
+    return data[8 : 8 + length], data[8 + length :]
+
+
+def join_safetensors(header: bytes, rest: bytes) -> bytes:
+    return len(header).to_bytes(8, "little") + header + rest
+
+
+def checkpoints() -> Seeds:
+    files = {name: json.loads((CHECKPOINT / name).read_bytes()) for name in CONFIGS}
+    index = {"metadata": {"total_size": 1}, "weight_map": {"a": "config.json", "b": "config.json"}}
+    sharded = {**files, "unet/diffusion_pytorch_model.safetensors.index.json": index}
+    return json.dumps(files).encode(), json.dumps(sharded).encode()
+
+
+def cache_files() -> Seeds:
+    """Each with its name in front, as the door takes them."""
+    with tempfile.TemporaryDirectory() as folder:
+        return tuple(name.encode() + b"\n" + text.encode() for name, text in _cache_texts(Path(folder)))
+
+
+def _cache_texts(folder: Path) -> Iterator[tuple[str, str]]:
+    from tintype.engine.build.cache import BuildIdentity, write_facts
+    from tintype.engine.run.chain import ChainFacts, Part, Port, write_chains
+    from tintype.engine.run.strips import NormFacts, StageFacts, StripPort, StripsFacts, write_strips
+
+    port = Port("x", "tensor(float)", (1, 4, 8, 8))
+    part = Part("part0.onnx", ("x",), ("y",), ("weights",))
+    write_chains(folder, {"model.onnx": ChainFacts((part,), (port,), (port,))})
+    strip = StripPort("x", (1, 4, 8, 8), "float32", 1, ("mean", "square"))
+    stage = StageFacts("s.onnx", ("weights",), 8, 4, 1, (strip,), (strip,), (NormFacts("x", "m", "i", 2, 1e-5),))
+    write_strips(folder, StripsFacts((stage,), (port,), (port,), 2**20))
+    (folder / "model.onnx").write_bytes(b"graph")
+    ways = {"as it is": {"seconds": 1e-3, "weight_bytes": 4, "psnr_db": 99.0}}
+    choice = {"layer": "conv", "chosen": "as it is", "ways": ways}
+    identity = BuildIdentity("0" * 64, "postcard", "denoiser", "full", "cpu", "1.23", "x86", "1")
+    write_facts(folder, identity, {"kernels": {"winograd": 3}, "choices": [choice], "seconds": 2.0})
+    for name in ("build.json", "parts.json", "strips.json"):
+        yield name, (folder / name).read_text()
+    costs = {
+        "peak_bytes": 2**20, "resident_bytes": 2**19, "copied_bytes": 2**18, "open_seconds": 0.1, "held_seconds": 0.0,
+        "call_seconds": 0.2,
+    }  # fmt: skip
+    yield "costs.json", json.dumps({"format": 1, "costs": {"threads=2": costs}})
+    yield "table", json.dumps({"signature": ways})
+    yield "corrections", json.dumps({"rate": 1e9, "factors": {"place": {"strips": {"seconds": 1.5}}}})
+    facts = ("stored_bytes", "float_bytes", "largest_bytes", "live_bytes", "multiplications")
+    yield "analysis", json.dumps(dict.fromkeys(facts, 2**20))
+    yield "verdict", json.dumps({"unet/model.onnx": [422785, 1700000000000000000]})
+
+
+def pictures() -> Seeds:
+    import numpy as np
+    from PIL import Image, ImageCms
+
+    shades = np.random.default_rng(0).integers(0, 256, (9, 13, 4), np.uint8)
+    full = Image.fromarray(shades)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    more = {"exif": exif.tobytes(), "icc_profile": profile}
+    made: list[tuple[Image.Image, str, dict[str, Any]]] = [
+        (full, "PNG", more),
+        (full.convert("RGB"), "JPEG", more),
+        (full.convert("CMYK"), "JPEG", {"progressive": True, "dpi": (72, 72)}),
+        (full, "WEBP", more),
+        (full.convert("RGB"), "WEBP", {"lossless": True}),
+        (full.convert("P"), "GIF", {"comment": b"words", "transparency": 3}),
+        (full.convert("RGB"), "TIFF", {"compression": "tiff_lzw", **more}),
+        (full.convert("L"), "TIFF", {"compression": "tiff_adobe_deflate"}),
+        (full.convert("RGB"), "BMP", {}),
+        (full.convert("P"), "PNG", {"transparency": 3}),
+        (Image.fromarray(shades[..., 0].astype(np.uint16) * 257), "PNG", {}),
+        (full.convert("1"), "PNG", {}),
+        (full.convert("RGB"), "PPM", {}),
+        (full.resize((16, 16)), "ICO", {}),
+        (full.convert("RGB"), "TGA", {"rle": True}),
+        (full.convert("RGB"), "JPEG2000", {}),
+    ]
+    return tuple(_saved(*each) for each in made)
+
+
+def _saved(image: Any, kind: str, options: dict[str, Any]) -> bytes:
+    file = io.BytesIO()
+    image.save(file, format=kind, **options)
+    return file.getvalue()
+
+
+def masks() -> Seeds:
+    from PIL import Image, ImageDraw
+
+    grey = Image.new("L", (24, 16), 0)
+    ImageDraw.Draw(grey).ellipse((4, 3, 15, 12), fill=255)
+    clear = Image.new("RGBA", (24, 16), (9, 9, 9, 255))
+    clear.putalpha(grey)
+    made = ((grey, "PNG"), (clear, "PNG"), (grey.convert("1"), "PNG"), (grey, "JPEG"), (clear, "WEBP"), (grey, "GIF"))
+    return tuple(_saved(image, kind, {}) for image, kind in made)
+
+
+def commands() -> Seeds:
+    lines = (
+        ["generate", "a house", "--seed", "1", "-o", "x.png"], ["info", "postcard", "--json"], ["cache"], ["--help"],
+        ["plan", "--memory", "2GiB", "--size", "64x64"], ["edit", "in.png", "words"], ["export", "nowhere", "bundle"],
+    )  # fmt: skip
+    return tuple(json.dumps(line).encode() for line in lines)
+
+
+SEEDS: dict[str, Callable[[], Seeds]] = {
+    "manifest": manifests, "scheduler": schedulers, "tokenizer": tokenizers, "graph": graphs, "record": records,
+    "record-png": pngs_with_records, "latents": latents_files, "noise": noises, "prompt": prompts,
+    "safetensors": weights, "checkpoint": checkpoints, "cache": cache_files, "picture": pictures, "mask": masks,
+    "command": commands,
+}  # fmt: skip
