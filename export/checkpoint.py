@@ -184,14 +184,15 @@ def _find_weights(folder: Path) -> tuple[Path, ...]:
 
 
 def _shards(index: Path) -> tuple[Path, ...]:
-    names = sorted(set(_read_json(index).get("weight_map", {}).values()))
+    weight_map = _read_json(index).get("weight_map")
+    names = sorted(set(map(str, weight_map.values()))) if isinstance(weight_map, dict) else []
+    there = {path.name for path in index.parent.iterdir() if path.is_file()}
     for name in names:
-        path = index.parent / str(name)
-        if path.parent != index.parent or not path.is_file():
+        if name not in there:
             raise ExportError(f"{index} refers to {name}, which isn't there", fix="download the checkpoint again")
     if not names:
         raise ExportError(f"{index} lists no weights", fix="download the checkpoint again")
-    return tuple(index.parent / str(name) for name in names)
+    return tuple(index.parent / name for name in names)
 
 
 def _load_state(checkpoint: Checkpoint, component: str) -> dict[str, torch.Tensor]:

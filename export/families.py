@@ -17,6 +17,18 @@ TIME_IDS = 6  # original height and width, crop top and left, target height and 
 
 Configs = Mapping[str, Mapping[str, Any]]  # config.json as it stands, by component
 
+# Numbers that are read of each config.json, by the start of its component's name: whole ones, and any. Null is a number
+# that isn't said, where it may be left out for that.
+_WHOLE = {
+    "unet": ("in_channels", "out_channels"),
+    "vae": ("latent_channels",),
+    "text_encoder": ("max_position_embeddings", "vocab_size", "projection_dim"),
+}
+_WHOLE_OR_NULL = {"unet": ("sample_size", "addition_time_embed_dim"), "text_encoder": ("hidden_size",)}
+_ANY_OR_NULL = {"vae": ("scaling_factor", "shift_factor")}
+MAX_CONFIG_NUMBER = 1_000_000  # CLIP knows 49,408 words; no width is near that
+MAX_LEVELS = 16  # of a UNet or an autoencoder, each of which halves a picture; there are four in each
+
 # UNet options that need inputs or layers which no traced graph has.
 _UNSUPPORTED_UNET_OPTIONS = ("class_embed_type", "encoder_hid_dim_type", "time_cond_proj_dim", "num_class_embeds")
 
@@ -94,6 +106,7 @@ def family_of(folder: Path, index: Mapping[str, Any]) -> Family:
 
 def check_configs(family: Family, configs: Configs) -> None:
     """ExportError, by name, for settings that aren't done here and for parts that don't belong together."""
+    _check_numbers(family, configs)
     unet, vae = configs["unet"], configs["vae"]
     for option in ("addition_embed_type", *_UNSUPPORTED_UNET_OPTIONS):
         wanted = family.addition_embed_type if option == "addition_embed_type" else None
@@ -116,6 +129,31 @@ def check_configs(family: Family, configs: Configs) -> None:
             f"the scheduler predicts {prediction!r}, which the samplers don't know",
             fix=f"prediction_type should be one of {', '.join(PREDICTION_TYPES)}",
         )
+
+
+def _check_numbers(family: Family, configs: Configs) -> None:
+    """Every number that is read later is one, of a sensible size."""
+    for component in family.components:
+        config, kind = configs[component], "text_encoder" if component in family.text_encoders else component
+        for name in (*_WHOLE.get(kind, ()), *_WHOLE_OR_NULL.get(kind, ()), *_ANY_OR_NULL.get(kind, ())):
+            value, may_be_null = config.get(name), name not in _WHOLE.get(kind, ())
+            if name not in config or (value is None and may_be_null):
+                continue
+            least, kinds = (-MAX_CONFIG_NUMBER, (int, float)) if name in _ANY_OR_NULL.get(kind, ()) else (1, (int,))
+            sound = isinstance(value, kinds) and not isinstance(value, bool)
+            if not sound or not least <= value <= MAX_CONFIG_NUMBER:  # type: ignore[operator]
+                raise _unusable(component, name, value)
+        if kind != "text_encoder":
+            levels = config.get("block_out_channels")
+            if not isinstance(levels, list) or not 1 <= len(levels) <= MAX_LEVELS:
+                raise _unusable(component, "block_out_channels", levels)
+
+
+def _unusable(component: str, name: str, value: object) -> ExportError:
+    return ExportError(
+        f"{component}/config.json sets {name} to {str(value)[:60]}, of which no model can be made",
+        fix="download the checkpoint's config.json again",
+    )
 
 
 def _check_channels(unet: Mapping[str, Any], vae: Mapping[str, Any]) -> None:

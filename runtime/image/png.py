@@ -55,6 +55,7 @@ def read_texts(path: str | os.PathLike[str]) -> dict[str, str]:
     remedy = "give a PNG that tintype wrote"
     try:
         with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of metadata that nothing here needs
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with open_image(path, ["PNG"]) as image:
                 if getattr(image, "is_animated", False):  # each frame would be drawn

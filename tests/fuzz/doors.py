@@ -11,6 +11,7 @@ import io
 import json
 import os
 import shutil
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -194,7 +195,7 @@ def checkpoint(path: Path, scratch: Scratch) -> None:
 
     folder, content = scratch.checkpoint(), path.read_bytes()
     files: dict[str, Any] = {}
-    with contextlib.suppress(ValueError, RecursionError):
+    with contextlib.suppress(ValueError, TypeError, RecursionError):
         files = dict(json.loads(content))
     index = "unet/diffusion_pytorch_model.safetensors.index.json"
     if index in files:
@@ -272,8 +273,8 @@ def mask(path: Path, scratch: Scratch) -> None:
     prepare_mask(open_mask(path), grow=3, blur=2.0)
 
 
-def command(path: Path, scratch: Scratch) -> str:
-    """A command line, as a JSON list of texts; returns what it wrote. No process is started by it."""
+def command(path: Path, scratch: Scratch) -> tuple[int, str]:
+    """A command line, as a JSON list of texts; returns its exit code, and what it wrote. It starts no process."""
     from tintype.cli import run
 
     try:
@@ -292,7 +293,7 @@ def command(path: Path, scratch: Scratch) -> str:
         os.chdir(before)
     if code not in (0, 1, 2):
         raise AssertionError(f"exit code {code}")
-    return written.buffer.getvalue().decode()  # type: ignore[attr-defined]
+    return code, written.buffer.getvalue().decode()  # type: ignore[attr-defined]
 
 
 DOORS: dict[str, Door] = {
@@ -312,7 +313,7 @@ def beside(door: str, path: Path) -> tuple[int, float]:
     if door in ("picture", "mask", "record-png"):
         from PIL import Image
 
-        with contextlib.suppress(Exception), Image.open(path) as image:
+        with warnings.catch_warnings(action="ignore"), contextlib.suppress(Exception), Image.open(path) as image:
             pixels = min(image.width * image.height, 2**26)
             return 16 * pixels + 2 * size, pixels / 2**24 + size / 2**28
     return 0, 0.0

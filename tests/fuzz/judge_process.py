@@ -16,6 +16,7 @@ import sys
 import time
 import traceback
 import unicodedata
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ def main() -> None:
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY_LIMIT, MEMORY_LIMIT))
     scratch = Scratch(folder)
     start_no_process()
+    warnings.simplefilter("always")  # one that is shown is shown each time
     for line in requests:
         job = json.loads(line)
         answers.write(json.dumps(judge(job["door"], Path(job["path"]), scratch)) + "\n")
@@ -47,8 +49,9 @@ def judge(door: str, path: Path, scratch: Scratch) -> dict[str, Any]:
     started = time.process_time()
     try:
         outcome, said = "opened", DOORS[door](path, scratch)
-        if isinstance(said, str):
-            problem = _unprintable(said.replace("\n", " "))
+        if isinstance(said, tuple):  # of the command
+            outcome = "refused" if said[0] else "opened"
+            problem = _unprintable(said[1].replace("\n", " "))
     except BaseException as error:
         outcome = "refused"
         problem, where = _judge_error(error)
