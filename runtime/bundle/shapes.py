@@ -7,14 +7,44 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import Any, Protocol
 
 from tintype.strict_json import Misfit
 
-if TYPE_CHECKING:
-    from tintype.bundle.manifest import Graph, Manifest, Port
-
 Dim = int | str  # a number, or the name of one that the caller chooses
+
+
+class Port(Protocol):
+    """What is asked here of an input or output; a manifest has them all."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def shape(self) -> tuple[Dim, ...]: ...
+
+
+class Graph(Protocol):
+    @property
+    def inputs(self) -> tuple[Port, ...]: ...
+    @property
+    def outputs(self) -> tuple[Port, ...]: ...
+
+
+class Manifest(Protocol):
+    @property
+    def graphs(self) -> Mapping[str, Mapping[str, Graph]]: ...
+    @property
+    def graph_names(self) -> Mapping[str, tuple[frozenset[str], frozenset[str]]]: ...
+    @property
+    def text_encoders(self) -> Mapping[str, Any]: ...
+    @property
+    def latent_channels(self) -> int: ...
+    @property
+    def inpainting_channels(self) -> int: ...
+    @property
+    def vae_scale_factor(self) -> int: ...
+    @property
+    def is_inpainting(self) -> bool: ...
 
 
 def check_graphs(manifest: Manifest) -> None:

@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from tintype.engine.build.cache import WEIGHTS
 from tintype.engine.build.child import answer_parent, attempt_all
@@ -36,8 +35,6 @@ if TYPE_CHECKING:
     from tintype.kernels.graph.choice import Layer
 
 SMALLEST_EXTERNAL_BYTES = 1024
-PRODUCTS = {"MatMul", "FusedMatMul"}  # of which ONNX Runtime changes no weight while it optimizes
-SPILLED_BYTES = 2**20  # weights that a kernel made and that are larger go to disk at once
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -151,6 +148,7 @@ def _lower(model: ir.Model, job: Job, scratch: Path, report: dict[str, Any]) -> 
 def _choose(model: ir.Model, job: Job, able: frozenset[str], scratch: Path, report: dict[str, Any]) -> dict[str, int]:
     """Choose between kernels that may or may not pay, in place; returns how often each was put in."""
     from tintype.engine.build import measure
+    from tintype.engine.build.spill import Spill
     from tintype.kernels.graph.priors import priors_for
     from tintype.kernels.registry import measured_kernels, tidy
 
@@ -163,7 +161,7 @@ def _choose(model: ir.Model, job: Job, able: frozenset[str], scratch: Path, repo
             return measure.likely_ways(layer, priors)
         return measure.timed_ways(layer, model, target, threads=job.threads, mapped=options.mapped, table=table)
 
-    spill = _Spill(scratch / "spilled", job)
+    spill = Spill(scratch / "spilled", job.folder / WEIGHTS if target.is_host else None, job.weights)
     choices = measure.choose(
         model,
         measured_kernels(target.name, exactness=options.exactness),
@@ -210,33 +208,15 @@ def _save(model: ir.Model, name: str, job: Job, scratch: Path) -> None:
         # A device's own optimizations happen when the session opens, and some cannot be saved.
         ir.save(model, job.folder / name, external_data=f"{name}_data")
         return
+    from tintype.engine.build.spill import take_final
     from tintype.engine.build.weights import share_weights
 
-    lowered, final = scratch / f"lowered_{name}", _take_final(model, job)
+    lowered, final = scratch / f"lowered_{name}", take_final(model, job.folder / WEIGHTS)
     ir.save(model, lowered, external_data=f"{lowered.name}_data")
     optimize(lowered, job.folder / name, job.target)
     lowered.unlink()
     lowered.with_name(f"{lowered.name}_data").unlink(missing_ok=True)
     share_weights(job.folder / name, job.weights, final)
-
-
-def _take_final(model: ir.Model, job: Job) -> dict[str, ir.ExternalTensor]:
-    """Weights that lie where the build will have them, by name, taken out of a graph, which has inputs in their place.
-
-    There is nothing for ONNX Runtime to optimize in them, and its reading and writing gigabytes is half of a build.
-    """
-    import onnx_ir as ir
-
-    final = {}
-    for name, value in list(model.graph.initializers.items()):
-        tensor = value.const_value
-        if isinstance(tensor, ir.ExternalTensor) and Path(tensor.base_dir) == job.folder / WEIGHTS:
-            final[name] = tensor
-            del model.graph.initializers[name]
-            value.const_value = None
-            value.type, value.shape = ir.TensorType(tensor.dtype), tensor.shape
-            model.graph.inputs.append(value)
-    return final
 
 
 def _save_strips(model: ir.Model, job: Job, scratch: Path, report: dict[str, Any]) -> None:
@@ -333,52 +313,6 @@ def optimize(source: Path, path: Path, target: Target) -> None:
     # Not session.save_external_prepacked_constant_initializers: ONNX Runtime 1.31 writes packed weights at whatever
     # offset comes next, maps them, and its kernels load them as if they were aligned: a segmentation fault.
     load_onnxruntime().InferenceSession(str(source), options, providers=[target.provider], enable_fallback=0)
-
-
-class _Spill:
-    """Large weights that kernels make, moved to files: those of a whole UNet would not fit into memory.
-
-    Where products alone read them, on the processor, to where the build will have them: see `_take_final`.
-    """
-
-    def __init__(self, path: Path, job: Job) -> None:
-        self._path, self._job = path, job
-        self._seen: set[ir.Value] = set()
-
-    def weights_of(self, graph: ir.Graph) -> None:
-        """Move every large weight of the graph that is in memory."""
-        import onnx_ir as ir
-
-        for value in graph.initializers.values():
-            if value in self._seen:
-                continue
-            self._seen.add(value)
-            tensor = value.const_value
-            if tensor is None or isinstance(tensor, ir.ExternalTensor) or tensor.nbytes < SPILLED_BYTES:
-                continue
-            place, offset = self._put(value, tensor.numpy())
-            value.const_value = ir.ExternalTensor(
-                place.name,
-                offset,
-                tensor.nbytes,
-                tensor.dtype,
-                shape=ir.Shape(tensor.shape.numpy()),
-                name=str(value.name),
-                base_dir=place.parent,
-            )
-
-    def _put(self, value: ir.Value, weight: NDArray[Any]) -> tuple[Path, int]:
-        """Where a weight is then, and from which byte on."""
-        from tintype.engine.build.weights import put
-
-        if self._job.target.is_host and all(use.node.op_type in PRODUCTS for use in value.uses()):
-            content = np.ascontiguousarray(weight)
-            return put(content.data.cast("B"), self._job.folder / WEIGHTS, self._job.weights), 0
-        with self._path.open("ab") as file:
-            file.write(b"\0" * (-file.tell() % 4096))
-            offset = file.tell()
-            file.write(weight.tobytes())
-        return self._path, offset
 
 
 def make_builds(jobs: str) -> dict[str, Any]:
