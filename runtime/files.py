@@ -27,8 +27,10 @@ SCRATCH_BYTES = 100  # of a file's name, in that of the one that is written besi
 def open_plain(path: str | os.PathLike[str], most_bytes: int) -> io.BufferedReader:
     """A plain file, opened to be read. Raises OSError, for what isn't one (EINVAL) or has more bytes (EFBIG) too.
 
-    Also ValueError, for a name that no file can have.
+    Also ValueError, for a name that no file can have, and for what is no name.
     """
+    if not isinstance(path, str | os.PathLike):
+        raise ValueError(f"{path!r} is no file's name")
     _demand_plain(Path(path).stat(), most_bytes)  # so that no device is opened, which may do something
 
     def open_at_once(name: str, flags: int) -> int:

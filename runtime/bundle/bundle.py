@@ -143,6 +143,8 @@ def _parse_manifest(path: Path, text: bytes) -> Manifest:
 
 def _bundle_folder(name_or_path: str | os.PathLike[str]) -> Path:
     """The folder, links resolved, so that 'inside the bundle' means one thing."""
+    if not isinstance(name_or_path, str | os.PathLike):
+        raise BundleError(f"{name_or_path!r} is no bundle", fix='give its folder, or an embedded name: "postcard"')
     if isinstance(name_or_path, str) and name_or_path in EMBEDDED:
         import importlib.resources
 

@@ -40,9 +40,9 @@ class Margins:
     @classmethod
     def parse(cls, text: str) -> Margins:
         """Margins as they are typed: left,top,right,bottom."""
-        sides = [side.strip() for side in text.split(",")]
+        sides = [side.strip() for side in text.split(",")] if isinstance(text, str) else []
         if len(sides) != 4 or not all(re.fullmatch("[0-9]{1,9}", side) for side in sides):
-            raise RequestError(f"{text[:60]!r} are no margins", fix=_FIX)
+            raise RequestError(f"{str(text)[:60]!r} are no margins", fix=_FIX)
         left, top, right, bottom = map(int, sides)
         return cls(left, top, right, bottom)
 

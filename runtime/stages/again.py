@@ -19,6 +19,12 @@ NAMES = {"image": "a picture", "mask": "a mask", "latents": "given noise"}
 INPUTS = tuple(NAMES)
 
 
+def demand_kind(value: object, kind: type, reader: str) -> None:
+    """RecordError where a caller gave something else than what a file was read as."""
+    if not isinstance(value, kind):
+        raise RecordError(f"{type(value).__name__} is no {kind.__name__}", fix=f"read it from its file: {reader}(FILE)")
+
+
 def request_of(record: Record, given: InputFields) -> Request:
     """The request of a record, as somebody would ask for it again.
 

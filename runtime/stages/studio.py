@@ -21,7 +21,7 @@ from tintype.record import Record
 from tintype.record.latents_file import SavedLatents
 from tintype.record.provenance import execution_plan_of
 from tintype.request import InputFields, Request, ResolvedRequest, checks, demand_resolved, resolve, resolve_encoding
-from tintype.stages.again import demand_home, demand_inputs, demand_promise, needs_inputs, request_of
+from tintype.stages.again import demand_home, demand_inputs, demand_kind, demand_promise, needs_inputs, request_of
 from tintype.stages.context import Context
 from tintype.stages.start import encode_picture
 from tintype.uses import GraphUse
@@ -93,6 +93,7 @@ class Studio:
 
     def context_again(self, record: Record, inputs: InputFields, *, anyway: bool) -> Context:
         """The run that makes the picture of a record again. Raises RecordError; see `Pipeline.reproduce`."""
+        demand_kind(record, Record, "tintype.read_record")
         alike = record.made_with.target == self.target.name or self.target.is_host
         made_by = (execution_plan_of(record.made_with, base=base) for base in (False, True))
         ctx = self.context(self._request_of(record, inputs), *(plan if alike else ALL_RESIDENT for plan in made_by))
@@ -107,6 +108,7 @@ class Studio:
         self, saved: SavedLatents, inputs: InputFields, *, anyway: bool
     ) -> tuple[Context, tuple[str, ...]]:
         """The run that finishes saved latents, and why they belong elsewhere. Raises RecordError; see `resume`."""
+        demand_kind(saved, SavedLatents, "tintype.read_latents")
         saved.check(self.bundle.manifest)
         first = saved.records[0]
         self._demand_sound(first)
@@ -133,6 +135,8 @@ class Studio:
 
     def encoded(self, picture: Image, exactness: str | None, warn: Callable[[str], None]) -> Latents:
         """See `Pipeline.encode_picture`."""
+        if not hasattr(picture, "size") or not hasattr(picture, "convert"):
+            raise RequestError(f"{type(picture).__name__} is no picture", fix="open it with Pillow: Image.open(FILE)")
         work = self.encoding(*picture.size, exactness)
         known = self.plan_for(work)
         plan = ALL_RESIDENT if known is None else known.execution
