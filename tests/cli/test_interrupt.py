@@ -57,7 +57,7 @@ def test_a_signal_ends_a_call_that_would_not_end(sent: signal.Signals, code: int
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        preexec_fn=lambda: signal.signal(sent, signal.SIG_DFL),  # nohup has SIGHUP ignored
     )
     try:
         assert process.stdout.readline() == "begun\n"
@@ -67,6 +67,6 @@ def test_a_signal_ends_a_call_that_would_not_end(sent: signal.Signals, code: int
         _, stderr = process.communicate(timeout=DEADLINE_SECONDS)
     finally:
         process.kill()
-        process.wait()
+        process.communicate()
     assert process.returncode == code, stderr
     assert "Traceback" not in stderr
