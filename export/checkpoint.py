@@ -17,7 +17,7 @@ from tintype import strict_json
 from tintype.bounds import MAX_CONFIG_BYTES
 from tintype.errors import ExportError
 from tintype.export.families import Configs, Family, check_configs, family_of, tokenizer_of
-from tintype.files import read_plain
+from tintype.files import read_plain, sha256_of
 
 if TYPE_CHECKING:
     import torch
@@ -93,9 +93,7 @@ class Checkpoint:
         """One hash for all weights: sha256 over each file's name and sha256, in order of names."""
         total = hashlib.sha256()
         for path in sorted(path for paths in self.weights.values() for path in paths):
-            with path.open("rb") as file:
-                digest = hashlib.file_digest(file, "sha256").hexdigest()
-            total.update(f"{path.relative_to(self.folder).as_posix()} {digest}\n".encode())
+            total.update(f"{path.relative_to(self.folder).as_posix()} {sha256_of(path)}\n".encode())
         return total.hexdigest()
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import io
 import os
 import stat
@@ -17,7 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
 
-from tintype.bounds import MAX_CACHE_BYTES
+from tintype.bounds import MAX_CACHE_BYTES, MAX_FILE_BYTES
 from tintype.errors import OutputError
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # a full disk, a quota, a limit of one file's size
@@ -53,6 +54,12 @@ def read_plain(path: str | os.PathLike[str], most_bytes: int) -> bytes:
     if len(content) > size:  # it grows
         raise _too_large(size)
     return content
+
+
+def sha256_of(path: Path) -> str:
+    """Of a plain file's bytes, in hexadecimal digits. Raises OSError."""
+    with open_plain(path, MAX_FILE_BYTES) as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def read_cached(path: Path) -> bytes:

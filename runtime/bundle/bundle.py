@@ -19,7 +19,7 @@ from tintype.bounds import MAX_MANIFEST_BYTES
 from tintype.bundle.manifest import FORMAT_VERSION, MANIFEST_NAME, FileFacts, Graph, Manifest
 from tintype.bundle.verify import check_files
 from tintype.errors import BundleError, near_names
-from tintype.files import read_plain, write_text
+from tintype.files import read_plain, sha256_of, write_text
 
 DIGEST = "digest"  # the key of tintype.json for its own; bundles that were made before it have none
 EMBEDDED = ("postcard",)  # bundles that come with the package
@@ -114,9 +114,7 @@ def file_facts(folder: Path) -> dict[str, FileFacts]:
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder).as_posix()
         if path.is_file() and name != MANIFEST_NAME:
-            with path.open("rb") as file:
-                digest = hashlib.file_digest(file, "sha256").hexdigest()
-            found[name] = FileFacts(bytes=path.stat().st_size, sha256=digest)
+            found[name] = FileFacts(bytes=path.stat().st_size, sha256=sha256_of(path))
     return found
 
 

@@ -35,6 +35,7 @@ GRAPH_NAMES: Names = {
     "denoiser": (frozenset({"sample", "timestep", "encoder_hidden_states"}), frozenset({"out_sample"})),
     "vae_decoder": (frozenset({"latent_sample"}), frozenset({"sample"})),
 }
+DECODER = "vae_decoder"
 ENCODER = "vae_encoder"  # a bundle may hold it; no picture from words needs it
 XL_GRAPH_NAMES: Names = {
     "text_encoder": (frozenset({"input_ids"}), frozenset({"hidden_states"})),

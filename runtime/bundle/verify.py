@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from tintype import strict_json
-from tintype.bounds import MAX_FILE_BYTES, MAX_SCHEDULER_BYTES, MAX_TOKENIZER_BYTES
+from tintype.bounds import MAX_SCHEDULER_BYTES, MAX_TOKENIZER_BYTES
 from tintype.bundle.manifest import MANIFEST_NAME, Manifest, check_relative_path
 from tintype.bundle.onnx_scan import ExternalTensor, MalformedGraph, external_tensors
 from tintype.engine.build.cache import cache_folder
 from tintype.errors import BundleError
-from tintype.files import open_plain, read_cached, read_plain, write_cached
+from tintype.files import read_cached, read_plain, sha256_of, write_cached
 from tintype.strict_json import Misfit
 
 ALWAYS_HASHED_BYTES = 64 * 2**20  # a bundle up to this size is hashed at each opening; it takes tens of milliseconds
@@ -73,8 +73,7 @@ def _check_place_and_size(folder: Path, file: str, expected: int) -> list[int]:
 
 def _check_hash(path: Path, file: str, expected: str) -> None:
     try:
-        with open_plain(path, MAX_FILE_BYTES) as opened:
-            digest = hashlib.file_digest(opened, "sha256").hexdigest()
+        digest = sha256_of(path)
     except OSError as error:
         raise BundleError(f"{file} cannot be read: {error.strerror}", fix="check its permissions") from None
     if digest != expected:
@@ -99,7 +98,7 @@ def _check_tokenizer(folder: Path, file: str) -> None:
     from tintype.prompt.tokenizer_check import check_tokenizer
 
     try:
-        check_tokenizer(_read_json(folder, file, MAX_TOKENIZER_BYTES))
+        check_tokenizer(read_json(folder, file, MAX_TOKENIZER_BYTES))
     except Misfit as misfit:
         raise BundleError(f"{file} is refused: {misfit}", fix=_COPY_AGAIN) from None
 
@@ -109,7 +108,7 @@ def _check_sampling(folder: Path, manifest: Manifest) -> None:
     from tintype.sampling import SAMPLERS, SPACINGS, SchedulerConfig
 
     file, default = manifest.scheduler, manifest.default_request
-    config = SchedulerConfig.from_json(_read_json(folder, file, MAX_SCHEDULER_BYTES))
+    config = SchedulerConfig.from_json(read_json(folder, file, MAX_SCHEDULER_BYTES))
     if config.prediction_type != manifest.prediction_type:
         raise BundleError(
             f"{file} says that the model predicts {config.prediction_type}, {MANIFEST_NAME} {manifest.prediction_type}",
@@ -123,7 +122,8 @@ def _check_sampling(folder: Path, manifest: Manifest) -> None:
             )
 
 
-def _read_json(folder: Path, file: str, most_bytes: int) -> Any:
+def read_json(folder: Path, file: str, most_bytes: int) -> Any:
+    """A JSON file of a bundle. Raises BundleError where it can't be read, or is none."""
     try:
         return strict_json.parse(read_plain(folder / file, most_bytes))
     except OSError as error:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from tintype import strict_json
 from tintype.bounds import MAX_SCHEDULER_BYTES
 from tintype.bundle import Bundle, Manifest, TokenizerFacts
-from tintype.errors import BundleError, TintypeError, near_names
+from tintype.bundle.verify import read_json
+from tintype.errors import BundleError, near_names
 from tintype.families.base import Branch, Family, Tokens, tokenize
 from tintype.families.registry import family_of
-from tintype.files import read_plain
 from tintype.prompt import PromptTokenizer
 from tintype.request import ResolvedRequest
 from tintype.sampling import Guidance, Parametrization, Schedule, SchedulerConfig, make_schedule
@@ -44,7 +43,8 @@ class Model:
         for role in bundle.manifest.graph_names:
             bundle.graph(role)
         family = family_of(bundle.manifest.family)
-        return cls(bundle, family, _parametrization(bundle.manifest, family), _scheduler_config(bundle))
+        scheduler = SchedulerConfig.from_json(read_json(bundle.folder, bundle.manifest.scheduler, MAX_SCHEDULER_BYTES))
+        return cls(bundle, family, _parametrization(bundle.manifest, family), scheduler)
 
     @property
     def manifest(self) -> Manifest:
@@ -94,13 +94,3 @@ def _parametrization(manifest: Manifest, family: Family) -> Parametrization:
     if kind not in known:
         raise BundleError(f"no model of the family {manifest.family} predicts {kind!r}", fix=near_names(kind, known))
     return known[kind]
-
-
-def _scheduler_config(bundle: Bundle) -> SchedulerConfig:
-    file = bundle.manifest.scheduler
-    try:
-        return SchedulerConfig.from_json(strict_json.parse(read_plain(bundle.path(file), MAX_SCHEDULER_BYTES)))
-    except TintypeError:
-        raise
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-        raise BundleError(f"{file} is not a scheduler's config: {error}", fix="export the checkpoint again") from None

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from tintype.bundle import Manifest
-from tintype.bundle.manifest import ENCODER
+from tintype.bundle.manifest import DECODER, ENCODER
 from tintype.errors import RequestError
 from tintype.families.base import (
     EMBEDDINGS,
@@ -63,7 +63,7 @@ class StableDiffusion:
             request, self.guidance(request, manifest), schedule, {**cells, "sequence": tokens.length}
         )
         decoder = GraphUse(
-            ref=GraphRef("vae_decoder"),
+            ref=GraphRef(DECODER),
             phase=DECODE,
             dims={"batch": 1, **cells},
             calls=request.count,

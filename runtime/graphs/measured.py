@@ -9,12 +9,13 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import psutil
 
 from tintype.costs import IMPOSSIBLE, Costs, GraphFacts
-from tintype.errors import BuildError, UncutError
+from tintype.errors import UncutError
 from tintype.graphs.resident import Graphs
 from tintype.memory.budget import MemoryLimits, budget_bytes, free_limits
 from tintype.memory.corrections import Corrections
@@ -199,26 +200,23 @@ class Planner:
         return replace(stage, kernels=report.get("kernels", {}), build_bytes=report.get("peak_bytes", 0), built=True)
 
     def _measure(self, candidate: Candidate, work: Work) -> Costs:
-        from tintype.engine import ensure_build
-        from tintype.engine.build.cache import discard
+        from tintype.engine.build.builds import use_build
         from tintype.engine.build.probe import measured_costs
 
-        graphs, options = self.graphs, self._options(candidate, work)
+        graphs, options, role = self.graphs, self._options(candidate, work), work.role(candidate.role)
         what = f"{candidate.role} in {candidate.mode}" if candidate.mode.is_cut else candidate.role
         self.on_progress(f"building {what}")
+
+        def measured(folder: Path) -> Costs:
+            self.on_progress(f"measuring {what}")
+            working = self._facts_of(role, options).live_bytes
+            return measured_costs(folder, graphs.target, options, graphs.threads, working_bytes=working)
+
         try:
-            folder = ensure_build(graphs.bundle, work.role(candidate.role), graphs.target, options=options)
+            costs = use_build(graphs.bundle, role, graphs.target, measured, options=options)
         except UncutError:  # however large the strips
             self._uncut.add(candidate.role)
             return IMPOSSIBLE
-        self.on_progress(f"measuring {what}")
-        working = self._facts_of(work.role(candidate.role), options).live_bytes
-        try:
-            costs = measured_costs(folder, graphs.target, options, graphs.threads, working_bytes=working)
-        except BuildError:  # one that doesn't run, or that another process took away, is made again once
-            discard(folder)
-            folder = ensure_build(graphs.bundle, work.role(candidate.role), graphs.target, options=options)
-            costs = measured_costs(folder, graphs.target, options, graphs.threads, working_bytes=working)
         plain = self._reckon(candidate, work, options, corrected=False)
         self._known_corrections().learn(
             self._correction_place(candidate, options),

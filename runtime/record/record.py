@@ -13,6 +13,7 @@ from typing import Any
 
 from tintype import strict_json
 from tintype.bounds import MAX_RECORD_BYTES
+from tintype.bundle.manifest import DECODER
 from tintype.errors import RecordError, RequestError
 from tintype.image.png import RECORD_KEY
 from tintype.memory.mode import PACKED, Tiles
@@ -80,12 +81,12 @@ def _upgraded(value: dict[str, Any]) -> dict[str, Any]:
         return value
     modes = strict_json.read(_FirstModes, made_with).holdings
     if tiling is not None:
-        tiles, decoder = strict_json.read(_FirstTiling, tiling, "tiling"), "vae_decoder"
+        tiles = strict_json.read(_FirstTiling, tiling, "tiling")
         try:
-            mode = Tiles(tiles.tile, tiles.overlap, mapped=modes.get(decoder, str(PACKED)) != str(PACKED))
+            mode = Tiles(tiles.tile, tiles.overlap, mapped=modes.get(DECODER, str(PACKED)) != str(PACKED))
         except ValueError as error:
             raise strict_json.Misfit(str(error)) from None
-        modes = {**modes, decoder: str(mode)}
+        modes = {**modes, DECODER: str(mode)}
     return {**value, "made_with": {**made_with, "modes": modes}}
 
 

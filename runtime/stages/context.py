@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 
 from tintype.arrays import Latents
 from tintype.bundle import Bundle
+from tintype.bundle.manifest import DECODER
 from tintype.families.base import Branch, Family, Tokens
 from tintype.families.model import Model, Reading
 from tintype.graphs.resident import ALL_RESIDENT, BoundGraphs, Graphs
@@ -17,7 +18,6 @@ from tintype.sampling import Guidance, NoiseSource, Parametrization, Schedule, n
 from tintype.stages.clock import StageClock
 from tintype.uses import DENOISE, GraphUse
 
-DECODER = "vae_decoder"
 STRIPS_MIB = (32, 8, 4)  # of the decoder's maps, once memory runs out
 # Sides of tiles in latent cells. They overlap by a quarter: from an eighth on, a seam is no steeper than the rest of
 # the picture, and more only costs time.

@@ -13,12 +13,13 @@ import numpy as np
 
 from tintype import sampling
 from tintype.arrays import Latents, Pixels, Samples
+from tintype.bundle.manifest import DECODER
 from tintype.errors import CancelledError, MemoryBudgetError, TintypeError, UncutError
 from tintype.events import Step
 from tintype.image.decode import decode_samples, to_image, to_pixels
 from tintype.image.tiles import Tiling
 from tintype.memory.mode import Mode, Strips, Tiles
-from tintype.stages.context import DECODER, Context
+from tintype.stages.context import Context
 
 if TYPE_CHECKING:
     from PIL.Image import Image

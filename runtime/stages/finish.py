@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from tintype._version import __version__
 from tintype.arrays import Latents, Pixels
 from tintype.bundle import Bundle
+from tintype.bundle.manifest import DECODER
 from tintype.engine import peak_rss_bytes
 from tintype.events import Picture
 from tintype.graphs.resident import ALL_RESIDENT, Graphs
@@ -17,7 +18,7 @@ from tintype.image.decode import to_image, to_unit
 from tintype.memory.plan import ExecutionPlan
 from tintype.record.provenance import BY_PRIORS, TIMED, Provenance, with_base
 from tintype.record.record import MemoryFacts, Record
-from tintype.stages.context import DECODER, Context
+from tintype.stages.context import Context
 from tintype.stages.decode import decode, samples_in
 
 

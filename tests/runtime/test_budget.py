@@ -14,6 +14,7 @@ from pictures import PROMPT, middle, photo, psnr_db
 
 import tintype
 import tintype.engine
+from tintype.engine.build import builds
 from tintype.errors import BuildError, MemoryBudgetError, RequestError, UncutError
 from tintype.memory.mode import MAPPED, PACKED, Segments, Strips
 from tintype.memory.plan import ExecutionPlan
@@ -77,7 +78,7 @@ def test_a_picture_within_a_budget_says_so_and_can_be_made_again(tiny_bundle, un
 
 
 def test_a_decoder_that_cannot_be_cut_is_planned_without_strips(tiny_bundle, no_builds, monkeypatch):
-    asked, real = [], tintype.engine.ensure_build
+    asked, real = [], builds.ensure_build
 
     def ensure_build(bundle, role, target, **more):
         if more["options"].strip_bytes is not None:
@@ -85,7 +86,7 @@ def test_a_decoder_that_cannot_be_cut_is_planned_without_strips(tiny_bundle, no_
             raise UncutError("the graph can't run in strips", fix="x")
         return real(bundle, role, target, **more)
 
-    monkeypatch.setattr(tintype.engine, "ensure_build", ensure_build)
+    monkeypatch.setattr(builds, "ensure_build", ensure_build)
     large = {**REQUEST, "width": 256, "height": 256}  # whose decoder needs more than its denoiser
     with (
         tintype.load(tiny_bundle, provider="cpu", memory="1MiB", threads=1) as pipeline,

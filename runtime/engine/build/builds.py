@@ -11,16 +11,14 @@ import json
 import shutil
 import tempfile
 import threading
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Protocol
-
-import filelock
+from typing import Any, Protocol, TypeVar
 
 from tintype.engine.build import cache
 from tintype.engine.build.cache import BuildIdentity
-from tintype.engine.build.child import DISK, MEMORY, UNCUT, ChildError, answer_in, kind_of, locked, run_child
+from tintype.engine.build.child import DISK, MEMORY, UNCUT, ChildError, answer_in, file_lock, kind_of, run_child
 from tintype.engine.build.code_version import lowering_version
 from tintype.engine.build.lower import Job
 from tintype.engine.build.options import ANY_SHAPE, BuildOptions
@@ -30,6 +28,8 @@ from tintype.engine.device.machine import cpu_identity, default_threads
 from tintype.engine.device.providers import Target
 from tintype.engine.run.session import Session, open_session
 from tintype.errors import BuildError, TintypeError, UncutError
+
+Made = TypeVar("Made")
 
 
 class GraphSource(Protocol):
@@ -62,7 +62,7 @@ def ensure_build(
     if folder.is_dir() and cache.damage(folder) is None:
         cache.mark_used(folder)
         return folder
-    with locked(folder.with_suffix(".lock")):
+    with file_lock(folder.with_suffix(".lock")):
         if folder.is_dir():
             if cache.damage(folder) is None:  # another process built it while we waited
                 return folder
@@ -112,7 +112,7 @@ def _make_together(
         locks.enter_context(contextlib.suppress(TintypeError, OSError, ChildError))
         jobs: dict[Path, Job] = {}
         for folder in sorted(wanted):  # in one order everywhere: two processes that wait for one another wait for ever
-            locks.enter_context(filelock.FileLock(folder.with_suffix(".lock")))
+            locks.enter_context(file_lock(folder.with_suffix(".lock")))
             if not folder.is_dir():
                 role, options = wanted[folder]
                 made = locks.enter_context(_beside(folder))
@@ -140,7 +140,10 @@ def find_build(
     """The build's folder when it is in the cache and whole, else None; builds nothing."""
     options = with_kernels_settled(bundle, role, target, variant=variant, options=options)
     folder = cache.cache_folder() / "builds" / build_key(bundle, role, target, variant=variant, options=options)
-    return folder if folder.is_dir() and cache.builds_folder() and cache.damage(folder) is None else None
+    if not folder.is_dir():
+        return None
+    cache.builds_folder()  # refused where others could have put it there
+    return folder if cache.damage(folder) is None else None
 
 
 def build_key(
@@ -186,15 +189,14 @@ def open_role(
     threads: int | None = None,
     device_bytes: int | None = None,
 ) -> Session:
-    """`ensure_build`, then `open_session`; a build that ONNX Runtime refuses is made again once.
+    """A session of a build, as `use_build` has it.
 
     threads: worker threads of the session; None is those of the options. device_bytes: the most that it may hold in a
     CUDA device's memory; None sets no bound.
     """
     threads = options.threads if threads is None else threads
 
-    def opened() -> Session:
-        folder = ensure_build(bundle, role, target, variant=variant, options=options)
+    def opened(folder: Path) -> Session:
         return open_session(
             folder,
             target,
@@ -206,11 +208,28 @@ def open_role(
             standing=options.standing,
         )
 
+    return use_build(bundle, role, target, opened, variant=variant, options=options)
+
+
+def use_build(
+    bundle: GraphSource,
+    role: str,
+    target: Target,
+    use: Callable[[Path], Made],
+    *,
+    variant: str = "full",
+    options: BuildOptions = ANY_SHAPE,
+) -> Made:
+    """What a use makes of a build's folder; a build that it refuses with a BuildError is made again once.
+
+    Such a build doesn't open, or another process took it away.
+    """
+    folder = ensure_build(bundle, role, target, variant=variant, options=options)
     try:
-        return opened()
+        return use(folder)
     except BuildError:
-        cache.discard(cache.builds_folder() / build_key(bundle, role, target, variant=variant, options=options))
-        return opened()
+        cache.discard(folder)
+        return use(ensure_build(bundle, role, target, variant=variant, options=options))
 
 
 def lower_into(

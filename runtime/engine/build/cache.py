@@ -19,11 +19,10 @@ from typing import Any
 import platformdirs
 
 from tintype import strict_json
-from tintype.bounds import MAX_FILE_BYTES
 from tintype.engine.run.chain import PARTS_NAME, read_chains
 from tintype.engine.run.strips import STRIPS_NAME, read_strips
 from tintype.errors import BuildError
-from tintype.files import open_plain, read_cached
+from tintype.files import read_cached, sha256_of
 
 FACTS_NAME = "build.json"
 WEIGHTS = "weights"  # the folder of a build's large weights, each named by its sha256 when it is written
@@ -189,7 +188,7 @@ def write_facts(folder: Path, identity: BuildIdentity, report: Mapping[str, Any]
         if name != FACTS_NAME:
             path = folder / name
             status = path.stat()
-            digest = path.name if path.parent.name == WEIGHTS else _digest(path)
+            digest = path.name if path.parent.name == WEIGHTS else sha256_of(path)
             files[name] = {"bytes": status.st_size, "sha256": digest, "mtime_ns": status.st_mtime_ns}
     facts = {"identity": asdict(identity), "files": files, "report": dict(report)}
     (folder / FACTS_NAME).write_text(json.dumps(facts, indent=1), encoding="utf-8")
@@ -220,7 +219,7 @@ def damage(folder: Path) -> str | None:
             return f"{name} is missing"
         if status.st_size != expected.bytes:
             return f"{name} has {status.st_size:,} bytes in place of {expected.bytes:,}"
-        if (small or status.st_mtime_ns != expected.mtime_ns) and _digest(path) != expected.sha256:
+        if (small or status.st_mtime_ns != expected.mtime_ns) and sha256_of(path) != expected.sha256:
             return f"{name} has changed bytes"
     try:
         read_chains(folder)
@@ -345,11 +344,6 @@ def _files_below(folder: Path) -> Iterator[str]:
     """Names of all that isn't a folder, links included, relative to it."""
     for place, _, names in os.walk(folder):
         yield from (Path(place, name).relative_to(folder).as_posix() for name in names)
-
-
-def _digest(path: Path) -> str:
-    with open_plain(path, MAX_FILE_BYTES) as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _bytes_below(path: Path) -> int:

@@ -87,7 +87,7 @@ def check_cancelled() -> None:
 
 
 @contextlib.contextmanager
-def locked(path: Path) -> Iterator[None]:
+def file_lock(path: Path) -> Iterator[None]:
     """The lock of a file, waited for until `check_cancelled` ends it."""
     lock = filelock.FileLock(path)
     while True:

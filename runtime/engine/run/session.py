@@ -123,9 +123,7 @@ class Session:
         computes; None is wherever that isn't this process's own memory.
         """
         bound = not self.target.is_host if bound is None else bound
-        on_device = isinstance(
-            self._inner, DeviceSession
-        )  # which keeps its tensors itself, where CUDA graphs find them
+        on_device = isinstance(self._inner, DeviceSession)  # which has its own tensors, where CUDA graphs find them
         bound = bound and not on_device and not self.is_in_parts  # whose tensors pass from part to part
         self._demand_open()
         self._known(inputs)
