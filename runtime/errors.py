@@ -18,14 +18,17 @@ TintypeError
 from __future__ import annotations
 
 import difflib
+import errno
 import re
 from collections.abc import Iterable
 from typing import Self
 
 from tintype.bounds import MAX_MESSAGE_CHARS
 
+# By which the system says that a file has no room: a full disk, a quota, a limit of one file's size.
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 # Controls of ASCII and of Unicode: what moves a cursor, ends a line, turns the direction of writing or isn't seen.
-_CONTROLS = re.compile(
+_CONTROLS = (  # compiled when it is first needed, which `tintype --help` does without
     "[\x00-\x1f\x7f-\x9f\xad\u061c\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb"
     "\ud800-\udfff\U000e0000-\U000e007f]"
 )
@@ -34,7 +37,7 @@ _CONTROLS = re.compile(
 def printable(text: str, most: int = MAX_MESSAGE_CHARS) -> str:
     """Any text as one line that a terminal shows and nothing more: controls as Python escapes them, its middle cut out
     where it is longer than `most` characters."""
-    escaped = _CONTROLS.sub(lambda control: control[0].encode("unicode_escape").decode(), _shortened(text, most))
+    escaped = re.sub(_CONTROLS, lambda control: control[0].encode("unicode_escape").decode(), _shortened(text, most))
     return _shortened(escaped, most)
 
 

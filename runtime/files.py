@@ -19,9 +19,8 @@ from pathlib import Path
 from typing import BinaryIO
 
 from tintype.bounds import MAX_CACHE_BYTES, MAX_FILE_BYTES
-from tintype.errors import OutputError
+from tintype.errors import NO_ROOM, OutputError
 
-NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # a full disk, a quota, a limit of one file's size
 SCRATCH_BYTES = 100  # of a file's name, in that of the one that is written beside it
 
 

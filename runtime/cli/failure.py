@@ -16,8 +16,7 @@ from typing import NamedTuple
 import click
 
 from tintype.cli.say import say, say_json, say_lines
-from tintype.errors import TintypeError
-from tintype.files import NO_ROOM
+from tintype.errors import NO_ROOM, TintypeError
 
 INTERRUPTED = 130  # 128 + SIGINT, what shells report for a program that Ctrl-C ended
 FIELDS = ("kind", "least_bytes", "reason")  # of errors, told with --json

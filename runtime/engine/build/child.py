@@ -20,8 +20,7 @@ from typing import Any, TypeVar
 import filelock
 
 from tintype.engine.device.remedies import says_no_memory
-from tintype.errors import CancelledError, MemoryBudgetError, UncutError
-from tintype.files import NO_ROOM
+from tintype.errors import NO_ROOM, CancelledError, MemoryBudgetError, UncutError
 
 Job = TypeVar("Job")
 LOOK_SECONDS = 0.5

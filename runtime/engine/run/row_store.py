@@ -12,8 +12,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from tintype.errors import BuildError
-from tintype.files import NO_ROOM
+from tintype.errors import NO_ROOM, BuildError
 
 
 class RowStore:
