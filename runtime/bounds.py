@@ -28,7 +28,7 @@ MAX_HEADER_READS = 10_000  # of a picture's file before its size is known; a pho
 MAX_PICTURE_READS = 2**20  # and after it
 MAX_LATENTS_BYTES = 2**31
 MAX_LATENTS_HEADER_BYTES = 50_000_000  # of safetensors, which reads twice as much; a record a picture stands there
-MAX_CACHE_BYTES = 64 * 2**20  # a JSON file of the cache, which is the user's own
+MAX_CACHE_BYTES = 16 * 2**20  # a JSON file of the cache, which is the user's own
 MAX_RECORD_BYTES = 2 * 2**20  # of JSON; both prompts at their bounds have 800 KB
 
 # What is shown of a text, in characters.

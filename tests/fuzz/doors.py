@@ -229,7 +229,7 @@ CACHED = (
 
 
 def cache(path: Path, scratch: Scratch) -> None:
-    """A JSON file of the cache; its first line says which."""
+    """A JSON file of the cache; its first line says which, and so who reads it."""
     from tintype import strict_json
     from tintype.bundle.verify import _read_verdict
     from tintype.cli.build import explanation
@@ -247,16 +247,23 @@ def cache(path: Path, scratch: Scratch) -> None:
     folder.mkdir(parents=True)
     file = folder / name.decode()
     file.write_bytes(content)
-    builds.damage(folder)
-    builds.cache_entries()
-    list(explanation(builds.read_report(folder).get("choices", [])))
-    for read in (CostTable.read, Corrections.read, _stored, _read_verdict):
-        read(file)  # type: ignore[operator]
-    corrections = Corrections.read(file)
-    for place in corrections.factors:
-        corrections.factor(place, "other")
-    with contextlib.suppress(OSError, ValueError):  # as `analysis_of` does
-        strict_json.read(GraphFacts, strict_json.parse(read_cached(file)))
+    if name == b"costs.json":
+        _stored(file)
+    elif name == b"table":
+        CostTable.read(file)
+    elif name == b"corrections":
+        corrections = Corrections.read(file)
+        for place in corrections.factors:
+            corrections.factor(place, "other")
+    elif name == b"analysis":
+        with contextlib.suppress(OSError, ValueError):  # as `analysis_of` does
+            strict_json.read(GraphFacts, strict_json.parse(read_cached(file)))
+    elif name == b"verdict":
+        _read_verdict(file)
+    else:
+        builds.damage(folder)
+        builds.cache_entries()
+        list(explanation(builds.read_report(folder).get("choices", [])))
 
 
 def picture(path: Path, scratch: Scratch) -> None:
@@ -310,6 +317,8 @@ def beside(door: str, path: Path) -> tuple[int, float]:
     size = path.stat().st_size
     if door in ("latents", "noise", "safetensors"):
         return 6 * size, size / 2**28
+    if door == "cache":
+        return 3 * size, size / 2**28  # the door itself reads and writes it
     if door in ("picture", "mask", "record-png"):
         from PIL import Image
 

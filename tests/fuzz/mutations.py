@@ -6,6 +6,7 @@ Each strategy draws few and small numbers, so that hypothesis can make what it f
 from __future__ import annotations
 
 import copy
+import itertools
 import json
 import struct
 import zlib
@@ -85,6 +86,9 @@ TEXTS = [
 NAMES = ["", "a", "__class__", "type", "format_version", "Regex", "digest", CONTROLS]
 
 
+MOST_GROWN_BYTES = 2**23
+
+
 def _nest(depth: int, opening: str) -> Raw:
     closing = "]" if opening == "[" else "}"
     return Raw(opening * depth + "1" + closing * depth)
@@ -124,7 +128,8 @@ JSON_EDITS = st.lists(
 
 def edit_json(data: bytes, edits: Sequence[Edit]) -> bytes:
     whole = [json.loads(data, object_pairs_hook=Pairs)]
-    for kind, where, what in edits:
+    grown_last = sorted(edits, key=lambda edit: edit[0] == "grow")  # what has grown is one object, many times
+    for kind, where, what in grown_last:
         places = _places(whole)
         box, index = places[where % len(places)]
         entry, is_pair = box[index], isinstance(box, Pairs)
@@ -136,7 +141,8 @@ def edit_json(data: bytes, edits: Sequence[Edit]) -> bytes:
         elif kind == "rename" and is_pair:
             box[index] = (what, value)
         elif kind == "grow" and box is not whole:
-            box.extend([entry] * min(what, 2**22 // (1 + len(write_json(value)))))
+            room = max(0, MOST_GROWN_BYTES - len(write_json(whole[0])))
+            box.extend([entry] * min(what, room // (1 + len(write_json(value)))))
         elif kind in ("set", "wrap", "copy"):
             if kind == "wrap":
                 what = [value]
@@ -165,12 +171,18 @@ def write_json(value: Any) -> str:
     if isinstance(value, Raw):
         return str(value)
     if isinstance(value, Pairs):
-        return "{" + ",".join(f"{json.dumps(str(key))}:{write_json(item)}" for key, item in value) + "}"
+        return "{" + _write_each(value, lambda pair: f"{json.dumps(str(pair[0]))}:{write_json(pair[1])}") + "}"
     if isinstance(value, list):
-        return "[" + ",".join(map(write_json, value)) + "]"
+        return "[" + _write_each(value, write_json) + "]"
     if isinstance(value, int) and abs(value) >= 10**400:
         return "1" + "0" * 400
     return json.dumps(value)
+
+
+def _write_each(entries: list[Any], write: Callable[[Any], str]) -> str:
+    """A million entries that are one object are written once."""
+    runs = (list(run) for _, run in itertools.groupby(entries, key=id))
+    return ",".join(",".join([write(run[0])] * len(run)) for run in runs)
 
 
 def json_of(seeds: Sequence[bytes]) -> st.SearchStrategy[bytes]:
