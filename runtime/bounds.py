@@ -17,7 +17,7 @@ MAX_JSON_VALUES = 2**20
 
 # Files, in bytes.
 MAX_FILE_BYTES = 2**40  # any file of a bundle
-MAX_MANIFEST_BYTES = 8 * 2**20  # tintype.json
+MAX_MANIFEST_BYTES = 4 * 2**20  # tintype.json
 MAX_SCHEDULER_BYTES = 4 * 2**20  # scheduler_config.json, with a beta a training timestep
 MAX_TOKENIZER_BYTES = 16 * 2**20  # tokenizer.json; CLIP's has 4 MiB where it is indented
 MAX_CONFIG_BYTES = 8 * 2**20  # any other JSON or text of a checkpoint

@@ -14,7 +14,7 @@ import json
 import math
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NoReturn, TypeVar
 
 from tintype.bounds import MAX_JSON_DEPTH, MAX_JSON_VALUES
@@ -49,20 +49,13 @@ def parse(text: str | bytes) -> Any:
 
 def read(kind: type[T], value: Any, where: str = "") -> T:
     """`value`, as parsed from JSON, as the dataclass `kind`; its fields' types are checked all the way down."""
-    if not isinstance(value, Mapping):
-        raise Misfit(f"{where or 'the whole'} should be an object, not {_describe(value)}")
-    hints = _hints(typing.cast(Any, kind))
-    found: dict[str, Any] = {}
-    for field in _recorded(kind):
-        place = f"{where}.{field.name}" if where else field.name
-        if field.name in value:
-            found[field.name] = _convert(hints[field.name], value[field.name], place)
-        elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
-            raise Misfit(f"{place} is missing")
     try:
-        return kind(**found)
-    except Misfit as error:  # a dataclass may judge its own values in __post_init__
-        raise Misfit(f"{where}: {error}" if where else str(error)) from None
+        return _fields_reader(kind)(value)  # type: ignore[no-any-return]
+    except _Unfit as unfit:
+        place = (where + "".join(reversed(unfit.path))).removeprefix(".")
+        if unfit.own:
+            raise Misfit(f"{place}: {unfit.problem}" if place else unfit.problem) from None
+        raise Misfit(f"{place or 'the whole'} {unfit.problem}") from None
 
 
 def dump(value: Any, *, indent: int | None = 2) -> str:
@@ -83,55 +76,129 @@ def _recorded(kind: Any) -> list[dataclasses.Field[Any]]:
     return [field for field in dataclasses.fields(kind) if field.metadata.get("recorded", True)]
 
 
+class _Unfit(Exception):
+    """A value that doesn't fit. path: of its place, the innermost part first; own: what a dataclass says of itself."""
+
+    def __init__(self, problem: str, *path: str, own: bool = False) -> None:
+        super().__init__(problem)
+        self.problem, self.path, self.own = problem, list(path), own
+
+
+# A hint's reader is made once, as a file may hold a million values of one kind; a place is named where one doesn't fit.
+_Reader = Callable[[Any], Any]
+
+
 @functools.cache
-def _hints(kind: type) -> dict[str, Any]:
-    """The types of a dataclass's fields; looked up once, as a build may hold a thousand of one kind."""
-    return typing.get_type_hints(typing.cast(Any, kind))
+def _fields_reader(kind: Any) -> _Reader:
+    hints = typing.get_type_hints(kind)
+    readers = {field.name: _reader(hints[field.name]) for field in _recorded(kind)}
+    required = {
+        field.name
+        for field in _recorded(kind)
+        if field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+    }
+
+    def read_fields(value: Any) -> Any:
+        if not isinstance(value, Mapping):
+            raise _Unfit(f"should be an object, not {_describe(value)}")
+        found: dict[str, Any] = {}
+        for name, reader in readers.items():
+            if name in value:
+                try:
+                    found[name] = reader(value[name])
+                except _Unfit as unfit:
+                    unfit.path.append(f".{name}")
+                    raise
+            elif name in required:
+                raise _Unfit("is missing", f".{name}")
+        try:
+            return kind(**found)
+        except Misfit as error:  # a dataclass may judge its own values in __post_init__
+            raise _Unfit(str(error), own=True) from None
+
+    return read_fields
 
 
-def _convert(hint: Any, value: Any, where: str) -> Any:
+@functools.cache
+def _reader(hint: Any) -> _Reader:
     if hint is Any:
-        return value
+        return lambda value: value
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin in (types.UnionType, typing.Union):
-        return _convert_union(arguments, value, where)
+        return _union_reader(arguments)
     if origin is tuple:
-        if not isinstance(value, list | tuple):
-            raise Misfit(f"{where} should be a list, not {_describe(value)}")
-        return tuple(_convert(arguments[0], item, f"{where}[{index}]") for index, item in enumerate(value))
+        return _tuple_reader(_reader(arguments[0]))
     if origin in (dict, Mapping):
-        if not isinstance(value, Mapping):
-            raise Misfit(f"{where} should be an object, not {_describe(value)}")
-        return {key: _convert(arguments[1], item, f"{where}.{key}") for key, item in value.items()}
-    if dataclasses.is_dataclass(hint):
-        return read(typing.cast("type[Any]", hint), value, where)
-    return _convert_scalar(hint, value, where)
+        return _table_reader(_reader(arguments[1]))
+    return _fields_reader(hint) if dataclasses.is_dataclass(hint) else _scalar_reader(hint)
 
 
-def _convert_union(choices: tuple[Any, ...], value: Any, where: str) -> Any:
-    if value is None and types.NoneType in choices:
-        return None
-    misfits = []
-    for choice in choices:
-        if choice is not types.NoneType:
+def _union_reader(choices: tuple[Any, ...]) -> _Reader:
+    readers = {choice: _reader(choice) for choice in choices if choice is not types.NoneType}
+
+    def read_union(value: Any) -> Any:
+        if value is None and types.NoneType in choices:
+            return None
+        fitting = readers.get(type(value))
+        if fitting is not None:
+            return fitting(value)
+        unfit = None
+        for reader in readers.values():
             try:
-                return _convert(choice, value, where)
-            except Misfit as misfit:
-                misfits.append(misfit)
-    raise misfits[-1]
+                return reader(value)
+            except _Unfit as found:
+                unfit = found
+        assert unfit is not None
+        raise unfit
+
+    return read_union
 
 
-def _convert_scalar(kind: type, value: Any, where: str) -> Any:
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+def _tuple_reader(reader: _Reader) -> _Reader:
+    def read_tuple(value: Any) -> Any:
+        if not isinstance(value, list | tuple):
+            raise _Unfit(f"should be a list, not {_describe(value)}")
+        found: list[Any] = []
         try:
-            value = float(value)
-        except OverflowError:
-            raise Misfit(f"{where} is too large a number") from None
-    if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
-        raise Misfit(f"{where} should be {_KINDS.get(kind, kind.__name__)}, not {_describe(value)}")
-    if isinstance(value, float) and not math.isfinite(value):  # 1e999 parses as infinity
-        raise Misfit(f"{where} is not a finite number")
-    return value
+            found.extend(map(reader, value))
+        except _Unfit as unfit:
+            unfit.path.append(f"[{len(found)}]")
+            raise
+        return tuple(found)
+
+    return read_tuple
+
+
+def _table_reader(reader: _Reader) -> _Reader:
+    def read_table(value: Any) -> Any:
+        if not isinstance(value, Mapping):
+            raise _Unfit(f"should be an object, not {_describe(value)}")
+        found = {}
+        for key, item in value.items():
+            try:
+                found[key] = reader(item)
+            except _Unfit as unfit:
+                unfit.path.append(f".{key}")
+                raise
+        return found
+
+    return read_table
+
+
+def _scalar_reader(kind: type) -> _Reader:
+    def read_scalar(value: Any) -> Any:
+        if kind is float and isinstance(value, int) and not isinstance(value, bool):
+            try:
+                value = float(value)
+            except OverflowError:
+                raise _Unfit("is too large a number") from None
+        if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+            raise _Unfit(f"should be {_KINDS.get(kind, kind.__name__)}, not {_describe(value)}")
+        if isinstance(value, float) and not math.isfinite(value):  # 1e999 parses as infinity
+            raise _Unfit("is not a finite number")
+        return value
+
+    return read_scalar
 
 
 def _describe(value: Any) -> str:

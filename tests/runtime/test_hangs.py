@@ -32,8 +32,8 @@ from tintype.strict_json import Misfit, parse
 posix = pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
 
 
-def many_keys(last: str) -> str:
-    return "{" + ",".join(f'"{index}":0' for index in range(600_000)) + f',"{last}":0}}'
+def many_keys(last: str, count: int = 600_000) -> str:
+    return "{" + ",".join(f'"{index}":0' for index in range(count)) + f',"{last}":0}}'
 
 
 def test_a_key_that_comes_twice_among_very_many_is_found_at_once() -> None:
@@ -42,10 +42,20 @@ def test_a_key_that_comes_twice_among_very_many_is_found_at_once() -> None:
 
 
 def test_a_manifest_of_many_keys_is_refused_at_once(hand_made: Path) -> None:
-    text = many_keys("599999")
-    assert len(text) < MAX_MANIFEST_BYTES
+    text = many_keys("299999", count=300_000)
+    assert MAX_MANIFEST_BYTES / 2 < len(text) < MAX_MANIFEST_BYTES
     (hand_made / "tintype.json").write_text(text)
     with deadline(), pytest.raises(BundleError, match="comes twice"):
+        open_bundle(hand_made)
+
+
+def test_a_manifest_of_very_many_values_of_one_kind_is_read_or_refused_at_once(hand_made: Path) -> None:
+    path = hand_made / "tintype.json"
+    facts = json.loads(path.read_text())
+    facts["graphs"]["denoiser"]["full"]["inputs"][0]["shape"] = ["batch", *[1] * 900_000]
+    path.write_text(json.dumps(facts, separators=(",", ":")))
+    assert path.stat().st_size < MAX_MANIFEST_BYTES
+    with deadline(), pytest.raises(BundleError):
         open_bundle(hand_made)
 
 
