@@ -16,9 +16,9 @@ import torch
 from numpy.typing import NDArray
 
 from tintype.engine import graph_session, measure_ranges
-from tintype.export import tracing
 from tintype.export.fallback import FIRST_STEP, Choice, Trial, choose
 from tintype.export.families import tokenizer_of
+from tintype.export.known_graphs import graph_of
 from tintype.export.masked_pictures import masked_pictures
 from tintype.export.modules import Modules
 from tintype.export.parity import Gate, GraphReport, judge
@@ -114,7 +114,7 @@ def _trace(job: Job, role: str) -> Sequence[Layer]:
     folder = job.scratch.bundle if job.precision == "fp32" else job.scratch.fp32
     tokens = job.tokenizers["tokenizer"].facts.max_length
     with job.progress.stage(f"tracing: {role}", 1):
-        model = tracing.trace(job.modules.wrapped(role), trace_plan(job.modules.checkpoint, role, tokens))
+        model = graph_of(job.modules.wrapped(role), trace_plan(job.modules.checkpoint, role, tokens))
         layers = find_layers(model)
         save_graph(model, folder / GRAPH_FILES[role])
     return layers

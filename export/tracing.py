@@ -152,7 +152,7 @@ def _name_weights_and_nodes(model: ir.Model) -> None:
         node.name = f"{module}/{node.op_type}" + (f"_{count}" if count else "")
     for name, value in list(model.graph.initializers.items()):
         users = [(use.node, use.idx) for use in value.uses()]
-        new = _plain(name)
+        new = plain_name(name)
         if re.fullmatch(r"val_\d+", name) and len(users) == 1 and users[0][0].op_type == "MatMul" and users[0][1] == 1:
             new = f"{_module_of(users[0][0])}.weight_T"
         if new != name and new not in model.graph.initializers:
@@ -165,10 +165,10 @@ def _module_of(node: ir.Node) -> str:
     """The torch module a node came from, as in its state dict: down_blocks.0.resnets.0.conv1."""
     scopes = ast.literal_eval(node.metadata_props.get("pkg.torch.onnx.name_scopes", "['']"))
     modules = [scope for scope in scopes[:-1] if scope and not scope.startswith("_empty_nn_module_stack")]
-    return _plain(modules[-1]) if modules else ""
+    return plain_name(modules[-1]) if modules else ""
 
 
-def _plain(name: str) -> str:
+def plain_name(name: str) -> str:
     """Without the wrapper's attribute in front."""
     return re.sub(r"^(text_model|unet|vae)(\.|$)", "", name, count=1)
 

@@ -50,7 +50,7 @@ def parse(text: str | bytes) -> Any:
 def read(kind: type[T], value: Any, where: str = "") -> T:
     """`value`, as parsed from JSON, as the dataclass `kind`; its fields' types are checked all the way down."""
     try:
-        return _fields_reader(kind)(value)  # type: ignore[no-any-return]
+        return _fields_reader(typing.cast(Any, kind))(value)  # type: ignore[no-any-return]
     except _Unfit as unfit:
         place = (where + "".join(reversed(unfit.path))).removeprefix(".")
         if unfit.own:
@@ -130,7 +130,7 @@ def _reader(hint: Any) -> _Reader:
         return _tuple_reader(_reader(arguments[0]))
     if origin in (dict, Mapping):
         return _table_reader(_reader(arguments[1]))
-    return _fields_reader(hint) if dataclasses.is_dataclass(hint) else _scalar_reader(hint)
+    return _fields_reader(typing.cast(Any, hint)) if dataclasses.is_dataclass(hint) else _scalar_reader(hint)
 
 
 def _union_reader(choices: tuple[Any, ...]) -> _Reader:

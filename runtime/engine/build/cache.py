@@ -153,7 +153,7 @@ def clear_cache() -> int:
 
     Open sessions stay usable on Unix.
     """
-    folders = [cache_folder() / name for name in ("builds", "weights", "costs")]
+    folders = [cache_folder() / name for name in ("builds", "weights", "costs", "traces")]
     before = bytes_on_disk(folders)
     for folder in folders:
         for path in folder.iterdir() if folder.is_dir() else ():

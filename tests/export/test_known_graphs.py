@@ -1,0 +1,88 @@
+"""A structure that was traced before, filled with the weights of another model, is the graph that tracing gives."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tintype.export import known_graphs
+from tintype.export.checkpoint import open_checkpoint
+from tintype.export.known_graphs import graph_of, structure_of
+from tintype.export.modules import Modules
+from tintype.export.storage import save_graph
+from tintype.export.tracing import trace
+from tintype.export.wrappers import trace_plan
+
+TOKENS = 77
+
+
+@pytest.fixture
+def traces(monkeypatch: pytest.MonkeyPatch) -> list[torch.nn.Module]:
+    """Each module that is traced."""
+    traced: list[torch.nn.Module] = []
+
+    def counted(module: torch.nn.Module, plan: Any) -> Any:
+        traced.append(module)
+        return trace(module, plan)
+
+    monkeypatch.setattr(known_graphs, "trace", counted)
+    return traced
+
+
+@pytest.fixture
+def of_role(tiny_checkpoint: Path) -> Callable[[str], tuple[torch.nn.Module, Any]]:
+    checkpoint = open_checkpoint(tiny_checkpoint)
+    modules = Modules(checkpoint)
+    return lambda role: (modules.wrapped(role), trace_plan(checkpoint, role, TOKENS))
+
+
+def saved(model: Any, folder: Path) -> list[bytes]:
+    save_graph(model, folder / "model.onnx")
+    return [(folder / name).read_bytes() for name in ("model.onnx", "model.onnx_data")]
+
+
+@pytest.mark.parametrize("role", ["text_encoder", "denoiser", "vae_decoder"])
+def test_other_weights_fill_a_known_structure_as_tracing_would(role, of_role, traces, tmp_path):
+    module, plan = of_role(role)
+    graph_of(module, plan)  # known from here on, if no other test was first
+    traces.clear()
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for weight in module.parameters():  # none is like another, as in a trained model
+            weight.add_(torch.randn(weight.shape, generator=generator), alpha=0.02)
+    filled = saved(graph_of(module, plan), tmp_path / "filled")
+    assert traces == []
+    assert filled == saved(trace(module, plan), tmp_path / "traced")
+
+
+def test_another_setting_or_plan_is_another_structure(of_role):
+    module, plan = of_role("text_encoder")
+    known = structure_of(module, plan)
+    assert structure_of(*of_role("text_encoder")) == known
+    assert structure_of(module, trace_plan_of(plan, 78)) != known
+    module.text_model.config.num_attention_heads = 2
+    assert structure_of(module, plan) != known
+
+
+def trace_plan_of(plan: Any, tokens: int) -> Any:
+    from dataclasses import replace
+
+    return replace(plan, inputs={"input_ids": torch.zeros(3, tokens, dtype=torch.int64)})
+
+
+@pytest.mark.parametrize("content", [b"", b"\x08\x0a", b"not a graph"])
+def test_a_damaged_structure_is_traced_again(content, of_role, traces, tmp_path, monkeypatch):
+    monkeypatch.setenv("TINTYPE_CACHE", str(tmp_path / "cache"))
+    module, plan = of_role("text_encoder")
+    place = tmp_path / "cache" / "traces" / f"{structure_of(module, plan)}.onnx"
+    place.parent.mkdir(parents=True)
+    place.write_bytes(content)
+    graph_of(module, plan)
+    assert traces == [module]
+    assert place.stat().st_size > 10_000
+    graph_of(module, plan)
+    assert traces == [module]
