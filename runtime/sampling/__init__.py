@@ -15,21 +15,25 @@ from __future__ import annotations
 
 from tintype.sampling.cfg_pp import CFG_PP_GUIDANCE
 from tintype.sampling.guidance import ClassifierFreeGuidance, Guidance, Interval, Unguided
+from tintype.sampling.names import SAMPLER_ALIASES, SPACING_ALIASES, sampler_named, spacing_named
 from tintype.sampling.noise import NOISE_MODES, NoiseSource, noise_source
 from tintype.sampling.parametrization import PARAMETRIZATIONS, Parametrization
+from tintype.sampling.respacing import SPACINGS
 from tintype.sampling.samplers import CFG_PP, SAMPLERS, Sampler
-from tintype.sampling.schedule import Schedule, make_schedule
+from tintype.sampling.schedule import ETAS, Schedule, make_schedule
 from tintype.sampling.scheduler_config import SchedulerConfig
-from tintype.sampling.spacing import SPACINGS
 from tintype.sampling.step import AfterStep, Denoise, Denoised, Step, Steps, unchanged
 
 __all__ = [
     "CFG_PP",
     "CFG_PP_GUIDANCE",
+    "ETAS",
     "NOISE_MODES",
     "PARAMETRIZATIONS",
     "SAMPLERS",
+    "SAMPLER_ALIASES",
     "SPACINGS",
+    "SPACING_ALIASES",
     "AfterStep",
     "ClassifierFreeGuidance",
     "Denoise",
@@ -46,5 +50,7 @@ __all__ = [
     "Unguided",
     "make_schedule",
     "noise_source",
+    "sampler_named",
+    "spacing_named",
     "unchanged",
 ]
