@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
+import re
+from pathlib import Path
+
 import pytest
 
 from tintype.errors import RequestError
 from tintype.record.a1111 import A1111_SAMPLERS, A1111_SPACINGS
+from tintype.request import Request
 from tintype.sampling import SAMPLER_ALIASES, SAMPLERS, SPACING_ALIASES, SPACINGS, sampler_named, spacing_named
 
 # As each of them spells those that are done here; "" for none of its own.
@@ -111,7 +116,7 @@ def test_a_name_of_elsewhere_is_a_sampler_of_here_or_refused(name: str, canonica
 @pytest.mark.reference
 def test_every_scheduler_of_that_name_is_in_diffusers() -> None:
     diffusers = pytest.importorskip("diffusers")
-    assert [name for name in DIFFUSERS if not hasattr(diffusers, name)] == []
+    assert DIFFUSERS.keys() <= set(dir(diffusers))
 
 
 @pytest.mark.parametrize(
@@ -164,6 +169,15 @@ def test_a_canonical_name_is_its_own_and_an_alias_is_of_one_alone() -> None:
         assert {sampler_named(alias) for alias in aliases} == {(name, None)}
     for name, aliases in SPACING_ALIASES.items():
         assert {spacing_named(alias) for alias in aliases} == {name}
+
+
+def test_the_readme_and_the_help_name_each() -> None:
+    readme = (Path(__file__).parents[2] / "runtime" / "README.md").read_text(encoding="utf-8")
+    options = {option.name: option.metadata["help"] for option in dataclasses.fields(Request) if option.metadata}
+    for text, quote in ((readme, "`"), (options["sampler"], "")):
+        assert [name for name in SAMPLERS if not re.search(rf"(?<!\w){quote}{name}{quote}(?!\w)", text)] == []
+    for text, quote in ((readme, "`"), (options["sigmas"], "")):
+        assert [name for name in SPACINGS if not re.search(rf"(?<!\w){quote}{name}{quote}(?!\w)", text)] == []
 
 
 def test_what_a_record_writes_for_a1111_is_read_as_what_it_was() -> None:
