@@ -321,6 +321,16 @@ def test_unipc_of_every_order_is_that_of_diffusers(
     assert worst_difference("unipc", "leading", 10, settings, monkeypatch) < ATOL
 
 
+@pytest.mark.parametrize("order", [1, 2, 3])
+@pytest.mark.parametrize("lower_order_final", [True, False])
+def test_deis_of_every_order_is_that_of_diffusers(
+    order: int, lower_order_final: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = {**CONFIG, "solver_order": order, "lower_order_final": lower_order_final}
+    for steps in (3, 10, 16):
+        assert worst_difference("deis", "leading", steps, settings, monkeypatch) < ATOL, f"{steps} steps"
+
+
 @pytest.mark.parametrize("sampler", SCHEDULERS)
 def test_without_a_spacing_the_scheduler_has_its_own(sampler: str, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = {key: value for key, value in CONFIG.items() if key != "timestep_spacing"}
