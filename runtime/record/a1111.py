@@ -24,6 +24,7 @@ A1111_SAMPLERS = {
     "dpmpp_2s_a": "DPM++ 2S a",
     "dpmpp_2m": "DPM++ 2M",
     "dpmpp_2m_sde": "DPM++ 2M SDE",
+    "dpmpp_2m_sde_heun": "DPM++ 2M SDE Heun",
     "dpmpp_3m_sde": "DPM++ 3M SDE",
     "dpmpp_sde": "DPM++ SDE",
     "unipc": "UniPC",

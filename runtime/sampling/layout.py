@@ -62,6 +62,7 @@ LAYOUTS: dict[str, Layout] = {
     "dpmpp_2s_a": _LOOKING_AHEAD,
     "dpmpp_2m": _DPM,
     "dpmpp_2m_sde": _DPM,
+    "dpmpp_2m_sde_heun": _DPM,
     "dpmpp_3m_sde": _DPM,
     "dpmpp_sde": _LOOKING_AHEAD,
     "unipc": _INTERVALS,

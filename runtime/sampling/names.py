@@ -32,12 +32,14 @@ SAMPLER_ALIASES: dict[str, tuple[str, ...]] = {
     "dpmpp_2s_a": ("dpmpp_2s_ancestral", "k_dpmpp_2s_a", "k_dpmpp_2s_ancestral"),
     "dpmpp_2m": ("k_dpmpp_2m", "DPMSolverMultistepScheduler"),
     "dpmpp_2m_sde": ("dpmpp_2m_sde_gpu", "k_dpmpp_2m_sde"),
+    "dpmpp_2m_sde_heun": ("dpmpp_2m_sde_heun_gpu",),
     "dpmpp_3m_sde": ("dpmpp_3m_sde_gpu", "k_dpmpp_3m_sde"),
     "dpmpp_sde": ("dpmpp_sde_gpu", "k_dpmpp_sde", "DPMSolverSDEScheduler"),
     "unipc": ("uni_pc", "uni_pc_bh2", "UniPCMultistepScheduler"),
     "res_multistep_a": ("res_multistep_ancestral",),
     "lcm": ("LCMScheduler",),
     "tcd": ("TCDScheduler",),
+    "euler_cfg_pp": ("ddim_cfg_pp",),  # which is the same step
     "euler_a_cfg_pp": ("euler_ancestral_cfg_pp",),
 }
 SPACING_ALIASES: dict[str, tuple[str, ...]] = {

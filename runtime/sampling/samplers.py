@@ -9,7 +9,7 @@ from tintype.sampling.cfg_pp import dpmpp_2m_cfg_pp, euler_a_cfg_pp, euler_cfg_p
 from tintype.sampling.ddim import ddim, ddpm, pndm
 from tintype.sampling.dpm import dpmpp_2m, dpmpp_2m_sde, dpmpp_sde
 from tintype.sampling.dpm2 import dpm2, dpm2_a, dpmpp_2s_a
-from tintype.sampling.dpm_3m import dpmpp_3m_sde
+from tintype.sampling.dpm_sde import dpmpp_2m_sde_heun, dpmpp_3m_sde
 from tintype.sampling.euler import euler, euler_a, heun
 from tintype.sampling.lcm import lcm
 from tintype.sampling.multistep import deis, ipndm, lms
@@ -56,6 +56,7 @@ SAMPLERS: dict[str, Sampler] = {
     "dpmpp_2s_a": dpmpp_2s_a,
     "dpmpp_2m": dpmpp_2m,
     "dpmpp_2m_sde": dpmpp_2m_sde,
+    "dpmpp_2m_sde_heun": dpmpp_2m_sde_heun,
     "dpmpp_3m_sde": dpmpp_3m_sde,
     "dpmpp_sde": dpmpp_sde,
     "unipc": unipc,

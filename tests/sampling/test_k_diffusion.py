@@ -34,6 +34,7 @@ THEIRS = {
     "dpmpp_2s_a": "sample_dpmpp_2s_ancestral",
     "dpmpp_2m": "sample_dpmpp_2m",
     "dpmpp_2m_sde": "sample_dpmpp_2m_sde",
+    "dpmpp_2m_sde_heun": "sample_dpmpp_2m_sde",
     "dpmpp_3m_sde": "sample_dpmpp_3m_sde",
 }
 UNUSED = ("torchdiffeq", "torchsde", "torchvision", "torchvision.transforms")
@@ -85,7 +86,9 @@ def test_a_trajectory_is_that_of_k_diffusion(sampler: str, spacing: str, k_diffu
         noise = noise_source("numpy", SEEDS)
         noise.draw(SHAPE)
         settings: dict[str, Any] = {"disable": True}
-        if sampler.endswith(("_a", "_sde")):
+        if sampler.endswith("_heun"):
+            settings["solver_type"] = "heun"
+        if sampler.endswith(("_a", "_sde", "_sde_heun")):
             settings["noise_sampler"] = lambda *_, noise=noise: torch.from_numpy(noise.draw(SHAPE)).double()
         theirs: list[Any] = []
         last = getattr(k_diffusion, THEIRS[sampler])(

@@ -33,7 +33,7 @@ CONFIG = SchedulerConfig(
 )
 STOCHASTIC = (
     *("euler_a", "dpm2_a", "ddpm", "dpmpp_2s_a", "dpmpp_2m_sde", "dpmpp_3m_sde", "dpmpp_sde", "res_multistep_a"),
-    *("lcm", "euler_a_cfg_pp"),
+    *("dpmpp_2m_sde_heun", "lcm", "euler_a_cfg_pp"),
 )
 TWO_CALLS = ("heun", "dpm2", "dpm2_a", "dpmpp_2s_a", "dpmpp_sde", "restart")
 OF_THEIR_OWN_TIMESTEPS = ("lcm", "tcd")

@@ -74,6 +74,10 @@ SCHEDULERS: dict[str, tuple[str, dict[str, Any]]] = {
     "dpmpp_2m": ("DPMSolverMultistepScheduler", {"algorithm_type": "dpmsolver++", "solver_type": "midpoint"}),
     "dpmpp_2m_sde": ("DPMSolverMultistepScheduler", {"algorithm_type": "sde-dpmsolver++", "solver_type": "midpoint"}),
     "dpmpp_sde": ("DPMSolverSDEScheduler", {}),
+    "dpmpp_2m_sde_heun": (
+        "DPMSolverMultistepScheduler",
+        {"algorithm_type": "sde-dpmsolver++", "solver_type": "heun"},
+    ),
     "deis": ("DEISMultistepScheduler", {}),
     "unipc": ("UniPCMultistepScheduler", {}),
     "lcm": ("LCMScheduler", {}),
@@ -272,7 +276,7 @@ def test_trained_betas_are_taken_as_they_are(monkeypatch: pytest.MonkeyPatch) ->
 
 # Of one karras step, diffusers' unipc takes the first sigma for the last as well and goes nowhere: from two.
 @pytest.mark.parametrize("steps", [2, 7, 20])
-@pytest.mark.parametrize("sampler", ["euler", "dpmpp_2m", "dpmpp_2m_sde", "unipc"])
+@pytest.mark.parametrize("sampler", ["euler", "dpmpp_2m", "dpmpp_2m_sde", "dpmpp_2m_sde_heun", "unipc"])
 @pytest.mark.parametrize("spacing", ["leading", "karras"])
 def test_ending_at_the_least_sigma_is_that_of_diffusers(
     sampler: str, spacing: str, steps: int, monkeypatch: pytest.MonkeyPatch

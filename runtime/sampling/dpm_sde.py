@@ -1,4 +1,4 @@
-"""SDE-DPM-Solver++(3M): third order from the two steps before. Pure steps over float32 arrays."""
+"""SDE-DPM-Solver++ by exact integrals of what runs through the steps before. Pure steps over float32 arrays."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 
 from tintype.arrays import Latents
-from tintype.sampling.dpm import sde_step
+from tintype.sampling.dpm import sde_step, takes_first_order
 from tintype.sampling.noise import NoiseSource
 from tintype.sampling.schedule import Schedule
 from tintype.sampling.step import AfterStep, Denoise, Step, Steps, unchanged
@@ -35,17 +35,30 @@ def correction(history: Sequence[tuple[float, Latents]], sigma_next: float) -> L
     return slope * phi_2 + bend * (ratio * phi_2 - phi_3)
 
 
-def dpmpp_3m_sde(
-    denoise: Denoise, latents: Latents, schedule: Schedule, noise: NoiseSource, after_step: AfterStep = unchanged
+def _multistep(
+    denoise: Denoise, latents: Latents, schedule: Schedule, noise: NoiseSource, after_step: AfterStep, order: int
 ) -> Steps:
-    """SDE-DPM-Solver++(3M) (k-diffusion's sample_dpmpp_3m_sde): fresh noise at every step but the last."""
     history: list[tuple[float, Latents]] = []
     for index in range(schedule.total):
         sigma, sigma_next = float(schedule.sigmas[index]), float(schedule.sigmas[index + 1])
         denoised = denoise(latents, sigma, float(schedule.timesteps[index])).guided
-        history = [*history[-2:], (sigma, denoised)]
+        history = [*history, (sigma, denoised)][-order:]
         latents = sde_step(latents, denoised, sigma, sigma_next, noise)
-        if len(history) > 1 and 0.0 < sigma_next < sigma:
+        if sigma_next != sigma and not takes_first_order(schedule, index):
             latents = latents + correction(history, sigma_next)
         latents = after_step(latents, sigma_next, schedule.total - 1 - index)
         yield Step(index, schedule.total, sigma, sigma_next, latents, denoised)
+
+
+def dpmpp_2m_sde_heun(
+    denoise: Denoise, latents: Latents, schedule: Schedule, noise: NoiseSource, after_step: AfterStep = unchanged
+) -> Steps:
+    """SDE-DPM-Solver++(2M), Heun's form: the integral of a line, where dpmpp_2m_sde takes its value halfway."""
+    return _multistep(denoise, latents, schedule, noise, after_step, 2)
+
+
+def dpmpp_3m_sde(
+    denoise: Denoise, latents: Latents, schedule: Schedule, noise: NoiseSource, after_step: AfterStep = unchanged
+) -> Steps:
+    """SDE-DPM-Solver++(3M) (k-diffusion's sample_dpmpp_3m_sde): fresh noise at every step but the last."""
+    return _multistep(denoise, latents, schedule, noise, after_step, 3)
