@@ -21,6 +21,7 @@ A1111_SAMPLERS = {
     "pndm": "PLMS",
     "ipndm": "IPNDM",
     "deis": "DEIS",
+    "dpmpp_2s": "DPM++ 2S",
     "dpmpp_2s_a": "DPM++ 2S a",
     "dpmpp_2m": "DPM++ 2M",
     "dpmpp_2m_sde": "DPM++ 2M SDE",

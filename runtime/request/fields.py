@@ -98,7 +98,7 @@ class Request:
     sampler: str | None = field(
         default=None,
         metadata=_option(
-            "euler, euler_a, heun, dpm2, dpm2_a, lms, ddim, ddpm, pndm, ipndm, deis, dpmpp_2s_a, dpmpp_2m, "
+            "euler, euler_a, heun, dpm2, dpm2_a, lms, ddim, ddpm, pndm, ipndm, deis, dpmpp_2s, dpmpp_2s_a, dpmpp_2m, "
             "dpmpp_2m_sde, dpmpp_2m_sde_heun, dpmpp_3m_sde, dpmpp_sde, unipc, res_multistep, res_multistep_a, restart, "
             "lcm, tcd; and by CFG++ euler_cfg_pp, euler_a_cfg_pp, dpmpp_2m_cfg_pp. Names of other tools will do: "
             "'DPM++ 2M Karras'."

@@ -59,6 +59,7 @@ LAYOUTS: dict[str, Layout] = {
     ),
     "ipndm": _EXPLODING,
     "deis": _INTERVALS,
+    "dpmpp_2s": _INTERVALS,
     "dpmpp_2s_a": _LOOKING_AHEAD,
     "dpmpp_2m": _DPM,
     "dpmpp_2m_sde": _DPM,

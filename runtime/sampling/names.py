@@ -29,6 +29,7 @@ SAMPLER_ALIASES: dict[str, tuple[str, ...]] = {
     "pndm": ("plms", "PNDMScheduler"),
     "ipndm": ("IPNDMScheduler",),
     "deis": ("DEISMultistepScheduler",),
+    "dpmpp_2s": ("DPMSolverSinglestepScheduler",),
     "dpmpp_2s_a": ("dpmpp_2s_ancestral", "k_dpmpp_2s_a", "k_dpmpp_2s_ancestral"),
     "dpmpp_2m": ("k_dpmpp_2m", "DPMSolverMultistepScheduler"),
     "dpmpp_2m_sde": ("dpmpp_2m_sde_gpu", "k_dpmpp_2m_sde"),

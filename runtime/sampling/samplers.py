@@ -7,7 +7,7 @@ from typing import Protocol
 from tintype.arrays import Latents
 from tintype.sampling.cfg_pp import dpmpp_2m_cfg_pp, euler_a_cfg_pp, euler_cfg_pp
 from tintype.sampling.ddim import ddim, ddpm, pndm
-from tintype.sampling.dpm import dpmpp_2m, dpmpp_2m_sde, dpmpp_sde
+from tintype.sampling.dpm import dpmpp_2m, dpmpp_2m_sde, dpmpp_2s, dpmpp_sde
 from tintype.sampling.dpm2 import dpm2, dpm2_a, dpmpp_2s_a
 from tintype.sampling.dpm_sde import dpmpp_2m_sde_heun, dpmpp_3m_sde
 from tintype.sampling.euler import euler, euler_a, heun
@@ -53,6 +53,7 @@ SAMPLERS: dict[str, Sampler] = {
     "pndm": pndm,
     "ipndm": ipndm,
     "deis": deis,
+    "dpmpp_2s": dpmpp_2s,
     "dpmpp_2s_a": dpmpp_2s_a,
     "dpmpp_2m": dpmpp_2m,
     "dpmpp_2m_sde": dpmpp_2m_sde,

@@ -95,7 +95,7 @@ DIFFUSERS = {
     "IPNDMScheduler": "ipndm",
     "DEISMultistepScheduler": "deis",
     "DPMSolverMultistepScheduler": "dpmpp_2m",
-    "DPMSolverSinglestepScheduler": "",
+    "DPMSolverSinglestepScheduler": "dpmpp_2s",
     "DPMSolverSDEScheduler": "dpmpp_sde",
     "UniPCMultistepScheduler": "unipc",
     "LCMScheduler": "lcm",
