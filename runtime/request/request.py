@@ -211,14 +211,19 @@ def _interval(value: Any, parse: Callable[[str], object]) -> str | None:
 
 
 def _sampler_and_spacing(request: Request, manifest: Manifest) -> tuple[str, str | None]:
-    """By their canonical names. A sampler's name that ends in a spacing's, as in DPM++ 2M Karras, chooses both."""
+    """By their canonical names. A sampler's name that ends in a spacing's, as in DPM++ 2M Karras, chooses both.
+
+    Where neither chooses a spacing it is the bundle's, if the sampler takes that one.
+    """
     from tintype.sampling import sampler_named, spacing_named
+    from tintype.sampling.layout import LAYOUTS
 
     default = manifest.default_request
     sampler, implied = sampler_named(_either(request.sampler, default.sampler))
-    if request.sigmas is None:
-        return sampler, default.sigmas if implied is None else implied
-    chosen = spacing_named(request.sigmas)
+    chosen = None if request.sigmas is None else spacing_named(request.sigmas)
+    if chosen is None:
+        usual = default.sigmas if default.sigmas in LAYOUTS[sampler].spacings else None
+        return sampler, usual if implied is None else implied
     if implied is not None and chosen != implied:
         raise RequestError(
             f"the sampler {request.sampler!r} and sigmas {request.sigmas!r} contradict each other",

@@ -1,10 +1,11 @@
 """Noise, schedules, samplers and guidance: numpy only, pure functions, randomness passed in.
 
     config = SchedulerConfig.from_json(scheduler_config)
-    schedule = make_schedule(config, "dpmpp_2m", 20, "karras")
+    sampler, spacing = sampler_named("DPM++ 2M Karras")  # "dpmpp_2m", "karras"; `names` has what else they are called
+    schedule = make_schedule(config, sampler, 20, spacing)
     noise = noise_source("philox", [seed])
     latents = noise.draw((1, 4, 64, 64)) * schedule.initial_scale
-    for step in SAMPLERS["dpmpp_2m"](denoise, latents, schedule, noise): ...
+    for step in SAMPLERS[sampler](denoise, latents, schedule, noise): ...
     picture = decode(schedule.to_model_space(step.latents) / scaling_factor)
 
 where denoise(latents, sigma, timestep) runs the model, by a `Parametrization`, for the branches that a `Guidance` has

@@ -51,7 +51,7 @@ SPACING_ALIASES: dict[str, tuple[str, ...]] = {
     "normal": ("uniform", "discrete"),
     "ays": ("align_your_steps",),
 }
-_OF_THE_CHECKPOINT = ("automatic", "default")  # spacings that are none
+_NONE_ASKED = ("automatic", "default")
 
 
 def sampler_named(name: object) -> tuple[str, str | None]:
@@ -66,9 +66,9 @@ def sampler_named(name: object) -> tuple[str, str | None]:
 
 
 def spacing_named(name: object) -> str | None:
-    """A spacing's canonical name; None for "automatic", the checkpoint's own. RequestError for an unknown one."""
+    """A spacing's canonical name; None for "automatic", which asks for none. RequestError for an unknown one."""
     squeezed = _squeezed(name)
-    if squeezed in _OF_THE_CHECKPOINT:
+    if squeezed in _NONE_ASKED:
         return None
     if squeezed not in _SPACINGS:
         raise _unknown("sigmas", name, SPACINGS)
@@ -86,7 +86,11 @@ def _index(canonical: tuple[str, ...], aliases: dict[str, tuple[str, ...]]) -> d
 
 
 def _unknown(field: str, name: object, known: Iterable[str]) -> RequestError:
-    shown = str(name)[:_MOST_CHARS]
+    if not isinstance(name, str):
+        return RequestError(
+            f"{field} should be a name, and this is of type {type(name).__name__}", fix=near_names("", known)
+        )
+    shown = name[:_MOST_CHARS]
     return RequestError(f"there is no {field} {shown!r}", fix=near_names(shown.casefold().replace("++", "pp"), known))
 
 

@@ -240,6 +240,7 @@ def test_impossible_sizes_name_the_nearest_possible_ones(manifest, width, near):
         ("sampler", "euler_b_cfg_pp", "euler_a_cfg_pp"),
         ("sampler", "DPM++ 4M", "dpmpp_2m"),
         ("sampler", 3, "dpmpp_2m"),
+        pytest.param("sampler", 10**5000, "dpmpp_2m", id="sampler-of-digits"),
         ("sigmas", "karas", "karras"),
         ("noise", "philox4", "philox"),
     ],
@@ -257,7 +258,8 @@ def test_names_that_others_give_become_the_canonical_ones(manifest):
         ({"sampler": "DPM++ 2M Karras"}, ("dpmpp_2m", "karras")),
         ({"sampler": "dpm++ 2m karras", "sigmas": "Karras"}, ("dpmpp_2m", "karras")),
         ({"sampler": "EulerDiscreteScheduler", "sigmas": "SGM Uniform"}, ("euler", "sgm_uniform")),
-        ({"sigmas": "Automatic"}, (spaced.sampler, None)),
+        ({"sigmas": "Automatic"}, (spaced.sampler, "exponential")),
+        ({"sampler": "LCM"}, ("lcm", None)),
     ):
         resolved = resolve(Request(prompt="", **asked), manifest)
         assert (resolved.sampler, resolved.sigmas) == expected
