@@ -65,6 +65,7 @@ class Model:
             request.sigmas,
             eta=request.eta,
             strength=request.strength,
+            family=self.manifest.family,
         )
         uses = self.family.uses(request, self.manifest, tokens, schedule)
         return Reading(branches, guidance, tokens, schedule, uses)

@@ -13,18 +13,37 @@ A1111_SAMPLERS = {
     "euler": "Euler",
     "euler_a": "Euler a",
     "heun": "Heun",
+    "dpm2": "DPM2",
+    "dpm2_a": "DPM2 a",
+    "lms": "LMS",
     "ddim": "DDIM",
     "ddpm": "DDPM",
     "pndm": "PLMS",
+    "ipndm": "IPNDM",
+    "deis": "DEIS",
+    "dpmpp_2s": "DPM++ 2S",
+    "dpmpp_2s_a": "DPM++ 2S a",
     "dpmpp_2m": "DPM++ 2M",
     "dpmpp_2m_sde": "DPM++ 2M SDE",
+    "dpmpp_2m_sde_heun": "DPM++ 2M SDE Heun",
+    "dpmpp_3m_sde": "DPM++ 3M SDE",
     "dpmpp_sde": "DPM++ SDE",
     "unipc": "UniPC",
+    "res_multistep": "Res Multistep",
+    "res_multistep_a": "Res Multistep Ancestral",
+    "restart": "Restart",
     "lcm": "LCM",
+    "tcd": "TCD",
     "euler_cfg_pp": "Euler CFG++",
     "euler_a_cfg_pp": "Euler a CFG++",
     "dpmpp_2m_cfg_pp": "DPM++ 2M CFG++",
 }
+A1111_SPACINGS = {
+    "ays": "Align Your Steps",
+    "kl_optimal": "KL Optimal",
+    "linear_quadratic": "Linear Quadratic",
+    "sgm_uniform": "SGM Uniform",
+}  # the others are written as they are here, with a capital
 A1111_NOISE = {"philox": "NV", "torch-cpu": "CPU", "numpy": "numpy"}
 
 
@@ -33,7 +52,7 @@ def parameters_text(request: ResolvedRequest, made_with: Provenance, seed: int) 
     facts = {
         "Steps": request.num_inference_steps,
         "Sampler": A1111_SAMPLERS.get(request.sampler, request.sampler),
-        "Schedule type": request.sigmas.capitalize() if request.sigmas else None,
+        "Schedule type": _spacing(request.sigmas) if request.sigmas else None,
         "CFG scale": f"{request.guidance_scale:g}",
         "CFG Rescale": f"{request.guidance_rescale:g}" if request.guidance_rescale else None,
         "CFG Interval": request.guidance_interval,
@@ -51,6 +70,10 @@ def parameters_text(request: ResolvedRequest, made_with: Provenance, seed: int) 
         lines.append(f"Negative prompt: {request.negative_prompt}")
     lines.append(", ".join(f"{key}: {_quoted(value)}" for key, value in facts.items() if value is not None))
     return "\n".join(lines)
+
+
+def _spacing(name: str) -> str:
+    return A1111_SPACINGS.get(name, name.capitalize())
 
 
 def _quoted(value: object) -> str:

@@ -39,7 +39,7 @@ class RequestFields(InputFields, total=False):
     seed: int | None
     sampler: str | None
     sigmas: str | None
-    eta: float
+    eta: float | None
     noise: str
     count: int
     batch_size: int
@@ -98,14 +98,23 @@ class Request:
     sampler: str | None = field(
         default=None,
         metadata=_option(
-            "euler, euler_a, heun, ddim, ddpm, pndm, dpmpp_2m, dpmpp_2m_sde, dpmpp_sde, unipc, lcm; and by CFG++ "
-            "euler_cfg_pp, euler_a_cfg_pp, dpmpp_2m_cfg_pp."
+            "euler, euler_a, heun, dpm2, dpm2_a, lms, ddim, ddpm, pndm, ipndm, deis, dpmpp_2s, dpmpp_2s_a, dpmpp_2m, "
+            "dpmpp_2m_sde, dpmpp_2m_sde_heun, dpmpp_3m_sde, dpmpp_sde, unipc, res_multistep, res_multistep_a, restart, "
+            "lcm, tcd; and by CFG++ euler_cfg_pp, euler_a_cfg_pp, dpmpp_2m_cfg_pp. Names of other tools will do: "
+            "'DPM++ 2M Karras'."
         ),
     )
     sigmas: str | None = field(
-        default=None, metadata=_option("Spacing of the steps: leading, trailing, linspace, karras, exponential.")
+        default=None,
+        metadata=_option(
+            "Spacing of the steps: leading, trailing, linspace, karras, exponential, beta, normal, sgm_uniform, "
+            "simple, kl_optimal, linear_quadratic, ays [default: the model's own]."
+        ),
     )
-    eta: float = field(default=0.0, metadata=_option("For ddim: 0 to 1, fresh noise in each step.", float))
+    eta: float | None = field(
+        default=None,
+        metadata=_option("For ddim and tcd: 0 to 1, fresh noise in each step [default: 0; 0.3 for tcd].", float),
+    )
     noise: str = field(default="philox", metadata=_option("Where noise comes from: philox, torch-cpu, numpy."))
     count: int = field(default=1, metadata=_option("Pictures to make, seeds counting up: x-1.png, x-2.png.", int))
     # Faster on some devices, and part of what makes the bytes.

@@ -140,7 +140,7 @@ def _resolved(request: Request, opened: Opened, manifest: Manifest) -> ResolvedR
         step = manifest.size.multiple
         width, height = (int(side * hires.factor) // step * step for side in (width, height))
     seed = secrets.randbits(32) if request.seed is None else request.seed
-    sampler = checks.name("sampler", _either(request.sampler, default.sampler), tuple(sampling.SAMPLERS))
+    sampler, spacing = _sampler_and_spacing(request, manifest)
     scale = default.guidance_scale
     if sampler in sampling.CFG_PP and scale > 1.0:  # another measure
         scale = sampling.CFG_PP_GUIDANCE
@@ -159,8 +159,8 @@ def _resolved(request: Request, opened: Opened, manifest: Manifest) -> ResolvedR
         height=checks.side("height", height, manifest.size),
         seed=checks.whole_number("seed", seed, 0, SEEDS - count),
         sampler=sampler,
-        sigmas=_spacing(_either(request.sigmas, default.sigmas), sampling.SPACINGS),
-        eta=checks.number("eta", request.eta, 0.0, 1.0),
+        sigmas=spacing,
+        eta=checks.number("eta", _either(request.eta, sampling.ETAS.get(sampler, 0.0)), 0.0, 1.0),
         noise=checks.name("noise", request.noise, tuple(sampling.NOISE_MODES)),
         count=count,
         batch_size=checks.whole_number("batch_size", request.batch_size, 1, MAX_BATCH),
@@ -210,5 +210,23 @@ def _interval(value: Any, parse: Callable[[str], object]) -> str | None:
     return value  # type: ignore[no-any-return]
 
 
-def _spacing(value: Any, known: tuple[str, ...]) -> str | None:
-    return None if value is None else checks.name("sigmas", value, known)
+def _sampler_and_spacing(request: Request, manifest: Manifest) -> tuple[str, str | None]:
+    """By their canonical names. A sampler's name that ends in a spacing's, as in DPM++ 2M Karras, chooses both.
+
+    Where neither chooses a spacing it is the bundle's, if the sampler takes that one.
+    """
+    from tintype.sampling import sampler_named, spacing_named
+    from tintype.sampling.layout import LAYOUTS
+
+    default = manifest.default_request
+    sampler, implied = sampler_named(_either(request.sampler, default.sampler))
+    chosen = None if request.sigmas is None else spacing_named(request.sigmas)
+    if chosen is None:
+        usual = default.sigmas if default.sigmas in LAYOUTS[sampler].spacings else None
+        return sampler, usual if implied is None else implied
+    if implied is not None and chosen != implied:
+        raise RequestError(
+            f"the sampler {request.sampler!r} and sigmas {request.sigmas!r} contradict each other",
+            fix=f"leave sigmas out, or ask for the sampler {sampler}",
+        )
+    return sampler, chosen

@@ -1,10 +1,11 @@
 """Noise, schedules, samplers and guidance: numpy only, pure functions, randomness passed in.
 
     config = SchedulerConfig.from_json(scheduler_config)
-    schedule = make_schedule(config, "dpmpp_2m", 20, "karras")
+    sampler, spacing = sampler_named("DPM++ 2M Karras")  # "dpmpp_2m", "karras"; `names` has what else they are called
+    schedule = make_schedule(config, sampler, 20, spacing)
     noise = noise_source("philox", [seed])
     latents = noise.draw((1, 4, 64, 64)) * schedule.initial_scale
-    for step in SAMPLERS["dpmpp_2m"](denoise, latents, schedule, noise): ...
+    for step in SAMPLERS[sampler](denoise, latents, schedule, noise): ...
     picture = decode(schedule.to_model_space(step.latents) / scaling_factor)
 
 where denoise(latents, sigma, timestep) runs the model, by a `Parametrization`, for the branches that a `Guidance` has
@@ -15,21 +16,25 @@ from __future__ import annotations
 
 from tintype.sampling.cfg_pp import CFG_PP_GUIDANCE
 from tintype.sampling.guidance import ClassifierFreeGuidance, Guidance, Interval, Unguided
+from tintype.sampling.names import SAMPLER_ALIASES, SPACING_ALIASES, sampler_named, spacing_named
 from tintype.sampling.noise import NOISE_MODES, NoiseSource, noise_source
 from tintype.sampling.parametrization import PARAMETRIZATIONS, Parametrization
+from tintype.sampling.respacing import SPACINGS
 from tintype.sampling.samplers import CFG_PP, SAMPLERS, Sampler
-from tintype.sampling.schedule import Schedule, make_schedule
+from tintype.sampling.schedule import ETAS, Schedule, make_schedule
 from tintype.sampling.scheduler_config import SchedulerConfig
-from tintype.sampling.spacing import SPACINGS
 from tintype.sampling.step import AfterStep, Denoise, Denoised, Step, Steps, unchanged
 
 __all__ = [
     "CFG_PP",
     "CFG_PP_GUIDANCE",
+    "ETAS",
     "NOISE_MODES",
     "PARAMETRIZATIONS",
     "SAMPLERS",
+    "SAMPLER_ALIASES",
     "SPACINGS",
+    "SPACING_ALIASES",
     "AfterStep",
     "ClassifierFreeGuidance",
     "Denoise",
@@ -46,5 +51,7 @@ __all__ = [
     "Unguided",
     "make_schedule",
     "noise_source",
+    "sampler_named",
+    "spacing_named",
     "unchanged",
 ]

@@ -15,8 +15,8 @@ from tintype.sampling.parametrization import EPSILON, PARAMETRIZATIONS, SAMPLE
 from tintype.sampling.schedule import Schedule
 from tintype.sampling.step import AfterStep, Denoise, Step, Steps, same_model_input, unchanged
 
-# Adams-Bashforth coefficients, newest first (Liu et al. 2022, formulas 9 and 12).
-_COMBINATIONS = (
+# Coefficients by order, newest slope first (Liu et al. 2022, formulas 9 and 12).
+ADAMS_BASHFORTH = (
     (1.0,),
     (3 / 2, -1 / 2),
     (23 / 12, -16 / 12, 5 / 12),
@@ -51,7 +51,7 @@ def ddpm(
 
 def combine(predictions: Sequence[Latents]) -> Latents:
     """The slope ahead from up to four predictions, newest last (linear multistep)."""
-    coefficients = _COMBINATIONS[len(predictions) - 1]
+    coefficients = ADAMS_BASHFORTH[len(predictions) - 1]
     total = predictions[-1] * coefficients[0]
     for coefficient, prediction in zip(coefficients[1:], reversed(predictions[:-1]), strict=True):
         total = total + prediction * coefficient

@@ -79,6 +79,31 @@ def dpmpp_2m_sde(
     return _multistep(denoise, latents, schedule, noise, after_step, stochastic=True)
 
 
+def dpmpp_2s(
+    denoise: Denoise, latents: Latents, schedule: Schedule, noise: NoiseSource, after_step: AfterStep = unchanged
+) -> Steps:
+    """DPM-Solver++(2S) (Lu et al. 2022, algorithm 1), one call a step: every second one goes on from the start of two.
+
+    As in diffusers' DPMSolverSinglestepScheduler, whose timesteps are always linspace; here they are as asked for.
+    """
+    config = schedule.config
+    start: tuple[float, Latents, Latents] | None = None  # sigma, latents, denoised
+    for index in range(schedule.total):
+        sigma, sigma_next = float(schedule.sigmas[index]), float(schedule.sigmas[index + 1])
+        denoised = denoise(latents, sigma, float(schedule.timesteps[index])).guided
+        first_order = index == schedule.total - 1 and (config.lower_order_final or sigma_next == 0.0)
+        if start is None or first_order or (schedule.skipped + index) % 2 == 0:
+            start = (sigma, latents, denoised)
+            latents = euler_step(latents, denoised, sigma, sigma_next)
+        else:
+            first_sigma, first_latents, first_denoised = start
+            reach = 0.5 * (math.log(first_sigma / sigma_next) / math.log(first_sigma / sigma))
+            target = first_denoised + (denoised - first_denoised) * reach
+            latents = euler_step(first_latents, target, first_sigma, sigma_next)
+        latents = after_step(latents, sigma_next, schedule.total - 1 - index)
+        yield Step(index, schedule.total, sigma, sigma_next, latents, denoised)
+
+
 def dpmpp_sde(
     denoise: Denoise, latents: Latents, schedule: Schedule, noise: NoiseSource, after_step: AfterStep = unchanged
 ) -> Steps:

@@ -41,6 +41,17 @@ def ancestral_step(
     return result + noise.draw(latents.shape) * up if up > 0.0 else result
 
 
+def heun_step(
+    latents: Latents, denoised: Latents, denoise: Denoise, sigma: float, sigma_next: float, timestep: float
+) -> Latents:
+    """Along the mean of both ends' slopes (Karras et al. 2022, algorithm 1). timestep: that of sigma_next, above 0."""
+    slope = slope_at(latents, denoised, sigma)
+    ahead = latents + slope * (sigma_next - sigma)
+    denoised_ahead = denoise(ahead, sigma_next, timestep).guided
+    slope = (slope + slope_at(ahead, denoised_ahead, sigma_next)) * 0.5
+    return latents + slope * (sigma_next - sigma)
+
+
 def euler(
     denoise: Denoise, latents: Latents, schedule: Schedule, noise: NoiseSource, after_step: AfterStep = unchanged
 ) -> Steps:
@@ -73,11 +84,8 @@ def heun(
         sigma, sigma_next = float(schedule.sigmas[index]), float(schedule.sigmas[index + 1])
         denoised = denoise(latents, sigma, float(schedule.timesteps[index])).guided
         if sigma_next > 0.0:
-            slope = slope_at(latents, denoised, sigma)
-            ahead = latents + slope * (sigma_next - sigma)
-            denoised_ahead = denoise(ahead, sigma_next, float(schedule.timesteps[index + 1])).guided
-            slope = (slope + slope_at(ahead, denoised_ahead, sigma_next)) * 0.5
-            latents = latents + slope * (sigma_next - sigma)
+            timestep = float(schedule.timesteps[index + 1])
+            latents = heun_step(latents, denoised, denoise, sigma, sigma_next, timestep)
         else:
             latents = euler_step(latents, denoised, sigma, sigma_next)
         latents = after_step(latents, sigma_next, schedule.total - 1 - index)

@@ -7,12 +7,18 @@ from typing import Protocol
 from tintype.arrays import Latents
 from tintype.sampling.cfg_pp import dpmpp_2m_cfg_pp, euler_a_cfg_pp, euler_cfg_pp
 from tintype.sampling.ddim import ddim, ddpm, pndm
-from tintype.sampling.dpm import dpmpp_2m, dpmpp_2m_sde, dpmpp_sde
+from tintype.sampling.dpm import dpmpp_2m, dpmpp_2m_sde, dpmpp_2s, dpmpp_sde
+from tintype.sampling.dpm2 import dpm2, dpm2_a, dpmpp_2s_a
+from tintype.sampling.dpm_sde import dpmpp_2m_sde_heun, dpmpp_3m_sde
 from tintype.sampling.euler import euler, euler_a, heun
 from tintype.sampling.lcm import lcm
+from tintype.sampling.multistep import deis, ipndm, lms
 from tintype.sampling.noise import NoiseSource
+from tintype.sampling.res import res_multistep, res_multistep_a
+from tintype.sampling.restart import restart
 from tintype.sampling.schedule import Schedule
 from tintype.sampling.step import AfterStep, Denoise, Steps, unchanged
+from tintype.sampling.tcd import tcd
 from tintype.sampling.unipc import unipc
 
 
@@ -39,14 +45,27 @@ SAMPLERS: dict[str, Sampler] = {
     "euler": euler,
     "euler_a": euler_a,
     "heun": heun,
+    "dpm2": dpm2,
+    "dpm2_a": dpm2_a,
+    "lms": lms,
     "ddim": ddim,
     "ddpm": ddpm,
     "pndm": pndm,
+    "ipndm": ipndm,
+    "deis": deis,
+    "dpmpp_2s": dpmpp_2s,
+    "dpmpp_2s_a": dpmpp_2s_a,
     "dpmpp_2m": dpmpp_2m,
     "dpmpp_2m_sde": dpmpp_2m_sde,
+    "dpmpp_2m_sde_heun": dpmpp_2m_sde_heun,
+    "dpmpp_3m_sde": dpmpp_3m_sde,
     "dpmpp_sde": dpmpp_sde,
     "unipc": unipc,
+    "res_multistep": res_multistep,
+    "res_multistep_a": res_multistep_a,
+    "restart": restart,
     "lcm": lcm,
+    "tcd": tcd,
     "euler_cfg_pp": euler_cfg_pp,
     "euler_a_cfg_pp": euler_a_cfg_pp,
     "dpmpp_2m_cfg_pp": dpmpp_2m_cfg_pp,

@@ -8,30 +8,35 @@ a, sigma^2 = (1 - a) / a.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tintype.arrays import Latents
 from tintype.errors import RequestError, near_names
+from tintype.sampling.layout import LAYOUTS, Layout
+from tintype.sampling.respacing import BY_TIMESTEP, SPACINGS
 from tintype.sampling.scheduler_config import SchedulerConfig
 from tintype.sampling.spacing import (
-    BY_TIMESTEP,
-    LAYOUTS,
-    SPACINGS,
-    Layout,
+    Spaced,
     sigmas_by_stride,
     sigmas_of,
     spaced_timesteps,
     timesteps_for,
     timesteps_of,
+    with_restarts,
 )
 
 # Zero terminal SNR means an infinite sigma. Samplers by sigma start where diffusers starts them; samplers by timestep,
 # which compute with alpha itself, start so high that no trace of the picture is left in float32.
 _LOWEST_ALPHA_BY_SIGMA = 2.0**-24
 _LOWEST_ALPHA_BY_TIMESTEP = 1e-16
+
+# Samplers that add as much noise as they are told to, and what they are best told: of tcd its authors say 0.3.
+ETAS = {"ddim": 0.0, "tcd": 0.3}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,10 +49,11 @@ class Schedule:
     timesteps: NDArray[np.float64]  # (n,), what the model is told at each step
     sigmas: NDArray[np.float64]  # (n + 1,), the noise level of each step, and where the last one lands
     sigmas_from: NDArray[np.float64]  # (n,), where each step is reckoned from; sigmas[:-1] but for pndm's second
-    sigmas_to: NDArray[np.float64]  # (n,), where each step lands; sigmas[1:] but for ddim and pndm
+    # (n,), where each step lands; sigmas[1:] but for ddim and pndm, and where restart then adds noise
+    sigmas_to: NDArray[np.float64]
     initial_scale: float  # latents to start with = noise * initial_scale
     variance_exploding: bool  # the last latents are the picture as they are, whatever noise is left in them
-    eta: float = 0.0  # of ddim: the share of fresh noise, 0 none .. 1 all
+    eta: float = 0.0  # of ddim and tcd: the share of fresh noise, 0 none .. 1 all
     skipped: int = 0  # steps of the whole way that it leaves out, as it begins with a picture
     training_sigmas: NDArray[np.float64]  # (num_train_timesteps,), rising
 
@@ -102,13 +108,15 @@ def make_schedule(
     *,
     eta: float = 0.0,
     strength: float = 1.0,
+    family: str | None = None,
 ) -> Schedule:
     """Plan a sampler's steps on a checkpoint's noise schedule, as the diffusers scheduler of that sampler does.
 
     sampler: a name in SAMPLERS. num_inference_steps: from 1. spacing: a name in SPACINGS, or None for what the
-    checkpoint's config says; karras (Karras et al. 2022, equation 5) and exponential respace between the same ends.
-    eta: fresh noise of ddim. strength: the share of the steps, the last ones, that are taken, as diffusers counts them:
-    of a picture to begin with less is left the higher it is. RequestError for what cannot be done.
+    checkpoint's config says; `respacing` has those that are no timestep spacings. eta: fresh noise of the samplers in
+    ETAS. strength: the share of the steps, the last ones, that are taken, as diffusers counts them: of a picture to
+    begin with less is left the higher it is. family: a manifest's, for which ays has sigmas. RequestError for what
+    cannot be done.
     """
     if sampler not in LAYOUTS:
         raise RequestError(f"there is no sampler called {sampler!r}", fix=near_names(sampler, LAYOUTS))
@@ -117,35 +125,65 @@ def make_schedule(
     _check(config, sampler, layout, num_inference_steps, name, eta)
     floor = _LOWEST_ALPHA_BY_SIGMA if layout.spacings == SPACINGS else _LOWEST_ALPHA_BY_TIMESTEP
     training_sigmas = _training_sigmas(config, floor)
-    timesteps, sigmas = timesteps_for(config, layout, num_inference_steps, name, base, training_sigmas)
-    last = _last_sigma(config, layout, training_sigmas)
-    skipped = len(timesteps) - _taken(num_inference_steps, strength)
-    stride = config.num_train_timesteps // len(timesteps)
-    if layout.begins_twice:
-        timesteps = np.insert(timesteps, 1, timesteps[1:2])
-    timesteps, sigmas = timesteps[skipped:], sigmas[skipped:]
-    if layout.by_stride:
-        sigmas_from, sigmas_to = sigmas_by_stride(layout, timesteps, stride, last, training_sigmas)
-        sigmas = np.append(sigmas_of(timesteps, training_sigmas), last)
-    else:
-        sigmas = np.append(sigmas, last)
-        sigmas_from, sigmas_to = sigmas[:-1], sigmas[1:]
-    start = float(sigmas[:-1].max())
+
+    def spaced(steps: int) -> Spaced:
+        return timesteps_for(config, layout, steps, name, base, training_sigmas, family)
+
+    way = _way(config, layout, spaced, num_inference_steps, strength, training_sigmas)
+    start = float(way.sigmas[:-1].max())
     plain_start = layout.variance_exploding and base in ("linspace", "trailing")
     return Schedule(
         sampler=sampler,
         spacing=name,
         config=config,
-        timesteps=timesteps,
-        sigmas=sigmas,
-        sigmas_from=sigmas_from,
-        sigmas_to=sigmas_to,
+        timesteps=way.timesteps,
+        sigmas=way.sigmas,
+        sigmas_from=way.sigmas_from,
+        sigmas_to=way.sigmas_to,
         initial_scale=start if plain_start else math.hypot(1.0, start),
         variance_exploding=layout.variance_exploding,
         eta=eta,
-        skipped=skipped,
+        skipped=way.skipped,
         training_sigmas=training_sigmas,
     )
+
+
+class _Way(NamedTuple):
+    """The fields of a Schedule by these names."""
+
+    timesteps: NDArray[np.float64]
+    sigmas: NDArray[np.float64]
+    sigmas_from: NDArray[np.float64]
+    sigmas_to: NDArray[np.float64]
+    skipped: int
+
+
+def _way(
+    config: SchedulerConfig,
+    layout: Layout,
+    spaced: Callable[[int], Spaced],
+    steps: int,
+    strength: float,
+    training_sigmas: NDArray[np.float64],
+) -> _Way:
+    """spaced: timesteps and sigmas of so many steps of the whole way."""
+    if layout.restarts:
+        timesteps, sigmas, lands = with_restarts(steps, spaced, training_sigmas)
+    else:
+        timesteps, sigmas = spaced(steps)
+        lands = sigmas[1:]
+    last = _last_sigma(config, layout, training_sigmas)
+    skipped = steps - _taken(steps, strength)
+    stride = config.num_train_timesteps // steps
+    if layout.begins_twice:
+        timesteps = np.insert(timesteps, 1, timesteps[1:2])
+    timesteps, sigmas = timesteps[skipped:], sigmas[skipped:]
+    if layout.by_stride:
+        sigmas_from, sigmas_to = sigmas_by_stride(layout, timesteps, stride, last, training_sigmas)
+        sigmas = sigmas_of(timesteps, training_sigmas)
+    else:
+        sigmas_from, sigmas_to = sigmas, np.append(lands[skipped:], last)
+    return _Way(timesteps, np.append(sigmas, last), sigmas_from, sigmas_to, skipped)
 
 
 def _taken(steps: int, strength: float) -> int:
@@ -163,7 +201,11 @@ def _choose_spacing(config: SchedulerConfig, sampler: str, layout: Layout, spaci
     """The spacing's name, and the timestep spacing under it."""
     base = config.timestep_spacing or layout.default_spacing
     if spacing is None:
-        for wanted, name in ((config.use_karras_sigmas, "karras"), (config.use_exponential_sigmas, "exponential")):
+        for name, wanted in (
+            ("karras", config.use_karras_sigmas),
+            ("exponential", config.use_exponential_sigmas),
+            ("beta", config.use_beta_sigmas),
+        ):
             if wanted and name in layout.spacings:
                 return name, base
         return (base if layout.spacings else sampler), base
@@ -199,8 +241,8 @@ def _check(config: SchedulerConfig, sampler: str, layout: Layout, steps: int, na
             )
     if not 0.0 <= eta <= 1.0:
         raise RequestError(f"eta = {eta} is out of range", fix="use a number from 0 to 1")
-    if eta and sampler != "ddim":
-        raise RequestError(f"{sampler} has no eta", fix="leave eta out, or use the ddim sampler")
+    if eta and sampler not in ETAS:
+        raise RequestError(f"{sampler} has no eta", fix=f"leave eta out, or use the sampler {' or '.join(ETAS)}")
 
 
 def _training_sigmas(config: SchedulerConfig, lowest_alpha: float) -> NDArray[np.float64]:
@@ -212,8 +254,8 @@ def _training_sigmas(config: SchedulerConfig, lowest_alpha: float) -> NDArray[np
 
 def _last_sigma(config: SchedulerConfig, layout: Layout, training_sigmas: NDArray[np.float64]) -> float:
     """Where the last step lands: the picture, or the least noise of training where the checkpoint asks for that."""
-    if layout.by_stride:
-        to_one = layout.default_alpha_to_one if config.set_alpha_to_one is None else config.set_alpha_to_one
+    if layout.alpha_to_one is not None:
+        to_one = layout.alpha_to_one if config.set_alpha_to_one is None else config.set_alpha_to_one
         return 0.0 if to_one else float(training_sigmas[0])
     stops_early = layout.may_stop_early and config.final_sigmas_type == "sigma_min"
     return float(training_sigmas[0]) if stops_early else 0.0

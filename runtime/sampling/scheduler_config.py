@@ -30,7 +30,6 @@ LEAST_SHARE = 1e-16  # of the picture that training left; less makes infinite no
 _HARMLESS: dict[str, tuple[object, ...]] = {
     "thresholding": (False, None),
     "use_flow_sigmas": (False, None),
-    "use_beta_sigmas": (False, None),
     "use_lu_lambdas": (False, None),
     "predict_x0": (True, None),
     "timestep_type": ("discrete", None),
@@ -57,10 +56,11 @@ class SchedulerConfig:
     set_alpha_to_one: bool | None = None
     use_karras_sigmas: bool = False
     use_exponential_sigmas: bool = False
+    use_beta_sigmas: bool = False
     final_sigmas_type: str = "zero"
     lower_order_final: bool = True
     euler_at_final: bool = False
-    solver_order: int = 2  # of unipc; the other samplers have their order in their name
+    solver_order: int = 2  # of unipc and deis; the other samplers have their order in their name
     solver_type: str = "bh2"  # of unipc
     original_inference_steps: int = 50  # of lcm
     timestep_scaling: float = 10.0  # of lcm

@@ -1,91 +1,57 @@
-"""Where each sampler's timesteps lie, as in its diffusers scheduler; karras and exponential respacing. Pure values.
+"""Timesteps and noise levels of a sampler's steps: evenly spaced timesteps as in its diffusers scheduler, or respaced.
 
-A spacing of the same name is laid differently by different samplers, so each has a layout.
+Pure values. What the layout of a sampler says is in `layout`, the rules of noise levels are in `respacing`.
 """
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass
+from collections.abc import Callable
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
+from tintype.sampling.layout import Layout
+from tintype.sampling.respacing import (
+    AYS,
+    BETWEEN_ENDS,
+    BY_TIMESTEP,
+    OVER_TRAINING,
+    ays_sigmas,
+    karras_sigmas,
+)
 from tintype.sampling.scheduler_config import SchedulerConfig
 
-SPACINGS = ("leading", "trailing", "linspace", "karras", "exponential")
-BY_TIMESTEP = ("leading", "trailing", "linspace")
+Spaced: TypeAlias = tuple[NDArray[np.float64], NDArray[np.float64]]  # timesteps and sigmas, (n,) each
 
-_KARRAS_RHO = 7.0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Layout:
-    """How a sampler's timesteps lie.
-
-    grid: "points" puts n timesteps on the line, both ends included; "intervals" puts n + 1 and goes to sigma 0 from
-    the last but one; "lcm" takes from the timesteps a consistency model was distilled on.
-    """
-
-    grid: str = "points"
-    whole: bool = False  # timesteps are whole numbers: tables are indexed, not interpolated
-    variance_exploding: bool = False  # starts from sigma * noise rather than from unit variance; ends without rescaling
-    spacings: tuple[str, ...] = SPACINGS
-    default_spacing: str = "linspace"
-    by_stride: bool = False  # lands on t - T // n, not on the list's next timestep
-    begins_twice: bool = False  # calls the model at its second timestep twice, to redo the first step
-    looks_ahead: bool = False  # calls the model once more in each step that does not land on sigma 0
-    default_alpha_to_one: bool = True
-    may_stop_early: bool = False  # honours final_sigmas_type
-    cuts_cosine_timesteps: bool = False  # on a cosine schedule, karras timesteps are cut off, not rounded
-
-
-_EULER = Layout(variance_exploding=True, may_stop_early=True)
-_EXPLODING = Layout(variance_exploding=True)
-_LOOKING_AHEAD = Layout(variance_exploding=True, looks_ahead=True)
-_DPM = Layout(grid="intervals", whole=True, may_stop_early=True, cuts_cosine_timesteps=True)
-
-LAYOUTS: dict[str, Layout] = {
-    "euler": _EULER,
-    "euler_a": _EXPLODING,
-    "heun": _LOOKING_AHEAD,
-    "ddim": Layout(whole=True, spacings=BY_TIMESTEP, default_spacing="leading", by_stride=True),
-    "ddpm": Layout(whole=True, spacings=BY_TIMESTEP, default_spacing="leading"),
-    "pndm": Layout(
-        whole=True,
-        spacings=BY_TIMESTEP,
-        default_spacing="leading",
-        by_stride=True,
-        begins_twice=True,
-        default_alpha_to_one=False,
-    ),
-    "dpmpp_2m": _DPM,
-    "dpmpp_2m_sde": _DPM,
-    "dpmpp_sde": _LOOKING_AHEAD,
-    "unipc": Layout(grid="intervals", whole=True, may_stop_early=True),
-    "euler_cfg_pp": _EULER,
-    "euler_a_cfg_pp": _EXPLODING,
-    "dpmpp_2m_cfg_pp": _DPM,
-    "lcm": Layout(grid="lcm", whole=True, spacings=(), default_spacing="leading"),
-}
+_RESTART_LOW, _RESTART_HIGH = 0.1, 2.0  # noise levels that a restart goes up from and to, as A1111 has them
 
 
 def timesteps_for(
-    config: SchedulerConfig, layout: Layout, steps: int, name: str, base: str, training_sigmas: NDArray[np.float64]
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    config: SchedulerConfig,
+    layout: Layout,
+    steps: int,
+    name: str,
+    base: str,
+    training_sigmas: NDArray[np.float64],
+    family: str | None,
+) -> Spaced:
     """Timesteps and sigmas, (n,) each: of spacing `name`, on the timestep spacing `base` where that matters."""
     if name in BY_TIMESTEP or layout.grid == "lcm":
         timesteps = spaced_timesteps(config, layout, steps, base)
         return timesteps, _rounded(sigmas_of(timesteps, training_sigmas))
-    ends = training_sigmas[[-1, 0]]
-    if layout.grid == "points":
-        ends = sigmas_of(spaced_timesteps(config, layout, steps, base)[[0, -1]], training_sigmas)
-    respaced = karras_sigmas if name == "karras" else exponential_sigmas
-    sigmas = respaced(float(ends[0]), float(ends[1]), steps)
+    if name in BETWEEN_ENDS:
+        ends = training_sigmas[[-1, 0]]
+        if layout.grid == "points":
+            ends = sigmas_of(spaced_timesteps(config, layout, steps, base)[[0, -1]], training_sigmas)
+        sigmas = BETWEEN_ENDS[name](float(ends[0]), float(ends[1]), steps)
+    else:
+        sigmas = ays_sigmas(steps, family) if name == AYS else OVER_TRAINING[name](training_sigmas, steps)
     timesteps = timesteps_of(sigmas, training_sigmas)
-    if layout.whole:
+    if layout.whole or (name == "karras" and layout.rounds_karras):
         cosine = config.beta_schedule == "squaredcos_cap_v2" and layout.cuts_cosine_timesteps
-        timesteps = np.rint(timesteps) if name == "karras" and not cosine else np.trunc(timesteps)
+        cut = name in BETWEEN_ENDS and (name != "karras" or cosine)
+        timesteps = np.trunc(timesteps) if cut else np.rint(timesteps)
     return timesteps, _rounded(sigmas)
 
 
@@ -106,16 +72,27 @@ def spaced_timesteps(config: SchedulerConfig, layout: Layout, steps: int, base: 
     return np.rint(points) if layout.whole else _rounded(points)
 
 
-def karras_sigmas(first: float, last: float, count: int) -> NDArray[np.float64]:
-    """Sigmas evenly spaced in sigma^(1/7) (Karras et al. 2022, equation 5)."""
-    ramp = np.linspace(0.0, 1.0, count)
-    high, low = first ** (1 / _KARRAS_RHO), last ** (1 / _KARRAS_RHO)
-    return (high + ramp * (low - high)) ** _KARRAS_RHO
+def with_restarts(
+    steps: int, spaced: Callable[[int], Spaced], training_sigmas: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+    """Timesteps and sigmas where steps begin, (n,) each, and where those before the last land, (n - 1,).
 
-
-def exponential_sigmas(first: float, last: float, count: int) -> NDArray[np.float64]:
-    """Sigmas evenly spaced in log sigma."""
-    return np.exp(np.linspace(math.log(first), math.log(last), count))
+    spaced: timesteps and sigmas of so many steps. From 20 steps on 9 of them go down again from more noise, from 36 on
+    a quarter of them, twice, as in A1111; fewer are all needed for the way itself. So are all of them where no step of
+    the way lies between the two noise levels.
+    """
+    again, times = (0, 0) if steps < 20 else (9, 1) if steps < 36 else (steps // 4, 2)
+    timesteps, way = spaced(steps - again * times)
+    low, high = (int(np.abs(way - sigma).argmin()) for sigma in (_RESTART_LOW, _RESTART_HIGH))
+    if not times or low <= high:
+        timesteps, way = spaced(steps)
+        return timesteps, way, way[1:]
+    up = karras_sigmas(float(way[high]), float(way[low]), again + 1)[:-1]
+    begins = np.concatenate([way[:low], *[up] * times, way[low:]])
+    lands = begins[1:].copy()
+    lands[low - 1 + again * np.arange(times)] = way[low]
+    up_timesteps = [timesteps_of(up, training_sigmas)] * times
+    return np.concatenate([timesteps[:low], *up_timesteps, timesteps[low:]]), begins, lands
 
 
 def sigmas_by_stride(

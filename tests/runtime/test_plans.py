@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from pathlib import Path
 
 import pytest
@@ -90,8 +91,10 @@ def test_plans_that_are_kept_are_bounded(tiny_bundle: Path, plans_made) -> None:
         assert len(plans_made) == PLANS_KEPT + 11
 
 
-@pytest.mark.parametrize("sampler", ["euler", "heun", "pndm", "dpmpp_sde"])
-@pytest.mark.parametrize("steps", [1, 3])
+@pytest.mark.parametrize(
+    ("sampler", "steps"),
+    [*itertools.product(["euler", "heun", "pndm", "dpmpp_sde", "dpm2_a"], [1, 3]), ("restart", 21)],
+)
 def test_a_plan_counts_the_denoisers_calls_as_they_are_made(
     tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch, sampler: str, steps: int
 ) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import itertools
 import json
 import random
 import shutil
@@ -22,7 +24,7 @@ from tintype.bundle.manifest import FAMILIES
 from tintype.errors import BundleError, RequestError
 from tintype.families.registry import FAMILIES as REGISTERED
 from tintype.image.decode import decode_samples
-from tintype.sampling import SAMPLERS, SchedulerConfig, make_schedule
+from tintype.sampling import SAMPLERS, SPACINGS, SchedulerConfig, make_schedule
 
 POSTCARD = Path(__file__).parents[2] / "models/postcard/bundle"
 
@@ -270,6 +272,11 @@ def test_noise_that_makes_no_sense_is_refused_or_every_sampler_can_do_with_it(
                 continue
             assert np.isfinite(schedule.sigmas).all()
             assert np.isfinite(schedule.timesteps).all()
+        for spacing, steps in itertools.product(SPACINGS, (1, 25)):
+            for sampler in ("euler", "dpmpp_2m", "restart"):
+                with contextlib.suppress(RequestError):
+                    schedule = make_schedule(known, sampler, steps, spacing)
+                    assert np.isfinite([*schedule.sigmas, *schedule.timesteps]).all()
 
 
 @pytest.mark.parametrize(

@@ -237,15 +237,41 @@ def test_impossible_sizes_name_the_nearest_possible_ones(manifest, width, near):
     ("field", "value", "near"),
     [
         ("sampler", "euler_b", "euler_a"),
-        ("sampler", "euler_ancestral_cfg_pp", "euler_a_cfg_pp"),
-        ("sampler", "DPM++ 2M", "dpmpp_2m"),
+        ("sampler", "euler_b_cfg_pp", "euler_a_cfg_pp"),
+        ("sampler", "DPM++ 4M", "dpmpp_2m"),
         ("sampler", 3, "dpmpp_2m"),
+        pytest.param("sampler", 10**5000, "dpmpp_2m", id="sampler-of-digits"),
         ("sigmas", "karas", "karras"),
         ("noise", "philox4", "philox"),
     ],
 )
 def test_unknown_names_get_near_ones(manifest, field, value, near):
     refused(manifest, field, near, **{field: value})
+
+
+def test_names_that_others_give_become_the_canonical_ones(manifest):
+    """What a record keeps; a sampler's name may bring the spacing, before the bundle's own."""
+    spaced = dataclasses.replace(manifest.default_request, sigmas="exponential")
+    manifest = dataclasses.replace(manifest, default_request=spaced)
+    for asked, expected in (
+        ({"sampler": "Euler a"}, ("euler_a", "exponential")),
+        ({"sampler": "DPM++ 2M Karras"}, ("dpmpp_2m", "karras")),
+        ({"sampler": "dpm++ 2m karras", "sigmas": "Karras"}, ("dpmpp_2m", "karras")),
+        ({"sampler": "EulerDiscreteScheduler", "sigmas": "SGM Uniform"}, ("euler", "sgm_uniform")),
+        ({"sigmas": "Automatic"}, (spaced.sampler, "exponential")),
+        ({"sampler": "LCM"}, ("lcm", None)),
+    ):
+        resolved = resolve(Request(prompt="", **asked), manifest)
+        assert (resolved.sampler, resolved.sigmas) == expected
+    refused(manifest, "contradict", sampler="DPM++ 2M Karras", sigmas="exponential")
+
+
+def test_a_sampler_has_its_own_eta(manifest):
+    """Which 0 turns off."""
+    asked = {"sampler": "tcd", "prompt": ""}
+    assert resolve(Request(**asked), manifest).eta == 0.3
+    assert resolve(Request(**asked, eta=0.0), manifest).eta == 0.0
+    assert resolve(Request(prompt="", sampler="euler"), manifest).eta == 0.0
 
 
 @pytest.mark.parametrize("seed", [-1, 2**64, 1.5, "7"])
