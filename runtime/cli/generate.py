@@ -88,7 +88,8 @@ def generate(
     """Make a picture from the words of PROMPT.
 
     What isn't given is the model's default (tintype info MODEL). Words in round brackets weigh more, (sunset:1.3)
-    says how much, words in square brackets weigh less.
+    says how much, words in square brackets weigh less. [house:boat:0.5] changes half-way, [house|boat] at every
+    step, and AND joins prompts that are drawn together, as in "a house AND a boat:0.7".
     """
     if from_record is not None and from_latents is not None:
         raise RequestError("--from-record and --from-latents contradict each other", fix="leave one of them out")

@@ -56,7 +56,7 @@ def plan(
 
     if encode:
         _refuse_what_no_encoding_has(click.get_current_context())
-    request = asked(size, fields)
+    request = asked(size, fields, "words")  # any, and other ones than the negative prompt's
     with load(bundle, provider=provider, memory=memory, threads=threads) as pipeline:
         with spinner("planning") as pipeline.on_progress:
             if encode:

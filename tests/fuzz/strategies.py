@@ -58,7 +58,7 @@ def command_lines(draw: st.DrawFn) -> bytes:
 # Prompts
 
 PIECES = ["(", ")", "[", "]", ":1.1)", ":-9)", "\\(", "BREAK", ",", " ", "a", "\u0301", "\U0001f600", "'ll", "\x00",
-          "<|endoftext|>", ":", ".", "\n"]  # fmt: skip
+          "<|endoftext|>", ":", ".", "\n", " AND ", "[a:", "|", ":.5]", ":3]", "\\|", ":2"]  # fmt: skip
 
 
 def _prompt(pieces: Sequence[tuple[str, int]]) -> bytes:
