@@ -118,11 +118,11 @@ def generate(
         _refuse_contradictions(context, "--from-latents", said)
         _resume(from_latents, way)
         return
+    _refuse_gaps(prompt, like_picture, force=force)
     if like_picture is not None:
         _draw_like(like_picture, prompt, typed(size, fields), way)
-        return
-    _refuse_gaps(prompt, force=force)
-    _draw(asked(size, fields, prompt or ""), way)
+    else:
+        _draw(asked(size, fields, prompt or ""), way)
 
 
 @dataclass(frozen=True, slots=True)
@@ -328,8 +328,8 @@ def _refuse_pairs(sources: Mapping[str, Path | None]) -> None:
         raise RequestError(f"{given[0]} and {given[1]} contradict each other", fix="leave one of them out")
 
 
-def _refuse_gaps(prompt: str | None, *, force: bool) -> None:
-    if prompt is None:
+def _refuse_gaps(prompt: str | None, like_picture: Path | None, *, force: bool) -> None:
+    if prompt is None and like_picture is None:
         raise RequestError("there is no PROMPT", fix='say what to draw: tintype generate "a red house" -o picture.png')
     if force:
         raise RequestError("--force belongs to --from-record and --from-latents", fix="leave --force out")

@@ -1,7 +1,7 @@
 """What tools wrote about a picture into its file: a PNG's texts, and the EXIF comments of a JPEG or WebP.
 
-No pixel is decoded. EXIF is found and read here rather than by Pillow, which copies what every entry points at: of a
-block of some MiB whose entries overlap that is more than any memory.
+No pixel is decoded. Of EXIF a few entries are wanted, so it is found and read here: one block, bounded, and of it no
+value but theirs.
 """
 
 from __future__ import annotations

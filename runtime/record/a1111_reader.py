@@ -138,9 +138,9 @@ class _Reader:
         self.left_out += named.left_out
 
     def noise(self) -> None:
-        """A1111's usual noise is that of a GPU, which is `philox`."""
+        """A1111's usual noise is that of a GPU, which is `philox`; stable-diffusion.cpp calls it cuda."""
         kind = self.facts.get("RNG", "NV")
-        names = {**{name: noise for noise, name in A1111_NOISE.items()}, "GPU": "philox"}
+        names = {**{name: noise for noise, name in A1111_NOISE.items()}, "GPU": "philox", "cuda": "philox"}
         if kind in names:
             self.fields["noise"] = names[kind]
         else:

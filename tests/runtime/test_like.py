@@ -112,6 +112,17 @@ def test_a_hires_fix_and_a_picture_to_begin_with_are_told_apart(tmp_path: Path) 
     assert "--image FILE" in likeness.left_out[0]
 
 
+def test_what_stable_diffusion_cpp_writes_is_read_too(tmp_path: Path) -> None:
+    text = (
+        "a castle\nNegative prompt: rain\nSteps: 20, CFG scale: 7.0, Guidance: 3.5, Seed: 42, Size: 512x512, "
+        "Model: v1-5.safetensors, RNG: cuda, Sampler: euler_a, Version: stable-diffusion.cpp"
+    )
+    likeness = tintype.like(png(tmp_path, parameters=text))
+    asked = {"sampler": "euler_a", "noise": "philox", "guidance_scale": 7.0, "negative_prompt": "rain"}
+    assert asked.items() <= likeness.fields.items()
+    assert likeness.left_out == ("Guidance: 3.5",)
+
+
 @pytest.mark.parametrize(("kind", "order"), [("JPEG", "utf-16-be"), ("WEBP", "utf-16-be"), ("JPEG", "utf-16-le")])
 def test_comments_in_exif_are_read_whatever_their_order_is(tmp_path: Path, kind: str, order: str) -> None:
     exif = Image.Exif()

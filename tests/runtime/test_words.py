@@ -158,6 +158,30 @@ def embeddings(reference: Any, text: str, **options: Any) -> tuple[Any, ...]:
 
 
 @pytest.mark.reference
+def test_each_chunk_of_a_long_prompt_is_what_diffusers_makes_of_it_alone(pipeline, reference, kind):
+    texts = [", ".join(["a red sailboat"] * 8), BOAT, f"{SNOW}, {HOUSE}"]
+    told = words_of(pipeline, " BREAK ".join(texts))[0]
+    assert told["encoder_hidden_states"].shape[1] == 3 * 77
+    for index, text in enumerate(texts):
+        theirs = embeddings(reference, text)
+        ours = told["encoder_hidden_states"][1, 77 * index : 77 * (index + 1)]
+        measured = db(theirs[0][0].numpy(), ours)
+        print(f"{kind}, chunk {index}: {measured:.1f} dB")
+        assert measured >= 80.0
+        if kind == "xl" and index == 0:
+            assert db(theirs[1][0].numpy(), told["text_embeds"][1]) >= 80.0
+
+
+def test_what_depends_on_words_is_kept_for_those_of_one_step_alone(pipeline):
+    ctx = pipeline.context(pipeline.resolve(Request(prompt=f"[{HOUSE}|{BOAT}|{SNOW}]", **ASKED)))
+    kept = []
+    for event in tintype.Run(ctx, picture_steps(ctx)):
+        if isinstance(event, tintype.Step):
+            kept.append(len(ctx.graphs._held["denoiser"][1]))
+    assert kept == [1] * STEPS
+
+
+@pytest.mark.reference
 def test_layers_that_are_left_out_are_those_of_diffusers(pipeline, reference, kind):
     skips = range(1, 3)  # of two layers, and of XL's three, of which one is left out as it is
     assert pipeline.bundle.manifest.clip_skips == len(skips)
