@@ -23,6 +23,10 @@ OF_IMAGE = ("strength", "fit", "background", "outpaint", *OF_MASK)
 def like(picture: str | os.PathLike[str]) -> Likeness:
     """What a picture that Tintype, A1111 or ComfyUI wrote (PNG, JPEG, WebP) was asked for.
 
+        likeness = tintype.like("theirs.png").for_bundle(pipeline.bundle)
+        print(*likeness.left_out, sep="\\n")
+        pipeline.generate(likeness.request(num_inference_steps=20))
+
     Raises RecordError when the file is no picture, or says nothing of what it was asked for.
     """
     comments = read_comments(picture)

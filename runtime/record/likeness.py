@@ -29,7 +29,7 @@ class ClipLayer:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Likeness:
-    """A request like that of another picture.
+    """A request like that of another picture; `like` reads it, and `for_bundle` says what it is for a model.
 
     left_out: a sentence for each thing that it could not take. model, model_hash: what the other picture was drawn
     with. of_image: what the request has besides where a picture to begin with is given for it again.
@@ -68,7 +68,7 @@ class Likeness:
             skip = self._clip_skip(bundle, left_out)
             if skip:
                 fields["clip_skip"] = skip
-        return dataclasses.replace(self, fields=fields, left_out=tuple(left_out[: MAX_LEFT_OUT + 3]), clip_layer=None)
+        return dataclasses.replace(self, fields=fields, left_out=tuple(left_out), clip_layer=None)
 
     def _is_of(self, bundle: Bundle) -> bool:
         if self.model is None and self.model_hash is None:
@@ -90,8 +90,8 @@ class Likeness:
             fix = "" if most else "; export the checkpoint again to have it"
             left_out.append(f"layer {self.clip_layer.from_last} from the text encoder's end: not in this bundle{fix}")
             return 0
-        if skip:
-            left_out.append("the layers left out for the negative prompt: here, as in diffusers, they are the prompt's")
+        if skip and self.fields.get("negative_prompt"):
+            left_out.append("clip skip for the negative prompt: as in diffusers, only the prompt's layers are left out")
         return skip
 
 
