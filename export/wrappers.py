@@ -5,16 +5,20 @@ Every forward takes its inputs by keyword and gives one tensor or a tuple, in th
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
+from tintype.bundle.manifest import CLIP_SKIP
 from tintype.export.checkpoint import Checkpoint
 from tintype.export.families import TIME_IDS
 from tintype.export.tracing import TracePlan
+from tintype.request.request import MAX_CLIP_SKIP
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+CLIP_LAYERS = 12  # of a text encoder whose config.json doesn't say, as transformers has it
 
 # Which component's weights a role has.
 COMPONENT_OF = {
@@ -27,37 +31,58 @@ COMPONENT_OF = {
 
 
 class TextEncoder(torch.nn.Module):
-    """input_ids (batch, 77) -> last_hidden_state (batch, 77, dim), after the final layer norm."""
+    """input_ids (batch, 77) -> last_hidden_state (batch, 77, dim), after the final layer norm; then clip_skip.1, ...
+
+    clip_skip.N is the same without the last N layers, the norm again at its end.
+    """
 
     def __init__(self, module: torch.nn.Module) -> None:
         super().__init__()
         self.text_model = module
 
-    def forward(self, input_ids: Tensor) -> Tensor:
-        return self.text_model(input_ids).last_hidden_state  # type: ignore[no-any-return]
+    def forward(self, input_ids: Tensor) -> tuple[Tensor, ...]:
+        encoded = self.text_model(input_ids, output_hidden_states=True)
+        norm: Any = getattr(self.text_model, "text_model", self.text_model).final_layer_norm
+        skips = range(1, clip_skips(len(encoded.hidden_states) - 1, is_xl=False) + 1)
+        return encoded.last_hidden_state, *(norm(encoded.hidden_states[-1 - skip]) for skip in skips)
 
 
 class PenultimateTextEncoder(torch.nn.Module):
-    """input_ids (batch, 77) -> hidden_states (batch, 77, dim), what the last layer but one gives, without a norm."""
+    """input_ids (batch, 77) -> hidden_states (batch, 77, dim), what the last layer but one gives, without a norm; then
+    clip_skip.1, ..., the same without N more layers.
+    """
 
     def __init__(self, module: torch.nn.Module) -> None:
         super().__init__()
         self.text_model = module
 
-    def forward(self, input_ids: Tensor) -> Tensor:
-        return self.text_model(input_ids, output_hidden_states=True).hidden_states[-2]  # type: ignore[no-any-return]
+    def forward(self, input_ids: Tensor) -> tuple[Tensor, ...]:
+        states = self.text_model(input_ids, output_hidden_states=True).hidden_states
+        return states[-2], *_earlier_states(states)
 
 
 class ProjectedTextEncoder(torch.nn.Module):
-    """input_ids (batch, 77) -> hidden_states as above, and text_embeds (batch, projection), the prompt as a whole."""
+    """input_ids (batch, 77) -> hidden_states and clip_skip.1, ... as above; between them text_embeds
+    (batch, projection), the prompt as a whole, of all layers whatever is left out.
+    """
 
     def __init__(self, module: torch.nn.Module) -> None:
         super().__init__()
         self.text_model = module
 
-    def forward(self, input_ids: Tensor) -> tuple[Tensor, Tensor]:
-        told = self.text_model(input_ids, output_hidden_states=True)
-        return told.hidden_states[-2], told.text_embeds
+    def forward(self, input_ids: Tensor) -> tuple[Tensor, ...]:
+        encoded = self.text_model(input_ids, output_hidden_states=True)
+        return encoded.hidden_states[-2], encoded.text_embeds, *_earlier_states(encoded.hidden_states)
+
+
+def _earlier_states(states: tuple[Tensor, ...]) -> list[Tensor]:
+    """clip_skip.1, ... of the states before and after each layer of XL's text encoders."""
+    return [states[-2 - skip] for skip in range(1, clip_skips(len(states) - 1, is_xl=True) + 1)]
+
+
+def clip_skips(layers: int, *, is_xl: bool) -> int:
+    """How many of its last layers a text encoder of so many may be asked to leave out; XL leaves one out as it is."""
+    return min(layers - 1 if is_xl else layers, MAX_CLIP_SKIP)
 
 
 class Denoiser(torch.nn.Module):
@@ -131,13 +156,15 @@ def trace_plan(checkpoint: Checkpoint, role: str, tokens: int) -> TracePlan:
         return vae_decoder_plan(checkpoint.latent_channels)
     if role == "vae_encoder":
         return vae_encoder_plan(checkpoint.vae_scale_factor)
-    return text_encoder_plan(checkpoint.family.is_xl, role, tokens)
+    layers = int(checkpoint.configs[role].get("num_hidden_layers", CLIP_LAYERS))
+    return text_encoder_plan(checkpoint.family.is_xl, role, tokens, layers)
 
 
-def text_encoder_plan(is_xl: bool, role: str, tokens: int) -> TracePlan:
+def text_encoder_plan(is_xl: bool, role: str, tokens: int, layers: int) -> TracePlan:
     names = ["hidden_states" if is_xl else "last_hidden_state"]
     if role == "text_encoder_2":
         names.append("text_embeds")
+    names += [f"{CLIP_SKIP}{skip}" for skip in range(1, clip_skips(layers, is_xl=is_xl) + 1)]
     ids = torch.zeros(3, tokens, dtype=torch.int64)
     return TracePlan({"input_ids": ids}, {"input_ids": {0: "batch"}}, {name: {0: "batch"} for name in names}, {})
 

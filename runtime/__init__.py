@@ -37,6 +37,8 @@ if TYPE_CHECKING:
     from tintype.pipeline import Pipeline, load
     from tintype.record import Record, read_record
     from tintype.record.latents_file import SavedLatents, read_latents
+    from tintype.record.like import like
+    from tintype.record.likeness import Likeness
     from tintype.request import Request, ResolvedRequest
     from tintype.run import Result, Run
 
@@ -63,6 +65,8 @@ _HOMES = {
     "load": "pipeline",
     "Record": "record",
     "read_record": "record",
+    "Likeness": "record.likeness",
+    "like": "record.like",
     "Request": "request",
     "ResolvedRequest": "request",
     "Picture": "events",
@@ -78,6 +82,7 @@ __all__ = [
     "CancelledError",
     "ExportError",
     "InstallError",
+    "Likeness",
     "Manifest",
     "MemoryBudgetError",
     "NumericError",
@@ -97,6 +102,7 @@ __all__ = [
     "Timings",
     "TintypeError",
     "__version__",
+    "like",
     "load",
     "open_bundle",
     "read_latents",

@@ -29,6 +29,9 @@ MAX_PICTURE_READS = 2**20  # and after it
 MAX_LATENTS_BYTES = 2**31
 MAX_LATENTS_HEADER_BYTES = 50_000_000  # of safetensors, which reads twice as much; a record a picture stands there
 MAX_CACHE_BYTES = 16 * 2**20  # a JSON file of the cache, which is the user's own
+MAX_EXIF_BYTES = 4 * 2**20  # of a picture's comments; in a JPEG it can't have more than 64 KiB
+MAX_PARAMETERS_CHARS = 2**18  # of A1111's text under a picture; both prompts at their bounds have half of that
+MAX_GRAPH_NODES = 2000  # of ComfyUI's graph of a picture; large ones have some hundred
 MAX_RECORD_BYTES = 2 * 2**20  # of JSON; both prompts at their bounds have 800 KB
 
 # What is shown of a text, in characters.

@@ -120,7 +120,7 @@ class Pipeline(Studio):
         ctx, foreign = self.context_of_saved(saved, inputs, anyway=anyway)
         return (yield from collect(ctx, finish_saved(ctx, saved, foreign), []))
 
-    def plan(self, prompt: str | Request = "", *, build: bool = True, **fields: Unpack[RequestFields]) -> Plan:
+    def plan(self, prompt: str | Request = "words", *, build: bool = True, **fields: Unpack[RequestFields]) -> Plan:
         """What making a request's pictures takes, stage by stage, within the budget; `generate` goes by the same plan.
 
         build: make and measure the builds that it consists of; otherwise what isn't known is reckoned.

@@ -6,6 +6,7 @@ the bundle, and every file that it refers to is in its list of files.
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -26,6 +27,9 @@ PREDICTION_TYPES = ("epsilon", "v_prediction", "sample")
 
 XL = "stable-diffusion-xl"  # the family with two text encoders, whose denoiser is told of sizes
 FAMILIES = ("stable-diffusion", XL)
+
+# Outputs that a text encoder may have: clip_skip.1, clip_skip.2, ... are what it gives without so many last layers.
+CLIP_SKIP = "clip_skip."
 
 Names = dict[str, tuple[frozenset[str], frozenset[str]]]  # by role: inputs, outputs
 
@@ -200,6 +204,15 @@ class Manifest:
         if self.tokenizer_2 is None:
             return {"text_encoder": self.tokenizer}
         return {"text_encoder": self.tokenizer, "text_encoder_2": self.tokenizer_2}
+
+    @property
+    def clip_skips(self) -> int:
+        """How many of their last layers all text encoders can leave out; 0 in bundles of an older exporter."""
+        counts = []
+        for role in self.text_encoders:
+            names = {port.name for graph in self.graphs.get(role, {}).values() for port in graph.outputs}
+            counts.append(next(skip for skip in itertools.count() if f"{CLIP_SKIP}{skip + 1}" not in names))
+        return min(counts)
 
     @property
     def is_inpainting(self) -> bool:

@@ -17,6 +17,7 @@ _OTHERWISE = {
     "from_latents",
     "force",
     "variation_of",
+    "like_picture",
 }  # said here, or of no use
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -20,6 +20,7 @@ from tintype.cli.options import (
     provider_option,
     request_options,
     threads_option,
+    typed,
 )
 from tintype.cli.progress import StepBar, spinner
 from tintype.cli.say import say, say_json
@@ -28,8 +29,8 @@ from tintype.cli.show import show as show_picture
 from tintype.errors import MemoryBudgetError, OutputError, RecordError, RequestError, TintypeError
 
 if TYPE_CHECKING:
-    from tintype import Picture, Pipeline, Record, Request, Result, Run, Step
-    from tintype.request import InputFields
+    from tintype import Bundle, Picture, Pipeline, Record, Request, Result, Run, Step
+    from tintype.request import InputFields, RequestFields
 
 FROM_INPUTS = ("image", "mask", "latents")  # what a record has hashes of alone
 
@@ -58,6 +59,12 @@ FROM_INPUTS = ("image", "mask", "latents")  # what a record has hashes of alone
     help="--image FILE, with the words of its own record where none are given.",
 )
 @click.option(
+    "--like",
+    "like_picture",
+    type=click.Path(path_type=Path),
+    help="Ask for what this picture of A1111's, ComfyUI's or ours was asked for; what is given here counts before it.",
+)
+@click.option(
     "--from-record", type=click.Path(path_type=Path), help="Make the picture in this PNG again, byte for byte."
 )
 @click.option(
@@ -80,6 +87,7 @@ def generate(
     as_json: bool,
     show: bool,
     variation_of: Path | None,
+    like_picture: Path | None,
     from_record: Path | None,
     from_latents: Path | None,
     force: bool,
@@ -88,10 +96,10 @@ def generate(
     """Make a picture from the words of PROMPT.
 
     What isn't given is the model's default (tintype info MODEL). Words in round brackets weigh more, (sunset:1.3)
-    says how much, words in square brackets weigh less.
+    says how much, words in square brackets weigh less. [house:boat:0.5] changes half-way, [house|boat] at every
+    step, and AND joins prompts that are drawn together, as in "a house AND a boat:0.7".
     """
-    if from_record is not None and from_latents is not None:
-        raise RequestError("--from-record and --from-latents contradict each other", fix="leave one of them out")
+    _refuse_pairs({"--from-record": from_record, "--from-latents": from_latents, "--like": like_picture})
     if variation_of is not None and from_record is None and from_latents is None:
         _refuse_contradictions(context, "--variation-of", {"image"})
         fields["image"] = variation_of
@@ -110,8 +118,11 @@ def generate(
         _refuse_contradictions(context, "--from-latents", said)
         _resume(from_latents, way)
         return
-    _refuse_gaps(prompt, force=force)
-    _draw(asked(size, fields, prompt or ""), way)
+    _refuse_gaps(prompt, like_picture, force=force)
+    if like_picture is not None:
+        _draw_like(like_picture, prompt, typed(size, fields), way)
+    else:
+        _draw(asked(size, fields, prompt or ""), way)
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,8 +140,9 @@ class Way:
     inputs: InputFields
 
 
-def _draw(request: Request, way: Way) -> None:
-    from tintype import load
+def _draw(request: Request | Callable[[Bundle], Request], way: Way) -> None:
+    """request: what is drawn, or what tells it of the bundle that draws."""
+    from tintype import Request, load
     from tintype.events import new_path, picture_paths
 
     model = "postcard" if way.model is None else way.model
@@ -139,11 +151,26 @@ def _draw(request: Request, way: Way) -> None:
         load(model, provider=way.provider, memory=way.memory, threads=way.threads) as pipeline,
     ):
         pipeline.on_progress = bar.tell
-        run = pipeline.steps(request)
+        run = pipeline.steps(request if isinstance(request, Request) else request(pipeline.bundle))
         output = way.output or new_path(run.request.prompt, run.request.seed, run.request.count)
         paths = picture_paths(output, run.request.count)
         result = _finish(run, paths, bar, output, way.inputs)
     _tell(result, paths, way)
+
+
+def _draw_like(picture: Path, prompt: str | None, fields: RequestFields, way: Way) -> None:
+    """A picture like another one; what of that could not be taken is said on stderr, a line each."""
+    from tintype import like
+
+    likeness = like(picture)
+
+    def request(bundle: Bundle) -> Request:
+        found = likeness.for_bundle(bundle)
+        for sentence in found.left_out:
+            say(f"not taken: {sentence}", err=True)
+        return found.request(prompt, **fields)
+
+    _draw(request, way)
 
 
 def _reproduce(picture: Path, way: Way) -> None:
@@ -295,8 +322,14 @@ def _refuse_contradictions(context: click.Context, source: str, said: Iterable[s
             raise RequestError(f"{source} and {option} contradict each other", fix=f"leave {option} out")
 
 
-def _refuse_gaps(prompt: str | None, *, force: bool) -> None:
-    if prompt is None:
+def _refuse_pairs(sources: Mapping[str, Path | None]) -> None:
+    given = [name for name, file in sources.items() if file is not None]
+    if len(given) > 1:
+        raise RequestError(f"{given[0]} and {given[1]} contradict each other", fix="leave one of them out")
+
+
+def _refuse_gaps(prompt: str | None, like_picture: Path | None, *, force: bool) -> None:
+    if prompt is None and like_picture is None:
         raise RequestError("there is no PROMPT", fix='say what to draw: tintype generate "a red house" -o picture.png')
     if force:
         raise RequestError("--force belongs to --from-record and --from-latents", fix="leave --force out")

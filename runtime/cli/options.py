@@ -6,7 +6,7 @@ import dataclasses
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import click
 
@@ -14,6 +14,7 @@ from tintype.errors import RequestError
 
 if TYPE_CHECKING:
     from tintype import Request
+    from tintype.request import RequestFields
 
 PROVIDERS = ("auto", "cpu", "cuda", "webgpu", "directml", "openvino", "coreml", "qnn", "tensorrt-rtx")
 
@@ -86,9 +87,14 @@ def asked(size: tuple[int, int] | None, fields: Mapping[str, Any], prompt: str =
     """A request of what was typed: `fields` by name, None where nothing was."""
     from tintype import Request
 
-    width, height = size or (None, None)
-    typed = {name: value for name, value in fields.items() if value is not None}
-    return Request(prompt=prompt, width=width, height=height, **typed)
+    given: dict[str, Any] = {"prompt": prompt, **typed(size, fields)}
+    return Request(**given)
+
+
+def typed(size: tuple[int, int] | None, fields: Mapping[str, Any]) -> RequestFields:
+    """The fields of a request that were typed, and no others."""
+    given = {**fields, **({} if size is None else {"width": size[0], "height": size[1]})}
+    return cast("RequestFields", {name: value for name, value in given.items() if value is not None})
 
 
 def human_bytes(count: int) -> str:

@@ -19,6 +19,8 @@ from tintype.cli.options import (
 from tintype.cli.progress import spinner
 from tintype.cli.say import say, say_json
 
+ANY_WORDS = "words"  # other ones than the negative prompt's
+
 # Fields that change what a picture takes.
 ONLY_OF_REQUESTS = (
     "count", "batch_size", "num_inference_steps", "guidance_scale", "guidance_interval", "sampler", "image",
@@ -30,6 +32,7 @@ ONLY_OF_REQUESTS = (
 @click.argument("bundle", default="postcard")
 @memory_option
 @click.option("--size", type=Size(), help="Of the pictures, in pixels, as in 512x384 [default: the model's own].")
+@click.option("--prompt", default=ANY_WORDS, help="Words to plan for: parts joined by AND take more than one.")
 @request_options(*ONLY_OF_REQUESTS, "exactness")
 @provider_option
 @threads_option
@@ -40,6 +43,7 @@ def plan(
     bundle: str,
     memory: str | None,
     size: tuple[int, int] | None,
+    prompt: str,
     provider: str,
     threads: int | None,
     encode: bool,
@@ -56,7 +60,7 @@ def plan(
 
     if encode:
         _refuse_what_no_encoding_has(click.get_current_context())
-    request = asked(size, fields)
+    request = asked(size, fields, prompt)
     with load(bundle, provider=provider, memory=memory, threads=threads) as pipeline:
         with spinner("planning") as pipeline.on_progress:
             if encode:
@@ -75,7 +79,7 @@ def plan(
 
 def _refuse_what_no_encoding_has(context: click.Context) -> None:
     """UsageError for an option, typed beside --encode, that only pictures from words have."""
-    for name in ONLY_OF_REQUESTS:
+    for name in ("prompt", *ONLY_OF_REQUESTS):
         if context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
             option = f"--{name.replace('_', '-')}"
             raise click.UsageError(f"--encode plans for one picture that is there already: leave out {option}", context)

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from tintype.bounds import MAX_SCHEDULER_BYTES
 from tintype.bundle import Bundle, Manifest, TokenizerFacts
 from tintype.bundle.verify import read_json
 from tintype.errors import BundleError, near_names
-from tintype.families.base import Branch, Family, Tokens, tokenize
+from tintype.families.base import EMBEDDINGS, Branch, Family, Tokens, tokenize
 from tintype.families.registry import family_of
-from tintype.prompt import PromptTokenizer
+from tintype.prompt import EditedPrompts, PromptTokenizer, StepCount, edited_prompts
 from tintype.request import ResolvedRequest
 from tintype.sampling import Guidance, Parametrization, Schedule, SchedulerConfig, make_schedule
 from tintype.uses import GraphUse
@@ -21,10 +23,12 @@ class Reading:
     """A request as a family reads it."""
 
     branches: tuple[Branch, ...]
+    prompts: EditedPrompts  # of the branches
     guidance: Guidance
     tokens: Tokens
     schedule: Schedule
     uses: tuple[GraphUse, ...]
+    words_bytes: int  # of the embeddings of all wordings, and of those that one call of the denoiser takes
 
 
 @dataclass(slots=True)
@@ -57,7 +61,6 @@ class Model:
         """Raises RequestError for a prompt that is too long, and where its sampler or guidance can't do as asked."""
         branches = self.branches(request)
         guidance = self.family.guidance(request, self.manifest)
-        tokens = tokenize(self.tokenizers(), branches)
         schedule = make_schedule(
             self.scheduler,
             request.sampler,
@@ -67,12 +70,22 @@ class Model:
             strength=request.strength,
             family=self.manifest.family,
         )
+        prompts = edited_prompts([branch.wording for branch in branches], _step_count(request, schedule))
+        tokens = tokenize(self.tokenizers(), prompts.wordings)
         uses = self.family.uses(request, self.manifest, tokens, schedule)
-        return Reading(branches, guidance, tokens, schedule, uses)
+        rows = len(prompts.wordings) + len(branches) * len(request.batches[0])
+        words_bytes = rows * tokens.length * self._embedding_bytes()
+        return Reading(branches, prompts, guidance, tokens, schedule, uses, words_bytes)
 
     def uses(self, request: ResolvedRequest) -> tuple[GraphUse, ...]:
         """The graphs that a request uses; see `Family.uses`."""
         return self.read(request).uses
+
+    def _embedding_bytes(self) -> int:
+        """Of one token, as the denoiser takes it; 0 where its graph leaves that open."""
+        ports = {port.name: port for port in self.bundle.graph("denoiser").inputs}
+        width = ports[EMBEDDINGS].shape[-1]
+        return width * np.dtype(np.float32).itemsize if isinstance(width, int) else 0
 
     def tokenizers(self) -> dict[str, PromptTokenizer]:
         """By text encoder, opened when they are first asked for."""
@@ -88,6 +101,14 @@ class Model:
                 pad_token_id=facts.pad_token_id,
             )
         return self._tokenizers[facts.file]
+
+
+def _step_count(request: ResolvedRequest, schedule: Schedule) -> StepCount:
+    """The steps that a prompt's numbers count; those of an enlarged picture all count, as A1111 takes all of them."""
+    asked, taken = request.num_inference_steps, schedule.total
+    if request.hires is None:
+        return StepCount(asked, taken)
+    return StepCount(taken, taken, steps_before=asked, pictures_before=1)
 
 
 def _parametrization(manifest: Manifest, family: Family) -> Parametrization:

@@ -17,6 +17,7 @@ from tintype.families.base import (
     run_text_encoder,
     with_zeros,
 )
+from tintype.prompt import Wording, parse_parts
 from tintype.request import ResolvedRequest
 from tintype.sampling import PARAMETRIZATIONS, ClassifierFreeGuidance, Guidance, Interval, Schedule, Unguided
 from tintype.uses import DECODE, DENOISE, ENCODE, START, GraphRef, GraphUse
@@ -28,16 +29,20 @@ class StableDiffusion:
     parametrizations = PARAMETRIZATIONS
 
     def branches(self, request: ResolvedRequest, manifest: Manifest) -> tuple[Branch, ...]:
-        positive = Branch("positive", request.prompt)
+        parts = enumerate(parse_parts(request.prompt), 1)
+        skip = request.clip_skip  # of the prompt alone, as in diffusers
+        positive = [Branch(f"positive {number}", part.text, part.weight, skip) for number, part in parts]
         if not is_guided(request, manifest):
-            return (positive,)
+            return tuple(positive)
         zeros = manifest.force_zeros_for_empty_prompt and request.negative_prompt == ""
-        return (Branch("negative", None if zeros else request.negative_prompt), positive)
+        return (Branch("negative", None if zeros else request.negative_prompt), *positive)
 
     def guidance(self, request: ResolvedRequest, manifest: Manifest) -> Guidance:
         interval = request.guidance_interval
+        weights = tuple(part.weight for part in parse_parts(request.prompt))
         if is_guided(request, manifest):
             return ClassifierFreeGuidance(
+                weights=weights,
                 scale=request.guidance_scale,
                 rescale=request.guidance_rescale,
                 interval=Interval() if interval is None else Interval.parse(interval),
@@ -47,7 +52,7 @@ class StableDiffusion:
                 f"guidance_interval is given, and a guidance_scale of {request.guidance_scale:g} is none",
                 fix="leave guidance_interval out, or give another guidance_scale",
             )
-        return Unguided()
+        return Unguided(weights)
 
     def uses(
         self, request: ResolvedRequest, manifest: Manifest, tokens: Tokens, schedule: Schedule
@@ -72,10 +77,10 @@ class StableDiffusion:
         return (*encoders, *picture, *denoiser, decoder)
 
     def encode(
-        self, request: ResolvedRequest, branches: Sequence[Branch], tokens: Tokens, call: CallEncoder
+        self, request: ResolvedRequest, wordings: Sequence[Wording], tokens: Tokens, call: CallEncoder
     ) -> Conditioning:
         (role, prompts), *_ = tokens.encoded.items()
-        return {EMBEDDINGS: with_zeros(run_text_encoder(role, prompts, call).states, branches)}
+        return {EMBEDDINGS: with_zeros(run_text_encoder(role, prompts, call).states, wordings)}
 
 
 def denoiser_uses(

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from tintype.families.base import EMBEDDINGS, Branch, CallEncoder, Conditioning, Tokens, run_text_encoder, with_zeros
+from tintype.families.base import EMBEDDINGS, CallEncoder, Conditioning, Tokens, run_text_encoder, with_zeros
 from tintype.families.stable_diffusion import StableDiffusion
+from tintype.prompt import Wording
 from tintype.request import ResolvedRequest
 
 
@@ -15,7 +16,7 @@ class StableDiffusionXL(StableDiffusion):
     """Branches and uses are those of its elder; see `Family`."""
 
     def encode(
-        self, request: ResolvedRequest, branches: Sequence[Branch], tokens: Tokens, call: CallEncoder
+        self, request: ResolvedRequest, wordings: Sequence[Wording], tokens: Tokens, call: CallEncoder
     ) -> Conditioning:
         encodings = [run_text_encoder(role, prompts, call) for role, prompts in tokens.encoded.items()]
         states = np.concatenate([encoding.states for encoding in encodings], axis=-1)
@@ -24,7 +25,7 @@ class StableDiffusionXL(StableDiffusion):
         # Original size, crop and target size: the picture is asked for as one that was never cut, as diffusers does.
         size = (float(request.height), float(request.width))
         return {
-            EMBEDDINGS: with_zeros(states, branches),
-            "text_embeds": with_zeros(text_embeds, branches),
-            "time_ids": np.array([[*size, 0.0, 0.0, *size]] * len(branches), np.float32),
+            EMBEDDINGS: with_zeros(states, wordings),
+            "text_embeds": with_zeros(text_embeds, wordings),
+            "time_ids": np.array([[*size, 0.0, 0.0, *size]] * len(wordings), np.float32),
         }

@@ -44,7 +44,7 @@ class Work:
 
     uses: tuple[GraphUse, ...]
     exactness: str
-    picture_bytes: int  # of its pictures, beside the graphs
+    picture_bytes: int  # of its pictures and words, beside the graphs
 
     def use(self, name: str) -> GraphUse:
         return next(use for use in self.uses if use.name == name)
@@ -133,8 +133,8 @@ class Planner:
         options = self._options(Candidate(use.name, PACKED, False), work)
         most = self._facts_of(use.ref.role, options).float_bytes // (2 * MIB)
         kept = tuple(mode for mode in self._modes(use) if not isinstance(mode, Segments) or mode.mib <= most)
-        # Where some steps have one prompt alone, a call for each serves all of them with one build in memory.
-        unguided_calls = sum(each.calls for each in work.uses if each.unguided and each.ref == use.ref)
+        # Where some steps have fewer branches, a call for each serves all of them with one build in memory.
+        unguided_calls = sum(each.calls * each.branches for each in work.uses if each.unguided and each.ref == use.ref)
         return replace(_need(use, kept, can_split=use.branches > 1), unguided_calls=unguided_calls)
 
     def _modes(self, use: GraphUse) -> tuple[Mode, ...]:
@@ -263,7 +263,14 @@ class Planner:
 
 
 def _need(use: GraphUse, modes: Sequence[Mode], *, can_split: bool) -> Need:
-    return Need(role=use.name, modes=tuple(modes), opens=use.opens, calls=use.calls, can_split=can_split)
+    return Need(
+        role=use.name,
+        modes=tuple(modes),
+        opens=use.opens,
+        calls=use.calls,
+        can_split=can_split,
+        branches=use.branches,
+    )
 
 
 def picture_bytes(width: int, height: int, count: int) -> int:

@@ -249,7 +249,8 @@ class BoundGraphs:
         so for every later call of the phase.
 
         held: inputs that stay the same over many calls; give the same mapping each time, and what depends on it alone
-        is computed once. who: is blamed in the error, since: from when on, in what the record is told.
+        is computed once and kept for the phase, or until `release`. who: is blamed in the error, since: from when on,
+        in what the record is told.
 
         Raises NumericError when the answer in float32 isn't finite either, CancelledError when the run was cancelled.
         """
@@ -266,6 +267,14 @@ class BoundGraphs:
                     self._warn(f"{use.name} was run again in float32{since}: it had given NaN or infinity")
                     return outputs
         raise not_finite(who)
+
+    def release(self, held: Arrays) -> None:
+        """Give back what was computed of held inputs, which no later call is given."""
+        with self.all.lock:
+            for _, runs in self._held.values():
+                released = runs.pop(id(held), None)
+                if released is not None:
+                    released[1].close()
 
     def _answer(self, use: GraphUse, inputs: Arrays, held: Arrays) -> Arrays:
         loaded = self.all.load_seconds

@@ -16,7 +16,7 @@ class ExecutionPlan:
     """What a plan decides. It is what the pipeline goes by, and with the request it decides a picture's bytes."""
 
     modes: Mapping[str, Mode] = field(default_factory=dict)  # by name of a use; packed where there is none
-    split_guidance: bool = False  # two calls a step in place of one on a batch twice as large
+    split_guidance: bool = False  # a call for each branch in place of one on a batch as much larger
     keep: bool = True  # graphs stay open from stage to stage, and for the next request
     device_limits: Mapping[str, int] = field(default_factory=dict)  # by role, bytes of a device's memory
     # By role, whether the build's kernels were timed here or chosen by priors; where it says nothing, timed if such a
@@ -46,6 +46,7 @@ class Stage:
     calls: int
     costs: Costs
     before_bytes: int  # what the process holds when this stage begins
+    branches: int = 2  # that a call has a part of its own for, or with split guidance is one of
     kernels: Mapping[str, int] = field(default_factory=dict)  # which ways of computing its build has, and how often
     build_bytes: int = 0  # the most that the process had, or is reckoned to have, that makes its build
     built: bool = False  # it is there
@@ -61,8 +62,12 @@ class Stage:
 
     @property
     def held_again_bytes(self) -> int:
-        """With split guidance each of two prompts has its own of what depends on it; the costs have one."""
-        return self.costs.held_bytes if self.split_guidance else 0
+        """With split guidance each branch has its own of what depends on its prompt; the costs have one."""
+        return self.costs.held_bytes * (self._held_sets - 1)
+
+    @property
+    def _held_sets(self) -> int:
+        return self.branches if self.split_guidance else 1
 
     @property
     def resident_bytes(self) -> int:
@@ -83,13 +88,13 @@ class Stage:
     def seconds(self) -> float:
         """Of all its calls, and of opening it as often as the request needs and bringing its weights into memory."""
         costs = self.costs
-        once = costs.open_seconds + costs.held_seconds * (2 if self.split_guidance else 1) + costs.first_seconds
+        once = costs.open_seconds + costs.held_seconds * self._held_sets + costs.first_seconds
         return self.opens * once + self.calls * costs.call_seconds
 
     @property
     def warm_seconds(self) -> float:
         """The same for further pictures, where it has stayed open."""
-        held = self.costs.held_seconds * (2 if self.split_guidance else 1)
+        held = self.costs.held_seconds * self._held_sets
         return self.opens * held + self.calls * self.costs.call_seconds
 
 
@@ -181,6 +186,7 @@ class Plan:
                 "role": stage.role,
                 "held": str(stage.mode),
                 "split_guidance": stage.split_guidance,
+                "branches": stage.branches,
                 "calls": stage.calls,
                 "before_bytes": stage.before_bytes,
                 "peak_bytes": stage.peak_bytes,

@@ -36,7 +36,8 @@ class Need:
     opens: int
     calls: int  # without split guidance
     can_split: bool = False
-    unguided_calls: int = 0  # further ones, with one prompt alone, for which guidance is split then
+    branches: int = 2  # so many calls is one of them with guidance split
+    unguided_calls: int = 0  # further ones for single branches, for which guidance is split then
 
 
 @dataclass(frozen=True, slots=True)
@@ -252,7 +253,8 @@ def _stage(need: Need, candidate: Candidate, costs: Costs, base: int) -> Stage:
         mode=candidate.mode,
         split_guidance=candidate.split_guidance,
         opens=need.opens,
-        calls=need.calls * (2 if candidate.split_guidance else 1) + need.unguided_calls,
+        calls=need.calls * (need.branches if candidate.split_guidance else 1) + need.unguided_calls,
+        branches=need.branches,
         costs=costs,
         before_bytes=base + costs.device_base_bytes,
     )

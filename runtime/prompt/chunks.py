@@ -6,7 +6,7 @@ ids that the checkpoint's own tokenizer gives: start, words, end, padding.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +28,7 @@ class EncodedPrompt:
 
     input_ids: NDArray[np.int64]  # (chunks, max_length)
     weights: NDArray[np.float32]  # (chunks, max_length); 1.0 for marks and padding
+    clip_skip: int = 0  # of the encoder's last layers that are left out
 
     @property
     def is_weighted(self) -> bool:
@@ -50,8 +51,10 @@ def pad_chunks(tokenizer: PromptTokenizer, encoded: EncodedPrompt, count: int) -
     if missing <= 0:
         return encoded
     empty = _with_marks(tokenizer, [[] for _ in range(missing)])
-    return EncodedPrompt(
-        np.concatenate([encoded.input_ids, empty.input_ids]), np.concatenate([encoded.weights, empty.weights])
+    return replace(
+        encoded,
+        input_ids=np.concatenate([encoded.input_ids, empty.input_ids]),
+        weights=np.concatenate([encoded.weights, empty.weights]),
     )
 
 

@@ -1,8 +1,9 @@
 """How much each word counts: A1111's notation, and what a weight does to an embedding.
 
-(word) counts 1.1 times, ((word)) 1.21, [word] 1/1.1, (word:1.3) 1.3 times; \\( \\) \\[ \\] are the characters
-themselves. A bracket that is never closed holds to the end; one that was never opened is a character. The word BREAK
-starts a new chunk. Reading takes time that grows with a prompt's length alone: brackets nest to a bounded depth.
+(word) counts 1.1 times, ((word)) 1.21, [word] 1/1.1, (word:1.3) 1.3 times; \\( \\) \\[ \\] \\: \\| are the
+characters themselves. A bracket that is never closed holds to the end; one that was never opened is a character. The
+word BREAK starts a new chunk. Reading takes time that grows with a prompt's length alone: brackets nest to a bounded
+depth.
 """
 
 from __future__ import annotations
@@ -21,10 +22,12 @@ SQUARE_FACTOR = 1 / 1.1
 MAX_WEIGHT = 100.0
 MAX_NESTING = 64  # of brackets of a kind; 48 round ones weigh their words with 97
 
+NUMBER = r"[+-]?+(?:\d{1,20}+\.?+\d{0,20}+|\.\d{1,20}+)"
+
 _TOKEN = re.compile(
-    r"""
-      \\(?P<escaped>[()\[\]\\])                                      # a bracket as a character
-    | (?P<weight>:\s*+[+-]?+(?:\d{1,20}+\.?+\d{0,20}+|\.\d{1,20}+)\s*+\))  # the end of (words:1.3)
+    rf"""
+      \\(?P<escaped>[()\[\]\\:|])        # a mark as a character
+    | (?P<weight>:\s*+{NUMBER}\s*+\))     # the end of (words:1.3)
     | (?P<bracket>[()\[\]])
     | \b(?P<break>BREAK)\b
     """,
@@ -55,11 +58,7 @@ def parse_weights(prompt: str) -> list[Fragment]:
         if kind == "bracket" and value in "([":
             opened = open_round if value == "(" else open_square
             opened.append(len(texts))
-            if len(opened) > MAX_NESTING:
-                raise RequestError(
-                    f"brackets nest more than {MAX_NESTING} deep, a weight beyond sense",
-                    fix="leave most of them out; write \\( for a bracket that is no weight",
-                )
+            demand_depth(len(opened))
         elif kind == "weight" and open_round:
             close(open_round, float(value[1:-1]))  # the number in ":1.3)"
         elif kind == "bracket" and value == ")" and open_round:
@@ -74,6 +73,15 @@ def parse_weights(prompt: str) -> list[Fragment]:
     while open_square:
         close(open_square, SQUARE_FACTOR)
     return _merge_alike(texts, weights)
+
+
+def demand_depth(depth: int) -> None:
+    """RequestError for brackets of a kind that stand so deep within one another."""
+    if depth > MAX_NESTING:
+        raise RequestError(
+            f"brackets nest more than {MAX_NESTING} deep, a weight beyond sense",
+            fix="leave most of them out; write \\( for a bracket that is no weight",
+        )
 
 
 def weigh(embeddings: NDArray[np.float32], weights: NDArray[np.float32]) -> NDArray[np.float32]:

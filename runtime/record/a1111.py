@@ -59,6 +59,7 @@ def parameters_text(request: ResolvedRequest, made_with: Provenance, seed: int) 
         "Seed": seed,
         "Denoising strength": f"{request.strength:g}" if request.image or request.hires else None,
         "Hires upscale": f"{request.hires.factor:g}" if request.hires else None,
+        "Clip skip": request.clip_skip + 1 if request.clip_skip else None,
         "Size": f"{request.width}x{request.height}",
         "Model hash": made_with.bundle_hash[:10],
         "Model": made_with.bundle,

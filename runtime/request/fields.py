@@ -44,6 +44,7 @@ class RequestFields(InputFields, total=False):
     count: int
     batch_size: int
     exactness: str | None
+    clip_skip: int
     strength: float | None
     fit: str
     background: str
@@ -125,6 +126,11 @@ class Request:
             "exact keeps what the bundle's graphs compute; balanced may also round the inputs of its int8 layers "
             "[default: the model's own]."
         ),
+    )
+    # As diffusers' pipelines count, and as there for the prompt alone.
+    clip_skip: int = field(
+        default=0,
+        metadata=_option("Of the text encoder's last layers, how many to leave out; A1111's count is one more.", int),
     )
     image: Source | None = field(default=None, metadata=_option("A picture to begin with.", Path))
     strength: float | None = field(

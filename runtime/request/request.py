@@ -27,6 +27,7 @@ MAX_COUNT = 10_000
 MAX_BATCH = 64
 SEEDS = 2**64
 MAX_HIRES = 8.0
+MAX_CLIP_SKIP = 11  # as far as A1111's slider goes
 UPSCALES = ("latent", "pixel")
 
 
@@ -60,6 +61,7 @@ class ResolvedRequest:
     count: int
     batch_size: int
     exactness: str = "balanced"
+    clip_skip: int = 0  # of the text encoder's last layers, how many are left out for the prompt
     guidance_interval: str | None = None  # start,stop: shares of the way; None: all of it
     image: InitImage | None = None
     mask: Mask | None = None
@@ -165,12 +167,25 @@ def _resolved(request: Request, opened: Opened, manifest: Manifest) -> ResolvedR
         count=count,
         batch_size=checks.whole_number("batch_size", request.batch_size, 1, MAX_BATCH),
         exactness=checks.name("exactness", _either(request.exactness, default.exactness), EXACTNESS),
+        clip_skip=_clip_skip(request.clip_skip, manifest),
         image=opened.image,
         mask=opened.mask,
         latents=opened.latents,
         hires=hires,
         inputs=opened.inputs,
     )
+
+
+def _clip_skip(value: Any, manifest: Manifest) -> int:
+    skip = checks.whole_number("clip_skip", value, 0, MAX_CLIP_SKIP)
+    most = manifest.clip_skips
+    if skip > most:
+        older = "export the checkpoint again: this bundle's text encoder gives its last state alone; or leave it out"
+        raise RequestError(
+            f"clip_skip {skip} is more layers than this bundle can leave out, which is {most}",
+            fix=f"give {most} or less" if most else older,
+        )
+    return skip
 
 
 def _hires(request: Request, width: int, height: int) -> Hires:

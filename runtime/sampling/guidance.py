@@ -7,7 +7,7 @@ before they are turned into pictures, as rescaling isn't the same afterwards.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeAlias
 
@@ -19,7 +19,9 @@ from tintype.sampling.step import Denoised
 
 ToDenoised: TypeAlias = Callable[[Latents], Latents]  # a prediction -> the picture that it stands for
 
-NEGATIVE, POSITIVE = 0, 1  # branches under classifier-free guidance
+NEGATIVE, POSITIVE = 0, 1  # branches under classifier-free guidance; each part of the prompt after the first follows
+ALONE = (1.0,)  # the weights of a prompt in one part
+LEAST_WEIGHT = 1e-3  # of all parts together, where they are divided by it
 
 
 class Guidance(Protocol):
@@ -36,13 +38,22 @@ class Guidance(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Unguided:
-    """One branch, and nothing to combine."""
+    """A branch for each part of the prompt, and nothing to go away from.
+
+    weights: of the parts, by which their mean is taken. Raises RequestError where they have none.
+    """
+
+    weights: tuple[float, ...] = ALONE
+
+    def __post_init__(self) -> None:
+        _demand_mean(self.weights)
 
     def active(self, progress: float) -> tuple[int, ...]:
-        return (0,)
+        return tuple(range(len(self.weights)))
 
     def combine(self, predictions: Mapping[int, Latents], denoised: ToDenoised) -> Denoised:
-        return Denoised.unguided(denoised(predictions[0]))
+        parts = [predictions[branch] for branch in range(len(self.weights))]
+        return Denoised.unguided(denoised(weighted_mean(parts, self.weights)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,27 +81,64 @@ class Interval:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClassifierFreeGuidance:
-    """Two branches: the negative prompt's, and the prompt's (Ho & Salimans 2022).
+    """The negative prompt's branch, and one for each part of the prompt (Ho & Salimans 2022, Liu et al. 2022).
 
-    rescale: see `rescale_guidance`. interval: outside of it the prompt's branch is all that a step takes, which is half
-    the work (Kynkäänniemi et al. 2024): at high noise guidance costs variety, and at low noise it does little.
+    rescale: see `rescale_guidance`. interval: outside of it the prompt's branches are all that a step takes, which with
+    one is half the work (Kynkäänniemi et al. 2024): at high noise guidance costs variety, and at low noise it does
+    little. weights: of the parts, see `compose`; outside of the interval their mean is taken by them. Raises
+    RequestError where they have none there.
     """
 
     scale: float
     rescale: float = 0.0
     interval: Interval = Interval()
+    weights: tuple[float, ...] = ALONE
+
+    def __post_init__(self) -> None:
+        if self.interval != Interval():
+            _demand_mean(self.weights)
 
     def active(self, progress: float) -> tuple[int, ...]:
-        return (NEGATIVE, POSITIVE) if self.interval.covers(progress) else (POSITIVE,)
+        parts = range(POSITIVE, POSITIVE + len(self.weights))
+        return (NEGATIVE, *parts) if self.interval.covers(progress) else tuple(parts)
 
     def combine(self, predictions: Mapping[int, Latents], denoised: ToDenoised) -> Denoised:
-        conditional, unconditional = predictions[POSITIVE], predictions.get(NEGATIVE)
+        parts = [predictions[POSITIVE + number] for number in range(len(self.weights))]
+        unconditional = predictions.get(NEGATIVE)
         if unconditional is None:
-            return Denoised.unguided(denoised(conditional))
+            return Denoised.unguided(denoised(weighted_mean(parts, self.weights)))
+        conditional = compose(parts, self.weights, unconditional)
         guided = guide(conditional, unconditional, self.scale)
         if self.rescale != 0:
             guided = rescale_guidance(guided, conditional, self.rescale)
         return Denoised(denoised(guided), denoised(unconditional))
+
+
+def compose(parts: Sequence[Latents], weights: Sequence[float], unconditional: Latents) -> Latents:
+    """The parts of a prompt as one conditional prediction: u + sum(w_i (c_i - u)) (Liu et al. 2022, equation 11).
+
+    One part of weight 1 is that part itself.
+    """
+    if tuple(weights) == ALONE:
+        return parts[0]
+    away = sum((part - unconditional) * np.float32(weight) for part, weight in zip(parts, weights, strict=True))
+    return np.asarray(unconditional + away)
+
+
+def weighted_mean(parts: Sequence[Latents], weights: Sequence[float]) -> Latents:
+    """What `compose` comes to without an unconditional prediction: the one where the weights' sum is 1."""
+    if len(parts) == 1:
+        return parts[0]
+    total = sum(weights)
+    return np.asarray(sum(part * np.float32(weight / total) for part, weight in zip(parts, weights, strict=True)))
+
+
+def _demand_mean(weights: Sequence[float]) -> None:
+    if not sum(weights) >= LEAST_WEIGHT:
+        raise RequestError(
+            f"the weights of the prompt's parts add up to {sum(weights):g}, and without guidance their mean is taken",
+            fix="let them add up to more than 0, or give a guidance_scale and no guidance_interval",
+        )
 
 
 def guide(conditional: Latents, unconditional: Latents, scale: float) -> Latents:

@@ -51,7 +51,7 @@ SPACING_ALIASES: dict[str, tuple[str, ...]] = {
     "normal": ("uniform", "discrete"),
     "ays": ("align_your_steps",),
 }
-_NONE_ASKED = ("automatic", "default")
+AUTOMATIC = ("automatic", "default")
 
 
 def sampler_named(name: object) -> tuple[str, str | None]:
@@ -68,7 +68,7 @@ def sampler_named(name: object) -> tuple[str, str | None]:
 def spacing_named(name: object) -> str | None:
     """A spacing's canonical name; None for "automatic", which asks for none. RequestError for an unknown one."""
     squeezed = _squeezed(name)
-    if squeezed in _NONE_ASKED:
+    if squeezed in AUTOMATIC:
         return None
     if squeezed not in _SPACINGS:
         raise _unknown("sigmas", name, SPACINGS)

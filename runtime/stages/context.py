@@ -8,11 +8,12 @@ from dataclasses import dataclass, field, replace
 from tintype.arrays import Latents
 from tintype.bundle import Bundle
 from tintype.bundle.manifest import DECODER
-from tintype.families.base import Branch, Family, Tokens
+from tintype.families.base import Family, Tokens
 from tintype.families.model import Model, Reading
 from tintype.graphs.resident import ALL_RESIDENT, BoundGraphs, Graphs
 from tintype.memory.mode import PACKED, Mode, Strips, Tiles
 from tintype.memory.plan import ExecutionPlan, Plan
+from tintype.prompt import EditedPrompts
 from tintype.request import ResolvedRequest
 from tintype.sampling import Guidance, NoiseSource, Parametrization, Schedule, noise_source
 from tintype.stages.clock import StageClock
@@ -43,7 +44,7 @@ class Context:
     bundle: Bundle
     family: Family
     parametrization: Parametrization
-    branches: Sequence[Branch]
+    prompts: EditedPrompts
     guidance: Guidance
     tokens: Tokens
     uses: tuple[GraphUse, ...]  # that are called, as its plan has it
@@ -85,7 +86,7 @@ class Context:
             bundle=model.bundle,
             family=model.family,
             parametrization=model.parametrization,
-            branches=reading.branches,
+            prompts=reading.prompts,
             guidance=reading.guidance,
             tokens=reading.tokens,
             uses=tuple(use for use in reading.uses if not (use.unguided and plan.split_guidance)),

@@ -50,7 +50,8 @@ class Denoiser:
         self.step = 0  # of the sampler's, how many are done
         self._ctx = ctx
         self._conditioning, self._pictures = conditioning, pictures
-        self._held: dict[tuple[int, ...], Arrays] = {}  # by the branches of a call, what it is told at every step
+        # By the branches of a call: their wordings at the last step, and what it is told of them.
+        self._held: dict[tuple[int, ...], tuple[tuple[int, ...], Arrays]] = {}
         self._inpainting = None if inpainting is None else np.repeat(inpainting, pictures, axis=0)
         ports = ctx.bundle.graph(self.uses[0].ref.role, self.uses[0].ref.variant).inputs
         timestep = next(port for port in ports if port.name == "timestep")
@@ -96,9 +97,14 @@ class Denoiser:
         return prediction
 
     def _held_by(self, branches: tuple[int, ...]) -> Arrays:
-        if branches not in self._held:
-            self._held[branches] = {
-                name: np.repeat(values[list(branches)], self._pictures, axis=0)
+        """What branches are told at this step: the same arrays again for as long as their words stay the same."""
+        wordings = self._ctx.prompts.at(branches, self.step)
+        before, held = self._held.get(branches, (None, {}))
+        if before != wordings:
+            self._ctx.graphs.release(held)  # so that there is never more than one set for a call
+            held = {
+                name: np.repeat(values[list(wordings)], self._pictures, axis=0)
                 for name, values in self._conditioning.items()
             }
-        return self._held[branches]
+            self._held[branches] = (wordings, held)
+        return held

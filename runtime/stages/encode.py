@@ -9,10 +9,10 @@ from tintype.uses import ENCODE
 
 
 def encode(ctx: Context) -> Conditioning:
-    """What the denoiser is told besides noisy latents: a row a branch."""
+    """What the denoiser is told besides noisy latents: a row a wording."""
 
     def call(role: str, inputs: Arrays) -> Arrays:
         return ctx.graphs.call(ctx.use(role), inputs, who="the text encoder")
 
     with ctx.clock.counting("encode"), ctx.graphs.phase(*(use for use in ctx.uses if use.phase == ENCODE)):
-        return ctx.family.encode(ctx.request, ctx.branches, ctx.tokens, call)
+        return ctx.family.encode(ctx.request, ctx.prompts.wordings, ctx.tokens, call)

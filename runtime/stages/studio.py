@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Self
 from tintype.arrays import Latents
 from tintype.bundle import Bundle
 from tintype.errors import RecordError, RequestError
-from tintype.families.model import Model
+from tintype.families.model import Model, Reading
 from tintype.families.stable_diffusion import encoding_use
 from tintype.graphs.measured import Planner, Work, picture_bytes
 from tintype.graphs.resident import ALL_RESIDENT, Graphs
@@ -24,7 +24,6 @@ from tintype.request import InputFields, Request, ResolvedRequest, checks, deman
 from tintype.stages.again import demand_home, demand_inputs, demand_kind, demand_promise, needs_inputs, request_of
 from tintype.stages.context import Context
 from tintype.stages.start import encode_picture
-from tintype.uses import GraphUse
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -53,12 +52,13 @@ class Studio:
         """The request without gaps. Raises RequestError for what this bundle can't do."""
         return resolve(request, self.bundle.manifest)
 
-    def work(self, request: ResolvedRequest, uses: tuple[GraphUse, ...] | None = None) -> Work:
-        """What a plan for a request is made for. uses: of the request, where they are known."""
+    def work(self, request: ResolvedRequest, reading: Reading | None = None) -> Work:
+        """What a plan for a request is made for. reading: of the request, where it was read before."""
+        reading = self.model.read(request) if reading is None else reading
         return Work(
-            uses=self.model.uses(request) if uses is None else uses,
+            uses=reading.uses,
             exactness=request.exactness,
-            picture_bytes=picture_bytes(request.width, request.height, request.count),
+            picture_bytes=picture_bytes(request.width, request.height, request.count) + reading.words_bytes,
         )
 
     def encoding(self, width: int | None, height: int | None, exactness: str | None) -> Work:
@@ -86,7 +86,7 @@ class Studio:
         self.graphs.demand_own_process()
         base = None if request.base is None else self.context(request.base, base_plan)
         reading = self.model.read(request)
-        known = self.plan_for(self.work(request, reading.uses)) if plan is None else None
+        known = self.plan_for(self.work(request, reading)) if plan is None else None
         plan = plan or (ALL_RESIDENT if known is None else known.execution)
         evicts = self.memory is not None
         return Context.of(self.model, self.graphs, request, reading, plan, planned=known, evicts=evicts, base=base)

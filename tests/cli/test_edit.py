@@ -65,7 +65,7 @@ def test_edit_takes_what_generate_takes_and_a_picture() -> None:
         return {param.name for param in command.params if isinstance(param, click.Option)}
 
     missing = names(generate_command) - names(edit_command)
-    assert missing == {"image", "latents", "from_record", "from_latents", "force", "variation_of"}
+    assert missing == {"image", "latents", "from_record", "from_latents", "force", "variation_of", "like_picture"}
     assert names(edit_command) <= names(generate_command)
     assert [param.name for param in edit_command.params if isinstance(param, click.Argument)] == ["picture", "prompt"]
 

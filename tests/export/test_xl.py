@@ -55,8 +55,9 @@ def test_the_manifest_tells_what_xl_is(bundle: Bundle) -> None:
     assert ports["encoder_hidden_states"] == ("batch", "sequence", 80)
     assert ports["text_embeds"] == ("batch", 40)
     assert ports["time_ids"] == ("batch", 6)
-    assert [port.name for port in bundle.graph("text_encoder").outputs] == ["hidden_states"]
-    assert [port.name for port in bundle.graph("text_encoder_2").outputs] == ["hidden_states", "text_embeds"]
+    skips = ["clip_skip.1", "clip_skip.2"]  # of three layers, one of which is left out as it is
+    assert [port.name for port in bundle.graph("text_encoder").outputs] == ["hidden_states", *skips]
+    assert [port.name for port in bundle.graph("text_encoder_2").outputs] == ["hidden_states", "text_embeds", *skips]
 
 
 def test_every_graph_passed_its_fp32_gate(bundle: Bundle) -> None:
@@ -87,6 +88,8 @@ def test_both_text_encoders_give_what_diffusers_takes_from_them(bundle: Bundle, 
             told = load_text_encoder(checkpoint, role)(torch.from_numpy(ids), output_hidden_states=True)
         found = run_graph(bundle.graph_path(role), {"input_ids": ids})
         assert psnr_db(told.hidden_states[-2].numpy(), found["hidden_states"]) >= 80.0
+        for skip in (1, 2):
+            assert psnr_db(told.hidden_states[-2 - skip].numpy(), found[f"clip_skip.{skip}"]) >= 80.0
         if role == "text_encoder_2":
             assert psnr_db(told.text_embeds.numpy(), found["text_embeds"]) >= 80.0
 

@@ -158,6 +158,14 @@ def record_png(path: Path, scratch: Scratch) -> None:
     _make_again(read_record(path), scratch)
 
 
+def like(path: Path, scratch: Scratch) -> None:
+    """A picture of another tool's, and the run that would draw one like it."""
+    import tintype
+
+    found = tintype.like(path).for_bundle(scratch.pipeline.bundle)
+    scratch.pipeline.steps(found.request()).close()
+
+
 def latents(path: Path, scratch: Scratch) -> None:
     """Latents with their records, up to their decoding, which needs builds."""
     from tintype.record.latents_file import read_latents
@@ -306,8 +314,8 @@ def command(path: Path, scratch: Scratch) -> tuple[int, str]:
 DOORS: dict[str, Door] = {
     each.__name__.replace("_", "-"): each
     for each in (
-        manifest, scheduler, tokenizer, graph, record, record_png, latents, noise, prompt, safetensors, checkpoint,
-        cache, picture, mask, command,
+        manifest, scheduler, tokenizer, graph, record, record_png, like, latents, noise, prompt, safetensors,
+        checkpoint, cache, picture, mask, command,
     )
 }  # fmt: skip
 
@@ -319,7 +327,7 @@ def beside(door: str, path: Path) -> tuple[int, float]:
         return 6 * size, size / 2**28
     if door == "cache":
         return 3 * size, size / 2**28  # the door itself reads and writes it
-    if door in ("picture", "mask", "record-png"):
+    if door in ("picture", "mask", "record-png", "like"):
         from PIL import Image
 
         with warnings.catch_warnings(action="ignore"), contextlib.suppress(Exception), Image.open(path) as image:

@@ -117,6 +117,55 @@ def pngs_with_records() -> Seeds:
     return tuple(found)
 
 
+PARAMETERS = (
+    "a (house:1.2) <lora:x:0.8>, [a|b]\nNegative prompt: rain\nSteps: 4, Sampler: DPM++ 2M, Schedule type: Karras, "
+    "CFG scale: 5, Seed: 7, Size: 64x64, Model hash: 0123abcdef, Model: x, Clip skip: 2, Denoising strength: 0.5, "
+    'Hires upscale: 2, Hires upscaler: Latent, RNG: CPU, Extra: "a, b: \\"c\\"", Version: v1.10.1'
+)
+GRAPH = {
+    "1": {
+        "class_type": "KSampler",
+        "inputs": {
+            "seed": 7, "steps": 4, "cfg": 5.0, "sampler_name": "euler", "scheduler": "karras", "denoise": 0.5,
+            "model": ["2", 0], "positive": ["3", 0], "negative": ["4", 0], "latent_image": ["5", 0],
+        },
+    },
+    "2": {"class_type": "LoraLoader", "inputs": {"model": ["6", 0], "lora_name": "x", "strength_model": 0.5}},
+    "3": {"class_type": "ConditioningCombine", "inputs": {"conditioning_1": ["4", 0], "conditioning_2": ["7", 0]}},
+    "4": {"class_type": "CLIPTextEncode", "inputs": {"text": "a [house]", "clip": ["8", 0]}},
+    "5": {"class_type": "EmptyLatentImage", "inputs": {"width": 64, "height": ["9", 0], "batch_size": 2}},
+    "6": {"class_type": "CheckpointLoaderSimple", "inputs": {"ckpt_name": "x.safetensors"}},
+    "7": {"class_type": "CLIPTextEncode", "inputs": {"text": ["9", 0], "clip": ["6", 1]}},
+    "8": {"class_type": "CLIPSetLastLayer", "inputs": {"stop_at_clip_layer": -2, "clip": ["6", 1]}},
+    "9": {"class_type": "Primitive", "inputs": {"value": 64}},
+    "10": {"class_type": "SaveImage", "inputs": {"images": ["1", 0]}},
+}  # fmt: skip
+
+
+def png_with_text(keyword: str, text: bytes) -> bytes:
+    from PIL import Image
+    from PIL.PngImagePlugin import PngInfo
+
+    info = PngInfo()
+    info.add_itxt(keyword, text[: 2**22].decode("utf-8", "replace"))  # beyond the bounds, and no more
+    return _saved(Image.new("RGB", (8, 8)), "PNG", {"pnginfo": info})
+
+
+def pictures_of_others() -> Seeds:
+    from PIL import Image
+
+    commented, made = Image.Exif(), Image.Exif()
+    commented.get_ifd(0x8769)[0x9286] = b"UNICODE\0" + PARAMETERS.encode("utf-16-be")
+    made[0x0110] = f"prompt:{json.dumps(GRAPH)}"
+    small = Image.new("RGB", (8, 8))
+    return (
+        png_with_text("parameters", PARAMETERS.encode()),
+        png_with_text("prompt", json.dumps(GRAPH).encode()),
+        _saved(small, "JPEG", {"exif": commented}),
+        _saved(small, "WEBP", {"exif": made}),
+    )
+
+
 def latents_files() -> Seeds:
     import numpy as np
 
@@ -142,6 +191,7 @@ def noises() -> Seeds:
 def prompts() -> Seeds:
     texts = (
         "a red sailboat on a calm sea at sunset", "(a:1.2) [b] ((c)) \\(d\\) BREAK e", "(a:-1) (b:.5) (c:1.) (:2)",
+        "[a:b:0.5] AND [c|d|e]:0.7 AND [[f::3]|(g:1.2)]",
         "\u00e9\u0301\u0130\U0001f600\u200b<|endoftext|>", ", ".join(["house"] * 80), "(" * 40 + "a" + ")" * 40,
     )  # fmt: skip
     return tuple(text.encode() for text in texts)
@@ -263,7 +313,7 @@ def commands() -> Seeds:
 
 SEEDS: dict[str, Callable[[], Seeds]] = {
     "manifest": manifests, "scheduler": schedulers, "tokenizer": tokenizers, "graph": graphs, "record": records,
-    "record-png": pngs_with_records, "latents": latents_files, "noise": noises, "prompt": prompts,
-    "safetensors": weights, "checkpoint": checkpoints, "cache": cache_files, "picture": pictures, "mask": masks,
-    "command": commands,
+    "record-png": pngs_with_records, "like": pictures_of_others, "latents": latents_files, "noise": noises,
+    "prompt": prompts, "safetensors": weights, "checkpoint": checkpoints, "cache": cache_files, "picture": pictures,
+    "mask": masks, "command": commands,
 }  # fmt: skip

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 import click
 from hypothesis import strategies as st
 from mutations import CONTROLS, FILL, SIZES, after_head, bytes_of, json_of, png_of, protobuf_of
-from seeds import SEEDS, join_safetensors, records, split_safetensors
+from seeds import GRAPH, PARAMETERS, SEEDS, join_safetensors, png_with_text, records, split_safetensors
 
 Strategy = st.SearchStrategy[bytes]
 
@@ -58,7 +58,7 @@ def command_lines(draw: st.DrawFn) -> bytes:
 # Prompts
 
 PIECES = ["(", ")", "[", "]", ":1.1)", ":-9)", "\\(", "BREAK", ",", " ", "a", "\u0301", "\U0001f600", "'ll", "\x00",
-          "<|endoftext|>", ":", ".", "\n"]  # fmt: skip
+          "<|endoftext|>", ":", ".", "\n", " AND ", "[a:", "|", ":.5]", ":3]", "\\|", ":2"]  # fmt: skip
 
 
 def _prompt(pieces: Sequence[tuple[str, int]]) -> bytes:
@@ -113,6 +113,12 @@ def _pictures(seeds: Sequence[bytes]) -> Strategy:
     return st.one_of(png_of(pngs, FILL), bytes_of(seeds), bytes_of(seeds))
 
 
+def _of_others(seeds: Sequence[bytes]) -> Strategy:
+    graphs = json_of([json.dumps(GRAPH).encode()]).map(lambda text: png_with_text("prompt", text))
+    words = bytes_of([PARAMETERS.encode()]).map(lambda text: png_with_text("parameters", text))
+    return st.one_of(graphs, words, bytes_of(seeds))
+
+
 _BY_DOOR: dict[str, Callable[[Sequence[bytes]], Strategy]] = {
     "manifest": json_of,
     "scheduler": json_of,
@@ -120,6 +126,7 @@ _BY_DOOR: dict[str, Callable[[Sequence[bytes]], Strategy]] = {
     "graph": protobuf_of,
     "record": json_of,
     "record-png": lambda seeds: st.one_of(png_of(seeds, json_of(records())), bytes_of(seeds)),
+    "like": _of_others,
     "latents": _with_records,
     "noise": lambda seeds: st.one_of(after_head(seeds, _split_npy, _join_npy, bytes_of), bytes_of(seeds)),
     "prompt": prompts,

@@ -214,6 +214,19 @@ def test_split_guidance_holds_what_depends_on_the_prompt_twice():
     assert whole.peak_bytes == make_plan(NEEDS, BASE, None, costs).peak_bytes
 
 
+def test_with_parts_of_a_prompt_each_branch_has_a_call_and_holds_its_own():
+    def with_held(candidate):
+        held = 20 * MIB if candidate.role == "denoiser" else 0
+        return dataclasses.replace(costs(candidate), held_bytes=held, held_seconds=1.0)
+
+    needs = [dataclasses.replace(need, branches=4 if need.can_split else 1) for need in NEEDS]
+    needs[1] = dataclasses.replace(needs[1], unguided_calls=6)  # of three branches, in two steps
+    four = make_plan(needs, BASE, 400 * MIB, with_held).stages[1]
+    assert (four.split_guidance, four.calls, four.held_again_bytes) == (True, 4 * 10 + 6, 60 * MIB)
+    once = four.costs.open_seconds + 4.0 + four.costs.first_seconds
+    assert four.seconds == pytest.approx(four.opens * once + four.calls * four.costs.call_seconds)
+
+
 def test_nothing_fits_names_the_smallest_budget_that_would_and_it_does():
     with pytest.raises(MemoryBudgetError, match="denoiser") as caught:
         make_plan(NEEDS, BASE, 200 * MIB, costs)

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import json
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
 import tintype
 import tintype.memory.budget
+from tintype.cli.plan import plan as plan_command
 from tintype.errors import MemoryBudgetError
 from tintype.graphs.measured import PLANS_KEPT, Planner
 from tintype.memory.mode import MIB
@@ -111,3 +114,15 @@ def test_a_plan_counts_the_denoisers_calls_as_they_are_made(
         plan = pipeline.plan(PROMPT, build=False, **asked)
         pipeline.generate(PROMPT, **asked)
     assert {stage.role: stage.calls for stage in plan.stages}["denoiser"] == calls
+
+
+def test_the_command_plans_for_the_parts_of_a_prompt() -> None:
+    asked = ["postcard", "--provider", "cpu", "--no-build", "--json", "--prompt", "a boat AND [a house|a tent]:0.5"]
+    done = CliRunner().invoke(plan_command, asked)
+    assert done.exit_code == 0, done.output
+    stages = {stage["role"]: stage for stage in json.loads(done.stdout)["plan"]["stages"]}
+    assert stages["denoiser"]["branches"] == 3
+    assert stages["text_encoder"]["calls"] == 4
+    refused = CliRunner().invoke(plan_command, ["postcard", "--encode", "--prompt", "a boat"])
+    assert isinstance(refused.exception, SystemExit)
+    assert "leave out --prompt" in refused.output
