@@ -99,7 +99,7 @@ def test_a1111s_parameters_become_a_request(tmp_path: Path) -> None:
 
 def test_a_hires_fix_and_a_picture_to_begin_with_are_told_apart(tmp_path: Path) -> None:
     likeness = tintype.like(png(tmp_path, parameters=HIRES))
-    asked = {"hires": 2.0, "hires_strength": 0.4, "hires_upscale": "pixel", "noise": "torch-cpu", "sigmas": "linspace"}
+    asked = {"hires": 2.0, "hires_strength": 0.4, "hires_upscale": "pixel", "noise": "torch-cpu", "sigmas": "normal"}
     assert asked.items() <= likeness.fields.items()
     assert [sentence.partition(":")[0] for sentence in likeness.left_out] == [
         "the upscaler R-ESRGAN 4x+",
