@@ -32,6 +32,7 @@ class Branch:
 
     name: str
     prompt: str | None  # None: zeros in the place of its embeddings
+    sees_picture: bool = True  # of a denoiser that takes a picture beside the noise: False is zeros in its place
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +82,12 @@ class Family(Protocol):
         ...
 
     def encode(
-        self, request: ResolvedRequest, branches: Sequence[Branch], tokens: Tokens, call: CallEncoder
+        self,
+        request: ResolvedRequest,
+        manifest: Manifest,
+        branches: Sequence[Branch],
+        tokens: Tokens,
+        call: CallEncoder,
     ) -> Conditioning:
         """Words -> what the denoiser is told."""
         ...

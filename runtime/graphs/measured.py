@@ -263,7 +263,9 @@ class Planner:
 
 
 def _need(use: GraphUse, modes: Sequence[Mode], *, can_split: bool) -> Need:
-    return Need(role=use.name, modes=tuple(modes), opens=use.opens, calls=use.calls, can_split=can_split)
+    return Need(
+        role=use.name, modes=tuple(modes), opens=use.opens, calls=use.calls, can_split=can_split, branches=use.branches
+    )
 
 
 def picture_bytes(width: int, height: int, count: int) -> int:

@@ -14,7 +14,7 @@ active, and returns what that combines them to.
 from __future__ import annotations
 
 from tintype.sampling.cfg_pp import CFG_PP_GUIDANCE
-from tintype.sampling.guidance import ClassifierFreeGuidance, Guidance, Interval, Unguided
+from tintype.sampling.guidance import ClassifierFreeGuidance, Guidance, Interval, PictureGuidance, Unguided
 from tintype.sampling.noise import NOISE_MODES, NoiseSource, noise_source
 from tintype.sampling.parametrization import PARAMETRIZATIONS, Parametrization
 from tintype.sampling.samplers import CFG_PP, SAMPLERS, Sampler
@@ -38,6 +38,7 @@ __all__ = [
     "Interval",
     "NoiseSource",
     "Parametrization",
+    "PictureGuidance",
     "Sampler",
     "Schedule",
     "SchedulerConfig",

@@ -93,6 +93,31 @@ class ClassifierFreeGuidance:
         return Denoised(denoised(guided), denoised(unconditional))
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PictureGuidance:
+    """Three branches: neither words nor picture, the picture alone, and both (Brooks et al. 2023, formula 3).
+
+    rescale, interval: as in `ClassifierFreeGuidance`; outside of the interval the third branch is all.
+    """
+
+    scale: float
+    picture_scale: float
+    rescale: float = 0.0
+    interval: Interval = Interval()
+
+    def active(self, progress: float) -> tuple[int, ...]:
+        return (0, 1, 2) if self.interval.covers(progress) else (2,)
+
+    def combine(self, predictions: Mapping[int, Latents], denoised: ToDenoised) -> Denoised:
+        if 0 not in predictions:
+            return Denoised.unguided(denoised(predictions[2]))
+        neither, picture, both = (predictions[branch] for branch in range(3))
+        guided = neither + (picture - neither) * self.picture_scale + (both - picture) * self.scale
+        if self.rescale != 0:
+            guided = rescale_guidance(guided, both, self.rescale)
+        return Denoised(denoised(guided), denoised(neither))
+
+
 def guide(conditional: Latents, unconditional: Latents, scale: float) -> Latents:
     """Away from the unconditional prediction by `scale` (Ho & Salimans 2022); 1 is the conditional one itself."""
     return unconditional + (conditional - unconditional) * scale
