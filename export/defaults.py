@@ -153,6 +153,7 @@ def _card_names(checkpoint: Checkpoint) -> Iterator[str]:
         card = read_plain(checkpoint.folder / "README.md", MAX_CONFIG_BYTES).decode(errors="replace")
     except OSError:
         return
-    lines = card[:20_000].splitlines()
-    heads = [line for line in lines if line.startswith(("base_model", "- base_model", "# "))]
-    yield from (line[:500].lower() for line in heads[:3])
+    card = card[:20_000]
+    bases = re.search(r"^base_model:[^\n]*(?:\n[ \t]*- [^\n]*)*", card, re.MULTILINE)  # one, or a list of them
+    title = re.search(r"^# [^\n]*", card, re.MULTILINE)
+    yield from (found[0][:500].lower() for found in (title, bases) if found)

@@ -137,9 +137,10 @@ class DefaultRequest:
     strength: float | None = None  # with a picture to begin with; None is what the runtime takes
 
     def __post_init__(self) -> None:
-        for name, most in (("guidance_rescale", 1.0), ("strength", 1.0), ("image_guidance_scale", 100.0)):
+        for name, least, most in (("guidance_rescale", 0, 1), ("strength", 0, 1), ("image_guidance_scale", 1, 100)):
             value = getattr(self, name)
-            require(value is None or 0.0 <= value <= most, f"default_request.{name} {value} is not 0 to {most:g}")
+            sane = value is None or least <= value <= most
+            require(sane, f"default_request.{name} {value} is not {least} to {most}")
         require(1 <= self.num_inference_steps <= 1000, "num_inference_steps should be 1 to 1000")
         length = len(self.negative_prompt.encode("utf-8", "replace"))
         require(length <= MAX_PROMPT_BYTES, f"negative_prompt has {length:,} bytes; {MAX_PROMPT_BYTES:,} are the most")

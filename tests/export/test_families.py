@@ -1,4 +1,4 @@
-"""Which family a checkpoint is of, what its first picture is drawn with, and what is said of families that aren't done."""
+"""Which family a checkpoint is of, what its first picture is drawn with, and what is said of others."""
 
 from __future__ import annotations
 

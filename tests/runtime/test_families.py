@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import shutil
 from pathlib import Path
 from typing import Any
@@ -214,30 +215,79 @@ def test_a_tiny_autoencoder_decodes_and_encodes_as_in_diffusers(family):
         pipeline.generate(PROMPT, decoder="tiny")
 
 
-def test_zero_terminal_snr_draws_as_in_diffusers(tiny_checkpoint, tiny_bundle, tmp_path):
-    """What NoobAI's scheduler says: v-prediction on trailing timesteps, and guidance rescaled."""
+def rescheduled(plain: tuple[Path, Path], folder: Path, name: str, **scheduler: Any) -> tuple[Path, Any]:
+    """The plain bundle as that of a checkpoint of another name and scheduler, and the config of that."""
+    checkpoint, bundle = plain
+    config = json.loads((checkpoint / "scheduler/scheduler_config.json").read_text()) | scheduler
+    shutil.copytree(checkpoint, folder / name)
+    (folder / name / "scheduler/scheduler_config.json").write_text(json.dumps(config))
+    default = usual_request(open_checkpoint(folder / name))
+    made = Path(shutil.copytree(bundle, folder / "bundle"))
+    (made / "scheduler/scheduler_config.json").write_text(json.dumps(config))
+    kind = config["prediction_type"]
+    manifest = dataclasses.replace(
+        read_manifest(made)[0], files=file_facts(made), prediction_type=kind, default_request=default
+    )
+    write_manifest(made, manifest)
+    return made, config
+
+
+def plain_reference(checkpoint: Path, config: Any) -> Any:
     import diffusers
 
-    config = json.loads((tiny_bundle / "scheduler/scheduler_config.json").read_text())
-    config |= {"prediction_type": "v_prediction", "rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
-    config["_class_name"] = "EulerDiscreteScheduler"
-    checkpoint = Path(shutil.copytree(tiny_checkpoint, tmp_path / "checkpoint"))
-    (checkpoint / "scheduler/scheduler_config.json").write_text(json.dumps(config))
-    default = usual_request(open_checkpoint(checkpoint))
-    assert (default.sampler, default.sigmas, default.guidance_rescale) == ("euler", "trailing", 0.7)
-    folder = Path(shutil.copytree(tiny_bundle, tmp_path / "bundle"))
-    (folder / "scheduler/scheduler_config.json").write_text(json.dumps(config))
-    manifest = dataclasses.replace(
-        read_manifest(folder)[0],
-        files=file_facts(folder),
+    opened = diffusers.StableDiffusionPipeline.from_pretrained(checkpoint, safety_checker=None)
+    opened.set_progress_bar_config(disable=True)
+    opened.scheduler = getattr(diffusers, config["_class_name"]).from_config(config)
+    return opened
+
+
+def test_zero_terminal_snr_draws_as_in_diffusers(tiny_checkpoint, tiny_bundle, tmp_path):
+    """What NoobAI's scheduler says: v-prediction on trailing timesteps, and guidance rescaled."""
+    bundle, config = rescheduled(
+        (tiny_checkpoint, tiny_bundle),
+        tmp_path,
+        "noob-xl",
+        _class_name="EulerDiscreteScheduler",
         prediction_type="v_prediction",
-        default_request=dataclasses.replace(default, num_inference_steps=6),
+        rescale_betas_zero_snr=True,
+        timestep_spacing="trailing",
     )
-    write_manifest(folder, manifest)
-    theirs = diffusers.StableDiffusionPipeline.from_pretrained(tiny_checkpoint, safety_checker=None)
-    theirs.set_progress_bar_config(disable=True)
-    theirs.scheduler = diffusers.EulerDiscreteScheduler.from_config(config)
+    theirs = plain_reference(tiny_checkpoint, config)
     asked = {"num_inference_steps": 6, "guidance_scale": 5.0, "guidance_rescale": 0.7}
     expected = theirs(PROMPT, generator=generator(), **asked).images[0]
-    with tintype.load(folder, provider="cpu") as pipeline:
-        assert_near(pipeline.generate(PROMPT, noise="torch-cpu", seed=SEED).image, expected, "zero terminal SNR")
+    with tintype.load(bundle, provider="cpu") as pipeline:
+        found = pipeline.generate(PROMPT, noise="torch-cpu", seed=SEED, num_inference_steps=6)
+        assert found.record.request.guidance_rescale == 0.7
+        assert_near(found.image, expected, "zero terminal SNR")
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "steps"),
+    [
+        ("sd-turbo", "EulerAncestralDiscreteScheduler", 1),
+        ("lightning-4step", "EulerDiscreteScheduler", 4),
+        ("hyper-sd-4steps", "DDIMScheduler", 4),
+        ("dmd2", "LCMScheduler", 4),
+    ],
+)
+def test_few_steps_are_those_of_diffusers_one_by_one(tiny_checkpoint, tiny_bundle, tmp_path, name, kind, steps):
+    """As the model cards have them; ours by the bundle's default request alone."""
+    bundle, config = rescheduled((tiny_checkpoint, tiny_bundle), tmp_path, name)
+    config |= {"_class_name": kind, "timestep_spacing": "trailing", "clip_sample": False}
+    theirs, kept = plain_reference(tiny_checkpoint, config), []
+
+    def keep(pipe, index, timestep, inputs):
+        kept.append(inputs["latents"].numpy().copy())
+        return inputs
+
+    options = {"num_inference_steps": steps, "guidance_scale": 0.0, "generator": generator()}
+    expected = theirs(PROMPT, callback_on_step_end=keep, **options).images[0]
+    with tintype.load(bundle, provider="cpu") as pipeline:
+        run = pipeline.steps(PROMPT, noise="torch-cpu", seed=SEED)
+        found = list(run)
+        assert_near(run.result.image, expected, name)
+    assert len(found) == len(kept) == steps
+    after = [step.sigma for step in found[1:]] + [0.0]
+    for sigma, step, latents in zip(after, found, kept, strict=True):
+        scale = 1.0 if kind.startswith("Euler") else math.hypot(1.0, sigma)  # theirs are then of unit variance
+        assert array_db(latents, step.latents / np.float32(scale)) >= GATE_DB
