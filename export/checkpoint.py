@@ -215,7 +215,8 @@ def load_tiny_vae(checkpoint: Checkpoint, component: str = TINY_VAE) -> torch.nn
     from diffusers import AutoencoderTiny
 
     state = _load_state(checkpoint, component)
-    module = _build(lambda: AutoencoderTiny.from_config(dict(checkpoint.configs[component])), component)
+    config = {name: value for name, value in checkpoint.configs[component].items() if name != "block_out_channels"}
+    module = _build(lambda: AutoencoderTiny.from_config(config), component)  # its other options say the same
     return _fill(checkpoint, component, module, state)
 
 

@@ -140,8 +140,8 @@ def _names(checkpoint: Checkpoint) -> Iterator[str]:
     """What the checkpoint is called, in small letters, the nearest name first."""
     yield checkpoint.folder.resolve().name.lower()
     for config in (checkpoint.index, checkpoint.configs["unet"]):
-        path = str(config.get("_name_or_path", "")).replace("\\", "/")
-        yield "/".join(path.split("/")[-2:])[-500:].lower()
+        place = str(config.get("_name_or_path", "")).replace("\\", "/")
+        yield "/".join(place.split("/")[-2:])[-500:].lower()
     for path in checkpoint.weights["unet"]:
         yield path.name.lower()
     yield from _card_names(checkpoint)

@@ -71,6 +71,7 @@ STABLE_DIFFUSION = Family(
         "StableDiffusionImg2ImgPipeline",
         "StableDiffusionInpaintPipeline",
         "LatentConsistencyModelPipeline",
+        "LatentConsistencyModelImg2ImgPipeline",
     ),
     _ONE_TEXT_ENCODER,
 )

@@ -7,6 +7,7 @@ is judged on what its ranges were fitted to. Same checkpoint and plan: the same 
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -129,8 +130,9 @@ def walk(
     """
     from diffusers import DDIMScheduler
 
+    known = inspect.signature(DDIMScheduler).parameters  # another scheduler's config says more
     config = {**modules.scheduler, "clip_sample": False, "thresholding": False}
-    scheduler = DDIMScheduler.from_config({key: value for key, value in config.items() if not key.startswith("_")})
+    scheduler = DDIMScheduler.from_config({key: value for key, value in config.items() if key in known})
     scheduler.set_timesteps(plan.steps)
     generator = torch.Generator().manual_seed(seed)
     shape = (1, modules.latent_channels, plan.latent_size, plan.latent_size)

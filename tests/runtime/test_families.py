@@ -24,10 +24,12 @@ from tintype.export.checkpoint import open_checkpoint
 from tintype.export.defaults import usual_request
 from tintype.export.parity import psnr_db as array_db
 from tintype.image.encode import to_samples
+from tintype.memory.mode import Strips
 from tintype.memory.plan import ExecutionPlan
 from tintype.pipeline import picture_steps
 from tintype.request import Request
 from tintype.run import Run, take_all
+from tintype.stages.decode import samples_in
 from tintype.stages.start import picture_latents
 
 SEED, GATE_DB = 7, 50.0
@@ -207,6 +209,9 @@ def test_a_tiny_autoencoder_decodes_and_encodes_as_in_diffusers(family):
         with torch.inference_mode():
             samples = tiny.decode(torch.from_numpy(made.latents.copy())).sample[0]
         assert_near(made.image, (samples / 2 + 0.5).clamp(0, 1).permute(1, 2, 0).numpy() * 255, "tiny decoder")
+        ctx = pipeline.context(pipeline.resolve(Request(prompt=PROMPT, decoder="tiny")))
+        strips = next(samples_in(ctx, made.latents, Strips(1)))[0]  # it can be cut, so budgets hold it too
+        assert array_db(samples.numpy(), strips) >= GATE_DB
         ctx = pipeline.context(pipeline.resolve(Request(prompt=PROMPT, image=photo(), encoder="tiny")))
         with torch.inference_mode():
             latents = tiny.encode(torch.from_numpy(to_samples(np.asarray(photo())[np.newaxis]))).latents.numpy()
