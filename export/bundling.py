@@ -56,7 +56,9 @@ def export_bundle(
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> ParityReport:
-    """Export a diffusers folder (Stable Diffusion 1.x, 2.x, XL and their kin) to a bundle folder; returns how near each graph came.
+    """Export a diffusers folder (Stable Diffusion 1.x, 2.x, XL and their kin) to a bundle folder.
+
+    Returns how near each graph came.
 
     precision: fp32, fp16 (weights stored in half) or int8 (hybrid; layers that would miss the gate stay float).
     prompts: what calibration and gates draw; use words the model knows. None takes a general list.

@@ -41,7 +41,7 @@ def export(
     overwrite: bool,
     as_json: bool,
 ) -> None:
-    """Turn SOURCE, a diffusers folder of Stable Diffusion 1.x, 2.x, XL or their kin, into BUNDLE, a folder that tintype runs.
+    """Turn SOURCE, a diffusers folder of Stable Diffusion or its kin, into BUNDLE, a folder that tintype runs.
 
     Every graph is compared with the checkpoint in torch; nothing is written when one isn't near enough.
     """
