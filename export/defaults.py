@@ -16,6 +16,7 @@ from tintype.errors import ExportError
 from tintype.export.checkpoint import Checkpoint
 from tintype.export.families import REFINER
 from tintype.files import read_plain
+from tintype.strict_json import Misfit
 
 LARGEST_SIDE = 2048  # pixels; beyond it these models repeat themselves
 MAX_FEW_STEPS = 32
@@ -49,9 +50,17 @@ BY_SCHEDULER = {"LCMScheduler": LCM, "TCDScheduler": FewSteps(4, "ddim")}  # wit
 
 
 def size_limits(checkpoint: Checkpoint) -> SizeLimits:
-    """Sizes the graphs can do: the UNet halves latents once a level, the VAE has its factor."""
+    """Sizes the graphs can do: the UNet halves latents once a level, the VAE has its factor.
+
+    Raises ExportError where none of them makes a picture.
+    """
     multiple = checkpoint.vae_scale_factor * checkpoint.latent_multiple
-    return SizeLimits(multiple=multiple, minimum=multiple, maximum=max(1, LARGEST_SIDE // multiple) * multiple)
+    try:
+        return SizeLimits(multiple=multiple, minimum=multiple, maximum=max(1, LARGEST_SIDE // multiple) * multiple)
+    except Misfit as misfit:
+        raise ExportError(
+            f"the UNet and the VAE have so many levels that {misfit}", fix="download the checkpoint's config.json again"
+        ) from None
 
 
 def usual_request(checkpoint: Checkpoint, few_steps: int | None = None) -> DefaultRequest:

@@ -32,7 +32,16 @@ _WHOLE_OR_NULL = {
 }
 _ANY_OR_NULL = {"vae": ("scaling_factor", "shift_factor")}
 MAX_CONFIG_NUMBER = 1_000_000  # CLIP knows 49,408 words; no width is near that
+MAX_LAYERS = 128  # of a text encoder, or of one level of a UNet or an autoencoder; SDXL has 32 and 12
 MAX_LEVELS = 16  # of a UNet or an autoencoder, each of which halves a picture; there are four in each
+
+# How many layers there are, by the start of the component's name: numbers, or lists of them by level and layer.
+_LAYERS = {
+    "unet": ("layers_per_block", "transformer_layers_per_block", "reverse_transformer_layers_per_block"),
+    "vae": ("layers_per_block", "num_encoder_blocks", "num_decoder_blocks"),
+    "text_encoder": ("num_hidden_layers",),
+}
+LEAST_GUIDANCE_NUMBERS, MOST_GUIDANCE_NUMBERS = 4, 4096  # that a bundle may tell a guidance scale in; 256 is usual
 
 # UNet options that need inputs or layers which no traced graph has.
 _UNSUPPORTED_UNET_OPTIONS = ("class_embed_type", "encoder_hid_dim_type", "num_class_embeds")
@@ -152,6 +161,9 @@ def check_configs(family: Family, configs: Configs) -> None:
                 f"the UNet sets {option}={unet.get(option)!r}, which this exporter can't trace",
                 fix=f"export a plain {family.known_as} checkpoint",
             )
+    told = unet.get("time_cond_proj_dim")
+    if told is not None and not LEAST_GUIDANCE_NUMBERS <= told <= MOST_GUIDANCE_NUMBERS:
+        raise _unusable("unet", "time_cond_proj_dim", told)
     _check_channels(family, unet, vae)
     for option in ("latents_mean", "latents_std"):
         if vae.get(option) is not None:
@@ -177,6 +189,7 @@ def check_tiny_vae(config: Mapping[str, Any], latent_channels: int, vae_scale_fa
             raise _unusable("tiny_vae", name, value)
     if not isinstance(levels, list) or not 1 <= len(levels) <= MAX_LEVELS:
         raise _unusable("tiny_vae", "block_out_channels", levels)
+    _check_layers("tiny_vae", "vae", config)
     if channels != latent_channels or 2 ** (len(levels) - 1) != vae_scale_factor:
         raise ExportError(
             f"the tiny autoencoder has {channels} channels and factor {2 ** (len(levels) - 1)}, the checkpoint's VAE "
@@ -197,10 +210,23 @@ def _check_numbers(family: Family, configs: Configs) -> None:
             sound = isinstance(value, kinds) and not isinstance(value, bool)
             if not sound or not least <= value <= MAX_CONFIG_NUMBER:  # type: ignore[operator]
                 raise _unusable(component, name, value)
+        _check_layers(component, kind, config)
         if kind != "text_encoder":
             levels = config.get("block_out_channels")
             if not isinstance(levels, list) or not 1 <= len(levels) <= MAX_LEVELS:
                 raise _unusable(component, "block_out_channels", levels)
+
+
+def _check_layers(component: str, kind: str, config: Mapping[str, Any]) -> None:
+    """Every number of layers is one that a module can be made of in no time."""
+    for name in _LAYERS[kind]:
+        left = [config.get(name)]
+        for _ in range(3):  # a list of lists at most
+            left = [each for value in left for each in (value if isinstance(value, list) else [value])]
+        for value in left:
+            sound = value is None or (isinstance(value, int) and not isinstance(value, bool))
+            if not sound or (value is not None and not 0 <= value <= MAX_LAYERS) or len(left) > MAX_LEVELS * MAX_LAYERS:
+                raise _unusable(component, name, config.get(name))
 
 
 def _unusable(component: str, name: str, value: object) -> ExportError:

@@ -87,6 +87,14 @@ def test_where_no_name_tells_the_user_does(tiny_checkpoint: Path) -> None:
             usual_request(checkpoint, steps)
 
 
+def test_more_levels_than_a_picture_has_pixels_are_refused(tiny_checkpoint: Path) -> None:
+    checkpoint = open_checkpoint(tiny_checkpoint)
+    for part in ("unet", "vae"):
+        checkpoint.configs[part]["block_out_channels"] = [8] * 16  # type: ignore[index]
+    with pytest.raises(ExportError, match="levels"):
+        usual_request(checkpoint)
+
+
 def test_zero_terminal_snr_is_spaced_to_the_last_timestep_and_rescaled(xl_checkpoint: Path) -> None:
     checkpoint = open_checkpoint(xl_checkpoint)
     checkpoint.configs["scheduler"] |= {  # type: ignore[index]
@@ -111,6 +119,15 @@ def configs_of(variant_name: str, plain: Path) -> tuple[dict[str, Any], dict[str
     return index, configs
 
 
+HOSTILE: tuple[dict[str, Any], ...] = (
+    {"layers_per_block": 10**9},
+    {"transformer_layers_per_block": [1, [10**9]]},
+    {"layers_per_block": "2"},
+    {"time_cond_proj_dim": 2},
+    {"time_cond_proj_dim": 10**6},
+)
+
+
 @pytest.mark.parametrize("name", list(VARIANTS))
 def test_each_familys_configs_are_taken_and_others_of_it_refused(
     name: str, tiny_checkpoint: Path, xl_checkpoint: Path
@@ -122,7 +139,7 @@ def test_each_familys_configs_are_taken_and_others_of_it_refused(
     usual = "stable-diffusion" if VARIANTS[name].base == "sd" else "stable-diffusion-xl"
     assert family.name == wanted.get(name, usual)
     check_configs(family, configs)
-    for option in ({"num_class_embeds": 1000}, {"class_embed_type": "timestep"}, {"in_channels": 7}):
+    for option in ({"num_class_embeds": 1000}, {"class_embed_type": "timestep"}, {"in_channels": 7}, *HOSTILE):
         with pytest.raises(ExportError):
             check_configs(family, {**configs, "unet": {**configs["unet"], **option}})
     if VARIANTS[name].base == "xl":
@@ -189,6 +206,7 @@ def test_a_tiny_autoencoder_is_taken_from_a_folder_and_refused_where_it_does_not
         ({"latent_channels": "4"}, "latent_channels"),
         ({"block_out_channels": [8] * 99}, "block_out_channels"),
         ({"scaling_factor": 0}, "scaling_factor"),
+        ({"num_decoder_blocks": [1, 10**9, 1]}, "num_decoder_blocks"),
     ):
         config = json.loads((tmp_path / "tiny/config.json").read_text())
         change_json(tmp_path / "tiny/config.json", **changes)
