@@ -22,7 +22,7 @@ from tintype.cli.say import say, say_json
 # Fields that change what a picture takes.
 ONLY_OF_REQUESTS = (
     "count", "batch_size", "num_inference_steps", "guidance_scale", "guidance_interval", "sampler", "image",
-    "strength", "fit", "mask", "outpaint",
+    "strength", "fit", "mask", "outpaint", "decoder", "encoder",
 )  # fmt: skip
 
 
