@@ -179,6 +179,21 @@ def test_what_a_record_keeps_is_asked_for_again(manifest):
         assert getattr(again, name) == getattr(said, name)
 
 
+def test_what_a_model_has_not_is_refused(manifest):
+    refused(manifest, "no picture beside the noise", image_guidance_scale=1.5)
+    refused(manifest, "no tiny decoder", decoder="tiny")
+    refused(manifest, "no tiny encoder", encoder="tiny")
+    refused(manifest, "no decoder", decoder="half")
+
+
+def test_guidance_is_rescaled_as_the_bundle_has_it_where_nothing_is_said(manifest):
+    assert resolve(Request(prompt=""), manifest).guidance_rescale == 0.0
+    default = dataclasses.replace(manifest.default_request, guidance_rescale=0.7)
+    other = dataclasses.replace(manifest, default_request=default)
+    assert resolve(Request(prompt=""), other).guidance_rescale == 0.7
+    assert resolve(Request(prompt="", guidance_rescale=0.0), other).guidance_rescale == 0.0
+
+
 def test_cfg_pp_has_a_measure_of_its_own(manifest):
     """0.6 for what the bundle has by default, unless that is no guidance; what is said is done."""
     names = ("euler_cfg_pp", "euler_a_cfg_pp", "dpmpp_2m_cfg_pp")
