@@ -190,8 +190,9 @@ def _demand_image_alone(request: Request, manifest: Manifest) -> None:
         raise RequestError("this model changes a picture, and there is none", fix="give image=, or --image FILE")
     if not manifest.is_editing:
         return
-    for name in ("mask", "outpaint", "hires", "strength"):
-        if getattr(request, name) is not None and getattr(request, name) != 1.0:
+    whole = isinstance(request.strength, int | float) and request.strength == 1.0  # which is what it does
+    for name in ("mask", "outpaint", "hires", *(() if whole else ("strength",))):
+        if getattr(request, name) is not None:
             raise RequestError(
                 f"this model changes all of a picture as the words say, and has no {name}",
                 fix=f"leave {name} out; image_guidance_scale says how closely to follow the picture",
