@@ -6,6 +6,7 @@ import dataclasses
 import json
 import math
 import shutil
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -56,9 +57,10 @@ def family(request, export_once):
         folder = plain.with_name(name)
         with filelock.FileLock(folder.with_name(f"{name}.lock")):
             if not folder.is_dir():
-                save_variant(variant, plain, folder.with_name(f"{name}.part"))
-                save_tiny_vae(folder.with_name(f"{name}.part") / "tiny_vae")
-                folder.with_name(f"{name}.part").rename(folder)
+                with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
+                    save_variant(variant, plain, Path(scratch) / name)
+                    save_tiny_vae(Path(scratch) / name / "tiny_vae")
+                    (Path(scratch) / name).rename(folder)
         with untraced(plain, bundle):
             tiny = folder / "tiny_vae" if name == "lcm" else None
             return folder, export_once(f"tiny-{name}", folder, precision="fp32", effort=EFFORT, tiny_vae=tiny)
