@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 
 from tintype.bundle import DefaultRequest
 from tintype.errors import ExportError, near_names
-from tintype.export.checkpoint import Checkpoint, open_checkpoint
+from tintype.export.checkpoint import Checkpoint, open_checkpoint, with_tiny_vae
+from tintype.export.defaults import usual_request
 from tintype.export.families import tokenizer_of
 from tintype.export.parity import GATES_DB, ParityReport, refuse_failures
 from tintype.export.placing import placed
@@ -49,16 +50,22 @@ def export_bundle(
     name: str | None = None,
     licence: str | None = None,
     default_request: DefaultRequest | None = None,
+    few_steps: int | None = None,
+    tiny_vae: Path | str | None = None,
     effort: Effort | None = None,
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> ParityReport:
-    """Export a diffusers folder (Stable Diffusion 1.x, 2.x, XL) to a bundle folder; returns how near each graph came.
+    """Export a diffusers folder (Stable Diffusion 1.x, 2.x, XL and their kin) to a bundle folder.
+
+    Returns how near each graph came.
 
     precision: fp32, fp16 (weights stored in half) or int8 (hybrid; layers that would miss the gate stay float).
     prompts: what calibration and gates draw; use words the model knows. None takes a general list.
     name: the bundle's name, None takes the folder's. licence: None reads the checkpoint's README.md.
     default_request: what a request gets that leaves fields out; None takes `usual_request`.
+    few_steps: how many steps the model was distilled to, where neither its scheduler nor its names tell.
+    tiny_vae: the folder or file of an AutoencoderTiny, which goes into the bundle beside the checkpoint's own VAE.
     overwrite: replace a bundle that is there already; anything else at that place is never touched.
 
     Raises ExportError, and then nothing is left at `bundle`: for what can't be read or isn't supported, an output
@@ -72,6 +79,9 @@ def export_bundle(
             f"precision {precision!r} isn't one this exporter makes", fix=near_names(precision, PRECISIONS)
         )
     checkpoint = open_checkpoint(source)
+    if tiny_vae is not None:
+        checkpoint = with_tiny_vae(checkpoint, Path(tiny_vae))
+    request = default_request or usual_request(checkpoint, few_steps)
     with placed(bundle, checkpoint, overwrite=overwrite) as scratch:
         # torch and diffusers take seconds to import: only for a checkpoint and an output that are there.
         _quiet_libraries()
@@ -79,7 +89,6 @@ def export_bundle(
         from tintype.export.modules import Modules
         from tintype.export.tokenizer import read_tokenizer
 
-        request = default_request or writing.usual_request(checkpoint)
         plan = trajectory_plan(checkpoint, effort or Effort(), prompts, request.guidance_scale)
         tokenizers = {  # 1. read
             tokenizer_of(role): read_tokenizer(source / tokenizer_of(role), *checkpoint.text_limits(role))
@@ -109,7 +118,7 @@ def _quiet_libraries() -> None:
 
 def _check_weights(modules: Modules, progress: Progress) -> None:
     """ExportError for weights that are broken. Each part is read and dropped: it is read again when its turn comes."""
-    components = modules.checkpoint.family.components
+    components = modules.checkpoint.components
     with progress.stage("checkpoint", len(components)) as advance:
         for component in components:
             modules.part(component)

@@ -9,18 +9,29 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tintype import strict_json
 from tintype.bounds import MAX_CONFIG_BYTES
 from tintype.errors import ExportError
-from tintype.export.families import Configs, Family, check_configs, family_of, tokenizer_of
+from tintype.export.families import (
+    Configs,
+    Family,
+    check_configs,
+    check_tiny_vae,
+    class_of,
+    family_of,
+    inpainting_channels,
+    tokenizer_of,
+)
 from tintype.files import read_plain, sha256_of
 
 if TYPE_CHECKING:
     import torch
+
+TINY, TINY_VAE = "AutoencoderTiny", "tiny_vae"  # the class, and the component of one beside the checkpoint's own VAE
 
 # Weights files in order of preference: the plain ones first, then what "variant" downloads leave.
 _TEXT_WEIGHTS = ("model.safetensors", "model.fp16.safetensors", "pytorch_model.bin", "pytorch_model.fp16.bin")
@@ -72,7 +83,33 @@ class Checkpoint:
 
     @property
     def is_inpainting(self) -> bool:
-        return self.sample_channels != self.latent_channels
+        return self.sample_channels == inpainting_channels(self.latent_channels)
+
+    @property
+    def takes_picture(self) -> bool:
+        """Whether its UNet takes a picture's latents, or those of a masked one, beside the noisy ones."""
+        return self.is_inpainting or self.family.takes_picture
+
+    @property
+    def components(self) -> tuple[str, ...]:
+        """What it has weights of: its family's parts in order, then a tiny autoencoder that was given beside."""
+        return tuple(self.weights)
+
+    @property
+    def vae_class(self) -> str:
+        """AutoencoderKL, or AutoencoderTiny."""
+        return class_of(self.index, "vae") or self.family.components["vae"]
+
+    @property
+    def scaling_factor(self) -> float:
+        """The VAE decodes latents / scaling_factor + shift; its class's default where config.json is mute."""
+        return float(self.configs["vae"].get("scaling_factor", 1.0 if self.vae_class == TINY else 0.18215))
+
+    @property
+    def guidance_embedding(self) -> int | None:
+        """How many numbers the UNet is told its guidance scale in (latent consistency models); None: it isn't told."""
+        value = self.configs["unet"].get("time_cond_proj_dim")
+        return None if value is None else int(value)
 
     @property
     def force_zeros_for_empty_prompt(self) -> bool:
@@ -93,7 +130,9 @@ class Checkpoint:
         """One hash for all weights: sha256 over each file's name and sha256, in order of names."""
         total = hashlib.sha256()
         for path in sorted(path for paths in self.weights.values() for path in paths):
-            total.update(f"{path.relative_to(self.folder).as_posix()} {sha256_of(path)}\n".encode())
+            inside = path.is_relative_to(self.folder)
+            name = path.relative_to(self.folder).as_posix() if inside else f"{TINY_VAE}/{path.name}"
+            total.update(f"{name} {sha256_of(path)}\n".encode())
         return total.hexdigest()
 
 
@@ -127,6 +166,8 @@ def load(checkpoint: Checkpoint, component: str) -> torch.nn.Module:
     """One component of a checkpoint, fp32, in eval mode."""
     if component == "unet":
         return load_unet(checkpoint)
+    if component == TINY_VAE or (component == "vae" and checkpoint.vae_class == TINY):
+        return load_tiny_vae(checkpoint, component)
     return load_vae(checkpoint) if component == "vae" else load_text_encoder(checkpoint, component)
 
 
@@ -167,6 +208,40 @@ def load_vae(checkpoint: Checkpoint) -> torch.nn.Module:
         if name in wanted and tensor.ndim == 4 and wanted[name].ndim == 2 and tensor.shape[2:] == (1, 1):
             state[name] = tensor[:, :, 0, 0]
     return _fill(checkpoint, "vae", module, state)
+
+
+def load_tiny_vae(checkpoint: Checkpoint, component: str = TINY_VAE) -> torch.nn.Module:
+    """An AutoencoderTiny (TAESD and its kin), fp32."""
+    from diffusers import AutoencoderTiny
+
+    state = _load_state(checkpoint, component)
+    config = {name: value for name, value in checkpoint.configs[component].items() if name != "block_out_channels"}
+    module = _build(lambda: AutoencoderTiny.from_config(config), component)  # its other options say the same
+    return _fill(checkpoint, component, module, state)
+
+
+def with_tiny_vae(checkpoint: Checkpoint, source: Path) -> Checkpoint:
+    """The checkpoint with a tiny autoencoder beside its own: an AutoencoderTiny's folder, or its .safetensors file.
+
+    A file has no config: it is taken for TAESD's, of which diffusers' defaults are the layers. Raises ExportError.
+    """
+    if source.is_dir():
+        config, weights = _read_json(source / "config.json"), _find_weights(source)
+    elif source.is_file():
+        config, weights = {}, (source,)
+    else:
+        raise ExportError(
+            f"there is no tiny autoencoder at {str(source)!r}", fix="give its folder or .safetensors file"
+        )
+    kind = config.get("_class_name", TINY)
+    if kind != TINY:
+        raise ExportError(f"{source} holds a {kind}, not an {TINY}", fix="give TAESD, or for XL TAESDXL")
+    check_tiny_vae(config, checkpoint.latent_channels, checkpoint.vae_scale_factor)
+    return replace(
+        checkpoint,
+        configs={**checkpoint.configs, TINY_VAE: config},
+        weights={**checkpoint.weights, TINY_VAE: weights},
+    )
 
 
 def _find_weights(folder: Path) -> tuple[Path, ...]:

@@ -23,6 +23,8 @@ from tintype.export.parity import GATES_DB, ParityReport
     help="How weights are stored; int8 also computes in int8, where that stays near enough.",
 )
 @click.option("--prompts", type=click.Path(path_type=Path), help="A text file to calibrate with, one prompt a line.")
+@click.option("--few-steps", type=int, help="How many steps the model was distilled to, where its names don't say.")
+@click.option("--tiny-vae", type=click.Path(path_type=Path), help="A folder or file of TAESD, for --decoder tiny.")
 @click.option("--name", help="The bundle's name [default: its folder's].")
 @click.option("--licence", help="The weights' licence [default: what the checkpoint's README.md says].")
 @click.option("--overwrite", is_flag=True, help="Replace a bundle that is there already.")
@@ -32,12 +34,14 @@ def export(
     bundle: Path,
     precision: str,
     prompts: Path | None,
+    few_steps: int | None,
+    tiny_vae: Path | None,
     name: str | None,
     licence: str | None,
     overwrite: bool,
     as_json: bool,
 ) -> None:
-    """Turn SOURCE, a diffusers folder of Stable Diffusion 1.x, 2.x or XL, into BUNDLE, a folder that tintype runs.
+    """Turn SOURCE, a diffusers folder of Stable Diffusion or its kin, into BUNDLE, a folder that tintype runs.
 
     Every graph is compared with the checkpoint in torch; nothing is written when one isn't near enough.
     """
@@ -56,6 +60,8 @@ def export(
             prompts=lines,
             name=name,
             licence=licence,
+            few_steps=few_steps,
+            tiny_vae=tiny_vae,
             overwrite=overwrite,
             progress=progress,
         )

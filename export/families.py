@@ -10,10 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tintype.bundle.manifest import PIX2PIX, XL
+from tintype.bundle.manifest import REFINER as REFINER_NAME
 from tintype.errors import ExportError
+from tintype.export.foreign import unknown_family
 
 PREDICTION_TYPES = ("epsilon", "v_prediction", "sample")
-TIME_IDS = 6  # original height and width, crop top and left, target height and width
 
 Configs = Mapping[str, Mapping[str, Any]]  # config.json as it stands, by component
 
@@ -24,13 +26,27 @@ _WHOLE = {
     "vae": ("latent_channels",),
     "text_encoder": ("max_position_embeddings", "vocab_size", "projection_dim"),
 }
-_WHOLE_OR_NULL = {"unet": ("sample_size", "addition_time_embed_dim"), "text_encoder": ("hidden_size",)}
+_WHOLE_OR_NULL = {
+    "unet": ("sample_size", "addition_time_embed_dim", "time_cond_proj_dim"),
+    "text_encoder": ("hidden_size",),
+}
 _ANY_OR_NULL = {"vae": ("scaling_factor", "shift_factor")}
 MAX_CONFIG_NUMBER = 1_000_000  # CLIP knows 49,408 words; no width is near that
+MAX_LAYERS = 128  # of a text encoder, or of one level of a UNet or an autoencoder; SDXL has 32 and 12
 MAX_LEVELS = 16  # of a UNet or an autoencoder, each of which halves a picture; there are four in each
 
+# How many layers there are, by the start of the component's name: numbers, or lists of them by level and layer.
+_LAYERS = {
+    "unet": ("layers_per_block", "transformer_layers_per_block", "reverse_transformer_layers_per_block"),
+    "vae": ("layers_per_block", "num_encoder_blocks", "num_decoder_blocks"),
+    "text_encoder": ("num_hidden_layers",),
+}
+LEAST_GUIDANCE_NUMBERS, MOST_GUIDANCE_NUMBERS = 4, 4096  # that a bundle may tell a guidance scale in; 256 is usual
+
 # UNet options that need inputs or layers which no traced graph has.
-_UNSUPPORTED_UNET_OPTIONS = ("class_embed_type", "encoder_hid_dim_type", "time_cond_proj_dim", "num_class_embeds")
+_UNSUPPORTED_UNET_OPTIONS = ("class_embed_type", "encoder_hid_dim_type", "num_class_embeds")
+# Classes that stand in for another: the same inputs and outputs, other layers.
+STAND_INS = {"AutoencoderKL": ("AutoencoderTiny",)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +57,10 @@ class Family:
     known_as: str  # to people
     pipelines: tuple[str, ...]
     components: Mapping[str, str]  # those with weights, and the class of each
-    addition_embed_type: str | None  # of the UNet: what it takes besides words
+    addition_embed_type: str | None = None  # of the UNet: what it takes besides words
+    # Of XL: original height and width, crop top and left, then target height and width, or an aesthetic score.
+    time_ids: int = 0
+    takes_picture: bool = False  # the UNet takes a picture's latents beside the noisy ones
 
     @property
     def text_encoders(self) -> tuple[str, ...]:
@@ -52,6 +71,7 @@ class Family:
         return self.addition_embed_type == "text_time"
 
 
+_ONE_TEXT_ENCODER = {"text_encoder": "CLIPTextModel", "unet": "UNet2DConditionModel", "vae": "AutoencoderKL"}
 STABLE_DIFFUSION = Family(
     "stable-diffusion",
     "Stable Diffusion 1.x and 2.x",
@@ -60,14 +80,21 @@ STABLE_DIFFUSION = Family(
         "StableDiffusionImg2ImgPipeline",
         "StableDiffusionInpaintPipeline",
         "LatentConsistencyModelPipeline",
+        "LatentConsistencyModelImg2ImgPipeline",
     ),
-    {"text_encoder": "CLIPTextModel", "unet": "UNet2DConditionModel", "vae": "AutoencoderKL"},
-    None,
+    _ONE_TEXT_ENCODER,
+)
+INSTRUCT_PIX2PIX = Family(
+    PIX2PIX,
+    "InstructPix2Pix",
+    ("StableDiffusionInstructPix2PixPipeline",),
+    _ONE_TEXT_ENCODER,
+    takes_picture=True,
 )
 STABLE_DIFFUSION_XL = Family(
-    "stable-diffusion-xl",
+    XL,
     "Stable Diffusion XL",
-    ("StableDiffusionXLPipeline", "StableDiffusionXLInpaintPipeline"),
+    ("StableDiffusionXLPipeline", "StableDiffusionXLInpaintPipeline", "StableDiffusionXLImg2ImgPipeline"),
     {
         "text_encoder": "CLIPTextModel",
         "text_encoder_2": "CLIPTextModelWithProjection",
@@ -75,8 +102,21 @@ STABLE_DIFFUSION_XL = Family(
         "vae": "AutoencoderKL",
     },
     "text_time",
+    time_ids=6,
 )
-FAMILIES = (STABLE_DIFFUSION, STABLE_DIFFUSION_XL)
+REFINER = Family(
+    REFINER_NAME,
+    "the refiner of Stable Diffusion XL",
+    ("StableDiffusionXLImg2ImgPipeline",),
+    {
+        "text_encoder_2": "CLIPTextModelWithProjection",
+        "unet": "UNet2DConditionModel",
+        "vae": "AutoencoderKL",
+    },
+    "text_time",
+    time_ids=5,
+)
+FAMILIES = (STABLE_DIFFUSION, STABLE_DIFFUSION_XL, REFINER, INSTRUCT_PIX2PIX)
 
 
 def tokenizer_of(text_encoder: str) -> str:
@@ -87,21 +127,27 @@ def tokenizer_of(text_encoder: str) -> str:
 def family_of(folder: Path, index: Mapping[str, Any]) -> Family:
     """What model_index.json says the checkpoint is. Raises ExportError for what isn't known, by name."""
     pipeline = index.get("_class_name")
-    family = next((family for family in FAMILIES if pipeline in family.pipelines), None)
-    if family is None:
-        known = "; ".join(f"{', '.join(family.pipelines)} ({family.known_as})" for family in FAMILIES)
-        raise ExportError(
-            f"{folder} holds a {pipeline}, which this exporter doesn't know", fix=f"export one of {known}"
-        )
+    known = [family for family in FAMILIES if pipeline in family.pipelines]
+    if not known:
+        raise unknown_family(folder, index, {family.known_as: family.pipelines for family in FAMILIES})
+    first = class_of(index, "text_encoder")  # what a refiner lacks, which an XL model is called by too
+    family = next(
+        (family for family in known if ("text_encoder" in family.components) == (first is not None)), known[0]
+    )
     for name, wanted in family.components.items():
-        entry = index.get(name)
-        found = entry[1] if isinstance(entry, list) and len(entry) == 2 else None
-        if found != wanted:
+        found = class_of(index, name)
+        if found != wanted and found not in STAND_INS.get(wanted, ()):
             raise ExportError(
                 f"the {name} of {folder} is a {found}, which this exporter doesn't know",
                 fix=f"export a checkpoint whose {name} is a {wanted}",
             )
     return family
+
+
+def class_of(index: Mapping[str, Any], component: str) -> str | None:
+    """What model_index.json says a component is; None where there is none."""
+    entry = index.get(component)
+    return entry[1] if isinstance(entry, list) and len(entry) == 2 and isinstance(entry[1], str) else None
 
 
 def check_configs(family: Family, configs: Configs) -> None:
@@ -115,7 +161,10 @@ def check_configs(family: Family, configs: Configs) -> None:
                 f"the UNet sets {option}={unet.get(option)!r}, which this exporter can't trace",
                 fix=f"export a plain {family.known_as} checkpoint",
             )
-    _check_channels(unet, vae)
+    told = unet.get("time_cond_proj_dim")
+    if told is not None and not LEAST_GUIDANCE_NUMBERS <= told <= MOST_GUIDANCE_NUMBERS:
+        raise _unusable("unet", "time_cond_proj_dim", told)
+    _check_channels(family, unet, vae)
     for option in ("latents_mean", "latents_std"):
         if vae.get(option) is not None:
             raise ExportError(
@@ -131,6 +180,24 @@ def check_configs(family: Family, configs: Configs) -> None:
         )
 
 
+def check_tiny_vae(config: Mapping[str, Any], latent_channels: int, vae_scale_factor: int) -> None:
+    """ExportError for an AutoencoderTiny that makes pictures of other latents."""
+    channels, levels = config.get("latent_channels", 4), config.get("block_out_channels", [64] * 4)
+    for name, value in (("latent_channels", channels), ("upsampling_scaling_factor", 2), ("scaling_factor", 1.0)):
+        value = config.get(name, value)
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= MAX_CONFIG_NUMBER:
+            raise _unusable("tiny_vae", name, value)
+    if not isinstance(levels, list) or not 1 <= len(levels) <= MAX_LEVELS:
+        raise _unusable("tiny_vae", "block_out_channels", levels)
+    _check_layers("tiny_vae", "vae", config)
+    if channels != latent_channels or 2 ** (len(levels) - 1) != vae_scale_factor:
+        raise ExportError(
+            f"the tiny autoencoder has {channels} channels and factor {2 ** (len(levels) - 1)}, the checkpoint's VAE "
+            f"{latent_channels} and {vae_scale_factor}: they don't belong together",
+            fix="give the one that was made for this family: TAESD for 1.x and 2.x, TAESDXL for XL",
+        )
+
+
 def _check_numbers(family: Family, configs: Configs) -> None:
     """Every number that is read later is one, of a sensible size."""
     for component in family.components:
@@ -143,10 +210,23 @@ def _check_numbers(family: Family, configs: Configs) -> None:
             sound = isinstance(value, kinds) and not isinstance(value, bool)
             if not sound or not least <= value <= MAX_CONFIG_NUMBER:  # type: ignore[operator]
                 raise _unusable(component, name, value)
+        _check_layers(component, kind, config)
         if kind != "text_encoder":
             levels = config.get("block_out_channels")
             if not isinstance(levels, list) or not 1 <= len(levels) <= MAX_LEVELS:
                 raise _unusable(component, "block_out_channels", levels)
+
+
+def _check_layers(component: str, kind: str, config: Mapping[str, Any]) -> None:
+    """Every number of layers is one that a module can be made of in no time."""
+    for name in _LAYERS[kind]:
+        left = [config.get(name)]
+        for _ in range(3):  # a list of lists at most
+            left = [each for value in left for each in (value if isinstance(value, list) else [value])]
+        for value in left:
+            sound = value is None or (isinstance(value, int) and not isinstance(value, bool))
+            if not sound or (value is not None and not 0 <= value <= MAX_LAYERS) or len(left) > MAX_LEVELS * MAX_LAYERS:
+                raise _unusable(component, name, config.get(name))
 
 
 def _unusable(component: str, name: str, value: object) -> ExportError:
@@ -156,11 +236,12 @@ def _unusable(component: str, name: str, value: object) -> ExportError:
     )
 
 
-def _check_channels(unet: Mapping[str, Any], vae: Mapping[str, Any]) -> None:
-    """The UNet takes latents, or with them a mask and the latents of a masked picture; it gives latents."""
+def _check_channels(family: Family, unet: Mapping[str, Any], vae: Mapping[str, Any]) -> None:
+    """The UNet takes latents, or with them a mask and the latents of a (masked) picture; it gives latents."""
     taken, given = (unet.get(name, 4) for name in ("in_channels", "out_channels"))
     latent_channels = vae.get("latent_channels", 4)
-    if taken not in (latent_channels, inpainting_channels(latent_channels)):
+    plain = (latent_channels, inpainting_channels(latent_channels))
+    if taken not in ((2 * latent_channels,) if family.takes_picture else plain):
         raise ExportError(
             f"the UNet takes {taken} channels and the VAE has {latent_channels}: a depth, upscaling or editing model",
             fix="export the text-to-image checkpoint that it was made from, or one for inpainting",
@@ -191,12 +272,12 @@ def _check_words(family: Family, configs: Configs) -> None:
         )
     if not family.is_xl:
         return
-    added = int(configs["text_encoder_2"].get("projection_dim", 512)) + TIME_IDS * int(
+    added = int(configs["text_encoder_2"].get("projection_dim", 512)) + family.time_ids * int(
         unet.get("addition_time_embed_dim") or 0
     )
     if added != unet.get("projection_class_embeddings_input_dim"):
         raise ExportError(
-            f"text_encoder_2 and {TIME_IDS} sizes make {added} numbers, the UNet adds "
+            f"text_encoder_2 and {family.time_ids} sizes make {added} numbers, the UNet adds "
             f"{unet.get('projection_class_embeddings_input_dim')}: they don't belong together",
-            fix="copy text_encoder_2/ and unet/ from the same checkpoint; a refiner is no text-to-image model",
+            fix="copy text_encoder_2/ and unet/ from the same checkpoint",
         )

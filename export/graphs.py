@@ -19,9 +19,9 @@ from tintype.engine import graph_session, measure_ranges
 from tintype.export.fallback import FIRST_STEP, Choice, Trial, choose
 from tintype.export.families import tokenizer_of
 from tintype.export.known_graphs import graph_of
-from tintype.export.masked_pictures import masked_pictures
 from tintype.export.modules import Modules
 from tintype.export.parity import Gate, GraphReport, judge
+from tintype.export.picture_channels import picture_channels
 from tintype.export.placing import Scratch
 from tintype.export.progress import Progress
 from tintype.export.quantization import Layer, Scales, find_layers, halve_weights, quantize_graph
@@ -30,7 +30,7 @@ from tintype.export.storage import load_graph, save_graph
 from tintype.export.tokenizer import BundleTokenizer
 from tintype.export.trajectories import (
     Call,
-    InpaintingChannels,
+    PictureChannels,
     TrajectoryPlan,
     calibration_walks,
     decoder_call,
@@ -47,8 +47,10 @@ GRAPH_FILES = {
     "denoiser": "unet/model.onnx",
     "vae_encoder": "vae_encoder/model.onnx",
     "vae_decoder": "vae_decoder/model.onnx",
+    "tiny_encoder": "tiny_encoder/model.onnx",
+    "tiny_decoder": "tiny_decoder/model.onnx",
 }
-FLOAT_ROLES = ("vae_encoder",)  # it runs once, if at all: fp16 in an int8 bundle
+FLOAT_ROLES = ("vae_encoder", "tiny_encoder")  # they run once, if at all: fp16 in an int8 bundle
 KEPT_CALLS = 6  # of the denoiser, for measuring damage
 
 
@@ -73,7 +75,7 @@ class CalibrationData:
     trial_calls: dict[str, list[Call]] = field(default_factory=dict)  # others, to choose int8 layers by
     gate_latents: list[torch.Tensor] = field(default_factory=list)
     calibration_latents: list[torch.Tensor] = field(default_factory=list)
-    inpainting: InpaintingChannels = field(default_factory=dict)  # of an inpainting model's walks
+    pictures: PictureChannels = field(default_factory=dict)  # of the walks of a model that takes them
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,11 +89,11 @@ class Quantized:
 def write_graphs(job: Job) -> list[GraphReport]:
     """Write every role's graph into the scratch bundle; the reports say how near each came, nothing is refused here."""
     data, reports = CalibrationData(), []
-    if job.modules.checkpoint.is_inpainting:
-        with job.progress.stage("masked pictures", 1):
-            data.inpainting = masked_pictures(job.modules, job.plan)
+    if job.modules.checkpoint.takes_picture:
+        with job.progress.stage("pictures", 1):
+            data.pictures = picture_channels(job.modules, job.plan)
         job.modules.release("vae")
-    for component in job.modules.checkpoint.family.components:
+    for component in job.modules.checkpoint.components:
         roles = [role for role in GRAPH_FILES if COMPONENT_OF[role] == component]
         layers = {role: _trace(job, role) for role in roles}
         quantized = _calibrate(job, component, layers, data)
@@ -112,7 +114,7 @@ def _ranges(job: Job, role: str, calls: Sequence[Call]) -> dict[str, float]:
 def _trace(job: Job, role: str) -> Sequence[Layer]:
     """Write a role's fp32 graph; which of its layers could be int8."""
     folder = job.scratch.bundle if job.precision == "fp32" else job.scratch.fp32
-    tokens = job.tokenizers["tokenizer"].facts.max_length
+    tokens = next(iter(job.tokenizers.values())).facts.max_length
     with job.progress.stage(f"tracing: {role}", 1):
         model = graph_of(job.modules.wrapped(role), trace_plan(job.modules.checkpoint, role, tokens))
         layers = find_layers(model)
@@ -127,12 +129,13 @@ def _calibrate(
     module, int8 = job.modules.part(component), job.precision == "int8"
     chosen = {role: each for role, each in layers.items() if int8 and role not in FLOAT_ROLES}
     watched = [layer for each in chosen.values() for layer in each]
-    calls = len(data.calibration_latents) if component == "vae" else 2 * job.plan.calibration_calls
+    decodes = component in (COMPONENT_OF["vae_decoder"], COMPONENT_OF["tiny_decoder"])
+    calls = len(data.calibration_latents) if decodes else 2 * job.plan.calibration_calls
     statistics = ActivationStatistics(module, watched, calls)
     if component == "unet":
         _sample_trajectories(job, data, statistics)
-    elif component == "vae":
-        _decode(job, data, statistics)
+    elif decodes:
+        _decode(job, component, data, statistics)
     else:
         _read(job, component, data)
     quantized = {}
@@ -153,22 +156,23 @@ def _sample_trajectories(job: Job, data: CalibrationData, statistics: Activation
     modules, plan, text_encoders = job.modules, job.plan, job.modules.checkpoint.family.text_encoders
     words = words_of(modules, plan, [data.gate_calls[role][0] for role in text_encoders])
     with job.progress.stage("real inputs", plan.gate_prompts * (plan.steps + 1)) as advance:
-        data.gate_calls["denoiser"], data.gate_latents = gate_walks(modules, words, plan, data.inpainting, advance)
+        data.gate_calls["denoiser"], data.gate_latents = gate_walks(modules, words, plan, data.pictures, advance)
     if job.precision != "int8":
         return
     words = words_of(modules, plan, [data.trial_calls[role][0] for role in text_encoders])
     with job.progress.stage("calibration", plan.calibration_calls) as advance, statistics.watching():
-        kept, data.calibration_latents = calibration_walks(modules, words, plan, data.inpainting, KEPT_CALLS, advance)
+        kept, data.calibration_latents = calibration_walks(modules, words, plan, data.pictures, KEPT_CALLS, advance)
     data.trial_calls["denoiser"] = kept
 
 
-def _decode(job: Job, data: CalibrationData, statistics: ActivationStatistics) -> None:
-    calls = [decoder_call(job.modules, latents) for latents in data.gate_latents]
-    data.gate_calls["vae_decoder"] = calls
-    data.gate_calls["vae_encoder"] = [encoder_call(job.modules, call.reference) for call in calls]
+def _decode(job: Job, component: str, data: CalibrationData, statistics: ActivationStatistics) -> None:
+    encoder, decoder = (role for role in GRAPH_FILES if COMPONENT_OF[role] == component)
+    calls = [decoder_call(job.modules, decoder, latents) for latents in data.gate_latents]
+    data.gate_calls[decoder] = calls
+    data.gate_calls[encoder] = [encoder_call(job.modules, encoder, call.reference) for call in calls]
     with statistics.watching():
-        tried = [decoder_call(job.modules, latents) for latents in data.calibration_latents]
-    data.trial_calls["vae_decoder"] = tried[:KEPT_CALLS]
+        tried = [decoder_call(job.modules, decoder, latents) for latents in data.calibration_latents]
+    data.trial_calls[decoder] = tried[:KEPT_CALLS]
 
 
 def _choose(

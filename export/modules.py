@@ -51,7 +51,7 @@ class Modules:
 
     @property
     def scaling_factor(self) -> float:
-        return float(self.checkpoint.configs["vae"].get("scaling_factor", 0.18215))  # diffusers leaves out its default
+        return self.checkpoint.scaling_factor
 
     @property
     def shift_factor(self) -> float:

@@ -26,10 +26,19 @@ GUIDANCE_GATE = 0.10
 
 # By precision of the export, then by role. The text encoder and the VAE work once a picture and their errors go
 # straight into it, so in an int8 bundle they stay nearer than the denoiser.
+_ROLES = (
+    "text_encoder",
+    "text_encoder_2",
+    "denoiser",
+    "vae_decoder",
+    "vae_encoder",
+    "tiny_decoder",
+    "tiny_encoder",
+)
 GATES_DB = {
-    "fp32": {"text_encoder": 80.0, "text_encoder_2": 80.0, "denoiser": 80.0, "vae_decoder": 80.0, "vae_encoder": 80.0},
-    "fp16": {"text_encoder": 50.0, "text_encoder_2": 50.0, "denoiser": 50.0, "vae_decoder": 50.0, "vae_encoder": 50.0},
-    "int8": {"text_encoder": 40.0, "text_encoder_2": 40.0, "denoiser": 35.0, "vae_decoder": 40.0, "vae_encoder": 40.0},
+    "fp32": dict.fromkeys(_ROLES, 80.0),
+    "fp16": dict.fromkeys(_ROLES, 50.0),
+    "int8": {**dict.fromkeys(_ROLES, 40.0), "denoiser": 35.0},
 }
 
 

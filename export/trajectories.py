@@ -7,8 +7,9 @@ is judged on what its ranges were fitted to. Same checkpoint and plan: the same 
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -18,11 +19,14 @@ from numpy.typing import NDArray
 from tintype.errors import ExportError
 from tintype.export.modules import Modules
 from tintype.export.tokenizer import BundleTokenizer
+from tintype.families.stable_diffusion import guidance_embedding
+from tintype.families.stable_diffusion_xl_refiner import AESTHETIC_SCORE
 
 GATE_SEEDS = 1000  # from the plan's seed on
 
-# By seed, what an inpainting UNet takes after the latents, (1, 1 + C, h, w); other models have none.
-InpaintingChannels = Mapping[int, torch.Tensor]
+# By seed, what a UNet takes after the latents, (1, 1 + C, h, w) for inpainting and (1, C, h, w) for editing; most
+# models have none.
+PictureChannels = Mapping[int, torch.Tensor]
 
 Feed = dict[str, NDArray[Any]]  # a graph's inputs by name
 
@@ -104,43 +108,44 @@ class Call:
 class Words:
     """Texts as the UNet gets them, a row a text."""
 
-    embeddings: torch.Tensor  # (texts, sequence, dim)
-    added: Mapping[str, torch.Tensor] = field(default_factory=dict)  # of XL: text_embeds, time_ids
+    # The denoiser's inputs by name: encoder_hidden_states (texts, sequence, dim), of XL text_embeds and time_ids, of a
+    # latent consistency model timestep_cond.
+    tensors: Mapping[str, torch.Tensor]
 
     def rows(self, *rows: int) -> Words:
-        chosen = list(rows)
-        return Words(self.embeddings[chosen], {name: tensor[chosen] for name, tensor in self.added.items()})
+        return Words({name: tensor[list(rows)] for name, tensor in self.tensors.items()})
 
     def feed(self) -> Feed:
-        """The denoiser's inputs by name."""
-        tensors = {"encoder_hidden_states": self.embeddings, **self.added}
-        return {name: tensor.numpy().copy() for name, tensor in tensors.items()}
+        return {name: tensor.numpy().copy() for name, tensor in self.tensors.items()}
 
 
 def walk(
-    modules: Modules, words: Words, plan: TrajectoryPlan, inpainting: InpaintingChannels, *, seed: int
+    modules: Modules, words: Words, plan: TrajectoryPlan, pictures: PictureChannels, *, seed: int
 ) -> Iterator[tuple[torch.Tensor, float, torch.Tensor]]:
     """One prompt's way from noise to latents: yields (sample, timestep, prediction) of each step, then the end.
 
-    words has two rows, unconditional first; sample is (1, C, h, w) as the UNet gets it, in an inpainting model
-    (1, 2C + 1, h, w), inpainting's of that seed last; prediction is (2, C, h, w). The last item has timestep -1 and the
-    finished latents in both places.
+    words has two rows, unconditional first; sample is (1, C, h, w) as the UNet gets it, with `pictures` of that seed
+    after the latents where it takes them; prediction is (2, C, h, w). The last item has timestep -1 and the finished
+    latents in both places.
     """
     from diffusers import DDIMScheduler
 
+    known = inspect.signature(DDIMScheduler).parameters  # another scheduler's config says more
     config = {**modules.scheduler, "clip_sample": False, "thresholding": False}
-    scheduler = DDIMScheduler.from_config({key: value for key, value in config.items() if not key.startswith("_")})
+    scheduler = DDIMScheduler.from_config({key: value for key, value in config.items() if key in known})
     scheduler.set_timesteps(plan.steps)
     generator = torch.Generator().manual_seed(seed)
     shape = (1, modules.latent_channels, plan.latent_size, plan.latent_size)
     latents = torch.randn(shape, generator=generator) * scheduler.init_noise_sigma
+    denoiser = modules.wrapped("denoiser")
+    told_guidance = modules.checkpoint.guidance_embedding is not None  # its predictions are guided as they come
+    guidance_scale = 1.0 if told_guidance else plan.guidance_scale
     for timestep in scheduler.timesteps:
-        sample = torch.cat([latents, inpainting[seed]], dim=1) if inpainting else latents
+        sample = torch.cat([latents, pictures[seed]], dim=1) if pictures else latents
         both = torch.cat([sample, sample])
-        added = {"added_cond_kwargs": dict(words.added)} if words.added else {}
-        prediction = modules.part("unet")(both, timestep.float()[None], words.embeddings, return_dict=False, **added)[0]
+        prediction = denoiser(sample=both, timestep=timestep.float()[None], **words.tensors)
         yield sample, float(timestep), prediction
-        guided = prediction[:1] + plan.guidance_scale * (prediction[1:] - prediction[:1])
+        guided = prediction[:1] + guidance_scale * (prediction[1:] - prediction[:1])
         latents = scheduler.step(guided, timestep, latents, return_dict=False)[0]
     yield latents, -1.0, latents
 
@@ -156,23 +161,29 @@ def text_call(modules: Modules, role: str, tokenizer: BundleTokenizer, texts: Se
 
 def words_of(modules: Modules, plan: TrajectoryPlan, calls: Sequence[Call]) -> Words:
     """The same texts' calls of every text encoder, as the UNet gets them; the first text is the empty one."""
+    checkpoint = modules.checkpoint
     embeddings = torch.from_numpy(np.concatenate([call.reference for call in calls], axis=-1))
-    if not modules.checkpoint.family.is_xl:
-        return Words(embeddings)
+    tensors = {"encoder_hidden_states": embeddings}
+    if checkpoint.guidance_embedding is not None:
+        told = guidance_embedding(plan.guidance_scale, checkpoint.guidance_embedding)
+        tensors["timestep_cond"] = torch.from_numpy(told).repeat(len(embeddings), 1)
+    if not checkpoint.family.is_xl:
+        return Words(tensors)
     text_embeds = torch.from_numpy(calls[-1].others[0].copy())
-    if modules.checkpoint.force_zeros_for_empty_prompt:
+    if checkpoint.force_zeros_for_empty_prompt:
         embeddings[0] = 0.0
         text_embeds[0] = 0.0
-    side = float(plan.latent_size * modules.checkpoint.vae_scale_factor)
-    sizes = torch.tensor([[side, side, 0.0, 0.0, side, side]]).repeat(len(embeddings), 1)
-    return Words(embeddings, {"text_embeds": text_embeds, "time_ids": sizes})
+    side = float(plan.latent_size * checkpoint.vae_scale_factor)
+    last = [side, side] if checkpoint.family.time_ids == 6 else [AESTHETIC_SCORE]
+    time_ids = torch.tensor([[side, side, 0.0, 0.0, *last]]).repeat(len(embeddings), 1)
+    return Words({**tensors, "text_embeds": text_embeds, "time_ids": time_ids})
 
 
 def gate_walks(
     modules: Modules,
     words: Words,
     plan: TrajectoryPlan,
-    inpainting: InpaintingChannels,
+    pictures: PictureChannels,
     advance: Callable[[int], None],
 ) -> tuple[list[Call], list[torch.Tensor]]:
     """Walk the gate prompts: some of the UNet's calls, and the latents at the ends. `advance` hears of each call."""
@@ -183,7 +194,7 @@ def gate_walks(
         for index, seed in enumerate(plan.gate_seeds):
             pair = words.rows(0, index + 1)
             kept = {round(step) for step in np.linspace(index % 2, plan.steps - 1, each)}
-            way = walk(modules, pair, plan, inpainting, seed=seed)
+            way = walk(modules, pair, plan, pictures, seed=seed)
             for step, (sample, timestep, prediction) in enumerate(way):
                 if timestep < 0:
                     finished.append(sample)
@@ -197,7 +208,7 @@ def calibration_walks(
     modules: Modules,
     words: Words,
     plan: TrajectoryPlan,
-    inpainting: InpaintingChannels,
+    pictures: PictureChannels,
     kept_calls: int,
     advance: Callable[[int], None],
 ) -> tuple[list[Call], list[torch.Tensor]]:
@@ -212,7 +223,7 @@ def calibration_walks(
     with torch.inference_mode():
         for index, seed in enumerate(plan.calibration_seeds):
             pair = words.rows(0, index + 1)
-            for sample, timestep, prediction in walk(modules, pair, plan, inpainting, seed=seed):
+            for sample, timestep, prediction in walk(modules, pair, plan, pictures, seed=seed):
                 if timestep < 0:
                     finished.append(sample)
                 elif count % every == every // 2:
@@ -222,20 +233,20 @@ def calibration_walks(
     return kept, finished
 
 
-def decoder_call(modules: Modules, latents: torch.Tensor) -> Call:
-    """The decoder's call on finished latents."""
-    scaled = latents / modules.scaling_factor + modules.shift_factor
+def decoder_call(modules: Modules, role: str, latents: torch.Tensor) -> Call:
+    """A decoder's call on finished latents; the tiny one takes them as the denoiser left them."""
+    scaled = latents if role == "tiny_decoder" else latents / modules.scaling_factor + modules.shift_factor
     with torch.inference_mode():
-        image = modules.part("vae").decode(scaled, return_dict=False)[0]  # type: ignore[operator, union-attr]
+        image = modules.wrapped(role)(latent_sample=scaled)
     return Call({"latent_sample": scaled.numpy()}, image.numpy())
 
 
-def encoder_call(modules: Modules, image: NDArray[np.float32]) -> Call:
-    """The encoder's call on a decoded picture."""
+def encoder_call(modules: Modules, role: str, image: NDArray[np.float32]) -> Call:
+    """An encoder's call on a decoded picture."""
     image = image.clip(-1, 1)
     with torch.inference_mode():
-        told = modules.part("vae").encode(torch.from_numpy(image), return_dict=False)[0]  # type: ignore[operator, union-attr]
-    return Call({"sample": image}, told.parameters.numpy())
+        parameters = modules.wrapped(role)(sample=torch.from_numpy(image))
+    return Call({"sample": image}, parameters.numpy())
 
 
 def _denoiser_call(sample: torch.Tensor, timestep: float, pair: Words, prediction: torch.Tensor) -> Call:

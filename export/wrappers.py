@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from tintype.bundle.manifest import CLIP_SKIP
-from tintype.export.checkpoint import Checkpoint
-from tintype.export.families import TIME_IDS
+from tintype.export.checkpoint import TINY, TINY_VAE, Checkpoint
 from tintype.export.tracing import TracePlan
 from tintype.request.request import MAX_CLIP_SKIP
 
@@ -27,7 +26,10 @@ COMPONENT_OF = {
     "denoiser": "unet",
     "vae_decoder": "vae",
     "vae_encoder": "vae",
+    "tiny_decoder": TINY_VAE,
+    "tiny_encoder": TINY_VAE,
 }
+LEAST_LOG_VARIANCE = -30.0
 
 
 class TextEncoder(torch.nn.Module):
@@ -86,31 +88,35 @@ def clip_skips(layers: int, *, is_xl: bool) -> int:
 
 
 class Denoiser(torch.nn.Module):
-    """sample (batch, C, h, w), timestep (1,), encoder_hidden_states (batch, seq, dim) -> out_sample like sample.
+    """sample (batch, C, h, w), timestep (1,), encoder_hidden_states (batch, seq, dim) -> out_sample (batch, C, h, w).
 
-    In an inpainting model sample is (batch, 2C + 1, h, w): latents, a mask, the latents of a masked picture.
+    In an inpainting model sample is (batch, 2C + 1, h, w): latents, a mask, the latents of a masked picture; in an
+    editing one (batch, 2C, h, w). One of XL is told of the prompt as a whole, text_embeds (batch, projection), and of
+    sizes, time_ids (batch, 6 or 5); a latent consistency model of its guidance scale, timestep_cond (batch, numbers).
     """
 
     def __init__(self, module: torch.nn.Module) -> None:
         super().__init__()
         self.unet = module
 
-    def forward(self, sample: Tensor, timestep: Tensor, encoder_hidden_states: Tensor) -> Tensor:
-        return self.unet(sample, timestep, encoder_hidden_states, return_dict=False)[0]  # type: ignore[no-any-return]
-
-
-class XlDenoiser(torch.nn.Module):
-    """The same, told of the prompt as a whole, text_embeds (batch, projection), and of sizes, time_ids (batch, 6)."""
-
-    def __init__(self, module: torch.nn.Module) -> None:
-        super().__init__()
-        self.unet = module
-
     def forward(
-        self, sample: Tensor, timestep: Tensor, encoder_hidden_states: Tensor, text_embeds: Tensor, time_ids: Tensor
+        self,
+        sample: Tensor,
+        timestep: Tensor,
+        encoder_hidden_states: Tensor,
+        text_embeds: Tensor | None = None,
+        time_ids: Tensor | None = None,
+        timestep_cond: Tensor | None = None,
     ) -> Tensor:
-        added = {"text_embeds": text_embeds, "time_ids": time_ids}
-        return self.unet(sample, timestep, encoder_hidden_states, added_cond_kwargs=added, return_dict=False)[0]  # type: ignore[no-any-return]
+        added = None if text_embeds is None else {"text_embeds": text_embeds, "time_ids": time_ids}
+        return self.unet(  # type: ignore[no-any-return]
+            sample,
+            timestep,
+            encoder_hidden_states,
+            timestep_cond=timestep_cond,
+            added_cond_kwargs=added,
+            return_dict=False,
+        )[0]
 
 
 class VaeDecoder(torch.nn.Module):
@@ -135,13 +141,45 @@ class VaeEncoder(torch.nn.Module):
         return self.vae.encode(sample, return_dict=False)[0].parameters  # type: ignore[no-any-return, operator, union-attr]
 
 
+class TinyDecoder(torch.nn.Module):
+    """latent_sample (batch, C, h, w), as the denoiser leaves it -> sample (batch, 3, H, W) in [-1, 1]."""
+
+    def __init__(self, module: torch.nn.Module, factor: float) -> None:
+        """factor: of the denoiser's latents over the module's own."""
+        super().__init__()
+        self.vae, self.factor = module, factor
+
+    def forward(self, latent_sample: Tensor) -> Tensor:
+        return self.vae.decode(latent_sample / self.factor, return_dict=False)[0]  # type: ignore[no-any-return, operator, union-attr]
+
+
+class TinyEncoder(torch.nn.Module):
+    """sample (batch, 3, H, W) in [-1, 1] -> latent_parameters (batch, 2C, h, w), as a `VaeEncoder` gives them.
+
+    Its latents are sure: they stand for the mean, and the log variance is the least that diffusers has.
+    """
+
+    def __init__(self, module: torch.nn.Module, factor: float) -> None:
+        """factor: of the denoiser's latents over the module's own; 1 leaves scaling to whoever calls."""
+        super().__init__()
+        self.vae, self.factor = module, factor
+
+    def forward(self, sample: Tensor) -> Tensor:
+        latents = self.vae.encode(sample, return_dict=False)[0] * self.factor  # type: ignore[operator, union-attr]
+        return torch.cat([latents, torch.full_like(latents, LEAST_LOG_VARIANCE)], dim=1)
+
+
 def wrap(checkpoint: Checkpoint, role: str, module: torch.nn.Module) -> torch.nn.Module:
     """`module`, which holds the role's weights, behind the graph's names."""
-    is_xl = checkpoint.family.is_xl
+    if COMPONENT_OF[role] == TINY_VAE:
+        factor = float(checkpoint.configs[TINY_VAE].get("scaling_factor", 1.0))
+        return (TinyEncoder if role == "tiny_encoder" else TinyDecoder)(module, factor).eval()
+    if role == "vae_encoder" and checkpoint.vae_class == TINY:
+        return TinyEncoder(module, 1.0).eval()
     wrappers: dict[str, type[torch.nn.Module]] = {
-        "text_encoder": PenultimateTextEncoder if is_xl else TextEncoder,
+        "text_encoder": PenultimateTextEncoder if checkpoint.family.is_xl else TextEncoder,
         "text_encoder_2": ProjectedTextEncoder,
-        "denoiser": XlDenoiser if is_xl else Denoiser,
+        "denoiser": Denoiser,
         "vae_decoder": VaeDecoder,
         "vae_encoder": VaeEncoder,
     }
@@ -152,9 +190,9 @@ def trace_plan(checkpoint: Checkpoint, role: str, tokens: int) -> TracePlan:
     """How a role is traced; tokens: what its text encoder takes at once."""
     if role == "denoiser":
         return denoiser_plan(checkpoint, tokens)
-    if role == "vae_decoder":
+    if role in ("vae_decoder", "tiny_decoder"):
         return vae_decoder_plan(checkpoint.latent_channels)
-    if role == "vae_encoder":
+    if role in ("vae_encoder", "tiny_encoder"):
         return vae_encoder_plan(checkpoint.vae_scale_factor)
     layers = int(checkpoint.configs[role].get("num_hidden_layers", CLIP_LAYERS))
     return text_encoder_plan(checkpoint.family.is_xl, role, tokens, layers)
@@ -186,8 +224,11 @@ def denoiser_plan(checkpoint: Checkpoint, tokens: int) -> TracePlan:
     }
     if checkpoint.family.is_xl:
         inputs["text_embeds"] = torch.randn(3, checkpoint.projection_dim)
-        inputs["time_ids"] = torch.full((3, TIME_IDS), 512.0)
+        inputs["time_ids"] = torch.full((3, checkpoint.family.time_ids), 512.0)
         dims["text_embeds"] = dims["time_ids"] = {0: "batch"}
+    if checkpoint.guidance_embedding is not None:
+        inputs["timestep_cond"] = torch.randn(3, checkpoint.guidance_embedding)
+        dims["timestep_cond"] = {0: "batch"}
     return TracePlan(inputs, dims, {"out_sample": latent_dims}, {"height": multiple, "width": multiple})
 
 

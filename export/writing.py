@@ -15,9 +15,10 @@ from typing import Any
 import onnx_ir as ir
 
 from tintype.bounds import MAX_CONFIG_BYTES
-from tintype.bundle import DefaultRequest, Graph, Manifest, Port, SizeLimits, Source, file_facts, write_manifest
+from tintype.bundle import DefaultRequest, Graph, Manifest, Port, Source, file_facts, write_manifest
 from tintype.errors import ExportError
 from tintype.export.checkpoint import Checkpoint
+from tintype.export.defaults import size_limits
 from tintype.export.graphs import GRAPH_FILES
 from tintype.export.parity import GraphReport
 from tintype.export.storage import load_graph
@@ -27,7 +28,6 @@ from tintype.files import read_plain
 from tintype.strict_json import Misfit
 
 SCHEDULER_FILE = "scheduler/scheduler_config.json"
-LARGEST_SIDE = 2048  # pixels; beyond it these models repeat themselves
 UNKNOWN_LICENCE = "unknown"
 
 
@@ -46,7 +46,8 @@ def write_rest(
     """
     for report in reports:
         graph_folder = (folder / GRAPH_FILES[report.role]).parent  # optimum reads the config beside the graph
-        shutil.copyfile(checkpoint.folder / COMPONENT_OF[report.role] / "config.json", graph_folder / "config.json")
+        config = json.dumps(checkpoint.configs[COMPONENT_OF[report.role]], indent=2)
+        (graph_folder / "config.json").write_text(config + "\n", encoding="utf-8")
     (folder / SCHEDULER_FILE).parent.mkdir()
     shutil.copyfile(checkpoint.folder / SCHEDULER_FILE, folder / SCHEDULER_FILE)
     for place, tokenizer in tokenizers.items():
@@ -71,50 +72,26 @@ def _manifest(
     licence: str | None,
     default_request: DefaultRequest,
 ) -> Manifest:
+    first, *second = (tokenizer.facts for tokenizer in tokenizers.values())
     return Manifest(
         name=name,
         licence=licence if licence is not None else read_licence(checkpoint.folder),
         source=Source(location=checkpoint.folder.resolve().name, sha256=checkpoint.sha256()),
         family=checkpoint.family.name,
         prediction_type=checkpoint.prediction_type,
-        scaling_factor=float(checkpoint.configs["vae"].get("scaling_factor", 0.18215)),
+        scaling_factor=checkpoint.scaling_factor,
         shift_factor=_number_or(checkpoint.configs["vae"].get("shift_factor"), 0.0),
         vae_scale_factor=checkpoint.vae_scale_factor,
         latent_channels=checkpoint.latent_channels,
         default_request=default_request,
         size=size_limits(checkpoint),
-        tokenizer=tokenizers["tokenizer"].facts,
-        tokenizer_2=tokenizers["tokenizer_2"].facts if "tokenizer_2" in tokenizers else None,
+        tokenizer=first,
+        tokenizer_2=second[0] if second else None,
         force_zeros_for_empty_prompt=checkpoint.force_zeros_for_empty_prompt,
         scheduler=SCHEDULER_FILE,
         graphs={report.role: {"full": _graph(folder, report)} for report in reports},
         files=file_facts(folder),
         parity=tuple(report.parity for report in reports),
-    )
-
-
-def size_limits(checkpoint: Checkpoint) -> SizeLimits:
-    """Sizes the graphs can do: the UNet halves latents once a level, the VAE has its factor."""
-    multiple = checkpoint.vae_scale_factor * checkpoint.latent_multiple
-    return SizeLimits(multiple=multiple, minimum=multiple, maximum=max(1, LARGEST_SIDE // multiple) * multiple)
-
-
-def usual_request(checkpoint: Checkpoint) -> DefaultRequest:
-    """20 steps of dpmpp_2m with guidance 7.5, for XL 5, at the size the UNet was made for.
-
-    An XL checkpoint whose scheduler is Euler ancestral on trailing timesteps is one distilled to few steps, as
-    SDXL-Turbo is: 4 steps of euler_a without guidance.
-    """
-    limits = size_limits(checkpoint)
-    is_xl, scheduler = checkpoint.family.is_xl, checkpoint.configs["scheduler"]
-    side = checkpoint.latent_size * checkpoint.vae_scale_factor
-    side = max(limits.minimum, min(limits.maximum, side // limits.multiple * limits.multiple))
-    ancestral = scheduler.get("_class_name") == "EulerAncestralDiscreteScheduler"
-    if is_xl and ancestral and scheduler.get("timestep_spacing") == "trailing":
-        return DefaultRequest(width=side, height=side, num_inference_steps=4, guidance_scale=1.0, sampler="euler_a")
-    guidance_scale = 5.0 if is_xl else 7.5
-    return DefaultRequest(
-        width=side, height=side, num_inference_steps=20, guidance_scale=guidance_scale, sampler="dpmpp_2m"
     )
 
 

@@ -51,7 +51,10 @@ class Step:
     decode: Callable[[Latents], list[Image]]
 
     def preview(self) -> list[Image]:
-        """The pictures as the model sees them now. Runs the decoder, so it costs as much as the last step of all."""
+        """The pictures as the model sees them now.
+
+        Runs the request's decoder: the full one costs as much as the last step of all, a tiny one little.
+        """
         return self.decode(self.denoised)
 
 

@@ -151,7 +151,7 @@ def export_once(_tiny: Path) -> Callable[..., Path]:
         from tintype.export import export_bundle
         from tintype.export.checkpoint import open_checkpoint
 
-        facts = json.dumps([open_checkpoint(checkpoint).sha256(), options], sort_keys=True)
+        facts = json.dumps([open_checkpoint(checkpoint).sha256(), options], sort_keys=True, default=str)
         folder = _tiny / hashlib.sha256(facts.encode()).hexdigest()[:16] / name
         folder.parent.mkdir(exist_ok=True)
         with filelock.FileLock(folder.with_suffix(".lock")):

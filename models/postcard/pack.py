@@ -36,7 +36,7 @@ def main() -> None:
     from tintype.export import export_bundle
     from tintype.export.checkpoint import open_checkpoint
     from tintype.export.command import show
-    from tintype.export.writing import usual_request
+    from tintype.export.defaults import usual_request
 
     request = dataclasses.replace(
         usual_request(open_checkpoint(options.checkpoint)), guidance_scale=GUIDANCE_SCALE, exactness=EXACTNESS

@@ -26,7 +26,10 @@ PRECISIONS = ("fp32", "fp16", "int8")
 PREDICTION_TYPES = ("epsilon", "v_prediction", "sample")
 
 XL = "stable-diffusion-xl"  # the family with two text encoders, whose denoiser is told of sizes
-FAMILIES = ("stable-diffusion", XL)
+REFINER = "stable-diffusion-xl-refiner"  # XL's second half: text_encoder_2 alone, and an aesthetic score
+PIX2PIX = "instruct-pix2pix"  # its denoiser takes a picture's latents beside the noisy ones
+
+GUIDANCE_INPUT = "timestep_cond"  # of a denoiser that is told its guidance scale (latent consistency models)
 
 # Outputs that a text encoder may have: clip_skip.1, clip_skip.2, ... are what it gives without so many last layers.
 CLIP_SKIP = "clip_skip."
@@ -41,11 +44,27 @@ GRAPH_NAMES: Names = {
 }
 DECODER = "vae_decoder"
 ENCODER = "vae_encoder"  # a bundle may hold it; no picture from words needs it
+TINY_DECODER, TINY_ENCODER = "tiny_decoder", "tiny_encoder"  # a small, fast autoencoder of the same latents
+DECODERS = {"full": DECODER, "tiny": TINY_DECODER}  # by what a request calls them
+ENCODERS = {"full": ENCODER, "tiny": TINY_ENCODER}
 XL_GRAPH_NAMES: Names = {
     "text_encoder": (frozenset({"input_ids"}), frozenset({"hidden_states"})),
     "text_encoder_2": (frozenset({"input_ids"}), frozenset({"hidden_states", "text_embeds"})),
     "denoiser": (GRAPH_NAMES["denoiser"][0] | {"text_embeds", "time_ids"}, GRAPH_NAMES["denoiser"][1]),
     "vae_decoder": GRAPH_NAMES["vae_decoder"],
+}
+# By family, what every picture takes.
+FAMILY_GRAPHS: dict[str, Names] = {
+    "stable-diffusion": GRAPH_NAMES,
+    XL: XL_GRAPH_NAMES,
+    REFINER: {role: names for role, names in XL_GRAPH_NAMES.items() if role != "text_encoder"},
+    PIX2PIX: GRAPH_NAMES,
+}
+FAMILIES = tuple(FAMILY_GRAPHS)
+# What a bundle may hold beside.
+OPTIONAL_GRAPHS: Names = {
+    TINY_DECODER: GRAPH_NAMES["vae_decoder"],
+    TINY_ENCODER: (frozenset({"sample"}), frozenset({"latent_parameters"})),
 }
 
 
@@ -117,8 +136,15 @@ class DefaultRequest:
     sigmas: str | None = None  # a spacing by name; None is what the checkpoint's scheduler says
     negative_prompt: str = ""
     exactness: str = "balanced"
+    guidance_rescale: float = 0.0
+    image_guidance_scale: float | None = None  # of InstructPix2Pix
+    strength: float | None = None  # with a picture to begin with; None is what the runtime takes
 
     def __post_init__(self) -> None:
+        for name, least, most in (("guidance_rescale", 0, 1), ("strength", 0, 1), ("image_guidance_scale", 1, 100)):
+            value = getattr(self, name)
+            sane = value is None or least <= value <= most
+            require(sane, f"default_request.{name} {value} is not {least} to {most}")
         require(1 <= self.num_inference_steps <= 1000, "num_inference_steps should be 1 to 1000")
         length = len(self.negative_prompt.encode("utf-8", "replace"))
         require(length <= MAX_PROMPT_BYTES, f"negative_prompt has {length:,} bytes; {MAX_PROMPT_BYTES:,} are the most")
@@ -196,14 +222,13 @@ class Manifest:
     def __post_init__(self) -> None:
         self._check_facts()
         self._check_files()
-        check_graphs(self)
+        check_graphs(self, OPTIONAL_GRAPHS)
 
     @property
     def text_encoders(self) -> dict[str, TokenizerFacts]:
         """The roles that read a prompt, in order, and the tokenizer of each."""
-        if self.tokenizer_2 is None:
-            return {"text_encoder": self.tokenizer}
-        return {"text_encoder": self.tokenizer, "text_encoder_2": self.tokenizer_2}
+        facts = [self.tokenizer] if self.tokenizer_2 is None else [self.tokenizer, self.tokenizer_2]
+        return dict(zip(self._text_roles, facts, strict=True))
 
     @property
     def clip_skips(self) -> int:
@@ -220,6 +245,36 @@ class Manifest:
         return channels(self.graphs.get("denoiser", {}), "sample") == {self.inpainting_channels}
 
     @property
+    def is_editing(self) -> bool:
+        """Whether the denoiser takes a picture's latents beside the noisy ones, as InstructPix2Pix does."""
+        return self.family == PIX2PIX
+
+    @property
+    def needs_picture(self) -> bool:
+        """Whether it draws nothing from words alone."""
+        return self.is_inpainting or self.is_editing or self.family == REFINER
+
+    @property
+    def guidance_embedding(self) -> int | None:
+        """How many numbers the denoiser is told its guidance scale in; None where guidance takes two predictions."""
+        for graph in self.graphs.get("denoiser", {}).values():
+            for port in graph.inputs:
+                if port.name == GUIDANCE_INPUT:
+                    return port.shape[-1] if port.shape and isinstance(port.shape[-1], int) else 0
+        return None
+
+    @property
+    def sample_channels(self) -> tuple[int, ...]:
+        """How many channels the `sample` of a denoiser of this family may have."""
+        if self.family == PIX2PIX:
+            return (2 * self.latent_channels,)
+        return (self.latent_channels, self.inpainting_channels)
+
+    @property
+    def _text_roles(self) -> tuple[str, ...]:
+        return tuple(role for role in self.graph_names if role.startswith("text_encoder"))
+
+    @property
     def inpainting_channels(self) -> int:
         """Of the `sample` of such a denoiser: noisy latents, one for the mask, latents of the masked picture."""
         return 2 * self.latent_channels + 1
@@ -227,14 +282,14 @@ class Manifest:
     @property
     def graph_names(self) -> Names:
         """By role, what the graphs that a picture takes have for inputs and outputs."""
-        return XL_GRAPH_NAMES if self.family == XL else GRAPH_NAMES
+        return FAMILY_GRAPHS[self.family]
 
     def _check_facts(self) -> None:
         for text in (self.name, self.licence, self.family):  # they are printed on terminals
             require(0 < len(text) <= 200 and text.isprintable(), f"{text[:60]!r} is no name to show")
         require(self.family in FAMILIES, f"the family {self.family!r} is not one of {', '.join(FAMILIES)}")
         require(
-            (self.family == XL) == (self.tokenizer_2 is not None),
+            (len(self._text_roles) == 2) == (self.tokenizer_2 is not None),
             f"tokenizer_2 belongs to the family {XL} and to no other",
         )
         known = self.prediction_type in PREDICTION_TYPES

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 from tintype.strict_json import Misfit
 
+Names = tuple[frozenset[str], frozenset[str]]  # of a role's inputs and outputs
 Dim = int | str  # a number, or the name of one that the caller chooses
 
 
@@ -40,18 +41,24 @@ class Manifest(Protocol):
     @property
     def latent_channels(self) -> int: ...
     @property
-    def inpainting_channels(self) -> int: ...
+    def sample_channels(self) -> tuple[int, ...]: ...
+    @property
+    def guidance_embedding(self) -> int | None: ...
+    @property
+    def needs_picture(self) -> bool: ...
     @property
     def vae_scale_factor(self) -> int: ...
-    @property
-    def is_inpainting(self) -> bool: ...
 
 
-def check_graphs(manifest: Manifest) -> None:
-    """Misfit unless every graph has the inputs and outputs of its role, in shapes that go with one another."""
+def check_graphs(manifest: Manifest, optional: Mapping[str, Names]) -> None:
+    """Misfit unless every graph has the inputs and outputs of its role, in shapes that go with one another.
+
+    optional: the names of roles that a family doesn't need.
+    """
     for role, variants in manifest.graphs.items():
         for variant, graph in variants.items():
-            _check_names(f"graphs.{role}.{variant}", manifest.graph_names.get(role), graph)
+            names = manifest.graph_names.get(role) or optional.get(role)
+            _check_names(f"graphs.{role}.{variant}", names, graph)
     _check_latent_channels(manifest)
     _check_cells(manifest)
     _check_timesteps(manifest)
@@ -74,7 +81,7 @@ def require(condition: bool, otherwise: str) -> None:
         raise Misfit(otherwise)
 
 
-def _check_names(place: str, names: tuple[frozenset[str], frozenset[str]] | None, graph: Graph) -> None:
+def _check_names(place: str, names: Names | None, graph: Graph) -> None:
     needed_inputs, needed_outputs = names or (frozenset(), frozenset())
     for needed, ports, kind in ((needed_inputs, graph.inputs, "input"), (needed_outputs, graph.outputs, "output")):
         for name in sorted(needed - {port.name for port in ports}):
@@ -93,19 +100,21 @@ def _ports(manifest: Manifest, role: str, taken: str, given: str | None) -> list
 
 
 def _check_latent_channels(manifest: Manifest) -> None:
-    plain, inpainting = {manifest.latent_channels}, {manifest.inpainting_channels}
     for role, port_name, known in (
-        ("denoiser", "sample", (plain, inpainting)),
-        ("vae_decoder", "latent_sample", (plain,)),
+        ("denoiser", "sample", manifest.sample_channels),
+        ("vae_decoder", "latent_sample", (manifest.latent_channels,)),
+        ("tiny_decoder", "latent_sample", (manifest.latent_channels,)),
     ):
         for _, port, _ in _ports(manifest, role, port_name, None):
             require(len(port.shape) == 4, f"{role} input {port_name} has {len(port.shape)} dimensions, not 4")
         found = channels(manifest.graphs.get(role, {}), port_name)
         counts = " and ".join(map(str, sorted(found)))
-        fits = not found or found in known
+        fits = not found or (len(found) == 1 and found <= set(known))
         require(fits, f"{role} takes {counts} channels, latent_channels is {manifest.latent_channels}")
-    complete = not manifest.is_inpainting or "vae_encoder" in manifest.graphs
-    require(complete, "the denoiser takes a masked picture, and there is no vae_encoder to make latents of it")
+    complete = not manifest.needs_picture or "vae_encoder" in manifest.graphs
+    require(complete, "the denoiser takes a picture, and there is no vae_encoder to make latents of it")
+    embedding = manifest.guidance_embedding
+    require(embedding is None or 4 <= embedding <= 4096, f"the denoiser is told its guidance in {embedding} numbers")
 
 
 def _check_cells(manifest: Manifest) -> None:
@@ -115,6 +124,8 @@ def _check_cells(manifest: Manifest) -> None:
         ("denoiser", "sample", "out_sample", latent, 1.0),
         ("vae_decoder", "latent_sample", "sample", 3, float(cell)),
         ("vae_encoder", "sample", "latent_parameters", 2 * latent, 1 / cell),
+        ("tiny_decoder", "latent_sample", "sample", 3, float(cell)),
+        ("tiny_encoder", "sample", "latent_parameters", 2 * latent, 1 / cell),
     ):
         for _, port, out in _ports(manifest, role, taken, given):
             if out is None:

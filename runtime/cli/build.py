@@ -17,8 +17,9 @@ from tintype.cli.say import say, say_json
 @click.argument("bundle", default="postcard")
 @click.option("--size", type=Size(), help="Of the pictures, in pixels, as in 512x384 [default: the model's own].")
 @request_options(
-    "batch_size", "guidance_scale", "guidance_interval", "exactness", "image", "strength", "fit", "mask", "outpaint"
-)
+    "batch_size", "guidance_scale", "guidance_interval", "exactness", "image", "strength", "fit", "mask", "outpaint",
+    "decoder", "encoder",
+)  # fmt: skip
 @provider_option
 @threads_option
 @click.option("--explain", is_flag=True, help="Print what was measured for each layer, and what was chosen.")

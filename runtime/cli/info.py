@@ -50,6 +50,8 @@ def _bundle_rows(bundle: Bundle) -> list[tuple[str, str]]:
             f"guidance {default.guidance_scale:g}, {default.exactness}",
         ),
     ]
+    if manifest.needs_picture:
+        rows.append(("needs", "a picture and a mask" if manifest.is_inpainting else "a picture"))
     for role, variants in manifest.graphs.items():
         for variant, graph in variants.items():
             name = role if variant == "full" else f"{role} ({variant})"

@@ -37,11 +37,13 @@ class Branch:
     prompt: str | None  # that may change while it is drawn, see `prompt.editing`; None: zeros in its embeddings' place
     weight: float = 1.0  # of this one among those that guidance goes to
     clip_skip: int = 0  # of a text encoder's last layers that are left out for it
+    unwanted: bool = False  # of a model that is told so: guidance leads away from it
+    sees_picture: bool = True  # of a denoiser that takes a picture beside the noise: False is zeros in its place
 
     @property
     def wording(self) -> Wording:
         """Its prompt as it was written."""
-        return Wording(self.prompt, self.clip_skip)
+        return Wording(self.prompt, self.clip_skip, self.unwanted)
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +93,12 @@ class Family(Protocol):
         ...
 
     def encode(
-        self, request: ResolvedRequest, wordings: Sequence[Wording], tokens: Tokens, call: CallEncoder
+        self,
+        request: ResolvedRequest,
+        manifest: Manifest,
+        wordings: Sequence[Wording],
+        tokens: Tokens,
+        call: CallEncoder,
     ) -> Conditioning:
         """Words -> what the denoiser is told, a row a wording."""
         ...

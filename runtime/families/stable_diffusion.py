@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
+import numpy as np
+from numpy.typing import NDArray
+
 from tintype.bundle import Manifest
-from tintype.bundle.manifest import DECODER, ENCODER
+from tintype.bundle.manifest import DECODERS, ENCODER, ENCODERS, GUIDANCE_INPUT
 from tintype.errors import RequestError
 from tintype.families.base import (
     EMBEDDINGS,
@@ -29,29 +33,22 @@ class StableDiffusion:
     parametrizations = PARAMETRIZATIONS
 
     def branches(self, request: ResolvedRequest, manifest: Manifest) -> tuple[Branch, ...]:
-        parts = enumerate(parse_parts(request.prompt), 1)
-        skip = request.clip_skip  # of the prompt alone, as in diffusers
-        positive = [Branch(f"positive {number}", part.text, part.weight, skip) for number, part in parts]
+        positive = positive_branches(request)
         if not is_guided(request, manifest):
             return tuple(positive)
         zeros = manifest.force_zeros_for_empty_prompt and request.negative_prompt == ""
         return (Branch("negative", None if zeros else request.negative_prompt), *positive)
 
     def guidance(self, request: ResolvedRequest, manifest: Manifest) -> Guidance:
-        interval = request.guidance_interval
-        weights = tuple(part.weight for part in parse_parts(request.prompt))
+        weights = part_weights(request)
         if is_guided(request, manifest):
             return ClassifierFreeGuidance(
                 weights=weights,
                 scale=request.guidance_scale,
                 rescale=request.guidance_rescale,
-                interval=Interval() if interval is None else Interval.parse(interval),
+                interval=interval_of(request),
             )
-        if interval is not None:
-            raise RequestError(
-                f"guidance_interval is given, and a guidance_scale of {request.guidance_scale:g} is none",
-                fix="leave guidance_interval out, or give another guidance_scale",
-            )
+        refuse_interval(request, manifest)
         return Unguided(weights)
 
     def uses(
@@ -63,12 +60,13 @@ class StableDiffusion:
             for role in manifest.text_encoders
         )
         calls = encoder_calls(request, manifest)
-        picture = (encoding_use(request.width, request.height, calls),) if calls else ()
+        encoder = ENCODERS[request.encoder]
+        picture = (encoding_use(request.width, request.height, calls, encoder),) if calls else ()
         denoiser = denoiser_uses(
             request, self.guidance(request, manifest), schedule, {**cells, "sequence": tokens.length}
         )
         decoder = GraphUse(
-            ref=GraphRef(DECODER),
+            ref=GraphRef(DECODERS[request.decoder]),
             phase=DECODE,
             dims={"batch": 1, **cells},
             calls=request.count,
@@ -77,10 +75,27 @@ class StableDiffusion:
         return (*encoders, *picture, *denoiser, decoder)
 
     def encode(
-        self, request: ResolvedRequest, wordings: Sequence[Wording], tokens: Tokens, call: CallEncoder
+        self,
+        request: ResolvedRequest,
+        manifest: Manifest,
+        wordings: Sequence[Wording],
+        tokens: Tokens,
+        call: CallEncoder,
     ) -> Conditioning:
         (role, prompts), *_ = tokens.encoded.items()
-        return {EMBEDDINGS: with_zeros(run_text_encoder(role, prompts, call).states, wordings)}
+        states = with_zeros(run_text_encoder(role, prompts, call).states, wordings)
+        return {EMBEDDINGS: states, **guidance_input(request, manifest, len(wordings))}
+
+
+def positive_branches(request: ResolvedRequest) -> list[Branch]:
+    """A branch for each part of the prompt; of this alone layers are skipped, as in diffusers."""
+    parts = enumerate(parse_parts(request.prompt), 1)
+    return [Branch(f"positive {number}", part.text, part.weight, request.clip_skip) for number, part in parts]
+
+
+def part_weights(request: ResolvedRequest) -> tuple[float, ...]:
+    """The weight of each part of the prompt."""
+    return tuple(part.weight for part in parse_parts(request.prompt))
 
 
 def denoiser_uses(
@@ -109,10 +124,53 @@ def is_guided(request: ResolvedRequest, manifest: Manifest) -> bool:
     """Whether a request takes two predictions a step.
 
     1 is off. 0 is the negative prompt alone; but a bundle that by default has no guidance was distilled to do without,
-    as SDXL-Turbo was, and there 0 is off too: that is how its users say it.
+    as SDXL-Turbo was, and there 0 is off too: that is how its users say it. A denoiser that is told the scale takes
+    one prediction with any.
     """
+    if manifest.guidance_embedding is not None:
+        return False
     distilled = manifest.default_request.guidance_scale in (0.0, 1.0)
     return request.guidance_scale != 1.0 and not (distilled and request.guidance_scale == 0.0)
+
+
+def interval_of(request: ResolvedRequest) -> Interval:
+    """Where a guided request takes guidance. Raises RequestError."""
+    return Interval() if request.guidance_interval is None else Interval.parse(request.guidance_interval)
+
+
+def refuse_interval(request: ResolvedRequest, manifest: Manifest) -> None:
+    """RequestError where guidance has an interval and isn't there."""
+    if request.guidance_interval is None:
+        return
+    if manifest.guidance_embedding is not None:
+        raise RequestError(
+            "guidance_interval is given, and this model is told its guidance scale once, for every step",
+            fix="leave guidance_interval out",
+        )
+    raise RequestError(
+        f"guidance_interval is given, and a guidance_scale of {request.guidance_scale:g} is none",
+        fix="leave guidance_interval out, or give another guidance_scale",
+    )
+
+
+def guidance_input(request: ResolvedRequest, manifest: Manifest, rows: int) -> Conditioning:
+    """What a denoiser that was distilled with guidance is told of the scale, so many rows; of others nothing."""
+    numbers = manifest.guidance_embedding
+    if numbers is None:
+        return {}
+    return {GUIDANCE_INPUT: np.repeat(guidance_embedding(request.guidance_scale, numbers), rows, axis=0)}
+
+
+def guidance_embedding(guidance_scale: float, numbers: int) -> NDArray[np.float32]:
+    """(1, numbers): 1000 * (scale - 1) by sines, then cosines, of falling frequencies, as timesteps are embedded.
+
+    Luo et al. 2023, section 4.1; diffusers' LatentConsistencyModelPipeline has the factor.
+    """
+    half = numbers // 2
+    frequencies = np.exp(np.arange(half, dtype=np.float32) * np.float32(-math.log(10000.0) / (half - 1)))
+    angles = np.float32(1000.0 * (guidance_scale - 1.0)) * frequencies
+    values = np.concatenate([np.sin(angles), np.cos(angles)])
+    return np.pad(values, (0, numbers - 2 * half))[np.newaxis].astype(np.float32)
 
 
 def encoder_calls(request: ResolvedRequest, manifest: Manifest) -> int:
@@ -121,12 +179,12 @@ def encoder_calls(request: ResolvedRequest, manifest: Manifest) -> int:
         return request.count if request.hires.upscale == "pixel" else 0
     if request.image is None or request.image.latents:
         return 0
-    if not manifest.is_inpainting:
+    if not manifest.is_inpainting:  # image to image, or an editing model's own input
         return 1
     return 2 if request.strength < 1.0 else 1  # nothing of the picture itself is in pure noise
 
 
-def encoding_use(width: int, height: int, calls: int = 1) -> GraphUse:
+def encoding_use(width: int, height: int, calls: int = 1, role: str = ENCODER) -> GraphUse:
     """The use of the VAE's encoder that turns pictures of that size, in pixels, into latents."""
     dims = {"batch": 1, "height": height, "width": width}
-    return GraphUse(ref=GraphRef(ENCODER), phase=START, dims=dims, calls=calls)
+    return GraphUse(ref=GraphRef(role), phase=START, dims=dims, calls=calls)

@@ -14,7 +14,8 @@ from tintype.memory.plan import Plan, Stage
 
 SEGMENTS_MIB = (1536, 1024, 768, 512, 384, 256, 192, 128, 96, 64, 48, 32)
 REOPENED_MIB = 64  # smaller segments are many: to keep them all open takes memory too
-IN_STRIPS = frozenset({"vae_decoder", "vae_encoder"})  # roles whose maps are larger than their weights
+# Roles whose maps are larger than their weights.
+IN_STRIPS = frozenset({"vae_decoder", "vae_encoder", "tiny_decoder", "tiny_encoder"})
 STRIPS_MIB = (64, 32, 16, 8, 4)
 # On a device each part is opened for every run, and none of them has been seen to be worth more steps.
 DEVICE_SEGMENTS_MIB = (1024, 256, 64)
@@ -36,7 +37,7 @@ class Need:
     opens: int
     calls: int  # without split guidance
     can_split: bool = False
-    branches: int = 2  # so many calls is one of them with guidance split
+    branches: int = 2  # of a call, which become calls of their own where guidance is split
     unguided_calls: int = 0  # further ones for single branches, for which guidance is split then
 
 

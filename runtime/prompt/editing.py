@@ -11,7 +11,7 @@ from __future__ import annotations
 import bisect
 import re
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 from tintype.errors import RequestError
@@ -69,6 +69,7 @@ class Wording:
 
     text: str | None  # None: zeros in the place of its embeddings
     clip_skip: int = 0  # of the encoder's last layers that are left out
+    unwanted: bool = False  # guidance leads away from it, and the model is told so
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,9 +93,7 @@ def edited_prompts(prompts: Sequence[Wording], count: StepCount) -> EditedPrompt
     changes, budget = [], _Budget()
     for prompt in prompts:
         texts = ((0, None),) if prompt.text is None else edited_texts(prompt.text, count, budget)
-        changes.append(
-            tuple((step, known.setdefault(Wording(text, prompt.clip_skip), len(known))) for step, text in texts)
-        )
+        changes.append(tuple((step, known.setdefault(replace(prompt, text=text), len(known))) for step, text in texts))
     return EditedPrompts(tuple(known), tuple(changes))
 
 

@@ -55,6 +55,7 @@ def parameters_text(request: ResolvedRequest, made_with: Provenance, seed: int) 
         "Schedule type": _spacing(request.sigmas) if request.sigmas else None,
         "CFG scale": f"{request.guidance_scale:g}",
         "CFG Rescale": f"{request.guidance_rescale:g}" if request.guidance_rescale else None,
+        "Image CFG scale": f"{request.image_guidance_scale:g}" if request.image_guidance_scale else None,
         "CFG Interval": request.guidance_interval,
         "Seed": seed,
         "Denoising strength": f"{request.strength:g}" if request.image or request.hires else None,

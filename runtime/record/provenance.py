@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-from tintype.bundle.manifest import DECODER
+from tintype.bundle.manifest import DECODERS
 from tintype.errors import RecordError
 from tintype.memory.mode import Mode, Tiles, parse_mode
 from tintype.memory.plan import ExecutionPlan
@@ -62,7 +62,7 @@ def execution_plan_of(made_with: Provenance, *, base: bool = False) -> Execution
 
 def _mode_of(role: str, words: str) -> Mode:
     mode = parse_mode(words)
-    if isinstance(mode, Tiles) and role != DECODER:
+    if isinstance(mode, Tiles) and role not in DECODERS.values():
         raise ValueError(f"{role!r} is never run in tiles")
     return mode
 

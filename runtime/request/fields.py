@@ -32,7 +32,8 @@ class RequestFields(InputFields, total=False):
     negative_prompt: str | None
     num_inference_steps: int | None
     guidance_scale: float | None
-    guidance_rescale: float
+    guidance_rescale: float | None
+    image_guidance_scale: float | None
     guidance_interval: str | None
     width: int | None
     height: int | None
@@ -55,6 +56,8 @@ class RequestFields(InputFields, total=False):
     hires: float | None
     hires_strength: float
     hires_upscale: str
+    decoder: str
+    encoder: str
 
 
 def _option(text: str, kind: type = str) -> dict[str, Any]:
@@ -83,7 +86,14 @@ class Request:
         ),
     )
     # Lin et al. 2023, section 3.4.
-    guidance_rescale: float = field(default=0.0, metadata=_option("0 to 1; tames high guidance.", float))
+    guidance_rescale: float | None = field(
+        default=None, metadata=_option("0 to 1; tames high guidance [default: the model's own].", float)
+    )
+    # Brooks et al. 2023, formula 3.
+    image_guidance_scale: float | None = field(
+        default=None,
+        metadata=_option("For InstructPix2Pix: how closely to follow the picture [default: the model's own].", float),
+    )
     # Kynkäänniemi et al. 2024; counted as diffusers' guiders count it.
     guidance_interval: str | None = field(
         default=None,
@@ -161,6 +171,10 @@ class Request:
         default=0.5, metadata=_option("How much the enlarged picture changes, 0 to 1.", float)
     )
     hires_upscale: str = field(default="latent", metadata=_option("What is enlarged: latent, or pixel."))
+    decoder: str = field(
+        default="full", metadata=_option("What makes pixels of latents: full, or tiny where the model has one.")
+    )
+    encoder: str = field(default="full", metadata=_option("What makes latents of a picture: full, or tiny."))
 
 
 def make_request(prompt: str | Request, fields: RequestFields) -> Request:

@@ -89,6 +89,8 @@ def open_inputs(request: Request, manifest: Manifest) -> Opened:
     _refuse_orphans(request)
     if manifest.is_inpainting:
         _demand_image_and_mask(request)
+    elif manifest.needs_picture:
+        _demand_image_alone(request, manifest)
     if request.image is None:
         given = None if request.latents is None else _open_latents(request.latents)
         if given is None:
@@ -182,6 +184,31 @@ def _demand_image_and_mask(request: Request) -> None:
         )
 
 
+def _demand_image_alone(request: Request, manifest: Manifest) -> None:
+    """RequestError for a model that draws pictures from pictures, without one, or where it can't do what is asked."""
+    if request.image is None:
+        raise RequestError("this model changes a picture, and there is none", fix="give image=, or --image FILE")
+    if not manifest.is_editing:
+        return
+    whole = isinstance(request.strength, int | float) and request.strength == 1.0  # which is what it does
+    for name in ("mask", "outpaint", "hires", *(() if whole else ("strength",))):
+        if getattr(request, name) is not None:
+            raise RequestError(
+                f"this model changes all of a picture as the words say, and has no {name}",
+                fix=f"leave {name} out; image_guidance_scale says how closely to follow the picture",
+            )
+
+
+def _default_strength(request: Request, manifest: Manifest) -> float:
+    """What a request with a picture has where it says nothing."""
+    if manifest.is_editing or request.mask is not None or request.outpaint is not None:
+        return MASK_STRENGTH
+    default = manifest.default_request
+    steps = request.num_inference_steps or default.num_inference_steps
+    one_step = 1 / max(1, steps) if isinstance(steps, int) else 0.0  # what a model of one step takes
+    return max(IMAGE_STRENGTH if default.strength is None else default.strength, one_step)
+
+
 def _open_image(request: Request, manifest: Manifest) -> Opened:
     import numpy as np
 
@@ -191,11 +218,8 @@ def _open_image(request: Request, manifest: Manifest) -> Opened:
 
     assert request.image is not None
     how = checks.name("fit", request.fit, FITS)
-    masked = request.mask is not None or request.outpaint is not None
-    steps = request.num_inference_steps or manifest.default_request.num_inference_steps
-    one_step = 1 / max(1, steps) if isinstance(steps, int) else 0.0  # what a model of one step takes
-    default = MASK_STRENGTH if masked else max(IMAGE_STRENGTH, one_step)
-    strength = checks.number("strength", default if request.strength is None else request.strength, 0.0, 1.0)
+    strength = _default_strength(request, manifest) if request.strength is None else request.strength
+    strength = checks.number("strength", strength, 0.0, 1.0)
     if getattr(request.image, "ndim", 0) == 4:
         return _open_encoded(request, manifest, strength)
     picture = open_picture(request.image, background=request.background)

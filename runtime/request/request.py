@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +28,7 @@ MAX_BATCH = 64
 SEEDS = 2**64
 MAX_HIRES = 8.0
 MAX_CLIP_SKIP = 11  # as far as A1111's slider goes
+IMAGE_GUIDANCE = 1.5  # of InstructPix2Pix, as its authors and diffusers have it
 UPSCALES = ("latent", "pixel")
 
 
@@ -67,6 +68,9 @@ class ResolvedRequest:
     mask: Mask | None = None
     latents: str | None = None  # sha256 of the noise that was given
     hires: Hires | None = None
+    image_guidance_scale: float | None = None  # None: the model takes no picture beside the noise
+    decoder: str = "full"
+    encoder: str = "full"
     inputs: Inputs = field(default=NO_INPUTS, compare=False, repr=False, metadata={"recorded": False})
 
     @property
@@ -128,6 +132,7 @@ def fields_of(known: ResolvedRequest) -> dict[str, Any]:
 
 def _resolved(request: Request, opened: Opened, manifest: Manifest) -> ResolvedRequest:
     from tintype import sampling  # numpy comes with it; a request alone needs neither
+    from tintype.bundle.manifest import DECODERS, ENCODERS
 
     default = manifest.default_request
     count = checks.whole_number("count", request.count, 1, MAX_COUNT)
@@ -155,7 +160,10 @@ def _resolved(request: Request, opened: Opened, manifest: Manifest) -> ResolvedR
         guidance_scale=checks.number(
             "guidance_scale", _either(request.guidance_scale, scale), -MAX_GUIDANCE, MAX_GUIDANCE
         ),
-        guidance_rescale=checks.number("guidance_rescale", request.guidance_rescale, 0.0, 1.0),
+        guidance_rescale=checks.number(
+            "guidance_rescale", _either(request.guidance_rescale, default.guidance_rescale), 0.0, 1.0
+        ),
+        image_guidance_scale=_image_guidance(request, manifest),
         guidance_interval=_interval(request.guidance_interval, sampling.Interval.parse),
         width=checks.side("width", width, manifest.size),
         height=checks.side("height", height, manifest.size),
@@ -172,6 +180,8 @@ def _resolved(request: Request, opened: Opened, manifest: Manifest) -> ResolvedR
         mask=opened.mask,
         latents=opened.latents,
         hires=hires,
+        decoder=_autoencoder("decoder", request.decoder, DECODERS, manifest),
+        encoder=_autoencoder("encoder", request.encoder, ENCODERS, manifest),
         inputs=opened.inputs,
     )
 
@@ -186,6 +196,29 @@ def _clip_skip(value: Any, manifest: Manifest) -> int:
             fix=f"give {most} or less" if most else older,
         )
     return skip
+
+
+def _image_guidance(request: Request, manifest: Manifest) -> float | None:
+    scale, default = request.image_guidance_scale, manifest.default_request.image_guidance_scale
+    if manifest.is_editing:
+        usual = IMAGE_GUIDANCE if default is None else default
+        return checks.number("image_guidance_scale", usual if scale is None else scale, 1.0, MAX_GUIDANCE)
+    if scale is not None:
+        raise RequestError(
+            "image_guidance_scale is given, and this model takes no picture beside the noise",
+            fix="leave it out; with a picture to begin with, strength says how much of it changes",
+        )
+    return None
+
+
+def _autoencoder(field: str, value: Any, roles: Mapping[str, str], manifest: Manifest) -> str:
+    name = checks.name(field, value, tuple(roles))
+    if name != "full" and roles[name] not in manifest.graphs:
+        raise RequestError(
+            f"this model has no {roles[name].replace('_', ' ')}",
+            fix=f"leave {field} out, or export the checkpoint again with a tiny autoencoder: --tiny-vae FOLDER",
+        )
+    return name
 
 
 def _hires(request: Request, width: int, height: int) -> Hires:

@@ -15,7 +15,7 @@ active, and returns what that combines them to.
 from __future__ import annotations
 
 from tintype.sampling.cfg_pp import CFG_PP_GUIDANCE
-from tintype.sampling.guidance import ClassifierFreeGuidance, Guidance, Interval, Unguided
+from tintype.sampling.guidance import ClassifierFreeGuidance, Guidance, Interval, PictureGuidance, Unguided
 from tintype.sampling.names import SAMPLER_ALIASES, SPACING_ALIASES, sampler_named, spacing_named
 from tintype.sampling.noise import NOISE_MODES, NoiseSource, noise_source
 from tintype.sampling.parametrization import PARAMETRIZATIONS, Parametrization
@@ -43,6 +43,7 @@ __all__ = [
     "Interval",
     "NoiseSource",
     "Parametrization",
+    "PictureGuidance",
     "Sampler",
     "Schedule",
     "SchedulerConfig",

@@ -114,6 +114,39 @@ class ClassifierFreeGuidance:
         return Denoised(denoised(guided), denoised(unconditional))
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PictureGuidance:
+    """Neither words nor picture, the picture alone, and both for each part of the prompt (Brooks et al. 2023).
+
+    rescale, interval, weights: as in `ClassifierFreeGuidance`; the parts lead away from the picture alone.
+    """
+
+    scale: float
+    picture_scale: float
+    rescale: float = 0.0
+    interval: Interval = Interval()
+    weights: tuple[float, ...] = ALONE
+
+    def __post_init__(self) -> None:
+        if self.interval != Interval():
+            _demand_mean(self.weights)
+
+    def active(self, progress: float) -> tuple[int, ...]:
+        parts = range(2, 2 + len(self.weights))
+        return (0, 1, *parts) if self.interval.covers(progress) else tuple(parts)
+
+    def combine(self, predictions: Mapping[int, Latents], denoised: ToDenoised) -> Denoised:
+        parts = [predictions[2 + number] for number in range(len(self.weights))]
+        if 0 not in predictions:
+            return Denoised.unguided(denoised(weighted_mean(parts, self.weights)))
+        neither, picture = predictions[0], predictions[1]
+        both = compose(parts, self.weights, picture)
+        guided = neither + (picture - neither) * self.picture_scale + (both - picture) * self.scale
+        if self.rescale != 0:
+            guided = rescale_guidance(guided, both, self.rescale)
+        return Denoised(denoised(guided), denoised(neither))
+
+
 def compose(parts: Sequence[Latents], weights: Sequence[float], unconditional: Latents) -> Latents:
     """The parts of a prompt as one conditional prediction: u + sum(w_i (c_i - u)) (Liu et al. 2022, equation 11).
 

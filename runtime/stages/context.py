@@ -7,8 +7,8 @@ from dataclasses import dataclass, field, replace
 
 from tintype.arrays import Latents
 from tintype.bundle import Bundle
-from tintype.bundle.manifest import DECODER
-from tintype.families.base import Family, Tokens
+from tintype.bundle.manifest import DECODER, DECODERS, ENCODERS
+from tintype.families.base import Branch, Family, Tokens
 from tintype.families.model import Model, Reading
 from tintype.graphs.resident import ALL_RESIDENT, BoundGraphs, Graphs
 from tintype.memory.mode import PACKED, Mode, Strips, Tiles
@@ -25,9 +25,9 @@ STRIPS_MIB = (32, 8, 4)  # of the decoder's maps, once memory runs out
 TILES_CELLS = (64, 32, 16)
 
 
-def decode_modes(plan: ExecutionPlan) -> tuple[Mode, ...]:
-    """What is tried in turn, from what the plan has on."""
-    first = plan.mode(DECODER)
+def decode_modes(plan: ExecutionPlan, decoder: str = DECODER) -> tuple[Mode, ...]:
+    """What is tried in turn, from what the plan has on. decoder: its role."""
+    first = plan.mode(decoder)
     if isinstance(first, Strips):  # it can be cut, or there would be no such plan
         return (first, *(Strips(mib) for mib in STRIPS_MIB if mib < first.mib))
     if isinstance(first, Tiles):
@@ -44,7 +44,8 @@ class Context:
     bundle: Bundle
     family: Family
     parametrization: Parametrization
-    prompts: EditedPrompts
+    branches: Sequence[Branch]
+    prompts: EditedPrompts  # of the branches
     guidance: Guidance
     tokens: Tokens
     uses: tuple[GraphUse, ...]  # that are called, as its plan has it
@@ -58,7 +59,7 @@ class Context:
     base: Context | None = None  # of the smaller picture that is drawn before
     only: int | None = None  # the one of the request's pictures that is made, in the batch where it belongs
     picture: Latents | None = None  # of the picture that the run begins with, once it is encoded
-    inpainting: Latents | None = None  # what an inpainting model is told of it, once that is encoded; see `Start`
+    channels: tuple[Latents, ...] | None = None  # what the model is told of it, once that is encoded; see `Start`
     denoised: list[int] = field(default_factory=list)  # indices of the pictures that are, in the order of `latents`
     latents: list[Latents] = field(default_factory=list)  # of their batches, as the decoder takes them
 
@@ -86,6 +87,7 @@ class Context:
             bundle=model.bundle,
             family=model.family,
             parametrization=model.parametrization,
+            branches=reading.branches,
             prompts=reading.prompts,
             guidance=reading.guidance,
             tokens=reading.tokens,
@@ -96,9 +98,19 @@ class Context:
             plan=planned,
             evicts=evicts,
             warnings=warnings,
-            decode_modes=decode_modes(plan),
+            decode_modes=decode_modes(plan, DECODERS[request.decoder]),
             base=base,
         )
+
+    @property
+    def decoder(self) -> GraphUse:
+        """The use of the decoder that the request asks for."""
+        return self.use(DECODERS[self.request.decoder])
+
+    @property
+    def encoder(self) -> GraphUse:
+        """The same of the encoder."""
+        return self.use(ENCODERS[self.request.encoder])
 
     @property
     def batches(self) -> list[range]:

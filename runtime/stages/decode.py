@@ -13,7 +13,7 @@ import numpy as np
 
 from tintype import sampling
 from tintype.arrays import Latents, Pixels, Samples
-from tintype.bundle.manifest import DECODER
+from tintype.bundle.manifest import TINY_DECODER
 from tintype.errors import CancelledError, MemoryBudgetError, TintypeError, UncutError
 from tintype.events import Step
 from tintype.image.decode import decode_samples, to_image, to_pixels
@@ -54,15 +54,16 @@ def decode_in(ctx: Context, latents: Latents, mode: Mode) -> Pixels:
 
 def samples_in(ctx: Context, latents: Latents, mode: Mode) -> Iterator[Samples]:
     """Of each picture, (1, 3, height, width), -1 to 1."""
-    manifest, use = ctx.bundle.manifest, ctx.use(DECODER)
+    manifest, use = ctx.bundle.manifest, ctx.decoder
+    tiny = use.ref.role == TINY_DECODER  # it takes latents as the denoiser leaves them
     graphs = ctx.graphs.held_as(ctx.graphs.plan.with_mode(use.name, mode))
     with graphs.phase(use):
         yield from decode_samples(
             lambda sample: graphs.call(use, {"latent_sample": sample}, who="the VAE decoder")["sample"],
             latents,
             cell=manifest.vae_scale_factor,
-            scaling_factor=manifest.scaling_factor,
-            shift_factor=manifest.shift_factor,
+            scaling_factor=1.0 if tiny else manifest.scaling_factor,
+            shift_factor=0.0 if tiny else manifest.shift_factor,
             tiling=Tiling(mode.cells, mode.overlap) if isinstance(mode, Tiles) else None,
         )
 

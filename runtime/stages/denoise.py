@@ -19,7 +19,7 @@ from tintype.uses import GraphUse
 def denoise(ctx: Context, conditioning: Conditioning, batch: range, start: Start, noise: NoiseSource) -> Iterator[Step]:
     """The sampler's steps for one batch of pictures, whose finished latents are then the last of `ctx.latents`."""
     latents = start.latents
-    denoiser = Denoiser(ctx, conditioning, len(latents), start.inpainting)
+    denoiser = Denoiser(ctx, conditioning, len(latents), start.channels)
     steps = SAMPLERS[ctx.request.sampler](denoiser, latents, ctx.schedule, noise, start.after_step)
     with ctx.graphs.phase(*denoiser.uses):
         while True:
@@ -43,16 +43,16 @@ class Denoiser:
     """Noisy latents -> what the model takes the pictures to be, for a batch of a run; what samplers call `denoise`."""
 
     def __init__(
-        self, ctx: Context, conditioning: Conditioning, pictures: int, inpainting: Latents | None = None
+        self, ctx: Context, conditioning: Conditioning, pictures: int, channels: tuple[Latents, ...] | None = None
     ) -> None:
-        """pictures: how many are denoised together. inpainting: further channels for each of them, see `Start`."""
+        """pictures: how many are denoised together. channels: further ones by branch, see `Start`."""
         self.uses = tuple(use for use in ctx.uses_for(pictures) if use.ref.role == "denoiser")
         self.step = 0  # of the sampler's, how many are done
         self._ctx = ctx
         self._conditioning, self._pictures = conditioning, pictures
         # By the branches of a call: their wordings at the last step, and what it is told of them.
         self._held: dict[tuple[int, ...], tuple[tuple[int, ...], Arrays]] = {}
-        self._inpainting = None if inpainting is None else np.repeat(inpainting, pictures, axis=0)
+        self._channels = tuple(each.repeat(pictures // len(each), axis=0) for each in channels or ())
         ports = ctx.bundle.graph(self.uses[0].ref.role, self.uses[0].ref.variant).inputs
         timestep = next(port for port in ports if port.name == "timestep")
         self._timestep_type, self._timestep_shape = np.dtype(timestep.dtype), timestep.shape
@@ -61,8 +61,6 @@ class Denoiser:
         """latents: (pictures, channels, height, width), at noise level sigma."""
         ctx, parametrization = self._ctx, self._ctx.parametrization
         sample = parametrization.model_input(latents, sigma)
-        if self._inpainting is not None:
-            sample = np.concatenate([sample, self._inpainting], axis=1)
         active = ctx.guidance.active(ctx.schedule.progress(self.step))
         predictions = self._predictions(active, sample, parametrization.timestep(sigma, timestep))
         return ctx.guidance.combine(
@@ -74,10 +72,11 @@ class Denoiser:
         if self._ctx.graphs.plan.split_guidance:
             return {branch: self._call(self.uses[0], (branch,), sample, timestep) for branch in active}
         use = next(use for use in self.uses if use.branches == len(active))
-        outputs = self._call(use, active, np.concatenate([sample] * len(active)), timestep)
+        outputs = self._call(use, active, sample, timestep)
         return dict(zip(active, np.split(outputs, len(active)), strict=True))
 
     def _call(self, use: GraphUse, branches: tuple[int, ...], sample: Latents, timestep: float) -> Latents:
+        sample = np.concatenate([self._with_channels(sample, branch) for branch in branches])
         shape = tuple(len(sample) if isinstance(size, str) else size for size in self._timestep_shape)
         inputs = {
             "sample": sample.astype(np.float32, copy=False),
@@ -95,6 +94,9 @@ class Denoiser:
         latent = (len(sample), self._ctx.bundle.manifest.latent_channels, *sample.shape[2:])
         demand_shape("the denoiser", prediction, latent)  # numpy would stretch one that is smaller
         return prediction
+
+    def _with_channels(self, sample: Latents, branch: int) -> Latents:
+        return np.concatenate([sample, self._channels[branch]], axis=1) if self._channels else sample
 
     def _held_by(self, branches: tuple[int, ...]) -> Arrays:
         """What branches are told at this step: the same arrays again for as long as their words stay the same."""

@@ -15,4 +15,4 @@ def encode(ctx: Context) -> Conditioning:
         return ctx.graphs.call(ctx.use(role), inputs, who="the text encoder")
 
     with ctx.clock.counting("encode"), ctx.graphs.phase(*(use for use in ctx.uses if use.phase == ENCODE)):
-        return ctx.family.encode(ctx.request, ctx.prompts.wordings, ctx.tokens, call)
+        return ctx.family.encode(ctx.request, ctx.bundle.manifest, ctx.prompts.wordings, ctx.tokens, call)

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from tintype._version import __version__
 from tintype.arrays import Latents, Pixels
 from tintype.bundle import Bundle
-from tintype.bundle.manifest import DECODER
+from tintype.bundle.manifest import DECODERS
 from tintype.engine import peak_rss_bytes
 from tintype.events import Picture
 from tintype.graphs.resident import ALL_RESIDENT, Graphs
@@ -74,7 +74,7 @@ def record_of(ctx: Context, picture: int, warnings: Iterable[str]) -> Record:
 
 def provenance_of(ctx: Context, picture: int) -> Provenance:
     """What decides the bytes of a picture besides the request; builds are made where they are missing."""
-    graphs, plan = ctx.graphs.all, ctx.graphs.plan.with_mode(DECODER, ctx.decode_modes[0])
+    graphs, plan = ctx.graphs.all, ctx.graphs.plan.with_mode(DECODERS[ctx.request.decoder], ctx.decode_modes[0])
     pictures = next(len(batch) for batch in ctx.request.batches if picture in batch)
     builds, kernels = {}, {}
     for use in ctx.uses_for(pictures):

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from tintype.arrays import Latents, Samples
 from tintype.bundle import Manifest
-from tintype.bundle.manifest import ENCODER
+from tintype.bundle.manifest import TINY_ENCODER
 from tintype.graphs.resident import BoundGraphs
 from tintype.image.decode import demand_shape
 from tintype.image.encode import encode_samples, to_samples
@@ -23,9 +23,10 @@ from tintype.uses import GraphUse
 class Start:
     latents: Latents  # (pictures, channels, height, width), at the schedule's first noise level
     after_step: AfterStep = unchanged
-    # Channels that an inpainting model takes after the latents, the same at every step and for every picture:
-    # (1, 1 + channels, height, width), the mask in latent cells and the latents of the picture without what it hides.
-    inpainting: Latents | None = None
+    # Channels that some models take after the latents, the same at every step: for each branch (1 or pictures, ...,
+    # height, width). In an inpainting model they are the mask in latent cells, and the latents of the picture without
+    # what it hides; in an editing model the picture's latents, or zeros.
+    channels: tuple[Latents, ...] | None = None
 
 
 def start(ctx: Context, batch: range, noise: NoiseSource) -> Start:
@@ -38,6 +39,8 @@ def start(ctx: Context, batch: range, noise: NoiseSource) -> Start:
         drawn = inputs.latents[batch.start : batch.stop]
     else:
         drawn = noise.draw((len(batch), manifest.latent_channels, height, width))
+    if manifest.is_editing:
+        return Start(drawn * np.float32(schedule.initial_scale), channels=editing_channels(ctx, batch))
     if ctx.request.image is None or (inputs.mask is not None and not schedule.skipped):
         begun = drawn * np.float32(schedule.initial_scale)  # of a picture nothing is left inside its mask
     else:
@@ -45,7 +48,7 @@ def start(ctx: Context, batch: range, noise: NoiseSource) -> Start:
     if inputs.mask is None:
         return Start(begun)
     if manifest.is_inpainting:  # it sees the picture at every step: nothing has to be put back outside the mask
-        return Start(begun, inpainting=inpainting_channels(ctx, inputs.mask))
+        return Start(begun, channels=inpainting_channels(ctx, inputs.mask))
     from tintype.image.mask import mask_cells  # here and below: no picture from words needs it
 
     mask = mask_cells(inputs.mask, manifest.vae_scale_factor)
@@ -104,22 +107,28 @@ def picture_latents(ctx: Context, batch: range) -> Latents:
     return ctx.picture
 
 
-def inpainting_channels(ctx: Context, mask: NDArray[np.float32]) -> Latents:
+def editing_channels(ctx: Context, batch: range) -> tuple[Latents, ...]:
+    """What an editing model is told of the picture, by branch; see `Start`. Nothing scales these latents."""
+    latents = picture_latents(ctx, batch) / np.float32(ctx.bundle.manifest.scaling_factor)
+    return tuple(latents if branch.sees_picture else np.zeros_like(latents) for branch in ctx.branches)
+
+
+def inpainting_channels(ctx: Context, mask: NDArray[np.float32]) -> tuple[Latents, ...]:
     """What an inpainting model is told of the picture, made once; see `Start`."""
     from tintype.image.mask import hard_cells, hide
 
     pixels = ctx.request.inputs.pixels
     assert pixels is not None  # `resolve` demands them
-    if ctx.inpainting is None:
+    if ctx.channels is None:
         cells = hard_cells(mask, ctx.bundle.manifest.vae_scale_factor)
         rest = _encode(ctx, hide(to_samples(pixels), mask))
-        ctx.inpainting = np.concatenate([cells[np.newaxis, np.newaxis], rest], axis=1)
-    return ctx.inpainting
+        ctx.channels = (np.concatenate([cells[np.newaxis, np.newaxis], rest], axis=1),) * len(ctx.branches)
+    return ctx.channels
 
 
 def _encode(ctx: Context, samples: Samples) -> Latents:
     with ctx.clock.counting("encode"):
-        return encode_picture(ctx.graphs, ctx.use(ENCODER), samples, ctx.bundle.manifest)
+        return encode_picture(ctx.graphs, ctx.encoder, samples, ctx.bundle.manifest)
 
 
 def encode_picture(graphs: BoundGraphs, use: GraphUse, samples: Samples, manifest: Manifest) -> Latents:
@@ -127,12 +136,13 @@ def encode_picture(graphs: BoundGraphs, use: GraphUse, samples: Samples, manifes
 
     They are the mean of what the VAE's encoder gives; its noise, which it would draw from, is left out.
     """
+    tiny = use.ref.role == TINY_ENCODER  # it gives latents as the denoiser takes them
     with graphs.phase(use):
         latents = encode_samples(
             lambda sample: graphs.call(use, {"sample": sample}, who="the VAE encoder")["latent_parameters"],
             samples,
-            scaling_factor=manifest.scaling_factor,
-            shift_factor=manifest.shift_factor,
+            scaling_factor=1.0 if tiny else manifest.scaling_factor,
+            shift_factor=0.0 if tiny else manifest.shift_factor,
         )
     rows, columns = (side // manifest.vae_scale_factor for side in samples.shape[2:])
     demand_shape("the VAE encoder", latents, (len(samples), manifest.latent_channels, rows, columns))

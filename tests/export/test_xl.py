@@ -19,9 +19,9 @@ from tintype.engine import run_graph
 from tintype.errors import BundleError, ExportError
 from tintype.export import Effort, export_bundle, modules
 from tintype.export.checkpoint import Checkpoint, load, load_text_encoder, load_unet, open_checkpoint
+from tintype.export.defaults import usual_request
 from tintype.export.parity import psnr_db
 from tintype.export.storage import load_graph
-from tintype.export.writing import usual_request
 
 ROLES = ("text_encoder", "text_encoder_2", "denoiser", "vae_decoder", "vae_encoder")
 
@@ -150,7 +150,7 @@ def test_smaller_precisions_pass_their_gates_with_one_part_in_memory_at_a_time(
         assert not [n for n, v in integers.items() if "add_embedding" in n and v.dtype == ir.DataType.INT8]
 
 
-def test_a_refiner_is_refused(copy: Path) -> None:
+def test_xl_without_its_first_text_encoder_is_refused(copy: Path) -> None:
     change_json(copy / "model_index.json", text_encoder=[None, None])
     with pytest.raises(ExportError, match="text_encoder"):
         open_checkpoint(copy)
@@ -186,7 +186,7 @@ def test_a_checkpoint_distilled_to_few_steps_is_used_as_one(copy: Path) -> None:
         timestep_spacing="trailing",
     )
     request = usual_request(open_checkpoint(copy))
-    assert (request.sampler, request.num_inference_steps, request.guidance_scale) == ("euler_a", 4, 1.0)
+    assert (request.sampler, request.num_inference_steps, request.guidance_scale) == ("euler_a", 1, 1.0)
 
 
 @pytest.mark.parametrize(

@@ -199,6 +199,7 @@ def safetensors(path: Path, scratch: Scratch) -> None:
 def checkpoint(path: Path, scratch: Scratch) -> None:
     """A checkpoint's JSON files, as one object with a value each; what isn't such an object is its index."""
     from tintype.export.checkpoint import open_checkpoint
+    from tintype.export.defaults import usual_request
     from tintype.export.writing import read_licence
 
     folder, content = scratch.checkpoint(), path.read_bytes()
@@ -216,8 +217,10 @@ def checkpoint(path: Path, scratch: Scratch) -> None:
             (folder / "model_index.json").write_bytes(content)
         found = open_checkpoint(folder)
         for name in ("prediction_type", "vae_scale_factor", "latent_multiple", "latent_size", "is_inpainting",
-                     "force_zeros_for_empty_prompt"):  # fmt: skip
+                     "force_zeros_for_empty_prompt", "takes_picture", "components", "scaling_factor",
+                     "guidance_embedding"):  # fmt: skip
             getattr(found, name)
+        usual_request(found)
         found.text_limits("text_encoder")
         read_licence(folder)
     finally:

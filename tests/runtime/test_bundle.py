@@ -184,6 +184,18 @@ def test_a_version_that_is_none(hand_made, edit, version):
         (lambda v: v["graphs"]["denoiser"]["full"]["inputs"].pop(0), "sample"),
         (lambda v: v["graphs"]["denoiser"]["full"].update(inputs=[]), "ports"),
         (lambda v: v["graphs"]["denoiser"]["full"].update(file="unet/other.onnx"), "other.onnx"),
+        (lambda v: v.update(family="instruct-pix2pix"), "takes 4 channels"),
+        (lambda v: v.update(family="stable-diffusion-xl-refiner"), "text_embeds"),
+        (lambda v: v["default_request"].update(guidance_rescale=2), "guidance_rescale"),
+        (lambda v: v["default_request"].update(strength=-1), "strength"),
+        (lambda v: v["default_request"].update(image_guidance_scale=0.5), "image_guidance_scale"),
+        (lambda v: v["graphs"].update(tiny_decoder=v["graphs"]["denoiser"]), "latent_sample"),
+        (
+            lambda v: v["graphs"]["denoiser"]["full"]["inputs"].append(
+                {"name": "timestep_cond", "dtype": "float32", "shape": ["batch", 2]}
+            ),
+            "its guidance in 2 numbers",
+        ),
     ],
 )
 def test_a_manifest_that_claims_what_cannot_be(hand_made, edit, change, word):

@@ -24,7 +24,7 @@ OF_MASK_FACTS = ("mask_grow", "mask_blur", "keep_outside")
 OF_WORDS = (
     "prompt", "negative_prompt", "num_inference_steps", "guidance_scale", "guidance_rescale", "guidance_interval",
     "width", "height", "seed", "sampler", "sigmas", "eta", "noise", "count", "batch_size", "exactness",
-    "clip_skip",
+    "clip_skip", "image_guidance_scale", "decoder", "encoder",
 )  # fmt: skip
 MADE_WITH = Provenance(
     tintype="0",
@@ -177,6 +177,21 @@ def test_what_a_record_keeps_is_asked_for_again(manifest):
     assert resolve(again, manifest) == resolved
     for name in (*OF_IMAGE_FACTS, *OF_MASK_FACTS):
         assert getattr(again, name) == getattr(said, name)
+
+
+def test_what_a_model_has_not_is_refused(manifest):
+    refused(manifest, "no picture beside the noise", image_guidance_scale=1.5)
+    refused(manifest, "no tiny decoder", decoder="tiny")
+    refused(manifest, "no tiny encoder", encoder="tiny")
+    refused(manifest, "no decoder", decoder="half")
+
+
+def test_guidance_is_rescaled_as_the_bundle_has_it_where_nothing_is_said(manifest):
+    assert resolve(Request(prompt=""), manifest).guidance_rescale == 0.0
+    default = dataclasses.replace(manifest.default_request, guidance_rescale=0.7)
+    other = dataclasses.replace(manifest, default_request=default)
+    assert resolve(Request(prompt=""), other).guidance_rescale == 0.7
+    assert resolve(Request(prompt="", guidance_rescale=0.0), other).guidance_rescale == 0.0
 
 
 def test_cfg_pp_has_a_measure_of_its_own(manifest):

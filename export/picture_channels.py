@@ -1,4 +1,5 @@
-"""Masks and masked pictures for the walks of an inpainting model: what its UNet takes after the latents.
+"""What some UNets take after the latents, for their walks: an inpainting model a mask and the rest of a picture, an
+editing model a picture.
 
 An exporter has no photographs, so pictures are noise with the spectrum of one, encoded by the checkpoint's own VAE.
 Masks are of the kinds that people paint: a patch, one side, all around, everything. Same seed: the same of both.
@@ -9,24 +10,34 @@ from __future__ import annotations
 import torch
 
 from tintype.export.modules import Modules
-from tintype.export.trajectories import InpaintingChannels, TrajectoryPlan
+from tintype.export.trajectories import PictureChannels, TrajectoryPlan
 
 
-def masked_pictures(modules: Modules, plan: TrajectoryPlan) -> InpaintingChannels:
-    """By seed of every walk, (1, 1 + C, h, w): a mask, 1 is made new, and the latents of the picture without it."""
+def picture_channels(modules: Modules, plan: TrajectoryPlan) -> PictureChannels:
+    """By seed of every walk: for inpainting (1, 1 + C, h, w), a mask, 1 is made new, and the latents of the picture
+    without it; for editing (1, C, h, w), the picture's latents as no factor scaled them."""
+    make = _masked_picture if modules.checkpoint.is_inpainting else _picture
     seeds = (*plan.calibration_seeds, *plan.gate_seeds)
-    return {seed: _masked_picture(modules, plan.latent_size, seed) for seed in seeds}
+    return {seed: make(modules, plan.latent_size, seed) for seed in seeds}
 
 
 def _masked_picture(modules: Modules, cells: int, seed: int) -> torch.Tensor:
     factor = modules.checkpoint.vae_scale_factor
     cell_mask = mask(cells, seed)
     pixel_mask = cell_mask.repeat_interleave(factor, dim=2).repeat_interleave(factor, dim=3)
-    samples = picture(cells * factor, seed) * (1 - pixel_mask)  # grey where it is hidden
+    mean = _encode(modules, picture(cells * factor, seed) * (1 - pixel_mask))  # grey where it is hidden
+    return torch.cat([cell_mask, (mean - modules.shift_factor) * modules.scaling_factor], dim=1)
+
+
+def _picture(modules: Modules, cells: int, seed: int) -> torch.Tensor:
+    return _encode(modules, picture(cells * modules.checkpoint.vae_scale_factor, seed))
+
+
+def _encode(modules: Modules, samples: torch.Tensor) -> torch.Tensor:
+    """The mean that the VAE's encoder gives."""
     with torch.inference_mode():
-        mean = modules.part("vae").encode(samples, return_dict=False)[0].mean  # type: ignore[operator, union-attr]
-        latents = (mean - modules.shift_factor) * modules.scaling_factor
-        return torch.cat([cell_mask, latents], dim=1)
+        parameters: torch.Tensor = modules.wrapped("vae_encoder")(sample=samples)
+        return parameters[:, : modules.latent_channels]
 
 
 def mask(cells: int, seed: int) -> torch.Tensor:

@@ -1,0 +1,166 @@
+"""Checkpoints of every family, made of the plain ones: the same words and VAE, a UNet of the family's structure.
+
+Only what a family has of its own is traced: the graphs of all other parts are those of the plain checkpoint's bundle.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+
+@dataclass(frozen=True)
+class Variant:
+    """What a family's checkpoint has that the plain one hasn't."""
+
+    base: str  # the plain checkpoint: sd or xl
+    pipeline: str  # of diffusers
+    unet: Mapping[str, Any]
+    index: Mapping[str, Any] = field(default_factory=dict)
+    scheduler: str | None = None
+    scheduler_config: Mapping[str, Any] = field(default_factory=dict)
+    tiny_vae: bool = False  # as its VAE
+
+
+_WITH_WORDS = {"down_block_types": ["CrossAttnDownBlock2D"] * 2, "up_block_types": ["CrossAttnUpBlock2D"] * 2}
+_SMALL = {"block_out_channels": [16, 32], "layers_per_block": 1}
+_XL_ATTENTION = {"attention_head_dim": [2, 4], **_SMALL}
+VARIANTS = {
+    # Levels without a middle, with words at the lowest one (Kim et al. 2023).
+    "bk-sdm": Variant("sd", "StableDiffusionPipeline", {**_SMALL, **_WITH_WORDS, "mid_block_type": None}),
+    # A middle without words, and as many transformers in each layer as were left (Gupta et al. 2024).
+    "ssd-1b": Variant(
+        "xl",
+        "StableDiffusionXLPipeline",
+        {
+            **_XL_ATTENTION,
+            "layers_per_block": 2,
+            "mid_block_type": "UNetMidBlock2D",
+            "transformer_layers_per_block": [1, [2, 1]],
+            "reverse_transformer_layers_per_block": [[1, 2, 1], 1],
+        },
+    ),
+    "vega": Variant(
+        "xl",
+        "StableDiffusionXLPipeline",
+        {
+            **_XL_ATTENTION,
+            "mid_block_type": None,
+            "transformer_layers_per_block": [1, [2]],
+            "reverse_transformer_layers_per_block": [[2, 1], 1],
+        },
+    ),
+    "lcm": Variant(
+        "sd",
+        "LatentConsistencyModelPipeline",
+        {**_SMALL, "time_cond_proj_dim": 256},
+        scheduler="LCMScheduler",
+        scheduler_config={"original_inference_steps": 50},
+    ),
+    "instruct-pix2pix": Variant(
+        "sd",
+        "StableDiffusionInstructPix2PixPipeline",
+        {**_SMALL, "in_channels": 8},
+        scheduler="EulerAncestralDiscreteScheduler",
+    ),
+    "refiner": Variant(
+        "xl",
+        "StableDiffusionXLImg2ImgPipeline",
+        {**_XL_ATTENTION, "cross_attention_dim": 48, "projection_class_embeddings_input_dim": 40 + 5 * 8},
+        index={
+            "text_encoder": [None, None],
+            "tokenizer": [None, None],
+            "requires_aesthetics_score": True,
+            "force_zeros_for_empty_prompt": False,
+        },
+    ),
+    "sdxs-512": Variant(
+        "sd",
+        "StableDiffusionPipeline",
+        {**_SMALL, "mid_block_type": None},
+        scheduler="EulerDiscreteScheduler",
+        scheduler_config={"timestep_spacing": "trailing"},
+        tiny_vae=True,
+    ),
+}
+
+
+def save_variant(variant: Variant, plain: Path, folder: Path) -> None:
+    """A diffusers folder with random weights."""
+    import diffusers
+    import torch
+
+    shutil.copytree(plain, folder)
+    index = json.loads((folder / "model_index.json").read_text())
+    index |= {"_class_name": variant.pipeline, **variant.index}
+    config = json.loads((folder / "unet/config.json").read_text())
+    torch.manual_seed(3)
+    unet = diffusers.UNet2DConditionModel.from_config({**config, **variant.unet, "out_channels": 4})
+    with torch.no_grad():  # as in a trained model: noise of a spread of 1, and words and pictures make a difference
+        unet.conv_out.weight *= 2.5
+        unet.conv_in.weight[:, 4:] *= 8.0
+        for name, weight in unet.named_parameters():
+            if name.endswith("attn2.to_v.weight"):
+                weight *= 2.0
+    shutil.rmtree(folder / "unet")
+    unet.save_pretrained(folder / "unet")
+    for name in ("text_encoder", "tokenizer"):
+        if index[name] == [None, None]:
+            shutil.rmtree(folder / name)
+    if variant.scheduler is not None:
+        index["scheduler"] = ["diffusers", variant.scheduler]
+        old = json.loads((folder / "scheduler/scheduler_config.json").read_text())
+        kind = getattr(diffusers, variant.scheduler)
+        kind.from_config({**old, **variant.scheduler_config}).save_pretrained(folder / "scheduler")
+    if variant.tiny_vae:
+        index["vae"] = ["diffusers", "AutoencoderTiny"]
+        shutil.rmtree(folder / "vae")
+        save_tiny_vae(folder / "vae")
+    (folder / "model_index.json").write_text(json.dumps(index, indent=2) + "\n")
+
+
+def save_tiny_vae(folder: Path) -> None:
+    """An AutoencoderTiny of factor 4, with random weights."""
+    import torch
+    from diffusers import AutoencoderTiny
+
+    torch.manual_seed(4)
+    levels = (8, 8, 8)
+    AutoencoderTiny(
+        encoder_block_out_channels=levels,
+        decoder_block_out_channels=levels,
+        num_encoder_blocks=(1, 1, 1),
+        num_decoder_blocks=(1, 1, 1),
+        upsampling_scaling_factor=2,
+    ).save_pretrained(folder)
+
+
+@contextlib.contextmanager
+def untraced(plain: Path, bundle: Path) -> Iterator[None]:
+    """Exports take from `bundle`, the fp32 one of `plain`, the graphs of parts that are those of `plain`."""
+    from tintype.export import graphs
+    from tintype.export.wrappers import COMPONENT_OF
+    from tintype.files import sha256_of
+
+    trace = graphs._trace
+
+    def take_or_trace(job: graphs.Job, role: str) -> Any:
+        checkpoint, component = job.modules.checkpoint, COMPONENT_OF[role]
+        (weights,) = checkpoint.weights[component]
+        same = plain / component / weights.name
+        if job.precision != "fp32" or not same.is_file() or sha256_of(same) != sha256_of(weights):
+            return trace(job, role)
+        place = (job.scratch.bundle / graphs.GRAPH_FILES[role]).parent
+        shutil.copytree(bundle / place.name, place)
+        return []
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(graphs, "_trace", take_or_trace)
+        yield
