@@ -50,7 +50,7 @@ $(RUN_STAMP): | $(BIN)/python
 
 $(TEST_STAMP): | $(BIN)/python
 	$(BIN)/python -m pip install -q -e '.[cpu,export,test]' -c constraints.txt
-	$(BIN)/python -m pip install -q --no-deps 'k-diffusion==0.1.1.post1'  # its one file of samplers needs none of them
+	$(BIN)/python -m pip install -q --no-deps 'k-diffusion==0.1.1.post1'  # only its file of samplers is used
 	@rm -f $(VENV)/.installed-*; touch $@ $(RUN_STAMP)
 
 image: $(RUN_STAMP)
