@@ -14,14 +14,16 @@ from typing import TYPE_CHECKING
 
 from tintype.bundle import DefaultRequest
 from tintype.errors import ExportError, near_names
-from tintype.export.checkpoint import Checkpoint, open_checkpoint
+from tintype.export.checkpoint import Checkpoint, demand_tensors, open_checkpoint
 from tintype.export.families import tokenizer_of
 from tintype.export.parity import GATES_DB, ParityReport, refuse_failures
 from tintype.export.placing import placed
 from tintype.export.progress import Progress, Silent
+from tintype.export.sources.source import SourceOptions
 
 if TYPE_CHECKING:
     from tintype.export.modules import Modules
+    from tintype.export.tokenizer import BundleTokenizer
     from tintype.export.trajectories import TrajectoryPlan
 
 PRECISIONS = tuple(GATES_DB)
@@ -52,14 +54,18 @@ def export_bundle(
     effort: Effort | None = None,
     overwrite: bool = False,
     progress: Progress | None = None,
+    options: SourceOptions | None = None,
 ) -> ParityReport:
-    """Export a diffusers folder (Stable Diffusion 1.x, 2.x, XL) to a bundle folder; returns how near each graph came.
+    """Export a checkpoint (Stable Diffusion 1.x, 2.x, XL) to a bundle folder; returns how near each graph came.
+
+    source: a diffusers folder, or one .safetensors file in the naming of latent-diffusion.
 
     precision: fp32, fp16 (weights stored in half) or int8 (hybrid; layers that would miss the gate stay float).
     prompts: what calibration and gates draw; use words the model knows. None takes a general list.
-    name: the bundle's name, None takes the folder's. licence: None reads the checkpoint's README.md.
+    name: the bundle's name, None takes the folder's. licence: None takes what the checkpoint says.
     default_request: what a request gets that leaves fields out; None takes `usual_request`.
     overwrite: replace a bundle that is there already; anything else at that place is never touched.
+    options: a VAE, a tokenizer or a prediction type in place of the checkpoint's own.
 
     Raises ExportError, and then nothing is left at `bundle`: for what can't be read or isn't supported, an output
     that can't be written, and a graph below its gate.
@@ -71,19 +77,19 @@ def export_bundle(
         raise ExportError(
             f"precision {precision!r} isn't one this exporter makes", fix=near_names(precision, PRECISIONS)
         )
-    checkpoint = open_checkpoint(source)
+    checkpoint = open_checkpoint(source, options)
+    for sentence in checkpoint.source.assumed:
+        progress.remark(sentence)
     with placed(bundle, checkpoint, overwrite=overwrite) as scratch:
         # torch and diffusers take seconds to import: only for a checkpoint and an output that are there.
         _quiet_libraries()
         from tintype.export import graphs, writing
         from tintype.export.modules import Modules
-        from tintype.export.tokenizer import read_tokenizer
 
         request = default_request or writing.usual_request(checkpoint)
         plan = trajectory_plan(checkpoint, effort or Effort(), prompts, request.guidance_scale)
         tokenizers = {  # 1. read
-            tokenizer_of(role): read_tokenizer(source / tokenizer_of(role), *checkpoint.text_limits(role))
-            for role in checkpoint.family.text_encoders
+            tokenizer_of(role): _tokenizer(checkpoint, role) for role in checkpoint.family.text_encoders
         }
         modules = Modules(checkpoint)
         _check_weights(modules, progress)  # 2. refuse what is broken before the work begins
@@ -99,6 +105,15 @@ def export_bundle(
     return replace(report, bundle_bytes=size, seconds=time.perf_counter() - started)  # 5. `placed` gave it its name
 
 
+def _tokenizer(checkpoint: Checkpoint, role: str) -> BundleTokenizer:
+    """The tokenizer that feeds a text encoder."""
+    from tintype.export.tokenizer import read_tokenizer
+
+    name = tokenizer_of(role)
+    place = checkpoint.tokenizers[name]
+    return read_tokenizer(place.folder, *checkpoint.text_limits(role), place=name, pad_token=place.pad_token)
+
+
 def _quiet_libraries() -> None:
     """transformers and diffusers remark on parts that aren't used here; their errors still come as exceptions."""
     import logging
@@ -108,8 +123,13 @@ def _quiet_libraries() -> None:
 
 
 def _check_weights(modules: Modules, progress: Progress) -> None:
-    """ExportError for weights that are broken. Each part is read and dropped: it is read again when its turn comes."""
+    """ExportError for weights that are broken: first what headers tell of any part, then what only reading them does.
+
+    Each part is read and dropped: it is read again when its turn comes.
+    """
     components = modules.checkpoint.family.components
+    for component in components:
+        demand_tensors(modules.checkpoint, component)
     with progress.stage("checkpoint", len(components)) as advance:
         for component in components:
             modules.part(component)
@@ -123,7 +143,7 @@ def trajectory_plan(
     """What the caller fixed; else much for a small UNet, and for one of SD's size what 2 cores do in minutes."""
     from tintype.export.trajectories import DEFAULT_PROMPTS, TrajectoryPlan
 
-    large = sum(path.stat().st_size for path in checkpoint.weights["unet"]) > LARGE_UNET_BYTES
+    large = checkpoint.fp32_bytes("unet") > LARGE_UNET_BYTES
     usual = {"steps": 8, "calibration_prompts": 1, "gate_prompts": 1, "gate_calls": 3} if large else {}
     chosen = {field: getattr(effort, field) for field in ("steps", "calibration_prompts", "gate_prompts", "gate_calls")}
     fixed = {field: value for field, value in chosen.items() if value is not None}

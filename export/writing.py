@@ -6,16 +6,23 @@ Runs last: the manifest names every other file with its size and hash.
 from __future__ import annotations
 
 import json
-import re
-import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import onnx_ir as ir
 
-from tintype.bounds import MAX_CONFIG_BYTES
-from tintype.bundle import DefaultRequest, Graph, Manifest, Port, SizeLimits, Source, file_facts, write_manifest
+from tintype.bundle import (
+    DefaultRequest,
+    Graph,
+    Manifest,
+    Port,
+    ReplacedPart,
+    SizeLimits,
+    Source,
+    file_facts,
+    write_manifest,
+)
 from tintype.errors import ExportError
 from tintype.export.checkpoint import Checkpoint
 from tintype.export.graphs import GRAPH_FILES
@@ -23,12 +30,10 @@ from tintype.export.parity import GraphReport
 from tintype.export.storage import load_graph
 from tintype.export.tokenizer import BundleTokenizer, write_tokenizer
 from tintype.export.wrappers import COMPONENT_OF
-from tintype.files import read_plain
 from tintype.strict_json import Misfit
 
 SCHEDULER_FILE = "scheduler/scheduler_config.json"
 LARGEST_SIDE = 2048  # pixels; beyond it these models repeat themselves
-UNKNOWN_LICENCE = "unknown"
 
 
 def write_rest(
@@ -46,11 +51,11 @@ def write_rest(
     """
     for report in reports:
         graph_folder = (folder / GRAPH_FILES[report.role]).parent  # optimum reads the config beside the graph
-        shutil.copyfile(checkpoint.folder / COMPONENT_OF[report.role] / "config.json", graph_folder / "config.json")
+        _write_json(checkpoint.configs[COMPONENT_OF[report.role]], graph_folder / "config.json")
     (folder / SCHEDULER_FILE).parent.mkdir()
-    shutil.copyfile(checkpoint.folder / SCHEDULER_FILE, folder / SCHEDULER_FILE)
+    _write_json(checkpoint.configs["scheduler"], folder / SCHEDULER_FILE)
     for place, tokenizer in tokenizers.items():
-        write_tokenizer(tokenizer, checkpoint.folder / place, folder / place)
+        write_tokenizer(tokenizer, checkpoint.tokenizers[place].folder, folder / place)
     _write_index(checkpoint, folder)
     try:
         manifest = _manifest(checkpoint, tokenizers, reports, folder, name, licence, default_request)
@@ -73,8 +78,8 @@ def _manifest(
 ) -> Manifest:
     return Manifest(
         name=name,
-        licence=licence if licence is not None else read_licence(checkpoint.folder),
-        source=Source(location=checkpoint.folder.resolve().name, sha256=checkpoint.sha256()),
+        licence=licence if licence is not None else checkpoint.source.licence,
+        source=_source(checkpoint),
         family=checkpoint.family.name,
         prediction_type=checkpoint.prediction_type,
         scaling_factor=float(checkpoint.configs["vae"].get("scaling_factor", 0.18215)),
@@ -118,15 +123,16 @@ def usual_request(checkpoint: Checkpoint) -> DefaultRequest:
     )
 
 
-def read_licence(folder: Path) -> str:
-    """What the model card's front matter says (`license: …` in README.md), else "unknown"."""
-    try:
-        card = read_plain(folder / "README.md", MAX_CONFIG_BYTES).decode(errors="replace")
-    except OSError:
-        return UNKNOWN_LICENCE
-    front = re.match(r"---[ \t\r]*\n(.*?)\n---", card, re.DOTALL)
-    line = re.search(r"^license:\s*(\S+)\s*$", front.group(1), re.MULTILINE) if front else None
-    return line.group(1).strip("\"'") if line else UNKNOWN_LICENCE
+def _source(checkpoint: Checkpoint) -> Source:
+    source = checkpoint.source
+    vae = None if source.vae is None else ReplacedPart(location=source.vae.resolve().name, sha256=source.vae_sha256())
+    return Source(
+        location=source.location.resolve().name,
+        sha256=source.sha256(),
+        vae=vae,
+        origin=source.origin,
+        assumed=source.assumed,
+    )
 
 
 def _write_index(checkpoint: Checkpoint, folder: Path) -> None:
@@ -137,7 +143,12 @@ def _write_index(checkpoint: Checkpoint, folder: Path) -> None:
             index[absent] = [None, None]
     if not checkpoint.family.is_xl:
         index["requires_safety_checker"] = False
-    (folder / "model_index.json").write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+    _write_json(index, folder / "model_index.json")
+
+
+def _write_json(value: Mapping[str, Any], path: Path) -> None:
+    """As diffusers writes its configs."""
+    path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
 
 
 def _graph(folder: Path, report: GraphReport) -> Graph:

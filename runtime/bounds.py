@@ -28,6 +28,7 @@ MAX_HEADER_READS = 10_000  # of a picture's file before its size is known; a pho
 MAX_PICTURE_READS = 2**20  # and after it
 MAX_LATENTS_BYTES = 2**31
 MAX_LATENTS_HEADER_BYTES = 50_000_000  # of safetensors, which reads twice as much; a record a picture stands there
+MAX_WEIGHTS_HEADER_BYTES = 16 * 2**20  # of a checkpoint's .safetensors; XL's has 350 KB, and trainers add to it
 MAX_CACHE_BYTES = 16 * 2**20  # a JSON file of the cache, which is the user's own
 MAX_RECORD_BYTES = 2 * 2**20  # of JSON; both prompts at their bounds have 800 KB
 

@@ -93,12 +93,23 @@ class FileFacts:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ReplacedPart:
+    """What took the place of a part of the checkpoint."""
+
+    location: str
+    sha256: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Source:
     """The checkpoint that the bundle was exported from."""
 
     location: str
     revision: str | None = None
     sha256: str | None = None
+    vae: ReplacedPart | None = None  # that the user gave in place of the checkpoint's own
+    origin: Mapping[str, str] = field(default_factory=dict)  # what one file's metadata says, by key of ModelSpec
+    assumed: tuple[str, ...] = ()  # what nothing in the checkpoint says, a sentence each
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -191,7 +191,7 @@ def safetensors(path: Path, scratch: Scratch) -> None:
 def checkpoint(path: Path, scratch: Scratch) -> None:
     """A checkpoint's JSON files, as one object with a value each; what isn't such an object is its index."""
     from tintype.export.checkpoint import open_checkpoint
-    from tintype.export.writing import read_licence
+    from tintype.sources.licence import read_licence
 
     folder, content = scratch.checkpoint(), path.read_bytes()
     files: dict[str, Any] = {}

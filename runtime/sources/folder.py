@@ -1,0 +1,98 @@
+"""A diffusers folder: its JSON, and which files hold the weights of a part.
+
+Weights are .safetensors alone. The plain ones come first, then what a `variant` download leaves; files of averaged
+weights (EMA) have other names and are never taken. An index of shards is believed when the shards hold what it says.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from tintype import strict_json
+from tintype.bounds import MAX_CONFIG_BYTES
+from tintype.errors import ExportError
+from tintype.files import read_plain
+from tintype.sources.header import PICKLES, Header, pickle_error, read_header
+
+INDEX = "model_index.json"
+SCHEDULER = "scheduler/scheduler_config.json"
+VARIANTS = ("", "fp16", "bf16", "fp32")  # the plain one first
+MAX_SHARDS = 1000  # of one part
+_AGAIN = "download the checkpoint again"
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """A JSON object of a checkpoint. Raises ExportError, by name."""
+    try:
+        value = strict_json.parse(read_plain(path, MAX_CONFIG_BYTES))
+    except FileNotFoundError:
+        raise ExportError(f"{path} is missing", fix=f"{_AGAIN}; it is incomplete") from None
+    except (OSError, ValueError) as error:
+        raise ExportError(f"{path} can't be read: {error}", fix=_AGAIN) from None
+    if not isinstance(value, dict):
+        raise ExportError(f"{path} is not a JSON object", fix=_AGAIN)
+    return value
+
+
+def find_weights(folder: Path) -> tuple[Path, ...]:
+    """The .safetensors files of one part, shards in order of their names. Raises ExportError where there are none."""
+    stem = "model" if folder.name.startswith("text_encoder") else "diffusion_pytorch_model"
+    for variant in VARIANTS:
+        whole = folder / ".".join(filter(None, (stem, variant, "safetensors")))
+        if whole.is_file():
+            return (whole,)
+        indexes = {f"{whole.name}.index.json", ".".join(filter(None, (stem, "safetensors.index", variant, "json")))}
+        for index in sorted(folder / name for name in indexes):
+            if index.is_file():
+                return _shards(index)
+    there = sorted(path for path in folder.iterdir() if path.is_file()) if folder.is_dir() else []
+    for path in there:
+        if path.suffix in PICKLES:
+            raise pickle_error(path)
+    found = ", ".join(path.name for path in there[:8]) or "nothing"
+    raise ExportError(
+        f"{folder} has no weights (it holds {found})",
+        fix=f"put {stem}.safetensors there (or a sharded or fp16 form of it)",
+    )
+
+
+def _shards(index: Path) -> tuple[Path, ...]:
+    places = read_config(index).get("weight_map")
+    if not isinstance(places, dict) or not places:
+        raise ExportError(f"{index} lists no weights", fix=_AGAIN)
+    names = sorted(set(map(str, places.values())))
+    if len(names) > MAX_SHARDS:
+        raise ExportError(f"{index} lists {len(names):,} files; {MAX_SHARDS:,} are the most", fix=_AGAIN)
+    there = {path.name for path in index.parent.iterdir() if path.is_file()}
+    for name in names:
+        if Path(name).suffix in PICKLES:
+            raise pickle_error(index.parent / name)
+        if name not in there or not name.endswith(".safetensors"):
+            raise ExportError(f"{index} refers to {name}, which isn't there", fix=_AGAIN)
+    shards = tuple(index.parent / name for name in names)
+    _demand_true(index, places, shards)
+    return shards
+
+
+def _demand_true(index: Path, places: dict[str, Any], shards: tuple[Path, ...]) -> None:
+    """ExportError unless each tensor that an index lists lies in the shard that it says, and there is no other."""
+    held = {(name, shard.name) for shard in shards for name in read_header(shard).tensors}
+    listed = {(name, str(file)) for name, file in places.items()}
+    for problem, wrong in (("lists", listed - held), ("doesn't list", held - listed)):
+        if wrong:
+            name, file = min(wrong)
+            where = "which isn't in it" if problem == "lists" else "which is in it"
+            raise ExportError(f"{index} {problem} {name} of {file}, {where}", fix=_AGAIN)
+
+
+def headers_of(paths: tuple[Path, ...]) -> tuple[Header, ...]:
+    """Of one part's files. Raises ExportError when a tensor is in two of them."""
+    headers = tuple(map(read_header, paths))
+    known: set[str] = set()
+    for header in headers:
+        twice = known & header.tensors.keys()
+        if twice:
+            raise ExportError(f"{min(twice)} is in two files of {header.path.parent}", fix=_AGAIN)
+        known |= header.tensors.keys()
+    return headers
