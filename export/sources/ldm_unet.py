@@ -3,8 +3,8 @@
 LDM counts blocks from the picture inwards and out again (`input_blocks.4.1`: the fifth block's second module),
 diffusers counts levels and layers within them. Both follow from which modules are there: `op` ends a level on the way
 in, `conv` one on the way out, `transformer_blocks` is attention. So a UNet whose blocks were pruned is read as it is;
-what no config of diffusers can say is found missing or unknown afterwards, by name. The modules are those of openaimodel.py in
-CompVis/latent-diffusion, the names beside them those of diffusers' convert_ldm_unet_checkpoint.
+what no config of diffusers can say is found missing or unknown afterwards, by name. The modules are those of
+openaimodel.py in CompVis/latent-diffusion, the names beside them those of diffusers' convert_ldm_unet_checkpoint.
 """
 
 from __future__ import annotations

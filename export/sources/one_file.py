@@ -17,11 +17,10 @@ from tintype.export.sources.entries import Entries, Entry
 from tintype.export.sources.ldm_unet import LdmUNet
 from tintype.export.sources.source import CheckpointSource, SourceOptions
 from tintype.export.sources.tokenizers import find_tokenizers
-from tintype.sources.facts import LATENT_CELL
 from tintype.sources.header import Header, read_header
 from tintype.sources.licence import licence_of, origin_of
-from tintype.sources.one_file import SD1, SD2, UNET, VAE, XL, Layout, demand_layout, has_vae, latent_inputs
-from tintype.sources.prediction import V_PREDICTION, Prediction, prediction_of, resolution_of
+from tintype.sources.one_file import LATENT_CELL, SD1, SD2, UNET, VAE, XL, Layout, demand_layout, has_vae, latent_inputs
+from tintype.sources.prediction import Prediction, prediction_of, resolution_of
 
 # diffusers' pipelines by what the UNet takes; another count is refused as such when channels are checked.
 _PIPELINES = {
@@ -54,7 +53,7 @@ def open_file(path: Path, options: SourceOptions) -> CheckpointSource:
     unet = LdmUNet.of(path, shapes)
     configs["unet"] = unet.config(
         is_sd1=layout is SD1,
-        sample_size=_sample_size(header, layout, prediction),
+        sample_size=resolution_of(header, layout, prediction) // LATENT_CELL,
         projection_dim=int(configs.get("text_encoder_2", {}).get("projection_dim", 0)),
     )
     entries: dict[str, Entries] = {
@@ -90,14 +89,6 @@ def _text_encoders(header: Header, layout: Layout) -> dict[str, Entries]:
 def _text_config(path: Path, name: str, entries: Entries, layout: Layout) -> dict[str, Any]:
     kind = "CLIPTextModelWithProjection" if name == "text_encoder_2" else "CLIPTextModel"
     return clip_config(path, entries, kind=kind, is_open=name in layout.open_clip)
-
-
-def _sample_size(header: Header, layout: Layout, prediction: Prediction) -> int:
-    """A side of the latents: as the file says; 2.x that predicts v was trained at 768 pixels."""
-    side = resolution_of(header.metadata)
-    if side is not None:
-        return side // LATENT_CELL
-    return 96 if layout is SD2 and prediction.kind == V_PREDICTION else layout.sample_size
 
 
 def _scheduler(layout: Layout, prediction: Prediction) -> dict[str, Any]:

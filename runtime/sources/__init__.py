@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tintype.sources.facts import SourceFacts, describe
+from tintype.sources.facts import SourceFacts, describe, is_checkpoint
 from tintype.sources.header import Header, TensorFacts, read_header
 
-__all__ = ["Header", "SourceFacts", "TensorFacts", "describe", "read_header"]
+__all__ = ["Header", "SourceFacts", "TensorFacts", "describe", "is_checkpoint", "read_header"]

@@ -16,8 +16,6 @@ from tintype.sources.prediction import EPSILON, Prediction, prediction_of, resol
 
 PIPELINES = ("StableDiffusion", "LatentConsistencyModel")  # how diffusers' names of pipelines start that are done here
 OTHERS = ("StableDiffusion3", "StableDiffusionUpscale", "StableDiffusionLatentUpscale", "StableDiffusionGLIGEN")
-SD2_WORDS = 1024  # numbers a token of Stable Diffusion 2.x
-LATENT_CELL = 8  # pixels a side of a latent cell of every published model
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,9 +72,12 @@ def describe(source: Path) -> SourceFacts:
     return _describe_folder(source) if source.is_dir() else _describe_file(read_header(source))
 
 
-def is_checkpoint(source: Path) -> bool:
-    """Whether a place is a file, or a folder that diffusers wrote."""
-    return source.is_file() or (source / INDEX).is_file()
+def is_checkpoint(source: Path, manifest: str) -> bool:
+    """Whether a place is a file, or a folder that diffusers wrote; a bundle has such an index too, and a manifest."""
+    try:
+        return source.is_file() or ((source / INDEX).is_file() and not (source / manifest).exists())
+    except (OSError, ValueError):  # a name too long, a NUL inside
+        return False
 
 
 def _describe_file(header: Header) -> SourceFacts:
@@ -87,19 +88,21 @@ def _describe_file(header: Header) -> SourceFacts:
         "licence": licence_of(header.metadata),
         "origin": origin_of(header.metadata),
         "has_vae": has_vae(header),
-        "resolution": resolution_of(header.metadata),
     }
     if layout is None:
         look = look_of(header)
         parts = {"tensors": PartFacts.of(header.tensors.values())}
-        return SourceFacts(family=None, looks_like=look.name, need=look.need, prediction=None, parts=parts, **common)
+        nothing: dict[str, Any] = {"family": None, "prediction": None, "resolution": None}
+        return SourceFacts(looks_like=look.name, need=look.need, parts=parts, **nothing, **common)
+    prediction = prediction_of(header, layout)
     return SourceFacts(
         family=layout.known_as,
         looks_like=" ".join(filter(None, (layout.known_as, _kind(latent_inputs(header))))),
         need=None if common["has_vae"] else "it has no VAE: give one as --vae",
-        prediction=prediction_of(header, layout),
+        prediction=prediction,
         parts=_parts(header, layout),
-        **{**common, "resolution": common["resolution"] or layout.sample_size * LATENT_CELL},
+        resolution=resolution_of(header, layout, prediction),
+        **common,
     )
 
 
@@ -160,7 +163,7 @@ def _weighted(folder: Path, index: Mapping[str, Any]) -> list[str]:
 def _family(index: Mapping[str, Any], unet: Mapping[str, Any]) -> str:
     if isinstance(index.get("text_encoder_2"), list):
         return "Stable Diffusion XL"
-    return "Stable Diffusion 2.x" if unet.get("cross_attention_dim") == SD2_WORDS else "Stable Diffusion 1.x"
+    return "Stable Diffusion 2.x" if unet.get("use_linear_projection") is True else "Stable Diffusion 1.x"
 
 
 def _scheduled(scheduler: Mapping[str, Any]) -> Prediction:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from tintype import strict_json
-from tintype.bounds import MAX_CONFIG_BYTES
+from tintype.bounds import MAX_CONFIG_BYTES, MAX_WEIGHTS_HEADER_BYTES
 from tintype.errors import ExportError
 from tintype.files import read_plain
 from tintype.sources.header import PICKLES, Header, pickle_error, read_header
@@ -77,7 +77,7 @@ def _shards(index: Path) -> tuple[Path, ...]:
 
 def _demand_true(index: Path, places: dict[str, Any], shards: tuple[Path, ...]) -> None:
     """ExportError unless each tensor that an index lists lies in the shard that it says, and there is no other."""
-    held = {(name, shard.name) for shard in shards for name in read_header(shard).tensors}
+    held = {(name, header.path.name) for header in headers_of(shards) for name in header.tensors}
     listed = {(name, str(file)) for name, file in places.items()}
     for problem, wrong in (("lists", listed - held), ("doesn't list", held - listed)):
         if wrong:
@@ -87,12 +87,18 @@ def _demand_true(index: Path, places: dict[str, Any], shards: tuple[Path, ...]) 
 
 
 def headers_of(paths: tuple[Path, ...]) -> tuple[Header, ...]:
-    """Of one part's files. Raises ExportError when a tensor is in two of them."""
-    headers = tuple(map(read_header, paths))
+    """Of one part's files. Raises ExportError when a tensor is in two of them, or headers are too large together."""
+    headers: list[Header] = []
     known: set[str] = set()
-    for header in headers:
+    for path in paths:
+        header = read_header(path)
         twice = known & header.tensors.keys()
         if twice:
-            raise ExportError(f"{min(twice)} is in two files of {header.path.parent}", fix=_AGAIN)
+            raise ExportError(f"{min(twice)} is in two files of {path.parent}", fix=_AGAIN)
         known |= header.tensors.keys()
-    return headers
+        headers.append(header)
+        size = sum(header.header_bytes for header in headers)
+        if size > MAX_WEIGHTS_HEADER_BYTES:
+            most = f"{MAX_WEIGHTS_HEADER_BYTES:,} are the most"
+            raise ExportError(f"the headers of {path.parent} have {size:,} bytes and more; {most}", fix=_AGAIN)
+    return tuple(headers)

@@ -21,6 +21,7 @@ from tintype.files import open_plain
 from tintype.strict_json import Misfit
 
 MAX_WEIGHT_RANK = 8  # dimensions of one weight; a convolution over video has 5
+MAX_TENSORS = 2**15  # of one file; XL with its averages has 4,200
 
 # Bytes of one number of each type, as the format names them.
 DTYPE_BYTES = {
@@ -64,6 +65,7 @@ class Header:
     path: Path
     tensors: Mapping[str, TensorFacts]
     metadata: Mapping[str, str]
+    header_bytes: int
 
     def under(self, prefix: str) -> dict[str, TensorFacts]:
         """The tensors whose name starts with `prefix`, by the rest of their name."""
@@ -91,7 +93,7 @@ def read_header(path: Path) -> Header:
         tensors = _tensors(value, size - len(text) - 8)
     except Misfit as misfit:
         raise broken(path, f"in its header, {misfit}") from None
-    return Header(path, tensors, metadata)
+    return Header(path, tensors, metadata, len(text))
 
 
 def broken(path: Path, why: str) -> ExportError:
@@ -140,6 +142,8 @@ def _metadata(value: Any) -> dict[str, str]:
 
 
 def _tensors(value: Mapping[str, Any], data_bytes: int) -> dict[str, TensorFacts]:
+    if len(value) > MAX_TENSORS:
+        raise Misfit(f"it lists {len(value):,} tensors; {MAX_TENSORS:,} are the most")
     found: dict[str, TensorFacts] = {}
     places: list[tuple[int, int, str]] = []
     for name, entry in value.items():

@@ -16,6 +16,7 @@ UNET = "model.diffusion_model."
 VAE = "first_stage_model."
 FIRST_CONVOLUTION = f"{UNET}input_blocks.0.0.weight"
 EMA = "model_ema."
+LATENT_CELL = 8  # pixels a side of a latent cell in every family here
 EDM_MARKS = ("edm_mean", "edm_vpred.sigma_max")
 
 
@@ -27,17 +28,17 @@ class Layout:
     text_encoders: dict[str, str]  # by component: its prefix
     open_clip: tuple[str, ...]  # those components that are of OpenCLIP
     scaling_factor: float  # of the VAE that the family was trained with
-    sample_size: int  # a side of the latents that it was trained at, where the file says nothing
+    resolution: int  # pixels a side that it was trained at, where the file says nothing
 
 
-SD1 = Layout("Stable Diffusion 1.x", {"text_encoder": "cond_stage_model.transformer."}, (), 0.18215, 64)
-SD2 = Layout("Stable Diffusion 2.x", {"text_encoder": "cond_stage_model.model."}, ("text_encoder",), 0.18215, 64)
+SD1 = Layout("Stable Diffusion 1.x", {"text_encoder": "cond_stage_model.transformer."}, (), 0.18215, 512)
+SD2 = Layout("Stable Diffusion 2.x", {"text_encoder": "cond_stage_model.model."}, ("text_encoder",), 0.18215, 512)
 XL = Layout(
     "Stable Diffusion XL",
     {"text_encoder": "conditioner.embedders.0.transformer.", "text_encoder_2": "conditioner.embedders.1.model."},
     ("text_encoder_2",),
     0.13025,
-    128,
+    1024,
 )
 LAYOUTS = (XL, SD2, SD1)
 

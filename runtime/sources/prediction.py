@@ -8,7 +8,6 @@ called so.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 from tintype.sources.header import Header
@@ -62,9 +61,20 @@ def prediction_of(header: Header, layout: Layout, wanted: str | None = None) -> 
     return Prediction(V_PREDICTION, how, assumed=True, zero_snr=zero_snr)
 
 
-def resolution_of(metadata: Mapping[str, str]) -> int | None:
-    """Pixels a side that ModelSpec's metadata says a model was trained at; None where it says no square of sense."""
-    sides = metadata.get("modelspec.resolution", "").lower().split("x")
+def resolution_of(header: Header, layout: Layout, prediction: Prediction) -> int:
+    """Pixels a side that a file's UNet was trained at: as its metadata says, else as its family was.
+
+    2.x that predicts v was trained at 768 pixels.
+    """
+    stated = _square(header.metadata.get("modelspec.resolution", ""))
+    if stated is not None:
+        return stated
+    return 768 if layout is SD2 and prediction.kind == V_PREDICTION else layout.resolution
+
+
+def _square(text: str) -> int | None:
+    """The side of a size such as 768x768, where that is one of sense."""
+    sides = text.lower().split("x")
     if len(sides) == 2 and sides[0] == sides[1] and sides[0].isascii() and sides[0].isdigit() and len(sides[0]) <= 4:
         side = int(sides[0])
         return side if side in _SIZES and side % 64 == 0 else None

@@ -136,9 +136,9 @@ def one_file_state(parts: dict[str, dict[str, Any]], family: str, *, prefix: str
     state = {UNET + name: tensor for name, tensor in ldm_unet_state(parts["unet"]).items()}
     state |= {VAE + name: tensor for name, tensor in ldm_vae_state(parts["vae"]).items()}
     first = {f"{prefix}{name.removeprefix('text_model.')}": t for name, t in parts["text_encoder"].items()}
-    positions = {f"{prefix}embeddings.position_ids": torch.arange(77)[None]}
+    first[f"{prefix}embeddings.position_ids"] = torch.arange(77)[None]
     if family == "xl":
-        state |= {f"conditioner.embedders.0.transformer.{name}": t for name, t in {**first, **positions}.items()}
+        state |= {f"conditioner.embedders.0.transformer.{name}": t for name, t in first.items()}
         second = open_clip_state(parts["text_encoder_2"])
         state |= {f"conditioner.embedders.1.model.{name}": tensor for name, tensor in second.items()}
     elif family == "sd2":
@@ -146,14 +146,16 @@ def one_file_state(parts: dict[str, dict[str, Any]], family: str, *, prefix: str
         blocks = [name for name in words if name.startswith("transformer.resblocks.0.")]
         layers = len({name.split(".")[2] for name in words if name.startswith("transformer.")})
         words |= {name.replace(".0.", f".{layers}.", 1): words[name] + 1 for name in blocks}  # the one that isn't used
-        words |= {"text_projection": words["positional_embedding"].new_ones(128, 128), "logit_scale": torch.tensor(4.6)}
+        positions = words["positional_embedding"]
+        projection = positions.new_ones(positions.shape[1], positions.shape[1])
+        words |= {"text_projection": projection, "logit_scale": torch.tensor(4.6)}
         state |= {f"cond_stage_model.model.{name}": tensor for name, tensor in words.items()}
     else:
-        state |= {f"cond_stage_model.transformer.{name}": tensor for name, tensor in {**first, **positions}.items()}
+        state |= {f"cond_stage_model.transformer.{name}": tensor for name, tensor in first.items()}
     averaged = {
         f"model_ema.{n.removeprefix('model.').replace('.', '')}": t + 1 for n, t in state.items() if n.startswith(UNET)
     }
-    return state | averaged | {"alphas_cumprod": torch.rand(1000), "model_ema.decay": torch.tensor(0.99)}
+    return state | averaged | {"alphas_cumprod": torch.ones(1000), "model_ema.decay": torch.tensor(0.99)}
 
 
 def ldm_unet_state(state: dict[str, Any]) -> dict[str, Any]:
@@ -224,6 +226,19 @@ def ldm_vae_name(name: str, levels: int) -> str:
     return name
 
 
+_OPEN_CLIP = {
+    "embeddings.position_embedding.weight": "positional_embedding",
+    "embeddings.token_embedding.weight": "token_embedding.weight",
+    "final_layer_norm.weight": "ln_final.weight",
+    "final_layer_norm.bias": "ln_final.bias",
+    "text_projection.weight": "text_projection",
+}
+_OPEN_CLIP_LAYER = {
+    "self_attn.out_proj": "attn.out_proj", "layer_norm1": "ln_1", "layer_norm2": "ln_2", "mlp.fc1": "mlp.c_fc",
+    "mlp.fc2": "mlp.c_proj",
+}  # fmt: skip
+
+
 def open_clip_state(state: dict[str, Any]) -> dict[str, Any]:
     """A CLIP of transformers in open_clip's names: queries, keys and values in one, the projection transposed."""
     import torch
@@ -233,21 +248,12 @@ def open_clip_state(state: dict[str, Any]) -> dict[str, Any]:
     for name, tensor in state.items():
         layer = re.match(r"encoder\.layers\.(\d+)\.(.*)\.(weight|bias)$", name)
         if layer is None:
-            plain = {
-                "embeddings.position_embedding.weight": "positional_embedding", "text_projection.weight": "text_projection",
-                "embeddings.token_embedding.weight": "token_embedding.weight", "final_layer_norm.weight": "ln_final.weight",
-                "final_layer_norm.bias": "ln_final.bias",
-            }  # fmt: skip
-            found[plain[name]] = tensor.T if name == "text_projection.weight" else tensor
+            found[_OPEN_CLIP[name]] = tensor.T if name == "text_projection.weight" else tensor
             continue
         place = f"transformer.resblocks.{layer[1]}"
         if layer[2] == "self_attn.q_proj":
             thirds = [state[name.replace("q_proj", f"{part}_proj")] for part in "qkv"]
             found[f"{place}.attn.in_proj_{layer[3]}"] = torch.cat(thirds)
         elif layer[2] not in ("self_attn.k_proj", "self_attn.v_proj"):
-            part = {
-                "self_attn.out_proj": "attn.out_proj", "layer_norm1": "ln_1", "layer_norm2": "ln_2", "mlp.fc1": "mlp.c_fc",
-                "mlp.fc2": "mlp.c_proj",
-            }[layer[2]]  # fmt: skip
-            found[f"{place}.{part}.{layer[3]}"] = tensor
+            found[f"{place}.{_OPEN_CLIP_LAYER[layer[2]]}.{layer[3]}"] = tensor
     return found
