@@ -169,9 +169,10 @@ def load_vae(checkpoint: Checkpoint) -> torch.nn.Module:
 
 
 def _load(checkpoint: Checkpoint, component: str) -> torch.nn.Module:
-    # Positions of a text encoder are a buffer that no file has, so it is made with its numbers.
-    module = _module(checkpoint, component, on_meta=not component.startswith("text_encoder"))
-    matched = _match(checkpoint, component, module.state_dict())
+    module = _module(checkpoint, component, on_meta=True)
+    matched = _match(checkpoint, component, module.state_dict())  # from here on the module is no larger than its files
+    if component.startswith("text_encoder"):  # its positions are a buffer that no file has
+        module = _module(checkpoint, component, on_meta=False)
     module.load_state_dict(_read(matched), assign=True)
     module.requires_grad_(False)
     return module.eval()
@@ -252,7 +253,7 @@ def _build(make: Callable[[], torch.nn.Module], component: str, *, on_meta: bool
     try:
         with torch.device("meta") if on_meta else nullcontext():
             return make().eval()
-    except (TypeError, ValueError, KeyError, NotImplementedError, IndexError) as error:
+    except (TypeError, ValueError, KeyError, RuntimeError, IndexError, ArithmeticError) as error:
         raise ExportError(
             f"{component}/config.json makes no model: {error}", fix="download the checkpoint's config.json again"
         ) from None

@@ -258,6 +258,7 @@ def test_an_assumption_is_said_before_the_work_begins(
 ) -> None:
     path = write_one_file(published("sd2"), tmp_path / "one.safetensors", "sd2")
     (tmp_path / "taken").write_text("mine")
+    capsys.readouterr()
     assert run(["export", str(path), str(tmp_path / "taken"), "--tokenizer", str(published("sd2"))]) == 1
     note, error, fix = capsys.readouterr().err.splitlines()
     assert note.startswith("note: prediction_type is v_prediction, as 2.x of 768 pixels was")
