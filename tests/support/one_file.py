@@ -35,6 +35,8 @@ def save_folder(plain: Path, folder: Path, family: str, **unet_options: Any) -> 
     }.items():
         shutil.rmtree(folder / name)
         module.save_pretrained(folder / name)
+    if family != "xl":  # as published, before diffusers wrote it
+        change_json(folder / "scheduler/scheduler_config.json", timestep_spacing=None)
     if family == "sd1-inpainting":
         change_json(folder / "model_index.json", _class_name="StableDiffusionInpaintPipeline")
     if family == "sd2":
@@ -44,7 +46,9 @@ def save_folder(plain: Path, folder: Path, family: str, **unet_options: Any) -> 
 
 
 def change_json(path: Path, **changes: Any) -> None:
-    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}, indent=2))
+    """Set keys; None removes one."""
+    value = {**json.loads(path.read_text()), **changes}
+    path.write_text(json.dumps({name: item for name, item in value.items() if changes.get(name, item) is not None}))
 
 
 def _unet(family: str, options: dict[str, Any]) -> Any:
