@@ -19,6 +19,7 @@ from tintype.export.families import tokenizer_of
 from tintype.export.parity import GATES_DB, ParityReport, refuse_failures
 from tintype.export.placing import placed
 from tintype.export.progress import Progress, Silent
+from tintype.export.sources.hub import fetch, is_address
 from tintype.export.sources.source import SourceOptions
 
 if TYPE_CHECKING:
@@ -58,7 +59,8 @@ def export_bundle(
 ) -> ParityReport:
     """Export a checkpoint (Stable Diffusion 1.x, 2.x, XL) to a bundle folder; returns how near each graph came.
 
-    source: a diffusers folder, or one .safetensors file in the naming of latent-diffusion.
+    source: a diffusers folder, one .safetensors file in the naming of latent-diffusion, or the address of either on the
+    Hugging Face hub.
 
     precision: fp32, fp16 (weights stored in half) or int8 (hybrid; layers that would miss the gate stay float).
     prompts: what calibration and gates draw; use words the model knows. None takes a general list.
@@ -71,13 +73,13 @@ def export_bundle(
     that can't be written, and a graph below its gate.
     """
     started = time.perf_counter()
-    source, bundle = Path(source), Path(bundle)
+    bundle = Path(bundle)
     progress = progress or Silent()
     if precision not in PRECISIONS:
         raise ExportError(
             f"precision {precision!r} isn't one this exporter makes", fix=near_names(precision, PRECISIONS)
         )
-    checkpoint = open_checkpoint(source, options)
+    checkpoint = _opened(source, options, progress)
     for sentence in checkpoint.source.assumed:
         progress.remark(sentence)
     with placed(bundle, checkpoint, overwrite=overwrite) as scratch:
@@ -103,6 +105,15 @@ def export_bundle(
         )
         size = sum(path.stat().st_size for path in scratch.bundle.rglob("*") if path.is_file())
     return replace(report, bundle_bytes=size, seconds=time.perf_counter() - started)  # 5. `placed` gave it its name
+
+
+def _opened(source: Path | str, options: SourceOptions | None, progress: Progress) -> Checkpoint:
+    """The checkpoint at a place, or fetched from the hub; nothing but the latter takes time."""
+    if not is_address(source):
+        return open_checkpoint(Path(source), options)
+    fetched = fetch(source, progress)
+    checkpoint = open_checkpoint(fetched.place, options)
+    return replace(checkpoint, source=replace(checkpoint.source, address=fetched.address, revision=fetched.revision))
 
 
 def _tokenizer(checkpoint: Checkpoint, role: str) -> BundleTokenizer:

@@ -125,7 +125,7 @@ def open_checkpoint(source: Path, options: SourceOptions | None = None) -> Check
     if not source.exists():
         raise ExportError(
             f"there is no checkpoint at {str(source)!r}",
-            fix="check the path; hub names aren't downloaded here, so download the checkpoint and give its folder",
+            fix="check the path; give a folder, a .safetensors file, or ORG/NAME on the Hugging Face hub",
         )
     if options.prediction_type not in (None, *CHOICES):
         known = near_names(str(options.prediction_type), CHOICES)

@@ -15,7 +15,7 @@ from tintype.sources.prediction import CHOICES
 
 
 @click.command()
-@click.argument("source", type=click.Path(path_type=Path))
+@click.argument("source")
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.option(
     "--precision",
@@ -46,7 +46,7 @@ from tintype.sources.prediction import CHOICES
 @click.option("--overwrite", is_flag=True, help="Replace a bundle that is there already.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
 def export(
-    source: Path,
+    source: str,
     bundle: Path,
     precision: str,
     vae: Path | None,
@@ -60,7 +60,8 @@ def export(
 ) -> None:
     """Turn SOURCE, a checkpoint of Stable Diffusion 1.x, 2.x or XL, into BUNDLE, a folder that tintype runs.
 
-    SOURCE is a diffusers folder, or one .safetensors file as kohya's trainers and A1111 write them.
+    SOURCE is a diffusers folder, one .safetensors file as kohya's trainers and A1111 write them, or the address of
+    either on the Hugging Face hub: ORG/NAME, ORG/NAME/FILE.safetensors, with @REVISION behind it where one is meant.
     Every graph is compared with the checkpoint in torch; nothing is written when one isn't near enough.
     """
     from rich.console import Console

@@ -127,7 +127,8 @@ def _source(checkpoint: Checkpoint) -> Source:
     source = checkpoint.source
     vae = None if source.vae is None else ReplacedPart(location=source.vae.resolve().name, sha256=source.vae_sha256())
     return Source(
-        location=source.location.resolve().name,
+        location=source.address or source.location.resolve().name,
+        revision=source.revision,
         sha256=source.sha256(),
         vae=vae,
         origin=source.origin,

@@ -41,7 +41,11 @@ class TokenizerPlace:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CheckpointSource:
-    """See this module's invariant. assumed: sentences about what nothing says, for the user and the manifest."""
+    """See this module's invariant.
+
+    address, revision: on the hub, where it was fetched from there. assumed: sentences about what nothing says, for the
+    user and the manifest.
+    """
 
     location: Path
     index: Mapping[str, Any]  # model_index.json
@@ -52,6 +56,8 @@ class CheckpointSource:
     licence: str = UNKNOWN_LICENCE
     origin: Mapping[str, str] = field(default_factory=dict)
     vae: Path | None = None  # what replaced the checkpoint's own
+    address: str | None = None
+    revision: str | None = None
     assumed: tuple[str, ...] = ()
 
     def sha256(self) -> str:

@@ -6,6 +6,7 @@ weights (EMA) have other names and are never taken. An index of shards is believ
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -35,43 +36,59 @@ def read_config(path: Path) -> dict[str, Any]:
     return value
 
 
+def weights_name(component: str, names: Collection[str]) -> str | None:
+    """Of the files in a part's folder, the one that holds its weights, or the index of those that do.
+
+    Weights that are whole come before shards, and the plain ones before variants; None is neither.
+    """
+    stem = "model" if component.startswith("text_encoder") else "diffusion_pytorch_model"
+    for variant in VARIANTS:
+        whole = ".".join(filter(None, (stem, variant, "safetensors")))
+        variant_index = ".".join(filter(None, (stem, "safetensors.index", variant, "json")))
+        for name in (whole, variant_index, f"{whole}.index.json"):
+            if name in names:
+                return name
+    return None
+
+
 def find_weights(folder: Path) -> tuple[Path, ...]:
     """The .safetensors files of one part, shards in order of their names. Raises ExportError where there are none."""
-    stem = "model" if folder.name.startswith("text_encoder") else "diffusion_pytorch_model"
-    for variant in VARIANTS:
-        whole = folder / ".".join(filter(None, (stem, variant, "safetensors")))
-        if whole.is_file():
-            return (whole,)
-        indexes = {f"{whole.name}.index.json", ".".join(filter(None, (stem, "safetensors.index", variant, "json")))}
-        for index in sorted(folder / name for name in indexes):
-            if index.is_file():
-                return _shards(index)
     there = sorted(path for path in folder.iterdir() if path.is_file()) if folder.is_dir() else []
+    name = weights_name(folder.name, {path.name for path in there})
+    if name is not None:
+        return _shards(folder / name) if name.endswith(".json") else (folder / name,)
     for path in there:
         if path.suffix in PICKLES:
             raise pickle_error(path)
     found = ", ".join(path.name for path in there[:8]) or "nothing"
     raise ExportError(
         f"{folder} has no weights (it holds {found})",
-        fix=f"put {stem}.safetensors there (or a sharded or fp16 form of it)",
+        fix="put its .safetensors there, whole, in shards or as fp16",
     )
 
 
-def _shards(index: Path) -> tuple[Path, ...]:
+def shard_names(index: Path) -> list[str]:
+    """The files that an index lists, in order. Raises ExportError for what is no plain name of a .safetensors file."""
     places = read_config(index).get("weight_map")
     if not isinstance(places, dict) or not places:
         raise ExportError(f"{index} lists no weights", fix=_AGAIN)
     names = sorted(set(map(str, places.values())))
     if len(names) > MAX_SHARDS:
         raise ExportError(f"{index} lists {len(names):,} files; {MAX_SHARDS:,} are the most", fix=_AGAIN)
-    there = {path.name for path in index.parent.iterdir() if path.is_file()}
     for name in names:
         if Path(name).suffix in PICKLES:
             raise pickle_error(index.parent / name)
-        if name not in there or not name.endswith(".safetensors"):
-            raise ExportError(f"{index} refers to {name}, which isn't there", fix=_AGAIN)
-    shards = tuple(index.parent / name for name in names)
-    _demand_true(index, places, shards)
+        if Path(name).name != name or not name.endswith(".safetensors"):
+            raise ExportError(f"{index} refers to {name}, which is no .safetensors beside it", fix=_AGAIN)
+    return names
+
+
+def _shards(index: Path) -> tuple[Path, ...]:
+    shards = tuple(index.parent / name for name in shard_names(index))
+    for path in shards:
+        if not path.is_file():
+            raise ExportError(f"{index} refers to {path.name}, which isn't there", fix=_AGAIN)
+    _demand_true(index, read_config(index)["weight_map"], shards)
     return shards
 
 
