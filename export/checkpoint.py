@@ -79,6 +79,17 @@ class Checkpoint:
         return int(self.configs["vae"].get("latent_channels", 4))
 
     @property
+    def scaling_factor(self) -> float:
+        """The VAE decodes latents / scaling_factor + shift_factor; diffusers' default where config.json says null."""
+        factor = self.configs["vae"].get("scaling_factor")
+        return 0.18215 if factor is None else float(factor)
+
+    @property
+    def shift_factor(self) -> float:
+        shift = self.configs["vae"].get("shift_factor")
+        return 0.0 if shift is None else float(shift)
+
+    @property
     def sample_channels(self) -> int:
         """What the UNet takes: latents, and in an inpainting model a mask and the latents of a masked picture."""
         return int(self.configs["unet"].get("in_channels", 4))

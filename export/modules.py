@@ -51,9 +51,8 @@ class Modules:
 
     @property
     def scaling_factor(self) -> float:
-        return float(self.checkpoint.configs["vae"].get("scaling_factor", 0.18215))  # diffusers leaves out its default
+        return self.checkpoint.scaling_factor
 
     @property
     def shift_factor(self) -> float:
-        shift = self.checkpoint.configs["vae"].get("shift_factor")
-        return 0.0 if shift is None else float(shift)
+        return self.checkpoint.shift_factor

@@ -82,8 +82,8 @@ def _manifest(
         source=_source(checkpoint),
         family=checkpoint.family.name,
         prediction_type=checkpoint.prediction_type,
-        scaling_factor=float(checkpoint.configs["vae"].get("scaling_factor", 0.18215)),
-        shift_factor=_number_or(checkpoint.configs["vae"].get("shift_factor"), 0.0),
+        scaling_factor=checkpoint.scaling_factor,
+        shift_factor=checkpoint.shift_factor,
         vae_scale_factor=checkpoint.vae_scale_factor,
         latent_channels=checkpoint.latent_channels,
         default_request=default_request,
@@ -168,7 +168,3 @@ def _port(value: ir.Value) -> Port:
     assert value.dtype is not None
     shape = tuple(dim if isinstance(dim, int) else str(dim.value) for dim in value.shape)
     return Port(name=str(value.name), dtype=value.dtype.numpy().name, shape=shape)
-
-
-def _number_or(value: Any, otherwise: float) -> float:
-    return otherwise if value is None else float(value)

@@ -30,7 +30,7 @@ _SAMPLERS = {"0.op": "downsamplers.0.conv", "1.conv": "upsamplers.0.conv", "2.co
 _AROUND = {
     "input_blocks.0.0": "conv_in", "time_embed.0": "time_embedding.linear_1", "time_embed.2": "time_embedding.linear_2",
     "label_emb.0.0": "add_embedding.linear_1", "label_emb.0.2": "add_embedding.linear_2", "out.0": "conv_norm_out",
-    "out.2": "conv_out",
+    "out.2": "conv_out", "time_embed.cond_proj": "time_embedding.cond_proj",
 }  # fmt: skip
 _MIDDLE = {"middle_block.0": "resnets.0", "middle_block.1": "attentions.0", "middle_block.2": "resnets.1"}
 _RESNET = {
@@ -107,6 +107,7 @@ class LdmUNet:
             ),
             **self._depths(),
             **self._added(projection_dim),
+            **self._guided(),
         }
 
     def _words(self) -> int:
@@ -150,6 +151,11 @@ class LdmUNet:
             "addition_time_embed_dim": max(0, added - projection_dim) // TIME_IDS,
             "projection_class_embeddings_input_dim": added,
         }
+
+    def _guided(self) -> dict[str, Any]:
+        """What an LCM is told beside the time: how strong guidance is."""
+        name = "time_embed.cond_proj.weight"
+        return {"time_cond_proj_dim": self._shape(name, 2)[1]} if name in self.shapes else {}
 
     def _shape(self, name: str, rank: int) -> Shape:
         return demand_shape(self.path, self.shapes, name, rank)

@@ -11,7 +11,7 @@ from tintype.errors import ExportError
 from tintype.sources.folder import INDEX, SCHEDULER, find_weights, headers_of, read_config
 from tintype.sources.header import FLOATS, Header, TensorFacts, read_header
 from tintype.sources.licence import licence_of, origin_of, read_licence
-from tintype.sources.one_file import KINDS, UNET, VAE, Layout, has_vae, latent_inputs, layout_of, look_of
+from tintype.sources.one_file import KINDS, UNDONE, UNET, VAE, Layout, has_vae, latent_inputs, layout_of, look_of
 from tintype.sources.prediction import EPSILON, Prediction, prediction_of, resolution_of
 
 PIPELINES = ("StableDiffusion", "LatentConsistencyModel")  # how diffusers' names of pipelines start that are done here
@@ -95,10 +95,13 @@ def _describe_file(header: Header) -> SourceFacts:
         nothing: dict[str, Any] = {"family": None, "prediction": None, "resolution": None}
         return SourceFacts(looks_like=look.name, need=look.need, parts=parts, **nothing, **common)
     prediction = prediction_of(header, layout)
+    need = None if common["has_vae"] else "it has no VAE: give one as --vae"
+    if latent_inputs(header) in UNDONE:
+        need = f"a model for {_kind(latent_inputs(header))} isn't done here; export the one that it was made from"
     return SourceFacts(
         family=layout.known_as,
         looks_like=" ".join(filter(None, (layout.known_as, _kind(latent_inputs(header))))),
-        need=None if common["has_vae"] else "it has no VAE: give one as --vae",
+        need=need,
         prediction=prediction,
         parts=_parts(header, layout),
         resolution=resolution_of(header, layout, prediction),

@@ -42,8 +42,9 @@ XL = Layout(
 )
 LAYOUTS = (XL, SD2, SD1)
 
-# What a UNet takes beside 4 channels of latents makes it another kind of model, by diffusers' names of pipelines.
+# What a UNet takes beside 4 channels of latents makes it another kind of model; UNDONE ones take other pictures.
 KINDS = {4: "", 5: "depth", 7: "upscaling", 8: "editing (InstructPix2Pix)", 9: "inpainting"}
+UNDONE = (5, 7)
 
 
 def layout_of(header: Header) -> Layout | None:

@@ -19,6 +19,7 @@ from tintype.cli import run
 from tintype.errors import ExportError
 from tintype.export import Effort
 from tintype.export.checkpoint import Checkpoint, demand_tensors, load, load_unet, open_checkpoint
+from tintype.export.sources.ldm_unet import LdmUNet
 from tintype.export.sources.source import SourceOptions
 from tintype.files import sha256_of
 from tintype.sampling.scheduler_config import SchedulerConfig
@@ -114,6 +115,17 @@ def test_a_pruned_unet_is_read_as_it_is(
     path = write_one_file(folder, tmp_path / "one.safetensors", family)
     assert_same_weights = load_unet(opened(path, folder)).state_dict()
     assert_same(assert_same_weights, load_unet(open_checkpoint(folder)).state_dict())
+
+
+def test_the_guidance_that_an_lcm_is_told_is_in_its_config(published: Published, tiny_checkpoint: Path) -> None:
+    from diffusers import UNet2DConditionModel
+
+    config = json.loads((published("sd1") / "unet/config.json").read_text())
+    expected = UNet2DConditionModel.from_config({**config, "time_cond_proj_dim": 32}).state_dict()
+    shapes = {name: tuple(tensor.shape) for name, tensor in ldm_unet_state(expected).items()}
+    unet = LdmUNet.of(tiny_checkpoint, shapes)
+    assert set(unet.names().values()) == set(expected)
+    assert unet.config(is_sd1=True, sample_size=16, projection_dim=0)["time_cond_proj_dim"] == 32
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float8_e4m3fn, torch.float8_e5m2], ids=str)

@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 from one_file import one_file_state
 
+from tintype.bundle import open_bundle
 from tintype.cli import run
-from tintype.errors import ExportError
+from tintype.errors import BundleError, ExportError
 from tintype.export.checkpoint import demand_tensors, open_checkpoint
 from tintype.export.sources.source import SourceOptions
 from tintype.sources import describe
@@ -164,3 +165,20 @@ def test_the_refiner_is_not_taken_for_the_base_model(tmp_path: Path) -> None:
     names = ("model.diffusion_model.input_blocks.0.0.weight", "conditioner.embedders.0.model.ln_final.weight")
     facts = describe(write_header(tmp_path / "x.safetensors", dict.fromkeys(names, (4, 4, 3, 3))))
     assert (facts.family, facts.looks_like) == (None, "the refiner of Stable Diffusion XL")
+
+
+def test_a_file_of_weights_is_no_bundle(tmp_path: Path) -> None:
+    path = write_header(tmp_path / "x.safetensors", {"a": (1,)})
+    with pytest.raises(BundleError) as caught:
+        open_bundle(path)
+    assert f"tintype export {path} BUNDLE" in caught.value.fix
+
+
+@pytest.mark.parametrize(("channels", "needs"), [(4, "--vae"), (5, "depth"), (7, "upscaling")])
+def test_what_a_file_takes_beside_latents_says_what_it_is(channels: int, needs: str, tmp_path: Path) -> None:
+    first = "model.diffusion_model.input_blocks.0.0.weight"
+    words = "cond_stage_model.model.token_embedding.weight"
+    facts = describe(write_header(tmp_path / "x.safetensors", {first: (4, channels, 3, 3), words: (9, 4)}))
+    assert facts.family == "Stable Diffusion 2.x"
+    assert facts.need is not None
+    assert needs in facts.need

@@ -174,7 +174,7 @@ def _ldm_unet_name(name: str, layers: int, attended: set[str]) -> str:
     around = {
         "time_embedding.linear_1": "time_embed.0", "time_embedding.linear_2": "time_embed.2", "conv_out": "out.2",
         "add_embedding.linear_1": "label_emb.0.0", "add_embedding.linear_2": "label_emb.0.2", "conv_norm_out": "out.0",
-        "conv_in": "input_blocks.0.0",
+        "conv_in": "input_blocks.0.0", "time_embedding.cond_proj": "time_embed.cond_proj",
     }  # fmt: skip
     module, _, end = name.rpartition(".")
     if module in around:
