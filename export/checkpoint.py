@@ -144,7 +144,8 @@ def open_checkpoint(source: Path, options: SourceOptions | None = None) -> Check
     opened = open_folder(source) if source.is_dir() else open_file(source, options)
     if options.prediction_type is not None:
         scheduler = {**opened.configs["scheduler"], "prediction_type": options.prediction_type}
-        opened = replace(opened, configs={**opened.configs, "scheduler": scheduler})
+        stated = f"prediction_type is {options.prediction_type}, as --prediction-type says"
+        opened = replace(opened, configs={**opened.configs, "scheduler": scheduler}, assumed=(stated,))
     if options.vae is not None:
         opened = with_vae(opened, options.vae)
     family = family_of(source, opened.index)

@@ -79,7 +79,7 @@ def _manifest(
     return Manifest(
         name=name,
         licence=licence if licence is not None else checkpoint.source.licence,
-        source=_source(checkpoint),
+        source=source_of(checkpoint),
         family=checkpoint.family.name,
         prediction_type=checkpoint.prediction_type,
         scaling_factor=checkpoint.scaling_factor,
@@ -123,7 +123,8 @@ def usual_request(checkpoint: Checkpoint) -> DefaultRequest:
     )
 
 
-def _source(checkpoint: Checkpoint) -> Source:
+def source_of(checkpoint: Checkpoint) -> Source:
+    """Where a bundle's weights come from, as its manifest says it. Every file of them is read once for its hash."""
     source = checkpoint.source
     vae = None if source.vae is None else ReplacedPart(location=source.vae.resolve().name, sha256=source.vae_sha256())
     return Source(

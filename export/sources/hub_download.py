@@ -27,15 +27,20 @@ def fetch_blob(repository: str, name: str, commit: str, sha256: str, size: int) 
         return
     folder.mkdir(parents=True, exist_ok=True)
     part = folder / f"{sha256}.part"
-    with filelock.FileLock(folder / f"{sha256}.part.lock"):
+    lock = folder.parents[1] / ".locks" / folder.parent.name / f"{sha256}.lock"  # the one that huggingface_hub takes
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with filelock.FileLock(lock):
+        part.touch()
         while (before := _size(part)) != size:
             try:
                 _go_on(repository, name, commit, part, size)
             except errors.HfHubHTTPError:
                 raise
             except errors.HTTPError:
-                if _size(part) == before:
+                if _size(part) <= before:
                     raise
+            if _size(part) <= before < size:
+                raise OSError(f"the hub sends nothing more of {name}, which should have {size:,} bytes")
         part.replace(folder / sha256)
 
 
@@ -54,7 +59,7 @@ def _folder(repository: str) -> Path:
 
 
 def _size(part: Path) -> int:
-    return part.stat().st_size if part.exists() else 0
+    return part.stat().st_size
 
 
 def _go_on(repository: str, name: str, commit: str, part: Path, size: int) -> None:

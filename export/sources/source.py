@@ -43,8 +43,8 @@ class TokenizerPlace:
 class CheckpointSource:
     """See this module's invariant.
 
-    address, revision: on the hub, where it was fetched from there. assumed: sentences about what nothing says, for the
-    user and the manifest.
+    address, revision: on the hub, where it was fetched from there. assumed: sentences about what nothing in the
+    checkpoint says, for the user and the manifest.
     """
 
     location: Path

@@ -85,6 +85,9 @@ def _bundle_rows(bundle: Bundle) -> list[tuple[str, str]]:
         ("hash", bundle.hash),
         ("licence", manifest.licence),
         ("source", manifest.source.location),
+        *(("VAE", f"{part.location}, in place of the checkpoint's own") for part in (manifest.source.vae,) if part),
+        *(("assumed", sentence) for sentence in manifest.source.assumed),
+        ("size", human_bytes(sum(facts.bytes for facts in manifest.files.values()))),
         ("pictures", f"{size.minimum} to {size.maximum} pixels a side, multiples of {size.multiple}"),
         (
             "by default",

@@ -105,6 +105,11 @@ def test_what_the_hub_says_of_its_bytes_is_held_against_them(hub: Hub, fetched: 
     assert message == f"{UNET} of org/name isn't what the hub says: its sha256 differs"
     assert "again" in fix
     hub.altered.clear()
+    hub.empty.add(UNET)
+    ((message, fix),) = fetched("org/name")
+    assert f"nothing more of {UNET}" in message
+    assert "goes on where it was" in fix
+    hub.empty.clear()
     assert fetched("org/name")[0][:2] == ["org/name", COMMIT]
 
 

@@ -14,13 +14,15 @@ from one_file import save_folder as save_published
 from safetensors.torch import load_file, save_file
 
 import tintype
-from tintype.bundle import open_bundle
+from tintype import strict_json
+from tintype.bundle import Source, open_bundle
 from tintype.cli import run
 from tintype.errors import ExportError
 from tintype.export import Effort
 from tintype.export.checkpoint import Checkpoint, demand_tensors, load, load_unet, open_checkpoint
 from tintype.export.sources.ldm_unet import LdmUNet
 from tintype.export.sources.source import SourceOptions
+from tintype.export.writing import source_of
 from tintype.files import sha256_of
 from tintype.sampling.scheduler_config import SchedulerConfig
 from tintype.sources import describe
@@ -171,7 +173,11 @@ def test_a_vae_may_be_given_in_every_form(published: Published, tmp_path: Path) 
         for path in (bare,) if given.is_dir() else (whole, folder):
             found = opened(path, folder, vae=given)
             assert_same(load(found, "vae").state_dict(), expected)
-            assert found.source.vae_sha256() is not None
+            source = source_of(found)
+            assert source.vae is not None
+            assert source.vae.location == ("vae" if given.is_dir() else given.name)
+            assert source.vae.sha256 not in (None, source.sha256)
+            assert strict_json.read(Source, strict_json.plain(source)) == source
             scaling_factor = 0.18215 if given.is_dir() else 0.13025  # a file has none, and XL's own stays
             assert found.configs["vae"]["scaling_factor"] == scaling_factor
     with pytest.raises(ExportError, match="no VAE with both halves"):
@@ -186,7 +192,7 @@ def marked(*marks: str) -> Callable[[dict[str, Any]], None]:
     ("family", "marks", "metadata", "given", "kind", "assumed"),
     [
         ("sd1", (), {}, None, "epsilon", True),
-        ("sd1", (), {}, "v_prediction", "v_prediction", False),
+        ("sd1", (), {}, "v_prediction", "v_prediction", True),
         ("sd2", (), {}, None, "v_prediction", True),
         ("sd2", (), {"modelspec.architecture": "stable-diffusion-v2-512"}, None, "epsilon", False),
         ("sd2", (), {"modelspec.prediction_type": "epsilon"}, None, "epsilon", False),

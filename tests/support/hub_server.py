@@ -18,12 +18,14 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 @dataclass
 class Hub:
-    """repositories: by name, a folder. broken: files whose first answer breaks off. altered: whose bytes are others."""
+    """repositories: by name, a folder. Files that are broken break off at their first answer, empty ones send nothing,
+    and altered ones send other bytes."""
 
     repositories: Mapping[str, Path]
     gated: tuple[str, ...] = ()
     broken: set[str] = field(default_factory=set)
     altered: set[str] = field(default_factory=set)
+    empty: set[str] = field(default_factory=set)
     asked: list[tuple[str, str | None]] = field(default_factory=list)  # files, and the range of each request
     url: str = ""
 
@@ -96,6 +98,8 @@ def _send_file(request: BaseHTTPRequestHandler, hub: Hub, path: Path, name: str,
             request.send_header(key, value)
         request.end_headers()
         return
+    if name in hub.empty:
+        content = b""
     wanted = request.headers.get("Range")
     hub.asked.append((name, wanted))
     if name in hub.altered:
