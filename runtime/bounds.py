@@ -10,6 +10,8 @@ from __future__ import annotations
 MAX_FILES = 10_000
 MAX_DIMENSION_CHARS = 1000  # of the name of a dimension, which may be a sum: height/2
 MAX_GRAPHS = 64  # of all roles and variants
+MAX_ORIGIN_TEXTS = 32  # that say where a bundle's weights come from, and as many that say what was assumed of them
+MAX_ORIGIN_CHARS = 2000  # of each
 
 # JSON of any kind.
 MAX_JSON_DEPTH = 64  # objects and lists within one another
