@@ -133,7 +133,7 @@ def open_checkpoint(source: Path, options: SourceOptions | None = None) -> Check
     name.
     """
     options = options or SourceOptions()
-    if not source.exists():
+    if not _exists(source):
         raise ExportError(
             f"there is no checkpoint at {str(source)!r}",
             fix="check the path; give a folder, a .safetensors file, or ORG/NAME on the Hugging Face hub",
@@ -151,6 +151,13 @@ def open_checkpoint(source: Path, options: SourceOptions | None = None) -> Check
     family = family_of(source, opened.index)
     check_configs(family, opened.configs)
     return Checkpoint(family, opened)
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except (OSError, ValueError):  # a name that is too long, or none
+        return False
 
 
 def demand_tensors(checkpoint: Checkpoint, component: str) -> None:

@@ -184,7 +184,8 @@ def _cached(repository: str, file: str, revision: str | None, address: str) -> H
     if not isinstance(found, str):
         raise ExportError(
             f"{address} isn't here, and the hub can't be reached",
-            fix=f"connect (and unset HF_HUB_OFFLINE), or give the folder of hf download {repository}, made elsewhere",
+            fix=f"connect (and unset HF_HUB_OFFLINE), or give the folder of hf download {repository}, made elsewhere; "
+            "if a folder here was meant, check its path",
         )
     place = Path(found)
     commit = place.parents[file.count("/") if file else 0].name  # a snapshot's folder has the name of its commit
@@ -222,7 +223,10 @@ def _told(address: str) -> Iterator[None]:
             f"accept its terms at https://huggingface.co/{address} and log in by hf auth login",
         ),
         errors.RevisionNotFoundError: ("has no such revision", "leave @REVISION out, or name a branch, tag or commit"),
-        errors.RepositoryNotFoundError: ("isn't here, nor on the hub for you to see", "check its name, or log in"),
+        errors.RepositoryNotFoundError: (
+            "isn't here, nor on the hub for you to see",
+            "check its name, or log in; if a folder here was meant, check its path",
+        ),
     }
     try:
         yield

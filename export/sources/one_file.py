@@ -17,7 +17,7 @@ from tintype.export.sources.entries import Entries, Entry
 from tintype.export.sources.ldm_unet import LdmUNet
 from tintype.export.sources.source import CheckpointSource, SourceOptions
 from tintype.export.sources.tokenizers import find_tokenizers
-from tintype.sources.header import Header, read_header
+from tintype.sources.header import Header, broken, read_header
 from tintype.sources.licence import licence_of, origin_of
 from tintype.sources.one_file import LATENT_CELL, SD1, SD2, UNET, VAE, XL, Layout, demand_layout, has_vae, latent_inputs
 from tintype.sources.prediction import Prediction, prediction_of, resolution_of
@@ -56,10 +56,7 @@ def open_file(path: Path, options: SourceOptions) -> CheckpointSource:
         sample_size=resolution_of(header, layout, prediction) // LATENT_CELL,
         projection_dim=int(configs.get("text_encoder_2", {}).get("projection_dim", 0)),
     )
-    entries: dict[str, Entries] = {
-        **text,
-        "unet": {new: Entry.of(header, UNET + old) for old, new in unet.names().items()},
-    }
+    entries: dict[str, Entries] = {**text, "unet": _unet_entries(header, unet)}
     if has_vae(header):
         entries["vae"] = vae_entries(header, VAE)
         configs["vae"] = vae_config(path, entries["vae"], scaling_factor=layout.scaling_factor, is_xl=layout is XL)
@@ -84,6 +81,15 @@ def _text_encoders(header: Header, layout: Layout) -> dict[str, Entries]:
         else clip_entries(header, prefix)
         for name, prefix in layout.text_encoders.items()
     }
+
+
+def _unet_entries(header: Header, unet: LdmUNet) -> Entries:
+    found: dict[str, Entry] = {}
+    for old, new in unet.names().items():
+        if new in found:
+            raise broken(header.path, f"{UNET}{old} and {found[new].name} are the same tensor")
+        found[new] = Entry.of(header, UNET + old)
+    return found
 
 
 def _text_config(path: Path, name: str, entries: Entries, layout: Layout) -> dict[str, Any]:

@@ -268,6 +268,10 @@ def test_what_is_missing_or_misshapen_is_named_before_weights_are_read(published
     assert "decoder.conv_in.bias is (5,)" in told
     told = refusal(lambda state: state.update({f"{UNET}stray.scale_weight": torch.zeros(5)}))
     assert "unknown stray.scale_weight" in told
+    told = refusal(lambda state: state.update({f"{UNET}conv_in.bias": torch.zeros(64)}))
+    assert (
+        f"{UNET}input_blocks.0.0.bias are the same tensor" in told or f"{UNET}conv_in.bias are the same tensor" in told
+    )
     told = refusal(lambda state: state.pop(f"{UNET}input_blocks.2.0.op.weight"))
     assert "levels" in told
 
