@@ -14,15 +14,18 @@ from typing import TYPE_CHECKING
 
 from tintype.bundle import DefaultRequest
 from tintype.errors import ExportError, near_names
-from tintype.export.checkpoint import Checkpoint, open_checkpoint, with_tiny_vae
+from tintype.export.checkpoint import Checkpoint, demand_tensors, open_checkpoint
 from tintype.export.defaults import usual_request
 from tintype.export.families import tokenizer_of
 from tintype.export.parity import GATES_DB, ParityReport, refuse_failures
 from tintype.export.placing import placed
 from tintype.export.progress import Progress, Silent
+from tintype.export.sources.hub import fetch, is_address
+from tintype.export.sources.source import SourceOptions
 
 if TYPE_CHECKING:
     from tintype.export.modules import Modules
+    from tintype.export.tokenizer import BundleTokenizer
     from tintype.export.trajectories import TrajectoryPlan
 
 PRECISIONS = tuple(GATES_DB)
@@ -51,48 +54,49 @@ def export_bundle(
     licence: str | None = None,
     default_request: DefaultRequest | None = None,
     few_steps: int | None = None,
-    tiny_vae: Path | str | None = None,
     effort: Effort | None = None,
     overwrite: bool = False,
     progress: Progress | None = None,
+    options: SourceOptions | None = None,
 ) -> ParityReport:
-    """Export a diffusers folder (Stable Diffusion 1.x, 2.x, XL and their kin) to a bundle folder.
+    """Export a checkpoint (Stable Diffusion 1.x, 2.x, XL and their kin) to a bundle folder.
 
     Returns how near each graph came.
 
+    source: a diffusers folder, one .safetensors file in the naming of latent-diffusion, or the address of either on the
+    Hugging Face hub.
+
     precision: fp32, fp16 (weights stored in half) or int8 (hybrid; layers that would miss the gate stay float).
     prompts: what calibration and gates draw; use words the model knows. None takes a general list.
-    name: the bundle's name, None takes the folder's. licence: None reads the checkpoint's README.md.
+    name: the bundle's name, None takes the folder's. licence: None takes what the checkpoint says.
     default_request: what a request gets that leaves fields out; None takes `usual_request`.
     few_steps: how many steps the model was distilled to, where neither its scheduler nor its names tell.
-    tiny_vae: the folder or file of an AutoencoderTiny, which goes into the bundle beside the checkpoint's own VAE.
     overwrite: replace a bundle that is there already; anything else at that place is never touched.
+    options: a VAE, a tokenizer or a prediction type in place of the checkpoint's own, and a tiny VAE beside it.
 
     Raises ExportError, and then nothing is left at `bundle`: for what can't be read or isn't supported, an output
     that can't be written, and a graph below its gate.
     """
     started = time.perf_counter()
-    source, bundle = Path(source), Path(bundle)
+    bundle = Path(bundle)
     progress = progress or Silent()
     if precision not in PRECISIONS:
         raise ExportError(
             f"precision {precision!r} isn't one this exporter makes", fix=near_names(precision, PRECISIONS)
         )
-    checkpoint = open_checkpoint(source)
-    if tiny_vae is not None:
-        checkpoint = with_tiny_vae(checkpoint, Path(tiny_vae))
+    checkpoint = _opened(source, options, progress)
+    for sentence in checkpoint.source.assumed:
+        progress.remark(sentence)
     request = default_request or usual_request(checkpoint, few_steps)
     with placed(bundle, checkpoint, overwrite=overwrite) as scratch:
         # torch and diffusers take seconds to import: only for a checkpoint and an output that are there.
         _quiet_libraries()
         from tintype.export import graphs, writing
         from tintype.export.modules import Modules
-        from tintype.export.tokenizer import read_tokenizer
 
         plan = trajectory_plan(checkpoint, effort or Effort(), prompts, request.guidance_scale)
         tokenizers = {  # 1. read
-            tokenizer_of(role): read_tokenizer(source / tokenizer_of(role), *checkpoint.text_limits(role))
-            for role in checkpoint.family.text_encoders
+            tokenizer_of(role): _tokenizer(checkpoint, role) for role in checkpoint.family.text_encoders
         }
         modules = Modules(checkpoint)
         _check_weights(modules, progress)  # 2. refuse what is broken before the work begins
@@ -108,6 +112,24 @@ def export_bundle(
     return replace(report, bundle_bytes=size, seconds=time.perf_counter() - started)  # 5. `placed` gave it its name
 
 
+def _opened(source: Path | str, options: SourceOptions | None, progress: Progress) -> Checkpoint:
+    """The checkpoint at a place, or fetched from the hub; nothing but the latter takes time."""
+    if not is_address(source):
+        return open_checkpoint(Path(source), options)
+    fetched = fetch(source, progress)
+    checkpoint = open_checkpoint(fetched.place, options)
+    return replace(checkpoint, source=replace(checkpoint.source, address=fetched.address, revision=fetched.revision))
+
+
+def _tokenizer(checkpoint: Checkpoint, role: str) -> BundleTokenizer:
+    """The tokenizer that feeds a text encoder."""
+    from tintype.export.tokenizer import read_tokenizer
+
+    name = tokenizer_of(role)
+    place = checkpoint.tokenizers[name]
+    return read_tokenizer(place.folder, *checkpoint.text_limits(role), place=name, pad_token=place.pad_token)
+
+
 def _quiet_libraries() -> None:
     """transformers and diffusers remark on parts that aren't used here; their errors still come as exceptions."""
     import logging
@@ -117,8 +139,13 @@ def _quiet_libraries() -> None:
 
 
 def _check_weights(modules: Modules, progress: Progress) -> None:
-    """ExportError for weights that are broken. Each part is read and dropped: it is read again when its turn comes."""
+    """ExportError for weights that are broken: first what headers tell of any part, then what only reading them does.
+
+    Each part is read and dropped: it is read again when its turn comes.
+    """
     components = modules.checkpoint.components
+    for component in components:
+        demand_tensors(modules.checkpoint, component)
     with progress.stage("checkpoint", len(components)) as advance:
         for component in components:
             modules.part(component)
@@ -132,7 +159,7 @@ def trajectory_plan(
     """What the caller fixed; else much for a small UNet, and for one of SD's size what 2 cores do in minutes."""
     from tintype.export.trajectories import DEFAULT_PROMPTS, TrajectoryPlan
 
-    large = sum(path.stat().st_size for path in checkpoint.weights["unet"]) > LARGE_UNET_BYTES
+    large = checkpoint.fp32_bytes("unet") > LARGE_UNET_BYTES
     usual = {"steps": 8, "calibration_prompts": 1, "gate_prompts": 1, "gate_calls": 3} if large else {}
     chosen = {field: getattr(effort, field) for field in ("steps", "calibration_prompts", "gate_prompts", "gate_calls")}
     fixed = {field: value for field, value in chosen.items() if value is not None}

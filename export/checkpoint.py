@@ -1,21 +1,20 @@
-"""Reading what people publish: a diffusers folder of Stable Diffusion 1.x, 2.x or XL shape.
+"""Reading what people publish: a diffusers folder or one file, of Stable Diffusion 1.x, 2.x or XL shape.
 
 A `Checkpoint` that `open_checkpoint` returned has the parts this exporter can trace, by class name. Weights are read
 only by the `load_*` functions, always as fp32, and every tensor of a module comes from the file: a key that is
-missing, unknown or of another shape is an error that names it, never a random weight.
+missing, unknown or of another shape is an error that names it, never a random weight. `demand_tensors` knows that
+from the headers alone.
 """
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tintype import strict_json
-from tintype.bounds import MAX_CONFIG_BYTES
-from tintype.errors import ExportError
+from tintype.errors import ExportError, near_names
 from tintype.export.families import (
     Configs,
     Family,
@@ -24,34 +23,45 @@ from tintype.export.families import (
     class_of,
     family_of,
     inpainting_channels,
-    tokenizer_of,
 )
-from tintype.files import read_plain, sha256_of
+from tintype.export.sources.entries import Entries, Entry, some
+from tintype.export.sources.folder import folder_entries, open_folder
+from tintype.export.sources.one_file import open_file
+from tintype.export.sources.replacement import with_tiny_vae, with_vae
+from tintype.export.sources.source import TINY, TINY_VAE, CheckpointSource, SourceOptions, TokenizerPlace
+from tintype.sources.header import broken
+from tintype.sources.prediction import CHOICES
 
 if TYPE_CHECKING:
     import torch
 
-TINY, TINY_VAE = "AutoencoderTiny", "tiny_vae"  # the class, and the component of one beside the checkpoint's own VAE
-
-# Weights files in order of preference: the plain ones first, then what "variant" downloads leave.
-_TEXT_WEIGHTS = ("model.safetensors", "model.fp16.safetensors", "pytorch_model.bin", "pytorch_model.fp16.bin")
-_WEIGHTS = (
-    "diffusion_pytorch_model.safetensors",
-    "diffusion_pytorch_model.fp16.safetensors",
-    "diffusion_pytorch_model.bin",
-    "diffusion_pytorch_model.fp16.bin",
-)
-
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """A diffusers folder whose parts are known; configs are the JSON as it stands."""
+    """A checkpoint whose parts are known; configs are the JSON as it stands, or as it was made from shapes."""
 
-    folder: Path
     family: Family
-    index: Mapping[str, Any]
-    configs: Configs  # of each component of the family, and of the scheduler
-    weights: Mapping[str, tuple[Path, ...]]  # by component, shards in order
+    source: CheckpointSource
+
+    @property
+    def index(self) -> Mapping[str, Any]:
+        """model_index.json."""
+        return self.source.index
+
+    @property
+    def configs(self) -> Configs:
+        """Of each component of the family, and of the scheduler."""
+        return self.source.configs
+
+    @property
+    def weights(self) -> Mapping[str, tuple[Path, ...]]:
+        """The files of each component, shards in order; parts may share one."""
+        return self.source.weights
+
+    @property
+    def tokenizers(self) -> Mapping[str, TokenizerPlace]:
+        """By folder in the bundle."""
+        return self.source.tokenizers
 
     @property
     def prediction_type(self) -> str:
@@ -77,6 +87,29 @@ class Checkpoint:
         return int(self.configs["vae"].get("latent_channels", 4))
 
     @property
+    def components(self) -> tuple[str, ...]:
+        """What it has weights of: its family's parts in order, then a tiny autoencoder that was given beside."""
+        return tuple(self.weights)
+
+    @property
+    def vae_class(self) -> str:
+        """AutoencoderKL, or AutoencoderTiny."""
+        return class_of(self.index, "vae") or self.family.components["vae"]
+
+    @property
+    def scaling_factor(self) -> float:
+        """The VAE decodes latents / scaling_factor + shift_factor; its class's default where config.json says none."""
+        factor = self.configs["vae"].get("scaling_factor")
+        if factor is None:
+            return 1.0 if self.vae_class == TINY else 0.18215
+        return float(factor)
+
+    @property
+    def shift_factor(self) -> float:
+        shift = self.configs["vae"].get("shift_factor")
+        return 0.0 if shift is None else float(shift)
+
+    @property
     def sample_channels(self) -> int:
         """What the UNet takes: latents, and in an inpainting model a mask and the latents of a masked picture."""
         return int(self.configs["unet"].get("in_channels", 4))
@@ -89,21 +122,6 @@ class Checkpoint:
     def takes_picture(self) -> bool:
         """Whether its UNet takes a picture's latents, or those of a masked one, beside the noisy ones."""
         return self.is_inpainting or self.family.takes_picture
-
-    @property
-    def components(self) -> tuple[str, ...]:
-        """What it has weights of: its family's parts in order, then a tiny autoencoder that was given beside."""
-        return tuple(self.weights)
-
-    @property
-    def vae_class(self) -> str:
-        """AutoencoderKL, or AutoencoderTiny."""
-        return class_of(self.index, "vae") or self.family.components["vae"]
-
-    @property
-    def scaling_factor(self) -> float:
-        """The VAE decodes latents / scaling_factor + shift; its class's default where config.json is mute."""
-        return float(self.configs["vae"].get("scaling_factor", 1.0 if self.vae_class == TINY else 0.18215))
 
     @property
     def guidance_embedding(self) -> int | None:
@@ -126,239 +144,187 @@ class Checkpoint:
         config = self.configs[text_encoder]
         return int(config.get("max_position_embeddings", 77)), int(config.get("vocab_size", 49408))
 
+    def entries(self, component: str) -> Entries:
+        """Where a component's tensors lie. Raises ExportError for files whose headers aren't sound."""
+        return self.source.entries.get(component) or folder_entries(self.weights[component], component)
+
+    def fp32_bytes(self, component: str) -> int:
+        """What a component's weights take in float32."""
+        return 4 * sum(entry.size for entry in self.entries(component).values())
+
     def sha256(self) -> str:
-        """One hash for all weights: sha256 over each file's name and sha256, in order of names."""
-        total = hashlib.sha256()
-        for path in sorted(path for paths in self.weights.values() for path in paths):
-            inside = path.is_relative_to(self.folder)
-            name = path.relative_to(self.folder).as_posix() if inside else f"{TINY_VAE}/{path.name}"
-            total.update(f"{name} {sha256_of(path)}\n".encode())
-        return total.hexdigest()
+        """See `CheckpointSource.sha256`."""
+        return self.source.sha256()
 
 
-def open_checkpoint(folder: Path) -> Checkpoint:
-    """Look at a diffusers folder: what it is made of, and whether this exporter can do it. Reads no weights.
+def open_checkpoint(source: Path, options: SourceOptions | None = None) -> Checkpoint:
+    """Look at a folder or a file: what it is made of, and whether this exporter can do it. Reads no weights.
 
-    Raises ExportError for a missing folder, one that is no diffusers checkpoint, and classes or options that aren't
-    supported, by name.
+    Raises ExportError for a missing place, one that is no checkpoint, and classes or options that aren't supported, by
+    name.
     """
-    if not folder.is_dir():
-        raise ExportError(f"there is no checkpoint folder at {str(folder)!r}", fix=_folder_fix(folder))
-    if not (folder / "model_index.json").is_file():
-        found = ", ".join(sorted(path.name for path in folder.iterdir())[:8]) or "nothing"
+    options = options or SourceOptions()
+    if not _exists(source):
         raise ExportError(
-            f"{folder} is not a diffusers checkpoint: it has no model_index.json (it holds {found})",
-            fix="give the folder that save_pretrained wrote, with unet/, vae/ and text_encoder/ in it",
+            f"there is no checkpoint at {str(source)!r}",
+            fix="check the path; give a folder, a .safetensors file, or ORG/NAME on the Hugging Face hub",
         )
-    index = _read_json(folder / "model_index.json")
-    family = family_of(folder, index)
-    configs = {name: _read_json(folder / name / "config.json") for name in family.components}
-    configs["scheduler"] = _read_json(folder / "scheduler" / "scheduler_config.json")
-    check_configs(family, configs)
-    for name in map(tokenizer_of, family.text_encoders):
-        if not (folder / name).is_dir():
-            raise ExportError(f"{folder} has no {name} folder", fix=f"copy the checkpoint's {name}/ into it")
-    weights = {name: _find_weights(folder / name) for name in family.components}
-    return Checkpoint(folder=folder, family=family, index=index, configs=configs, weights=weights)
+    if options.prediction_type not in (None, *CHOICES):
+        known = near_names(str(options.prediction_type), CHOICES)
+        raise ExportError(f"prediction_type {options.prediction_type!r} isn't one that can be given", fix=known)
+    opened = open_folder(source) if source.is_dir() else open_file(source, options)
+    if options.prediction_type is not None:
+        scheduler = {**opened.configs["scheduler"], "prediction_type": options.prediction_type}
+        stated = f"prediction_type is {options.prediction_type}, as --prediction-type says"
+        opened = replace(opened, configs={**opened.configs, "scheduler": scheduler}, assumed=(stated,))
+    if options.vae is not None:
+        opened = with_vae(opened, options.vae)
+    family = family_of(source, opened.index)
+    check_configs(family, opened.configs)
+    checkpoint = Checkpoint(family, opened)
+    if options.tiny_vae is not None:
+        checkpoint = replace(checkpoint, source=with_tiny_vae(opened, options.tiny_vae))
+        config = checkpoint.configs[TINY_VAE]
+        check_tiny_vae(config, checkpoint.latent_channels, checkpoint.vae_scale_factor)
+    return checkpoint
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except (OSError, ValueError):  # a name that is too long, or none
+        return False
+
+
+def demand_tensors(checkpoint: Checkpoint, component: str) -> None:
+    """ExportError unless a component's files have every tensor of its module, in its shape, and no other."""
+    _match(checkpoint, component, _module(checkpoint, component, on_meta=True).state_dict())
 
 
 def load(checkpoint: Checkpoint, component: str) -> torch.nn.Module:
     """One component of a checkpoint, fp32, in eval mode."""
     if component == "unet":
         return load_unet(checkpoint)
-    if component == TINY_VAE or (component == "vae" and checkpoint.vae_class == TINY):
-        return load_tiny_vae(checkpoint, component)
+    if component == TINY_VAE:
+        return load_tiny_vae(checkpoint)
     return load_vae(checkpoint) if component == "vae" else load_text_encoder(checkpoint, component)
 
 
 def load_text_encoder(checkpoint: Checkpoint, component: str = "text_encoder") -> torch.nn.Module:
     """A CLIP text model, fp32; with and without the `text_model.` prefix in its weights."""
-    import transformers
-
-    kind = checkpoint.family.components[component]
-    config = transformers.CLIPTextConfig(**_plain_options(checkpoint.configs[component]))
-    state = {name.removeprefix("text_model."): tensor for name, tensor in _load_state(checkpoint, component).items()}
-    state = {name: tensor for name, tensor in state.items() if not name.endswith("position_ids")}
-    module = _build(lambda: getattr(transformers, kind)(config), component, on_meta=False)
-    wanted = module.state_dict()
-    if "text_projection.weight" not in wanted:
-        state.pop("text_projection.weight", None)  # of CLIPTextModelWithProjection; the words alone don't need it
-    if any(name.startswith("text_model.") for name in wanted):
-        state = {name if name in wanted else f"text_model.{name}": tensor for name, tensor in state.items()}
-    return _fill(checkpoint, component, module, state)
+    return _load(checkpoint, component)
 
 
 def load_unet(checkpoint: Checkpoint) -> torch.nn.Module:
     """The UNet, fp32."""
-    from diffusers import UNet2DConditionModel
-
-    state = _load_state(checkpoint, "unet")
-    module = _build(lambda: UNet2DConditionModel.from_config(dict(checkpoint.configs["unet"])), "unet")
-    return _fill(checkpoint, "unet", module, state)
+    return _load(checkpoint, "unet")
 
 
 def load_vae(checkpoint: Checkpoint) -> torch.nn.Module:
     """The autoencoder, fp32; with the attention names of today and those of 2022."""
-    from diffusers import AutoencoderKL
-
-    state = {_modern_vae_name(name): tensor for name, tensor in _load_state(checkpoint, "vae").items()}
-    module = _build(lambda: AutoencoderKL.from_config(dict(checkpoint.configs["vae"])), "vae")
-    wanted = module.state_dict()
-    for name, tensor in state.items():  # old attention is written as 1x1 convolutions
-        if name in wanted and tensor.ndim == 4 and wanted[name].ndim == 2 and tensor.shape[2:] == (1, 1):
-            state[name] = tensor[:, :, 0, 0]
-    return _fill(checkpoint, "vae", module, state)
+    return _load(checkpoint, "vae")
 
 
-def load_tiny_vae(checkpoint: Checkpoint, component: str = TINY_VAE) -> torch.nn.Module:
-    """An AutoencoderTiny (TAESD and its kin), fp32."""
-    from diffusers import AutoencoderTiny
-
-    state = _load_state(checkpoint, component)
-    config = {name: value for name, value in checkpoint.configs[component].items() if name != "block_out_channels"}
-    module = _build(lambda: AutoencoderTiny.from_config(config), component)  # its other options say the same
-    return _fill(checkpoint, component, module, state)
+def load_tiny_vae(checkpoint: Checkpoint) -> torch.nn.Module:
+    """The AutoencoderTiny (TAESD and its kin) beside the checkpoint's own VAE, fp32."""
+    return _load(checkpoint, TINY_VAE)
 
 
-def with_tiny_vae(checkpoint: Checkpoint, source: Path) -> Checkpoint:
-    """The checkpoint with a tiny autoencoder beside its own: an AutoencoderTiny's folder, or its .safetensors file.
-
-    A file has no config: it is taken for TAESD's, of which diffusers' defaults are the layers. Raises ExportError.
-    """
-    if source.is_dir():
-        config, weights = _read_json(source / "config.json"), _find_weights(source)
-    elif source.is_file():
-        config, weights = {}, (source,)
-    else:
-        raise ExportError(
-            f"there is no tiny autoencoder at {str(source)!r}", fix="give its folder or .safetensors file"
-        )
-    kind = config.get("_class_name", TINY)
-    if kind != TINY:
-        raise ExportError(f"{source} holds a {kind}, not an {TINY}", fix="give TAESD, or for XL TAESDXL")
-    check_tiny_vae(config, checkpoint.latent_channels, checkpoint.vae_scale_factor)
-    return replace(
-        checkpoint,
-        configs={**checkpoint.configs, TINY_VAE: config},
-        weights={**checkpoint.weights, TINY_VAE: weights},
-    )
-
-
-def _find_weights(folder: Path) -> tuple[Path, ...]:
-    names = _TEXT_WEIGHTS if folder.name.startswith("text_encoder") else _WEIGHTS
-    for name in names:
-        if (folder / name).is_file():
-            return (folder / name,)
-        stem, _, extension = name.rpartition(".")
-        for index in (folder / f"{name}.index.json", folder / f"{stem}.index.{extension}.json"):
-            if index.is_file():
-                return _shards(index)
-    raise ExportError(f"{folder} has no weights", fix=f"put {names[0]} there (or a sharded or fp16 form of it)")
-
-
-def _shards(index: Path) -> tuple[Path, ...]:
-    weight_map = _read_json(index).get("weight_map")
-    names = sorted(set(map(str, weight_map.values()))) if isinstance(weight_map, dict) else []
-    there = {path.name for path in index.parent.iterdir() if path.is_file()}
-    for name in names:
-        if name not in there:
-            raise ExportError(f"{index} refers to {name}, which isn't there", fix="download the checkpoint again")
-    if not names:
-        raise ExportError(f"{index} lists no weights", fix="download the checkpoint again")
-    return tuple(index.parent / name for name in names)
-
-
-def _load_state(checkpoint: Checkpoint, component: str) -> dict[str, torch.Tensor]:
-    """Every tensor of a component as fp32 by name."""
-    import torch
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    state: dict[str, torch.Tensor] = {}
-    for path in checkpoint.weights[component]:
-        try:
-            if path.suffix == ".safetensors":
-                shard = load_file(path)
-            else:
-                shard = torch.load(path, map_location="cpu", weights_only=True)
-        except (SafetensorError, OSError, RuntimeError, ValueError, EOFError, KeyError) as error:
-            raise _broken(path, str(error).splitlines()[0] if str(error) else type(error).__name__) from None
-        except Exception as error:  # pickle errors of weights_only loading, which share no narrower base
-            raise _broken(path, f"it isn't plain weights ({type(error).__name__})") from None
-        state.update({name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in shard.items()})
-    for name, tensor in state.items():
-        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
-            raise _broken(checkpoint.weights[component][0], f"{name} holds NaN or infinity")
-    return state
-
-
-def _build(make: Any, component: str, *, on_meta: bool = True) -> torch.nn.Module:
-    """A module without its weights; on the meta device it costs no memory."""
-    import torch
-
-    try:
-        if not on_meta:
-            return make().eval()  # type: ignore[no-any-return]
-        with torch.device("meta"):
-            return make().eval()  # type: ignore[no-any-return]
-    except (TypeError, ValueError, KeyError, NotImplementedError, IndexError) as error:
-        raise ExportError(
-            f"{component}/config.json makes no model: {error}", fix="download the checkpoint's config.json again"
-        ) from None
-
-
-def _fill(
-    checkpoint: Checkpoint, component: str, module: torch.nn.Module, state: dict[str, torch.Tensor]
-) -> torch.nn.Module:
-    wanted = module.state_dict()
-    path = checkpoint.weights[component][0]
-    for problem, names in (("lacks", wanted.keys() - state.keys()), ("has unknown", state.keys() - wanted.keys())):
-        if names:
-            raise _broken(path, f"it {problem} {_some(names)}")
-    for name, tensor in wanted.items():
-        if tensor.shape != state[name].shape:
-            raise _broken(path, f"{name} is {tuple(state[name].shape)}, config.json makes it {tuple(tensor.shape)}")
-    module.load_state_dict(state, assign=True)
+def _load(checkpoint: Checkpoint, component: str) -> torch.nn.Module:
+    module = _module(checkpoint, component, on_meta=True)
+    matched = _match(checkpoint, component, module.state_dict())  # from here on the module is no larger than its files
+    if component.startswith("text_encoder"):  # its positions are a buffer that no file has
+        module = _module(checkpoint, component, on_meta=False)
+    module.load_state_dict(_read(matched), assign=True)
     module.requires_grad_(False)
     return module.eval()
 
 
-def _modern_vae_name(name: str) -> str:
-    if ".attentions." not in name:
-        return name
-    for old, new in (("query", "to_q"), ("key", "to_k"), ("value", "to_v"), ("proj_attn", "to_out.0")):
-        name = name.replace(f".{old}.", f".{new}.")
-    return name
+def _module(checkpoint: Checkpoint, component: str, *, on_meta: bool) -> torch.nn.Module:
+    """A component without its weights, as its config makes it."""
+    config = checkpoint.configs[component]
+    if component.startswith("text_encoder"):
+        import transformers
+
+        kind = getattr(transformers, checkpoint.family.components[component])
+        options = _plain_options(config)
+        return _build(lambda: kind(transformers.CLIPTextConfig(**options)), component, on_meta=on_meta)
+    import diffusers
+
+    if component == TINY_VAE or (component == "vae" and checkpoint.vae_class == TINY):
+        config = {name: value for name, value in config.items() if name != "block_out_channels"}  # others say the same
+        return _build(lambda: diffusers.AutoencoderTiny.from_config(config), component, on_meta=on_meta)
+    kind = getattr(diffusers, checkpoint.family.components[component])
+    return _build(lambda: kind.from_config(dict(config)), component, on_meta=on_meta)
+
+
+def _match(checkpoint: Checkpoint, component: str, wanted: Mapping[str, torch.Tensor]) -> dict[str, Entry]:
+    """Where each tensor of a module lies, by the module's own names."""
+    entries, path = dict(checkpoint.entries(component)), checkpoint.weights[component][0]
+    if component.startswith("text_encoder"):
+        if not any(name.endswith("text_projection.weight") for name in wanted):
+            entries.pop("text_projection.weight", None)  # of CLIPTextModelWithProjection; words alone don't need it
+        prefixed = any(name.startswith("text_model.") for name in wanted)
+        entries = {name if name in wanted or not prefixed else f"text_model.{name}": e for name, e in entries.items()}
+    original = {name: f"{name} ({entry.name})" if entry.name != name else name for name, entry in entries.items()}
+    for problem, names in (("lacks", wanted.keys() - entries.keys()), ("has unknown", entries.keys() - wanted.keys())):
+        if names:
+            raise broken(path, f"it {problem} {some(original.get(name, name) for name in names)}")
+    misshapen = [name for name, tensor in wanted.items() if tuple(tensor.shape) != entries[name].shape]
+    if misshapen:
+        listed = ", ".join(
+            f"{name} is {entries[name].shape}, the config makes it {tuple(wanted[name].shape)}"
+            for name in sorted(misshapen)[:5]
+        )
+        raise broken(path, listed)
+    for name, entry in entries.items():
+        if not entry.is_float:
+            raise broken(entry.path, f"{name} is stored as {entry.dtype}, which is no float")
+    return entries
+
+
+def _read(entries: Mapping[str, Entry]) -> dict[str, torch.Tensor]:
+    """Every tensor as fp32 by name; a file is opened once."""
+    import torch
+    from safetensors import SafetensorError, safe_open
+
+    state: dict[str, torch.Tensor] = {}
+    for path in {entry.path for entry in entries.values()}:
+        try:
+            with safe_open(path, framework="pt") as file:
+                for name, entry in entries.items():
+                    if entry.path == path:
+                        state[name] = _tensor(file.get_tensor(entry.name), entry)
+        except (SafetensorError, OSError, RuntimeError, ValueError, KeyError) as error:
+            raise broken(path, str(error).splitlines()[0] if str(error) else type(error).__name__) from None
+    for name, tensor in state.items():
+        if not bool(torch.isfinite(tensor).all()):
+            raise broken(entries[name].path, f"{name} holds NaN or infinity")
+    return state
+
+
+def _tensor(stored: torch.Tensor, entry: Entry) -> torch.Tensor:
+    if entry.rows is not None:
+        stored = stored[slice(*entry.rows)]
+    if entry.transposed:
+        stored = stored.T
+    return stored.float().reshape(entry.shape).contiguous()
+
+
+def _build(make: Callable[[], torch.nn.Module], component: str, *, on_meta: bool) -> torch.nn.Module:
+    """A module without its weights; on the meta device it costs no memory."""
+    import torch
+
+    try:
+        with torch.device("meta") if on_meta else nullcontext():
+            return make().eval()
+    except (TypeError, ValueError, KeyError, RuntimeError, IndexError, ArithmeticError) as error:
+        raise ExportError(
+            f"{component}/config.json makes no model: {error}", fix="download the checkpoint's config.json again"
+        ) from None
 
 
 def _plain_options(config: Mapping[str, Any]) -> dict[str, Any]:
     """A transformers config as keyword arguments: without the names that say how it was saved."""
     skipped = ("architectures", "model_type", "transformers_version", "torch_dtype", "dtype")
     return {key: value for key, value in config.items() if key not in skipped and not key.startswith("_")}
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        value = strict_json.parse(read_plain(path, MAX_CONFIG_BYTES))
-    except FileNotFoundError:
-        raise ExportError(f"{path} is missing", fix="download the checkpoint again; it is incomplete") from None
-    except (OSError, ValueError) as error:
-        raise ExportError(f"{path} can't be read: {error}", fix="download the checkpoint again") from None
-    if not isinstance(value, dict):
-        raise ExportError(f"{path} is not a JSON object", fix="download the checkpoint again")
-    return value
-
-
-def _broken(path: Path, why: str) -> ExportError:
-    return ExportError(f"the weights in {path} are broken: {why}", fix="download the checkpoint again")
-
-
-def _some(names: Any) -> str:
-    listed = sorted(names)
-    return ", ".join(listed[:3]) + (f" and {len(listed) - 3} more" if len(listed) > 3 else "")
-
-
-def _folder_fix(folder: Path) -> str:
-    if folder.is_file():
-        return "this exporter reads diffusers folders; convert the single file with diffusers' from_single_file first"
-    return "check the path; hub names aren't downloaded here, so download the checkpoint first and give its folder"

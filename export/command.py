@@ -10,10 +10,12 @@ import click
 from tintype.cli.say import say, say_json
 from tintype.errors import ExportError, printable
 from tintype.export.parity import GATES_DB, ParityReport
+from tintype.export.sources.source import SourceOptions
+from tintype.sources.prediction import CHOICES
 
 
 @click.command()
-@click.argument("source", type=click.Path(path_type=Path))
+@click.argument("source")
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.option(
     "--precision",
@@ -22,17 +24,36 @@ from tintype.export.parity import GATES_DB, ParityReport
     show_default=True,
     help="How weights are stored; int8 also computes in int8, where that stays near enough.",
 )
+@click.option(
+    "--vae",
+    type=click.Path(path_type=Path),
+    help="A VAE in place of the checkpoint's own: a .safetensors file or a folder.",
+)
+@click.option(
+    "--tokenizer",
+    type=click.Path(path_type=Path),
+    help="CLIP's tokenizer for a one-file checkpoint: a folder with vocab.json and merges.txt, or with tokenizer/ "
+    "[default: from the hub's cache].",
+)
+@click.option(
+    "--prediction-type",
+    type=click.Choice(CHOICES),
+    help="What the UNet predicts, where the checkpoint doesn't say so or is wrong.",
+)
 @click.option("--prompts", type=click.Path(path_type=Path), help="A text file to calibrate with, one prompt a line.")
 @click.option("--few-steps", type=int, help="How many steps the model was distilled to, where its names don't say.")
 @click.option("--tiny-vae", type=click.Path(path_type=Path), help="A folder or file of TAESD, for --decoder tiny.")
 @click.option("--name", help="The bundle's name [default: its folder's].")
-@click.option("--licence", help="The weights' licence [default: what the checkpoint's README.md says].")
+@click.option("--licence", help="The weights' licence [default: what the checkpoint says].")
 @click.option("--overwrite", is_flag=True, help="Replace a bundle that is there already.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
 def export(
-    source: Path,
+    source: str,
     bundle: Path,
     precision: str,
+    vae: Path | None,
+    tokenizer: Path | None,
+    prediction_type: str | None,
     prompts: Path | None,
     few_steps: int | None,
     tiny_vae: Path | None,
@@ -41,8 +62,10 @@ def export(
     overwrite: bool,
     as_json: bool,
 ) -> None:
-    """Turn SOURCE, a diffusers folder of Stable Diffusion or its kin, into BUNDLE, a folder that tintype runs.
+    """Turn SOURCE, a checkpoint of Stable Diffusion or its kin, into BUNDLE, a folder that tintype runs.
 
+    SOURCE is a diffusers folder, one .safetensors file as kohya's trainers and A1111 write them, or the address of
+    either on the Hugging Face hub: ORG/NAME, ORG/NAME/FILE.safetensors, with @REVISION behind it where one is meant.
     Every graph is compared with the checkpoint in torch; nothing is written when one isn't near enough.
     """
     from rich.console import Console
@@ -52,7 +75,7 @@ def export(
 
     console = Console(stderr=True)
     lines = None if prompts is None else read_prompts(prompts)
-    with Bars(console) if console.is_terminal else nullcontext(Silent()) as progress:
+    with Bars(console) if console.is_terminal else nullcontext(Silent(_note)) as progress:
         report = export_bundle(
             source,
             bundle,
@@ -61,14 +84,18 @@ def export(
             name=name,
             licence=licence,
             few_steps=few_steps,
-            tiny_vae=tiny_vae,
             overwrite=overwrite,
             progress=progress,
+            options=SourceOptions(vae=vae, tiny_vae=tiny_vae, tokenizer=tokenizer, prediction_type=prediction_type),
         )
     if as_json:
         say_json(report.as_dict())
     else:
         show(report, bundle)
+
+
+def _note(sentence: str) -> None:
+    say(f"note: {sentence}", err=True)
 
 
 def read_prompts(path: Path) -> list[str]:

@@ -147,7 +147,8 @@ def _is_turbo(checkpoint: Checkpoint) -> bool:
 
 def _names(checkpoint: Checkpoint) -> Iterator[str]:
     """What the checkpoint is called, in small letters, the nearest name first."""
-    yield checkpoint.folder.resolve().name.lower()
+    source = checkpoint.source
+    yield (source.address or source.location.resolve().name).lower()
     for config in (checkpoint.index, checkpoint.configs["unet"]):
         place = str(config.get("_name_or_path", "")).replace("\\", "/")
         yield "/".join(place.split("/")[-2:])[-500:].lower()
@@ -159,7 +160,7 @@ def _names(checkpoint: Checkpoint) -> Iterator[str]:
 def _card_names(checkpoint: Checkpoint) -> Iterator[str]:
     """The base models and the title of its model card; what the text goes on to say is of other models too."""
     try:
-        card = read_plain(checkpoint.folder / "README.md", MAX_CONFIG_BYTES).decode(errors="replace")
+        card = read_plain(checkpoint.source.location / "README.md", MAX_CONFIG_BYTES).decode(errors="replace")
     except OSError:
         return
     card = card[:20_000]

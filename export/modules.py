@@ -55,5 +55,4 @@ class Modules:
 
     @property
     def shift_factor(self) -> float:
-        shift = self.checkpoint.configs["vae"].get("shift_factor")
-        return 0.0 if shift is None else float(shift)
+        return self.checkpoint.shift_factor

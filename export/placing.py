@@ -54,9 +54,10 @@ def placed(bundle: Path, checkpoint: Checkpoint, *, overwrite: bool) -> Iterator
 
 
 def _check_place(bundle: Path, checkpoint: Checkpoint, *, overwrite: bool) -> None:
-    if bundle.resolve().is_relative_to(checkpoint.folder.resolve()):
+    place = checkpoint.source.location.resolve()
+    if bundle.resolve().is_relative_to(place):
         raise ExportError(f"{bundle} lies inside the checkpoint", fix="write the bundle to a folder of its own")
-    if checkpoint.folder.resolve().is_relative_to(bundle.resolve()):
+    if place.is_relative_to(bundle.resolve()):
         raise ExportError(f"{bundle} holds the checkpoint itself", fix="write the bundle to a folder of its own")
     if bundle.is_dir():
         is_bundle = (bundle / MANIFEST_NAME).is_file()
@@ -69,9 +70,7 @@ def _check_place(bundle: Path, checkpoint: Checkpoint, *, overwrite: bool) -> No
 
 
 def _check_room(scratch: Path, checkpoint: Checkpoint) -> None:
-    weights = sum(path.stat().st_size for paths in checkpoint.weights.values() for path in paths)
-    half = any("fp16" in path.name for paths in checkpoint.weights.values() for path in paths)
-    needed = int(weights * (2 if half else 1) * ROOM_FACTOR)
+    needed = int(sum(map(checkpoint.fp32_bytes, checkpoint.components)) * ROOM_FACTOR)
     free = shutil.disk_usage(scratch).free
     if free < needed:
         raise ExportError(

@@ -6,21 +6,35 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any, Protocol
 
+from tintype.errors import printable
+
 Advance = Callable[[int], None]
 
 
 class Progress(Protocol):
-    """Stages one after another, each of `total` units; the context's value is called with units done."""
+    """Stages one after another, each of `total` units; the context's value is called with units done.
+
+    remark: a sentence that the user should read before the work is done.
+    """
 
     def stage(self, title: str, total: int) -> AbstractContextManager[Advance]: ...
 
+    def remark(self, sentence: str) -> None: ...
+
 
 class Silent:
-    """Shows nothing."""
+    """Shows no bars; remarks go to `say`, where that is given."""
+
+    def __init__(self, say: Callable[[str], object] | None = None) -> None:
+        self._say = say
 
     @contextmanager
     def stage(self, title: str, total: int) -> Iterator[Advance]:
         yield lambda _units: None
+
+    def remark(self, sentence: str) -> None:
+        if self._say is not None:
+            self._say(sentence)
 
 
 class Bars:
@@ -59,3 +73,8 @@ class Bars:
         task = self._bars.add_task(title, total=max(1, total))
         yield lambda units: self._bars.advance(task, units)
         self._bars.update(task, completed=max(1, total))
+
+    def remark(self, sentence: str) -> None:
+        from rich.text import Text
+
+        self._bars.console.print(Text(printable(sentence)))

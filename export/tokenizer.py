@@ -30,6 +30,7 @@ class BundleTokenizer:
 
     inner: Any
     facts: TokenizerFacts
+    pad_token: str | None = None  # where it isn't what the files say
 
     def ids(self, text: str) -> list[int]:
         """Exactly `max_length` token ids, cut or padded, as diffusers feeds the text encoder."""
@@ -37,8 +38,13 @@ class BundleTokenizer:
         return [int(token) for token in encoded.input_ids]
 
 
-def read_tokenizer(folder: Path, positions: int, vocabulary: int) -> BundleTokenizer:
+def read_tokenizer(
+    folder: Path, positions: int, vocabulary: int, *, place: str | None = None, pad_token: str | None = None
+) -> BundleTokenizer:
     """Read a checkpoint's tokenizer folder. The text encoder takes `positions` tokens and knows `vocabulary` of them.
+
+    place: its folder in the bundle; None is the folder's own name. pad_token: what fills a text up; None is as its
+    files say.
 
     Raises ExportError when it can't be read, has no start, end or padding token, or knows more tokens.
     """
@@ -52,7 +58,8 @@ def read_tokenizer(folder: Path, positions: int, vocabulary: int) -> BundleToken
         )
     _demand_harmless(folder)
     try:
-        inner = CLIPTokenizer.from_pretrained(folder, local_files_only=True)
+        marks = {} if pad_token is None else {"pad_token": pad_token}
+        inner = CLIPTokenizer.from_pretrained(folder, local_files_only=True, **marks)
     except BaseException as error:  # transformers raises OSError, ValueError, TypeError, KeyError and Rust's own
         if not (isinstance(error, Exception) or is_panic(error)):
             raise
@@ -60,8 +67,8 @@ def read_tokenizer(folder: Path, positions: int, vocabulary: int) -> BundleToken
         raise ExportError(
             f"the tokenizer in {folder} can't be read: {told}", fix="copy the checkpoint's tokenizer/ again"
         ) from None
-    marks = {"bos": inner.bos_token_id, "eos": inner.eos_token_id, "pad": inner.pad_token_id}
-    for mark, token in marks.items():
+    ids = {"bos": inner.bos_token_id, "eos": inner.eos_token_id, "pad": inner.pad_token_id}
+    for mark, token in ids.items():
         if not isinstance(token, int):
             raise ExportError(
                 f"the tokenizer in {folder} has no {mark} token", fix="copy the checkpoint's tokenizer/ again"
@@ -72,13 +79,13 @@ def read_tokenizer(folder: Path, positions: int, vocabulary: int) -> BundleToken
             fix="copy the tokenizer/ that belongs to this text encoder",
         )
     facts = TokenizerFacts(
-        file=f"{folder.name}/tokenizer.json",
+        file=f"{place or folder.name}/tokenizer.json",
         max_length=positions,
-        bos_token_id=marks["bos"],
-        eos_token_id=marks["eos"],
-        pad_token_id=marks["pad"],
+        bos_token_id=ids["bos"],
+        eos_token_id=ids["eos"],
+        pad_token_id=ids["pad"],
     )
-    return BundleTokenizer(inner, facts)
+    return BundleTokenizer(inner, facts, pad_token)
 
 
 def _demand_harmless(folder: Path) -> None:
@@ -105,12 +112,26 @@ def write_tokenizer(tokenizer: BundleTokenizer, source: Path, folder: Path) -> N
     for name in COPIED:
         if (source / name).is_file():
             shutil.copyfile(source / name, folder / name)
+    if tokenizer.pad_token is not None:
+        _write_pad_token(tokenizer, folder)
     # A copy, because padding and truncation set by a call stay in the tokenizer.
     plain = Tokenizer.from_str(tokenizer.inner.backend_tokenizer.to_str())
     plain.no_padding()
     plain.no_truncation()
     plain.save(str(folder / "tokenizer.json"))
     _write_old_form(json.loads(plain.to_str())["model"], folder)
+
+
+def _write_pad_token(tokenizer: BundleTokenizer, folder: Path) -> None:
+    """Both places where other tools look for it, in the config and among the special tokens."""
+    for name in ("tokenizer_config.json", "special_tokens_map.json"):
+        path = folder / name
+        value = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        if name == "tokenizer_config.json":
+            value = {"tokenizer_class": "CLIPTokenizer", "model_max_length": tokenizer.facts.max_length, **value}
+        elif not value:
+            continue
+        path.write_text(json.dumps({**value, "pad_token": tokenizer.pad_token}, indent=2) + "\n", encoding="utf-8")
 
 
 def _write_old_form(model: dict[str, Any], folder: Path) -> None:

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from tintype.bundle.manifest import CLIP_SKIP
-from tintype.export.checkpoint import TINY, TINY_VAE, Checkpoint
+from tintype.export.checkpoint import Checkpoint
+from tintype.export.sources.source import TINY, TINY_VAE
 from tintype.export.tracing import TracePlan
 from tintype.request.request import MAX_CLIP_SKIP
 

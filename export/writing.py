@@ -6,29 +6,34 @@ Runs last: the manifest names every other file with its size and hash.
 from __future__ import annotations
 
 import json
-import re
-import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import onnx_ir as ir
 
-from tintype.bounds import MAX_CONFIG_BYTES
-from tintype.bundle import DefaultRequest, Graph, Manifest, Port, Source, file_facts, write_manifest
+from tintype.bundle import (
+    DefaultRequest,
+    Graph,
+    Manifest,
+    Port,
+    ReplacedPart,
+    Source,
+    file_facts,
+    write_manifest,
+)
 from tintype.errors import ExportError
 from tintype.export.checkpoint import Checkpoint
 from tintype.export.defaults import size_limits
 from tintype.export.graphs import GRAPH_FILES
 from tintype.export.parity import GraphReport
+from tintype.export.sources.source import TINY_VAE
 from tintype.export.storage import load_graph
 from tintype.export.tokenizer import BundleTokenizer, write_tokenizer
 from tintype.export.wrappers import COMPONENT_OF
-from tintype.files import read_plain
 from tintype.strict_json import Misfit
 
 SCHEDULER_FILE = "scheduler/scheduler_config.json"
-UNKNOWN_LICENCE = "unknown"
 
 
 def write_rest(
@@ -46,12 +51,11 @@ def write_rest(
     """
     for report in reports:
         graph_folder = (folder / GRAPH_FILES[report.role]).parent  # optimum reads the config beside the graph
-        config = json.dumps(checkpoint.configs[COMPONENT_OF[report.role]], indent=2)
-        (graph_folder / "config.json").write_text(config + "\n", encoding="utf-8")
+        _write_json(checkpoint.configs[COMPONENT_OF[report.role]], graph_folder / "config.json")
     (folder / SCHEDULER_FILE).parent.mkdir()
-    shutil.copyfile(checkpoint.folder / SCHEDULER_FILE, folder / SCHEDULER_FILE)
+    _write_json(checkpoint.configs["scheduler"], folder / SCHEDULER_FILE)
     for place, tokenizer in tokenizers.items():
-        write_tokenizer(tokenizer, checkpoint.folder / place, folder / place)
+        write_tokenizer(tokenizer, checkpoint.tokenizers[place].folder, folder / place)
     _write_index(checkpoint, folder)
     try:
         manifest = _manifest(checkpoint, tokenizers, reports, folder, name, licence, default_request)
@@ -75,12 +79,12 @@ def _manifest(
     first, *second = (tokenizer.facts for tokenizer in tokenizers.values())
     return Manifest(
         name=name,
-        licence=licence if licence is not None else read_licence(checkpoint.folder),
-        source=Source(location=checkpoint.folder.resolve().name, sha256=checkpoint.sha256()),
+        licence=licence if licence is not None else checkpoint.source.licence,
+        source=source_of(checkpoint),
         family=checkpoint.family.name,
         prediction_type=checkpoint.prediction_type,
         scaling_factor=checkpoint.scaling_factor,
-        shift_factor=_number_or(checkpoint.configs["vae"].get("shift_factor"), 0.0),
+        shift_factor=checkpoint.shift_factor,
         vae_scale_factor=checkpoint.vae_scale_factor,
         latent_channels=checkpoint.latent_channels,
         default_request=default_request,
@@ -95,15 +99,23 @@ def _manifest(
     )
 
 
-def read_licence(folder: Path) -> str:
-    """What the model card's front matter says (`license: …` in README.md), else "unknown"."""
-    try:
-        card = read_plain(folder / "README.md", MAX_CONFIG_BYTES).decode(errors="replace")
-    except OSError:
-        return UNKNOWN_LICENCE
-    front = re.match(r"---[ \t\r]*\n(.*?)\n---", card, re.DOTALL)
-    line = re.search(r"^license:\s*(\S+)\s*$", front.group(1), re.MULTILINE) if front else None
-    return line.group(1).strip("\"'") if line else UNKNOWN_LICENCE
+def source_of(checkpoint: Checkpoint) -> Source:
+    """Where a bundle's weights come from, as its manifest says it. Every file of them is read once for its hash."""
+    source = checkpoint.source
+    given = {
+        name: ReplacedPart(location=place.resolve().name, sha256=source.sha256_of_given(name))
+        for name, place in (("vae", source.vae), (TINY_VAE, source.tiny_vae))
+        if place is not None
+    }
+    return Source(
+        location=source.address or source.location.resolve().name,
+        revision=source.revision,
+        sha256=source.sha256(),
+        vae=given.get("vae"),
+        tiny_vae=given.get(TINY_VAE),
+        origin=source.origin,
+        assumed=source.assumed,
+    )
 
 
 def _write_index(checkpoint: Checkpoint, folder: Path) -> None:
@@ -114,7 +126,12 @@ def _write_index(checkpoint: Checkpoint, folder: Path) -> None:
             index[absent] = [None, None]
     if not checkpoint.family.is_xl:
         index["requires_safety_checker"] = False
-    (folder / "model_index.json").write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+    _write_json(index, folder / "model_index.json")
+
+
+def _write_json(value: Mapping[str, Any], path: Path) -> None:
+    """As diffusers writes its configs."""
+    path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
 
 
 def _graph(folder: Path, report: GraphReport) -> Graph:
@@ -133,7 +150,3 @@ def _port(value: ir.Value) -> Port:
     assert value.dtype is not None
     shape = tuple(dim if isinstance(dim, int) else str(dim.value) for dim in value.shape)
     return Port(name=str(value.name), dtype=value.dtype.numpy().name, shape=shape)
-
-
-def _number_or(value: Any, otherwise: float) -> float:
-    return otherwise if value is None else float(value)

@@ -10,6 +10,8 @@ from __future__ import annotations
 MAX_FILES = 10_000
 MAX_DIMENSION_CHARS = 1000  # of the name of a dimension, which may be a sum: height/2
 MAX_GRAPHS = 64  # of all roles and variants
+MAX_ORIGIN_TEXTS = 32  # that say where a bundle's weights come from, and as many that say what was assumed of them
+MAX_ORIGIN_CHARS = 2000  # of each
 
 # JSON of any kind.
 MAX_JSON_DEPTH = 64  # objects and lists within one another
@@ -28,6 +30,7 @@ MAX_HEADER_READS = 10_000  # of a picture's file before its size is known; a pho
 MAX_PICTURE_READS = 2**20  # and after it
 MAX_LATENTS_BYTES = 2**31
 MAX_LATENTS_HEADER_BYTES = 50_000_000  # of safetensors, which reads twice as much; a record a picture stands there
+MAX_WEIGHTS_HEADER_BYTES = 16 * 2**20  # of a checkpoint's .safetensors; XL's has 350 KB, and trainers add to it
 MAX_CACHE_BYTES = 16 * 2**20  # a JSON file of the cache, which is the user's own
 MAX_EXIF_BYTES = 4 * 2**20  # of a picture's comments; in a JPEG it can't have more than 64 KiB
 MAX_PARAMETERS_CHARS = 2**18  # of A1111's text under a picture; both prompts at their bounds have half of that

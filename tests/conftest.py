@@ -151,7 +151,8 @@ def export_once(_tiny: Path) -> Callable[..., Path]:
         from tintype.export import export_bundle
         from tintype.export.checkpoint import open_checkpoint
 
-        facts = json.dumps([open_checkpoint(checkpoint).sha256(), options], sort_keys=True, default=str)
+        opened = open_checkpoint(checkpoint, options.get("options"))
+        facts = json.dumps([opened.sha256(), options], sort_keys=True, default=repr)
         folder = _tiny / hashlib.sha256(facts.encode()).hexdigest()[:16] / name
         folder.parent.mkdir(exist_ok=True)
         with filelock.FileLock(folder.with_suffix(".lock")):
@@ -168,7 +169,7 @@ def _tiny(pytestconfig: pytest.Config) -> Path:
     assert pytestconfig.cache is not None
     digest = hashlib.sha256("\n".join(map(inspect.getsource, _SAVERS)).encode())
     sources = Path(__file__).parents[1]
-    exporters = [*(sources / "export").glob("*.py"), *(sources / "kernels").glob("*.py")]
+    exporters = [*(sources / "export").rglob("*.py"), *(sources / "kernels").glob("*.py")]
     for source in sorted([*exporters, sources / "runtime/bundle/manifest.py", sources / "runtime/bundle/bundle.py"]):
         digest.update(source.read_bytes())
     for distribution in ("torch", "diffusers", "transformers", "tokenizers", "onnx", "onnxscript"):

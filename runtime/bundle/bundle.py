@@ -161,6 +161,11 @@ def _bundle_folder(name_or_path: str | os.PathLike[str]) -> Path:
 
 def _no_bundle(folder: Path) -> BundleError:
     shown = str(folder) if len(str(folder)) <= 200 else f"{str(folder)[:200]}..."
+    if folder.suffix == ".safetensors":
+        return BundleError(
+            f"{shown!r} is a file of weights, not a bundle",
+            fix=f"export it once: tintype export {shown} BUNDLE; tintype info says what it is",
+        )
     return BundleError(
         f"there is no bundle at {shown!r}",
         fix=f"give a folder that holds {MANIFEST_NAME} (tintype export makes one), or an embedded model: "

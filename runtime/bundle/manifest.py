@@ -12,7 +12,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from tintype.bounds import MAX_DIMENSION_CHARS, MAX_FILE_BYTES, MAX_FILES, MAX_GRAPHS, MAX_PROMPT_BYTES
+from tintype.bounds import (
+    MAX_DIMENSION_CHARS,
+    MAX_FILE_BYTES,
+    MAX_FILES,
+    MAX_GRAPHS,
+    MAX_ORIGIN_CHARS,
+    MAX_ORIGIN_TEXTS,
+    MAX_PROMPT_BYTES,
+)
 from tintype.bundle.shapes import channels, check_graphs, require
 from tintype.uses import EXACTNESS
 
@@ -116,12 +124,31 @@ class FileFacts:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ReplacedPart:
+    """What was given in place of a part of the checkpoint, or beside it."""
+
+    location: str
+    sha256: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Source:
     """The checkpoint that the bundle was exported from."""
 
     location: str
     revision: str | None = None
     sha256: str | None = None
+    vae: ReplacedPart | None = None  # that the user gave in place of the checkpoint's own
+    tiny_vae: ReplacedPart | None = None  # and beside it
+    origin: Mapping[str, str] = field(default_factory=dict)  # what one file's metadata says, by key of ModelSpec
+    assumed: tuple[str, ...] = ()  # what nothing in the checkpoint says, a sentence each
+
+    def __post_init__(self) -> None:
+        for name, texts in (("origin", [*self.origin, *self.origin.values()]), ("assumed", self.assumed)):
+            count = len(getattr(self, name))
+            require(count <= MAX_ORIGIN_TEXTS, f"source.{name} has {count:,} texts; {MAX_ORIGIN_TEXTS} are the most")
+            longest = max(map(len, texts), default=0)
+            require(longest <= MAX_ORIGIN_CHARS, f"source.{name} has a text of {longest:,} characters")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,10 +1,13 @@
-"""`tintype info`: what a bundle says about itself, and what this machine would run it with."""
+"""`tintype info`: what a bundle says about itself, and what this machine would run it with; or what a checkpoint is.
+
+A checkpoint is told by its headers and configs alone: no weight is read, and neither torch nor onnxruntime is loaded.
+"""
 
 from __future__ import annotations
 
 import platform
 from dataclasses import asdict
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -15,23 +18,62 @@ from tintype.errors import TintypeError
 
 if TYPE_CHECKING:
     from tintype.bundle import Bundle
+    from tintype.sources import SourceFacts
 
 
 @click.command()
-@click.argument("bundle", default="postcard")
+@click.argument("source", default="postcard")
 @json_option
-def info(bundle: str, as_json: bool) -> None:
-    """Say what BUNDLE (a folder, or an embedded name) is, and what this machine runs it with."""
-    from tintype.bundle import open_bundle
+def info(source: str, as_json: bool) -> None:
+    """Say what SOURCE is: a bundle (a folder, or an embedded name), and what this machine runs it with; or a
+    checkpoint, a diffusers folder or one .safetensors file, and what it takes to export it."""
+    from tintype.bundle import EMBEDDED, MANIFEST_NAME, open_bundle
+    from tintype.sources import describe, is_checkpoint
 
-    opened = open_bundle(bundle)
+    if source not in EMBEDDED and is_checkpoint(Path(source), MANIFEST_NAME):
+        _show_checkpoint(describe(Path(source)), as_json)
+        return
+    opened = open_bundle(source)
     machine = _machine()
     if as_json:
         manifest = asdict(opened.manifest)
         say_json({"bundle": {"folder": str(opened.folder), "hash": opened.hash, **manifest}, "machine": machine})
         return
-    for name, text in [*_bundle_rows(opened), *_machine_rows(machine)]:
+    _say_rows([*_bundle_rows(opened), *_machine_rows(machine)])
+
+
+def _say_rows(rows: list[tuple[str, str]]) -> None:
+    for name, text in rows:
         say(f"{name:<12} {text}")
+
+
+def _show_checkpoint(facts: SourceFacts, as_json: bool) -> None:
+    if as_json:
+        told = {**asdict(facts), "location": str(facts.location)}
+        say_json({"checkpoint": {**told, "parameters": facts.parameters, "bytes": facts.bytes}})
+    else:
+        _say_rows(_checkpoint_rows(facts))
+
+
+def _checkpoint_rows(facts: SourceFacts) -> list[tuple[str, str]]:
+    rows = [
+        ("checkpoint" if facts.family else "looks like", f"{facts.looks_like} ({facts.form})"),
+        ("place", str(facts.location)),
+        ("size", f"{facts.parameters / 1e6:,.1f} million parameters, {human_bytes(facts.bytes)}"),
+    ]
+    for name, part in facts.parts.items():
+        rows.append(("part", f"{name}: {part.precision}, {part.parameters / 1e6:,.1f} M, {human_bytes(part.bytes)}"))
+    if facts.prediction is not None:
+        snr = ", with no picture left at the last timestep" if facts.prediction.zero_snr else ""
+        rows.append(("predicts", f"{facts.prediction.kind}, {facts.prediction.how}{snr}"))
+    if facts.resolution is not None:
+        rows.append(("pictures", f"{facts.resolution} pixels a side"))
+    rows.append(("VAE", "inside" if facts.has_vae else "none"))
+    rows.append(("licence", facts.licence))
+    rows += [("origin", f"{key}: {text}") for key, text in facts.origin.items()]
+    if facts.need is None:
+        return [*rows, ("to run it", f"tintype export {facts.location} BUNDLE")]
+    return [*rows, ("to run it", facts.need)]
 
 
 def _bundle_rows(bundle: Bundle) -> list[tuple[str, str]]:
@@ -43,6 +85,9 @@ def _bundle_rows(bundle: Bundle) -> list[tuple[str, str]]:
         ("hash", bundle.hash),
         ("licence", manifest.licence),
         ("source", manifest.source.location),
+        *(("VAE", f"{part.location}, in place of the checkpoint's own") for part in (manifest.source.vae,) if part),
+        *(("assumed", sentence) for sentence in manifest.source.assumed),
+        ("size", human_bytes(sum(facts.bytes for facts in manifest.files.values()))),
         ("pictures", f"{size.minimum} to {size.maximum} pixels a side, multiples of {size.multiple}"),
         (
             "by default",

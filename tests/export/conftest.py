@@ -6,11 +6,13 @@ import contextlib
 import io
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import filelock
 import pytest
+from one_file import save_folder
 
 from tintype.cli import run
 
@@ -39,4 +41,20 @@ def checkpoint_copy(tiny_checkpoint: Path, tmp_path: Path) -> Path:
     """A checkpoint that a test may change."""
     folder = tmp_path / "checkpoint"
     shutil.copytree(tiny_checkpoint, folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def published(
+    tiny_checkpoint: Path, xl_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[str], Path]:
+    """By one of `one_file.FAMILIES`: a diffusers folder whose config follows from its shapes. Read only."""
+    made: dict[str, Path] = {}
+
+    def folder(family: str) -> Path:
+        if family not in made:
+            plain = xl_checkpoint if family == "xl" else tiny_checkpoint
+            made[family] = save_folder(plain, tmp_path_factory.mktemp(family) / "folder", family)
+        return made[family]
+
     return folder

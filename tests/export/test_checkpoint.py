@@ -48,13 +48,6 @@ def test_a_missing_folder_is_refused(tmp_path: Path) -> None:
     assert_refused(tmp_path / "nowhere", "nowhere")
 
 
-def test_a_single_file_is_refused_with_the_way_to_convert_it(tmp_path: Path) -> None:
-    (tmp_path / "model.safetensors").write_bytes(b"")
-    with pytest.raises(ExportError) as caught:
-        open_checkpoint(tmp_path / "model.safetensors")
-    assert "from_single_file" in caught.value.fix
-
-
 def test_a_folder_of_something_else_is_refused_with_what_it_holds(tmp_path: Path) -> None:
     (tmp_path / "holiday.jpg").write_bytes(b"")
     assert_refused(tmp_path, "model_index.json", "holiday.jpg")
@@ -126,14 +119,15 @@ def test_weights_that_are_no_weights_are_named(checkpoint_copy: Path) -> None:
     assert_refused(checkpoint_copy, UNET, "broken")
 
 
-def test_a_pickle_that_runs_code_is_refused(checkpoint_copy: Path, tmp_path: Path) -> None:
+def test_a_pickle_is_refused_and_never_opened(checkpoint_copy: Path, tmp_path: Path) -> None:
     class Hostile:
         def __reduce__(self) -> tuple[Any, ...]:
             return Path.touch, (tmp_path / "ran",)
 
     (checkpoint_copy / UNET).unlink()
-    torch.save(Hostile(), checkpoint_copy / "unet/diffusion_pytorch_model.bin")
-    assert_refused(checkpoint_copy, "diffusion_pytorch_model.bin")
+    for content in (Hostile(), {"conv_in.bias": torch.zeros(1)}):
+        torch.save(content, checkpoint_copy / "unet/diffusion_pytorch_model.bin")
+        assert_refused(checkpoint_copy, "diffusion_pytorch_model.bin", "pickle")
     assert not (tmp_path / "ran").exists()
 
 

@@ -10,10 +10,11 @@ import pytest
 from families import VARIANTS, save_tiny_vae
 
 from tintype.errors import ExportError
-from tintype.export.checkpoint import Checkpoint, load_tiny_vae, open_checkpoint, with_tiny_vae
+from tintype.export.checkpoint import Checkpoint, load_tiny_vae, open_checkpoint
 from tintype.export.defaults import usual_request
 from tintype.export.families import FAMILIES, check_configs, family_of
 from tintype.export.foreign import FOREIGN
+from tintype.export.sources.source import SourceOptions
 
 FOLDER = Path("some-model")
 
@@ -186,11 +187,14 @@ def test_no_family_that_is_done_is_called_foreign_too() -> None:
 def test_a_tiny_autoencoder_is_taken_from_a_folder_and_refused_where_it_does_not_fit(
     tiny_checkpoint: Path, tmp_path: Path
 ) -> None:
+    def with_tiny_vae(source: Path) -> Checkpoint:
+        return open_checkpoint(tiny_checkpoint, SourceOptions(tiny_vae=source))
+
     save_tiny_vae(tmp_path / "tiny")
     plain = open_checkpoint(tiny_checkpoint)
-    checkpoint = with_tiny_vae(plain, tmp_path / "tiny")
+    checkpoint = with_tiny_vae(tmp_path / "tiny")
     assert checkpoint.components == (*plain.components, "tiny_vae")
-    assert checkpoint.sha256() != plain.sha256()
+    assert checkpoint.sha256() == plain.sha256() != checkpoint.source.sha256_of_given("tiny_vae")
     load_tiny_vae(checkpoint)
     file = tmp_path / "tiny/diffusion_pytorch_model.safetensors"
     for source, words in (
@@ -199,7 +203,7 @@ def test_a_tiny_autoencoder_is_taken_from_a_folder_and_refused_where_it_does_not
         (tiny_checkpoint / "vae", "AutoencoderKL"),
     ):
         with pytest.raises(ExportError, match=words) as caught:
-            with_tiny_vae(plain, source)
+            with_tiny_vae(source)
         assert caught.value.fix
     for changes, words in (
         ({"latent_channels": 16}, "belong together"),
@@ -211,5 +215,5 @@ def test_a_tiny_autoencoder_is_taken_from_a_folder_and_refused_where_it_does_not
         config = json.loads((tmp_path / "tiny/config.json").read_text())
         change_json(tmp_path / "tiny/config.json", **changes)
         with pytest.raises(ExportError, match=words):
-            with_tiny_vae(plain, tmp_path / "tiny")
+            with_tiny_vae(tmp_path / "tiny")
         (tmp_path / "tiny/config.json").write_text(json.dumps(config))

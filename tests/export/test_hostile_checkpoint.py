@@ -13,7 +13,7 @@ from deadline import deadline
 from tintype.errors import ExportError
 from tintype.export.checkpoint import open_checkpoint
 from tintype.export.tokenizer import read_tokenizer
-from tintype.export.writing import UNKNOWN_LICENCE, read_licence
+from tintype.sources.licence import UNKNOWN_LICENCE, read_licence
 
 POSTCARD = Path(__file__).parents[2] / "models/postcard/checkpoint"
 

@@ -196,11 +196,27 @@ def safetensors(path: Path, scratch: Scratch) -> None:
     load(open_checkpoint(folder), "text_encoder")
 
 
+def one_file(path: Path, scratch: Scratch) -> None:
+    """A checkpoint in one file: what it is told to be, and the configs that are made of its shapes."""
+    from tintype.export.checkpoint import demand_tensors, open_checkpoint
+    from tintype.export.sources.source import SourceOptions
+    from tintype.sources import describe
+
+    place = scratch.folder / "one.safetensors"  # a hostile file may have any name; its door reads this ending
+    shutil.copyfile(path, place)
+    describe(place)
+    found = open_checkpoint(place, SourceOptions(tokenizer=CHECKPOINT))
+    for component in found.family.components:
+        found.fp32_bytes(component)
+    for component in found.family.components:
+        demand_tensors(found, component)
+
+
 def checkpoint(path: Path, scratch: Scratch) -> None:
     """A checkpoint's JSON files, as one object with a value each; what isn't such an object is its index."""
     from tintype.export.checkpoint import open_checkpoint
     from tintype.export.defaults import usual_request
-    from tintype.export.writing import read_licence
+    from tintype.sources.licence import read_licence
 
     folder, content = scratch.checkpoint(), path.read_bytes()
     files: dict[str, Any] = {}
@@ -317,7 +333,7 @@ def command(path: Path, scratch: Scratch) -> tuple[int, str]:
 DOORS: dict[str, Door] = {
     each.__name__.replace("_", "-"): each
     for each in (
-        manifest, scheduler, tokenizer, graph, record, record_png, like, latents, noise, prompt, safetensors,
+        manifest, scheduler, tokenizer, graph, record, record_png, like, latents, noise, prompt, safetensors, one_file,
         checkpoint, cache, picture, mask, command,
     )
 }  # fmt: skip

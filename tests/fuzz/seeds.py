@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -203,6 +204,51 @@ def weights() -> Seeds:
     return join_safetensors(json.dumps(header).encode(), bytes(16)), file
 
 
+def one_files() -> Seeds:
+    """Headers of the smallest files that are taken for Stable Diffusion 1.x, 2.x and XL, with zeros behind them."""
+    unet = {
+        "input_blocks.0.0.weight": (32, 4, 3, 3), "input_blocks.1.0.in_layers.2.weight": (32, 32, 3, 3),
+        "input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight": (32, 64), "out.2.weight": (4, 32, 3, 3),
+        "input_blocks.3.0.in_layers.2.weight": (64, 32, 3, 3), "output_blocks.0.0.in_layers.2.weight": (64, 128, 3, 3),
+        "input_blocks.2.0.op.weight": (32, 32, 3, 3), "output_blocks.0.1.conv.weight": (64, 64, 3, 3),
+        "output_blocks.1.0.in_layers.2.weight": (32, 96, 3, 3),
+        "output_blocks.1.1.transformer_blocks.0.attn2.to_k.weight": (32, 64),
+        "middle_block.0.in_layers.2.weight": (64, 64, 3, 3),
+    }  # fmt: skip
+    vae = {
+        "encoder.conv_in.weight": (32, 3, 3, 3), "encoder.down.0.block.0.conv1.weight": (32, 32, 3, 3),
+        "decoder.conv_in.weight": (32, 4, 3, 3), "decoder.up.0.block.0.conv1.weight": (32, 32, 3, 3),
+        "decoder.conv_out.weight": (3, 32, 3, 3), "encoder.mid.attn_1.q.weight": (32, 32, 1, 1),
+    }  # fmt: skip
+    clip = {
+        "text_model.embeddings.token_embedding.weight": (9, 64), "text_model.encoder.layers.0.mlp.fc1.weight": (96, 64),
+        "text_model.embeddings.position_embedding.weight": (77, 64),
+    }  # fmt: skip
+    block = "transformer.resblocks"
+    open_clip = {
+        "token_embedding.weight": (9, 64), "positional_embedding": (77, 64), f"{block}.0.mlp.c_fc.weight": (96, 64),
+        f"{block}.0.attn.in_proj_weight": (192, 64), f"{block}.1.ln_1.weight": (64,), "text_projection": (64, 64),
+    }  # fmt: skip
+    words = (
+        {"cond_stage_model.transformer.": clip},
+        {"cond_stage_model.model.": open_clip},
+        {"conditioner.embedders.0.transformer.": clip, "conditioner.embedders.1.model.": open_clip},
+    )
+    common = {"model.diffusion_model.": unet, "first_stage_model.": vae}
+    return tuple(_zeros({**common, **encoders}) for encoders in words)
+
+
+def _zeros(parts: dict[str, dict[str, tuple[int, ...]]]) -> bytes:
+    header: dict[str, Any] = {"__metadata__": {"modelspec.resolution": "512x512", "modelspec.license": "MIT"}}
+    position = 0
+    for prefix, shapes in parts.items():
+        for name, shape in shapes.items():
+            end = position + math.prod(shape)
+            header[prefix + name] = {"dtype": "F8_E4M3", "shape": list(shape), "data_offsets": [position, end]}
+            position = end
+    return join_safetensors(json.dumps(header).encode(), bytes(position))
+
+
 def split_safetensors(data: bytes) -> tuple[bytes, bytes]:
     length = int.from_bytes(data[:8], "little")
     return data[8 : 8 + length], data[8 + length :]
@@ -314,6 +360,6 @@ def commands() -> Seeds:
 SEEDS: dict[str, Callable[[], Seeds]] = {
     "manifest": manifests, "scheduler": schedulers, "tokenizer": tokenizers, "graph": graphs, "record": records,
     "record-png": pngs_with_records, "like": pictures_of_others, "latents": latents_files, "noise": noises,
-    "prompt": prompts, "safetensors": weights, "checkpoint": checkpoints, "cache": cache_files, "picture": pictures,
-    "mask": masks, "command": commands,
+    "prompt": prompts, "safetensors": weights, "one-file": one_files, "checkpoint": checkpoints, "cache": cache_files,
+    "picture": pictures, "mask": masks, "command": commands,
 }  # fmt: skip

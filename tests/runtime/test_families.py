@@ -24,6 +24,7 @@ from tintype.export import Effort
 from tintype.export.checkpoint import open_checkpoint
 from tintype.export.defaults import usual_request
 from tintype.export.parity import psnr_db as array_db
+from tintype.export.sources.source import SourceOptions
 from tintype.image.encode import to_samples
 from tintype.memory.mode import Strips
 from tintype.memory.plan import ExecutionPlan
@@ -62,8 +63,8 @@ def family(request, export_once):
                     save_tiny_vae(Path(scratch) / name / "tiny_vae")
                     (Path(scratch) / name).rename(folder)
         with untraced(plain, bundle):
-            tiny = folder / "tiny_vae" if name == "lcm" else None
-            return folder, export_once(f"tiny-{name}", folder, precision="fp32", effort=EFFORT, tiny_vae=tiny)
+            options = SourceOptions(tiny_vae=folder / "tiny_vae" if name == "lcm" else None)
+            return folder, export_once(f"tiny-{name}", folder, precision="fp32", effort=EFFORT, options=options)
 
     return made
 

@@ -1,0 +1,183 @@
+"""What `tintype info` says of a checkpoint: read from names, shapes and configs, within a second."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tintype.errors import ExportError
+from tintype.sources.folder import INDEX, SCHEDULER, find_weights, headers_of, read_config
+from tintype.sources.header import FLOATS, Header, TensorFacts, read_header
+from tintype.sources.licence import licence_of, origin_of, read_licence
+from tintype.sources.one_file import KINDS, UNDONE, UNET, VAE, Layout, has_vae, latent_inputs, layout_of, look_of
+from tintype.sources.prediction import EPSILON, Prediction, prediction_of, resolution_of
+
+PIPELINES = ("StableDiffusion", "LatentConsistencyModel")  # how diffusers' names of pipelines start that are done here
+OTHERS = ("StableDiffusion3", "StableDiffusionUpscale", "StableDiffusionLatentUpscale", "StableDiffusionGLIGEN")
+
+
+@dataclass(frozen=True, slots=True)
+class PartFacts:
+    """One part's weights. precision: of its floats, the type that most of them have first."""
+
+    parameters: int
+    bytes: int
+    precision: str
+
+    @classmethod
+    def of(cls, tensors: Iterable[TensorFacts]) -> PartFacts:
+        sizes: dict[str, int] = {}
+        whole = 0
+        for facts in tensors:
+            whole += facts.bytes
+            if facts.dtype in FLOATS:
+                sizes[facts.dtype] = sizes.get(facts.dtype, 0) + facts.size
+        names = [FLOATS[dtype] for dtype, _ in sorted(sizes.items(), key=lambda item: -item[1])]
+        return cls(sum(sizes.values()), whole, " and ".join(names) or "no floats")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SourceFacts:
+    """A checkpoint, or a file that looks like something else; `family` is None for what isn't known here.
+
+    looks_like: for people. need: what drawing with it would take, where it can't be exported. resolution: pixels a
+    side that it was trained at, where that is known.
+    """
+
+    location: Path
+    form: str  # "one file" or "diffusers folder"
+    family: str | None
+    looks_like: str
+    need: str | None
+    prediction: Prediction | None
+    resolution: int | None
+    licence: str
+    has_vae: bool
+    parts: Mapping[str, PartFacts]
+    origin: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def parameters(self) -> int:
+        return sum(part.parameters for part in self.parts.values())
+
+    @property
+    def bytes(self) -> int:
+        return sum(part.bytes for part in self.parts.values())
+
+
+def describe(source: Path) -> SourceFacts:
+    """What a file or a diffusers folder is. Raises ExportError for one that can't be read."""
+    return _describe_folder(source) if source.is_dir() else _describe_file(read_header(source))
+
+
+def is_checkpoint(source: Path, manifest: str) -> bool:
+    """Whether a place is a file, or a folder that diffusers wrote; a bundle has such an index too, and a manifest."""
+    try:
+        return source.is_file() or ((source / INDEX).is_file() and not (source / manifest).exists())
+    except (OSError, ValueError):  # a name too long, a NUL inside
+        return False
+
+
+def _describe_file(header: Header) -> SourceFacts:
+    layout = layout_of(header)
+    common: dict[str, Any] = {
+        "location": header.path,
+        "form": "one file",
+        "licence": licence_of(header.metadata),
+        "origin": origin_of(header.metadata),
+        "has_vae": has_vae(header),
+    }
+    if layout is None:
+        look = look_of(header)
+        parts = {"tensors": PartFacts.of(header.tensors.values())}
+        nothing: dict[str, Any] = {"family": None, "prediction": None, "resolution": None}
+        return SourceFacts(looks_like=look.name, need=look.need, parts=parts, **nothing, **common)
+    prediction = prediction_of(header, layout)
+    need = None if common["has_vae"] else "it has no VAE: give one as --vae"
+    if latent_inputs(header) in UNDONE:
+        need = f"a model for {_kind(latent_inputs(header))} isn't done here; export the one that it was made from"
+    return SourceFacts(
+        family=layout.known_as,
+        looks_like=" ".join(filter(None, (layout.known_as, _kind(latent_inputs(header))))),
+        need=need,
+        prediction=prediction,
+        parts=_parts(header, layout),
+        resolution=resolution_of(header, layout, prediction),
+        **common,
+    )
+
+
+def _kind(channels: int) -> str:
+    return KINDS.get(channels, f"of {channels} channels")
+
+
+def _parts(header: Header, layout: Layout) -> dict[str, PartFacts]:
+    prefixes = {**layout.text_encoders, "unet": UNET, "vae": VAE}
+    parts = {name: PartFacts.of(header.under(prefix).values()) for name, prefix in prefixes.items()}
+    return {name: part for name, part in parts.items() if part.bytes}
+
+
+def _describe_folder(folder: Path) -> SourceFacts:
+    index = read_config(folder / INDEX)
+    pipeline = str(index.get("_class_name"))[:100]
+    parts, origin = {}, {}
+    for name in sorted(_weighted(folder, index)):
+        headers = headers_of(find_weights(folder / name))
+        parts[name] = PartFacts.of(facts for header in headers for facts in header.tensors.values())
+        origin.update(origin_of(headers[0].metadata))
+    common: dict[str, Any] = {
+        "location": folder,
+        "form": "diffusers folder",
+        "licence": read_licence(folder),
+        "origin": origin,
+        "has_vae": "vae" in parts,
+        "parts": parts,
+    }
+    if not pipeline.startswith(PIPELINES) or pipeline.startswith(OTHERS) or not {"unet", "vae"} <= parts.keys():
+        need = "its pipeline isn't done here; export a checkpoint of Stable Diffusion 1.x, 2.x or XL"
+        return SourceFacts(family=None, looks_like=pipeline, need=need, prediction=None, resolution=None, **common)
+    unet, vae = (read_config(folder / name / "config.json") for name in ("unet", "vae"))
+    family = _family(index, unet)
+    channels = unet.get("in_channels", 4)
+    return SourceFacts(
+        family=family,
+        looks_like=" ".join(filter(None, (family, _kind(channels) if isinstance(channels, int) else ""))),
+        need=None,
+        prediction=_scheduled(read_config(folder / SCHEDULER)),
+        resolution=_resolution(unet, vae),
+        **common,
+    )
+
+
+def _weighted(folder: Path, index: Mapping[str, Any]) -> list[str]:
+    """Components that a model is drawn with, of those that an index names and the folder holds."""
+    names = ("text_encoder", "text_encoder_2", "unet", "vae", "transformer", "transformer_2", "prior")
+    named = [name for name in names if isinstance(index.get(name), list) and any(index[name])]
+    missing = [name for name in named if not (folder / name).is_dir()]
+    if missing:
+        raise ExportError(
+            f"{folder / INDEX} names {missing[0]}, which isn't there", fix="download the checkpoint again"
+        )
+    return named
+
+
+def _family(index: Mapping[str, Any], unet: Mapping[str, Any]) -> str:
+    if isinstance(index.get("text_encoder_2"), list):
+        return "Stable Diffusion XL"
+    return "Stable Diffusion 2.x" if unet.get("use_linear_projection") is True else "Stable Diffusion 1.x"
+
+
+def _scheduled(scheduler: Mapping[str, Any]) -> Prediction:
+    kind, zero_snr = scheduler.get("prediction_type"), scheduler.get("rescale_betas_zero_snr") is True
+    if kind is None:
+        return Prediction(EPSILON, "diffusers' default; the scheduler's config says nothing", True, zero_snr)
+    return Prediction(str(kind)[:100], "by the scheduler's config", zero_snr=zero_snr)
+
+
+def _resolution(unet: Mapping[str, Any], vae: Mapping[str, Any]) -> int | None:
+    side, levels = unet.get("sample_size"), vae.get("block_out_channels")
+    if isinstance(side, int) and isinstance(levels, list) and 0 < side <= 4096 and 0 < len(levels) <= 16:
+        return int(side * 2 ** (len(levels) - 1))
+    return None

@@ -1,0 +1,110 @@
+"""What a .safetensors file looks like that is no checkpoint of a family known here: told by names of its tensors.
+
+The first row that fits says it, so what is special stands before what is general: a file of Wan has attention blocks as
+others do, and a LoRA for the UNet names the UNet's layers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+PREFIXES = ("", "model.diffusion_model.", "net.", "model.", "transformer.")
+
+_NO_FAMILY = "its architecture isn't done here; export a checkpoint of Stable Diffusion 1.x, 2.x or XL"
+_ADAPTER = "it changes a checkpoint and draws nothing alone; export the checkpoint that it was trained for"
+_PART = "it is one part of a checkpoint; export a file that holds the text encoders, the UNet and the VAE"
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What a file looks like, to people, and what would be needed to draw with it."""
+
+    name: str
+    need: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Row:
+    """start: of a tensor's name behind one of PREFIXES. end: of any name. A row fits when all that it states does."""
+
+    look: Look
+    start: str = ""
+    end: str = ""
+
+
+def _known(name: str, start: str = "", *, end: str = "", need: str = _NO_FAMILY) -> _Row:
+    return _Row(Look(name, need), start, end)
+
+
+_ROWS = (
+    _known("a LoRA", end=".lora_down.weight", need=_ADAPTER),
+    _known("a LoRA", end=".lora_A.weight", need=_ADAPTER),
+    _known("a LoRA", end=".lora.down.weight", need=_ADAPTER),
+    _known("a LoHa (LyCORIS)", end=".hada_w1_a", need=_ADAPTER),
+    _known("a LoKr (LyCORIS)", end=".lokr_w1", need=_ADAPTER),
+    _known("a LoKr (LyCORIS)", end=".lokr_w1_a", need=_ADAPTER),
+    _known("a ControlNet", "control_model.", need=_ADAPTER),
+    _known("a ControlNet", "controlnet_cond_embedding.", need=_ADAPTER),
+    _known("a ControlNet", "input_hint_block.", need=_ADAPTER),
+    _known("an IP-Adapter", "image_proj.", need=_ADAPTER),
+    _known("an IP-Adapter", "ip_adapter.", need=_ADAPTER),
+    _known("a T2I-Adapter", "adapter.body.", need=_ADAPTER),
+    _known("a textual inversion", "emb_params", need=_ADAPTER),
+    _known("a textual inversion of XL", "clip_g", need=_ADAPTER),
+    _known("a motion module of AnimateDiff", "down_blocks.0.motion_modules.", need=_ADAPTER),
+    _known("Stable Video Diffusion", "input_blocks.1.0.time_stack."),
+    _known("Playground v2.5, which is sampled by EDM", "edm_mean"),
+    _known("CosXL, which is sampled by EDM", "edm_vpred.sigma_max"),
+    _known("Chroma", "distilled_guidance_layer."),
+    _known("HunyuanVideo", "txt_in.individual_token_refiner."),
+    _known("Flux 2", "single_stream_modulation."),
+    _known("Flux", "double_blocks.0.img_attn."),
+    _known("Flux, in diffusers' naming", "single_transformer_blocks."),
+    _known("Stable Diffusion 3", "joint_blocks."),
+    _known("Stable Diffusion 3, in diffusers' naming", "transformer_blocks.0.norm1_context."),
+    _known("Qwen-Image", "transformer_blocks.0.img_mlp."),
+    _known("Wan", "head.modulation"),
+    _known("Wan, in diffusers' naming", "condition_embedder.time_proj."),
+    _known("Wan's VAE", "decoder.middle.0.residual."),
+    _known("Stable Cascade", "clip_txt_mapper."),
+    _known("Stable Cascade", "down_blocks.0.0.channelwise."),
+    _known("AuraFlow", "double_layers.0."),
+    _known("PixArt", "t_block."),
+    _known("PixArt or LTX, in diffusers' naming", "adaln_single."),
+    _known("LTX", "patchify_proj."),
+    _known("Lumina 2 or Z-Image", "cap_embedder."),
+    _known("HiDream", "double_stream_blocks."),
+    _known("Hunyuan-DiT", "mlp_t5."),
+    _known("Sana", "blocks.0.cross_attn.q_linear."),
+    _known("Mochi", "t5_yproj."),
+    _known("Cosmos", "blocks.0.adaln_modulation_self_attn."),
+    _known("a T5 text encoder", "encoder.block.0.layer.0.SelfAttention.", need=_PART),
+    _known("a text encoder (CLIP)", "text_model.encoder.layers.0.", need=_PART),
+    _known("a text encoder (CLIP)", "encoder.layers.0.self_attn.", need=_PART),
+    _known("a text encoder (OpenCLIP)", "resblocks.0.", need=_PART),
+    _known("a UNet alone", "input_blocks.0.", need=_PART),
+    _known("a UNet alone, in diffusers' naming", "down_blocks.0.resnets.", need=_PART),
+    _known("a UNet alone, in diffusers' naming", "unet.down_blocks.0.", need=_PART),
+    _known("a VAE alone", "encoder.conv_in.", need=f"{_PART}, or give this one as --vae"),
+    _known("a VAE alone", "first_stage_model.encoder.", need=f"{_PART}, or give this one as --vae"),
+    _known("a tiny autoencoder (TAESD)", "decoder.layers.", need=_PART),
+    _known("a tiny autoencoder (TAESD)", "taesd_decoder.", need=_PART),
+    _known("an upscaler (ESRGAN)", "conv_first.", need="it enlarges pictures and draws none"),
+)
+
+EMA_ALONE = Look("averaged weights (EMA) alone", "it lacks model.diffusion_model, the weights that are drawn with")
+UNKNOWN = Look("nothing that is known here", _NO_FAMILY)
+REFINER = Look("the refiner of Stable Diffusion XL", "it goes on from another model's latents; export the base model")
+
+
+def looks_like(names: Iterable[str]) -> Look:
+    """The first row of the table that fits; `UNKNOWN` where none does."""
+    known = list(names)
+    bare = {name[len(prefix) :] for name in known for prefix in PREFIXES if name.startswith(prefix)}
+    for row in _ROWS:
+        if row.start and any(name.startswith(row.start) for name in bare):
+            return row.look
+        if row.end and any(name.endswith(row.end) for name in known):
+            return row.look
+    return UNKNOWN
