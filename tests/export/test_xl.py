@@ -195,7 +195,7 @@ def test_a_checkpoint_distilled_to_few_steps_is_used_as_one(copy: Path) -> None:
         (lambda value: value.pop("tokenizer_2"), "tokenizer_2"),
         (lambda value: value.update(family="stable-diffusion"), "tokenizer_2"),
         (lambda value: value["tokenizer_2"].update(file="../x"), "outside"),
-        (lambda value: value["graphs"]["text_encoder_2"]["full"]["outputs"].pop(), "text_embeds"),
+        (lambda value: value["graphs"]["text_encoder_2"]["full"]["outputs"].pop(1), "text_embeds"),
         (lambda value: value["graphs"]["denoiser"]["full"]["inputs"].pop(), "time_ids"),
     ],
 )
