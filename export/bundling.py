@@ -74,13 +74,7 @@ def export_bundle(
     started = time.perf_counter()
     source, bundle = Path(source), Path(bundle)
     progress = progress or Silent()
-    if precision not in PRECISIONS:
-        raise ExportError(
-            f"precision {precision!r} isn't one this exporter makes", fix=near_names(precision, PRECISIONS)
-        )
-    checkpoint = open_checkpoint(source)
-    if tiny_vae is not None:
-        checkpoint = with_tiny_vae(checkpoint, Path(tiny_vae))
+    checkpoint = _opened(source, precision, tiny_vae)
     request = default_request or usual_request(checkpoint, few_steps)
     with placed(bundle, checkpoint, overwrite=overwrite) as scratch:
         # torch and diffusers take seconds to import: only for a checkpoint and an output that are there.
@@ -106,6 +100,16 @@ def export_bundle(
         )
         size = sum(path.stat().st_size for path in scratch.bundle.rglob("*") if path.is_file())
     return replace(report, bundle_bytes=size, seconds=time.perf_counter() - started)  # 5. `placed` gave it its name
+
+
+def _opened(source: Path, precision: str, tiny_vae: Path | str | None) -> Checkpoint:
+    """The checkpoint, with the tiny autoencoder that was given; ExportError where it can't be exported so."""
+    if precision not in PRECISIONS:
+        raise ExportError(
+            f"precision {precision!r} isn't one this exporter makes", fix=near_names(precision, PRECISIONS)
+        )
+    checkpoint = open_checkpoint(source)
+    return checkpoint if tiny_vae is None else with_tiny_vae(checkpoint, Path(tiny_vae))
 
 
 def _quiet_libraries() -> None:
