@@ -80,11 +80,7 @@ def export_bundle(
     started = time.perf_counter()
     bundle = Path(bundle)
     progress = progress or Silent()
-    if precision not in PRECISIONS:
-        raise ExportError(
-            f"precision {precision!r} isn't one this exporter makes", fix=near_names(precision, PRECISIONS)
-        )
-    checkpoint = _opened(source, options, progress)
+    checkpoint = _opened(source, precision, options, progress)
     for sentence in checkpoint.source.assumed:
         progress.remark(sentence)
     request = default_request or usual_request(checkpoint, few_steps)
@@ -112,8 +108,12 @@ def export_bundle(
     return replace(report, bundle_bytes=size, seconds=time.perf_counter() - started)  # 5. `placed` gave it its name
 
 
-def _opened(source: Path | str, options: SourceOptions | None, progress: Progress) -> Checkpoint:
+def _opened(source: Path | str, precision: str, options: SourceOptions | None, progress: Progress) -> Checkpoint:
     """The checkpoint at a place, or fetched from the hub; nothing but the latter takes time."""
+    if precision not in PRECISIONS:
+        raise ExportError(
+            f"precision {precision!r} isn't one this exporter makes", fix=near_names(precision, PRECISIONS)
+        )
     if not is_address(source):
         return open_checkpoint(Path(source), options)
     fetched = fetch(source, progress)
