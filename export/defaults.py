@@ -46,7 +46,7 @@ DISTILLED: dict[str, FewSteps] = {
     r"lcm": LCM,
     r"turbo": FewSteps(4, "euler_a"),
 }
-BY_SCHEDULER = {"LCMScheduler": LCM, "TCDScheduler": FewSteps(4, "ddim")}  # without fresh noise tcd steps as ddim does
+BY_SCHEDULER = {"LCMScheduler": LCM, "TCDScheduler": FewSteps(4, "tcd", None)}
 
 
 def size_limits(checkpoint: Checkpoint) -> SizeLimits:

@@ -68,7 +68,7 @@ def test_a_distilled_model_is_known_by_its_name(
         ({"_class_name": "EulerAncestralDiscreteScheduler", "timestep_spacing": "trailing"}, TURBO),
         ({"_class_name": "EulerDiscreteScheduler", "timestep_spacing": "leading"}, PLAIN),
         ({"_class_name": "LCMScheduler"}, (4, "lcm", None, 1.0)),
-        ({"_class_name": "TCDScheduler"}, (4, "ddim", "trailing", 1.0)),
+        ({"_class_name": "TCDScheduler"}, (4, "tcd", None, 1.0)),
     ],
     ids=str,
 )

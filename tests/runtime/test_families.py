@@ -14,7 +14,7 @@ import filelock
 import numpy as np
 import pytest
 from edit_parity import take_the_encoders_mean
-from families import VARIANTS, save_tiny_vae, save_variant, untraced
+from families import VARIANTS, save_tiny_vae, save_variant
 from pictures import PROMPT, photo, psnr_db
 
 import tintype
@@ -51,10 +51,7 @@ def family(request, export_once):
 
     def made(name: str) -> tuple[Path, Path]:
         variant = VARIANTS[name]
-        plain, bundle = (
-            request.getfixturevalue(f"{'tiny' if variant.base == 'sd' else 'xl'}_{what}")
-            for what in ("checkpoint", "bundle")
-        )
+        plain = request.getfixturevalue("tiny_checkpoint" if variant.base == "sd" else "xl_checkpoint")
         folder = plain.with_name(name)
         with filelock.FileLock(folder.with_name(f"{name}.lock")):
             if not folder.is_dir():
@@ -62,9 +59,8 @@ def family(request, export_once):
                     save_variant(variant, plain, Path(scratch) / name)
                     save_tiny_vae(Path(scratch) / name / "tiny_vae")
                     (Path(scratch) / name).rename(folder)
-        with untraced(plain, bundle):
-            options = SourceOptions(tiny_vae=folder / "tiny_vae" if name == "lcm" else None)
-            return folder, export_once(f"tiny-{name}", folder, precision="fp32", effort=EFFORT, options=options)
+        options = SourceOptions(tiny_vae=folder / "tiny_vae" if name == "lcm" else None)
+        return folder, export_once(f"tiny-{name}", folder, precision="fp32", effort=EFFORT, options=options)
 
     return made
 

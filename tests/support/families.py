@@ -1,19 +1,13 @@
-"""Checkpoints of every family, made of the plain ones: the same words and VAE, a UNet of the family's structure.
-
-Only what a family has of its own is traced: the graphs of all other parts are those of the plain checkpoint's bundle.
-"""
+"""Checkpoints of every family, made of the plain ones: the same words and VAE, a UNet of the family's structure."""
 
 from __future__ import annotations
 
-import contextlib
 import json
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-
-import pytest
 
 
 @dataclass(frozen=True)
@@ -140,27 +134,3 @@ def save_tiny_vae(folder: Path) -> None:
         num_decoder_blocks=(1, 1, 1),
         upsampling_scaling_factor=2,
     ).save_pretrained(folder)
-
-
-@contextlib.contextmanager
-def untraced(plain: Path, bundle: Path) -> Iterator[None]:
-    """Exports take from `bundle`, the fp32 one of `plain`, the graphs of parts that are those of `plain`."""
-    from tintype.export import graphs
-    from tintype.export.wrappers import COMPONENT_OF
-    from tintype.files import sha256_of
-
-    trace = graphs._trace
-
-    def take_or_trace(job: graphs.Job, role: str) -> Any:
-        checkpoint, component = job.modules.checkpoint, COMPONENT_OF[role]
-        (weights,) = checkpoint.weights[component]
-        same = plain / component / weights.name
-        if job.precision != "fp32" or not same.is_file() or sha256_of(same) != sha256_of(weights):
-            return trace(job, role)
-        place = (job.scratch.bundle / graphs.GRAPH_FILES[role]).parent
-        shutil.copytree(bundle / place.name, place)
-        return []
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(graphs, "_trace", take_or_trace)
-        yield
