@@ -164,8 +164,9 @@ def _weighted(folder: Path, index: Mapping[str, Any]) -> list[str]:
 
 
 def _family(index: Mapping[str, Any], unet: Mapping[str, Any]) -> str:
-    if isinstance(index.get("text_encoder_2"), list):
-        return "Stable Diffusion XL"
+    if isinstance(index.get("text_encoder_2"), list) and any(index["text_encoder_2"]):
+        first = index.get("text_encoder")
+        return "Stable Diffusion XL" if isinstance(first, list) and any(first) else "the refiner of Stable Diffusion XL"
     return "Stable Diffusion 2.x" if unet.get("use_linear_projection") is True else "Stable Diffusion 1.x"
 
 

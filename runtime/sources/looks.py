@@ -95,7 +95,10 @@ _ROWS = (
 
 EMA_ALONE = Look("averaged weights (EMA) alone", "it lacks model.diffusion_model, the weights that are drawn with")
 UNKNOWN = Look("nothing that is known here", _NO_FAMILY)
-REFINER = Look("the refiner of Stable Diffusion XL", "it goes on from another model's latents; export the base model")
+REFINER = Look(
+    "the refiner of Stable Diffusion XL",
+    "one file of it is not read here; export it from its folder, as diffusers has it",
+)
 
 
 def looks_like(names: Iterable[str]) -> Look:

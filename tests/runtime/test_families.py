@@ -31,6 +31,7 @@ from tintype.memory.plan import ExecutionPlan
 from tintype.pipeline import picture_steps
 from tintype.request import Request
 from tintype.run import Run, take_all
+from tintype.sources import describe
 from tintype.stages.decode import samples_in
 from tintype.stages.start import picture_latents
 
@@ -169,6 +170,7 @@ def test_the_refiner_refines_as_in_diffusers(family, monkeypatch):
 
     take_the_encoders_mean(monkeypatch)
     checkpoint, bundle = family("refiner")
+    assert describe(checkpoint).family == "the refiner of Stable Diffusion XL"
     theirs, picture = reference("refiner", checkpoint), photo(96, 40)
     theirs.scheduler = diffusers.EulerDiscreteScheduler.from_config(theirs.scheduler.config)
     asked = {"negative_prompt": "snow", "num_inference_steps": 10, "guidance_scale": 5.0}
