@@ -22,7 +22,6 @@ Shape = tuple[int, ...]
 HEADS_OF_SD1 = 8  # whatever the width; later families have heads of HEAD_SIZE numbers
 HEAD_SIZE = 64
 GROUPS = 32  # of each normalization
-TIME_IDS = 6  # sizes that XL is told of
 MAX_BLOCKS = 64  # on each way; there are 12
 
 _WAYS = {"input_blocks": "down_blocks", "output_blocks": "up_blocks"}
@@ -78,8 +77,8 @@ class LdmUNet:
             places.update(level.places)
         return {name: _renamed(name, places) for name in self.shapes}
 
-    def config(self, *, is_sd1: bool, sample_size: int, projection_dim: int) -> dict[str, Any]:
-        """config.json of UNet2DConditionModel. projection_dim: numbers that say a whole prompt, in XL."""
+    def config(self, *, is_sd1: bool, sample_size: int, projection_dim: int, time_ids: int) -> dict[str, Any]:
+        """config.json of UNet2DConditionModel. projection_dim, time_ids: numbers of XL, see `_added`."""
         widths = [level.width for level in self.down]
         first, last = self._shape("input_blocks.0.0.weight", 4), self._shape("out.2.weight", 4)
         return {
@@ -106,7 +105,7 @@ class LdmUNet:
                 name.endswith(".proj_in.weight") and len(shape) == 2 for name, shape in self.shapes.items()
             ),
             **self._depths(),
-            **self._added(projection_dim),
+            **self._added(projection_dim, time_ids),
             **self._guided(),
         }
 
@@ -141,14 +140,14 @@ class LdmUNet:
         reverse = [depth or mirror for depth, mirror in zip(out, plain[::-1], strict=True)]
         return {"transformer_layers_per_block": plain, "reverse_transformer_layers_per_block": reverse}
 
-    def _added(self, projection_dim: int) -> dict[str, Any]:
-        """What XL is told beside words: the prompt as a whole, and sizes."""
-        if "label_emb.0.0.weight" not in self.shapes:
+    def _added(self, projection_dim: int, time_ids: int) -> dict[str, Any]:
+        """What XL is told beside words: the prompt as a whole, and so many sizes."""
+        if time_ids == 0 or "label_emb.0.0.weight" not in self.shapes:
             return {}
         added = self._shape("label_emb.0.0.weight", 2)[1]
         return {
             "addition_embed_type": "text_time",
-            "addition_time_embed_dim": max(0, added - projection_dim) // TIME_IDS,
+            "addition_time_embed_dim": max(0, added - projection_dim) // time_ids,
             "projection_class_embeddings_input_dim": added,
         }
 

@@ -19,7 +19,19 @@ from tintype.export.sources.source import CheckpointSource, SourceOptions
 from tintype.export.sources.tokenizers import find_tokenizers
 from tintype.sources.header import Header, broken, read_header
 from tintype.sources.licence import licence_of, origin_of
-from tintype.sources.one_file import LATENT_CELL, SD1, SD2, UNET, VAE, XL, Layout, demand_layout, has_vae, latent_inputs
+from tintype.sources.one_file import (
+    LATENT_CELL,
+    REFINER,
+    SD1,
+    SD2,
+    UNET,
+    VAE,
+    XL,
+    Layout,
+    demand_layout,
+    has_vae,
+    latent_inputs,
+)
 from tintype.sources.prediction import Prediction, prediction_of, resolution_of
 
 # diffusers' pipelines by what the UNet takes; another count is refused as such when channels are checked.
@@ -55,11 +67,12 @@ def open_file(path: Path, options: SourceOptions) -> CheckpointSource:
         is_sd1=layout is SD1,
         sample_size=resolution_of(header, layout, prediction) // LATENT_CELL,
         projection_dim=int(configs.get("text_encoder_2", {}).get("projection_dim", 0)),
+        time_ids=layout.time_ids,
     )
     entries: dict[str, Entries] = {**text, "unet": _unet_entries(header, unet)}
     if has_vae(header):
         entries["vae"] = vae_entries(header, VAE)
-        configs["vae"] = vae_config(path, entries["vae"], scaling_factor=layout.scaling_factor, is_xl=layout is XL)
+        configs["vae"] = vae_config(path, entries["vae"], scaling_factor=layout.scaling_factor, is_xl=layout.is_xl)
     configs["scheduler"] = _scheduler(layout, prediction)
     return CheckpointSource(
         location=path,
@@ -99,7 +112,7 @@ def _text_config(path: Path, name: str, entries: Entries, layout: Layout) -> dic
 
 def _scheduler(layout: Layout, prediction: Prediction) -> dict[str, Any]:
     """With zero terminal SNR, steps must begin at the last timestep (Lin et al. 2023), which leading ones don't."""
-    config = {**(_EULER if layout is XL else _PNDM), **_NOISE, "prediction_type": prediction.kind}
+    config = {**(_EULER if layout.is_xl else _PNDM), **_NOISE, "prediction_type": prediction.kind}
     if prediction.zero_snr:
         config |= {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
     return config
@@ -107,8 +120,8 @@ def _scheduler(layout: Layout, prediction: Prediction) -> dict[str, Any]:
 
 def _index(header: Header, layout: Layout) -> Mapping[str, Any]:
     """model_index.json of the pipeline that the file's UNet is for."""
-    pipeline = _PIPELINES.get(latent_inputs(header), _TEXT_TO_IMAGE)[layout is XL]
-    scheduler = _EULER if layout is XL else _PNDM
+    pipeline = _PIPELINES.get(latent_inputs(header), _TEXT_TO_IMAGE)[layout.is_xl]
+    scheduler = _EULER if layout.is_xl else _PNDM
     index: dict[str, Any] = {
         "_class_name": pipeline,
         "scheduler": ["diffusers", scheduler["_class_name"]],
@@ -117,10 +130,14 @@ def _index(header: Header, layout: Layout) -> Mapping[str, Any]:
         "unet": ["diffusers", "UNet2DConditionModel"],
         "vae": ["diffusers", "AutoencoderKL"],
     }
-    if layout is XL:
-        return index | {
-            "force_zeros_for_empty_prompt": True,
-            "text_encoder_2": ["transformers", "CLIPTextModelWithProjection"],
-            "tokenizer_2": ["transformers", "CLIPTokenizer"],
-        }
-    return index | {"feature_extractor": [None, None], "safety_checker": [None, None]}
+    if not layout.is_xl:
+        return index | {"feature_extractor": [None, None], "safety_checker": [None, None]}
+    index |= {
+        "force_zeros_for_empty_prompt": layout is XL,
+        "text_encoder_2": ["transformers", "CLIPTextModelWithProjection"],
+        "tokenizer_2": ["transformers", "CLIPTokenizer"],
+    }
+    if layout is REFINER:
+        index |= {"text_encoder": [None, None], "tokenizer": [None, None], "requires_aesthetics_score": True}
+        index["_class_name"] = "StableDiffusionXLImg2ImgPipeline"
+    return index

@@ -40,14 +40,12 @@ def find_tokenizers(file: Path, layout: Layout, given: Path | None) -> Mapping[s
         raise ExportError(f"{file} has no tokenizer in it, as no file of its kind has, and CLIP's isn't here", fix=_FIX)
     if "text_encoder_2" not in layout.text_encoders:
         return {"tokenizer": TokenizerPlace(folder, OPEN_CLIP_PAD if layout is SD2 else CLIP_PAD)}
-    return {
-        "tokenizer": TokenizerPlace(folder, CLIP_PAD),
-        "tokenizer_2": TokenizerPlace(folder, OPEN_CLIP_PAD),
-    }
+    first = {"tokenizer": TokenizerPlace(folder, CLIP_PAD)} if "text_encoder" in layout.text_encoders else {}
+    return {**first, "tokenizer_2": TokenizerPlace(folder, OPEN_CLIP_PAD)}
 
 
 def _given(folder: Path) -> Path:
-    for place in (folder, folder / "tokenizer"):
+    for place in (folder, folder / "tokenizer", folder / "tokenizer_2"):  # one vocabulary
         if _is_tokenizer(place):
             return place
     raise ExportError(f"{folder} has neither tokenizer.json nor vocab.json and merges.txt", fix=_FIX)

@@ -11,7 +11,19 @@ from tintype.errors import ExportError
 from tintype.sources.folder import INDEX, SCHEDULER, find_weights, headers_of, read_config
 from tintype.sources.header import FLOATS, Header, TensorFacts, read_header
 from tintype.sources.licence import licence_of, origin_of, read_licence
-from tintype.sources.one_file import KINDS, UNDONE, UNET, VAE, Layout, has_vae, latent_inputs, layout_of, look_of
+from tintype.sources.one_file import (
+    KINDS,
+    REFINER,
+    UNDONE,
+    UNET,
+    VAE,
+    XL,
+    Layout,
+    has_vae,
+    latent_inputs,
+    layout_of,
+    look_of,
+)
 from tintype.sources.prediction import EPSILON, Prediction, prediction_of, resolution_of
 
 PIPELINES = ("StableDiffusion", "LatentConsistencyModel")  # how diffusers' names of pipelines start that are done here
@@ -166,7 +178,7 @@ def _weighted(folder: Path, index: Mapping[str, Any]) -> list[str]:
 def _family(index: Mapping[str, Any], unet: Mapping[str, Any]) -> str:
     if isinstance(index.get("text_encoder_2"), list) and any(index["text_encoder_2"]):
         first = index.get("text_encoder")
-        return "Stable Diffusion XL" if isinstance(first, list) and any(first) else "the refiner of Stable Diffusion XL"
+        return (XL if isinstance(first, list) and any(first) else REFINER).known_as
     return "Stable Diffusion 2.x" if unet.get("use_linear_projection") is True else "Stable Diffusion 1.x"
 
 

@@ -95,10 +95,6 @@ _ROWS = (
 
 EMA_ALONE = Look("averaged weights (EMA) alone", "it lacks model.diffusion_model, the weights that are drawn with")
 UNKNOWN = Look("nothing that is known here", _NO_FAMILY)
-REFINER = Look(
-    "the refiner of Stable Diffusion XL",
-    "one file of it is not read here; export it from its folder, as diffusers has it",
-)
 
 
 def looks_like(names: Iterable[str]) -> Look:

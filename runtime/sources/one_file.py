@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from tintype.errors import ExportError
 from tintype.sources.header import Header
-from tintype.sources.looks import EMA_ALONE, REFINER, Look, looks_like
+from tintype.sources.looks import EMA_ALONE, Look, looks_like
 
 UNET = "model.diffusion_model."
 VAE = "first_stage_model."
@@ -29,6 +29,11 @@ class Layout:
     open_clip: tuple[str, ...]  # those components that are of OpenCLIP
     scaling_factor: float  # of the VAE that the family was trained with
     resolution: int  # pixels a side that it was trained at, where the file says nothing
+    time_ids: int = 0  # numbers that the UNet is told beside words: sizes, in the refiner with a score
+
+    @property
+    def is_xl(self) -> bool:
+        return self.time_ids > 0
 
 
 SD1 = Layout("Stable Diffusion 1.x", {"text_encoder": "cond_stage_model.transformer."}, (), 0.18215, 512)
@@ -39,8 +44,17 @@ XL = Layout(
     ("text_encoder_2",),
     0.13025,
     1024,
+    6,
 )
-LAYOUTS = (XL, SD2, SD1)
+REFINER = Layout(
+    "the refiner of Stable Diffusion XL",
+    {"text_encoder_2": "conditioner.embedders.0.model."},
+    ("text_encoder_2",),
+    0.13025,
+    1024,
+    5,
+)
+LAYOUTS = (XL, REFINER, SD2, SD1)
 
 # What a UNet takes beside 4 channels of latents makes it another kind of model; UNDONE ones take other pictures.
 KINDS = {4: "", 5: "depth", 7: "upscaling", 8: "editing (InstructPix2Pix)", 9: "inpainting"}
@@ -69,8 +83,6 @@ def layout_of(header: Header) -> Layout | None:
 def look_of(header: Header) -> Look:
     """What a file without a layout looks like."""
     names = header.tensors
-    if any(name.startswith("conditioner.embedders.0.model.") for name in names) and FIRST_CONVOLUTION in names:
-        return REFINER
     if any(name.startswith(EMA) for name in names) and not any(name.startswith(UNET) for name in names):
         return EMA_ALONE
     return looks_like(names)

@@ -53,7 +53,7 @@ def published(
 
     def folder(family: str) -> Path:
         if family not in made:
-            plain = xl_checkpoint if family == "xl" else tiny_checkpoint
+            plain = xl_checkpoint if family.startswith("xl") else tiny_checkpoint
             made[family] = save_folder(plain, tmp_path_factory.mktemp(family) / "folder", family)
         return made[family]
 

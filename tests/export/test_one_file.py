@@ -127,7 +127,7 @@ def test_the_guidance_that_an_lcm_is_told_is_in_its_config(published: Published,
     shapes = {name: tuple(tensor.shape) for name, tensor in ldm_unet_state(expected).items()}
     unet = LdmUNet.of(tiny_checkpoint, shapes)
     assert set(unet.names().values()) == set(expected)
-    assert unet.config(is_sd1=True, sample_size=16, projection_dim=0)["time_cond_proj_dim"] == 32
+    assert unet.config(is_sd1=True, sample_size=16, projection_dim=0, time_ids=0)["time_cond_proj_dim"] == 32
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float8_e4m3fn, torch.float8_e5m2], ids=str)

@@ -164,7 +164,7 @@ def test_a_file_of_another_kind_is_named_by_what_it_looks_like(
 def test_the_refiner_is_not_taken_for_the_base_model(tmp_path: Path) -> None:
     names = ("model.diffusion_model.input_blocks.0.0.weight", "conditioner.embedders.0.model.ln_final.weight")
     facts = describe(write_header(tmp_path / "x.safetensors", dict.fromkeys(names, (4, 4, 3, 3))))
-    assert (facts.family, facts.looks_like) == (None, "the refiner of Stable Diffusion XL")
+    assert facts.family == facts.looks_like == "the refiner of Stable Diffusion XL"
 
 
 def test_a_file_of_weights_is_no_bundle(tmp_path: Path) -> None:

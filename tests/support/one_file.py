@@ -13,13 +13,21 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-FAMILIES = ("sd1", "sd2", "xl", "sd1-inpainting")
+FAMILIES = ("sd1", "sd2", "xl", "sd1-inpainting", "sd1-editing", "xl-refiner")
+KINDS = {  # by what a UNet takes beside latents
+    "inpainting": (9, "StableDiffusionInpaintPipeline"),
+    "editing": (8, "StableDiffusionInstructPix2PixPipeline"),
+}
 WORDS = {"sd1": 64, "sd2": 128, "xl": 64 + 128}
 UNET, VAE = "model.diffusion_model.", "first_stage_model."
 
 
 def base_of(family: str) -> str:
     return family.partition("-")[0]
+
+
+def kind_of(family: str) -> str:
+    return family.partition("-")[2]
 
 
 def save_folder(plain: Path, folder: Path, family: str, **unet_options: Any) -> Path:
@@ -35,10 +43,16 @@ def save_folder(plain: Path, folder: Path, family: str, **unet_options: Any) -> 
     }.items():
         shutil.rmtree(folder / name)
         module.save_pretrained(folder / name)
-    if family != "xl":  # as published, before diffusers wrote it
+    if base_of(family) != "xl":  # as published, before diffusers wrote it
         change_json(folder / "scheduler/scheduler_config.json", timestep_spacing=None)
-    if family == "sd1-inpainting":
-        change_json(folder / "model_index.json", _class_name="StableDiffusionInpaintPipeline")
+    if kind_of(family) in KINDS:
+        change_json(folder / "model_index.json", _class_name=KINDS[kind_of(family)][1])
+    if kind_of(family) == "refiner":
+        for name in ("text_encoder", "tokenizer"):
+            shutil.rmtree(folder / name)
+        lacking = {"text_encoder": [None, None], "tokenizer": [None, None], "force_zeros_for_empty_prompt": False}
+        pipeline = {"_class_name": "StableDiffusionXLImg2ImgPipeline", "requires_aesthetics_score": True}
+        change_json(folder / "model_index.json", **lacking, **pipeline)
     if family == "sd2":
         change_json(folder / "scheduler/scheduler_config.json", prediction_type="v_prediction")
         change_json(folder / "tokenizer/tokenizer_config.json", pad_token="!")
@@ -59,7 +73,7 @@ def _unet(family: str, options: dict[str, Any]) -> Any:
         "sample_size": 16, "block_out_channels": (32, 64), "layers_per_block": 1, "cross_attention_dim": WORDS[base],
         "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"),
         "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D"), "attention_head_dim": 8,
-        "in_channels": 9 if family == "sd1-inpainting" else 4,
+        "in_channels": KINDS[kind_of(family)][0] if kind_of(family) in KINDS else 4,
     }  # fmt: skip
     if base != "sd1":
         common |= {"block_out_channels": (64, 128), "attention_head_dim": (1, 2), "use_linear_projection": True}
@@ -70,13 +84,15 @@ def _unet(family: str, options: dict[str, Any]) -> Any:
             "addition_embed_type": "text_time", "addition_time_embed_dim": 8,
             "projection_class_embeddings_input_dim": 128 + 6 * 8,
         }  # fmt: skip
+    if kind_of(family) == "refiner":
+        common |= {"cross_attention_dim": 128, "projection_class_embeddings_input_dim": 128 + 5 * 8}
     return UNet2DConditionModel(**{**common, **options})
 
 
 def _vae(family: str) -> Any:
     from diffusers import AutoencoderKL
 
-    is_xl = family == "xl"
+    is_xl = base_of(family) == "xl"
     return AutoencoderKL(
         block_out_channels=(32, 64, 64),
         down_block_types=("DownEncoderBlock2D",) * 3,
@@ -99,10 +115,10 @@ def _text_encoders(plain: Path, family: str) -> dict[str, Any]:
     if family == "sd2":
         return {"text_encoder": CLIPTextModel(CLIPTextConfig(**open_clip, projection_dim=128))}
     first = {"text_encoder": CLIPTextModel(CLIPTextConfig(**clip, **marks, projection_dim=64))}
-    if family != "xl":
+    if base_of(family) != "xl":
         return first
-    config = CLIPTextConfig(**open_clip, projection_dim=128)
-    return {**first, "text_encoder_2": CLIPTextModelWithProjection(config)}
+    second = {"text_encoder_2": CLIPTextModelWithProjection(CLIPTextConfig(**open_clip, projection_dim=128))}
+    return second if kind_of(family) == "refiner" else {**first, **second}
 
 
 def write_one_file(
@@ -139,12 +155,15 @@ def one_file_state(parts: dict[str, dict[str, Any]], family: str, *, prefix: str
 
     state = {UNET + name: tensor for name, tensor in ldm_unet_state(parts["unet"]).items()}
     state |= {VAE + name: tensor for name, tensor in ldm_vae_state(parts["vae"]).items()}
-    first = {f"{prefix}{name.removeprefix('text_model.')}": t for name, t in parts["text_encoder"].items()}
+    first = {f"{prefix}{name.removeprefix('text_model.')}": t for name, t in parts.get("text_encoder", {}).items()}
     first[f"{prefix}embeddings.position_ids"] = torch.arange(77)[None]
     if family == "xl":
         state |= {f"conditioner.embedders.0.transformer.{name}": t for name, t in first.items()}
         second = open_clip_state(parts["text_encoder_2"])
         state |= {f"conditioner.embedders.1.model.{name}": tensor for name, tensor in second.items()}
+    elif kind_of(family) == "refiner":
+        words = open_clip_state(parts["text_encoder_2"])
+        state |= {f"conditioner.embedders.0.model.{name}": tensor for name, tensor in words.items()}
     elif family == "sd2":
         words = open_clip_state(parts["text_encoder"])
         blocks = [name for name in words if name.startswith("transformer.resblocks.0.")]
