@@ -17,7 +17,7 @@ WEBGPU_ENV  := TINTYPE_REQUIRE_WEBGPU=1 XDG_RUNTIME_DIR=$${XDG_RUNTIME_DIR:-/tmp
 	VK_ICD_FILENAMES=$${VK_ICD_FILENAMES:-$(SWIFTSHADER)} ORT_WEBGPU_EP_ALLOW_SOFTWARE_ADAPTER=1)
 
 .PHONY: help image test test-fast test-bench test-memory test-webgpu test-openvino test-cuda test-processors \
-	fuzz check lint types imports postcard bench bench-gpu clean
+	fuzz soak check lint types imports postcard bench bench-gpu clean
 help:
 	@echo "make image     install the runtime and write postcard.png"
 	@echo "make test      install what tests need and run the suite, on 2 processors (WORKERS=8 for more)"
@@ -28,6 +28,7 @@ help:
 	@echo "make test-openvino  run postcard by OpenVINO"
 	@echo "make test-cuda      run postcard by CUDA, on an NVIDIA GPU"
 	@echo "make test-processors  draw on processors that Debian's qemu-user emulates: minutes, 0.5 GB below build/"
+	@echo "make soak      thousands of pictures in one process, with faults between them, COUNT=2000"
 	@echo "make fuzz      hostile inputs for every door, for MINUTES=2 (FUZZ='--seed 1 --doors record' for more)"
 	@echo "make check     ruff, mypy, import-linter, then make test"
 	@echo "make bench     measure this machine; figures go to bench/results/"
@@ -114,6 +115,11 @@ bench-gpu: .venv-gpu/.installed-$(KEY)
 MINUTES ?= 2
 fuzz: $(TEST_STAMP)
 	$(BIN)/python tests/fuzz/fuzz.py --minutes $(MINUTES) $(FUZZ)
+
+# Pictures of every kind in one process, some cancelled, some failing: nothing may pile up.
+COUNT ?= 2000
+soak: $(TEST_STAMP)
+	$(BIN)/python tests/soak/soak.py --count $(COUNT) $(SOAK)
 
 check: lint types imports test
 
