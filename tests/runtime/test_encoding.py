@@ -81,7 +81,8 @@ def test_within_a_budget_the_latents_are_the_same_and_the_plan_tells_the_trade(l
         pipeline.generate("a lighthouse", num_inference_steps=1, width=64, height=64)
     assert "vae_encoder" in refusal.value.message
     assert plan.stages[0].mode.kind == "strips"
-    assert plan.most_bytes <= budget < roomy.peak_bytes
+    assert plan.most_bytes <= budget
+    assert plan.peak_bytes - plan.base_bytes < roomy.peak_bytes - roomy.base_bytes  # the process's own share changes
     assert plan.stages[0].seconds > 0
     assert psnr_db(latents, found, float(np.ptp(latents))) >= 60.0
 
