@@ -20,6 +20,7 @@ from tintype.sampling.step import Denoised
 ToDenoised: TypeAlias = Callable[[Latents], Latents]  # a prediction -> the picture that it stands for
 
 NEGATIVE, POSITIVE = 0, 1  # branches under classifier-free guidance; each part of the prompt after the first follows
+NEITHER, PICTURE, BOTH = 0, 1, 2  # those where the denoiser takes a picture too; each further part follows
 ALONE = (1.0,)  # the weights of a prompt in one part
 LEAST_WEIGHT = 1e-3  # of all parts together, where they are divided by it
 
@@ -95,8 +96,7 @@ class ClassifierFreeGuidance:
     weights: tuple[float, ...] = ALONE
 
     def __post_init__(self) -> None:
-        if self.interval != Interval():
-            _demand_mean(self.weights)
+        _demand_mean(self.weights, self.interval)
 
     def active(self, progress: float) -> tuple[int, ...]:
         parts = range(POSITIVE, POSITIVE + len(self.weights))
@@ -128,18 +128,17 @@ class PictureGuidance:
     weights: tuple[float, ...] = ALONE
 
     def __post_init__(self) -> None:
-        if self.interval != Interval():
-            _demand_mean(self.weights)
+        _demand_mean(self.weights, self.interval)
 
     def active(self, progress: float) -> tuple[int, ...]:
-        parts = range(2, 2 + len(self.weights))
-        return (0, 1, *parts) if self.interval.covers(progress) else tuple(parts)
+        parts = range(BOTH, BOTH + len(self.weights))
+        return (NEITHER, PICTURE, *parts) if self.interval.covers(progress) else tuple(parts)
 
     def combine(self, predictions: Mapping[int, Latents], denoised: ToDenoised) -> Denoised:
-        parts = [predictions[2 + number] for number in range(len(self.weights))]
-        if 0 not in predictions:
+        parts = [predictions[BOTH + number] for number in range(len(self.weights))]
+        if NEITHER not in predictions:
             return Denoised.unguided(denoised(weighted_mean(parts, self.weights)))
-        neither, picture = predictions[0], predictions[1]
+        neither, picture = predictions[NEITHER], predictions[PICTURE]
         both = compose(parts, self.weights, picture)
         guided = neither + (picture - neither) * self.picture_scale + (both - picture) * self.scale
         if self.rescale != 0:
@@ -166,8 +165,9 @@ def weighted_mean(parts: Sequence[Latents], weights: Sequence[float]) -> Latents
     return np.asarray(sum(part * np.float32(weight / total) for part, weight in zip(parts, weights, strict=True)))
 
 
-def _demand_mean(weights: Sequence[float]) -> None:
-    if not sum(weights) >= LEAST_WEIGHT:
+def _demand_mean(weights: Sequence[float], interval: Interval | None = None) -> None:
+    """RequestError for weights without a mean, where a step goes without guidance. interval: None is no guidance."""
+    if interval != Interval() and not sum(weights) >= LEAST_WEIGHT:
         raise RequestError(
             f"the weights of the prompt's parts add up to {sum(weights):g}, and without guidance their mean is taken",
             fix="let them add up to more than 0, or give a guidance_scale and no guidance_interval",
