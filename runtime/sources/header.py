@@ -124,6 +124,10 @@ def _header_text(path: Path, file: BinaryIO, size: int) -> bytes:
         raise broken(path, f"it has {size:,} bytes, too few for a header")
     length = _length_of(start)
     if length > size - 8:
+        if path.suffix.lower() != ".safetensors":
+            raise ExportError(
+                f"{path} is no .safetensors file", fix="give one, a diffusers folder, or the folder of a bundle"
+            )
         raise broken(path, f"its header should have {length:,} bytes, and the file has {size:,}: it was cut short")
     if length > MAX_WEIGHTS_HEADER_BYTES:
         raise broken(path, f"its header has {length:,} bytes; {MAX_WEIGHTS_HEADER_BYTES:,} are the most")

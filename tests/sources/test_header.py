@@ -95,3 +95,10 @@ def test_a_pickle_is_never_opened(name: str, tmp_path: Path) -> None:
     with pytest.raises(ExportError, match="pickle") as caught:
         read_header(path)
     assert "safetensors" in caught.value.fix
+
+
+def test_a_file_of_another_kind_is_not_called_a_broken_download(tmp_path: Path) -> None:
+    (tmp_path / "settings.toml").write_text("name = 'a file that somebody typed by mistake'\n")
+    with pytest.raises(ExportError, match=r"no \.safetensors file") as caught:
+        read_header(tmp_path / "settings.toml")
+    assert "diffusers folder" in caught.value.fix
