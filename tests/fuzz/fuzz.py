@@ -102,7 +102,7 @@ def _round(tally: Tally, judge: Judge, strategy: Any, usual: bytes, end: float, 
     from hypothesis import HealthCheck, Phase
 
     known = set(tally.findings)
-    bad: dict[bytes, str] = {}
+    bad: dict[bytes, str] = {}  # by hash: making an input smaller takes thousands, of megabytes each
     chosen: list[str] = []  # the kind that this round makes smaller
 
     @hypothesis.seed(seed)
@@ -116,7 +116,8 @@ def _round(tally: Tally, judge: Judge, strategy: Any, usual: bytes, end: float, 
     )
     @hypothesis.given(strategy)
     def look(content: bytes) -> None:
-        if content not in bad:
+        digest = hashlib.sha256(content).digest()
+        if digest not in bad:
             late = time.monotonic() > end + (SHRINK_SECONDS if chosen else 0.0)
             if late:
                 raise Late
@@ -129,8 +130,8 @@ def _round(tally: Tally, judge: Judge, strategy: Any, usual: bytes, end: float, 
             chosen[:] = chosen or [verdict.kind]
             if verdict.kind != chosen[0]:
                 return
-            bad[content] = verdict.problem
-        raise Found(bad[content])
+            bad[digest] = verdict.problem
+        raise Found(bad[digest])
 
     with suppress(Found, Late, hypothesis.errors.Flaky):
         look()
