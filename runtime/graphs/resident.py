@@ -21,6 +21,7 @@ from tintype.arrays import Arrays
 from tintype.bundle import Bundle
 from tintype.engine.run.switch import Stop
 from tintype.errors import CancelledError, NumericError, ProviderError, RequestError
+from tintype.free_memory import free_bytes
 from tintype.memory.plan import ExecutionPlan
 from tintype.recent import Recent
 from tintype.uses import GraphRef, GraphUse
@@ -122,15 +123,13 @@ class Graphs:
 
         A graph that is open for a use has one.
         """
-        import psutil
-
         from tintype.engine import begin_builds
 
         wanted = [(use, self.options(use, exactness)) for use in uses]
         missing = [
             (use.ref.role, options) for use, options in wanted if self._sessions.get(use.name, (None,))[0] != options
         ]
-        begin_builds(self.bundle, missing, self.target, free_bytes=psutil.virtual_memory().available)
+        begin_builds(self.bundle, missing, self.target, free_bytes=free_bytes())
 
     def build_facts(self, use: GraphUse, options: BuildOptions) -> BuildFacts:
         """What the record says of a build; it is made where it is missing."""

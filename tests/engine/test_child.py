@@ -10,6 +10,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
+import onnx
 import pytest
 
 from tintype.engine import BuildOptions
@@ -80,6 +82,52 @@ def test_a_failure_comes_back_with_its_kind(tmp_path: Path, code: str, kind: str
         answer_of(tmp_path, f"def work(job):\n    {code}")
     assert caught.value.kind == kind
     assert caught.value.message.startswith(words)
+
+
+SHORT = "import tintype.engine.build.child as child\nchild.free_bytes = lambda: {mib} << 20\n"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux keeps a limit of data")
+def test_a_child_gets_what_is_free_and_no_more(tmp_path: Path) -> None:
+    taking = (
+        SHORT.format(mib=100) + "def work(job):\n    taken = [bytearray(100 << 20) for _ in range({})]\n    return {{}}"
+    )
+    assert answer_of(tmp_path, taking.format(3)) == {}  # address space that nothing may ever be in is beside it
+    with pytest.raises(ChildError) as caught:
+        answer_of(tmp_path, taking.format(4))
+    assert caught.value.kind == MEMORY
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux keeps a limit of data")
+def test_a_graph_for_which_too_little_is_free_wants_memory_and_brings_nothing_down(tmp_path: Path) -> None:
+    graph = onnx.helper.make_graph(
+        [
+            onnx.helper.make_node("ConstantOfShape", ["shape"], ["large"]),
+            onnx.helper.make_node("Add", ["large", "x"], ["y"]),
+        ],
+        "large",
+        [onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, [1])],
+        [onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, [2**28])],
+        [onnx.numpy_helper.from_array(np.array([2**28]), "shape")],
+    )
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 23)], ir_version=10)
+    onnx.save(model, tmp_path / "model.onnx")
+    code = SHORT.format(mib=200) + (
+        "from tintype.engine.device.providers import load_onnxruntime\nimport numpy as np\n"
+        f"def work(job):\n    session = load_onnxruntime().InferenceSession({str(tmp_path / 'model.onnx')!r})\n"
+        "    return {'sum': float(session.run(None, {'x': np.ones(1, np.float32)})[0][0])}"
+    )
+    with pytest.raises(ChildError) as caught:
+        answer_of(tmp_path, code)
+    assert caught.value.kind == MEMORY
+
+
+def test_a_child_that_takes_too_long_is_ended(tmp_path: Path) -> None:
+    (tmp_path / "endless.py").write_text("import time\ntime.sleep(600)\n")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(tmp_path))
+        with pytest.raises(ChildError, match="took too long"):
+            run_child("endless", "", most_seconds=0.1)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals are POSIX")

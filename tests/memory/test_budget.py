@@ -6,7 +6,8 @@ import psutil
 import pytest
 
 from tintype.errors import RequestError
-from tintype.memory.budget import AUTO_SHARE, MemoryLimits, budget_bytes, free_bytes, free_limits, parse_memory
+from tintype.free_memory import free_bytes
+from tintype.memory.budget import AUTO_SHARE, MemoryLimits, budget_bytes, free_limits, parse_memory
 
 
 @pytest.mark.parametrize(

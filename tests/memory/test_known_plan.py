@@ -10,7 +10,8 @@ import psutil
 import pytest
 
 from tintype.costs import Costs
-from tintype.memory.budget import MemoryLimits, free_bytes, free_limits
+from tintype.free_memory import free_bytes
+from tintype.memory.budget import MemoryLimits, free_limits
 from tintype.memory.mode import MIB, PACKED
 from tintype.memory.plan import Plan, Stage
 from tintype.memory.planner import GROWN, MARGIN, KnownPlan
@@ -115,7 +116,7 @@ def test_the_tightest_of_a_groups_own_limit_and_those_above_it_counts(tmp_path: 
 @pytest.mark.skipif(sys.platform == "win32", reason="no such limit there")
 def test_a_limit_of_the_address_space_counts() -> None:
     code = (
-        "import resource, psutil; from tintype.memory.budget import free_bytes;"
+        "import resource, psutil; from tintype.free_memory import free_bytes;"
         "limit = psutil.Process().memory_info().vms + 300 * 2**20;"
         "resource.setrlimit(resource.RLIMIT_AS, (limit, limit)); print(free_bytes() / 2**20)"
     )

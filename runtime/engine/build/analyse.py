@@ -23,6 +23,8 @@ from tintype.engine.build.options import BuildOptions
 from tintype.errors import BuildError
 from tintype.files import read_cached, write_cached
 
+MOST_SECONDS = 600.0  # against a graph that never ends; the largest we know takes seconds
+
 
 def analysis_of(bundle: GraphSource, role: str, options: BuildOptions) -> GraphFacts:
     """What a bundle's graph will need at the shape of the options. Raises BuildError when it can't be read."""
@@ -32,7 +34,7 @@ def analysis_of(bundle: GraphSource, role: str, options: BuildOptions) -> GraphF
         return strict_json.read(GraphFacts, strict_json.parse(read_cached(place)))
     job = {"source": str(bundle.graph_path(role).resolve()), "dims": dict(options.dims)}
     try:
-        found = GraphFacts(**run_child("tintype.engine.build.analyse", json.dumps(job)))
+        found = GraphFacts(**run_child("tintype.engine.build.analyse", json.dumps(job), MOST_SECONDS))
     except ChildError as error:
         fix = "close other programs" if error.kind == MEMORY else "export the bundle again"
         raise BuildError(f"{role} cannot be analysed: {error.message}", fix=fix, kind=error.kind) from None

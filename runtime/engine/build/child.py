@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -21,11 +23,13 @@ import filelock
 
 from tintype.engine.device.remedies import says_no_memory
 from tintype.errors import NO_ROOM, CancelledError, MemoryBudgetError, UncutError
+from tintype.free_memory import free_bytes
 
 Job = TypeVar("Job")
 LOOK_SECONDS = 0.5
 DISK, MEMORY, UNCUT = "disk", "memory", "uncut"  # no space left; none to compute in; a graph that can't run in pieces
 _KILLED = (-9, 137)  # mostly by the system, for want of memory
+UNTOUCHED_BYTES = 2**28  # of address space that a child reserves and never uses: stacks, arenas
 
 
 class ChildError(Exception):
@@ -36,14 +40,17 @@ class ChildError(Exception):
         self.message, self.kind = message, kind
 
 
-def run_child(module: str, job: str) -> dict[str, Any]:
-    """Run a module as a process of its own, with the job on stdin, to its end; what it answers. Raises ChildError."""
+def run_child(module: str, job: str, most_seconds: float = math.inf) -> dict[str, Any]:
+    """Run a module as a process of its own, with the job on stdin, to its end; what it answers.
+
+    most_seconds: after which it is ended. Raises ChildError.
+    """
     # -P: a file of the user's folder that happens to be called onnx.py must not be imported.
     command = [sys.executable, "-P", "-m", module]
     pipe = subprocess.PIPE
     with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True) as process:
         try:
-            stdout, stderr = _communicate(process, job)
+            stdout, stderr = _communicate(process, job, time.monotonic() + most_seconds)
         except BaseException:
             process.kill()
             raise
@@ -52,11 +59,13 @@ def run_child(module: str, job: str) -> dict[str, Any]:
     said = _last_object(stdout)
     if process.returncode == 0 or "error" in said:
         return answer_in(said)
+    if process.returncode == -signal.SIGABRT and "bad_alloc" in stderr:  # in a thread of a library's own
+        raise ChildError("the child process found no memory to go on with", MEMORY)
     last_line = (stderr.strip().splitlines() or [f"exit code {process.returncode}"])[-1]
     raise ChildError(last_line, MEMORY if last_line.startswith("MemoryError") else None)
 
 
-def _communicate(process: subprocess.Popen[str], job: str) -> tuple[str, str]:
+def _communicate(process: subprocess.Popen[str], job: str, deadline: float) -> tuple[str, str]:
     given: str | None = job  # once: `communicate` goes on from where it was
     while True:
         try:
@@ -64,6 +73,8 @@ def _communicate(process: subprocess.Popen[str], job: str) -> tuple[str, str]:
         except subprocess.TimeoutExpired:
             given = None
             check_cancelled()
+            if time.monotonic() > deadline:
+                raise ChildError("the child process was ended, as it took too long", None) from None
 
 
 _waits = threading.local()
@@ -111,6 +122,7 @@ def answer_in(said: Mapping[str, Any]) -> dict[str, Any]:
 def answer_parent(work: Callable[[str], dict[str, Any]]) -> int:
     """Do the job on stdin and answer as `run_child` reads it; returns the exit code."""
     end_with_parent()
+    take_what_is_free()
     said = attempt(work, sys.stdin.read())
     print(json.dumps(said))
     return 1 if "error" in said else 0
@@ -175,6 +187,23 @@ def _last_object(text: str) -> dict[str, Any]:
     except (ValueError, RecursionError):
         found = None
     return found if isinstance(found, dict) else {}
+
+
+def take_what_is_free() -> None:
+    """From now on this process gets no more memory than is free now: it fails where the system would begin to end
+    processes, among them those that make pictures. Does nothing but on Linux, where alone a limit of data is kept."""
+    if sys.platform != "linux":
+        return
+    import resource
+
+    status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
+    own = int(next(line for line in status.splitlines() if line.startswith("VmData:")).split()[1]) * 1024
+    bound = own + max(0, free_bytes()) + UNTOUCHED_BYTES
+    soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    for limit in (soft, hard):
+        bound = bound if limit == resource.RLIM_INFINITY else min(bound, limit)
+    with contextlib.suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_DATA, (bound, hard))
 
 
 def end_with_parent() -> None:

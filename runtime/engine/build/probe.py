@@ -39,6 +39,7 @@ _FORMAT = 7
 CALLS = 2  # the first one also brings the weights into memory
 MORE_CALLS = 3  # while other programs are busy
 LOOK_SECONDS = 0.02
+MOST_SECONDS = 1800.0  # against a graph that never ends; the largest we know takes minutes
 MOST_IDS = 256  # token ids that every vocabulary has
 _LIBRARY = re.compile(r"\.(so|dll|dylib|pyd)(\.[0-9.]+)?$", re.IGNORECASE)
 
@@ -258,7 +259,7 @@ def _probe(folder: Path, target: Target, options: BuildOptions, threads: int, wo
     job = {"folder": str(folder.resolve()), "target": target.name, "threads": threads, "held": held}
     job["working_bytes"] = working_bytes
     try:
-        return Costs(**run_child("tintype.engine.build.probe", json.dumps(job)))
+        return Costs(**run_child("tintype.engine.build.probe", json.dumps(job), MOST_SECONDS))
     except ChildError as error:
         if error.kind == MEMORY:
             raise MemoryBudgetError(
