@@ -1,4 +1,4 @@
-"""One side of `tintype.bench.same`: its cases, drawn by the tintype that stands first on the path.
+"""One side of `same`: its cases, drawn by the tintype that stands first on the path.
 
 That may be of any commit that loads and generates, so this keeps to the public API, and is run as a file:
 

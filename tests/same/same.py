@@ -1,6 +1,6 @@
 """Proves that a refactoring moved code and changed nothing: a commit and this tree make the same bytes.
 
-    python -m tintype.bench.same [COMMIT] [--tree FOLDER] [--cases exact,cut]
+    python tests/same/same.py [COMMIT] [--tree FOLDER] [--cases exact,cut]
 
 Both draw postcard on the processor, each in processes and a cache of its own. Pictures, records and the files of builds
 have to be the same; build keys, in which the engine's code counts, and memory figures needn't be. Ends with 0 when all
@@ -25,13 +25,13 @@ from typing import Any
 import click
 import numpy as np
 import onnx_ir as ir
+import same_worker
 from PIL import Image
+from same_worker import CASES
 
-from tintype.bench import same_worker
 from tintype.bench.measurement import Several, command_help
-from tintype.bench.same_worker import CASES
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 MAY_DIFFER = ("made_with.builds", "memory.planned_peak_bytes", "memory.peak_rss_bytes", "memory.device_bytes")
 IDENTITY = ("role", "variant", "shape", "plan")  # what a build is for, of the identity in its build.json
 # Run by each Python of a side as it starts: an editable install would lend the modules that a tree lacks.

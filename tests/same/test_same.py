@@ -6,8 +6,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-
-from tintype.bench.same import check_out, main
+from same import check_out, main
 
 CASE = "exact-unguided-ancestral"
 
