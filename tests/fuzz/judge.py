@@ -20,6 +20,7 @@ from typing import IO, Any
 
 HANG_SECONDS = 10.0
 MOST_SECONDS = 1.0  # of a processor that does the work of `slowness` in USUAL_SECONDS
+HASHED_BYTES = 4e8  # a second takes, beside the door's own; files are hashed whole
 USUAL_SECONDS = 0.038  # of an AMD EPYC (Zen 4) with half of a core's time
 MOST_BYTES = 500 * 2**20
 # What libtiff says of a damaged file on stderr, in fixed words and numbers; Pillow has no way to silence it.
@@ -101,7 +102,7 @@ class Judge:
         said = json.loads(line)
         if door in ("picture", "mask"):
             said["said"] = LIBTIFF_LINES.sub("", said["said"])
-        return _verdict(said)
+        return _verdict(said, len(content))
 
     def _line(self, seconds: float) -> bytes | None:
         """The next line of the process; None where it ends, or says nothing for so long."""
@@ -172,8 +173,8 @@ class Judge:
         self._process = None
 
 
-def _verdict(said: dict[str, Any]) -> Verdict:
-    """What the answer of the process means."""
+def _verdict(said: dict[str, Any], input_bytes: int) -> Verdict:
+    """What the answer of the process means, of an input of so many bytes."""
     outcome, seconds, nbytes = said["outcome"], float(said["seconds"]), int(said["bytes"])
     problem, kind = said["problem"], ""
     if problem is not None:
@@ -181,7 +182,7 @@ def _verdict(said: dict[str, Any]) -> Verdict:
         problem = f"{problem} ({said['where']})"
     elif said["said"]:
         problem, kind = f"it wrote to the terminal: {said['said'][:500]!r}", "it wrote"
-    elif seconds > MOST_SECONDS * slowness():
+    elif seconds > (MOST_SECONDS + input_bytes / HASHED_BYTES) * slowness():
         problem, kind = f"it took {seconds:.1f} s of a processor that is {slowness():.1f} times as slow", "slow"
     elif nbytes > MOST_BYTES:
         problem, kind = f"it took {nbytes / 2**20:,.0f} MiB", "large"

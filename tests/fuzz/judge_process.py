@@ -77,7 +77,7 @@ def start_no_process() -> None:
     import tintype.cli.failure as failure
     from tintype.engine.build import analyse, builds, child, probe
 
-    def refuse(module: str, job: str) -> dict[str, Any]:
+    def refuse(module: str, job: str, most_seconds: float = 0.0) -> dict[str, Any]:
         raise child.ChildError("no process is started here", None)
 
     for module in (analyse, builds, probe):

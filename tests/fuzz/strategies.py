@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 
 import click
 from hypothesis import strategies as st
-from mutations import CONTROLS, FILL, SIZES, after_head, bytes_of, json_of, png_of, protobuf_of
+from mutations import CONTROLS, FILL, SIZES, Changed, after_head, bytes_of, json_of, png_of, protobuf_of
 from seeds import GRAPH, PARAMETERS, SEEDS, join_safetensors, png_with_text, records, split_safetensors
 
 Strategy = st.SearchStrategy[bytes]
@@ -62,7 +62,7 @@ PIECES = ["(", ")", "[", "]", ":1.1)", ":-9)", "\\(", "BREAK", ",", " ", "a", "\
 
 
 def _prompt(pieces: Sequence[tuple[str, int]]) -> bytes:
-    return "".join(piece * min(times, 70_000) for piece, times in pieces).encode()
+    return Changed("".join(piece * min(times, 70_000) for piece, times in pieces).encode())
 
 
 def prompts(seeds: Sequence[bytes]) -> Strategy:
@@ -98,7 +98,7 @@ def _with_records(seeds: Sequence[bytes]) -> Strategy:
         header, rest = split_safetensors(seeds[0])
         value = json.loads(header)
         value["__metadata__"]["tintype"] = f"[{text.decode('utf-8', 'replace')}]"
-        return join_safetensors(json.dumps(value).encode(), rest)
+        return Changed(join_safetensors(json.dumps(value).encode(), rest))
 
     heads = after_head(seeds, split_safetensors, join_safetensors, json_of)
     return st.one_of(json_of(records()).map(put), heads, bytes_of(seeds))
@@ -114,8 +114,8 @@ def _pictures(seeds: Sequence[bytes]) -> Strategy:
 
 
 def _of_others(seeds: Sequence[bytes]) -> Strategy:
-    graphs = json_of([json.dumps(GRAPH).encode()]).map(lambda text: png_with_text("prompt", text))
-    words = bytes_of([PARAMETERS.encode()]).map(lambda text: png_with_text("parameters", text))
+    graphs = json_of([json.dumps(GRAPH).encode()]).map(lambda text: Changed(png_with_text("prompt", text)))
+    words = bytes_of([PARAMETERS.encode()]).map(lambda text: Changed(png_with_text("parameters", text)))
     return st.one_of(graphs, words, bytes_of(seeds))
 
 
