@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from tintype.record.likeness import Likeness
     from tintype.request import Request, ResolvedRequest
     from tintype.run import Result, Run
+    from tintype.trust.verify import Verification, verify
 
 _HOMES = {
     "Bundle": "bundle",
@@ -65,6 +66,8 @@ _HOMES = {
     "load": "pipeline",
     "Record": "record",
     "read_record": "record",
+    "verify": "trust.verify",
+    "Verification": "trust.verify",
     "Likeness": "record.likeness",
     "like": "record.like",
     "Request": "request",
@@ -101,12 +104,14 @@ __all__ = [
     "Step",
     "Timings",
     "TintypeError",
+    "Verification",
     "__version__",
     "like",
     "load",
     "open_bundle",
     "read_latents",
     "read_record",
+    "verify",
 ]
 
 

@@ -55,19 +55,21 @@ def load(
     provider: str = "auto",
     memory: str | int | None = None,
     threads: int | None = None,
+    watermark_key: str | os.PathLike[str] | None = None,
 ) -> Pipeline:
     """Open a bundle, by its embedded name or its folder, on a device.
 
-    provider: auto, cpu, cuda, directml or webgpu; a named one is used or it is an error.
-    memory: the most that the process may have resident, a device's memory included, in bytes or as in 2GiB; auto is
-    what is free. Requests that do not fit are refused before anything loads; None is no budget.
-    threads: for the processor; None is one a core.
+    provider: auto, cpu, cuda, directml or webgpu; a named one is used or it is an error. threads: None is one a core.
+    memory: the most that the process may have resident, a device's included, in bytes or as in 2GiB; auto is what is
+    free. Requests that do not fit are refused before anything loads; None is no budget.
+    watermark_key: a file, mode 0600, that carries the payload of watermarks; None is the key that anybody has.
 
-    Raises BundleError, InstallError or ProviderError, and RequestError for a budget that is no size.
+    Raises BundleError, InstallError, ProviderError; RequestError for a budget that is no size, or a key that is none.
     """
     from tintype.engine import resolve_provider
 
-    return Pipeline(open_bundle(name_or_path), resolve_provider(provider), memory=memory, threads=threads)
+    bundle, target = open_bundle(name_or_path), resolve_provider(provider)
+    return Pipeline(bundle, target, memory=memory, threads=threads, watermark_key=watermark_key)
 
 
 class Pipeline(Studio):
@@ -107,9 +109,8 @@ class Pipeline(Studio):
     def resume(self, saved: SavedLatents, *, anyway: bool = False, **inputs: Unpack[InputFields]) -> Result:
         """Decode latents that `Run.save_latents` wrote and `read_latents` read, where decoding failed before.
 
-        inputs: what they began with; only needed where a picture keeps the exact outside of its mask.
-
-        Raises RecordError when they were made elsewhere, and then `anyway` tries all the same.
+        inputs: what they began with; only needed where a picture keeps the exact outside of its mask. Raises
+        RecordError when they were made elsewhere, and then `anyway` tries all the same.
         """
         return take_all(self.resume_pictures(saved, anyway=anyway, **inputs))
 
@@ -123,9 +124,8 @@ class Pipeline(Studio):
     def plan(self, prompt: str | Request = "words", *, build: bool = True, **fields: Unpack[RequestFields]) -> Plan:
         """What making a request's pictures takes, stage by stage, within the budget; `generate` goes by the same plan.
 
-        build: make and measure the builds that it consists of; otherwise what isn't known is reckoned.
-
-        Raises RequestError, and MemoryBudgetError, naming the smallest budget that would do, when nothing fits.
+        build: make and measure the builds that it consists of; otherwise what isn't known is reckoned. Raises
+        RequestError, and MemoryBudgetError, naming the smallest budget that would do, when nothing fits.
         """
         return self.planner.plan(self.work(self.resolve(make_request(prompt, fields))), self.memory, build=build)
 

@@ -16,6 +16,7 @@ OWN_COMMANDS: dict[str, tuple[str | None, str]] = {
     "generate": ("tintype.cli.generate:generate", "Make a picture from words."),
     "edit": ("tintype.cli.edit:edit", "Make a picture from a picture and words."),
     "info": ("tintype.cli.info:info", "Say what a bundle or a checkpoint is."),
+    "verify": ("tintype.cli.verify:verify", "Say whether a picture was made by Tintype."),
     "devices": ("tintype.cli.devices:devices", "List the devices that work here, and what the others lack."),
     "plan": ("tintype.cli.plan:plan", "Say what a picture will take in memory and time."),
     "build": ("tintype.cli.build:build", "Prepare a bundle for this machine ahead of time."),

@@ -51,6 +51,11 @@ FROM_INPUTS = ("image", "mask", "latents")  # what a record has hashes of alone
 @threads_option
 @json_option
 @click.option(
+    "--watermark-key",
+    type=click.Path(path_type=Path),
+    help="A file, mode 0600, whose bytes carry the payload of watermarks [default: the key that anybody has].",
+)
+@click.option(
     "--show", is_flag=True, help="Show each picture in the terminal (kitty, iTerm, WezTerm, foot and others)."
 )
 @click.option(
@@ -85,6 +90,7 @@ def generate(
     provider: str,
     threads: int | None,
     as_json: bool,
+    watermark_key: Path | None,
     show: bool,
     variation_of: Path | None,
     like_picture: Path | None,
@@ -106,7 +112,7 @@ def generate(
         prompt = _words_of(variation_of) if prompt is None else prompt
     inputs = cast("InputFields", {name: fields[name] for name in FROM_INPUTS if fields[name] is not None})
     protocol = demand_pictures(sys.stdout) if show else None
-    way = Way(output, model, provider, memory, threads, force, as_json, protocol, inputs)
+    way = Way(output, model, provider, memory, threads, watermark_key, force, as_json, protocol, inputs)
     if from_record is not None:
         # What a record already says, giving it once more could only contradict it.
         said = {"prompt", "size", "memory", "variation_of", *fields} - {*FROM_INPUTS}
@@ -134,6 +140,7 @@ class Way:
     provider: str
     memory: str | None
     threads: int | None
+    watermark_key: Path | None
     force: bool
     as_json: bool
     protocol: str | None  # how the terminal shows pictures, where it is to
@@ -148,7 +155,13 @@ def _draw(request: Request | Callable[[Bundle], Request], way: Way) -> None:
     model = "postcard" if way.model is None else way.model
     with (
         StepBar() as bar,
-        load(model, provider=way.provider, memory=way.memory, threads=way.threads) as pipeline,
+        load(
+            model,
+            provider=way.provider,
+            memory=way.memory,
+            threads=way.threads,
+            watermark_key=way.watermark_key,
+        ) as pipeline,
     ):
         pipeline.on_progress = bar.tell
         run = pipeline.steps(request if isinstance(request, Request) else request(pipeline.bundle))
@@ -216,6 +229,7 @@ def _load_as_in(record: Record, way: Way) -> Pipeline:
         provider=made_with.target if way.provider == "auto" else way.provider,
         memory=way.memory,
         threads=made_with.threads if way.threads is None else way.threads,
+        watermark_key=way.watermark_key,
     )
 
 

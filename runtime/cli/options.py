@@ -70,12 +70,13 @@ def request_options(*names: str, leave_out: tuple[str, ...] = ()) -> Callable[[C
         for field in reversed(dataclasses.fields(Request)):
             if "help" not in field.metadata or field.name in leave_out or (names and field.name not in names):
                 continue
-            kind = field.metadata["kind"]
+            kind, name = field.metadata["kind"], field.name.replace("_", "-")
             shown = "" if field.default is None else f" [default: {field.default}]"
             option = click.option(
-                f"--{field.name.replace('_', '-')}",
+                f"--{name}/--no-{name}" if kind is bool else f"--{name}",
                 type=click.Path(path_type=Path) if kind is Path else kind,
-                help=f"{field.metadata['help']}{shown}",
+                default=None,
+                help=f"{field.metadata['help']}{'' if kind is bool else shown}",
             )
             command = option(command)
         return command

@@ -36,6 +36,8 @@ FACTS_KEPT = 512
 
 PICTURE_COPIES = 4  # of a picture's bytes while it is put together, encoded and kept
 SAMPLE_COPIES = 2  # of its float samples
+# A watermark's: of each pixel, and of each of those that its strength follows from.
+MARK_BYTES, MARK_ANALYSIS_BYTES, MARK_PIXELS = 8, 40, 512 * 512
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -276,4 +278,5 @@ def _need(use: GraphUse, modes: Sequence[Mode], *, can_split: bool) -> Need:
 def picture_bytes(width: int, height: int, count: int) -> int:
     """What pictures take beside the graphs."""
     pixels = width * height * 3
-    return pixels * (PICTURE_COPIES + count - 1) + pixels * 4 * SAMPLE_COPIES
+    marking = width * height * MARK_BYTES + min(width * height, MARK_PIXELS) * MARK_ANALYSIS_BYTES
+    return pixels * (PICTURE_COPIES + count - 1) + max(pixels * 4 * SAMPLE_COPIES, marking)

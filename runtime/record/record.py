@@ -35,6 +35,16 @@ class MemoryFacts:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Watermark:
+    """The mark in a picture's pixels, which `tintype verify` reads."""
+
+    payload: str  # 12 hexadecimal digits: version, installation, what the picture roughly shows, and a check
+    key: str  # that carries the payload: public, or the name of an operator's
+    psnr_db: float  # of the picture to what it was without
+    is_read: bool  # whether a JPEG copy still tells it
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Record:
     """One picture: the request without gaps, which of its pictures this is, and the circumstances."""
 
@@ -43,6 +53,7 @@ class Record:
     picture: int  # index within the request's count
     made_with: Provenance
     memory: MemoryFacts | None = None  # None: there was no budget
+    watermark: Watermark | None = None  # None: none was asked for, or the picture is under 128 pixels
     notes: tuple[str, ...] = field(default=())  # what the device made differently, such as a graph run again in fp32
 
     @property

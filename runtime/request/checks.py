@@ -41,6 +41,12 @@ def name(field: str, value: Any, known: tuple[str, ...]) -> str:
     return value
 
 
+def yes_or_no(field: str, value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise RequestError(f"{field} should be true or false, not {_shortened(value)}", fix="give True or False")
+    return value
+
+
 def whole_number(field: str, value: Any, least: int, most: int) -> int:
     try:
         if isinstance(value, bool):

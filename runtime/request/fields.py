@@ -58,6 +58,7 @@ class RequestFields(InputFields, total=False):
     hires_upscale: str
     decoder: str
     encoder: str
+    watermark: bool
 
 
 def _option(text: str, kind: type = str) -> dict[str, Any]:
@@ -175,6 +176,9 @@ class Request:
         default="full", metadata=_option("What makes pixels of latents: full, or tiny where the model has one.")
     )
     encoder: str = field(default="full", metadata=_option("What makes latents of a picture: full, or tiny."))
+    watermark: bool = field(
+        default=True, metadata=_option("Mark the picture, unseen, so that tintype verify tells what made it.", bool)
+    )
 
 
 def make_request(prompt: str | Request, fields: RequestFields) -> Request:

@@ -71,6 +71,7 @@ class ResolvedRequest:
     image_guidance_scale: float | None = None  # None: the model takes no picture beside the noise
     decoder: str = "full"
     encoder: str = "full"
+    watermark: bool = False  # as in records from before there was one
     inputs: Inputs = field(default=NO_INPUTS, compare=False, repr=False, metadata={"recorded": False})
 
     @property
@@ -182,6 +183,7 @@ def _resolved(request: Request, opened: Opened, manifest: Manifest) -> ResolvedR
         hires=hires,
         decoder=_autoencoder("decoder", request.decoder, DECODERS, manifest),
         encoder=_autoencoder("encoder", request.encoder, ENCODERS, manifest),
+        watermark=checks.yes_or_no("watermark", request.watermark),
         inputs=opened.inputs,
     )
 

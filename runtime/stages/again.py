@@ -13,7 +13,8 @@ from tintype.record.provenance import mismatches, nondeterminism
 from tintype.request import InputFields, Request, ResolvedRequest, fields_of
 from tintype.stages.context import Context
 from tintype.stages.decode import decode
-from tintype.stages.finish import provenance, provenance_of, to_picture, with_outside
+from tintype.stages.finish import marked, provenance, provenance_of, to_picture, with_outside
+from tintype.trust.keys import key_name
 
 NAMES = {"image": "a picture", "mask": "a mask", "latents": "given noise"}
 INPUTS = tuple(NAMES)
@@ -64,6 +65,8 @@ def demand_promise(ctx: Context, record: Record) -> None:
     # Builds last: one that isn't there yet has to be made before it can be compared.
     reasons = nondeterminism(made_with, record.request.exactness) + mismatches(made_with, here)
     reasons = reasons or mismatches(made_with, provenance_of(ctx, record.picture))
+    if record.watermark is not None and ctx.marker is not None and key_name(ctx.marker.key) != record.watermark.key:
+        reasons.append(f"its watermark is by another key, {record.watermark.key}")
     if reasons:
         raise RecordError(
             f"the same picture can't be promised: {'; '.join(reasons)}",
@@ -91,9 +94,10 @@ def finish_saved(ctx: Context, saved: SavedLatents, foreign: tuple[str, ...]) ->
     about = (f"its latents come from elsewhere: {'; '.join(foreign)}",) if foreign else ()
     for index, record in enumerate(saved.records):
         begun = len(ctx.warnings)
-        pixels = with_outside(ctx, decode(ctx, saved.latents[index : index + 1]))
+        pixels, watermark = marked(ctx, with_outside(ctx, decode(ctx, saved.latents[index : index + 1])))
         made_with = provenance_of(ctx, record.picture)  # a picture in pieces has another build of the decoder
         if foreign:
             made_with = dataclasses.replace(record.made_with, modes={**record.made_with.modes, **made_with.modes})
         notes = tuple(dict.fromkeys((*record.notes, *about, *ctx.warnings[begun:])))
-        yield to_picture(pixels, dataclasses.replace(record, made_with=made_with, notes=notes))
+        about_it = dataclasses.replace(record, made_with=made_with, notes=notes, watermark=watermark)
+        yield to_picture(pixels, about_it)

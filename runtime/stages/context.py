@@ -17,6 +17,7 @@ from tintype.prompt import EditedPrompts
 from tintype.request import ResolvedRequest
 from tintype.sampling import Guidance, NoiseSource, Parametrization, Schedule, noise_source
 from tintype.stages.clock import StageClock
+from tintype.trust.marking import Marker
 from tintype.uses import DENOISE, GraphUse
 
 STRIPS_MIB = (32, 8, 4)  # of the decoder's maps, once memory runs out
@@ -57,6 +58,7 @@ class Context:
     warnings: list[str]  # for the records: what the device made differently
     decode_modes: Sequence[Mode]  # tried in turn while memory runs out
     base: Context | None = None  # of the smaller picture that is drawn before
+    marker: Marker | None = None  # who marks the pictures; None: nobody
     only: int | None = None  # the one of the request's pictures that is made, in the batch where it belongs
     picture: Latents | None = None  # of the picture that the run begins with, once it is encoded
     channels: tuple[Latents, ...] | None = None  # what the model is told of it, once that is encoded; see `Start`

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable, Iterator, Mapping
 
 import numpy as np
@@ -17,7 +18,7 @@ from tintype.graphs.resident import ALL_RESIDENT, Graphs
 from tintype.image.decode import to_image, to_unit
 from tintype.memory.plan import ExecutionPlan
 from tintype.record.provenance import BY_PRIORS, TIMED, Provenance, with_base
-from tintype.record.record import MemoryFacts, Record
+from tintype.record.record import MemoryFacts, Record, Watermark
 from tintype.stages.context import Context
 from tintype.stages.decode import decode, samples_in
 
@@ -28,8 +29,9 @@ def finish(ctx: Context, batch: range, latents: Latents, warnings: Iterable[str]
     for row, picture in enumerate(batch):
         if ctx.only in (None, picture):
             begun = len(ctx.warnings)
-            pixels = with_outside(ctx, decode(ctx, latents[row : row + 1]))
-            yield to_picture(pixels, record_of(ctx, picture, (*about_latents, *ctx.warnings[begun:])))
+            pixels, watermark = marked(ctx, with_outside(ctx, decode(ctx, latents[row : row + 1])))
+            record = record_of(ctx, picture, (*about_latents, *ctx.warnings[begun:]))
+            yield to_picture(pixels, dataclasses.replace(record, watermark=watermark))
 
 
 def with_outside(ctx: Context, pixels: Pixels) -> Pixels:
@@ -42,8 +44,18 @@ def with_outside(ctx: Context, pixels: Pixels) -> Pixels:
     return keep_outside(inputs.pixels[0], pixels[0], inputs.mask)[np.newaxis]
 
 
+def marked(ctx: Context, pixels: Pixels) -> tuple[Pixels, Watermark | None]:
+    """A picture with its watermark, where it was asked for; what has to stay byte for byte has none."""
+    if ctx.marker is None:
+        return pixels, None
+    inputs, mask = ctx.request.inputs, ctx.request.mask
+    keeps = mask is not None and mask.keep_outside == "exact" and inputs.mask is not None
+    picture, watermark = ctx.marker.mark(pixels[0], inputs.mask if keeps else None)
+    return picture[np.newaxis], watermark
+
+
 def float_pixels(ctx: Context, latents: Latents) -> NDArray[np.float32]:
-    """(pictures, height, width, 3), 0 to 1: what `finish` rounds, without what it keeps outside of a mask."""
+    """(pictures, height, width, 3), 0 to 1: what `finish` rounds and marks, without what it keeps outside of a mask."""
     samples = np.concatenate(list(samples_in(ctx, latents, ctx.decode_modes[0])))
     return np.ascontiguousarray(to_unit(samples).transpose(0, 2, 3, 1))
 

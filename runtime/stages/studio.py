@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -24,6 +25,9 @@ from tintype.request import InputFields, Request, ResolvedRequest, checks, deman
 from tintype.stages.again import demand_home, demand_inputs, demand_kind, demand_promise, needs_inputs, request_of
 from tintype.stages.context import Context
 from tintype.stages.start import encode_picture
+from tintype.trust.keys import maker_of, read_key
+from tintype.trust.marking import Marker
+from tintype.trust.pattern import PUBLIC_KEY
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -35,7 +39,13 @@ class Studio:
     """What `Pipeline` is made of."""
 
     def __init__(
-        self, bundle: Bundle, target: Target, *, memory: str | int | None = None, threads: int | None = None
+        self,
+        bundle: Bundle,
+        target: Target,
+        *,
+        memory: str | int | None = None,
+        threads: int | None = None,
+        watermark_key: str | os.PathLike[str] | None = None,
     ) -> None:
         from tintype.engine import default_threads, most_threads
 
@@ -44,6 +54,7 @@ class Studio:
         self.model = Model.of(bundle)
         self.bundle, self.target = bundle, target
         self.memory = None if memory is None else parse_memory(memory)
+        self._watermark_key = PUBLIC_KEY if watermark_key is None else read_key(watermark_key)
         self.graphs = Graphs(bundle, target, default_threads() if threads is None else threads)
         self.on_progress: Callable[[str], None] = lambda words: None  # what a plan takes its time for; set it
         self.planner = Planner(self.graphs, self.model.tokenizers, lambda words: self.on_progress(words))
@@ -89,7 +100,16 @@ class Studio:
         known = self.plan_for(self.work(request, reading)) if plan is None else None
         plan = plan or (ALL_RESIDENT if known is None else known.execution)
         evicts = self.memory is not None
-        return Context.of(self.model, self.graphs, request, reading, plan, planned=known, evicts=evicts, base=base)
+        ctx = Context.of(self.model, self.graphs, request, reading, plan, planned=known, evicts=evicts, base=base)
+        ctx.marker = self.marker if request.watermark else None
+        return ctx
+
+    @property
+    def marker(self) -> Marker:
+        """Who marks the pictures that are made here."""
+        from tintype.engine import cache_folder
+
+        return Marker(maker_of(cache_folder()), self._watermark_key)
 
     def context_again(self, record: Record, inputs: InputFields, *, anyway: bool) -> Context:
         """The run that makes the picture of a record again. Raises RecordError; see `Pipeline.reproduce`."""
@@ -98,6 +118,8 @@ class Studio:
         made_by = (execution_plan_of(record.made_with, base=base) for base in (False, True))
         ctx = self.context(self._request_of(record, inputs), *(plan if alike else ALL_RESIDENT for plan in made_by))
         ctx.only = record.picture
+        if ctx.marker is not None:
+            ctx.marker = ctx.marker.as_in(record.watermark)
         for run in filter(None, (ctx, ctx.base)):
             run.decode_modes = run.decode_modes[:1]
         if not anyway:

@@ -1,0 +1,97 @@
+"""`tintype verify`: what pictures say of how they were made."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from tintype.cli.options import json_option
+from tintype.cli.say import say, say_json
+from tintype.errors import RequestError, TintypeError
+
+if TYPE_CHECKING:
+    from tintype.trust.verify import Verification
+
+FOUND, UNREAD, NOTHING = 0, 1, 3  # exit codes
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".tif", ".tiff", ".bmp", ".avif")  # looked at in a folder
+
+
+@click.command()
+@click.argument("picture", type=click.Path(path_type=Path))
+@click.option(
+    "--watermark-key", type=click.Path(path_type=Path), help="An operator's key, to read what its marks say too."
+)
+@json_option
+@click.pass_context
+def verify(context: click.Context, /, picture: Path, watermark_key: Path | None, as_json: bool) -> None:
+    """Say whether PICTURE, or each picture in a folder, was made by Tintype.
+
+    A watermark lies in the pixels and outlasts saving as JPEG, cutting and resizing; a record lies beside them, and
+    anybody can write or remove it. Exit codes: 0 something is found, 3 nothing is, 1 a picture can't be read.
+    """
+    codes = {_verify(path, watermark_key, as_json) for path in _pictures(picture)}
+    context.exit(next(code for code in (UNREAD, FOUND, NOTHING) if code in codes))
+
+
+def _pictures(path: Path) -> Iterator[Path]:
+    if not path.is_dir():
+        yield path
+        return
+    found = sorted(each for each in path.iterdir() if each.suffix.lower() in SUFFIXES)
+    if not found:
+        raise RequestError(f"there is no picture in {path}", fix="name a folder with pictures, or a picture")
+    yield from found
+
+
+def _verify(path: Path, key: Path | None, as_json: bool) -> int:
+    """Say what one picture says; its exit code."""
+    from tintype.trust.verify import verify as read
+
+    try:
+        found = read(path, watermark_key=key)
+    except TintypeError as error:
+        if as_json:
+            say_json({"file": str(path), "error": {"message": error.message, "fix": error.fix}})
+        else:
+            say(f"{path}: {error.message}", err=True)
+        return UNREAD
+    if as_json:
+        say_json({"file": str(path), **_as_json(found)})
+    else:
+        for line in _lines(found):
+            say(f"{path}: {line}")
+    return FOUND if found.found else NOTHING
+
+
+def _as_json(found: Verification) -> dict[str, Any]:
+    from tintype import strict_json
+
+    record = None if found.record is None else strict_json.plain(found.record)
+    return {"watermark": asdict(found.watermark), "record": record}
+
+
+def _lines(found: Verification) -> Iterator[str]:
+    mark, record = found.watermark, found.record
+    if mark.found:
+        yield f"watermark: probably made by Tintype (confidence {mark.confidence:.6f})"
+        if mark.payload is None:
+            yield f"watermark: its payload can't be read: {mark.key}"
+        else:
+            yield f"watermark: by installation {mark.maker}, key {mark.key}, payload {mark.payload}"
+        if mark.shows_the_same is False:
+            yield "watermark: made for a picture that showed something else: this one was cut, or the mark was moved"
+        done = [
+            f"scaled by {mark.scale:g}" if mark.scale not in (None, 1.0) else "",
+            f"turned by {mark.turn_degrees:g} degrees" if mark.turn_degrees else "",
+            "mirrored" if mark.is_mirrored else "",
+        ]
+        if any(done):
+            yield f"since then: {', '.join(filter(None, done))}"
+    if record is not None:
+        yield f"record: {record.made_with.bundle}, seed {record.seed}: {record.request.prompt}"
+    if not found.found:
+        yield "nothing found, which doesn't say that nobody made it"

@@ -1,0 +1,88 @@
+"""Whether there is a mark: the synchronising pattern against a picture's bins, over every shift of the tile."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tintype.arrays import Pixels
+from tintype.trust.pattern import BITS, COLUMNS, RADIUS, ROWS, TILE, Bins, Pattern, pattern_of
+from tintype.trust.residual import flatten, luma_of, middle, tile_bins
+
+# In standard deviations of what a picture without a mark gives. `tintype bench watermark` draws their tails.
+THRESHOLD = 6.8  # over the shifts alone
+LEAST_SIDE = TILE  # pixels
+BANDS = (26.0, 15.0, 9.5)  # cycles a tile: all of the ring, and what blurring leaves of it
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Match:
+    """The shift at which a picture's bins are most like the pattern, and by how much."""
+
+    score: float  # standard deviations
+    shift: tuple[int, int]  # rows and columns, 0 to TILE
+    bins: Bins
+
+    @property
+    def false_alarms(self) -> float:
+        """How many pictures of one that isn't marked would score as much, by a Gaussian tail over all shifts."""
+        return min(1.0, len(BANDS) * TILE * TILE * 0.5 * math.erfc(self.score / math.sqrt(2)))
+
+
+NO_MATCH = Match(0.0, (0, 0), np.zeros(len(ROWS), np.complex64))
+
+
+def detect(pixels: Pixels) -> Match:
+    """The best match in a picture, (height, width, 3), as it lies; one under LEAST_SIDE has none."""
+    if min(pixels.shape[:2]) < LEAST_SIDE:
+        return NO_MATCH
+    return best_shift(tile_bins(flatten(luma_of(pixels[middle(pixels.shape[:2])])).values).bins, BANDS)
+
+
+def best_shift(bins: Bins, bands: tuple[float, ...]) -> Match:
+    pattern, best = pattern_of(), NO_MATCH
+    alike = bins[pattern.sync] * pattern.sync_phases.conj()
+    radius = RADIUS[pattern.sync]
+    for highest in bands:
+        score, shift = _peak(alike * (radius <= highest), pattern.sync)
+        if score > best.score:
+            best = Match(score, shift, bins)
+    return best
+
+
+def _peak(alike: Bins, sync: NDArray[np.int64]) -> tuple[float, tuple[int, int]]:
+    """The largest correlation over all shifts, beside what chance gives, and where it is."""
+    spread = math.sqrt(float(np.sum(np.abs(alike) ** 2)) / 2)
+    if spread == 0.0:
+        return 0.0, (0, 0)
+    spectrum = np.zeros((TILE, TILE // 2 + 1), np.complex64)
+    spectrum[ROWS[sync] % TILE, COLUMNS[sync]] = alike
+    on_edge = COLUMNS[sync] == 0
+    spectrum[-ROWS[sync][on_edge] % TILE, 0] = alike[on_edge].conj()
+    correlation = np.fft.irfft2(spectrum, (TILE, TILE)) * (TILE * TILE / 2)
+    row, column = divmod(int(np.argmax(correlation)), TILE)
+    return float(correlation[row, column]) / spread, (row, column)
+
+
+def score_at(bins: Bins, shift: tuple[int, int]) -> float:
+    """What `best_shift` gives where the shift is known, of the whole ring."""
+    pattern = pattern_of()
+    alike = (turned_back(bins, shift)[pattern.sync] * pattern.sync_phases.conj()).real
+    spread = math.sqrt(float(np.sum(np.abs(bins[pattern.sync]) ** 2)) / 2)
+    return float(alike.sum()) / spread if spread else 0.0
+
+
+def turned_back(bins: Bins, shift: tuple[int, int]) -> Bins:
+    """The bins of a tile that was turned around by rows and columns, as they were before."""
+    return bins * np.exp(2j * np.pi / TILE * (ROWS * shift[0] + COLUMNS * shift[1])).astype(np.complex64)
+
+
+def soft_bits(match: Match, pattern: Pattern) -> NDArray[np.float64]:
+    """(BITS,) standard deviations above 0 for a bit that is 1, below for one that is 0."""
+    turned = turned_back(match.bins, match.shift)
+    alike = (turned[pattern.bits] * pattern.bit_phases.conj()).real
+    spread = math.sqrt(float(np.mean(np.abs(match.bins[pattern.bits]) ** 2)) / 2 * alike.shape[1])
+    return np.asarray(alike.sum(axis=1), np.float64) / spread if spread else np.zeros(BITS)

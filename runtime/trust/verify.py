@@ -1,0 +1,100 @@
+"""What a picture says of how it was made, each layer read on its own; needs neither onnxruntime nor a model.
+
+A watermark that is found says that a picture was probably made so: whoever has a marked picture can put its mark on
+another. What it was made for is compared with what the picture roughly shows, which tells most of those.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from tintype.arrays import Pixels
+from tintype.errors import RecordError
+from tintype.record.record import Record, read_record
+from tintype.trust.detect import THRESHOLD, Match, detect, soft_bits
+from tintype.trust.keys import key_name, read_key
+from tintype.trust.pattern import PUBLIC_KEY, pattern_of
+from tintype.trust.payload import Payload, read_payload, shows_the_same
+from tintype.trust.search import THRESHOLD as SEARCH_THRESHOLD
+from tintype.trust.search import Geometry, search
+
+ANOTHER = "another key, or too little is left"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WatermarkReading:
+    """What the pixels say. confidence: 1 less the share of unmarked pictures that would look so marked."""
+
+    found: bool
+    confidence: float
+    payload: str | None = None  # 12 hexadecimal digits
+    maker: str | None = None  # of these the installation's, 6
+    key: str | None = None  # that the payload was read with: public, an operator's, or why there is none
+    shows_the_same: bool | None = None  # as what was marked; no: it was cut, or the mark comes from another picture
+    scale: float | None = None  # of its sides, beside the marked picture's
+    turn_degrees: float | None = None
+    is_mirrored: bool | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verification:
+    """Each layer that says that a picture was made, and how."""
+
+    watermark: WatermarkReading
+    record: Record | None  # that lies in the file beside the pixels, and that anybody can write
+
+    @property
+    def found(self) -> bool:
+        return self.watermark.found or self.record is not None
+
+
+def verify(path: str | os.PathLike[str], *, watermark_key: str | os.PathLike[str] | None = None) -> Verification:
+    """Read a picture's layers: any format that Pillow opens. watermark_key: an operator's, to read its payloads too.
+
+    Raises RequestError for what can't be read as a picture, and for a key that is none.
+    """
+    from tintype.image.source import open_picture
+
+    keys = [PUBLIC_KEY] if watermark_key is None else [read_key(watermark_key), PUBLIC_KEY]
+    pixels = np.asarray(open_picture(path, what="picture"))
+    return Verification(watermark=read_watermark(pixels, keys), record=_record_in(path))
+
+
+def read_watermark(pixels: Pixels, keys: list[bytes]) -> WatermarkReading:
+    """Of a picture, (height, width, 3): as it lies, and then whatever was done to its geometry."""
+    match, geometry = detect(pixels), Geometry()
+    if match.score < THRESHOLD:
+        match, geometry = search(pixels)
+        if match.score < SEARCH_THRESHOLD:
+            return WatermarkReading(found=False, confidence=0.0)
+    payload, key = _payload_in(match, keys)
+    return WatermarkReading(
+        found=True,
+        confidence=1.0 - match.false_alarms,
+        payload=None if payload is None else payload.hex,
+        maker=None if payload is None else f"{payload.maker:06x}",
+        key=ANOTHER if payload is None else key,
+        shows_the_same=None if payload is None else shows_the_same(payload, pixels),
+        scale=round(geometry.scale, 3),
+        turn_degrees=round(float(np.degrees(geometry.turn)), 1),
+        is_mirrored=geometry.is_mirrored,
+    )
+
+
+def _payload_in(match: Match, keys: list[bytes]) -> tuple[Payload | None, str]:
+    for key in keys:
+        payload = read_payload(soft_bits(match, pattern_of(key)))
+        if payload is not None:
+            return payload, key_name(key)
+    return None, ""
+
+
+def _record_in(path: str | os.PathLike[str]) -> Record | None:
+    try:
+        return read_record(Path(path))
+    except RecordError:
+        return None
