@@ -72,14 +72,15 @@ def read_watermark(pixels: Pixels, keys: list[bytes]) -> WatermarkReading:
         if match.score < SEARCH_THRESHOLD:
             return WatermarkReading(found=False, confidence=0.0)
     payload, key = _payload_in(match, keys)
+    upright = pixels[:, ::-1] if geometry.is_mirrored else pixels
     return WatermarkReading(
         found=True,
         confidence=1.0 - match.false_alarms,
         payload=None if payload is None else payload.hex,
         maker=None if payload is None else f"{payload.maker:06x}",
         key=ANOTHER if payload is None else key,
-        shows_the_same=None if payload is None else shows_the_same(payload, pixels),
-        scale=round(geometry.scale, 3),
+        shows_the_same=None if payload is None else shows_the_same(payload, upright),
+        scale=round(geometry.scale, 2),
         turn_degrees=round(float(np.degrees(geometry.turn)), 1),
         is_mirrored=geometry.is_mirrored,
     )
