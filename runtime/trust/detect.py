@@ -43,28 +43,26 @@ def detect(pixels: Pixels) -> Match:
 
 
 def best_shift(bins: Bins, bands: tuple[float, ...]) -> Match:
-    pattern, best = pattern_of(), NO_MATCH
-    alike = bins[pattern.sync] * pattern.sync_phases.conj()
-    radius = RADIUS[pattern.sync]
+    best = NO_MATCH
     for highest in bands:
-        score, shift = _peak(alike * (radius <= highest), pattern.sync)
-        if score > best.score:
-            best = Match(score, shift, bins)
+        values = correlations(bins, highest)
+        row, column = divmod(int(np.argmax(values)), TILE)
+        if values[row, column] > best.score:
+            best = Match(float(values[row, column]), (row, column), bins)
     return best
 
 
-def _peak(alike: Bins, sync: NDArray[np.int64]) -> tuple[float, tuple[int, int]]:
-    """The largest correlation over all shifts, beside what chance gives, and where it is."""
+def correlations(bins: Bins, highest: float = BANDS[0]) -> NDArray[np.float64]:
+    """(TILE, TILE), for each shift how alike the bins and the pattern are, in standard deviations of chance."""
+    pattern = pattern_of()
+    sync = pattern.sync[RADIUS[pattern.sync] <= highest]
+    alike = bins[sync] * pattern.sync_phases[: len(sync)].conj()
     spread = math.sqrt(float(np.sum(np.abs(alike) ** 2)) / 2)
-    if spread == 0.0:
-        return 0.0, (0, 0)
     spectrum = np.zeros((TILE, TILE // 2 + 1), np.complex64)
     spectrum[ROWS[sync] % TILE, COLUMNS[sync]] = alike
     on_edge = COLUMNS[sync] == 0
     spectrum[-ROWS[sync][on_edge] % TILE, 0] = alike[on_edge].conj()
-    correlation = np.fft.irfft2(spectrum, (TILE, TILE)) * (TILE * TILE / 2)
-    row, column = divmod(int(np.argmax(correlation)), TILE)
-    return float(correlation[row, column]) / spread, (row, column)
+    return np.fft.irfft2(spectrum, (TILE, TILE)) * (TILE * TILE / 2 / spread if spread else 0.0)
 
 
 def score_at(bins: Bins, shift: tuple[int, int]) -> float:

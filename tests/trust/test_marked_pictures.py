@@ -9,9 +9,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from scenery import scenery
 
 import tintype
+from tintype.bench.photographs import photograph
 from tintype.record import parse_record
 from tintype.trust.embed import MOST_DB
 from tintype.trust.keys import MAKER_NAME, maker_of, read_key
@@ -97,7 +97,7 @@ def test_a_record_with_a_payload_that_is_none_is_refused(postcard: tintype.Pipel
 
 
 def test_what_is_kept_outside_of_a_mask_is_kept_byte_for_byte(postcard: tintype.Pipeline) -> None:
-    picture, mask = scenery(4, (128, 128)), np.zeros((128, 128), np.uint8)
+    picture, mask = photograph(4, (128, 128)), np.zeros((128, 128), np.uint8)
     mask[:, 40:] = 255
     result = postcard.generate(PROMPT, image=picture, mask=mask, keep_outside="exact", **FIELDS)
     made = np.asarray(result.image)

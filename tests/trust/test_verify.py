@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 from PIL import Image
-from scenery import scenery
 
+from tintype.bench.photographs import photograph
 from tintype.cli.verify import verify
 from tintype.trust.embed import embed
 
@@ -21,7 +21,7 @@ from tintype.trust.embed import embed
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A marked picture as JPEG and PNG, one that isn't, and a file that is no picture."""
     place = tmp_path_factory.mktemp("pictures")
-    picture = scenery(11, (300, 300))
+    picture = photograph(11, (300, 300))
     marked = embed(picture, 0xABCDEF)
     assert marked is not None
     Image.fromarray(marked.pixels).save(place / "marked.png")

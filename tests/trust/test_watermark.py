@@ -7,8 +7,8 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 from PIL import Image, ImageDraw, ImageFilter
-from scenery import Picture, as_jpeg, scenery
 
+from tintype.bench.photographs import Picture, as_jpeg, photograph
 from tintype.trust.detect import THRESHOLD, detect, soft_bits
 from tintype.trust.embed import MOST_DB, Marked, embed
 from tintype.trust.pattern import BINS, BITS, PUBLIC_KEY, pattern_of
@@ -23,7 +23,7 @@ SIZES = [(128, 128), (160, 200), (256, 384), (520, 300), (1100, 1030)]
 
 @pytest.fixture(scope="module")
 def marked() -> tuple[Picture, Marked]:
-    picture = scenery(3, (512, 512))
+    picture = photograph(3, (512, 512))
     made = embed(picture, MAKER)
     assert made is not None
     return picture, made
@@ -36,7 +36,7 @@ def psnr_db(one: Picture, other: Picture) -> float:
 @pytest.mark.parametrize("size", SIZES, ids=str)
 @pytest.mark.parametrize("seed", [1, 2])
 def test_a_mark_is_read_and_costs_no_more_than_is_said(size: tuple[int, int], seed: int) -> None:
-    picture = scenery(seed, size)
+    picture = photograph(seed, size)
     made = embed(picture, MAKER)
     assert made is not None
     assert made.pixels.shape == picture.shape
@@ -137,8 +137,8 @@ NOT_OURS: dict[str, Callable[[], Picture]] = {
     "stripes": lambda: (np.indices((512, 512)).sum(0) % 8 * 36)[..., None].repeat(3, 2),
     "text": _text,
     "one-pixel": lambda: np.zeros((1, 1, 3), np.uint8),
-    "thin": lambda: scenery(1, (900, 900))[:20],
-    **{f"scenery-{seed}": (lambda seed=seed: scenery(seed, (384, 384))) for seed in range(8)},  # type: ignore[misc]
+    "thin": lambda: photograph(1, (900, 900))[:20],
+    **{f"scenery-{seed}": (lambda seed=seed: photograph(seed, (384, 384))) for seed in range(8)},  # type: ignore[misc]
 }
 
 
@@ -158,12 +158,12 @@ def test_every_picture_can_be_marked(name: str) -> None:
 
 
 def test_a_small_picture_has_none() -> None:
-    assert embed(scenery(1, (127, 500)), MAKER) is None
-    assert not read_watermark(scenery(1, (127, 127)), [PUBLIC_KEY]).found
+    assert embed(photograph(1, (127, 500)), MAKER) is None
+    assert not read_watermark(photograph(1, (127, 127)), [PUBLIC_KEY]).found
 
 
 def test_nothing_changes_where_nothing_may() -> None:
-    picture, where = scenery(6, (256, 256)), np.zeros((256, 256), np.float32)
+    picture, where = photograph(6, (256, 256)), np.zeros((256, 256), np.float32)
     assert embed(picture, MAKER, where=where) is None
     where[:, 100:] = 1.0
     made = embed(picture, MAKER, where=where)
@@ -173,7 +173,7 @@ def test_nothing_changes_where_nothing_may() -> None:
 
 
 def test_an_operators_payload_is_read_with_the_operators_key_alone() -> None:
-    picture, key = scenery(8, (384, 384)), b"a key of thirty-two random bytes"
+    picture, key = photograph(8, (384, 384)), b"a key of thirty-two random bytes"
     made = embed(picture, MAKER, key=key)
     assert made is not None
     theirs, ours = read_watermark(made.pixels, [PUBLIC_KEY]), read_watermark(made.pixels, [key, PUBLIC_KEY])
@@ -191,7 +191,7 @@ def test_a_mark_that_was_moved_tells_itself_mostly(marked: tuple[Picture, Marked
     residual = marked[1].pixels.astype(np.int16) - marked[0]
     told = []
     for seed in range(20, 32):
-        forged = np.clip(scenery(seed, (512, 512)) + residual, 0, 255).astype(np.uint8)
+        forged = np.clip(photograph(seed, (512, 512)) + residual, 0, 255).astype(np.uint8)
         reading = read_watermark(forged, [PUBLIC_KEY])
         told.append(reading.shows_the_same is not True)
     assert sum(told) >= 8

@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw, ImageFilter
 Picture = NDArray[np.uint8]  # (height, width, 3)
 
 
-def scenery(seed: int, size: tuple[int, int] = (256, 256)) -> Picture:
+def photograph(seed: int, size: tuple[int, int] = (256, 256)) -> Picture:
     """Hills and discs before clouds, with a photograph's spectrum and a camera's grain. size: height and width."""
     random = np.random.default_rng(seed)
     height, width = size

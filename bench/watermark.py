@@ -1,0 +1,199 @@
+"""The watermark: what it costs, what it outlasts, and how often it is seen where there is none.
+
+    python -m tintype.bench.watermark [--pictures 100] [--others 1000] [--searches 100]
+
+Half of the pictures are renders of postcard's world, half are like photographs. The nine attacks are those by which
+Gaussian Shading was measured (Yang et al. 2024, brightness as torchvision's ColorJitter draws it), each once on every
+marked picture; beside them cuts and turns, by the whole search. False alarms are counted on pictures without a mark,
+and by the tail of every correlation with the pattern, beside a Gaussian's.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageFilter
+
+from tintype.bench.comparison import Bar, judge
+from tintype.bench.figures import summary
+from tintype.bench.measurement import Report, count_option, measurement
+from tintype.bench.photographs import Picture, as_jpeg, photograph
+from tintype.models.postcard.scene import random_scene
+from tintype.models.postcard.world import render
+from tintype.trust import detect as detection
+from tintype.trust import search as searching
+from tintype.trust.embed import embed
+from tintype.trust.pattern import TILE, pattern_of
+from tintype.trust.payload import read_payload
+from tintype.trust.residual import flatten, luma_of, middle, tile_bins
+
+Attack = Callable[[Picture, np.random.Generator], Picture]
+MAKER = 0x5EED01
+SHARES = {"found": "found", "payload_read": "payload read"}
+TAILS = (3.0, 4.0, 5.0)  # standard deviations
+
+
+def _filtered(kind: ImageFilter.Filter) -> Attack:
+    return lambda picture, random: np.asarray(Image.fromarray(picture).filter(kind))
+
+
+def _turned(degrees: float) -> Attack:
+    return lambda picture, random: np.asarray(Image.fromarray(picture).rotate(degrees, Image.Resampling.BICUBIC))
+
+
+def _resized(share: float, *, back: bool) -> Attack:
+    def change(picture: Picture, random: np.random.Generator) -> Picture:
+        whole = Image.fromarray(picture)
+        small = whole.resize([round(side * share) for side in whole.size], Image.Resampling.BICUBIC)
+        return np.asarray(small.resize(whole.size, Image.Resampling.BICUBIC) if back else small)
+
+    return change
+
+
+def _hidden(share: float, *, inside: bool) -> Attack:
+    """Black in a square of so much of the area, or but for it."""
+
+    def change(picture: Picture, random: np.random.Generator) -> Picture:
+        side = int(picture.shape[0] * math.sqrt(share))
+        top, left = random.integers(0, picture.shape[0] - side, 2)
+        square = np.zeros(picture.shape[:2], bool)
+        square[top : top + side, left : left + side] = True
+        return np.where((square != inside)[..., np.newaxis], picture, 0).astype(np.uint8)
+
+    return change
+
+
+def _salted(share: float) -> Attack:
+    def change(picture: Picture, random: np.random.Generator) -> Picture:
+        drawn = random.random((*picture.shape[:2], 1))
+        return np.where(drawn < share / 2, 0, np.where(drawn > 1 - share / 2, 255, picture)).astype(np.uint8)
+
+    return change
+
+
+def _levels(change: Callable[[np.ndarray, np.random.Generator], np.ndarray]) -> Attack:
+    return lambda picture, random: np.clip(np.rint(change(picture.astype(float), random)), 0, 255).astype(np.uint8)
+
+
+NINE: dict[str, Attack] = {
+    "JPEG 25": lambda picture, random: as_jpeg(picture, 25),
+    "60 % cut out": _hidden(0.6, inside=False),
+    "80 % dropped": _hidden(0.8, inside=True),
+    "resized to 25 %": _resized(0.25, back=True),
+    "blur, radius 4": _filtered(ImageFilter.GaussianBlur(4)),
+    "median of 7": _filtered(ImageFilter.MedianFilter(7)),
+    "noise of 5 %": _levels(lambda picture, random: picture + random.normal(0, 0.05 * 255, picture.shape)),
+    "salt and pepper of 5 %": _salted(0.05),
+    "brightness to 6": _levels(lambda picture, random: picture * random.uniform(0, 7)),
+}
+BESIDE: dict[str, Attack] = {
+    "nothing": lambda picture, random: picture,
+    "JPEG 10": lambda picture, random: as_jpeg(picture, 10),
+    "a quarter cut out": lambda picture, random: picture[128:384, 100:356],
+}
+SEARCHED: dict[str, Attack] = {
+    "turned by 9 degrees": _turned(9),
+    "turned by 45 degrees": _turned(45),
+    "smaller, 73 %": _resized(0.73, back=False),
+    "mirrored": lambda picture, random: np.ascontiguousarray(picture[:, ::-1]),
+}
+BARS = (
+    Bar("nine attacks, mean", "found", at_least=0.90),
+    Bar("nothing", "found", at_least=1.0),
+    Bar("JPEG 25", "found", at_least=0.99),
+    Bar("a quarter cut out", "found", at_least=0.9),
+    Bar("turned by 9 degrees", "found", at_least=0.8),
+    Bar("marking", "psnr_db", at_least=42.0),
+    Bar("marking", at_most=0.030),
+    Bar("detecting", at_most=0.020),
+    Bar("searching", at_most=1.5),
+    Bar("others", "found", at_most=0.0),
+    Bar("others, searched", "found", at_most=0.0),
+)
+
+
+@measurement(
+    "watermark",
+    count_option("--pictures", default=100, help="That are marked."),
+    count_option("--others", default=1000, help="Without a mark, for false alarms over the shifts."),
+    count_option("--searches", default=100, help="Without a mark, for false alarms of the whole search."),
+    count_option("--side", default=512, least=TILE, help="Pixels."),
+    rounds=1,
+    threads=1,
+    help=__doc__,
+)
+def main(report: Report, pictures: int, others: int, searches: int, side: int, threads: int) -> None:
+    table: dict[str, dict[str, Any]] = {}
+    marked, psnr, seconds = [], [], []
+    for picture in drawn(pictures, side, seed=0):
+        started = time.process_time()
+        made = embed(picture, MAKER)
+        seconds.append(time.process_time() - started)
+        assert made is not None
+        marked.append(made)
+        psnr.append(made.psnr_db)
+    table["marking"] = {"seconds": summary(seconds), "psnr_db": round(float(np.mean(psnr)), 2), "lowest_db": min(psnr)}
+    table["marking"]["read_from_a_copy"] = float(np.mean([made.is_read for made in marked]))
+    for name, attack in (*NINE.items(), *BESIDE.items(), *SEARCHED.items()):
+        random, found, read, took = np.random.default_rng(1), [], [], []
+        for made in marked:
+            edited = attack(made.pixels, random)
+            started = time.process_time()
+            match, threshold = looked_for(edited, whole=name in SEARCHED)
+            took.append(time.process_time() - started)
+            found.append(match.score >= threshold)
+            read.append(read_payload(detection.soft_bits(match, pattern_of())) == made.payload)
+        table[name] = {"found": float(np.mean(found)), "payload_read": float(np.mean(read)), "seconds": summary(took)}
+    table["nine attacks, mean"] = {"found": float(np.mean([table[name]["found"] for name in NINE]))}
+    table["detecting"] = {"seconds": table["nothing"]["seconds"]}
+    table["searching"] = {"seconds": table["turned by 9 degrees"]["seconds"]}
+    table["others"] = false_alarms(others, side, whole=False)
+    table["others, searched"] = false_alarms(searches, side, whole=True)
+    report.add("watermark", {"peers": table, "bars": judge(BARS, table)})
+    for name, row in table.items():
+        shares = [f"{row[each]:.3f} {words}" for each, words in SHARES.items() if each in row]
+        report.lines += [f"{name:<24} {', '.join(shares)}"] if shares else []
+
+
+def drawn(count: int, side: int, seed: int) -> Iterator[Picture]:
+    """Renders and pictures like photographs in turn."""
+    random = np.random.default_rng(seed)
+    for number in range(count):
+        if number % 2:
+            yield render(random_scene(random, held_out=None), random, side)[0]
+        else:
+            yield photograph(seed * 1_000_003 + number, (side, side))
+
+
+def looked_for(picture: Picture, *, whole: bool) -> tuple[detection.Match, float]:
+    """The best match, over shifts or over the whole search, and what it has to reach."""
+    if whole:
+        return searching.search(picture)[0], searching.THRESHOLD
+    return detection.detect(picture), detection.THRESHOLD
+
+
+def false_alarms(count: int, side: int, *, whole: bool) -> dict[str, Any]:
+    """How many of so many pictures without a mark look marked; their highest score; tails beside a Gaussian's."""
+    scores, beyond, samples = [], np.zeros(len(TAILS)), 0
+    for picture in drawn(count, side, seed=2 + whole):
+        match, threshold = looked_for(picture, whole=whole)
+        scores.append(match.score)
+        if not whole:
+            flat = flatten(luma_of(picture[middle(picture.shape[:2])])).values
+            values = detection.correlations(tile_bins(flat).bins)
+            beyond += [(values > tail).sum() for tail in TAILS]
+            samples += values.size
+    told: dict[str, Any] = {"found": float(np.mean([score >= threshold for score in scores])), "pictures": count}
+    told |= {"highest_score": round(max(scores), 3), "threshold": threshold}
+    if samples:
+        chance = np.array([0.5 * math.erfc(tail / math.sqrt(2)) for tail in TAILS])
+        told |= {"samples": samples, "tails_over_gaussian": (beyond / samples / chance).round(3).tolist()}
+    return told
+
+
+if __name__ == "__main__":
+    main()
