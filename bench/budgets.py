@@ -132,7 +132,7 @@ def comparison(job: Job, plans: Mapping[str, Plan], slowest: Mapping[str, float]
     commands = {}
     for name, planned in plans.items():
         picture = scratch / f"{name}.png"
-        arguments = generate_arguments(within(job, planned["budget_bytes"]), picture)
+        arguments = generate_arguments(within(job, planned["budget_bytes"]), picture, marked=False)
         read = functools.partial(read_peak, job, planned)
         commands[name] = Command(tintype_command(*arguments), output=picture, read=read)
     times = [Bar(name, "total_seconds", over=UNLIMITED, at_most=most) for name, most in slowest.items()]

@@ -65,9 +65,11 @@ def plan_arguments(job: Job) -> tuple[str, ...]:
     return ("plan", job.model, "--json", *_options(job, "num_inference_steps", "memory"))
 
 
-def generate_arguments(job: Job, picture: Path) -> tuple[str, ...]:
+def generate_arguments(job: Job, picture: Path, *, marked: bool = True) -> tuple[str, ...]:
+    """marked: not where pictures are compared, since a watermark follows from the picture."""
     asked = ("generate", job.prompt, "-o", str(picture), "--model", job.model, "--seed", "7", "--json")
-    return (*asked, *_options(job, "num_inference_steps", "sampler", "memory"))
+    mark = () if marked else ("--no-watermark",)
+    return (*asked, *mark, *_options(job, "num_inference_steps", "sampler", "memory"))
 
 
 def _options(job: Job, *more: str) -> list[str]:

@@ -130,7 +130,7 @@ def kills(report: Report, bundle: str, count: int, seed: int, **fields: Any) -> 
 
 def start(job: Job, folder: Path, cache: str, kill_after: float | None = None) -> dict[str, Any]:
     """A picture from a fresh process on a cache of its own; killed after so many seconds, whether it was at it."""
-    command = tintype_command(*generate_arguments(job, folder / f"{cache}.png"))
+    command = tintype_command(*generate_arguments(job, folder / f"{cache}.png", marked=False))
     run = run_process(command, {"TINTYPE_CACHE": str(folder / cache)}, kill_after=kill_after or HANGS_SECONDS)
     if kill_after is None and run.exit_code != 0:
         raise click.ClickException(f"a start after a kill failed: {run.stderr.strip()[-400:]}")

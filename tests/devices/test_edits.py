@@ -16,7 +16,7 @@ DEVICE = os.environ.get("TINTYPE_TEST_DEVICE", "")
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(not DEVICE, reason="TINTYPE_TEST_DEVICE names no device")]
 
 SIDE = 64
-ASKED = {"num_inference_steps": 2, "seed": 5, "exactness": "exact"}
+ASKED = {"num_inference_steps": 2, "seed": 5, "exactness": "exact", "watermark": False}
 PROMPT = "a red sailboat on a calm sea"
 
 

@@ -13,7 +13,7 @@ pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(platform.system() != "Windows", reason="DirectML exists on Windows only"),
 ]
-REQUEST = {"seed": 7, "num_inference_steps": 4}
+REQUEST = {"seed": 7, "num_inference_steps": 4, "watermark": False}
 PROMPT = "a red sailboat on a calm sea at sunset"
 
 
