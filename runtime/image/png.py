@@ -29,7 +29,10 @@ def write_png(path: str | os.PathLike[str], image: Image, texts: Mapping[str, st
     check_writable(path)
     info = PngInfo()
     for keyword, text in texts.items():
-        info.add_text(keyword, text)  # as Latin-1 when it can be, else UTF-8
+        if keyword.startswith("XML:"):  # iTXt is what its readers look for
+            info.add_itxt(keyword, text)
+        else:
+            info.add_text(keyword, text)  # as Latin-1 when it can be, else UTF-8
     return write_output(path, lambda file: image.save(file, format="PNG", pnginfo=info))
 
 

@@ -1,6 +1,7 @@
 """A picture's record: everything needed to make it again, and to say how it was made. It holds no clock and no path.
 
-In a PNG it stands twice: as A1111's `parameters` text, which other tools read, and whole as JSON under `tintype`.
+In a PNG it stands whole as JSON under `tintype`, as A1111's `parameters` text, which other tools read, and as XMP,
+which says to everybody that a model made the picture.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from tintype.image.png import RECORD_KEY
 from tintype.memory.mode import PACKED, Tiles
 from tintype.record.a1111 import A1111_KEY, parameters_text
 from tintype.record.provenance import Provenance
+from tintype.record.xmp import XMP_KEY, xmp_text
 from tintype.request import ResolvedRequest
 
 RECORD_VERSION = 2  # 1: without inputs; tiles stood apart from how graphs were held
@@ -62,9 +64,11 @@ class Record:
 
     def texts(self) -> dict[str, str]:
         """The PNG's texts by keyword."""
+        whole = json.dumps(strict_json.plain(self))
         return {
             A1111_KEY: parameters_text(self.request, self.made_with, self.seed),
-            RECORD_KEY: json.dumps(strict_json.plain(self)),
+            RECORD_KEY: whole,
+            XMP_KEY: xmp_text(self, whole),
         }
 
 
