@@ -43,7 +43,7 @@ FROM_INPUTS = ("image", "mask", "latents")  # what a record has hashes of alone
     type=click.Path(path_type=Path),
     help="The PNG to write; one that is there is replaced [default: a new one here, named by words and seed].",
 )
-@click.option("--model", help="A bundle's folder, or an embedded name [default: postcard].")
+@click.option("--model", help="A model's name (tintype models), or a bundle's folder [default: postcard].")
 @click.option("--size", type=Size(), help="Width and height in pixels, as in 512x384.")
 @request_options()
 @memory_option
@@ -240,9 +240,10 @@ def _promised(pipeline: Pipeline, record: Record, way: Way) -> Run:
 
 def _bundle_of(record: Record) -> str:
     from tintype.bundle import EMBEDDED
+    from tintype.bundle.library import library_bundle
 
     name = record.made_with.bundle
-    if name not in EMBEDDED:
+    if name not in EMBEDDED and library_bundle(name) is None:
         raise RecordError(f"the picture was made with the bundle {name!r}", fix="say where it is: --model FOLDER")
     return name
 
