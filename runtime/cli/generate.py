@@ -24,7 +24,7 @@ from tintype.cli.options import (
 )
 from tintype.cli.progress import StepBar, spinner
 from tintype.cli.say import say, say_json
-from tintype.cli.show import demand_pictures
+from tintype.cli.show import LivePreview, demand_pictures
 from tintype.cli.show import show as show_picture
 from tintype.errors import MemoryBudgetError, OutputError, RecordError, RequestError, TintypeError
 
@@ -154,7 +154,7 @@ def _draw(request: Request | Callable[[Bundle], Request], way: Way) -> None:
         run = pipeline.steps(request if isinstance(request, Request) else request(pipeline.bundle))
         output = way.output or new_path(run.request.prompt, run.request.seed, run.request.count)
         paths = picture_paths(output, run.request.count)
-        result = _finish(run, paths, bar, output, way.inputs)
+        result = _finish(run, paths, bar, output, way)
     _tell(result, paths, way)
 
 
@@ -181,7 +181,7 @@ def _reproduce(picture: Path, way: Way) -> None:
     record = read_record(picture)
     output = way.output or new_path(record.request.prompt, record.seed)
     with StepBar() as bar, _load_as_in(record, way) as pipeline:
-        result = _finish(_promised(pipeline, record, way), [output], bar, output, way.inputs)
+        result = _finish(_promised(pipeline, record, way), [output], bar, output, way)
     _tell(result, [output], way)
 
 
@@ -248,15 +248,27 @@ def _bundle_of(record: Record) -> str:
     return name
 
 
-def _finish(run: Run, paths: list[Path], bar: StepBar, output: Path, inputs: InputFields) -> Result:
+def _finish(run: Run, paths: list[Path], bar: StepBar, output: Path, way: Way) -> Result:
     """Take every step and write every picture, once it is known that they can be written."""
     _check_writable(paths)
+    live = None if way.protocol is None or way.as_json else LivePreview(way.protocol, sys.stdout)
+
+    def on_step(step: Step) -> None:
+        bar.advance(step.index + 1, step.total)
+        if live is not None:
+            with bar.hidden():
+                live.show(step)
+
     try:
-        return _save_each(run.events(), paths, bar)
+        return _save_each(run.events(), paths, on_step)
     except OutputError:
         raise
     except (TintypeError, MemoryError) as error:
-        raise _keep_latents(run, output, inputs, error) from None
+        raise _keep_latents(run, output, way.inputs, error) from None
+    finally:
+        if live is not None:
+            with bar.hidden():
+                live.close()
 
 
 def _check_writable(paths: Iterable[Path]) -> None:
@@ -269,7 +281,7 @@ def _check_writable(paths: Iterable[Path]) -> None:
 def _save_each(
     events: Generator[Step | Picture, None, Result] | Generator[Picture, None, Result],
     paths: Sequence[Path],
-    bar: StepBar | None = None,
+    on_step: Callable[[Step], None] = lambda step: None,
 ) -> Result:
     """Write each picture when it is there, to the next of the paths; the result when the last one is written.
 
@@ -283,8 +295,8 @@ def _save_each(
             event = next(events)
             if not isinstance(event, Step):
                 written.append(event.save(paths[len(written)]))
-            elif bar is not None:
-                bar.advance(event.index + 1, event.total)
+            else:
+                on_step(event)
     except StopIteration as end:
         return end.value  # type: ignore[no-any-return]
     except BaseException as error:

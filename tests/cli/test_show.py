@@ -12,7 +12,8 @@ from click.testing import CliRunner
 from PIL import Image
 
 from tintype.cli.commands import OWN_COMMANDS, _load
-from tintype.cli.show import ITERM, KITTY, SIXEL, protocol_of, show, sixels
+from tintype.cli.show import ITERM, KITTY, SIXEL, LivePreview, protocol_of, show, sixels
+from tintype.errors import CancelledError, MemoryBudgetError
 
 
 @pytest.fixture
@@ -100,3 +101,42 @@ def _drawn(text: str) -> np.ndarray:
                     canvas[top + row, left : left + length] = palette[colour]
             left += length
     return canvas[:height]
+
+
+class _Step:
+    """A step whose preview is a picture, or fails."""
+
+    def __init__(self, image, error=None):
+        self._image, self._error = image, error
+
+    def preview(self):
+        if self._error is not None:
+            raise self._error
+        return [self._image.copy()]
+
+
+@pytest.mark.parametrize("protocol", [KITTY, ITERM, SIXEL])
+def test_previews_are_drawn_in_one_place_now_and_then_and_taken_away(picture, protocol):
+    stream, now = io.StringIO(), [0.0]
+    live = LivePreview(protocol, stream, lambda: now[0])
+    for now[0] in (0.0, 0.1, 1.0):
+        live.show(_Step(picture))
+    text = stream.getvalue()
+    assert text.startswith("\n" * 12 + "\x1b[12A\x1b7")  # room is made once
+    assert text.count("\x1b7") == text.count("\x1b8") == 2  # the second came too soon
+    assert text.count("\n" * 12) == 1
+    live.close()
+    assert stream.getvalue().endswith("\x1b[J")
+    live.show(_Step(picture))
+    assert stream.getvalue().endswith("\x1b[J")
+
+
+def test_a_preview_that_fails_leaves_the_picture_alone(picture):
+    stream = io.StringIO()
+    live = LivePreview(SIXEL, stream)
+    live.show(_Step(picture, MemoryBudgetError("no memory", fix="none")))
+    live.show(_Step(picture))
+    live.close()
+    assert stream.getvalue() == ""
+    with pytest.raises(CancelledError):
+        LivePreview(SIXEL, stream).show(_Step(picture, CancelledError("stopped", fix="none")))

@@ -18,6 +18,7 @@ from tintype.export import Effort, export_bundle, graphs
 from tintype.export.checkpoint import load_unet, load_vae, open_checkpoint
 from tintype.export.parity import psnr_db
 from tintype.export.storage import load_graph
+from tintype.image.preview import linear_samples
 
 ROLES = ("text_encoder", "denoiser", "vae_decoder", "vae_encoder")
 Export = tuple[Path, dict[str, Any]]
@@ -47,6 +48,18 @@ def test_the_manifest_tells_the_checkpoints_facts(bundle: Bundle, tiny_checkpoin
         ("batch", "sequence", 64),
     ]
     assert bundle.graph("vae_decoder").outputs[0].shape == ("batch", 3, "4*height", "4*width")
+
+
+def test_the_manifest_has_colours_for_previews_of_its_own_latents(bundle: Bundle, tiny_checkpoint: Path) -> None:
+    """They explain more of what the decoder makes of other latents than any one colour does."""
+    factors, manifest = bundle.manifest.preview, bundle.manifest
+    assert factors is not None
+    latents = np.random.default_rng(5).normal(size=(1, 4, 16, 16)).astype(np.float32)
+    feed = {"latent_sample": latents / manifest.scaling_factor}
+    samples = run_graph(bundle.graph_path("vae_decoder"), feed)["sample"].clip(-1, 1)
+    cells = samples.reshape(1, 3, 16, 4, 16, 4).mean(axis=(3, 5))
+    error = np.square(linear_samples(latents, factors.weights, factors.bias) - cells).mean()
+    assert error < np.square(cells - cells.mean(axis=(2, 3), keepdims=True)).mean()
 
 
 def test_every_graph_passed_its_fp32_gate(bundle: Bundle) -> None:
