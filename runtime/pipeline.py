@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 def picture_steps(ctx: Context) -> Generator[Step | Picture]:
     """The pictures of a run: each step when it is done, each picture when it is decoded."""
     if ctx.base is not None:
-        yield from base_steps(ctx, ctx.base)  # 0. a smaller picture, which is enlarged
+        yield from base_steps(ctx, ctx.base)  # 0. a smaller picture, or what a refiner goes on from
     ctx.prepare()
     conditioning = encode(ctx)  # 1. words -> embeddings
     about_words = tuple(ctx.warnings)
@@ -55,19 +55,21 @@ def load(
     provider: str = "auto",
     memory: str | int | None = None,
     threads: int | None = None,
+    refiner: str | os.PathLike[str] | None = None,
 ) -> Pipeline:
-    """Open a bundle, by its embedded name or its folder, on a device.
+    """Open a bundle, by its name or its folder, on a device.
 
     provider: auto, cpu, cuda, directml or webgpu; a named one is used or it is an error.
     memory: the most that the process may have resident, a device's memory included, in bytes or as in 2GiB; auto is
-    what is free. Requests that do not fit are refused before anything loads; None is no budget.
-    threads: for the processor; None is one a core.
+    what is free. What does not fit is refused before anything loads; None is no budget.
+    threads: for the processor; None is one a core. refiner: a bundle of the same latents that draws the last steps.
 
-    Raises BundleError, InstallError or ProviderError, and RequestError for a budget that is no size.
+    Raises BundleError, InstallError or ProviderError, and RequestError for what can't be done.
     """
     from tintype.engine import resolve_provider
 
-    return Pipeline(open_bundle(name_or_path), resolve_provider(provider), memory=memory, threads=threads)
+    bundle, refines = open_bundle(name_or_path), None if refiner is None else open_bundle(refiner)
+    return Pipeline(bundle, resolve_provider(provider), memory=memory, threads=threads, refiner=refines)
 
 
 class Pipeline(Studio):
@@ -93,9 +95,7 @@ class Pipeline(Studio):
         """The picture of a record again, byte for byte.
 
         inputs: the picture, mask or noise that it began with, if any; a record has only their hashes.
-
-        Raises RecordError, naming each reason, when this bundle, device or version can't promise the same bytes;
-        `anyway` tries all the same.
+        Raises RecordError, naming each reason, when the same bytes can't be promised; `anyway` tries all the same.
         """
         return take_all(self.reproduce_steps(record, anyway=anyway, **inputs).events())
 
@@ -127,7 +127,7 @@ class Pipeline(Studio):
 
         Raises RequestError, and MemoryBudgetError, naming the smallest budget that would do, when nothing fits.
         """
-        return self.planner.plan(self.work(self.resolve(make_request(prompt, fields))), self.memory, build=build)
+        return self.plan_whole(self.resolve(make_request(prompt, fields)), build=build)
 
     def encode_picture(
         self, picture: Image, *, exactness: str | None = None, warn: Callable[[str], None] = lambda sentence: None

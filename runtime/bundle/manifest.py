@@ -282,6 +282,10 @@ class Manifest:
             counts.append(next(skip for skip in itertools.count() if f"{CLIP_SKIP}{skip + 1}" not in names))
         return min(counts)
 
+    def has(self, decoder: str) -> bool:
+        """Whether it has a decoder, as a request calls it."""
+        return DECODERS[decoder] in self.graphs
+
     @property
     def is_inpainting(self) -> bool:
         """Whether the denoiser takes a mask and the latents of a masked picture beside the noisy latents."""

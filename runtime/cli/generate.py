@@ -44,6 +44,7 @@ FROM_INPUTS = ("image", "mask", "latents")  # what a record has hashes of alone
     help="The PNG to write; one that is there is replaced [default: a new one here, named by words and seed].",
 )
 @click.option("--model", help="A model's name (tintype models), or a bundle's folder [default: postcard].")
+@click.option("--refiner", help="A model that draws the last steps, as Stable Diffusion XL's refiner does.")
 @click.option("--size", type=Size(), help="Width and height in pixels, as in 512x384.")
 @request_options()
 @memory_option
@@ -80,6 +81,7 @@ def generate(
     prompt: str | None,
     output: Path | None,
     model: str | None,
+    refiner: str | None,
     size: tuple[int, int] | None,
     memory: str | None,
     provider: str,
@@ -106,7 +108,7 @@ def generate(
         prompt = _words_of(variation_of) if prompt is None else prompt
     inputs = cast("InputFields", {name: fields[name] for name in FROM_INPUTS if fields[name] is not None})
     protocol = demand_pictures(sys.stdout) if show else None
-    way = Way(output, model, provider, memory, threads, force, as_json, protocol, inputs)
+    way = Way(output, model, refiner, provider, memory, threads, force, as_json, protocol, inputs)
     if from_record is not None:
         # What a record already says, giving it once more could only contradict it.
         said = {"prompt", "size", "memory", "variation_of", *fields} - {*FROM_INPUTS}
@@ -131,6 +133,7 @@ class Way:
 
     output: Path | None
     model: str | None
+    refiner: str | None
     provider: str
     memory: str | None
     threads: int | None
@@ -148,7 +151,7 @@ def _draw(request: Request | Callable[[Bundle], Request], way: Way) -> None:
     model = "postcard" if way.model is None else way.model
     with (
         StepBar() as bar,
-        load(model, provider=way.provider, memory=way.memory, threads=way.threads) as pipeline,
+        load(model, provider=way.provider, memory=way.memory, threads=way.threads, refiner=way.refiner) as pipeline,
     ):
         pipeline.on_progress = bar.tell
         run = pipeline.steps(request if isinstance(request, Request) else request(pipeline.bundle))
@@ -216,6 +219,7 @@ def _load_as_in(record: Record, way: Way) -> Pipeline:
         provider=made_with.target if way.provider == "auto" else way.provider,
         memory=way.memory,
         threads=made_with.threads if way.threads is None else way.threads,
+        refiner=_refiner_of(record) if way.refiner is None else way.refiner,
     )
 
 
@@ -239,13 +243,25 @@ def _promised(pipeline: Pipeline, record: Record, way: Way) -> Run:
 
 
 def _bundle_of(record: Record) -> str:
+    name = record.made_with.bundle
+    if not _is_here(name):
+        raise RecordError(f"the picture was made with the bundle {name!r}", fix="say where it is: --model FOLDER")
+    return name
+
+
+def _refiner_of(record: Record) -> str | None:
+    known = record.made_with.refiner
+    if known is not None and not _is_here(known.bundle):
+        raise RecordError(f"the picture was refined by {known.bundle!r}", fix="say where it is: --refiner FOLDER")
+    return None if known is None else known.bundle
+
+
+def _is_here(name: str) -> bool:
+    """Whether a model is found by its name, which a stranger may have written."""
     from tintype.bundle import EMBEDDED
     from tintype.bundle.library import library_bundle
 
-    name = record.made_with.bundle
-    if name not in EMBEDDED and library_bundle(name) is None:
-        raise RecordError(f"the picture was made with the bundle {name!r}", fix="say where it is: --model FOLDER")
-    return name
+    return name in EMBEDDED or library_bundle(name) is not None
 
 
 def _finish(run: Run, paths: list[Path], bar: StepBar, output: Path, way: Way) -> Result:

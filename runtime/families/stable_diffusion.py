@@ -109,7 +109,7 @@ def denoiser_uses(
 ) -> tuple[GraphUse, ...]:
     """A use for each number of branches that a step may take, the most first. dims: all but the batch."""
     calls = Counter[int]()
-    for index in range(schedule.total):
+    for index in range(schedule.steps_taken):
         calls[len(guidance.active(schedule.progress(index)))] += schedule.calls_in(index)
     batches = request.batches
     return tuple(

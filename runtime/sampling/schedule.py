@@ -55,6 +55,7 @@ class Schedule:
     variance_exploding: bool  # the last latents are the picture as they are, whatever noise is left in them
     eta: float = 0.0  # of ddim and tcd: the share of fresh noise, 0 none .. 1 all
     skipped: int = 0  # steps of the whole way that it leaves out, as it begins with a picture
+    stops_after: int | None = None  # steps after which another model goes on
     training_sigmas: NDArray[np.float64]  # (num_train_timesteps,), rising
 
     @property
@@ -63,13 +64,23 @@ class Schedule:
         return len(self.timesteps)
 
     @property
+    def steps_taken(self) -> int:
+        """How many of them are taken before another model goes on, if any does."""
+        return self.total if self.stops_after is None else self.stops_after
+
+    def steps_before(self, share: float) -> int:
+        """How many steps lie before a share of the way from noise to picture, as diffusers counts it by timesteps."""
+        return steps_before(self.config, self.timesteps, share)
+
+    @property
     def model_calls(self) -> int:
         """How often the sampler calls the model over all its steps."""
         return sum(self.calls_in(index) for index in range(self.total))
 
     def calls_in(self, index: int) -> int:
         """How often it calls the model in one step."""
-        return 2 if LAYOUTS[self.sampler].looks_ahead and self.sigmas[index + 1] != 0 else 1
+        ahead = self.sigmas[index + 1 : index + 1 + LAYOUTS[self.sampler].looks_ahead]
+        return 1 + int(np.count_nonzero(ahead))
 
     def progress(self, index: int) -> float:
         """The share of the way from noise to picture that lies before a step, 0 to below 1.
@@ -108,6 +119,7 @@ def make_schedule(
     *,
     eta: float = 0.0,
     strength: float = 1.0,
+    denoising_start: float | None = None,
     family: str | None = None,
 ) -> Schedule:
     """Plan a sampler's steps on a checkpoint's noise schedule, as the diffusers scheduler of that sampler does.
@@ -115,8 +127,8 @@ def make_schedule(
     sampler: a name in SAMPLERS. num_inference_steps: from 1. spacing: a name in SPACINGS, or None for what the
     checkpoint's config says; `respacing` has those that are no timestep spacings. eta: fresh noise of the samplers in
     ETAS. strength: the share of the steps, the last ones, that are taken, as diffusers counts them: of a picture to
-    begin with less is left the higher it is. family: a manifest's, for which ays has sigmas. RequestError for what
-    cannot be done.
+    begin with less is left the higher it is. denoising_start: the share of the way that another model has gone before,
+    as diffusers counts it. family: a manifest's, for which ays has sigmas. RequestError for what cannot be done.
     """
     if sampler not in LAYOUTS:
         raise RequestError(f"there is no sampler called {sampler!r}", fix=near_names(sampler, LAYOUTS))
@@ -129,7 +141,7 @@ def make_schedule(
     def spaced(steps: int) -> Spaced:
         return timesteps_for(config, layout, steps, name, base, training_sigmas, family)
 
-    way = _way(config, layout, spaced, num_inference_steps, strength, training_sigmas)
+    way = _way(config, layout, spaced, num_inference_steps, strength, denoising_start, training_sigmas)
     start = float(way.sigmas[:-1].max())
     plain_start = layout.variance_exploding and base in ("linspace", "trailing")
     return Schedule(
@@ -148,6 +160,11 @@ def make_schedule(
     )
 
 
+def steps_before(config: SchedulerConfig, timesteps: NDArray[np.float64], share: float) -> int:
+    """How many steps lie before a share of the way, by their timesteps."""
+    return int((timesteps >= round(config.num_train_timesteps * (1 - share))).sum())
+
+
 class _Way(NamedTuple):
     """The fields of a Schedule by these names."""
 
@@ -164,6 +181,7 @@ def _way(
     spaced: Callable[[int], Spaced],
     steps: int,
     strength: float,
+    denoising_start: float | None,
     training_sigmas: NDArray[np.float64],
 ) -> _Way:
     """spaced: timesteps and sigmas of so many steps of the whole way."""
@@ -177,6 +195,8 @@ def _way(
     stride = config.num_train_timesteps // steps
     if layout.begins_twice:
         timesteps = np.insert(timesteps, 1, timesteps[1:2])
+    if denoising_start is not None:
+        skipped = steps_before(config, timesteps, denoising_start)
     timesteps, sigmas = timesteps[skipped:], sigmas[skipped:]
     if layout.by_stride:
         sigmas_from, sigmas_to = sigmas_by_stride(layout, timesteps, stride, last, training_sigmas)

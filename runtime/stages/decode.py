@@ -70,20 +70,20 @@ def samples_in(ctx: Context, latents: Latents, mode: Mode, decoder: GraphUse | N
         )
 
 
-def event(ctx: Context, step: sampling.Step, batch: range, *, after: int = 0) -> Step:
-    """What a run tells of a sampler's step. after: further steps of the run."""
-    batches = ctx.batches
-    before = 0 if ctx.base is None else len(batches) * ctx.base.schedule.total
+def event(ctx: Context, step: sampling.Step, batch: range, *, after: int = 0, decodes: Context | None = None) -> Step:
+    """What a run tells of a sampler's step. after: further steps of the run. decodes: whose decoder shows it."""
+    batches, each, shown = ctx.batches, ctx.schedule.steps_taken, decodes or ctx
+    before = 0 if ctx.base is None else len(batches) * ctx.base.schedule.steps_taken
 
     return Step(
-        index=before + batches.index(batch) * step.total + step.index,
-        total=before + len(batches) * step.total + after,
+        index=before + batches.index(batch) * each + step.index,
+        total=before + len(batches) * each + after,
         sigma=step.sigma,
         latents=step.latents.copy(),  # what a caller writes there changes no picture
         denoised=step.denoised.copy(),
         pictures=batch,
-        decode=lambda latents: _decoded(ctx, latents),
-        sketch=lambda latents: _sketched(ctx, latents),
+        decode=lambda latents: _decoded(shown, latents),
+        sketch=lambda latents: _sketched(shown, latents),
     )
 
 

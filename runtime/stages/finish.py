@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +17,7 @@ from tintype.events import Picture
 from tintype.graphs.resident import ALL_RESIDENT, Graphs
 from tintype.image.decode import to_image, to_unit
 from tintype.memory.plan import ExecutionPlan
-from tintype.record.provenance import BY_PRIORS, TIMED, Provenance, with_base
+from tintype.record.provenance import BY_PRIORS, TIMED, Provenance, with_base, with_refiner
 from tintype.record.record import MemoryFacts, Record
 from tintype.stages.context import Context
 from tintype.stages.decode import decode, samples_in
@@ -83,7 +84,18 @@ def provenance_of(ctx: Context, picture: int) -> Provenance:
         if graphs.target.is_host:
             kernels[use.name] = TIMED if facts.timed else BY_PRIORS
     here = provenance(ctx.bundle, graphs, builds, kernels, plan)
-    return here if ctx.base is None else with_base(here, provenance_of(ctx.base, picture))
+    if ctx.base is None:
+        return here
+    before = provenance_of(ctx.base, picture)
+    return with_refiner(before, here) if ctx.is_refining else with_base(here, before)
+
+
+def circumstances(ctx: Context, builds: Mapping[str, str]) -> Provenance:
+    """The same as far as it is known before any build is made; these are taken for its builds."""
+    here = provenance(ctx.bundle, ctx.graphs.all, builds)
+    if ctx.base is None or not ctx.is_refining:
+        return here
+    return replace(with_refiner(provenance(ctx.base.bundle, ctx.base.graphs.all, builds), here), builds=builds)
 
 
 def provenance(
