@@ -19,7 +19,6 @@ from tintype.bundle import PreviewFactors
 from tintype.bundle.manifest import MAX_PREVIEW_FACTOR
 from tintype.engine import graph_session, measure_ranges
 from tintype.export.fallback import FIRST_STEP, Choice, Trial, choose
-from tintype.export.families import tokenizer_of
 from tintype.export.known_graphs import graph_of
 from tintype.export.modules import Modules
 from tintype.export.parity import Gate, GraphReport, judge
@@ -43,6 +42,7 @@ from tintype.export.trajectories import (
 )
 from tintype.export.wrappers import COMPONENT_OF, trace_plan
 from tintype.image.preview import fit_factors
+from tintype.sources.families import tokenizer_of
 
 GRAPH_FILES = {
     "text_encoder": "text_encoder/model.onnx",

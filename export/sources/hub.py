@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from tintype.errors import ExportError
-from tintype.export.families import family_of, tokenizer_of
 from tintype.export.progress import Progress
 from tintype.export.sources.hub_download import fetch_blob, remember_revision
 from tintype.export.tokenizer import COPIED
 from tintype.files import sha256_of
+from tintype.sources.families import family_of, tokenizer_of
 from tintype.sources.folder import INDEX, SCHEDULER, read_config, shard_names, weights_name
 
 _NAME = r"[A-Za-z0-9][\w.-]{0,95}"
