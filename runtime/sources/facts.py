@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 from tintype.errors import ExportError
@@ -65,7 +65,7 @@ class SourceFacts:
     side that it was trained at, where that is known.
     """
 
-    location: Path
+    location: PurePath  # or an address on the hub
     form: str  # "one file" or "diffusers folder"
     family: str | None
     looks_like: str
@@ -144,7 +144,7 @@ def _describe_folder(folder: Path) -> SourceFacts:
     index = read_config(folder / INDEX)
     pipeline = str(index.get("_class_name"))[:100]
     parts, origin = {}, {}
-    for name in sorted(_weighted(folder, index)):
+    for name in sorted(_weighted_here(folder, index)):
         headers = headers_of(find_weights(folder / name))
         parts[name] = PartFacts.of(facts for header in headers for facts in header.tensors.values())
         origin.update(origin_of(headers[0].metadata))
@@ -176,10 +176,14 @@ def _describe_folder(folder: Path) -> SourceFacts:
     )
 
 
-def _weighted(folder: Path, index: Mapping[str, Any]) -> list[str]:
-    """Components that a model is drawn with, of those that an index names and the folder holds."""
+def weighted(index: Mapping[str, Any]) -> list[str]:
+    """Components with weights that a model is drawn with, of those that an index names."""
     names = ("text_encoder", "text_encoder_2", "unet", "vae", "transformer", "transformer_2", "prior")
-    named = [name for name in names if isinstance(index.get(name), list) and any(index[name])]
+    return [name for name in names if isinstance(index.get(name), list) and any(index[name])]
+
+
+def _weighted_here(folder: Path, index: Mapping[str, Any]) -> list[str]:
+    named = weighted(index)
     missing = [name for name in named if not (folder / name).is_dir()]
     if missing:
         raise ExportError(
