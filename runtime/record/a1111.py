@@ -34,6 +34,7 @@ A1111_SAMPLERS = {
     "res_multistep": "Res Multistep",
     "res_multistep_a": "Res Multistep Ancestral",
     "er_sde": "ER SDE",
+    "dpm_fast": "DPM fast",
     "restart": "Restart",
     "lcm": "LCM",
     "tcd": "TCD",

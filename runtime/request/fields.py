@@ -112,8 +112,8 @@ class Request:
         metadata=_option(
             "euler, euler_a, heun, heunpp2, dpm2, dpm2_a, lms, ddim, ddpm, pndm, ipndm, ipndm_v, deis, dpmpp_2s, "
             "dpmpp_2s_a, dpmpp_2m, dpmpp_2m_sde, dpmpp_2m_sde_heun, dpmpp_3m_sde, dpmpp_sde, unipc, res_multistep, "
-            "res_multistep_a, er_sde, restart, lcm, tcd; and by CFG++ euler_cfg_pp, euler_a_cfg_pp, dpmpp_2m_cfg_pp. "
-            "Names of other tools will do: 'DPM++ 2M Karras'."
+            "res_multistep_a, er_sde, dpm_fast, restart, lcm, tcd; and by CFG++ euler_cfg_pp, euler_a_cfg_pp, "
+            "dpmpp_2m_cfg_pp. Names of other tools will do: 'DPM++ 2M Karras'."
         ),
     )
     sigmas: str | None = field(

@@ -23,6 +23,7 @@ class Layout:
     variance_exploding: bool = False  # starts from sigma * noise rather than from unit variance; ends without rescaling
     spacings: tuple[str, ...] = SPACINGS
     default_spacing: str = "linspace"
+    counts_calls: bool = False  # takes so many calls as steps are asked for, in steps of several; ends at least noise
     by_stride: bool = False  # lands on t - T // n, not on the list's next timestep
     begins_twice: bool = False  # calls the model at its second timestep twice, to redo the first step
     looks_ahead: int = (
@@ -33,6 +34,12 @@ class Layout:
     may_stop_early: bool = False  # honours final_sigmas_type
     rounds_karras: bool = False  # karras timesteps are whole numbers, whatever others are
     cuts_cosine_timesteps: bool = False  # on a cosine schedule, karras timesteps are cut off, not rounded
+
+
+def fast_orders(calls: int) -> list[int]:
+    """The order of each of dpm_fast's steps, which is how often it calls the model (Lu et al. 2022, section 3.4)."""
+    steps = calls // 3 + 1
+    return [3] * (steps - 2) + [2, 1] if calls % 3 == 0 else [3] * (steps - 1) + [calls % 3]
 
 
 _EULER = Layout(variance_exploding=True, may_stop_early=True)
@@ -74,6 +81,7 @@ LAYOUTS: dict[str, Layout] = {
     "res_multistep": _EXPLODING,
     "res_multistep_a": _EXPLODING,
     "er_sde": _EXPLODING,
+    "dpm_fast": Layout(variance_exploding=True, spacings=(), counts_calls=True),
     "restart": Layout(variance_exploding=True, looks_ahead=1, restarts=True),
     "lcm": Layout(grid="lcm", whole=True, spacings=(), default_spacing="leading"),
     "tcd": Layout(grid="lcm", whole=True, spacings=(), default_spacing="leading", alpha_to_one=False),

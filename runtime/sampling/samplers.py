@@ -9,6 +9,7 @@ from tintype.sampling.cfg_pp import dpmpp_2m_cfg_pp, euler_a_cfg_pp, euler_cfg_p
 from tintype.sampling.ddim import ddim, ddpm, pndm
 from tintype.sampling.dpm import dpmpp_2m, dpmpp_2m_sde, dpmpp_2s, dpmpp_sde
 from tintype.sampling.dpm2 import dpm2, dpm2_a, dpmpp_2s_a
+from tintype.sampling.dpm_fast import dpm_fast
 from tintype.sampling.dpm_sde import dpmpp_2m_sde_heun, dpmpp_3m_sde
 from tintype.sampling.er_sde import er_sde
 from tintype.sampling.euler import euler, euler_a, heun
@@ -68,6 +69,7 @@ SAMPLERS: dict[str, Sampler] = {
     "res_multistep": res_multistep,
     "res_multistep_a": res_multistep_a,
     "er_sde": er_sde,
+    "dpm_fast": dpm_fast,
     "restart": restart,
     "lcm": lcm,
     "tcd": tcd,
