@@ -54,8 +54,8 @@ SPACING_ALIASES: dict[str, tuple[str, ...]] = {
 AUTOMATIC = ("automatic", "default")
 # Known elsewhere and not done here, with why.
 REFUSED: dict[str, str] = {
-    "dpm_adaptive": "it calls the model as often as all pictures of a batch together seem to need, so that no plan could "
-    "say what one takes, and none would be the same in another batch: take dpm_fast, or dpm2",
+    "dpm_adaptive": "it calls the model as often as all pictures of a batch together seem to need, so that no plan "
+    "could say what one takes, and none would be the same in another batch: take dpm_fast, or dpm2",
 }
 
 

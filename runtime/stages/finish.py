@@ -16,7 +16,7 @@ from tintype.engine import peak_rss_bytes
 from tintype.events import Picture
 from tintype.graphs.resident import ALL_RESIDENT, Graphs
 from tintype.image.decode import to_image, to_unit
-from tintype.memory.plan import ExecutionPlan
+from tintype.memory.plan import ExecutionPlan, Plan
 from tintype.record.provenance import BY_PRIORS, TIMED, Provenance, with_base, with_refiner
 from tintype.record.record import MemoryFacts, Record
 from tintype.stages.context import Context
@@ -60,7 +60,7 @@ def record_of(ctx: Context, picture: int, warnings: Iterable[str]) -> Record:
     if ctx.plan is not None and ctx.plan.budget_bytes is not None:
         memory = MemoryFacts(
             budget_bytes=ctx.plan.budget_bytes,
-            planned_peak_bytes=ctx.plan.most_bytes,
+            planned_peak_bytes=max(plan.most_bytes for plan in _plans(ctx)),
             peak_rss_bytes=peak_rss_bytes(),
             device_bytes=ctx.clock.device_bytes,
         )
@@ -71,6 +71,12 @@ def record_of(ctx: Context, picture: int, warnings: Iterable[str]) -> Record:
         memory=memory,
         notes=tuple(dict.fromkeys(warnings)),
     )
+
+
+def _plans(ctx: Context) -> Iterator[Plan]:
+    """Those that a run went by: its own, and that of the model that a refiner goes on from."""
+    runs = (ctx, ctx.base) if ctx.is_refining else (ctx,)
+    yield from (run.plan for run in runs if run is not None and run.plan is not None)
 
 
 def provenance_of(ctx: Context, picture: int) -> Provenance:

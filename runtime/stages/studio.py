@@ -131,9 +131,10 @@ class Studio:
     ) -> Context:
         """A run that has not begun. plan, base_plan, refiner_plan: None is the one that the budget has."""
         self.graphs.demand_own_process()
-        run = self._own_context(request, plan, base_plan)
         if self.refiner is None or request.refiner_start is None:
-            return run
+            return self._own_context(request, plan, base_plan)
+        self.refiner.model.tokenizers()  # before either plan is made: they stay, whoever draws
+        run = self._own_context(request, plan, base_plan)
         return self.refiner._own_context(request, refiner_plan, refines=run)
 
     def _own_context(
