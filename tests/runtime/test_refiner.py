@@ -51,7 +51,7 @@ def test_the_two_draw_as_in_diffusers(refined, xl_checkpoint, family, sampler):
     assert_near(run.result.image, expected, f"refined by {sampler}")
 
 
-def test_the_record_makes_it_again_and_no_other_refiner_will_do(refined, xl_bundle):
+def test_the_record_makes_it_again_and_no_other_refiner_will_do(refined, xl_bundle, tmp_path):
     made = refined.generate(PROMPT, seed=SEED, count=2, batch_size=2, sampler="euler_a", **SIZE, **ASKED)
     record = made.records[1]
     assert record.request.refiner_start == 0.8
@@ -59,6 +59,10 @@ def test_the_record_makes_it_again_and_no_other_refiner_will_do(refined, xl_bund
     assert record.made_with.refiner.bundle_hash == refined.refiner.bundle.hash
     assert {"denoiser", "refiner denoiser", "refiner vae_decoder"} <= set(record.made_with.builds)
     assert "vae_decoder" not in record.made_with.builds
+    made.save(tmp_path / "x.png")
+    likeness = tintype.like(tmp_path / "x-1.png").for_bundle(refined.bundle)
+    assert likeness.left_out == ("the refiner tiny-refiner: give it again, --refiner FOLDER --refiner-start 0.8",)
+    assert likeness.request().refiner_start is None
     again = refined.reproduce(record)
     assert again.image.tobytes() == made.images[1].tobytes()
     assert again.record == record
