@@ -267,13 +267,13 @@ def _is_here(name: str) -> bool:
 def _finish(run: Run, paths: list[Path], bar: StepBar, output: Path, way: Way) -> Result:
     """Take every step and write every picture, once it is known that they can be written."""
     _check_writable(paths)
-    live = None if way.protocol is None or way.as_json else LivePreview(way.protocol, sys.stdout)
+    live = None if way.protocol is None or way.as_json else LivePreview(way.protocol)
 
     def on_step(step: Step) -> None:
         bar.advance(step.index + 1, step.total)
         if live is not None:
             with bar.hidden():
-                live.show(step)
+                live.show(step, sys.stdout)
 
     try:
         return _save_each(run.events(), paths, on_step)
@@ -284,7 +284,7 @@ def _finish(run: Run, paths: list[Path], bar: StepBar, output: Path, way: Way) -
     finally:
         if live is not None:
             with bar.hidden():
-                live.close()
+                live.close(sys.stdout)
 
 
 def _check_writable(paths: Iterable[Path]) -> None:

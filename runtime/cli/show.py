@@ -66,15 +66,16 @@ def show(image: Image, protocol: str, stream: TextIO) -> None:
 class LivePreview:
     """What a picture is becoming, in place, below where the cursor stands; gone once it is closed.
 
-    Rows are made free first, so that nothing scrolls between one preview and the next.
+    Rows are made free first, so that nothing scrolls between one preview and the next. The terminal is given each time:
+    a bar of progress puts something else in its place while it is there.
     """
 
-    def __init__(self, protocol: str, stream: TextIO, clock: Callable[[], float] = time.monotonic) -> None:
-        self._protocol, self._stream, self._clock = protocol, stream, clock
+    def __init__(self, protocol: str, clock: Callable[[], float] = time.monotonic) -> None:
+        self._protocol, self._clock = protocol, clock
         self._shown: float | None = None  # when the last one was
         self._finished = False
 
-    def show(self, step: Step) -> None:
+    def show(self, step: Step, stream: TextIO) -> None:
         """The first of a step's pictures, where the last preview is long enough ago. What can't be had isn't shown."""
         now = self._clock()
         if self._finished or (self._shown is not None and now - self._shown < _EVERY_SECONDS):
@@ -88,16 +89,16 @@ class LivePreview:
             return
         image.thumbnail((_ROWS * _ROW_PIXELS * 4, _ROWS * _ROW_PIXELS))
         if self._shown is None:
-            self._stream.write("\n" * _ROWS + f"\x1b[{_ROWS}A")
+            stream.write("\n" * _ROWS + f"\x1b[{_ROWS}A")
         self._shown = now
-        self._stream.write(f"\x1b7{_IN_PLACE[self._protocol](image)}\x1b8")
-        self._stream.flush()
+        stream.write(f"\x1b7{_IN_PLACE[self._protocol](image)}\x1b8")
+        stream.flush()
 
-    def close(self) -> None:
+    def close(self, stream: TextIO) -> None:
         """Take the preview away."""
         if self._shown is not None:
-            self._stream.write("\x1b_Ga=d,d=I,i=1,q=2\x1b\\" * (self._protocol == KITTY) + "\x1b[J")
-            self._stream.flush()
+            stream.write("\x1b_Ga=d,d=I,i=1,q=2\x1b\\" * (self._protocol == KITTY) + "\x1b[J")
+            stream.flush()
         self._shown, self._finished = None, True
 
 
