@@ -105,7 +105,9 @@ def remove(name: str, yes: bool, as_json: bool) -> None:
     if not yes:
         if as_json:
             raise RequestError("--json asks nothing", fix="add --yes")
-        click.confirm(f"Remove {place} ({human_bytes(total)}) and its builds?", abort=True, err=True)
+        if not click.confirm(f"Remove {place} ({human_bytes(total)}) and its builds?", err=True):
+            say("nothing is removed", err=True)
+            return
     remaining = remove_bundle(place, manifest)
     freed = remove_builds(digest)
     if as_json:
