@@ -16,12 +16,12 @@ from tintype.bundle import DefaultRequest
 from tintype.errors import ExportError, near_names
 from tintype.export.checkpoint import Checkpoint, demand_tensors, open_checkpoint
 from tintype.export.defaults import usual_request
-from tintype.export.families import tokenizer_of
 from tintype.export.parity import GATES_DB, ParityReport, refuse_failures
 from tintype.export.placing import placed
 from tintype.export.progress import Progress, Silent
 from tintype.export.sources.hub import fetch, is_address
 from tintype.export.sources.source import SourceOptions
+from tintype.sources.families import tokenizer_of
 
 if TYPE_CHECKING:
     from tintype.export.modules import Modules

@@ -15,7 +15,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tintype.errors import ExportError, near_names
-from tintype.export.families import (
+from tintype.export.sources.entries import Entries, Entry, some
+from tintype.export.sources.folder import folder_entries, open_folder
+from tintype.export.sources.one_file import open_file
+from tintype.export.sources.replacement import with_tiny_vae, with_vae
+from tintype.export.sources.source import TINY, TINY_VAE, CheckpointSource, SourceOptions, TokenizerPlace
+from tintype.sources.families import (
     Configs,
     Family,
     check_configs,
@@ -24,11 +29,6 @@ from tintype.export.families import (
     family_of,
     inpainting_channels,
 )
-from tintype.export.sources.entries import Entries, Entry, some
-from tintype.export.sources.folder import folder_entries, open_folder
-from tintype.export.sources.one_file import open_file
-from tintype.export.sources.replacement import with_tiny_vae, with_vae
-from tintype.export.sources.source import TINY, TINY_VAE, CheckpointSource, SourceOptions, TokenizerPlace
 from tintype.sources.header import broken
 from tintype.sources.prediction import CHOICES
 
@@ -294,7 +294,8 @@ def _read(entries: Mapping[str, Entry]) -> dict[str, torch.Tensor]:
             with safe_open(path, framework="pt") as file:
                 for name, entry in entries.items():
                     if entry.path == path:
-                        state[name] = _tensor(file.get_tensor(entry.name), entry)
+                        scale = 1.0 if entry.scale is None else float(file.get_tensor(entry.scale).float())
+                        state[name] = _tensor(file.get_tensor(entry.name), entry, scale)
         except (SafetensorError, OSError, RuntimeError, ValueError, KeyError) as error:
             raise broken(path, str(error).splitlines()[0] if str(error) else type(error).__name__) from None
     for name, tensor in state.items():
@@ -303,12 +304,13 @@ def _read(entries: Mapping[str, Entry]) -> dict[str, torch.Tensor]:
     return state
 
 
-def _tensor(stored: torch.Tensor, entry: Entry) -> torch.Tensor:
+def _tensor(stored: torch.Tensor, entry: Entry, scale: float) -> torch.Tensor:
     if entry.rows is not None:
         stored = stored[slice(*entry.rows)]
     if entry.transposed:
         stored = stored.T
-    return stored.float().reshape(entry.shape).contiguous()
+    whole = stored.float().reshape(entry.shape).contiguous()
+    return whole if scale == 1.0 else whole * scale
 
 
 def _build(make: Callable[[], torch.nn.Module], component: str, *, on_meta: bool) -> torch.nn.Module:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import click
 
+from tintype.bundle.library import library_place
 from tintype.cli.say import say, say_json
 from tintype.errors import ExportError, printable
 from tintype.export.parity import GATES_DB, ParityReport
@@ -16,7 +17,7 @@ from tintype.sources.prediction import CHOICES
 
 @click.command()
 @click.argument("source")
-@click.argument("bundle", type=click.Path(path_type=Path))
+@click.argument("bundle", type=click.Path(path_type=Path), required=False)
 @click.option(
     "--precision",
     type=click.Choice(tuple(GATES_DB)),
@@ -49,7 +50,7 @@ from tintype.sources.prediction import CHOICES
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
 def export(
     source: str,
-    bundle: Path,
+    bundle: Path | None,
     precision: str,
     vae: Path | None,
     tokenizer: Path | None,
@@ -67,7 +68,11 @@ def export(
     SOURCE is a diffusers folder, one .safetensors file as kohya's trainers and A1111 write them, or the address of
     either on the Hugging Face hub: ORG/NAME, ORG/NAME/FILE.safetensors, with @REVISION behind it where one is meant.
     Every graph is compared with the checkpoint in torch; nothing is written when one isn't near enough.
+
+    Without BUNDLE it goes to the models' folder (TINTYPE_MODELS, else one below your data folder), where --model NAME
+    finds it.
     """
+    bundle = bundle or library_place(name or source_name(source))
     from rich.console import Console
 
     from tintype.export.bundling import export_bundle
@@ -96,6 +101,12 @@ def export(
 
 def _note(sentence: str) -> None:
     say(f"note: {sentence}", err=True)
+
+
+def source_name(source: str) -> str:
+    """What a checkpoint's bundle is called where nobody says: sd15 of models/sd15/, sd15.safetensors or ORG/sd15@v1."""
+    last = Path(source).name if Path(source).exists() else PurePosixPath(source.partition("@")[0]).name
+    return last.removesuffix(".safetensors")
 
 
 def read_prompts(path: Path) -> list[str]:

@@ -14,8 +14,8 @@ from tintype.bounds import MAX_CONFIG_BYTES
 from tintype.bundle import DefaultRequest, SizeLimits
 from tintype.errors import ExportError
 from tintype.export.checkpoint import Checkpoint
-from tintype.export.families import REFINER
 from tintype.files import read_plain
+from tintype.sources.families import REFINER
 from tintype.strict_json import Misfit
 
 LARGEST_SIDE = 2048  # pixels; beyond it these models repeat themselves

@@ -15,9 +15,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from tintype.bundle import PreviewFactors
+from tintype.bundle.manifest import MAX_PREVIEW_FACTOR
 from tintype.engine import graph_session, measure_ranges
 from tintype.export.fallback import FIRST_STEP, Choice, Trial, choose
-from tintype.export.families import tokenizer_of
 from tintype.export.known_graphs import graph_of
 from tintype.export.modules import Modules
 from tintype.export.parity import Gate, GraphReport, judge
@@ -40,6 +41,8 @@ from tintype.export.trajectories import (
     words_of,
 )
 from tintype.export.wrappers import COMPONENT_OF, trace_plan
+from tintype.image.preview import fit_factors
+from tintype.sources.families import tokenizer_of
 
 GRAPH_FILES = {
     "text_encoder": "text_encoder/model.onnx",
@@ -76,6 +79,7 @@ class CalibrationData:
     gate_latents: list[torch.Tensor] = field(default_factory=list)
     calibration_latents: list[torch.Tensor] = field(default_factory=list)
     pictures: PictureChannels = field(default_factory=dict)  # of the walks of a model that takes them
+    previews: dict[str, PreviewFactors] = field(default_factory=dict)  # of the VAE's decoder
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +105,8 @@ def write_graphs(job: Job) -> list[GraphReport]:
         for role in roles:
             with job.progress.stage(f"parity: {role}", 1):
                 report = _write_graph(job, role, data.gate_calls[role], quantized.get(role))
-                reports.append(replace(report, largest=_ranges(job, role, data.gate_calls[role])))
+                largest = _ranges(job, role, data.gate_calls[role])
+                reports.append(replace(report, largest=largest, preview=data.previews.get(role)))
     return reports
 
 
@@ -173,6 +178,21 @@ def _decode(job: Job, component: str, data: CalibrationData, statistics: Activat
     with statistics.watching():
         tried = [decoder_call(job.modules, decoder, latents) for latents in data.calibration_latents]
     data.trial_calls[decoder] = tried[:KEPT_CALLS]
+    if decoder == "vae_decoder":
+        samples = np.concatenate([call.reference for call in (*calls, *tried)])
+        found = _preview(torch.cat([*data.gate_latents, *data.calibration_latents]).numpy(), samples)
+        data.previews |= {} if found is None else {decoder: found}
+
+
+def _preview(latents: NDArray[np.float32], samples: NDArray[np.float32]) -> PreviewFactors | None:
+    """What these latents look like, by what the decoder made of them; None of a decoder that broke down."""
+    if not (np.isfinite(latents).all() and np.isfinite(samples).all()):
+        return None
+    weights, bias = fit_factors(latents, samples)
+    if max(abs(weights).max(), abs(bias).max()) > MAX_PREVIEW_FACTOR:
+        return None
+    rows = tuple((float(red), float(green), float(blue)) for red, green, blue in (*weights.round(4), bias.round(4)))
+    return PreviewFactors(weights=rows[:-1], bias=rows[-1])
 
 
 def _choose(

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tintype.bundle import Parity
+from tintype.bundle import Parity, PreviewFactors
 from tintype.errors import ExportError
 
 Array = NDArray[np.float32]
@@ -72,6 +72,7 @@ class GraphReport:
     quantizable_layers: int = 0  # of those that int8 was tried on
     float_layers: tuple[str, ...] = ()  # layers or blocks of an int8 graph that stayed float, first what hurt most
     largest: Mapping[str, float] | None = None  # of the graph's values, where float16 may not hold them
+    preview: PreviewFactors | None = None  # of the decoder's latents
 
 
 @dataclass(frozen=True, slots=True)

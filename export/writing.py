@@ -96,6 +96,7 @@ def _manifest(
         graphs={report.role: {"full": _graph(folder, report)} for report in reports},
         files=file_facts(folder),
         parity=tuple(report.parity for report in reports),
+        preview=next((report.preview for report in reports if report.preview is not None), None),
     )
 
 

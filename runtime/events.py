@@ -48,14 +48,16 @@ class Step:
     latents: Latents  # after the step; image + sigma * noise
     denoised: Latents  # what the model takes the picture to be
     pictures: range  # which of the request's pictures are in the batch
-    decode: Callable[[Latents], list[Image]]
+    decode: Callable[[Latents], list[Image]]  # by the request's decoder
+    sketch: Callable[[Latents], list[Image]]  # by what is cheap
 
-    def preview(self) -> list[Image]:
-        """The pictures as the model sees them now.
+    def preview(self, *, full: bool = False) -> list[Image]:
+        """The pictures as the model sees them now, roughly and in no time: by a tiny decoder where the bundle has one
+        and no budget is in its way, else by a colour for each latent cell.
 
-        Runs the request's decoder: the full one costs as much as the last step of all, a tiny one little.
+        full: by the request's decoder, which costs as much as the last step of all.
         """
-        return self.decode(self.denoised)
+        return self.decode(self.denoised) if full else self.sketch(self.denoised)
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 def picture_steps(ctx: Context) -> Generator[Step | Picture]:
     """The pictures of a run: each step when it is done, each picture when it is decoded."""
     if ctx.base is not None:
-        yield from base_steps(ctx, ctx.base)  # 0. a smaller picture, which is enlarged
+        yield from base_steps(ctx, ctx.base)  # 0. a smaller picture, or what a refiner goes on from
     ctx.prepare()
     conditioning = encode(ctx)  # 1. words -> embeddings
     about_words = tuple(ctx.warnings)
@@ -56,20 +56,22 @@ def load(
     memory: str | int | None = None,
     threads: int | None = None,
     watermark_key: str | os.PathLike[str] | None = None,
+    refiner: str | os.PathLike[str] | None = None,
 ) -> Pipeline:
-    """Open a bundle, by its embedded name or its folder, on a device.
+    """Open a bundle, by its name or its folder, on a device.
 
     provider: auto, cpu, cuda, directml or webgpu; a named one is used or it is an error. threads: None is one a core.
-    memory: the most that the process may have resident, a device's included, in bytes or as in 2GiB; auto is what is
-    free. Requests that do not fit are refused before anything loads; None is no budget.
+    memory: the most that the process may have resident, a device's too, as in 2GiB; auto is what is free.
     watermark_key: a file, mode 0600, that carries the payload of watermarks; None is the key that anybody has.
-
-    Raises BundleError, InstallError, ProviderError; RequestError for a budget that is no size, or a key that is none.
+    refiner: a bundle of the same latents that draws the last steps. Raises BundleError, InstallError or ProviderError,
+    and RequestError for what can't be done.
     """
     from tintype.engine import resolve_provider
 
-    bundle, target = open_bundle(name_or_path), resolve_provider(provider)
-    return Pipeline(bundle, target, memory=memory, threads=threads, watermark_key=watermark_key)
+    bundle, refines = open_bundle(name_or_path), None if refiner is None else open_bundle(refiner)
+    return Pipeline(
+        bundle, resolve_provider(provider), memory=memory, threads=threads, watermark_key=watermark_key, refiner=refines
+    )
 
 
 class Pipeline(Studio):
@@ -95,9 +97,7 @@ class Pipeline(Studio):
         """The picture of a record again, byte for byte.
 
         inputs: the picture, mask or noise that it began with, if any; a record has only their hashes.
-
-        Raises RecordError, naming each reason, when this bundle, device or version can't promise the same bytes;
-        `anyway` tries all the same.
+        Raises RecordError, naming each reason, when the same bytes can't be promised; `anyway` tries all the same.
         """
         return take_all(self.reproduce_steps(record, anyway=anyway, **inputs).events())
 
@@ -127,7 +127,7 @@ class Pipeline(Studio):
         build: make and measure the builds that it consists of; otherwise what isn't known is reckoned. Raises
         RequestError, and MemoryBudgetError, naming the smallest budget that would do, when nothing fits.
         """
-        return self.planner.plan(self.work(self.resolve(make_request(prompt, fields))), self.memory, build=build)
+        return self.plan_whole(self.resolve(make_request(prompt, fields)), build=build)
 
     def encode_picture(
         self, picture: Image, *, exactness: str | None = None, warn: Callable[[str], None] = lambda sentence: None

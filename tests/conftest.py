@@ -58,6 +58,7 @@ def _shared_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         folder = folder.parent
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TINTYPE_CACHE", str(folder / "tintype-cache"))
+        patch.setenv("TINTYPE_MODELS", str(folder / "tintype-models"))  # an empty library
         yield
 
 

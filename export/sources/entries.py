@@ -22,6 +22,7 @@ class Entry:
     shape: tuple[int, ...]  # that the module has
     rows: tuple[int, int] | None = None  # of the first axis, where several tensors are stored as one
     transposed: bool = False
+    scale: str | None = None  # the tensor of the file, one number, that it is multiplied by
 
     @classmethod
     def of(cls, header: Header, name: str) -> Entry:

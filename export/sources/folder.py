@@ -9,11 +9,11 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from tintype.errors import ExportError
-from tintype.export.families import Family, family_of, tokenizer_of
 from tintype.export.sources.autoencoder import vae_entries
 from tintype.export.sources.clip import clip_entries
 from tintype.export.sources.entries import Entries, Entry
 from tintype.export.sources.source import CheckpointSource, TokenizerPlace
+from tintype.sources.families import Family, family_of, tokenizer_of
 from tintype.sources.folder import INDEX, SCHEDULER, find_weights, headers_of, read_config
 from tintype.sources.licence import read_licence
 

@@ -15,6 +15,7 @@ from tintype.export.sources.autoencoder import vae_config, vae_entries
 from tintype.export.sources.clip import clip_config, clip_entries, open_clip_entries
 from tintype.export.sources.entries import Entries, Entry
 from tintype.export.sources.ldm_unet import LdmUNet
+from tintype.export.sources.scaled import with_scales, without_scales
 from tintype.export.sources.source import CheckpointSource, SourceOptions
 from tintype.export.sources.tokenizers import find_tokenizers
 from tintype.sources.header import Header, broken, read_header
@@ -30,16 +31,9 @@ from tintype.sources.one_file import (
     Layout,
     demand_layout,
     has_vae,
-    latent_inputs,
+    pipeline_of,
 )
 from tintype.sources.prediction import Prediction, prediction_of, resolution_of
-
-# diffusers' pipelines by what the UNet takes; another count is refused as such when channels are checked.
-_PIPELINES = {
-    9: ("StableDiffusionInpaintPipeline", "StableDiffusionXLInpaintPipeline"),
-    8: ("StableDiffusionInstructPix2PixPipeline", "StableDiffusionXLInstructPix2PixPipeline"),
-}
-_TEXT_TO_IMAGE = ("StableDiffusionPipeline", "StableDiffusionXLPipeline")
 
 # The noise that all of them were trained with, and diffusers' published sampler of each family.
 _NOISE = {
@@ -52,7 +46,7 @@ _EULER = {"_class_name": "EulerDiscreteScheduler", "timestep_spacing": "leading"
 
 def open_file(path: Path, options: SourceOptions) -> CheckpointSource:
     """Look at one file. Raises ExportError for one that isn't sound or known, or that lacks a VAE or a tokenizer."""
-    header = read_header(path)
+    header, scales = without_scales(read_header(path))
     layout = demand_layout(header)
     if options.vae is None and not has_vae(header):
         raise ExportError(
@@ -79,7 +73,7 @@ def open_file(path: Path, options: SourceOptions) -> CheckpointSource:
         index=_index(header, layout),
         configs=configs,
         weights=dict.fromkeys((*text, "unet", "vae"), (path,)),
-        entries=entries,
+        entries=with_scales(entries, scales) if scales else entries,
         tokenizers=find_tokenizers(path, layout, options.tokenizer),
         licence=licence_of(header.metadata),
         origin=origin_of(header.metadata),
@@ -120,10 +114,9 @@ def _scheduler(layout: Layout, prediction: Prediction) -> dict[str, Any]:
 
 def _index(header: Header, layout: Layout) -> Mapping[str, Any]:
     """model_index.json of the pipeline that the file's UNet is for."""
-    pipeline = _PIPELINES.get(latent_inputs(header), _TEXT_TO_IMAGE)[layout.is_xl]
     scheduler = _EULER if layout.is_xl else _PNDM
     index: dict[str, Any] = {
-        "_class_name": pipeline,
+        "_class_name": pipeline_of(header, layout),
         "scheduler": ["diffusers", scheduler["_class_name"]],
         "text_encoder": ["transformers", "CLIPTextModel"],
         "tokenizer": ["transformers", "CLIPTokenizer"],
@@ -139,5 +132,4 @@ def _index(header: Header, layout: Layout) -> Mapping[str, Any]:
     }
     if layout is REFINER:
         index |= {"text_encoder": [None, None], "tokenizer": [None, None], "requires_aesthetics_score": True}
-        index["_class_name"] = "StableDiffusionXLImg2ImgPipeline"
     return index

@@ -11,6 +11,7 @@ from tintype.errors import ExportError, printable
 from tintype.export.sources.autoencoder import vae_config, vae_entries
 from tintype.export.sources.entries import Entries
 from tintype.export.sources.source import TINY, TINY_VAE, CheckpointSource
+from tintype.export.sources.taesd import has_numbered_layers, numbered_entries
 from tintype.sources.folder import find_weights, read_config
 from tintype.sources.header import read_header
 from tintype.sources.looks import looks_like
@@ -43,15 +44,19 @@ def with_vae(source: CheckpointSource, vae: Path) -> CheckpointSource:
 
 
 def with_tiny_vae(source: CheckpointSource, tiny_vae: Path) -> CheckpointSource:
-    """The checkpoint with an AutoencoderTiny beside its own VAE: its folder, or its .safetensors file.
+    """The checkpoint with an AutoencoderTiny beside its own VAE: its folder, or its .safetensors file, in diffusers'
+    naming or its authors' own, where the other half's lies beside it.
 
     A file has no config: it is taken for TAESD's, of which diffusers' defaults are the layers. Raises ExportError.
     """
     config: Mapping[str, Any] = {}
+    entries = dict(source.entries)
     if tiny_vae.is_dir():
         config, paths = read_config(tiny_vae / "config.json"), find_weights(tiny_vae)
     elif tiny_vae.is_file():
-        paths = (tiny_vae,)
+        header, paths = read_header(tiny_vae), (tiny_vae,)
+        if has_numbered_layers(header):
+            entries[TINY_VAE], paths = numbered_entries(header)
     else:
         raise ExportError(
             f"there is no tiny autoencoder at {str(tiny_vae)!r}", fix="give its folder or .safetensors file"
@@ -65,6 +70,7 @@ def with_tiny_vae(source: CheckpointSource, tiny_vae: Path) -> CheckpointSource:
         source,
         configs={**source.configs, TINY_VAE: config},
         weights={**source.weights, TINY_VAE: paths},
+        entries=entries,
         tiny_vae=tiny_vae,
     )
 

@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tintype.export.families import Configs
 from tintype.export.sources.entries import Entries
 from tintype.files import sha256_of
+from tintype.sources.families import Configs
 from tintype.sources.licence import UNKNOWN_LICENCE
 
 TINY, TINY_VAE = "AutoencoderTiny", "tiny_vae"  # the class, and the component of one beside the checkpoint's own VAE
@@ -24,8 +24,9 @@ TINY, TINY_VAE = "AutoencoderTiny", "tiny_vae"  # the class, and the component o
 class SourceOptions:
     """What a user may say of a checkpoint, because it can't or because they know better; None leaves it as it is.
 
-    vae: a file or folder whose VAE replaces the checkpoint's own. tiny_vae: a folder or file of an AutoencoderTiny that
-    stands beside it. tokenizer: a folder with CLIP's, or with tokenizer/. prediction_type: epsilon or v_prediction.
+    vae: a file or folder whose VAE replaces the checkpoint's own. tiny_vae: a folder or file of an AutoencoderTiny, or
+    one of TAESD's two files, that stands beside it. tokenizer: a folder with CLIP's, or with tokenizer/.
+    prediction_type: epsilon or v_prediction.
     """
 
     vae: Path | None = None
@@ -76,7 +77,9 @@ class CheckpointSource:
         """The same for a part that the user gave: the VAE, or the tiny one."""
         place = self.vae if component == "vae" else self.tiny_vae
         assert place is not None
-        return sha256_of(place) if place.is_file() else _hash_of(sorted(self.weights[component]), place)
+        if place.is_file() and len(self.weights[component]) == 1:
+            return sha256_of(place)
+        return _hash_of(sorted(self.weights[component]), place.parent if place.is_file() else place)
 
 
 def _hash_of(paths: list[Path], folder: Path) -> str:

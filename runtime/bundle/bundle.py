@@ -16,6 +16,7 @@ from typing import Any
 
 from tintype import strict_json
 from tintype.bounds import MAX_MANIFEST_BYTES
+from tintype.bundle.library import library_bundle, library_bundles
 from tintype.bundle.manifest import FORMAT_VERSION, MANIFEST_NAME, FileFacts, Graph, Manifest
 from tintype.bundle.verify import check_files
 from tintype.errors import BundleError, near_names
@@ -64,14 +65,15 @@ class Bundle:
 
 
 def open_bundle(name_or_path: str | os.PathLike[str]) -> Bundle:
-    """Open a bundle by its embedded name ("postcard") or its folder, and check all of it.
+    """Open a bundle by its embedded name ("postcard"), its folder, or its name in the library, and check all of it.
 
-    An embedded name wins over a folder of the same name; `./postcard` is the folder. Files of a bundle above 64 MiB
+    An embedded name wins over a folder of the same name, and that over one in the library (see `bundle.library`);
+    `./postcard` is the folder. Files of a bundle above 64 MiB
     are hashed once and then remembered by size and time of change; smaller bundles are hashed each time.
 
     Raises BundleError for what is missing, cut short, changed, hostile or of a newer format.
     """
-    folder = _bundle_folder(name_or_path)
+    folder = bundle_folder(name_or_path)
     manifest, digest = read_manifest(folder)
     check_files(folder, manifest, digest)
     return Bundle(folder=folder, manifest=manifest, hash=digest)
@@ -139,17 +141,24 @@ def _parse_manifest(path: Path, text: bytes) -> Manifest:
         ) from None
 
 
-def _bundle_folder(name_or_path: str | os.PathLike[str]) -> Path:
-    """The folder, links resolved, so that 'inside the bundle' means one thing."""
+def embedded_folder(name: str) -> Path:
+    """Where a bundle lies that comes with the package."""
+    import importlib.resources
+
+    return Path(str(importlib.resources.files("tintype.models"))) / name / "bundle"
+
+
+def bundle_folder(name_or_path: str | os.PathLike[str]) -> Path:
+    """The folder, links resolved, so that 'inside the bundle' means one thing. Raises BundleError where none is."""
     if not isinstance(name_or_path, str | os.PathLike):
         raise BundleError(f"{name_or_path!r} is no bundle", fix='give its folder, or an embedded name: "postcard"')
     if isinstance(name_or_path, str) and name_or_path in EMBEDDED:
-        import importlib.resources
-
-        folder = Path(str(importlib.resources.files("tintype.models"))) / name_or_path / "bundle"
+        folder = embedded_folder(name_or_path)
     else:
         folder = Path(name_or_path)
     try:
+        if isinstance(name_or_path, str) and not folder.is_dir():
+            folder = library_bundle(name_or_path) or folder
         resolved = folder.resolve()
         is_folder = resolved.is_dir()
     except (OSError, ValueError, RuntimeError):  # a name too long, a NUL inside, a loop of links
@@ -168,6 +177,6 @@ def _no_bundle(folder: Path) -> BundleError:
         )
     return BundleError(
         f"there is no bundle at {shown!r}",
-        fix=f"give a folder that holds {MANIFEST_NAME} (tintype export makes one), or an embedded model: "
-        + near_names(folder.name, EMBEDDED),
+        fix=f"give a folder that holds {MANIFEST_NAME} (tintype export makes one), or a model that is here: "
+        + near_names(folder.name, [*EMBEDDED, *(name for name, _ in library_bundles())]),
     )

@@ -27,6 +27,7 @@ from tintype.uses import EXACTNESS
 FORMAT_VERSION = 1
 MANIFEST_NAME = "tintype.json"
 
+MAX_PREVIEW_FACTOR = 1000  # of a colour, for one channel; real ones are below 1
 MAX_DIMENSION = 2**24  # elements along one axis of an input or output
 
 DTYPES = ("float32", "float16", "float64", "int64", "int32", "bool")  # as numpy names them
@@ -210,6 +211,20 @@ class TokenizerFacts:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PreviewFactors:
+    """What a cell's latents, as the denoiser leaves them, look like without a decoder; see `image.preview`."""
+
+    weights: tuple[tuple[float, ...], ...]  # by channel, for red, green and blue
+    bias: tuple[float, ...] = (0.0, 0.0, 0.0)  # -1 is black, 1 is white
+
+    def __post_init__(self) -> None:
+        rows = (*self.weights, self.bias)
+        require(all(len(row) == 3 for row in rows), "preview has rows that are not red, green and blue")
+        sane = all(abs(value) <= MAX_PREVIEW_FACTOR for row in rows for value in row)
+        require(sane, f"preview has a factor beyond {MAX_PREVIEW_FACTOR}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Parity:
     """One gate of the export: how near the canonical graph came to its reference. Exact is written as 200 dB."""
 
@@ -244,6 +259,7 @@ class Manifest:
     graphs: Mapping[str, Mapping[str, Graph]]  # by role, then by variant ("full")
     files: Mapping[str, FileFacts]  # every file of the bundle but tintype.json, paths with forward slashes
     parity: tuple[Parity, ...] = ()
+    preview: PreviewFactors | None = None  # None: those of its family, where there are any
     cost: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -265,6 +281,10 @@ class Manifest:
             names = {port.name for graph in self.graphs.get(role, {}).values() for port in graph.outputs}
             counts.append(next(skip for skip in itertools.count() if f"{CLIP_SKIP}{skip + 1}" not in names))
         return min(counts)
+
+    def has(self, decoder: str) -> bool:
+        """Whether it has a decoder, as a request calls it."""
+        return DECODERS[decoder] in self.graphs
 
     @property
     def is_inpainting(self) -> bool:
@@ -329,6 +349,8 @@ class Manifest:
             self.size.multiple % self.vae_scale_factor == 0,
             f"size.multiple {self.size.multiple} is no multiple of vae_scale_factor {self.vae_scale_factor}",
         )
+        rows = self.latent_channels if self.preview is None else len(self.preview.weights)
+        require(rows == self.latent_channels, f"preview has {rows:,} channels, the latents {self.latent_channels}")
         for name in ("width", "height"):
             pixels = getattr(self.default_request, name)
             fits = self.size.minimum <= pixels <= self.size.maximum and pixels % self.size.multiple == 0

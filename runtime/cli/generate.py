@@ -24,7 +24,7 @@ from tintype.cli.options import (
 )
 from tintype.cli.progress import StepBar, spinner
 from tintype.cli.say import say, say_json
-from tintype.cli.show import demand_pictures
+from tintype.cli.show import LivePreview, demand_pictures
 from tintype.cli.show import show as show_picture
 from tintype.errors import MemoryBudgetError, OutputError, RecordError, RequestError, TintypeError
 
@@ -43,7 +43,8 @@ FROM_INPUTS = ("image", "mask", "latents")  # what a record has hashes of alone
     type=click.Path(path_type=Path),
     help="The PNG to write; one that is there is replaced [default: a new one here, named by words and seed].",
 )
-@click.option("--model", help="A bundle's folder, or an embedded name [default: postcard].")
+@click.option("--model", help="A model's name (tintype models), or a bundle's folder [default: postcard].")
+@click.option("--refiner", help="A model that draws the last steps, as Stable Diffusion XL's refiner does.")
 @click.option("--size", type=Size(), help="Width and height in pixels, as in 512x384.")
 @request_options()
 @memory_option
@@ -85,6 +86,7 @@ def generate(
     prompt: str | None,
     output: Path | None,
     model: str | None,
+    refiner: str | None,
     size: tuple[int, int] | None,
     memory: str | None,
     provider: str,
@@ -112,7 +114,7 @@ def generate(
         prompt = _words_of(variation_of) if prompt is None else prompt
     inputs = cast("InputFields", {name: fields[name] for name in FROM_INPUTS if fields[name] is not None})
     protocol = demand_pictures(sys.stdout) if show else None
-    way = Way(output, model, provider, memory, threads, watermark_key, force, as_json, protocol, inputs)
+    way = Way(output, model, refiner, provider, memory, threads, watermark_key, force, as_json, protocol, inputs)
     if from_record is not None:
         # What a record already says, giving it once more could only contradict it.
         said = {"prompt", "size", "memory", "variation_of", *fields} - {*FROM_INPUTS}
@@ -137,6 +139,7 @@ class Way:
 
     output: Path | None
     model: str | None
+    refiner: str | None
     provider: str
     memory: str | None
     threads: int | None
@@ -161,13 +164,14 @@ def _draw(request: Request | Callable[[Bundle], Request], way: Way) -> None:
             memory=way.memory,
             threads=way.threads,
             watermark_key=way.watermark_key,
+            refiner=way.refiner,
         ) as pipeline,
     ):
         pipeline.on_progress = bar.tell
         run = pipeline.steps(request if isinstance(request, Request) else request(pipeline.bundle))
         output = way.output or new_path(run.request.prompt, run.request.seed, run.request.count)
         paths = picture_paths(output, run.request.count)
-        result = _finish(run, paths, bar, output, way.inputs)
+        result = _finish(run, paths, bar, output, way)
     _tell(result, paths, way)
 
 
@@ -194,7 +198,7 @@ def _reproduce(picture: Path, way: Way) -> None:
     record = read_record(picture)
     output = way.output or new_path(record.request.prompt, record.seed)
     with StepBar() as bar, _load_as_in(record, way) as pipeline:
-        result = _finish(_promised(pipeline, record, way), [output], bar, output, way.inputs)
+        result = _finish(_promised(pipeline, record, way), [output], bar, output, way)
     _tell(result, [output], way)
 
 
@@ -230,6 +234,7 @@ def _load_as_in(record: Record, way: Way) -> Pipeline:
         memory=way.memory,
         threads=made_with.threads if way.threads is None else way.threads,
         watermark_key=way.watermark_key,
+        refiner=_refiner_of(record) if way.refiner is None else way.refiner,
     )
 
 
@@ -253,23 +258,48 @@ def _promised(pipeline: Pipeline, record: Record, way: Way) -> Run:
 
 
 def _bundle_of(record: Record) -> str:
-    from tintype.bundle import EMBEDDED
-
     name = record.made_with.bundle
-    if name not in EMBEDDED:
+    if not _is_here(name):
         raise RecordError(f"the picture was made with the bundle {name!r}", fix="say where it is: --model FOLDER")
     return name
 
 
-def _finish(run: Run, paths: list[Path], bar: StepBar, output: Path, inputs: InputFields) -> Result:
+def _refiner_of(record: Record) -> str | None:
+    known = record.made_with.refiner
+    if known is not None and not _is_here(known.bundle):
+        raise RecordError(f"the picture was refined by {known.bundle!r}", fix="say where it is: --refiner FOLDER")
+    return None if known is None else known.bundle
+
+
+def _is_here(name: str) -> bool:
+    """Whether a model is found by its name, which a stranger may have written."""
+    from tintype.bundle import EMBEDDED
+    from tintype.bundle.library import library_bundle
+
+    return name in EMBEDDED or library_bundle(name) is not None
+
+
+def _finish(run: Run, paths: list[Path], bar: StepBar, output: Path, way: Way) -> Result:
     """Take every step and write every picture, once it is known that they can be written."""
     _check_writable(paths)
+    live = None if way.protocol is None or way.as_json else LivePreview(way.protocol)
+
+    def on_step(step: Step) -> None:
+        bar.advance(step.index + 1, step.total)
+        if live is not None:
+            with bar.hidden():
+                live.show(step, sys.stdout)
+
     try:
-        return _save_each(run.events(), paths, bar)
+        return _save_each(run.events(), paths, on_step)
     except OutputError:
         raise
     except (TintypeError, MemoryError) as error:
-        raise _keep_latents(run, output, inputs, error) from None
+        raise _keep_latents(run, output, way.inputs, error) from None
+    finally:
+        if live is not None:
+            with bar.hidden():
+                live.close(sys.stdout)
 
 
 def _check_writable(paths: Iterable[Path]) -> None:
@@ -282,7 +312,7 @@ def _check_writable(paths: Iterable[Path]) -> None:
 def _save_each(
     events: Generator[Step | Picture, None, Result] | Generator[Picture, None, Result],
     paths: Sequence[Path],
-    bar: StepBar | None = None,
+    on_step: Callable[[Step], None] = lambda step: None,
 ) -> Result:
     """Write each picture when it is there, to the next of the paths; the result when the last one is written.
 
@@ -296,8 +326,8 @@ def _save_each(
             event = next(events)
             if not isinstance(event, Step):
                 written.append(event.save(paths[len(written)]))
-            elif bar is not None:
-                bar.advance(event.index + 1, event.total)
+            else:
+                on_step(event)
     except StopIteration as end:
         return end.value  # type: ignore[no-any-return]
     except BaseException as error:

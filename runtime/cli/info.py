@@ -25,13 +25,18 @@ if TYPE_CHECKING:
 @click.argument("source", default="postcard")
 @json_option
 def info(source: str, as_json: bool) -> None:
-    """Say what SOURCE is: a bundle (a folder, or an embedded name), and what this machine runs it with; or a
-    checkpoint, a diffusers folder or one .safetensors file, and what it takes to export it."""
+    """Say what SOURCE is: a bundle (a folder, or a model's name), and what this machine runs it with; or a checkpoint,
+    a diffusers folder, one .safetensors file, or the address of either on the Hugging Face hub (ORG/NAME, extra: hub),
+    and what it takes to export it. Of weights nothing is read or fetched but what their files say of them."""
     from tintype.bundle import EMBEDDED, MANIFEST_NAME, open_bundle
     from tintype.sources import describe, is_checkpoint
+    from tintype.sources.hub import describe_remote, is_address
 
     if source not in EMBEDDED and is_checkpoint(Path(source), MANIFEST_NAME):
         _show_checkpoint(describe(Path(source)), as_json)
+        return
+    if is_address(source):
+        _show_checkpoint(describe_remote(source), as_json)
         return
     opened = open_bundle(source)
     machine = _machine()

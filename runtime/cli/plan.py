@@ -24,7 +24,7 @@ ANY_WORDS = "words"  # other ones than the negative prompt's
 # Fields that change what a picture takes.
 ONLY_OF_REQUESTS = (
     "count", "batch_size", "num_inference_steps", "guidance_scale", "guidance_interval", "sampler", "image",
-    "strength", "fit", "mask", "outpaint", "decoder", "encoder",
+    "strength", "fit", "mask", "outpaint", "refiner_start", "decoder", "encoder",
 )  # fmt: skip
 
 
@@ -32,6 +32,7 @@ ONLY_OF_REQUESTS = (
 @click.argument("bundle", default="postcard")
 @memory_option
 @click.option("--size", type=Size(), help="Of the pictures, in pixels, as in 512x384 [default: the model's own].")
+@click.option("--refiner", help="A model that draws the last steps: the plan is of whichever takes more memory.")
 @click.option("--prompt", default=ANY_WORDS, help="Words to plan for: parts joined by AND take more than one.")
 @request_options(*ONLY_OF_REQUESTS, "exactness")
 @provider_option
@@ -43,6 +44,7 @@ def plan(
     bundle: str,
     memory: str | None,
     size: tuple[int, int] | None,
+    refiner: str | None,
     prompt: str,
     provider: str,
     threads: int | None,
@@ -61,7 +63,7 @@ def plan(
     if encode:
         _refuse_what_no_encoding_has(click.get_current_context())
     request = asked(size, fields, prompt)
-    with load(bundle, provider=provider, memory=memory, threads=threads) as pipeline:
+    with load(bundle, provider=provider, memory=memory, threads=threads, refiner=refiner) as pipeline:
         with spinner("planning") as pipeline.on_progress:
             if encode:
                 found = pipeline.plan_encoding(

@@ -58,6 +58,18 @@ class StepBar:
         if self._progress is not None and self._task is not None:
             self._progress.update(self._task, description=_line(told))
 
+    @contextlib.contextmanager
+    def hidden(self) -> Iterator[None]:
+        """While something else is written to the terminal, which the bar would run into."""
+        if self._progress is None:
+            yield
+            return
+        self._progress.stop()
+        try:
+            yield
+        finally:
+            self._progress.start()
+
     def advance(self, done: int, total: int) -> None:
         """`done` of `total` steps are behind us."""
         if self._progress is None or self._task is None:

@@ -8,14 +8,17 @@ from __future__ import annotations
 import base64
 import io
 import os
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, TextIO
 
-from tintype.errors import RequestError
+from tintype.errors import CancelledError, RequestError, TintypeError
 
 if TYPE_CHECKING:
     import numpy as np
     from PIL.Image import Image
+
+    from tintype import Step
 
 KITTY, ITERM, SIXEL = "kitty", "iterm", "sixel"
 _TERMS = {"xterm-kitty": KITTY, "xterm-ghostty": KITTY, "foot": SIXEL, "foot-extra": SIXEL, "mlterm": SIXEL}
@@ -23,6 +26,9 @@ _PROGRAMS = {"iTerm.app": ITERM, "WezTerm": ITERM, "vscode": ITERM, "mintty": IT
 _CHUNK = 4096  # of base64 text in one escape sequence of kitty's
 _MOST_SIDE = 512  # pixels; a larger one would fill the window
 _COLOURS = 255
+_ROWS = 12  # of text, that previews take; sixels are as many pixels high as the lowest usual lines have there
+_ROW_PIXELS = 12
+_EVERY_SECONDS = 0.4  # between previews: to show one takes time too
 
 
 def protocol_of(environment: Mapping[str, str]) -> str | None:
@@ -57,25 +63,74 @@ def show(image: Image, protocol: str, stream: TextIO) -> None:
     stream.flush()
 
 
+class LivePreview:
+    """What a picture is becoming, in place, below where the cursor stands; gone once it is closed.
+
+    Rows are made free first, so that nothing scrolls between one preview and the next. The terminal is given each time:
+    a bar of progress puts something else in its place while it is there.
+    """
+
+    def __init__(self, protocol: str, clock: Callable[[], float] = time.monotonic) -> None:
+        self._protocol, self._clock = protocol, clock
+        self._shown: float | None = None  # when the last one was
+        self._finished = False
+
+    def show(self, step: Step, stream: TextIO) -> None:
+        """The first of a step's pictures, where the last preview is long enough ago. What can't be had isn't shown."""
+        now = self._clock()
+        if self._finished or (self._shown is not None and now - self._shown < _EVERY_SECONDS):
+            return
+        try:
+            image = step.preview()[0]
+        except CancelledError:
+            raise
+        except TintypeError:  # no memory for it, as it may be: the picture goes on
+            self._finished = True
+            return
+        image.thumbnail((_ROWS * _ROW_PIXELS * 4, _ROWS * _ROW_PIXELS))
+        if self._shown is None:
+            stream.write("\n" * _ROWS + f"\x1b[{_ROWS}A")
+        self._shown = now
+        stream.write(f"\x1b7{_IN_PLACE[self._protocol](image)}\x1b8")
+        stream.flush()
+
+    def close(self, stream: TextIO) -> None:
+        """Take the preview away."""
+        if self._shown is not None:
+            stream.write("\x1b_Ga=d,d=I,i=1,q=2\x1b\\" * (self._protocol == KITTY) + "\x1b[J")
+            stream.flush()
+        self._shown, self._finished = None, True
+
+
 def _png(image: Image) -> bytes:
     file = io.BytesIO()
     image.save(file, format="PNG")
     return file.getvalue()
 
 
-def _kitty(image: Image) -> str:
+def _kitty(image: Image, keys: str = "") -> str:
+    """keys: further ones, each with a comma behind it."""
     text = base64.b64encode(_png(image)).decode()
     pieces = [text[start : start + _CHUNK] for start in range(0, len(text), _CHUNK)]
     sequences = []
     for number, piece in enumerate(pieces):
-        keys = "a=T,f=100," if number == 0 else ""
-        sequences.append(f"\x1b_G{keys}m={int(number < len(pieces) - 1)};{piece}\x1b\\")
+        said = f"a=T,f=100,{keys}" if number == 0 else ""
+        sequences.append(f"\x1b_G{said}m={int(number < len(pieces) - 1)};{piece}\x1b\\")
     return "".join(sequences)
 
 
-def _iterm(image: Image) -> str:
+def _kitty_in_place(image: Image) -> str:
+    """One picture of one placement, which the next replaces; the cursor stays."""
+    return _kitty(image, f"i=1,p=1,q=2,C=1,r={_ROWS},")
+
+
+def _iterm_in_place(image: Image) -> str:
+    return _iterm(image, f"height={_ROWS};")
+
+
+def _iterm(image: Image, keys: str = "") -> str:
     data = _png(image)
-    return f"\x1b]1337;File=inline=1;size={len(data)}:{base64.b64encode(data).decode()}\x07"
+    return f"\x1b]1337;File=inline=1;{keys}size={len(data)}:{base64.b64encode(data).decode()}\x07"
 
 
 def sixels(image: Image) -> str:
@@ -96,6 +151,9 @@ def sixels(image: Image) -> str:
             said.append(f"#{colour}{_runs(bits)}$")
         said.append("-")
     return "".join([*said, "\x1b\\"])
+
+
+_IN_PLACE = {KITTY: _kitty_in_place, ITERM: _iterm_in_place, SIXEL: sixels}
 
 
 def _runs(bits: np.ndarray) -> str:

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tintype.arrays import Arrays
-from tintype.bundle import Manifest
+from tintype.bundle import Manifest, PreviewFactors
 from tintype.bundle.manifest import CLIP_SKIP
 from tintype.errors import RequestError
 from tintype.prompt import EncodedPrompt, PromptTokenizer, Wording, encode_prompt, pad_chunks, weigh
@@ -76,6 +76,11 @@ class Family(Protocol):
     @property
     def parametrizations(self) -> Mapping[str, Parametrization]:
         """What its denoisers may be trained to give, by the prediction_type of a manifest."""
+        ...
+
+    @property
+    def preview(self) -> PreviewFactors | None:
+        """What its usual latents look like without a decoder, for bundles that don't say it themselves."""
         ...
 
     def branches(self, request: ResolvedRequest, manifest: Manifest) -> tuple[Branch, ...]:

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from tintype.bounds import MAX_SCHEDULER_BYTES
 from tintype.bundle import Bundle, Manifest, TokenizerFacts
 from tintype.bundle.verify import read_json
-from tintype.errors import BundleError, near_names
+from tintype.errors import BundleError, RequestError, near_names
 from tintype.families.base import EMBEDDINGS, Branch, Family, Tokens, tokenize
 from tintype.families.registry import family_of
 from tintype.prompt import EditedPrompts, PromptTokenizer, StepCount, edited_prompts
 from tintype.request import ResolvedRequest
+from tintype.request.inputs import NO_INPUTS
 from tintype.sampling import Guidance, Parametrization, Schedule, SchedulerConfig, make_schedule
-from tintype.uses import GraphUse
+from tintype.uses import DECODE, GraphUse
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,8 +58,13 @@ class Model:
     def branches(self, request: ResolvedRequest) -> tuple[Branch, ...]:
         return self.family.branches(request, self.manifest)
 
-    def read(self, request: ResolvedRequest) -> Reading:
-        """Raises RequestError for a prompt that is too long, and where its sampler or guidance can't do as asked."""
+    def read(self, request: ResolvedRequest, *, refines: bool = False) -> Reading:
+        """refines: as the model that goes on where another one stops, which is the request's refiner.
+
+        Raises RequestError for a prompt that is too long, and where its sampler or guidance can't do as asked.
+        """
+        if refines:
+            request = replace(request, image=None, inputs=NO_INPUTS)
         branches = self.branches(request)
         guidance = self.family.guidance(request, self.manifest)
         schedule = make_schedule(
@@ -68,11 +74,17 @@ class Model:
             request.sigmas,
             eta=request.eta,
             strength=request.strength,
+            denoising_start=request.refiner_start if refines else None,
             family=self.manifest.family,
         )
+        hands_over = request.refiner_start is not None and not refines
+        if hands_over:
+            schedule = _handing_over(schedule, request.refiner_start or 0.0)
         prompts = edited_prompts([branch.wording for branch in branches], _step_count(request, schedule))
         tokens = tokenize(self.tokenizers(), prompts.wordings)
         uses = self.family.uses(request, self.manifest, tokens, schedule)
+        if hands_over:  # its latents are never decoded
+            uses = tuple(use for use in uses if use.phase != DECODE)
         rows = len(prompts.wordings) + len(branches) * len(request.batches[0])
         words_bytes = rows * tokens.length * self._embedding_bytes()
         return Reading(branches, prompts, guidance, tokens, schedule, uses, words_bytes)
@@ -101,6 +113,18 @@ class Model:
                 pad_token_id=facts.pad_token_id,
             )
         return self._tokenizers[facts.file]
+
+
+def _handing_over(schedule: Schedule, start: float) -> Schedule:
+    """The schedule as far as a refiner's start. RequestError where that leaves either of the two nothing to do."""
+    steps = schedule.steps_before(start)
+    if not 0 < steps < schedule.total:
+        who = "the refiner" if steps else "the model before the refiner"
+        raise RequestError(
+            f"a refiner_start of {start:g} of {schedule.total} steps leaves no step to {who}",
+            fix="give a share between, such as 0.8, or more steps",
+        )
+    return replace(schedule, stops_after=steps)
 
 
 def _step_count(request: ResolvedRequest, schedule: Schedule) -> StepCount:

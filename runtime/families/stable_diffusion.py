@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from tintype.bundle import Manifest
+from tintype.bundle import Manifest, PreviewFactors
 from tintype.bundle.manifest import DECODERS, ENCODER, ENCODERS, GUIDANCE_INPUT
 from tintype.errors import RequestError
 from tintype.families.base import (
@@ -26,11 +26,17 @@ from tintype.request import ResolvedRequest
 from tintype.sampling import PARAMETRIZATIONS, ClassifierFreeGuidance, Guidance, Interval, Schedule, Unguided
 from tintype.uses import DECODE, DENOISE, ENCODE, START, GraphRef, GraphUse
 
+# Of the VAE that 1.x and 2.x have: colours by least squares over many pictures, as several tools publish them.
+LATENTS_PREVIEW = PreviewFactors(
+    weights=((0.3512, 0.2297, 0.3227), (0.325, 0.4974, 0.235), (-0.2829, 0.1762, 0.2721), (-0.212, -0.2616, -0.7177))
+)
+
 
 class StableDiffusion:
     """See `Family` for each."""
 
     parametrizations = PARAMETRIZATIONS
+    preview = LATENTS_PREVIEW
 
     def branches(self, request: ResolvedRequest, manifest: Manifest) -> tuple[Branch, ...]:
         positive = positive_branches(request)
@@ -103,7 +109,7 @@ def denoiser_uses(
 ) -> tuple[GraphUse, ...]:
     """A use for each number of branches that a step may take, the most first. dims: all but the batch."""
     calls = Counter[int]()
-    for index in range(schedule.total):
+    for index in range(schedule.steps_taken):
         calls[len(guidance.active(schedule.progress(index)))] += schedule.calls_in(index)
     batches = request.batches
     return tuple(

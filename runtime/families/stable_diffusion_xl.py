@@ -7,15 +7,28 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from tintype.bundle import Manifest
+from tintype.bundle import Manifest, PreviewFactors
 from tintype.families.base import EMBEDDINGS, CallEncoder, Conditioning, Tokens, run_text_encoder, with_zeros
 from tintype.families.stable_diffusion import StableDiffusion, guidance_input
 from tintype.prompt import Wording
 from tintype.request import ResolvedRequest
 
+# Of XL's VAE; see LATENTS_PREVIEW of its elder.
+XL_LATENTS_PREVIEW = PreviewFactors(
+    weights=(
+        (0.3651, 0.4232, 0.4341),
+        (-0.2533, -0.0042, 0.1068),
+        (0.1076, 0.1111, -0.0362),
+        (-0.3165, -0.2492, -0.2188),
+    ),
+    bias=(0.1084, -0.0175, -0.0011),
+)
+
 
 class StableDiffusionXL(StableDiffusion):
     """Branches and uses are those of its elder; see `Family`."""
+
+    preview = XL_LATENTS_PREVIEW
 
     def encode(
         self,

@@ -214,6 +214,10 @@ class BoundGraphs:
             return self
         return BoundGraphs(self.all, plan, self.exactness, self._warn, self._state)
 
+    def beside(self, graphs: Graphs, plan: ExecutionPlan) -> BoundGraphs:
+        """Another bundle's graphs for the same run: one stop for both, and one time that opening took."""
+        return BoundGraphs(graphs, plan, self.exactness, self._warn, self._state)
+
     @property
     def load_seconds(self) -> float:
         """Spent opening graphs for this run so far."""

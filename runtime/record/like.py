@@ -56,6 +56,10 @@ def _of_record(record: Record) -> Likeness:
         for name, what in (("image", "the picture"), ("mask", "the mask"), ("latents", "the noise"))
         if getattr(known, name) is not None
     ]
+    start = fields.pop("refiner_start")
+    if start is not None:
+        name = record.made_with.refiner.bundle if record.made_with.refiner else "another model"
+        left_out.append(f"the refiner {name}: give it again, --refiner FOLDER --refiner-start {start:g}")
     return Likeness(
         fields=fields,
         left_out=tuple(left_out),

@@ -56,6 +56,7 @@ class RequestFields(InputFields, total=False):
     hires: float | None
     hires_strength: float
     hires_upscale: str
+    refiner_start: float | None
     decoder: str
     encoder: str
     watermark: bool
@@ -110,10 +111,10 @@ class Request:
     sampler: str | None = field(
         default=None,
         metadata=_option(
-            "euler, euler_a, heun, dpm2, dpm2_a, lms, ddim, ddpm, pndm, ipndm, deis, dpmpp_2s, dpmpp_2s_a, dpmpp_2m, "
-            "dpmpp_2m_sde, dpmpp_2m_sde_heun, dpmpp_3m_sde, dpmpp_sde, unipc, res_multistep, res_multistep_a, restart, "
-            "lcm, tcd; and by CFG++ euler_cfg_pp, euler_a_cfg_pp, dpmpp_2m_cfg_pp. Names of other tools will do: "
-            "'DPM++ 2M Karras'."
+            "euler, euler_a, heun, heunpp2, dpm2, dpm2_a, lms, ddim, ddpm, pndm, ipndm, ipndm_v, deis, dpmpp_2s, "
+            "dpmpp_2s_a, dpmpp_2m, dpmpp_2m_sde, dpmpp_2m_sde_heun, dpmpp_3m_sde, dpmpp_sde, unipc, res_multistep, "
+            "res_multistep_a, er_sde, dpm_fast, restart, lcm, tcd; and by CFG++ euler_cfg_pp, euler_a_cfg_pp, "
+            "dpmpp_2m_cfg_pp. Names of other tools will do: 'DPM++ 2M Karras'."
         ),
     )
     sigmas: str | None = field(
@@ -172,6 +173,11 @@ class Request:
         default=0.5, metadata=_option("How much the enlarged picture changes, 0 to 1.", float)
     )
     hires_upscale: str = field(default="latent", metadata=_option("What is enlarged: latent, or pixel."))
+    # diffusers' denoising_end of the one and denoising_start of the other.
+    refiner_start: float | None = field(
+        default=None,
+        metadata=_option("The share of the way after which the refiner goes on [default: 0.8 with a refiner].", float),
+    )
     decoder: str = field(
         default="full", metadata=_option("What makes pixels of latents: full, or tiny where the model has one.")
     )

@@ -69,6 +69,7 @@ class ResolvedRequest:
     latents: str | None = None  # sha256 of the noise that was given
     hires: Hires | None = None
     image_guidance_scale: float | None = None  # None: the model takes no picture beside the noise
+    refiner_start: float | None = None  # the share of the way after which the refiner goes on; None: there is none
     decoder: str = "full"
     encoder: str = "full"
     watermark: bool = False  # as in records from before there was one
@@ -181,6 +182,7 @@ def _resolved(request: Request, opened: Opened, manifest: Manifest) -> ResolvedR
         mask=opened.mask,
         latents=opened.latents,
         hires=hires,
+        refiner_start=_refiner_start(request, opened, manifest),
         decoder=_autoencoder("decoder", request.decoder, DECODERS, manifest),
         encoder=_autoencoder("encoder", request.encoder, ENCODERS, manifest),
         watermark=checks.yes_or_no("watermark", request.watermark),
@@ -236,6 +238,21 @@ def _hires(request: Request, width: int, height: int) -> Hires:
         strength=checks.number("hires_strength", request.hires_strength, 0.0, 1.0),
         upscale=checks.name("hires_upscale", request.hires_upscale, UPSCALES),
     )
+
+
+def _refiner_start(request: Request, opened: Opened, manifest: Manifest) -> float | None:
+    if request.refiner_start is None:
+        return None
+    start = checks.number("refiner_start", request.refiner_start, 0.0, 1.0)
+    for name, value in (("hires", request.hires), ("mask", opened.mask), ("outpaint", request.outpaint)):
+        if value is not None:
+            raise RequestError(f"a refiner and {name} contradict each other", fix=f"leave the refiner out, or {name}")
+    if manifest.needs_picture:
+        raise RequestError(
+            "a refiner goes on from a picture that is drawn from words, and this model needs a picture",
+            fix="load the base model, and this one as its refiner",
+        )
+    return start
 
 
 def resolve_encoding(

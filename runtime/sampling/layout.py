@@ -23,9 +23,12 @@ class Layout:
     variance_exploding: bool = False  # starts from sigma * noise rather than from unit variance; ends without rescaling
     spacings: tuple[str, ...] = SPACINGS
     default_spacing: str = "linspace"
+    counts_calls: bool = False  # takes so many calls as steps are asked for, in steps of several; ends at least noise
     by_stride: bool = False  # lands on t - T // n, not on the list's next timestep
     begins_twice: bool = False  # calls the model at its second timestep twice, to redo the first step
-    looks_ahead: bool = False  # calls the model once more in each step that does not land on sigma 0
+    looks_ahead: int = (
+        0  # how often it calls the model once more in a step: at so many next sigmas, where they aren't 0
+    )
     restarts: bool = False  # goes back to more noise on the way
     alpha_to_one: bool | None = None  # set_alpha_to_one says where it ends, and this where that is missing; None: 0
     may_stop_early: bool = False  # honours final_sigmas_type
@@ -33,10 +36,16 @@ class Layout:
     cuts_cosine_timesteps: bool = False  # on a cosine schedule, karras timesteps are cut off, not rounded
 
 
+def fast_orders(calls: int) -> list[int]:
+    """The order of each of dpm_fast's steps, which is how often it calls the model (Lu et al. 2022, section 3.4)."""
+    steps = calls // 3 + 1
+    return [3] * (steps - 2) + [2, 1] if calls % 3 == 0 else [3] * (steps - 1) + [calls % 3]
+
+
 _EULER = Layout(variance_exploding=True, may_stop_early=True)
 _EXPLODING = Layout(variance_exploding=True)
-_LOOKING_AHEAD = Layout(variance_exploding=True, looks_ahead=True)
-_DPM2 = Layout(variance_exploding=True, looks_ahead=True, rounds_karras=True)
+_LOOKING_AHEAD = Layout(variance_exploding=True, looks_ahead=1)
+_DPM2 = Layout(variance_exploding=True, looks_ahead=1, rounds_karras=True)
 _DPM = Layout(grid="intervals", whole=True, may_stop_early=True, cuts_cosine_timesteps=True)
 _INTERVALS = Layout(grid="intervals", whole=True, may_stop_early=True)
 
@@ -44,6 +53,7 @@ LAYOUTS: dict[str, Layout] = {
     "euler": _EULER,
     "euler_a": _EXPLODING,
     "heun": _LOOKING_AHEAD,
+    "heunpp2": Layout(variance_exploding=True, looks_ahead=2),
     "dpm2": _DPM2,
     "dpm2_a": _DPM2,
     "lms": _EXPLODING,
@@ -58,6 +68,7 @@ LAYOUTS: dict[str, Layout] = {
         alpha_to_one=False,
     ),
     "ipndm": _EXPLODING,
+    "ipndm_v": _EXPLODING,
     "deis": _INTERVALS,
     "dpmpp_2s": _INTERVALS,
     "dpmpp_2s_a": _LOOKING_AHEAD,
@@ -69,7 +80,9 @@ LAYOUTS: dict[str, Layout] = {
     "unipc": _INTERVALS,
     "res_multistep": _EXPLODING,
     "res_multistep_a": _EXPLODING,
-    "restart": Layout(variance_exploding=True, looks_ahead=True, restarts=True),
+    "er_sde": _EXPLODING,
+    "dpm_fast": Layout(variance_exploding=True, spacings=(), counts_calls=True),
+    "restart": Layout(variance_exploding=True, looks_ahead=1, restarts=True),
     "lcm": Layout(grid="lcm", whole=True, spacings=(), default_spacing="leading"),
     "tcd": Layout(grid="lcm", whole=True, spacings=(), default_spacing="leading", alpha_to_one=False),
     "euler_cfg_pp": _EULER,

@@ -60,6 +60,34 @@ def ipndm_weights(sigmas: Sequence[float], sigma_next: float) -> list[float]:
     return [step * coefficient for coefficient in reversed(ADAMS_BASHFORTH[len(sigmas) - 1])]
 
 
+def ipndm_v_weights(sigmas: Sequence[float], sigma_next: float) -> list[float]:
+    """The same for steps of any size (Zhang & Chen 2022), as their code and ComfyUI's ipndm_v have it.
+
+    Beyond the second order theirs is not quite that of Adams and Bashforth: what `bend` halves is a whole difference
+    where the formula has one term of it, `twist` adds what it should take away, and the oldest weight has the ratio of
+    two other steps, so that the weights of steps of unlike size don't sum up. Pictures of that name are made so.
+    """
+    ahead, *back = [after - at for at, after in zip(sigmas, [*sigmas[1:], sigma_next], strict=True)][::-1]
+    weights = [1.0, 0.0, 0.0, 0.0]  # newest first
+    if len(back) > 0:
+        share = ahead / back[0] / 2
+        weights[0], weights[1] = 1.0 + share, -share
+    if len(back) > 1:
+        two = ahead + back[0]
+        ratio = back[0] / back[1]
+        bend = (1 - ahead / (3 * two) * (ahead * two) / (back[0] * (back[0] + back[1]))) / 2
+        weights = [weights[0] + bend, weights[1] - (1 + ratio) * bend, ratio * bend, 0.0]
+    if len(back) > 2:
+        three, outer = two + back[1], back[0] * (back[0] + back[1]) / (back[1] * (back[1] + back[2]))
+        twist = (1 - ahead / (3 * two)) / 2 + (1 - ahead / (2 * two)) * ahead / (6 * three)
+        twist *= ahead * two * three / (back[0] * (back[0] + back[1]) * (back[0] + back[1] + back[2]))
+        weights[0] += twist
+        weights[1] -= (1 + ratio + outer) * twist
+        weights[2] += (ratio + outer * (1 + back[1] / back[2])) * twist
+        weights[3] = -outer * ratio * twist
+    return [ahead * weight for weight in reversed(weights[: len(sigmas)])]
+
+
 def _basis(sigmas: Sequence[float], index: int, place: float) -> float:
     return math.prod((place - other) / (sigmas[index] - other) for at, other in enumerate(sigmas) if at != index)
 
@@ -71,8 +99,13 @@ def _multistep(
     after_step: AfterStep,
     order_of: Callable[[int], int],
     weights: Weights,
+    *,
+    whole: bool = True,
 ) -> Steps:
-    """Euler's step, and what earlier slopes differ from the newest. order_of: of a step by its index, at most."""
+    """Euler's step, and what earlier slopes differ from the newest. order_of: of a step by its index, at most.
+
+    whole: the weights of a step sum up to it.
+    """
     history: list[tuple[float, Latents]] = []
     for index in range(schedule.total):
         sigma, sigma_next = float(schedule.sigmas[index]), float(schedule.sigmas[index + 1])
@@ -81,8 +114,11 @@ def _multistep(
         latents = euler_step(latents, denoised, sigma, sigma_next)
         history = [*history[-3:], (sigma, slope)]
         used = history[-order_of(index) :]
-        for weight, (_, earlier) in zip(weights([at for at, _ in used], sigma_next), used[:-1], strict=False):
+        shares = weights([at for at, _ in used], sigma_next)
+        for weight, (_, earlier) in zip(shares, used[:-1], strict=False):
             latents = latents + (earlier - slope) * weight
+        if not whole:
+            latents = latents + slope * (sum(shares) - (sigma_next - sigma))
         latents = after_step(latents, sigma_next, schedule.total - 1 - index)
         yield Step(index, schedule.total, sigma, sigma_next, latents, denoised)
 
@@ -125,3 +161,14 @@ def ipndm(
         return 4 if schedule.sigmas[index + 1] > 0.0 else 1
 
     return _multistep(denoise, latents, schedule, after_step, order_of, ipndm_weights)
+
+
+def ipndm_v(
+    denoise: Denoise, latents: Latents, schedule: Schedule, noise: NoiseSource, after_step: AfterStep = unchanged
+) -> Steps:
+    """iPNDM of the fourth order that knows the size of its steps (ComfyUI's ipndm_v); see `ipndm_v_weights`."""
+
+    def order_of(index: int) -> int:
+        return 4 if schedule.sigmas[index + 1] > 0.0 else 1
+
+    return _multistep(denoise, latents, schedule, after_step, order_of, ipndm_v_weights, whole=False)

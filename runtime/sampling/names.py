@@ -52,6 +52,11 @@ SPACING_ALIASES: dict[str, tuple[str, ...]] = {
     "ays": ("align_your_steps",),
 }
 AUTOMATIC = ("automatic", "default")
+# Known elsewhere and not done here, with why.
+REFUSED: dict[str, str] = {
+    "dpm_adaptive": "it calls the model as often as all pictures of a batch together seem to need, so that no plan "
+    "could say what one takes, and none would be the same in another batch: take dpm_fast, or dpm2",
+}
 
 
 def sampler_named(name: object) -> tuple[str, str | None]:
@@ -62,6 +67,9 @@ def sampler_named(name: object) -> tuple[str, str | None]:
     for ending, spacing in _SPACINGS.items():
         if squeezed.endswith(ending) and squeezed.removesuffix(ending) in _SAMPLERS:
             return _SAMPLERS[squeezed.removesuffix(ending)], spacing
+    for refused, why in REFUSED.items():
+        if squeezed == _squeezed(refused):
+            raise RequestError(f"the sampler {name!r} isn't done here", fix=why)
     raise _unknown("sampler", name, SAMPLERS)
 
 

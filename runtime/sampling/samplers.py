@@ -9,10 +9,13 @@ from tintype.sampling.cfg_pp import dpmpp_2m_cfg_pp, euler_a_cfg_pp, euler_cfg_p
 from tintype.sampling.ddim import ddim, ddpm, pndm
 from tintype.sampling.dpm import dpmpp_2m, dpmpp_2m_sde, dpmpp_2s, dpmpp_sde
 from tintype.sampling.dpm2 import dpm2, dpm2_a, dpmpp_2s_a
+from tintype.sampling.dpm_fast import dpm_fast
 from tintype.sampling.dpm_sde import dpmpp_2m_sde_heun, dpmpp_3m_sde
+from tintype.sampling.er_sde import er_sde
 from tintype.sampling.euler import euler, euler_a, heun
+from tintype.sampling.heunpp import heunpp2
 from tintype.sampling.lcm import lcm
-from tintype.sampling.multistep import deis, ipndm, lms
+from tintype.sampling.multistep import deis, ipndm, ipndm_v, lms
 from tintype.sampling.noise import NoiseSource
 from tintype.sampling.res import res_multistep, res_multistep_a
 from tintype.sampling.restart import restart
@@ -45,6 +48,7 @@ SAMPLERS: dict[str, Sampler] = {
     "euler": euler,
     "euler_a": euler_a,
     "heun": heun,
+    "heunpp2": heunpp2,
     "dpm2": dpm2,
     "dpm2_a": dpm2_a,
     "lms": lms,
@@ -52,6 +56,7 @@ SAMPLERS: dict[str, Sampler] = {
     "ddpm": ddpm,
     "pndm": pndm,
     "ipndm": ipndm,
+    "ipndm_v": ipndm_v,
     "deis": deis,
     "dpmpp_2s": dpmpp_2s,
     "dpmpp_2s_a": dpmpp_2s_a,
@@ -63,6 +68,8 @@ SAMPLERS: dict[str, Sampler] = {
     "unipc": unipc,
     "res_multistep": res_multistep,
     "res_multistep_a": res_multistep_a,
+    "er_sde": er_sde,
+    "dpm_fast": dpm_fast,
     "restart": restart,
     "lcm": lcm,
     "tcd": tcd,

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from tintype.arrays import Latents
 from tintype.errors import RequestError, near_names
-from tintype.sampling.layout import LAYOUTS, Layout
+from tintype.sampling.layout import LAYOUTS, Layout, fast_orders
 from tintype.sampling.respacing import BY_TIMESTEP, SPACINGS
 from tintype.sampling.scheduler_config import SchedulerConfig
 from tintype.sampling.spacing import (
@@ -55,6 +55,8 @@ class Schedule:
     variance_exploding: bool  # the last latents are the picture as they are, whatever noise is left in them
     eta: float = 0.0  # of ddim and tcd: the share of fresh noise, 0 none .. 1 all
     skipped: int = 0  # steps of the whole way that it leaves out, as it begins with a picture
+    stops_after: int | None = None  # steps after which another model goes on
+    orders: tuple[int, ...] | None = None  # of steps that call the model as often; None: as the sampler's layout says
     training_sigmas: NDArray[np.float64]  # (num_train_timesteps,), rising
 
     @property
@@ -63,13 +65,25 @@ class Schedule:
         return len(self.timesteps)
 
     @property
+    def steps_taken(self) -> int:
+        """How many of them are taken before another model goes on, if any does."""
+        return self.total if self.stops_after is None else self.stops_after
+
+    def steps_before(self, share: float) -> int:
+        """How many steps lie before a share of the way from noise to picture, as diffusers counts it by timesteps."""
+        return steps_before(self.config, self.timesteps, share)
+
+    @property
     def model_calls(self) -> int:
         """How often the sampler calls the model over all its steps."""
         return sum(self.calls_in(index) for index in range(self.total))
 
     def calls_in(self, index: int) -> int:
         """How often it calls the model in one step."""
-        return 2 if LAYOUTS[self.sampler].looks_ahead and self.sigmas[index + 1] != 0 else 1
+        if self.orders is not None:
+            return self.orders[index]
+        ahead = self.sigmas[index + 1 : index + 1 + LAYOUTS[self.sampler].looks_ahead]
+        return 1 + int(np.count_nonzero(ahead))
 
     def progress(self, index: int) -> float:
         """The share of the way from noise to picture that lies before a step, 0 to below 1.
@@ -108,6 +122,7 @@ def make_schedule(
     *,
     eta: float = 0.0,
     strength: float = 1.0,
+    denoising_start: float | None = None,
     family: str | None = None,
 ) -> Schedule:
     """Plan a sampler's steps on a checkpoint's noise schedule, as the diffusers scheduler of that sampler does.
@@ -115,21 +130,22 @@ def make_schedule(
     sampler: a name in SAMPLERS. num_inference_steps: from 1. spacing: a name in SPACINGS, or None for what the
     checkpoint's config says; `respacing` has those that are no timestep spacings. eta: fresh noise of the samplers in
     ETAS. strength: the share of the steps, the last ones, that are taken, as diffusers counts them: of a picture to
-    begin with less is left the higher it is. family: a manifest's, for which ays has sigmas. RequestError for what
-    cannot be done.
+    begin with less is left the higher it is. denoising_start: the share of the way that another model has gone before,
+    as diffusers counts it. family: a manifest's, for which ays has sigmas. RequestError for what cannot be done.
     """
     if sampler not in LAYOUTS:
         raise RequestError(f"there is no sampler called {sampler!r}", fix=near_names(sampler, LAYOUTS))
     layout = LAYOUTS[sampler]
     name, base = _choose_spacing(config, sampler, layout, spacing)
-    _check(config, sampler, layout, num_inference_steps, name, eta)
-    floor = _LOWEST_ALPHA_BY_SIGMA if layout.spacings == SPACINGS else _LOWEST_ALPHA_BY_TIMESTEP
+    _check(config, sampler, layout, num_inference_steps, name, eta, denoising_start)
+    by_sigma = layout.spacings == SPACINGS or layout.counts_calls
+    floor = _LOWEST_ALPHA_BY_SIGMA if by_sigma else _LOWEST_ALPHA_BY_TIMESTEP
     training_sigmas = _training_sigmas(config, floor)
 
     def spaced(steps: int) -> Spaced:
         return timesteps_for(config, layout, steps, name, base, training_sigmas, family)
 
-    way = _way(config, layout, spaced, num_inference_steps, strength, training_sigmas)
+    way = _way(config, layout, spaced, num_inference_steps, strength, denoising_start, training_sigmas)
     start = float(way.sigmas[:-1].max())
     plain_start = layout.variance_exploding and base in ("linspace", "trailing")
     return Schedule(
@@ -144,8 +160,14 @@ def make_schedule(
         variance_exploding=layout.variance_exploding,
         eta=eta,
         skipped=way.skipped,
+        orders=way.orders,
         training_sigmas=training_sigmas,
     )
+
+
+def steps_before(config: SchedulerConfig, timesteps: NDArray[np.float64], share: float) -> int:
+    """How many steps lie before a share of the way, by their timesteps."""
+    return int((timesteps >= round(config.num_train_timesteps * (1 - share))).sum())
 
 
 class _Way(NamedTuple):
@@ -156,6 +178,7 @@ class _Way(NamedTuple):
     sigmas_from: NDArray[np.float64]
     sigmas_to: NDArray[np.float64]
     skipped: int
+    orders: tuple[int, ...] | None = None
 
 
 def _way(
@@ -164,6 +187,7 @@ def _way(
     spaced: Callable[[int], Spaced],
     steps: int,
     strength: float,
+    denoising_start: float | None,
     training_sigmas: NDArray[np.float64],
 ) -> _Way:
     """spaced: timesteps and sigmas of so many steps of the whole way."""
@@ -177,13 +201,27 @@ def _way(
     stride = config.num_train_timesteps // steps
     if layout.begins_twice:
         timesteps = np.insert(timesteps, 1, timesteps[1:2])
+    if denoising_start is not None:
+        skipped = steps_before(config, timesteps, denoising_start)
     timesteps, sigmas = timesteps[skipped:], sigmas[skipped:]
+    if layout.counts_calls:
+        highest = float(sigmas[0]) if skipped else float(training_sigmas[-1])
+        return _fast_way(len(sigmas), highest, skipped, training_sigmas)
     if layout.by_stride:
         sigmas_from, sigmas_to = sigmas_by_stride(layout, timesteps, stride, last, training_sigmas)
         sigmas = sigmas_of(timesteps, training_sigmas)
     else:
         sigmas_from, sigmas_to = sigmas, np.append(lands[skipped:], last)
     return _Way(timesteps, np.append(sigmas, last), sigmas_from, sigmas_to, skipped)
+
+
+def _fast_way(calls: int, highest: float, skipped: int, training_sigmas: NDArray[np.float64]) -> _Way:
+    """Steps of several calls, even in log sigma, from a noise level to training's least. skipped: calls before it."""
+    orders = tuple(fast_orders(calls))
+    lowest = min(float(training_sigmas[0]), highest / 2)  # a way of one call at the least noise goes somewhere too
+    sigmas = np.geomspace(highest, lowest, len(orders) + 1)
+    share = round(skipped * len(orders) / calls)
+    return _Way(timesteps_of(sigmas[:-1], training_sigmas), sigmas, sigmas[:-1], sigmas[1:], share, orders)
 
 
 def _taken(steps: int, strength: float) -> int:
@@ -223,7 +261,15 @@ def _choose_spacing(config: SchedulerConfig, sampler: str, layout: Layout, spaci
     return spacing, (spacing if spacing in BY_TIMESTEP else base)
 
 
-def _check(config: SchedulerConfig, sampler: str, layout: Layout, steps: int, name: str, eta: float) -> None:
+def _check(
+    config: SchedulerConfig,
+    sampler: str,
+    layout: Layout,
+    steps: int,
+    name: str,
+    eta: float,
+    denoising_start: float | None,
+) -> None:
     most = config.num_train_timesteps
     if layout.grid == "intervals" and name in ("leading", "linspace"):
         most -= 1
@@ -241,6 +287,8 @@ def _check(config: SchedulerConfig, sampler: str, layout: Layout, steps: int, na
             )
     if not 0.0 <= eta <= 1.0:
         raise RequestError(f"eta = {eta} is out of range", fix="use a number from 0 to 1")
+    if denoising_start is not None and layout.counts_calls:
+        raise RequestError(f"{sampler} can't go on for a refiner", fix="choose another sampler, such as euler")
     if eta and sampler not in ETAS:
         raise RequestError(f"{sampler} has no eta", fix=f"leave eta out, or use the sampler {' or '.join(ETAS)}")
 

@@ -37,7 +37,7 @@ def timesteps_for(
     family: str | None,
 ) -> Spaced:
     """Timesteps and sigmas, (n,) each: of spacing `name`, on the timestep spacing `base` where that matters."""
-    if name in BY_TIMESTEP or layout.grid == "lcm":
+    if name in BY_TIMESTEP or not layout.spacings:
         timesteps = spaced_timesteps(config, layout, steps, base)
         return timesteps, _rounded(sigmas_of(timesteps, training_sigmas))
     if name in BETWEEN_ENDS:

@@ -4,30 +4,37 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 from tintype.errors import ExportError
+from tintype.sources.families import (
+    PIPELINES,
+    STABLE_DIFFUSION,
+    Configs,
+    Family,
+    check_configs,
+    family_of,
+    unknown_family,
+)
 from tintype.sources.folder import INDEX, SCHEDULER, find_weights, headers_of, read_config
 from tintype.sources.header import FLOATS, Header, TensorFacts, read_header
 from tintype.sources.licence import licence_of, origin_of, read_licence
 from tintype.sources.one_file import (
     KINDS,
-    REFINER,
+    SD1,
+    SD2,
     UNDONE,
     UNET,
     VAE,
-    XL,
     Layout,
     has_vae,
     latent_inputs,
     layout_of,
     look_of,
+    pipeline_of,
 )
 from tintype.sources.prediction import EPSILON, Prediction, prediction_of, resolution_of
-
-PIPELINES = ("StableDiffusion", "LatentConsistencyModel")  # how diffusers' names of pipelines start that are done here
-OTHERS = ("StableDiffusion3", "StableDiffusionUpscale", "StableDiffusionLatentUpscale", "StableDiffusionGLIGEN")
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +65,7 @@ class SourceFacts:
     side that it was trained at, where that is known.
     """
 
-    location: Path
+    location: PurePath  # or an address on the hub
     form: str  # "one file" or "diffusers folder"
     family: str | None
     looks_like: str
@@ -110,6 +117,8 @@ def _describe_file(header: Header) -> SourceFacts:
     need = None if common["has_vae"] else "it has no VAE: give one as --vae"
     if latent_inputs(header) in UNDONE:
         need = f"a model for {_kind(latent_inputs(header))} isn't done here; export the one that it was made from"
+    elif pipeline_of(header, layout) not in PIPELINES:
+        need = _refusal(unknown_family(header.path, {"_class_name": pipeline_of(header, layout)}))
     return SourceFacts(
         family=layout.known_as,
         looks_like=" ".join(filter(None, (layout.known_as, _kind(latent_inputs(header))))),
@@ -135,7 +144,7 @@ def _describe_folder(folder: Path) -> SourceFacts:
     index = read_config(folder / INDEX)
     pipeline = str(index.get("_class_name"))[:100]
     parts, origin = {}, {}
-    for name in sorted(_weighted(folder, index)):
+    for name in sorted(_weighted_here(folder, index)):
         headers = headers_of(find_weights(folder / name))
         parts[name] = PartFacts.of(facts for header in headers for facts in header.tensors.values())
         origin.update(origin_of(headers[0].metadata))
@@ -147,26 +156,34 @@ def _describe_folder(folder: Path) -> SourceFacts:
         "has_vae": "vae" in parts,
         "parts": parts,
     }
-    if not pipeline.startswith(PIPELINES) or pipeline.startswith(OTHERS) or not {"unet", "vae"} <= parts.keys():
-        need = "its pipeline isn't done here; export a checkpoint of Stable Diffusion 1.x, 2.x or XL"
-        return SourceFacts(family=None, looks_like=pipeline, need=need, prediction=None, resolution=None, **common)
-    unet, vae = (read_config(folder / name / "config.json") for name in ("unet", "vae"))
-    family = _family(index, unet)
+    try:
+        known = family_of(folder, index)
+    except ExportError as error:
+        nothing: dict[str, Any] = {"family": None, "prediction": None, "resolution": None}
+        return SourceFacts(looks_like=pipeline, need=_refusal(error), **nothing, **common)
+    configs = {name: read_config(folder / name / "config.json") for name in known.components}
+    configs["scheduler"] = read_config(folder / SCHEDULER)
+    unet, vae = configs["unet"], configs["vae"]
+    family = _known_as(known, unet)
     channels = unet.get("in_channels", 4)
     return SourceFacts(
         family=family,
         looks_like=" ".join(filter(None, (family, _kind(channels) if isinstance(channels, int) else ""))),
-        need=None,
-        prediction=_scheduled(read_config(folder / SCHEDULER)),
+        need=_need(known, configs),
+        prediction=_scheduled(configs["scheduler"]),
         resolution=_resolution(unet, vae),
         **common,
     )
 
 
-def _weighted(folder: Path, index: Mapping[str, Any]) -> list[str]:
-    """Components that a model is drawn with, of those that an index names and the folder holds."""
+def weighted(index: Mapping[str, Any]) -> list[str]:
+    """Components with weights that a model is drawn with, of those that an index names."""
     names = ("text_encoder", "text_encoder_2", "unet", "vae", "transformer", "transformer_2", "prior")
-    named = [name for name in names if isinstance(index.get(name), list) and any(index[name])]
+    return [name for name in names if isinstance(index.get(name), list) and any(index[name])]
+
+
+def _weighted_here(folder: Path, index: Mapping[str, Any]) -> list[str]:
+    named = weighted(index)
     missing = [name for name in named if not (folder / name).is_dir()]
     if missing:
         raise ExportError(
@@ -175,11 +192,24 @@ def _weighted(folder: Path, index: Mapping[str, Any]) -> list[str]:
     return named
 
 
-def _family(index: Mapping[str, Any], unet: Mapping[str, Any]) -> str:
-    if isinstance(index.get("text_encoder_2"), list) and any(index["text_encoder_2"]):
-        first = index.get("text_encoder")
-        return (XL if isinstance(first, list) and any(first) else REFINER).known_as
-    return "Stable Diffusion 2.x" if unet.get("use_linear_projection") is True else "Stable Diffusion 1.x"
+def _need(family: Family, configs: Configs) -> str | None:
+    """Why a folder of a known family can't be exported all the same; None where it can."""
+    try:
+        check_configs(family, configs)
+    except ExportError as error:
+        return _refusal(error)
+    return None
+
+
+def _refusal(error: ExportError) -> str:
+    return f"{error.message}; {error.fix}"
+
+
+def _known_as(family: Family, unet: Mapping[str, Any]) -> str:
+    """What people call it; of 1.x and 2.x, which are exported alike, which of them it is."""
+    if family is not STABLE_DIFFUSION:
+        return family.known_as
+    return (SD2 if unet.get("use_linear_projection") is True else SD1).known_as
 
 
 def _scheduled(scheduler: Mapping[str, Any]) -> Prediction:

@@ -9,9 +9,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from tintype.sources.foreign import FOREIGN
+
 PREFIXES = ("", "model.diffusion_model.", "net.", "model.", "transformer.")
 
-_NO_FAMILY = "its architecture isn't done here; export a checkpoint of Stable Diffusion 1.x, 2.x or XL"
+_EXPORT_ANOTHER = "export a checkpoint of Stable Diffusion 1.x, 2.x or XL"
+_NO_FAMILY = f"its architecture isn't done here; {_EXPORT_ANOTHER}"
 _ADAPTER = "it changes a checkpoint and draws nothing alone; export the checkpoint that it was trained for"
 _PART = "it is one part of a checkpoint; export a file that holds the text encoders, the UNet and the VAE"
 
@@ -37,6 +40,15 @@ def _known(name: str, start: str = "", *, end: str = "", need: str = _NO_FAMILY)
     return _Row(Look(name, need), start, end)
 
 
+_THEIRS = ", in diffusers' naming"
+
+
+def _foreign(pipeline: str, start: str, naming: str = "") -> _Row:
+    """A model that `foreign` knows by its pipeline's class: its name and what it would need are said there alone."""
+    model = FOREIGN[pipeline]
+    return _known(f"{model.known_as}{naming}", start, need=f"it would need {model.needs}; {_EXPORT_ANOTHER}")
+
+
 _ROWS = (
     _known("a LoRA", end=".lora_down.weight", need=_ADAPTER),
     _known("a LoRA", end=".lora_A.weight", need=_ADAPTER),
@@ -53,32 +65,32 @@ _ROWS = (
     _known("a textual inversion", "emb_params", need=_ADAPTER),
     _known("a textual inversion of XL", "clip_g", need=_ADAPTER),
     _known("a motion module of AnimateDiff", "down_blocks.0.motion_modules.", need=_ADAPTER),
-    _known("Stable Video Diffusion", "input_blocks.1.0.time_stack."),
+    _foreign("StableVideoDiffusion", "input_blocks.1.0.time_stack."),
     _known("Playground v2.5, which is sampled by EDM", "edm_mean"),
     _known("CosXL, which is sampled by EDM", "edm_vpred.sigma_max"),
-    _known("Chroma", "distilled_guidance_layer."),
-    _known("HunyuanVideo", "txt_in.individual_token_refiner."),
-    _known("Flux 2", "single_stream_modulation."),
-    _known("Flux", "double_blocks.0.img_attn."),
-    _known("Flux, in diffusers' naming", "single_transformer_blocks."),
-    _known("Stable Diffusion 3", "joint_blocks."),
-    _known("Stable Diffusion 3, in diffusers' naming", "transformer_blocks.0.norm1_context."),
-    _known("Qwen-Image", "transformer_blocks.0.img_mlp."),
-    _known("Wan", "head.modulation"),
-    _known("Wan, in diffusers' naming", "condition_embedder.time_proj."),
+    _foreign("Chroma", "distilled_guidance_layer."),
+    _foreign("HunyuanVideo", "txt_in.individual_token_refiner."),
+    _foreign("Flux2", "single_stream_modulation."),
+    _foreign("Flux", "double_blocks.0.img_attn."),
+    _foreign("Flux", "single_transformer_blocks.", _THEIRS),
+    _foreign("StableDiffusion3", "joint_blocks."),
+    _foreign("StableDiffusion3", "transformer_blocks.0.norm1_context.", _THEIRS),
+    _foreign("QwenImage", "transformer_blocks.0.img_mlp."),
+    _foreign("Wan", "head.modulation"),
+    _foreign("Wan", "condition_embedder.time_proj.", _THEIRS),
     _known("Wan's VAE", "decoder.middle.0.residual."),
-    _known("Stable Cascade", "clip_txt_mapper."),
-    _known("Stable Cascade", "down_blocks.0.0.channelwise."),
-    _known("AuraFlow", "double_layers.0."),
-    _known("PixArt", "t_block."),
+    _foreign("StableCascade", "clip_txt_mapper."),
+    _foreign("StableCascade", "down_blocks.0.0.channelwise."),
+    _foreign("AuraFlow", "double_layers.0."),
+    _foreign("PixArt", "t_block."),
     _known("PixArt or LTX, in diffusers' naming", "adaln_single."),
-    _known("LTX", "patchify_proj."),
+    _foreign("LTX", "patchify_proj."),
     _known("Lumina 2 or Z-Image", "cap_embedder."),
-    _known("HiDream", "double_stream_blocks."),
-    _known("Hunyuan-DiT", "mlp_t5."),
-    _known("Sana", "blocks.0.cross_attn.q_linear."),
-    _known("Mochi", "t5_yproj."),
-    _known("Cosmos", "blocks.0.adaln_modulation_self_attn."),
+    _foreign("HiDream", "double_stream_blocks."),
+    _foreign("HunyuanDiT", "mlp_t5."),
+    _foreign("Sana", "blocks.0.cross_attn.q_linear."),
+    _foreign("Mochi", "t5_yproj."),
+    _foreign("Cosmos", "blocks.0.adaln_modulation_self_attn."),
     _known("a T5 text encoder", "encoder.block.0.layer.0.SelfAttention.", need=_PART),
     _known("a text encoder (CLIP)", "text_model.encoder.layers.0.", need=_PART),
     _known("a text encoder (CLIP)", "encoder.layers.0.self_attn.", need=_PART),
@@ -88,8 +100,9 @@ _ROWS = (
     _known("a UNet alone, in diffusers' naming", "unet.down_blocks.0.", need=_PART),
     _known("a VAE alone", "encoder.conv_in.", need=f"{_PART}, or give this one as --vae"),
     _known("a VAE alone", "first_stage_model.encoder.", need=f"{_PART}, or give this one as --vae"),
-    _known("a tiny autoencoder (TAESD)", "decoder.layers.", need=_PART),
-    _known("a tiny autoencoder (TAESD)", "taesd_decoder.", need=_PART),
+    _known("a tiny autoencoder (TAESD)", "decoder.layers.", need=f"{_PART}, and give this one as --tiny-vae"),
+    _known("a tiny autoencoder (TAESD)", "taesd_decoder.", need=f"{_PART}, and give this one as --tiny-vae"),
+    _known("a tiny autoencoder (TAESD)", "3.conv.0.", need=f"{_PART}, and give this one as --tiny-vae"),
     _known("an upscaler (ESRGAN)", "conv_first.", need="it enlarges pictures and draws none"),
 )
 

@@ -59,6 +59,12 @@ LAYOUTS = (XL, REFINER, SD2, SD1)
 # What a UNet takes beside 4 channels of latents makes it another kind of model; UNDONE ones take other pictures.
 KINDS = {4: "", 5: "depth", 7: "upscaling", 8: "editing (InstructPix2Pix)", 9: "inpainting"}
 UNDONE = (5, 7)
+# diffusers' pipelines by that, of 1.x and 2.x, and of XL; of another count they are refused when channels are checked.
+_PIPELINES = {
+    9: ("StableDiffusionInpaintPipeline", "StableDiffusionXLInpaintPipeline"),
+    8: ("StableDiffusionInstructPix2PixPipeline", "StableDiffusionXLInstructPix2PixPipeline"),
+}
+_TEXT_TO_IMAGE = ("StableDiffusionPipeline", "StableDiffusionXLPipeline")
 
 
 def layout_of(header: Header) -> Layout | None:
@@ -109,3 +115,10 @@ def has_vae(header: Header) -> bool:
     """Whether a file holds both halves of a VAE."""
     halves = (f"{VAE}encoder.conv_in.weight", f"{VAE}decoder.conv_in.weight")
     return all(name in header.tensors for name in halves)
+
+
+def pipeline_of(header: Header, layout: Layout) -> str:
+    """What diffusers calls the pipeline that a file's UNet is for."""
+    if layout is REFINER:
+        return "StableDiffusionXLImg2ImgPipeline"
+    return _PIPELINES.get(latent_inputs(header), _TEXT_TO_IMAGE)[layout.is_xl]

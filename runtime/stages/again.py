@@ -13,7 +13,7 @@ from tintype.record.provenance import mismatches, nondeterminism
 from tintype.request import InputFields, Request, ResolvedRequest, fields_of
 from tintype.stages.context import Context
 from tintype.stages.decode import decode
-from tintype.stages.finish import marked, provenance, provenance_of, to_picture, with_outside
+from tintype.stages.finish import circumstances, marked, provenance_of, to_picture, with_outside
 from tintype.trust.keys import key_name
 
 NAMES = {"image": "a picture", "mask": "a mask", "latents": "given noise"}
@@ -61,7 +61,7 @@ def demand_inputs(record: Record, request: ResolvedRequest) -> None:
 
 def demand_promise(ctx: Context, record: Record) -> None:
     """Raises RecordError, naming each reason, when a run can't promise the bytes of a record's picture."""
-    made_with, here = record.made_with, provenance(ctx.bundle, ctx.graphs.all, record.made_with.builds)
+    made_with, here = record.made_with, circumstances(ctx, record.made_with.builds)
     # Builds last: one that isn't there yet has to be made before it can be compared.
     reasons = nondeterminism(made_with, record.request.exactness) + mismatches(made_with, here)
     reasons = reasons or mismatches(made_with, provenance_of(ctx, record.picture))

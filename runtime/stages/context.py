@@ -57,8 +57,10 @@ class Context:
     evicts: bool  # there is a budget: what has no place in the plan is closed
     warnings: list[str]  # for the records: what the device made differently
     decode_modes: Sequence[Mode]  # tried in turn while memory runs out
-    base: Context | None = None  # of the smaller picture that is drawn before
     marker: Marker | None = None  # who marks the pictures; None: nobody
+    # Of what is drawn before: a smaller picture, or the latents that this one's model, a refiner, goes on from.
+    base: Context | None = None
+    noises: dict[range, NoiseSource] = field(default_factory=dict)  # of a base's batches, each where it has come to
     only: int | None = None  # the one of the request's pictures that is made, in the batch where it belongs
     picture: Latents | None = None  # of the picture that the run begins with, once it is encoded
     channels: tuple[Latents, ...] | None = None  # what the model is told of it, once that is encoded; see `Start`
@@ -82,8 +84,10 @@ class Context:
         warnings = list[str]() if base is None else base.warnings
         if base is None:
             bound = graphs.within(plan, request.exactness, warnings.append)
-        else:  # one run, one stop
+        elif graphs is base.graphs.all:  # one run, one stop
             bound = base.graphs.held_as(plan)
+        else:
+            bound = base.graphs.beside(graphs, plan)
         return cls(
             request=request,
             bundle=model.bundle,
@@ -105,6 +109,11 @@ class Context:
         )
 
     @property
+    def is_refining(self) -> bool:
+        """Whether it goes on where another model's run stopped."""
+        return self.base is not None and self.request.refiner_start is not None
+
+    @property
     def decoder(self) -> GraphUse:
         """The use of the decoder that the request asks for."""
         return self.use(DECODERS[self.request.decoder])
@@ -120,7 +129,9 @@ class Context:
         return [batch for batch in self.request.batches if self.only is None or self.only in batch]
 
     def noise(self, batch: range) -> NoiseSource:
-        """A batch's own, from its first number on."""
+        """A batch's own, from its first number on; of a refiner's batch from where the base's sampler left it."""
+        if self.base is not None and self.is_refining:
+            return self.base.noises[batch]
         return noise_source(self.request.noise, self.request.seeds[batch.start : batch.stop])
 
     def use(self, role: str) -> GraphUse:

@@ -7,6 +7,7 @@ What was tried last stays in the record, because it decides the bytes; a record 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -20,6 +21,7 @@ from tintype.image.decode import decode_samples, to_image, to_pixels
 from tintype.image.tiles import Tiling
 from tintype.memory.mode import Mode, Strips, Tiles
 from tintype.stages.context import Context
+from tintype.uses import GraphRef, GraphUse
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -52,9 +54,9 @@ def decode_in(ctx: Context, latents: Latents, mode: Mode) -> Pixels:
     return np.concatenate([to_pixels(samples) for samples in samples_in(ctx, latents, mode)])
 
 
-def samples_in(ctx: Context, latents: Latents, mode: Mode) -> Iterator[Samples]:
-    """Of each picture, (1, 3, height, width), -1 to 1."""
-    manifest, use = ctx.bundle.manifest, ctx.decoder
+def samples_in(ctx: Context, latents: Latents, mode: Mode, decoder: GraphUse | None = None) -> Iterator[Samples]:
+    """Of each picture, (1, 3, height, width), -1 to 1. decoder: None is the request's."""
+    manifest, use = ctx.bundle.manifest, decoder or ctx.decoder
     tiny = use.ref.role == TINY_DECODER  # it takes latents as the denoiser leaves them
     graphs = ctx.graphs.held_as(ctx.graphs.plan.with_mode(use.name, mode))
     with graphs.phase(use):
@@ -68,23 +70,47 @@ def samples_in(ctx: Context, latents: Latents, mode: Mode) -> Iterator[Samples]:
         )
 
 
-def event(ctx: Context, step: sampling.Step, batch: range, *, after: int = 0) -> Step:
-    """What a run tells of a sampler's step. after: further steps of the run."""
-    batches = ctx.batches
-    before = 0 if ctx.base is None else len(batches) * ctx.base.schedule.total
-
-    def preview(latents: Latents) -> list[Image]:
-        return [to_image(picture) for picture in decode_in(ctx, latents, ctx.decode_modes[0])]
+def event(ctx: Context, step: sampling.Step, batch: range, *, after: int = 0, decodes: Context | None = None) -> Step:
+    """What a run tells of a sampler's step. after: further steps of the run. decodes: whose decoder shows it."""
+    batches, each, shown = ctx.batches, ctx.schedule.steps_taken, decodes or ctx
+    before = 0 if ctx.base is None else len(batches) * ctx.base.schedule.steps_taken
 
     return Step(
-        index=before + batches.index(batch) * step.total + step.index,
-        total=before + len(batches) * step.total + after,
+        index=before + batches.index(batch) * each + step.index,
+        total=before + len(batches) * each + after,
         sigma=step.sigma,
         latents=step.latents.copy(),  # what a caller writes there changes no picture
         denoised=step.denoised.copy(),
         pictures=batch,
-        decode=preview,
+        decode=lambda latents: _decoded(shown, latents),
+        sketch=lambda latents: _sketched(shown, latents),
     )
+
+
+def _decoded(ctx: Context, latents: Latents) -> list[Image]:
+    return [to_image(picture) for picture in decode_in(ctx, latents, ctx.decode_modes[0])]
+
+
+def _sketched(ctx: Context, latents: Latents) -> list[Image]:
+    """By a tiny decoder, else by linear factors, else as they will be decoded.
+
+    A tiny one that the run itself doesn't use is opened only where there is no budget: it has no place in a plan.
+    """
+    manifest, known = ctx.bundle.manifest, ctx.decoder
+    if known.ref.role == TINY_DECODER:
+        return _decoded(ctx, latents)
+    if TINY_DECODER in manifest.graphs and not ctx.evicts and ctx.graphs.plan.keep:
+        tiny = replace(known, ref=GraphRef(TINY_DECODER))
+        samples = samples_in(ctx, latents, ctx.graphs.plan.mode(tiny.name), tiny)
+        return [to_image(to_pixels(each)[0]) for each in samples]
+    factors = manifest.preview
+    if factors is None and manifest.latent_channels == len(ctx.family.preview.weights if ctx.family.preview else ()):
+        factors = ctx.family.preview
+    if factors is None:
+        return _decoded(ctx, latents)
+    from tintype.image.preview import linear_images  # nothing else needs it
+
+    return linear_images(latents, factors.weights, factors.bias, manifest.vae_scale_factor)
 
 
 def decode_with_fallback(

@@ -35,6 +35,8 @@ def denoise(ctx: Context, conditioning: Conditioning, batch: range, start: Start
                 raise not_finite(f"the denoiser, in step {step.index + 1} of {step.total},")
             latents = step.latents
             yield step
+            if step.index + 1 == ctx.schedule.stops_after:
+                break
         ctx.look_at_device()
     ctx.keep(batch, ctx.schedule.to_model_space(latents))
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,8 +16,8 @@ from tintype.engine import peak_rss_bytes
 from tintype.events import Picture
 from tintype.graphs.resident import ALL_RESIDENT, Graphs
 from tintype.image.decode import to_image, to_unit
-from tintype.memory.plan import ExecutionPlan
-from tintype.record.provenance import BY_PRIORS, TIMED, Provenance, with_base
+from tintype.memory.plan import ExecutionPlan, Plan
+from tintype.record.provenance import BY_PRIORS, TIMED, Provenance, with_base, with_refiner
 from tintype.record.record import MemoryFacts, Record, Watermark
 from tintype.stages.context import Context
 from tintype.stages.decode import decode, samples_in
@@ -31,7 +31,7 @@ def finish(ctx: Context, batch: range, latents: Latents, warnings: Iterable[str]
             begun = len(ctx.warnings)
             pixels, watermark = marked(ctx, with_outside(ctx, decode(ctx, latents[row : row + 1])))
             record = record_of(ctx, picture, (*about_latents, *ctx.warnings[begun:]))
-            yield to_picture(pixels, dataclasses.replace(record, watermark=watermark))
+            yield to_picture(pixels, replace(record, watermark=watermark))
 
 
 def with_outside(ctx: Context, pixels: Pixels) -> Pixels:
@@ -71,7 +71,7 @@ def record_of(ctx: Context, picture: int, warnings: Iterable[str]) -> Record:
     if ctx.plan is not None and ctx.plan.budget_bytes is not None:
         memory = MemoryFacts(
             budget_bytes=ctx.plan.budget_bytes,
-            planned_peak_bytes=ctx.plan.most_bytes,
+            planned_peak_bytes=max(plan.most_bytes for plan in _plans(ctx)),
             peak_rss_bytes=peak_rss_bytes(),
             device_bytes=ctx.clock.device_bytes,
         )
@@ -82,6 +82,12 @@ def record_of(ctx: Context, picture: int, warnings: Iterable[str]) -> Record:
         memory=memory,
         notes=tuple(dict.fromkeys(warnings)),
     )
+
+
+def _plans(ctx: Context) -> Iterator[Plan]:
+    """Those that a run went by: its own, and that of the model that a refiner goes on from."""
+    runs = (ctx, ctx.base) if ctx.is_refining else (ctx,)
+    yield from (run.plan for run in runs if run is not None and run.plan is not None)
 
 
 def provenance_of(ctx: Context, picture: int) -> Provenance:
@@ -95,7 +101,18 @@ def provenance_of(ctx: Context, picture: int) -> Provenance:
         if graphs.target.is_host:
             kernels[use.name] = TIMED if facts.timed else BY_PRIORS
     here = provenance(ctx.bundle, graphs, builds, kernels, plan)
-    return here if ctx.base is None else with_base(here, provenance_of(ctx.base, picture))
+    if ctx.base is None:
+        return here
+    before = provenance_of(ctx.base, picture)
+    return with_refiner(before, here) if ctx.is_refining else with_base(here, before)
+
+
+def circumstances(ctx: Context, builds: Mapping[str, str]) -> Provenance:
+    """The same as far as it is known before any build is made; these are taken for its builds."""
+    here = provenance(ctx.bundle, ctx.graphs.all, builds)
+    if ctx.base is None or not ctx.is_refining:
+        return here
+    return replace(with_refiner(provenance(ctx.base.bundle, ctx.base.graphs.all, builds), here), builds=builds)
 
 
 def provenance(

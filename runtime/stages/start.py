@@ -31,6 +31,8 @@ class Start:
 
 def start(ctx: Context, batch: range, noise: NoiseSource) -> Start:
     """What a batch begins with: noise, or a picture with noise laid over it."""
+    if ctx.base is not None and ctx.is_refining:
+        return Start(_latents_of(ctx.base, batch))
     if ctx.base is not None:
         return _enlarged(ctx, ctx.base, batch, noise)
     manifest, inputs, schedule = ctx.bundle.manifest, ctx.request.inputs, ctx.schedule
@@ -62,8 +64,7 @@ def _enlarged(ctx: Context, base: Context, batch: range, noise: NoiseSource) -> 
 
     manifest, hires = ctx.bundle.manifest, ctx.request.hires
     assert hires is not None  # else there would be no base
-    rows = [base.denoised.index(picture) for picture in batch]
-    small = np.concatenate(base.latents)[rows]
+    small = _latents_of(base, batch)
     if hires.upscale == "pixel":
         pictures = []
         for one in small:
@@ -75,6 +76,11 @@ def _enlarged(ctx: Context, base: Context, batch: range, noise: NoiseSource) -> 
         latents = resize_latents(small, *sides)
     noise.draw(small.shape)  # what the smaller ones began with
     return Start(noised(latents, noise.draw(latents.shape), float(ctx.schedule.sigmas[0])))
+
+
+def _latents_of(base: Context, batch: range) -> Latents:
+    """What was drawn before, of a batch's pictures."""
+    return np.concatenate(base.latents)[[base.denoised.index(picture) for picture in batch]]
 
 
 def noised(picture: Latents, noise: Latents, sigma: float) -> Latents:

@@ -20,7 +20,7 @@ from tintype.memory.budget import parse_memory
 from tintype.memory.plan import ExecutionPlan, Plan
 from tintype.record import Record
 from tintype.record.latents_file import SavedLatents
-from tintype.record.provenance import execution_plan_of
+from tintype.record.provenance import BASE, REFINER, execution_plan_of
 from tintype.request import InputFields, Request, ResolvedRequest, checks, demand_resolved, resolve, resolve_encoding
 from tintype.stages.again import demand_home, demand_inputs, demand_kind, demand_promise, needs_inputs, request_of
 from tintype.stages.context import Context
@@ -35,6 +35,9 @@ if TYPE_CHECKING:
     from tintype.engine import Target
 
 
+REFINER_START = 0.8  # as XL's authors have it: the share of noise levels that its refiner never saw
+
+
 class Studio:
     """What `Pipeline` is made of."""
 
@@ -46,7 +49,9 @@ class Studio:
         memory: str | int | None = None,
         threads: int | None = None,
         watermark_key: str | os.PathLike[str] | None = None,
+        refiner: Bundle | None = None,
     ) -> None:
+        """refiner: the bundle that goes on where this one stops, on the same device and within the same budget."""
         from tintype.engine import default_threads, most_threads
 
         if threads is not None:
@@ -57,11 +62,35 @@ class Studio:
         self._watermark_key = PUBLIC_KEY if watermark_key is None else read_key(watermark_key)
         self.graphs = Graphs(bundle, target, default_threads() if threads is None else threads)
         self.on_progress: Callable[[str], None] = lambda words: None  # what a plan takes its time for; set it
+        self.refiner = None if refiner is None else _refiner_of(bundle, refiner, target, memory, threads)
+        if self.refiner is not None:
+            self.refiner.on_progress = lambda words: self.on_progress(words)
         self.planner = Planner(self.graphs, self.model.tokenizers, lambda words: self.on_progress(words))
 
     def resolve(self, request: Request) -> ResolvedRequest:
         """The request without gaps. Raises RequestError for what this bundle can't do."""
-        return resolve(request, self.bundle.manifest)
+        if self.refiner is not None and request.refiner_start is None:
+            request = replace(request, refiner_start=REFINER_START)
+        return self._fitting(resolve(request, self.bundle.manifest))
+
+    def _fitting(self, request: ResolvedRequest) -> ResolvedRequest:
+        """The same, if the refiner can do it too. Raises RequestError."""
+        if request.refiner_start is None:
+            return request
+        if self.refiner is None:
+            raise RequestError(
+                "refiner_start is given without a refiner", fix="load one: refiner=, or --refiner BUNDLE"
+            )
+        manifest = self.refiner.bundle.manifest
+        for name in ("width", "height"):
+            checks.side(name, getattr(request, name), manifest.size)
+        if request.clip_skip > manifest.clip_skips or (request.decoder != "full" and not manifest.has(request.decoder)):
+            field = "clip_skip" if request.clip_skip > manifest.clip_skips else "decoder"
+            raise RequestError(
+                f"the refiner {self.refiner.bundle.name} can't do {field} {getattr(request, field)}",
+                fix=f"leave {field} out",
+            )
+        return request
 
     def work(self, request: ResolvedRequest, reading: Reading | None = None) -> Work:
         """What a plan for a request is made for. reading: of the request, where it was read before."""
@@ -79,6 +108,15 @@ class Studio:
             uses=(encoding_use(width, height),), exactness=exactness, picture_bytes=picture_bytes(width, height, 1)
         )
 
+    def plan_whole(self, request: ResolvedRequest, *, build: bool) -> Plan:
+        """The plan of a request; with a refiner, of whichever of the two takes more memory: they have it in turn."""
+        plan = self.planner.plan(self.work(request), self.memory, build=build)
+        if self.refiner is None or request.refiner_start is None:
+            return plan
+        refined = self.refiner.work(request, self.refiner.model.read(request, refines=True))
+        other = self.refiner.planner.plan(refined, self.memory, build=build)
+        return max(plan, other, key=lambda each: each.most_bytes)
+
     def plan_for(self, work: Work) -> Plan | None:
         """The plan that work is done by; None without a budget."""
         return None if self.memory is None else self.planner.planned(work, self.memory)
@@ -91,18 +129,38 @@ class Studio:
         return self.plan_for(self.work(request))
 
     def context(
-        self, request: ResolvedRequest, plan: ExecutionPlan | None = None, base_plan: ExecutionPlan | None = None
+        self,
+        request: ResolvedRequest,
+        plan: ExecutionPlan | None = None,
+        base_plan: ExecutionPlan | None = None,
+        refiner_plan: ExecutionPlan | None = None,
     ) -> Context:
-        """A run that has not begun. plan, base_plan: None is the one that the budget has."""
+        """A run that has not begun. plan, base_plan, refiner_plan: None is the one that the budget has."""
         self.graphs.demand_own_process()
-        base = None if request.base is None else self.context(request.base, base_plan)
-        reading = self.model.read(request)
+        if self.refiner is not None and request.refiner_start is not None:
+            self.refiner.model.tokenizers()  # before either plan is made: they stay, whoever draws
+            run = self._own_context(request, plan, base_plan)
+            ctx = self.refiner._own_context(request, refiner_plan, refines=run)
+        else:
+            ctx = self._own_context(request, plan, base_plan)
+        ctx.marker = self.marker if request.watermark else None
+        return ctx
+
+    def _own_context(
+        self,
+        request: ResolvedRequest,
+        plan: ExecutionPlan | None,
+        base_plan: ExecutionPlan | None = None,
+        *,
+        refines: Context | None = None,
+    ) -> Context:
+        """The part of a run that is this bundle's. refines: what it goes on from."""
+        base = refines if request.base is None else self.context(request.base, base_plan)
+        reading = self.model.read(request, refines=refines is not None)
         known = self.plan_for(self.work(request, reading)) if plan is None else None
         plan = plan or (ALL_RESIDENT if known is None else known.execution)
         evicts = self.memory is not None
-        ctx = Context.of(self.model, self.graphs, request, reading, plan, planned=known, evicts=evicts, base=base)
-        ctx.marker = self.marker if request.watermark else None
-        return ctx
+        return Context.of(self.model, self.graphs, request, reading, plan, planned=known, evicts=evicts, base=base)
 
     @property
     def marker(self) -> Marker:
@@ -115,7 +173,7 @@ class Studio:
         """The run that makes the picture of a record again. Raises RecordError; see `Pipeline.reproduce`."""
         demand_kind(record, Record, "tintype.read_record")
         alike = record.made_with.target == self.target.name or self.target.is_host
-        made_by = (execution_plan_of(record.made_with, base=base) for base in (False, True))
+        made_by = (execution_plan_of(record.made_with, part) for part in ("", BASE, REFINER))
         ctx = self.context(self._request_of(record, inputs), *(plan if alike else ALL_RESIDENT for plan in made_by))
         ctx.only = record.picture
         if ctx.marker is not None:
@@ -135,8 +193,8 @@ class Studio:
         first = saved.records[0]
         self._demand_sound(first)
         given = needs_inputs(first) or any(value is not None for value in inputs.values())
-        request = self._request_of(first, inputs) if given else first.request
-        ctx = self.context(request, *(execution_plan_of(first.made_with, base=base) for base in (False, True)))
+        request = self._request_of(first, inputs) if given else self._refined_as(first, first.request)
+        ctx = self.context(request, *(execution_plan_of(first.made_with, part) for part in ("", BASE, REFINER)))
         foreign: tuple[str, ...] = ()
         try:
             for record in saved.records:
@@ -170,9 +228,18 @@ class Studio:
     def _request_of(self, record: Record, inputs: InputFields) -> ResolvedRequest:
         """A record's request with what it began with. Raises RecordError where that is missing, or is another."""
         self._demand_sound(record)
-        request = self.resolve(request_of(record, inputs))
+        request = self._refined_as(record, resolve(request_of(record, inputs), self.bundle.manifest))
         demand_inputs(record, request)
         return replace(request, image=record.request.image)  # a copy of the picture may have lost its own record
+
+    def _refined_as(self, record: Record, request: ResolvedRequest) -> ResolvedRequest:
+        """The request of a record. Raises RecordError where it needs a refiner that isn't there, or can't do it."""
+        if request.refiner_start is not None and self.refiner is None:
+            name = record.made_with.refiner.bundle if record.made_with.refiner else "another bundle"
+            raise RecordError(
+                f"the record's picture was refined by {name}", fix="give it: load(..., refiner=), or --refiner BUNDLE"
+            )
+        return self._fitting(request)
 
     def _demand_sound(self, record: Record) -> None:
         """RecordError where nobody could have asked this bundle for what a record says."""
@@ -187,9 +254,30 @@ class Studio:
     def close(self) -> None:
         """Close every graph. The pipeline may be used again; it then opens them again."""
         self.graphs.close()
+        if self.refiner is not None:
+            self.refiner.close()
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _refiner_of(
+    bundle: Bundle, refiner: Bundle, target: Target, memory: str | int | None, threads: int | None
+) -> Studio:
+    """The refiner of a bundle. Raises RequestError for one that can't go on from its latents."""
+    for name in ("latent_channels", "vae_scale_factor", "scaling_factor", "shift_factor"):
+        ours, theirs = getattr(bundle.manifest, name), getattr(refiner.manifest, name)
+        if ours != theirs:
+            raise RequestError(
+                f"{refiner.name} can't refine what {bundle.name} draws: their {name} are {theirs:g} and {ours:g}",
+                fix="give a refiner of the same family, such as Stable Diffusion XL's for XL",
+            )
+    if refiner.manifest.is_inpainting or refiner.manifest.is_editing:
+        raise RequestError(
+            f"{refiner.name} takes a picture beside the noise and can't refine",
+            fix="give a refiner, or a model that draws from words",
+        )
+    return Studio(refiner, target, memory=memory, threads=threads)

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import io
+import os
 import re
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -12,7 +16,8 @@ from click.testing import CliRunner
 from PIL import Image
 
 from tintype.cli.commands import OWN_COMMANDS, _load
-from tintype.cli.show import ITERM, KITTY, SIXEL, protocol_of, show, sixels
+from tintype.cli.show import ITERM, KITTY, SIXEL, LivePreview, protocol_of, show, sixels
+from tintype.errors import CancelledError, MemoryBudgetError
 
 
 @pytest.fixture
@@ -100,3 +105,71 @@ def _drawn(text: str) -> np.ndarray:
                     canvas[top + row, left : left + length] = palette[colour]
             left += length
     return canvas[:height]
+
+
+class _Step:
+    """A step whose preview is a picture, or fails."""
+
+    def __init__(self, image, error=None):
+        self._image, self._error = image, error
+
+    def preview(self):
+        if self._error is not None:
+            raise self._error
+        return [self._image.copy()]
+
+
+@pytest.mark.parametrize("protocol", [KITTY, ITERM, SIXEL])
+def test_previews_are_drawn_in_one_place_now_and_then_and_taken_away(picture, protocol):
+    stream, now = io.StringIO(), [0.0]
+    live = LivePreview(protocol, lambda: now[0])
+    for now[0] in (0.0, 0.1, 1.0):
+        live.show(_Step(picture), stream)
+    text = stream.getvalue()
+    assert text.startswith("\n" * 12 + "\x1b[12A\x1b7")  # room is made once
+    assert text.count("\x1b7") == text.count("\x1b8") == 2  # the second came too soon
+    assert text.count("\n" * 12) == 1
+    live.close(stream)
+    assert stream.getvalue().endswith("\x1b[J")
+    live.show(_Step(picture), stream)
+    assert stream.getvalue().endswith("\x1b[J")
+
+
+def test_a_preview_that_fails_leaves_the_picture_alone(picture):
+    stream = io.StringIO()
+    live = LivePreview(SIXEL)
+    live.show(_Step(picture, MemoryBudgetError("no memory", fix="none")), stream)
+    live.show(_Step(picture), stream)
+    live.close(stream)
+    assert stream.getvalue() == ""
+    with pytest.raises(CancelledError):
+        LivePreview(SIXEL).show(_Step(picture, CancelledError("stopped", fix="none")), stream)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="pseudo-terminals are POSIX")
+def test_a_terminal_that_shows_pictures_gets_previews_while_it_is_drawn(tmp_path, tintype_command):
+    """Whole, though a bar of progress is drawn beside them; then the picture itself."""
+    import pty
+
+    ours, theirs = pty.openpty()
+    arguments = ["a boat", "--show", "--size", "64x64", "--num-inference-steps", "3", "-o", tmp_path / "x.png"]
+    process = subprocess.Popen(
+        [*tintype_command, "generate", *map(str, arguments)],
+        stdin=subprocess.DEVNULL,
+        stdout=theirs,
+        stderr=theirs,
+        env={**os.environ, "TERM": "xterm-kitty", "KITTY_WINDOW_ID": "1"},
+    )
+    os.close(theirs)
+    seen = b""
+    with contextlib.suppress(OSError):  # the other side is closed
+        while block := os.read(ours, 2**16):
+            seen += block
+    os.close(ours)
+    assert process.wait(timeout=60) == 0
+    previews = re.findall(rb"\x1b7\x1b_Ga=T,f=100,i=1,p=1,q=2,C=1,r=12,(.*?)\x1b8", seen, re.DOTALL)
+    assert previews
+    data = b"".join(re.findall(rb"m=[01];([^\x1b]*)", previews[0]))
+    assert Image.open(io.BytesIO(base64.b64decode(data))).size == (64, 64)
+    assert seen.count(b"\x1b_Ga=d,d=I,i=1,q=2\x1b\\") == 1
+    assert seen.rindex(b"\x1b_Ga=T,f=100,m=") > seen.rindex(b"\x1b_Ga=d")

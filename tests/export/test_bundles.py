@@ -11,13 +11,14 @@ import onnx_ir as ir
 import pytest
 import torch
 
-from tintype.bundle import Bundle, DefaultRequest, open_bundle
+from tintype.bundle import Bundle, DefaultRequest, PreviewFactors, open_bundle
 from tintype.engine import run_graph
 from tintype.errors import ExportError
 from tintype.export import Effort, export_bundle, graphs
 from tintype.export.checkpoint import load_unet, load_vae, open_checkpoint
 from tintype.export.parity import psnr_db
 from tintype.export.storage import load_graph
+from tintype.image.preview import linear_samples
 
 ROLES = ("text_encoder", "denoiser", "vae_decoder", "vae_encoder")
 Export = tuple[Path, dict[str, Any]]
@@ -47,6 +48,22 @@ def test_the_manifest_tells_the_checkpoints_facts(bundle: Bundle, tiny_checkpoin
         ("batch", "sequence", 64),
     ]
     assert bundle.graph("vae_decoder").outputs[0].shape == ("batch", 3, "4*height", "4*width")
+
+
+def test_the_manifest_has_colours_for_previews(bundle: Bundle) -> None:
+    assert bundle.manifest.preview is not None
+    assert len(bundle.manifest.preview.weights) == bundle.manifest.latent_channels
+
+
+def test_colours_are_fitted_to_what_a_decoder_makes_or_there_are_none() -> None:
+    rows = ((0.5, -0.25, 0.1), (0.2, 0.3, 0.4), (-0.1, 0.0, 0.6), (0.05, 0.7, -0.3))
+    known = PreviewFactors(weights=rows, bias=(0.1, 0.0, -0.2))
+    latents = np.random.default_rng(5).normal(size=(2, 4, 6, 6)).astype(np.float32) * 0.1
+    samples = linear_samples(latents, known.weights, known.bias).repeat(4, axis=2).repeat(4, axis=3)
+    assert graphs._preview(latents, samples) == known
+    assert graphs._preview(latents * np.float32(1e-7), samples) is None  # absurd ones, which no manifest may have
+    samples[0, 0, 0, 0] = np.nan
+    assert graphs._preview(latents, samples) is None
 
 
 def test_every_graph_passed_its_fp32_gate(bundle: Bundle) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,11 @@ from families import VARIANTS, save_tiny_vae
 from tintype.errors import ExportError
 from tintype.export.checkpoint import Checkpoint, load_tiny_vae, open_checkpoint
 from tintype.export.defaults import usual_request
-from tintype.export.families import FAMILIES, check_configs, family_of
-from tintype.export.foreign import FOREIGN
+from tintype.export.sources.replacement import with_tiny_vae
 from tintype.export.sources.source import SourceOptions
+from tintype.sources.families import FAMILIES, check_configs, family_of
+from tintype.sources.foreign import FOREIGN
+from tintype.sources.header import read_header
 
 FOLDER = Path("some-model")
 
@@ -187,12 +190,12 @@ def test_no_family_that_is_done_is_called_foreign_too() -> None:
 def test_a_tiny_autoencoder_is_taken_from_a_folder_and_refused_where_it_does_not_fit(
     tiny_checkpoint: Path, tmp_path: Path
 ) -> None:
-    def with_tiny_vae(source: Path) -> Checkpoint:
+    def beside(source: Path) -> Checkpoint:
         return open_checkpoint(tiny_checkpoint, SourceOptions(tiny_vae=source))
 
     save_tiny_vae(tmp_path / "tiny")
     plain = open_checkpoint(tiny_checkpoint)
-    checkpoint = with_tiny_vae(tmp_path / "tiny")
+    checkpoint = beside(tmp_path / "tiny")
     assert checkpoint.components == (*plain.components, "tiny_vae")
     assert checkpoint.sha256() == plain.sha256() != checkpoint.source.sha256_of_given("tiny_vae")
     load_tiny_vae(checkpoint)
@@ -203,7 +206,7 @@ def test_a_tiny_autoencoder_is_taken_from_a_folder_and_refused_where_it_does_not
         (tiny_checkpoint / "vae", "AutoencoderKL"),
     ):
         with pytest.raises(ExportError, match=words) as caught:
-            with_tiny_vae(source)
+            beside(source)
         assert caught.value.fix
     for changes, words in (
         ({"latent_channels": 16}, "belong together"),
@@ -215,5 +218,47 @@ def test_a_tiny_autoencoder_is_taken_from_a_folder_and_refused_where_it_does_not
         config = json.loads((tmp_path / "tiny/config.json").read_text())
         change_json(tmp_path / "tiny/config.json", **changes)
         with pytest.raises(ExportError, match=words):
-            with_tiny_vae(tmp_path / "tiny")
+            beside(tmp_path / "tiny")
         (tmp_path / "tiny/config.json").write_text(json.dumps(config))
+
+
+def authors_naming(folder: Path, place: Path) -> None:
+    """TAESD's two files, as its authors write them, of a folder of diffusers: the decoder begins with a clamp."""
+    from safetensors.torch import load_file, save_file
+
+    state = load_file(folder / "diffusion_pytorch_model.safetensors")
+    for half, first in (("encoder", 0), ("decoder", 1)):
+        layers = {name.removeprefix(f"{half}.layers."): tensor for name, tensor in state.items() if half in name}
+        numbered = {}
+        for name, tensor in layers.items():
+            number, _, rest = name.partition(".")
+            numbered[f"{int(number) + first}.{rest}"] = tensor
+        save_file(numbered, place / f"taesd_{half}.safetensors")
+
+
+def test_taesd_in_its_authors_naming_is_the_same_module(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    """Its usual shape, of factor 8, as its authors publish it: both halves are found from either file."""
+    import torch
+    from diffusers import AutoencoderTiny
+
+    torch.manual_seed(5)
+    tiny = AutoencoderTiny()
+    tiny.save_pretrained(tmp_path / "tiny")
+    authors_naming(tmp_path / "tiny", tmp_path)
+    decoder, encoder = (tmp_path / f"taesd_{half}.safetensors" for half in ("decoder", "encoder"))
+    assert {"1.weight", "3.conv.0.weight", "19.bias"} <= read_header(decoder).tensors.keys()
+    plain = open_checkpoint(tiny_checkpoint)
+    for given in (decoder, encoder):
+        source = with_tiny_vae(plain.source, given)
+        found = load_tiny_vae(dataclasses.replace(plain, source=source)).state_dict()
+        assert found.keys() == tiny.state_dict().keys()
+        assert all(torch.equal(found[name], tensor) for name, tensor in tiny.state_dict().items())
+        assert source.sha256_of_given("tiny_vae") == with_tiny_vae(plain.source, decoder).sha256_of_given("tiny_vae")
+    encoder.rename(tmp_path / "elsewhere.safetensors")
+    for given, words in ((decoder, "alone"), (tmp_path / "elsewhere.safetensors", "alone")):
+        with pytest.raises(ExportError, match=words) as caught:
+            with_tiny_vae(plain.source, given)
+        assert "beside it" in caught.value.fix
+    decoder.with_name("taesd_encoder.safetensors").write_bytes(decoder.read_bytes())
+    with pytest.raises(ExportError, match="isn't the encoder"):
+        with_tiny_vae(plain.source, decoder)

@@ -7,18 +7,21 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hub_server import COMMIT, Hub, serving
+from one_file import write_one_file
 
 from tintype.errors import ExportError
 from tintype.export.bundling import export_bundle
 from tintype.export.checkpoint import open_checkpoint
 from tintype.export.sources.hub import is_address
 from tintype.files import sha256_of
+from tintype.sources import describe
 
 POSTCARD = Path(__file__).parents[2] / "models/postcard/checkpoint"
 UNET = "unet/diffusion_pytorch_model.safetensors"
@@ -128,6 +131,65 @@ def test_each_reason_for_nothing_has_its_remedy(hub: Hub, fetched: Callable[...,
     (pickled,) = fetched("org/name")
     assert "no unet in .safetensors" in pickled[0]
     assert all(not name.endswith((".bin", ".ckpt")) for name, _ in hub.asked)
+
+
+def info_of(hub: Hub, home: Path, *words: str, **environment: str) -> Any:
+    """What `tintype info` says of an address, in a process of its own."""
+    settings = {"HF_ENDPOINT": hub.url, "HF_HOME": str(home), "HF_HUB_DISABLE_XET": "1", **environment}
+    done = subprocess.run(
+        [sys.executable, "-m", "tintype", "info", *words, "--json"],
+        env={**os.environ, **settings},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return json.loads(done.stdout)
+
+
+def test_info_reads_of_the_hub_what_is_small_and_of_weights_their_headers(hub: Hub, tmp_path: Path) -> None:
+    file = write_one_file(POSTCARD, hub.repositories["org/name"] / "one.safetensors", "sd1")
+    told = info_of(hub, tmp_path / "home", "org/name")["checkpoint"]
+    here = describe(POSTCARD)
+    assert told["location"] == "org/name"
+    assert (told["family"], told["need"], told["licence"]) == (here.family, None, here.licence)
+    assert (told["parameters"], told["bytes"]) == (here.parameters, here.bytes)
+    one = info_of(hub, tmp_path / "home", "org/name/one.safetensors@main")["checkpoint"]
+    assert (one["family"], one["form"], one["bytes"]) == ("Stable Diffusion 1.x", "one file", describe(file).bytes)
+    weights = [asked for name, asked in hub.asked if name.endswith(".safetensors")]
+    assert weights
+    for asked in weights:
+        assert asked is not None
+        first, _, last = asked.removeprefix("bytes=").partition("-")
+        assert 0 < int(last) - int(first) + 1 <= 2**20
+    small = {name for name, asked in hub.asked if not name.endswith(".safetensors")}
+    assert small == {name for name in USED if not name.endswith(".safetensors") and not name.startswith("tokenizer/")}
+
+
+def test_info_says_of_the_hub_what_an_export_says(hub: Hub, fetched: Any, tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    for address, environment in (
+        ("org/absent", {}),
+        ("org/name/none.safetensors", {}),
+        ("org/name", {"HF_HUB_OFFLINE": "1"}),
+    ):
+        (message, fix) = fetched(address, **environment)[0]
+        error = info_of(hub, home, address, **environment)["error"]
+        assert (error["message"], error["fix"]) == (message, fix)
+    fetched("org/name")  # from then on it is known without the hub
+    assert info_of(hub, home, "org/name", HF_HUB_OFFLINE="1")["checkpoint"]["family"] == "Stable Diffusion 1.x"
+
+
+def test_info_of_the_hub_names_what_is_not_done_and_what_lies(hub: Hub, tmp_path: Path) -> None:
+    folder, home = hub.repositories["org/name"], tmp_path / "home"
+    index = json.loads((folder / "model_index.json").read_text())
+    (folder / "model_index.json").write_text(json.dumps({**index, "_class_name": "FluxPipeline"}))
+    told = info_of(hub, home, "org/name")["checkpoint"]
+    assert told["family"] is None
+    assert "it looks like FLUX, which would need" in told["need"]
+    assert str(tempfile.gettempdir()) not in told["need"]
+    (folder / UNET).write_bytes(b"\xff" * 100)
+    error = info_of(hub, tmp_path / "other", "org/name")["error"]
+    assert "org/name/unet/diffusion_pytorch_model.safetensors are broken" in error["message"]
 
 
 def test_without_huggingface_hub_it_is_said_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

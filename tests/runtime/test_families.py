@@ -6,25 +6,21 @@ import dataclasses
 import json
 import math
 import shutil
-import tempfile
 from pathlib import Path
 from typing import Any
 
-import filelock
 import numpy as np
 import pytest
 from edit_parity import take_the_encoders_mean
-from families import VARIANTS, save_tiny_vae, save_variant
+from families import GATE_DB, SEED, assert_near, family, generator, reference
 from pictures import PROMPT, photo, psnr_db
 
 import tintype
 from tintype.bundle import file_facts, read_manifest, write_manifest
 from tintype.errors import RequestError
-from tintype.export import Effort
 from tintype.export.checkpoint import open_checkpoint
 from tintype.export.defaults import usual_request
 from tintype.export.parity import psnr_db as array_db
-from tintype.export.sources.source import SourceOptions
 from tintype.image.encode import to_samples
 from tintype.memory.mode import Strips
 from tintype.memory.plan import ExecutionPlan
@@ -35,8 +31,6 @@ from tintype.sources import describe
 from tintype.stages.decode import samples_in
 from tintype.stages.start import picture_latents
 
-SEED, GATE_DB = 7, 50.0
-EFFORT = Effort(steps=2, calibration_prompts=1, gate_prompts=1, gate_calls=1, latent_size=8)
 MARKS = [
     pytest.mark.reference,
     pytest.mark.slow,
@@ -45,48 +39,7 @@ MARKS = [
 ]
 pytestmark = MARKS
 
-
-@pytest.fixture(scope="session")
-def family(request, export_once):
-    """By a family's name: its checkpoint and its bundle."""
-
-    def made(name: str) -> tuple[Path, Path]:
-        variant = VARIANTS[name]
-        plain = request.getfixturevalue("tiny_checkpoint" if variant.base == "sd" else "xl_checkpoint")
-        folder = plain.with_name(name)
-        with filelock.FileLock(folder.with_name(f"{name}.lock")):
-            if not folder.is_dir():
-                with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
-                    save_variant(variant, plain, Path(scratch) / name)
-                    save_tiny_vae(Path(scratch) / name / "tiny_vae")
-                    (Path(scratch) / name).rename(folder)
-        options = SourceOptions(tiny_vae=folder / "tiny_vae" if name == "lcm" else None)
-        return folder, export_once(f"tiny-{name}", folder, precision="fp32", effort=EFFORT, options=options)
-
-    return made
-
-
-def reference(name: str, checkpoint: Path) -> Any:
-    import diffusers
-
-    extra = {"safety_checker": None} if VARIANTS[name].base == "sd" else {"add_watermarker": False}
-    opened = getattr(diffusers, VARIANTS[name].pipeline).from_pretrained(checkpoint, **extra)
-    opened.set_progress_bar_config(disable=True)
-    return opened
-
-
-def generator() -> Any:
-    import torch
-
-    return torch.Generator().manual_seed(SEED)
-
-
-def assert_near(ours: Any, theirs: Any, what: str) -> None:
-    assert np.asarray(ours).shape == np.asarray(theirs).shape
-    assert np.asarray(theirs).std() > 3  # a grey picture would be near any other
-    measured = psnr_db(ours, theirs)
-    print(f"{what}: {measured:.1f} dB")
-    assert measured >= GATE_DB
+__all__ = ["family"]  # the fixture
 
 
 @pytest.mark.parametrize("name", ["bk-sdm", "ssd-1b", "vega"])

@@ -44,7 +44,7 @@ def test_steps_of_several_batches_count_on(pipeline):
 
 def test_a_preview_is_a_picture_and_the_last_one_is_the_result(pipeline):
     run = pipeline.steps("a house", seed=1, num_inference_steps=3, sampler="euler")
-    previews = [step.preview() for step in run]
+    previews = [step.preview(full=True) for step in run]
     assert [len(images) for images in previews] == [1, 1, 1]
     np.testing.assert_allclose(np.asarray(previews[-1][0], int), np.asarray(run.result.image, int), atol=1)
 

@@ -66,6 +66,7 @@ def test_a_record_holds_no_clock_and_no_path(record):
         "modes",
         "split_guidance",
         "kernels",
+        "refiner",
     }
 
 

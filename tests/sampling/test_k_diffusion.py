@@ -59,13 +59,34 @@ def k_diffusion(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
         del sys.modules[name]
 
 
+@pytest.mark.parametrize("steps", [1, 2, 3, 6, 12, 13, 14])
+def test_dpm_fast_is_that_of_k_diffusion(steps: int, k_diffusion: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    linspace = torch.linspace  # which lays its steps in float32 otherwise
+    monkeypatch.setattr(torch, "linspace", lambda *ends, **options: linspace(*ends, **options, dtype=torch.float64))
+    schedule = make_schedule(CONFIG, "dpm_fast", steps)
+    sigmas, mine = ours("dpm_fast", steps, None)
+    theirs: list[Any] = []
+    last = k_diffusion.sample_dpm_fast(
+        lambda x, sigma: torch.from_numpy(picture(x.numpy(), float(sigma[0]))),
+        torch.from_numpy(mine[0]),
+        sigmas[-1],
+        sigmas[0],
+        steps,
+        callback=lambda seen: theirs.append(seen["x"].numpy().copy()),
+        disable=True,
+    )
+    assert len(theirs) == schedule.total
+    for at, (a, b) in enumerate(zip(mine, [*theirs, last.numpy()], strict=True)):
+        np.testing.assert_allclose(a, b, atol=1e-6, rtol=0, err_msg=f"{steps} calls, before step {at}")
+
+
 def picture(x: Any, sigma: float) -> Any:
     """Some denoiser that is not a straight line, of float64."""
     seen = x / np.sqrt(1.0 + sigma**2)
     return np.tanh(seen + 0.3 * np.roll(seen, 1, axis=-1)) * np.cos(sigma / 9.0)
 
 
-def ours(sampler: str, steps: int, spacing: str) -> tuple[Any, list[Any]]:
+def ours(sampler: str, steps: int, spacing: str | None) -> tuple[Any, list[Any]]:
     """The sigmas, and the latents before each step and after the last."""
     schedule = make_schedule(CONFIG, sampler, steps, spacing)
     noise = noise_source("numpy", SEEDS)

@@ -30,7 +30,7 @@ A1111 = {
     "DDIM": "ddim",
     "DDIM CFG++": "euler_cfg_pp",
     "DPM++ 2M SDE Heun": "dpmpp_2m_sde_heun",
-    "DPM fast": "",
+    "DPM fast": "dpm_fast",
     "PLMS": "pndm",
     "UniPC": "unipc",
     "LCM": "lcm",
@@ -41,11 +41,11 @@ COMFYUI = {
     "euler_ancestral": "euler_a",
     "euler_ancestral_cfg_pp": "euler_a_cfg_pp",
     "heun": "heun",
-    "heunpp2": "",
+    "heunpp2": "heunpp2",
     "dpm_2": "dpm2",
     "dpm_2_ancestral": "dpm2_a",
     "lms": "lms",
-    "dpm_fast": "",
+    "dpm_fast": "dpm_fast",
     "dpm_adaptive": "",
     "dpmpp_2s_ancestral": "dpmpp_2s_a",
     "dpmpp_sde": "dpmpp_sde",
@@ -61,13 +61,18 @@ COMFYUI = {
     "ddpm": "ddpm",
     "lcm": "lcm",
     "ipndm": "ipndm",
-    "ipndm_v": "",
+    "ipndm_v": "ipndm_v",
     "deis": "deis",
     "res_multistep": "res_multistep",
     "res_multistep_ancestral": "res_multistep_a",
     "ddim": "ddim",
     "uni_pc": "unipc",
     "uni_pc_bh2": "unipc",
+    "er_sde": "er_sde",
+    "gradient_estimation": "",
+    "res_multistep_cfg_pp": "",
+    "seeds_2": "",
+    "sa_solver": "",
 }
 STABLE_DIFFUSION_CPP = {
     "euler": "euler",
@@ -114,6 +119,13 @@ def test_a_name_of_elsewhere_is_a_sampler_of_here_or_refused(name: str, canonica
         else:
             with pytest.raises(RequestError):
                 sampler_named(spelled)
+
+
+def test_a_sampler_that_no_plan_could_hold_is_refused_with_its_reason() -> None:
+    for name in ("dpm_adaptive", "DPM adaptive"):
+        with pytest.raises(RequestError, match="isn't done here") as caught:
+            sampler_named(name)
+        assert "dpm_fast" in caught.value.fix
 
 
 @pytest.mark.reference

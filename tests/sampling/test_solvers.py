@@ -204,3 +204,97 @@ def test_ipndm_is_that_of_diffusers_down_to_its_last_step() -> None:
         x = scheduler.step(torch.from_numpy(velocity(x.numpy())), timestep, x).prev_sample
         np.testing.assert_allclose(mine[index] * alphas[index + 1], x.numpy(), atol=1e-5, rtol=0)
     np.testing.assert_allclose(mine[-1], denoised(mine[-2], float(schedule.sigmas[-2])), atol=ATOL, rtol=0)
+
+
+@pytest.mark.parametrize("spacing", ["karras", "leading"])
+def test_heunpp2_weighs_the_slopes_ahead_by_their_noise(spacing: str) -> None:
+    """sd-webui-samplers-scheduler's Heun++, as ComfyUI has it, written out case by case."""
+    for steps in (1, 2, 3, 12):
+        schedule = make_schedule(CONFIG, "heunpp2", steps, spacing)
+        sigmas, x, expected = schedule.sigmas.tolist(), first(schedule), []
+
+        def slope(at: Any, sigma: float) -> Any:
+            return (at - picture(at, sigma)) / sigma
+
+        for index, (sigma, after) in enumerate(itertools.pairwise(sigmas)):
+            d = slope(x, sigma)
+            if after > 0.0:
+                ahead = x + d * (after - sigma)
+                d2 = slope(ahead, after)
+                last = sigmas[index + 2]
+                if last == 0.0:
+                    share = after / (2 * sigmas[0])
+                    d = d * (1 - share) + d2 * share
+                else:
+                    d3 = slope(ahead + d2 * (last - after), last)
+                    two, three = after / (3 * sigmas[0]), last / (3 * sigmas[0])
+                    d = d * (1 - two - three) + d2 * two + d3 * three
+            x = x + d * (after - sigma)
+            expected.append(x)
+        np.testing.assert_allclose(drawn(schedule), expected, atol=ATOL, rtol=0)
+        assert schedule.model_calls == sum(min(3, steps - index) for index in range(steps))
+
+
+def ipndm_v_coefficients(h: list[float]) -> list[float]:
+    """Of the newest slope first; h: sizes of the steps, the one to take first. Of zju-pi's diff-sampler."""
+    if len(h) == 1:
+        return [1.0]
+    two = h[0] + h[1]
+    coefficients = [1 + h[0] / h[1] / 2, -h[0] / h[1] / 2]
+    if len(h) > 2:
+        bend = (1 - h[0] / (3 * two) * (h[0] * two) / (h[1] * (h[1] + h[2]))) / 2
+        coefficients = [coefficients[0] + bend, coefficients[1] - (1 + h[1] / h[2]) * bend, bend * h[1] / h[2]]
+    if len(h) > 3:
+        outer = h[1] * (h[1] + h[2]) / (h[2] * (h[2] + h[3]))
+        twist = (1 - h[0] / (3 * two)) / 2 + (1 - h[0] / (2 * two)) * h[0] / (6 * sum(h[:3]))
+        twist *= h[0] * two * sum(h[:3]) / (h[1] * (h[1] + h[2]) * sum(h[1:4]))
+        coefficients[0] += twist
+        coefficients[1] -= (1 + h[1] / h[2] + outer) * twist
+        coefficients[2] += (h[1] / h[2] + outer * (1 + h[2] / h[3])) * twist
+        coefficients.append(-twist * outer * h[1] / h[2])
+    return coefficients
+
+
+@pytest.mark.parametrize("spacing", ["karras", "leading"])
+def test_ipndm_v_is_adams_bashforth_with_steps_of_their_own_size(spacing: str) -> None:
+    schedule = make_schedule(CONFIG, "ipndm_v", 12, spacing)
+    sigmas, x, slopes, expected = schedule.sigmas.tolist(), first(schedule), [], []
+    for index, sigma in enumerate(sigmas[:-1]):
+        denoised = picture(x, sigma)
+        slopes = [(x - denoised) / sigma, *slopes][:4]
+        h = [sigmas[at + 1] - sigmas[at] for at in range(index, max(index - 4, -1), -1)]
+        terms = zip(ipndm_v_coefficients(h), slopes, strict=True)
+        x = x + h[0] * sum(share * slope for share, slope in terms) if sigmas[index + 1] > 0.0 else denoised
+        expected.append(x)
+    np.testing.assert_allclose(drawn(schedule), expected, atol=ATOL, rtol=0)
+    even = [drawn(on(np.linspace(10.0, 7.0, 4), name)) for name in ("ipndm_v", "ipndm")]
+    np.testing.assert_allclose(*even, atol=1e-9, rtol=0)  # steps of one size, up to the third order
+
+
+def er_scale(sigma: Any) -> Any:
+    return sigma * (np.exp(sigma**0.3) + 10.0)
+
+
+@pytest.mark.parametrize("spacing", ["karras", "leading"])
+def test_er_sde_is_that_of_its_authors(spacing: str) -> None:
+    """Cui et al. 2023, algorithm 3, with the integrals as sums over 200 points, as their code and ComfyUI have them."""
+    for steps in (1, 2, 3, 12):
+        schedule, noise = make_schedule(CONFIG, "er_sde", steps, spacing), fresh()
+        sigmas, x, seen, slopes, expected = schedule.sigmas.tolist(), first(schedule), [], [], []
+        for index, (s, t) in enumerate(itertools.pairwise(sigmas)):
+            seen.append(picture(x, s))
+            if t == 0.0:
+                expected.append(seen[-1])
+                break
+            ratio, places = er_scale(t) / er_scale(s), t + np.arange(200) * (s - t) / 200
+            x = ratio * x + (1 - ratio) * seen[-1]
+            if index > 0:
+                slopes.append((seen[-1] - seen[-2]) / (s - sigmas[index - 1]))
+                x = x + (t - s + np.sum(1 / er_scale(places)) * (s - t) / 200 * er_scale(t)) * slopes[-1]
+            if index > 1:
+                bend = (slopes[-1] - slopes[-2]) / ((s - sigmas[index - 2]) / 2)
+                weight = np.sum((places - s) / er_scale(places)) * (s - t) / 200
+                x = x + ((t - s) ** 2 / 2 + weight * er_scale(t)) * bend
+            x = x + noise.draw(SHAPE) * math.sqrt(max(t**2 - s**2 * ratio**2, 0.0))
+            expected.append(x)
+        np.testing.assert_allclose(drawn(schedule), expected, atol=1e-7, rtol=0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,11 +13,14 @@ import pytest
 from one_file import one_file_state
 
 from tintype.bundle import open_bundle
+from tintype.bundle.manifest import FAMILIES
 from tintype.cli import run
 from tintype.errors import BundleError, ExportError
 from tintype.export.checkpoint import demand_tensors, open_checkpoint
 from tintype.export.sources.source import SourceOptions
 from tintype.sources import describe
+from tintype.sources.families import FAMILIES as SOURCE_FAMILIES
+from tintype.sources.families import PIPELINES
 
 POSTCARD = Path(__file__).parents[2] / "models/postcard"
 # The published configs, as far as they aren't diffusers' or transformers' defaults.
@@ -132,8 +136,8 @@ def test_info_of_a_folder_is_what_its_configs_say(capsys: pytest.CaptureFixture[
 
 
 LOOKS = {
-    "model.diffusion_model.double_blocks.0.img_attn.qkv.weight": "Flux",
-    "double_blocks.0.img_attn.norm.key_norm.scale": "Flux",
+    "model.diffusion_model.double_blocks.0.img_attn.qkv.weight": "FLUX",
+    "double_blocks.0.img_attn.norm.key_norm.scale": "FLUX",
     "model.diffusion_model.joint_blocks.0.context_block.attn.qkv.weight": "Stable Diffusion 3",
     "model.diffusion_model.head.modulation": "Wan",
     "lora_unet_down_blocks_0_attentions_0_proj_in.lora_down.weight": "a LoRA",
@@ -143,6 +147,7 @@ LOOKS = {
     "text_model.encoder.layers.0.mlp.fc1.weight": "a text encoder (CLIP)",
     "model.diffusion_model.input_blocks.0.0.weight": "a UNet alone",
     "model_ema.diffusion_modelinput_blocks00weight": "averaged weights (EMA) alone",
+    "3.conv.0.weight": "a tiny autoencoder (TAESD)",
     "something.else": "nothing that is known here",
 }
 
@@ -182,3 +187,59 @@ def test_what_a_file_takes_beside_latents_says_what_it_is(channels: int, needs: 
     assert facts.family == "Stable Diffusion 2.x"
     assert facts.need is not None
     assert needs in facts.need
+
+
+def test_what_info_offers_to_export_is_what_the_exporter_takes(
+    tiny_checkpoint: Path, xl_checkpoint: Path, tmp_path: Path
+) -> None:
+    """One table of pipelines: each name that diffusers has is exported, or `info` says why it isn't."""
+    import diffusers
+
+    names = [name for name in dir(diffusers.pipelines) if name.endswith("Pipeline")]
+    assert len(names) > 100
+    offered = set()
+    for plain in (tiny_checkpoint, xl_checkpoint):
+        index = json.loads((plain / "model_index.json").read_text())
+        for part in plain.iterdir():
+            if part.name != "model_index.json":
+                (tmp_path / part.name).unlink(missing_ok=True)
+                (tmp_path / part.name).symlink_to(part)
+        for name in names:
+            (tmp_path / "model_index.json").write_text(json.dumps({**index, "_class_name": name}))
+            facts = describe(tmp_path)
+            refusal = _refusal_of(tmp_path)
+            assert (facts.need is None) == (refusal is None), name
+            assert refusal is None or refusal in (facts.need or "")
+            offered |= {name} if refusal is None else set()
+    assert offered == PIPELINES - {"StableDiffusionInstructPix2PixPipeline"}  # whose UNet takes 8 channels
+
+
+def _refusal_of(checkpoint: Path) -> str | None:
+    try:
+        open_checkpoint(checkpoint)
+    except ExportError as error:
+        return error.message
+    return None
+
+
+def test_info_says_of_settings_what_the_exporter_says(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    shutil.copytree(tiny_checkpoint, tmp_path / "checkpoint")
+    path = tmp_path / "checkpoint/unet/config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "class_embed_type": "timestep"}))
+    facts = describe(tmp_path / "checkpoint")
+    assert facts.family == "Stable Diffusion 1.x"
+    with pytest.raises(ExportError) as caught:
+        open_checkpoint(tmp_path / "checkpoint")
+    assert facts.need == f"{caught.value.message}; {caught.value.fix}"
+
+
+def test_instruct_pix2pix_of_xl_is_not_offered(tmp_path: Path) -> None:
+    names = ("conditioner.embedders.0.transformer.x", "conditioner.embedders.1.model.x")
+    first = "model.diffusion_model.input_blocks.0.0.weight"
+    facts = describe(write_header(tmp_path / "x.safetensors", {first: (4, 8, 3, 3), **dict.fromkeys(names, (4,))}))
+    assert facts.family == "Stable Diffusion XL"
+    assert "InstructPix2Pix of XL, which would need" in (facts.need or "")
+
+
+def test_families_are_those_of_bundles() -> None:
+    assert {family.name for family in SOURCE_FAMILIES} == set(FAMILIES)

@@ -4,10 +4,18 @@ from __future__ import annotations
 
 import json
 import shutil
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+import filelock
+import numpy as np
+import pytest
+from pictures import psnr_db
+
+SEED, GATE_DB = 7, 50.0
 
 
 @dataclass(frozen=True)
@@ -134,3 +142,50 @@ def save_tiny_vae(folder: Path) -> None:
         num_decoder_blocks=(1, 1, 1),
         upsampling_scaling_factor=2,
     ).save_pretrained(folder)
+
+
+@pytest.fixture(scope="session")
+def family(request, export_once):
+    """By a family's name: its checkpoint and its bundle."""
+
+    def made(name: str) -> tuple[Path, Path]:
+        variant = VARIANTS[name]
+        plain = request.getfixturevalue("tiny_checkpoint" if variant.base == "sd" else "xl_checkpoint")
+        folder = plain.with_name(name)
+        with filelock.FileLock(folder.with_name(f"{name}.lock")):
+            if not folder.is_dir():
+                with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
+                    save_variant(variant, plain, Path(scratch) / name)
+                    save_tiny_vae(Path(scratch) / name / "tiny_vae")
+                    (Path(scratch) / name).rename(folder)
+        from tintype.export import Effort
+        from tintype.export.sources.source import SourceOptions
+
+        effort = Effort(steps=2, calibration_prompts=1, gate_prompts=1, gate_calls=1, latent_size=8)
+        options = SourceOptions(tiny_vae=folder / "tiny_vae" if name == "lcm" else None)
+        return folder, export_once(f"tiny-{name}", folder, precision="fp32", effort=effort, options=options)
+
+    return made
+
+
+def reference(name: str, checkpoint: Path) -> Any:
+    import diffusers
+
+    extra = {"safety_checker": None} if VARIANTS[name].base == "sd" else {"add_watermarker": False}
+    opened = getattr(diffusers, VARIANTS[name].pipeline).from_pretrained(checkpoint, **extra)
+    opened.set_progress_bar_config(disable=True)
+    return opened
+
+
+def generator() -> Any:
+    import torch
+
+    return torch.Generator().manual_seed(SEED)
+
+
+def assert_near(ours: Any, theirs: Any, what: str) -> None:
+    assert np.asarray(ours).shape == np.asarray(theirs).shape
+    assert np.asarray(theirs).std() > 3  # a grey picture would be near any other
+    measured = psnr_db(ours, theirs)
+    print(f"{what}: {measured:.1f} dB")
+    assert measured >= GATE_DB

@@ -104,10 +104,11 @@ def _send_file(request: BaseHTTPRequestHandler, hub: Hub, path: Path, name: str,
     hub.asked.append((name, wanted))
     if name in hub.altered:
         content = content[:-1] + bytes([content[-1] ^ 1])
-    start = int(wanted.removeprefix("bytes=").partition("-")[0]) if wanted else 0
-    rest = content[start:]
+    first, _, last = wanted.removeprefix("bytes=").partition("-") if wanted else ("0", "", "")
+    start, end = int(first), min(int(last) + 1, len(content)) if last else len(content)
+    rest = content[start:end]
     if wanted:
-        headers["Content-Range"] = f"bytes {start}-{len(content) - 1}/{len(content)}"
+        headers["Content-Range"] = f"bytes {start}-{end - 1}/{len(content)}"
     if name in hub.broken:
         hub.broken.remove(name)
         request.send_response(206 if wanted else 200)

@@ -165,6 +165,22 @@ def clear_cache() -> int:
     return before - left
 
 
+def remove_builds(bundle: str) -> int:
+    """Remove every build of a bundle, by its hash, with what it alone has of the shared weights; the bytes freed."""
+    folders = [entry.path for entry in cache_entries() if entry.identity and entry.identity.bundle == bundle]
+    shared = {path.stat().st_ino: path for path in weights_folder().glob("*")} if weights_folder().is_dir() else {}
+    weights = {file.stat().st_ino for folder in folders for file in folder.rglob("*") if file.is_file()} & set(shared)
+    places = [cache_folder() / "builds", weights_folder()]
+    before = bytes_on_disk(places)
+    for folder in folders:
+        discard(folder)
+    for number in weights:
+        with contextlib.suppress(OSError):
+            if shared[number].stat().st_nlink == 1:
+                shared[number].unlink()
+    return before - bytes_on_disk(places)
+
+
 def bytes_on_disk(folders: Iterable[Path]) -> int:
     """Bytes of all files below these folders; weights that builds share count once."""
     files = (file.stat() for folder in folders for file in folder.rglob("*") if file.is_file())

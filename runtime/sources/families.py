@@ -1,6 +1,7 @@
-"""Kinds of checkpoint: which parts each is made of, and which of their settings this exporter can do.
+"""Kinds of checkpoint: which parts each is made of, and which of their settings can be exported.
 
-A checkpoint that passed `family_of` and `check_configs` has parts that are known by class and belong together.
+The one place that knows: `tintype info` offers an export by it, and the exporter refuses by it. A checkpoint that
+passed `family_of` and `check_configs` has parts that are known by class and belong together.
 """
 
 from __future__ import annotations
@@ -10,10 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tintype.bundle.manifest import PIX2PIX, XL
-from tintype.bundle.manifest import REFINER as REFINER_NAME
 from tintype.errors import ExportError
-from tintype.export.foreign import unknown_family
+from tintype.sources.foreign import foreign_model
 
 PREDICTION_TYPES = ("epsilon", "v_prediction", "sample")
 
@@ -53,7 +52,7 @@ STAND_INS = {"AutoencoderKL": ("AutoencoderTiny",)}
 class Family:
     """One kind of checkpoint, by what diffusers calls its parts."""
 
-    name: str  # in the manifest
+    name: str  # in a bundle's manifest
     known_as: str  # to people
     pipelines: tuple[str, ...]
     components: Mapping[str, str]  # those with weights, and the class of each
@@ -85,14 +84,14 @@ STABLE_DIFFUSION = Family(
     _ONE_TEXT_ENCODER,
 )
 INSTRUCT_PIX2PIX = Family(
-    PIX2PIX,
+    "instruct-pix2pix",
     "InstructPix2Pix",
     ("StableDiffusionInstructPix2PixPipeline",),
     _ONE_TEXT_ENCODER,
     takes_picture=True,
 )
 STABLE_DIFFUSION_XL = Family(
-    XL,
+    "stable-diffusion-xl",
     "Stable Diffusion XL",
     ("StableDiffusionXLPipeline", "StableDiffusionXLInpaintPipeline", "StableDiffusionXLImg2ImgPipeline"),
     {
@@ -105,7 +104,7 @@ STABLE_DIFFUSION_XL = Family(
     time_ids=6,
 )
 REFINER = Family(
-    REFINER_NAME,
+    "stable-diffusion-xl-refiner",
     "the refiner of Stable Diffusion XL",
     ("StableDiffusionXLImg2ImgPipeline",),
     {
@@ -117,6 +116,7 @@ REFINER = Family(
     time_ids=5,
 )
 FAMILIES = (STABLE_DIFFUSION, STABLE_DIFFUSION_XL, REFINER, INSTRUCT_PIX2PIX)
+PIPELINES = frozenset(pipeline for family in FAMILIES for pipeline in family.pipelines)
 
 
 def tokenizer_of(text_encoder: str) -> str:
@@ -129,7 +129,7 @@ def family_of(folder: Path, index: Mapping[str, Any]) -> Family:
     pipeline = index.get("_class_name")
     known = [family for family in FAMILIES if pipeline in family.pipelines]
     if not known:
-        raise unknown_family(folder, index, {family.known_as: family.pipelines for family in FAMILIES})
+        raise unknown_family(folder, index)
     first = class_of(index, "text_encoder")  # what a refiner lacks, which an XL model is called by too
     family = next(
         (family for family in known if ("text_encoder" in family.components) == (first is not None)), known[0]
@@ -142,6 +142,11 @@ def family_of(folder: Path, index: Mapping[str, Any]) -> Family:
                 fix=f"export a checkpoint whose {name} is a {wanted}",
             )
     return family
+
+
+def unknown_family(place: Path, index: Mapping[str, Any]) -> ExportError:
+    """The error for a model_index.json of no family here."""
+    return foreign_model(place, index, {family.known_as: family.pipelines for family in FAMILIES})
 
 
 def class_of(index: Mapping[str, Any], component: str) -> str | None:

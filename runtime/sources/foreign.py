@@ -1,4 +1,4 @@
-"""Models that people know and this exporter doesn't do: named by what they look like, with what they would need.
+"""Models that people know and that can't be exported: named by what they look like, with what they would need.
 
 Nothing of them is read but model_index.json, which has passed as JSON of bounded size.
 """
@@ -57,6 +57,8 @@ FOREIGN: dict[str, Foreign] = {
     "LTX": Foreign("LTX-Video", f"frames, a VAE in three dimensions and {_T5}"),
     "CogVideoX": Foreign("CogVideoX", f"frames, a VAE in three dimensions and {_T5}"),
     "CogView": Foreign("CogView", "a transformer as denoiser and a language model as text encoder"),
+    "HiDream": Foreign("HiDream", f"{_FLOW}, latents of 16 channels, {_T5} and a language model beside it"),
+    "Cosmos": Foreign("Cosmos", f"frames, a VAE in three dimensions and {_T5}"),
     "Mochi": Foreign("Mochi", f"frames, a VAE in three dimensions and {_T5}"),
     "AnimateDiff": Foreign("AnimateDiff", "frames, and motion layers in the UNet"),
     "IF": Foreign("DeepFloyd IF", f"pixels in place of latents and {_T5}"),
@@ -70,13 +72,13 @@ _BY_PART: dict[str, Foreign] = {
 }
 
 
-def unknown_family(folder: Path, index: Mapping[str, Any], known: Mapping[str, Sequence[str]]) -> ExportError:
+def foreign_model(place: Path, index: Mapping[str, Any], known: Mapping[str, Sequence[str]]) -> ExportError:
     """The error for a model_index.json of no family here. known: by what people call it, the pipelines of each."""
     pipeline = str(index.get("_class_name"))[:100]
     doable = "; ".join(f"{', '.join(pipelines)} ({name})" for name, pipelines in known.items())
     looks_like = next((kind for start, kind in FOREIGN.items() if pipeline.startswith(start)), None)
     looks_like = looks_like or next((kind for part, kind in _BY_PART.items() if index.get(part)), None)
-    what = f"{folder} holds a {printable(pipeline)}, which this exporter doesn't know"
+    what = f"{place} holds a {printable(pipeline)}, which this exporter doesn't know"
     if looks_like is None:
         return ExportError(what, fix=f"export one of {doable}")
     return ExportError(
