@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from tintype.sources.one_file import (
     layout_of,
     look_of,
 )
+from tintype.sources.onnx_folder import EXPORT_AGAIN, is_onnx_folder, plain_index, problem_of, read_graphs
 from tintype.sources.prediction import EPSILON, Prediction, prediction_of, resolution_of
 
 PIPELINES = ("StableDiffusion", "LatentConsistencyModel")  # how diffusers' names of pipelines start that are done here
@@ -59,7 +60,7 @@ class SourceFacts:
     """
 
     location: Path
-    form: str  # "one file" or "diffusers folder"
+    form: str  # "one file", "diffusers folder" or "ONNX folder of optimum"
     family: str | None
     looks_like: str
     need: str | None
@@ -80,7 +81,9 @@ class SourceFacts:
 
 
 def describe(source: Path) -> SourceFacts:
-    """What a file or a diffusers folder is. Raises ExportError for one that can't be read."""
+    """What a file, a diffusers folder or a folder of ONNX graphs is. Raises ExportError for one that can't be read."""
+    if is_onnx_folder(source):
+        return _describe_graphs(source)
     return _describe_folder(source) if source.is_dir() else _describe_file(read_header(source))
 
 
@@ -147,10 +150,42 @@ def _describe_folder(folder: Path) -> SourceFacts:
         "has_vae": "vae" in parts,
         "parts": parts,
     }
-    if not pipeline.startswith(PIPELINES) or pipeline.startswith(OTHERS) or not {"unet", "vae"} <= parts.keys():
+    return _of_pipeline(index, pipeline, common, {"unet", "vae"} <= parts.keys(), vae="vae")
+
+
+def _describe_graphs(folder: Path) -> SourceFacts:
+    index = plain_index(folder)
+    pipeline = str(index.get("_class_name"))[:100]
+    graphs = read_graphs(folder)
+    parts = {name: PartFacts(graph.parameters, graph.bytes, graph.precision) for name, graph in graphs.items()}
+    common: dict[str, Any] = {
+        "location": folder,
+        "form": "ONNX folder of optimum",
+        "licence": read_licence(folder),
+        "has_vae": "vae_decoder" in parts,
+        "parts": parts,
+    }
+    facts = _of_pipeline(index, pipeline, common, {"unet", "vae_decoder"} <= parts.keys(), vae="vae_decoder")
+    problems = [problem for problem in map(problem_of, graphs.values()) if problem is not None]
+    missing = [name for name in ("text_encoder", "text_encoder_2") if _is_named(index, name) and name not in parts]
+    if missing:
+        problems.append((f"{missing[0]}/model.onnx isn't there", EXPORT_AGAIN))
+    return replace(facts, need="; ".join(problems[0])) if problems and facts.need is None else facts
+
+
+def _is_named(index: Mapping[str, Any], component: str) -> bool:
+    return isinstance(index.get(component), list) and any(index[component])
+
+
+def _of_pipeline(
+    index: Mapping[str, Any], pipeline: str, common: Mapping[str, Any], complete: bool, *, vae: str
+) -> SourceFacts:
+    """A folder's facts, of which `common` are known. vae: the folder that has its config."""
+    folder: Path = common["location"]
+    if not pipeline.startswith(PIPELINES) or pipeline.startswith(OTHERS) or not complete:
         need = "its pipeline isn't done here; export a checkpoint of Stable Diffusion 1.x, 2.x or XL"
         return SourceFacts(family=None, looks_like=pipeline, need=need, prediction=None, resolution=None, **common)
-    unet, vae = (read_config(folder / name / "config.json") for name in ("unet", "vae"))
+    unet, vae_config = (read_config(folder / name / "config.json") for name in ("unet", vae))
     family = _family(index, unet)
     channels = unet.get("in_channels", 4)
     return SourceFacts(
@@ -158,7 +193,7 @@ def _describe_folder(folder: Path) -> SourceFacts:
         looks_like=" ".join(filter(None, (family, _kind(channels) if isinstance(channels, int) else ""))),
         need=None,
         prediction=_scheduled(read_config(folder / SCHEDULER)),
-        resolution=_resolution(unet, vae),
+        resolution=_resolution(unet, vae_config),
         **common,
     )
 
