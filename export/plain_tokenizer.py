@@ -106,7 +106,7 @@ def _of_words(folder: Path, marks: Mapping[str, Mapping[str, Any]]) -> Any:
         ]
     )
     first, last = (marks[key]["content"] for key in ("bos_token", "eos_token"))
-    begin, end = ((mark, int(tokenizer.token_to_id(mark))) for mark in (first, last))
+    begin, end = ((mark, vocabulary[mark]) for mark in (first, last))
     tokenizer.post_processor = processors.RobertaProcessing(end, begin, trim_offsets=False, add_prefix_space=False)
     return tokenizer
 

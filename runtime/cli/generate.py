@@ -12,6 +12,7 @@ import click
 from click.core import ParameterSource
 
 from tintype import strict_json
+from tintype.cli.converted import runnable
 from tintype.cli.options import (
     Size,
     asked,
@@ -43,7 +44,7 @@ FROM_INPUTS = ("image", "mask", "latents")  # what a record has hashes of alone
     type=click.Path(path_type=Path),
     help="The PNG to write; one that is there is replaced [default: a new one here, named by words and seed].",
 )
-@click.option("--model", help="A bundle's folder, or an embedded name [default: postcard].")
+@click.option("--model", help="A bundle's folder, an embedded name, or optimum's ONNX folder [default: postcard].")
 @click.option("--size", type=Size(), help="Width and height in pixels, as in 512x384.")
 @request_options()
 @memory_option
@@ -145,7 +146,7 @@ def _draw(request: Request | Callable[[Bundle], Request], way: Way) -> None:
     from tintype import Request, load
     from tintype.events import new_path, picture_paths
 
-    model = "postcard" if way.model is None else way.model
+    model = runnable("postcard" if way.model is None else way.model)
     with (
         StepBar() as bar,
         load(model, provider=way.provider, memory=way.memory, threads=way.threads) as pipeline,
@@ -212,7 +213,7 @@ def _load_as_in(record: Record, way: Way) -> Pipeline:
 
     made_with = record.made_with
     return load(
-        _bundle_of(record) if way.model is None else way.model,
+        _bundle_of(record) if way.model is None else runnable(way.model),
         provider=made_with.target if way.provider == "auto" else way.provider,
         memory=way.memory,
         threads=made_with.threads if way.threads is None else way.threads,
