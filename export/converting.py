@@ -60,7 +60,7 @@ def write_graphs(
     words = (prompts or PROMPTS)[:1]
     random = np.random.default_rng(0)
     reports, texts = [], dict[str, Mapping[str, NDArray[Any]]]()
-    for role in _roles(checkpoint, progress):
+    for role in roles_of(checkpoint, progress):
         with progress.stage(f"rewriting: {role}", 1):
             plan = role_plan(checkpoint, role)
             source = _graph_path(checkpoint, role)
@@ -110,7 +110,7 @@ def _denoiser_plan(checkpoint: Checkpoint) -> RolePlan:
     return RolePlan("denoiser", inputs, {"out_sample": "out_sample"}, checkpoint.latent_multiple)
 
 
-def _roles(checkpoint: Checkpoint, progress: Progress) -> list[str]:
+def roles_of(checkpoint: Checkpoint, progress: Progress) -> list[str]:
     """The roles that the folder has graphs of, in the order of a picture."""
     roles = [role for role in GRAPH_FILES if COMPONENT_OF[role] in checkpoint.components]
     if (
