@@ -131,9 +131,17 @@ def _graph_path(checkpoint: Checkpoint, role: str) -> Path:
 
 
 def _write(source: Path, plan: RolePlan, path: Path, precision: str) -> None:
+    model = rewritten(source, plan)
+    if precision == "fp16":
+        halve_weights(model)
+    save_graph(model, path)
+
+
+def rewritten(source: Path, plan: RolePlan) -> ir.Model:
+    """The canonical graph of one of a folder's. Raises ExportError."""
     name = f"{source.parent.name}/{GRAPH}"
     try:
-        model, _ = canonical_graph(source, plan)
+        return canonical_graph(source, plan)[0]
     except UnknownOperatorError as error:
         raise ExportError(
             f"{name} has {error}, which isn't known here",
@@ -141,11 +149,9 @@ def _write(source: Path, plan: RolePlan, path: Path, precision: str) -> None:
         ) from None
     except PortError as error:
         raise ExportError(f"{name} isn't the graph of a {plan.role}: {error}", fix=EXPORT_AGAIN) from None
-    except (ValueError, KeyError, TypeError, IndexError, AttributeError, OSError) as error:
-        raise ExportError(f"{name} can't be rewritten: {error}", fix=EXPORT_AGAIN) from None
-    if precision == "fp16":
-        halve_weights(model)
-    save_graph(model, path)
+    except Exception as error:  # whatever the libraries that read graphs say of one that isn't sound
+        told = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ExportError(f"{name} can't be rewritten: {told}", fix=EXPORT_AGAIN) from None
 
 
 def _report(role: str, precision: str, path: Path, calls: Sequence[Call]) -> GraphReport:

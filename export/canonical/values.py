@@ -16,6 +16,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 MOST_ELEMENTS = 2**18  # of what is computed: position embeddings and masks are among it, weights aren't
+MOST_IN_ALL = 2**24  # of one graph
 Shape = tuple[int, ...]
 Array = NDArray[Any]
 
@@ -52,13 +53,22 @@ def look(graph: ir.Graph, dims: Mapping[str, int]) -> dict[ir.Value, Seen]:
         shape = tuple(value.const_value.shape.numpy())
         small = math.prod(shape) <= MOST_ELEMENTS
         seen[value] = Seen(shape, numpy_type(value), value.const_value.numpy() if small else None)
+    computed = 0
     for node in graph:
         try:
-            seen |= zip(node.outputs, _outputs(node, [seen[v] if v else None for v in node.inputs]), strict=False)
+            lost = [value.name for value in node.inputs if value is not None and value not in seen]
+            if lost:
+                raise ValueError(f"{lost[0]} is made nowhere before it")
+            with np.errstate(all="ignore"):
+                made = _outputs(node, [seen[value] if value is not None else None for value in node.inputs])
+            seen |= zip(node.outputs, made, strict=True)
         except UnknownOperatorError:
             raise
         except (IndexError, KeyError, TypeError, ArithmeticError, AttributeError, MemoryError, ValueError) as error:
             raise ValueError(f"{node.op_type} {node.name}: {error}") from error
+        computed += sum(value.array.size for value in made if value.array is not None)
+        if computed > MOST_IN_ALL:
+            raise ValueError("it computes too much of its own shapes")
     return seen
 
 

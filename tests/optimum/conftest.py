@@ -27,7 +27,7 @@ def _optimum() -> None:
         pytest.skip("optimum-onnx is not installed here: make test-optimum")
     with warnings.catch_warnings():  # of its imports and its exporter's, which say much
         warnings.simplefilter("ignore")
-        import optimum.onnxruntime  # noqa: F401
+        from optimum.onnxruntime import ORTDiffusionPipeline, ORTStableDiffusionPipeline  # noqa: F401
 
 
 @pytest.fixture(scope="session")

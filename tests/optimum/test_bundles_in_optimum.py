@@ -63,6 +63,7 @@ def test_a_bundle_draws_in_optimum(
     with caplog.at_level(logging.WARNING):
         theirs = drawn_by_optimum(bundle, latents, side)
     said = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
+    assert any(message.startswith(KNOWN[1]) for message in said)  # what is logged is seen
     assert [message for message in said if not message.startswith(KNOWN)] == []
     assert np.asarray(ours).std() > 5
     measured = psnr_db(ours, theirs)
