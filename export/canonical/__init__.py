@@ -20,11 +20,11 @@ from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from tintype.export.canonical import attention, rewrites
 from tintype.export.canonical.facts import Facts, module_of
+from tintype.export.canonical.operator_shapes import UnknownOperatorError
 from tintype.export.canonical.opset import to_newest
 from tintype.export.canonical.ports import PortError, RolePlan, give_outputs, take_inputs
 from tintype.export.canonical.shape_inputs import plain_shapes
 from tintype.export.canonical.sizes import Size, probes
-from tintype.export.canonical.values import UnknownOperatorError
 
 __all__ = ["PortError", "RolePlan", "UnknownOperatorError", "canonical_graph"]
 

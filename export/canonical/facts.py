@@ -9,8 +9,9 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from tintype.export.canonical.operator_shapes import Seen
 from tintype.export.canonical.sizes import Dim, Probe, dim_of
-from tintype.export.canonical.values import Seen, look
+from tintype.export.canonical.values import look
 
 Dims = tuple[Dim, ...]
 

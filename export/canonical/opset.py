@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from tintype.export.canonical.values import KNOWN_OPERATORS, UnknownOperatorError
+from tintype.export.canonical.operator_shapes import KNOWN_OPERATORS, UnknownOperatorError
 
 OLDEST, NEWEST = 14, 23
 WHOLE_SINCE = {"Gelu": 20, "GroupNormalization": 21, "Attention": 23}  # older ones of these mean something else

@@ -15,6 +15,7 @@ import click
 from tintype.cli.options import human_bytes, json_option
 from tintype.cli.say import say, say_json
 from tintype.errors import TintypeError
+from tintype.sources.onnx_folder import is_onnx_folder
 
 if TYPE_CHECKING:
     from tintype.bundle import Bundle
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 @json_option
 def info(source: str, as_json: bool) -> None:
     """Say what SOURCE is: a bundle (a folder, or an embedded name), and what this machine runs it with; or a
-    checkpoint, a diffusers folder or one .safetensors file, and what it takes to export it."""
+    checkpoint (a diffusers folder, one .safetensors file, optimum's ONNX folder), and what it takes to export it."""
     from tintype.bundle import EMBEDDED, MANIFEST_NAME, open_bundle
     from tintype.sources import describe, is_checkpoint
 
@@ -72,7 +73,8 @@ def _checkpoint_rows(facts: SourceFacts) -> list[tuple[str, str]]:
     rows.append(("licence", facts.licence))
     rows += [("origin", f"{key}: {text}") for key, text in facts.origin.items()]
     if facts.need is None:
-        return [*rows, ("to run it", f"tintype export {facts.location} BUNDLE")]
+        rows.append(("to run it", f"tintype export {facts.location} BUNDLE"))
+        return rows if not is_onnx_folder(facts.location) else [*rows, ("or at once", f"--model {facts.location}")]
     return [*rows, ("to run it", facts.need)]
 
 

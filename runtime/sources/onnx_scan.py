@@ -185,19 +185,25 @@ class _Walk:
 
     def _fields(self, start: int, end: int) -> Iterator[tuple[int, int, int, int]]:
         """(field number, wire type, value, end): the value of a varint, else where the payload starts and ends."""
-        position = start
+        position, data = start, self.data
         while position < end:
             self.fields_left -= 1
             if self.fields_left < 0:
                 raise MalformedGraph("it has too many parts")
-            key, position = _varint(self.data, position, end)
+            key, position = data[position], position + 1  # mostly one byte; a call for each would take most of the time
+            if key >= 0x80:
+                key, position = _varint(data, position - 1, end)
             number, wire = key >> 3, key & 7
             if wire == _VARINT:
-                value, position = _varint(self.data, position, end)
+                value, position = _varint(data, position, end)
                 yield number, wire, value, position
                 continue
             if wire == _BYTES:
-                length, position = _varint(self.data, position, end)
+                length = data[position] if position < end else 0x80
+                if length < 0x80:
+                    position += 1
+                else:
+                    length, position = _varint(data, position, end)
             elif wire in (_FIXED64, _FIXED32):
                 length = 8 if wire == _FIXED64 else 4
             else:

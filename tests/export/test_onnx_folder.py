@@ -125,7 +125,20 @@ def test_info_knows_it_without_reading_weights(onnx_folder: Path, capfd: pytest.
     own = describe(onnx_folder.with_name("checkpoint"))
     assert abs(facts.parts["unet"].parameters / own.parts["unet"].parameters - 1) < 0.01
     assert run(["info", str(onnx_folder)]) == 0
-    assert "ONNX folder of optimum" in capfd.readouterr().out
+    printed = capfd.readouterr().out
+    assert "ONNX folder of optimum" in printed
+    assert f"--model {onnx_folder}" in printed
+
+
+def test_info_says_what_cannot_be_taken(copy: Path) -> None:
+    path = copy / "unet/model.onnx"
+    model = onnx.load(path)
+    fused(model.graph)
+    onnx.save(model, path)
+    assert "without --optimize" in str(describe(copy).need)
+    shutil.rmtree(copy / "text_encoder")
+    onnx.save(onnx.load(copy / "vae_decoder/model.onnx"), path)
+    assert "text_encoder/model.onnx isn't there" in str(describe(copy).need)
 
 
 # Drawn from directly, by way of the cache
