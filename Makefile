@@ -16,8 +16,8 @@ SWIFTSHADER := $(wildcard /usr/lib/chromium/vk_swiftshader_icd.json)
 WEBGPU_ENV  := TINTYPE_REQUIRE_WEBGPU=1 XDG_RUNTIME_DIR=$${XDG_RUNTIME_DIR:-/tmp} $(if $(SWIFTSHADER),\
 	VK_ICD_FILENAMES=$${VK_ICD_FILENAMES:-$(SWIFTSHADER)} ORT_WEBGPU_EP_ALLOW_SOFTWARE_ADAPTER=1)
 
-.PHONY: help image test test-fast test-bench test-memory test-webgpu test-openvino test-cuda test-processors \
-	fuzz soak check lint types imports postcard bench bench-gpu clean
+.PHONY: help image test test-fast test-bench test-memory test-webgpu test-openvino test-optimum test-cuda \
+	test-processors fuzz soak check lint types imports postcard bench bench-gpu clean
 help:
 	@echo "make image     install the runtime and write postcard.png"
 	@echo "make test      install what tests need and run the suite, on 2 processors (WORKERS=8 for more)"
@@ -26,6 +26,7 @@ help:
 	@echo "make test-memory   hold pictures to their memory budgets, one test at a time"
 	@echo "make test-webgpu    run postcard by WebGPU, on a GPU or on Debian's chromium (libvulkan1 too)"
 	@echo "make test-openvino  run postcard by OpenVINO"
+	@echo "make test-optimum   take what optimum exports, and draw in it, in an environment of its own"
 	@echo "make test-cuda      run postcard by CUDA, on an NVIDIA GPU"
 	@echo "make test-processors  draw on processors that Debian's qemu-user emulates: minutes, 0.5 GB below build/"
 	@echo "make soak      thousands of pictures in one process, with faults between them, COUNT=2000"
@@ -90,6 +91,17 @@ test-webgpu: .venv-webgpu/.installed-$(KEY)
 test-openvino: .venv-openvino/.installed-$(KEY)
 	TINTYPE_TEST_DEVICE=openvino TINTYPE_REQUIRE_OPENVINO=1 .venv-openvino/bin/python -m pytest tests/openvino tests/devices \
 		$(PYTEST)
+
+# optimum wants an older transformers than the export's tests have. Beside torch 2.13.0, which is pinned exactly, these
+# versions export and draw; both directions are tried.
+.venv-optimum/.installed-$(KEY): | $(BIN)/python
+	$(PYTHON) -m venv .venv-optimum
+	.venv-optimum/bin/python -m pip install -q -e '.[cpu,export]' 'optimum-onnx==0.1.0' 'transformers>=4.57,<4.58' \
+		'pytest>=8.4' -c constraints.txt
+	@rm -f .venv-optimum/.installed-*; touch $@
+
+test-optimum: .venv-optimum/.installed-$(KEY)
+	TINTYPE_REQUIRE_OPTIMUM=1 .venv-optimum/bin/python -m pytest tests/optimum $(PYTEST)
 
 # Other processors, emulated; needs qemu-user, and apt-get for the Python of the other architecture.
 test-processors: $(TEST_STAMP)

@@ -32,12 +32,12 @@ from tintype.engine import peak_rss_bytes
 from tintype.export import tracing
 from tintype.export.checkpoint import open_checkpoint
 from tintype.export.defaults import usual_request
-from tintype.export.graphs import GRAPH_FILES
 from tintype.export.parity import GraphReport
 from tintype.export.quantization import SMALLEST_HALF_BYTES, find_layers, halve_weights
+from tintype.export.roles import COMPONENT_OF, GRAPH_FILES
 from tintype.export.storage import save_graph
 from tintype.export.tokenizer import read_tokenizer
-from tintype.export.wrappers import COMPONENT_OF, trace_plan, wrap
+from tintype.export.wrappers import trace_plan, wrap
 from tintype.export.writing import write_rest
 
 

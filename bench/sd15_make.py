@@ -75,7 +75,8 @@ def _make_openvino(folder: Path, into: Path) -> None:
     import torch
 
     from tintype.export.checkpoint import load, open_checkpoint
-    from tintype.export.wrappers import COMPONENT_OF, wrap
+    from tintype.export.roles import COMPONENT_OF
+    from tintype.export.wrappers import wrap
 
     checkpoint = open_checkpoint(folder / "checkpoint")
     into.mkdir()

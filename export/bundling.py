@@ -7,10 +7,10 @@ only after every gate has passed.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from tintype.bundle import DefaultRequest
 from tintype.errors import ExportError, near_names
@@ -25,10 +25,15 @@ from tintype.sources.families import tokenizer_of
 
 if TYPE_CHECKING:
     from tintype.export.modules import Modules
+    from tintype.export.parity import GraphReport
+    from tintype.export.placing import Scratch
     from tintype.export.tokenizer import BundleTokenizer
     from tintype.export.trajectories import TrajectoryPlan
 
+    Made: TypeAlias = tuple[Mapping[str, BundleTokenizer], list[GraphReport]]  # tokenizers by folder, and each graph
+
 PRECISIONS = tuple(GATES_DB)
+OF_GRAPHS = ("fp32", "fp16")  # which of them a folder of graphs can have
 LARGE_UNET_BYTES = 512 * 2**20
 
 
@@ -64,9 +69,10 @@ def export_bundle(
     Returns how near each graph came.
 
     source: a diffusers folder, one .safetensors file in the naming of latent-diffusion, or the address of either on the
-    Hugging Face hub.
+    Hugging Face hub; or a folder of ONNX graphs as optimum exports it, for which neither torch nor diffusers is needed.
 
-    precision: fp32, fp16 (weights stored in half) or int8 (hybrid; layers that would miss the gate stay float).
+    precision: fp32, fp16 (weights stored in half) or int8 (hybrid; layers that would miss the gate stay float; not of
+    ONNX graphs).
     prompts: what calibration and gates draw; use words the model knows. None takes a general list.
     name: the bundle's name, None takes the folder's. licence: None takes what the checkpoint says.
     default_request: what a request gets that leaves fields out; None takes `usual_request`.
@@ -85,27 +91,64 @@ def export_bundle(
         progress.remark(sentence)
     request = default_request or usual_request(checkpoint, few_steps)
     with placed(bundle, checkpoint, overwrite=overwrite) as scratch:
-        # torch and diffusers take seconds to import: only for a checkpoint and an output that are there.
-        _quiet_libraries()
-        from tintype.export import graphs, writing
-        from tintype.export.modules import Modules
-
-        plan = trajectory_plan(checkpoint, effort or Effort(), prompts, request.guidance_scale)
-        tokenizers = {  # 1. read
-            tokenizer_of(role): _tokenizer(checkpoint, role) for role in checkpoint.family.text_encoders
-        }
-        modules = Modules(checkpoint)
-        _check_weights(modules, progress)  # 2. refuse what is broken before the work begins
-        seconds = (effort or Effort()).damage_seconds
-        job = graphs.Job(modules, tokenizers, plan, precision, scratch, progress, seconds)
-        reports = graphs.write_graphs(job)  # 3. trace, meet real inputs, quantize, judge
+        make = _converted if checkpoint.source.graphs else _traced  # 1.-3.
+        tokenizers, reports = make(
+            checkpoint, precision, prompts, effort or Effort(), request.guidance_scale, scratch, progress
+        )
         report = ParityReport(name or bundle.resolve().name, precision, tuple(reports), 0, 0.0)
         refuse_failures(report)
+        from tintype.export import writing
+
         writing.write_rest(  # 4. all else
             checkpoint, tokenizers, reports, scratch.bundle, report.name, licence, request
         )
         size = sum(path.stat().st_size for path in scratch.bundle.rglob("*") if path.is_file())
     return replace(report, bundle_bytes=size, seconds=time.perf_counter() - started)  # 5. `placed` gave it its name
+
+
+def _traced(
+    checkpoint: Checkpoint,
+    precision: str,
+    prompts: Sequence[str] | None,
+    effort: Effort,
+    guidance_scale: float,
+    scratch: Scratch,
+    progress: Progress,
+) -> Made:
+    """The graphs of a checkpoint of weights, in torch."""
+    # torch and diffusers take seconds to import: only for a checkpoint and an output that are there.
+    _quiet_libraries()
+    from tintype.export import graphs
+    from tintype.export.modules import Modules
+
+    plan = trajectory_plan(checkpoint, effort, prompts, guidance_scale)
+    tokenizers = {  # 1. read
+        tokenizer_of(role): _tokenizer(checkpoint, role) for role in checkpoint.family.text_encoders
+    }
+    modules = Modules(checkpoint)
+    _check_weights(modules, progress)  # 2. refuse what is broken before the work begins
+    job = graphs.Job(modules, tokenizers, plan, precision, scratch, progress, effort.damage_seconds)
+    return tokenizers, graphs.write_graphs(job)  # 3. trace, meet real inputs, quantize, judge
+
+
+def _converted(
+    checkpoint: Checkpoint,
+    precision: str,
+    prompts: Sequence[str] | None,
+    _effort: Effort,
+    _guidance_scale: float,
+    scratch: Scratch,
+    progress: Progress,
+) -> Made:
+    """The graphs of a folder of graphs, without torch: rewritten, and judged against what they were."""
+    from tintype.export import converting
+    from tintype.export.plain_tokenizer import read_plain_tokenizer
+
+    tokenizers = {}
+    for role in checkpoint.family.text_encoders:
+        name = tokenizer_of(role)
+        tokenizers[name] = read_plain_tokenizer(checkpoint.tokenizers[name].folder, *checkpoint.text_limits(role))
+    return tokenizers, converting.write_graphs(checkpoint, tokenizers, precision, prompts, scratch, progress)
 
 
 def _opened(source: Path | str, precision: str, options: SourceOptions | None, progress: Progress) -> Checkpoint:
@@ -115,7 +158,13 @@ def _opened(source: Path | str, precision: str, options: SourceOptions | None, p
             f"precision {precision!r} isn't one this exporter makes", fix=near_names(precision, PRECISIONS)
         )
     if not is_address(source):
-        return open_checkpoint(Path(source), options)
+        opened = open_checkpoint(Path(source), options)
+        if opened.source.graphs and precision not in OF_GRAPHS:
+            raise ExportError(
+                f"{precision} is chosen by trials on the checkpoint's modules, and {source} holds graphs alone",
+                fix=f"say --precision {' or '.join(OF_GRAPHS)}, or export the checkpoint that they were made from",
+            )
+        return opened
     fetched = fetch(source, progress)
     checkpoint = open_checkpoint(fetched.place, options)
     return replace(checkpoint, source=replace(checkpoint.source, address=fetched.address, revision=fetched.revision))

@@ -18,6 +18,7 @@ from tintype.errors import ExportError, near_names
 from tintype.export.sources.entries import Entries, Entry, some
 from tintype.export.sources.folder import folder_entries, open_folder
 from tintype.export.sources.one_file import open_file
+from tintype.export.sources.onnx_folder import open_onnx_folder, parts_of
 from tintype.export.sources.replacement import with_tiny_vae, with_vae
 from tintype.export.sources.source import TINY, TINY_VAE, CheckpointSource, SourceOptions, TokenizerPlace
 from tintype.sources.families import (
@@ -30,6 +31,7 @@ from tintype.sources.families import (
     inpainting_channels,
 )
 from tintype.sources.header import broken
+from tintype.sources.onnx_folder import is_onnx_folder
 from tintype.sources.prediction import CHOICES
 
 if TYPE_CHECKING:
@@ -150,7 +152,13 @@ class Checkpoint:
 
     def fp32_bytes(self, component: str) -> int:
         """What a component's weights take in float32."""
+        if self.source.graphs:
+            return 4 * sum(self.source.graphs[part].parameters for part in parts_of(component) if self.has(part))
         return 4 * sum(entry.size for entry in self.entries(component).values())
+
+    def has(self, part: str) -> bool:
+        """Whether a checkpoint that is graphs has this one."""
+        return part in self.source.graphs
 
     def sha256(self) -> str:
         """See `CheckpointSource.sha256`."""
@@ -172,7 +180,11 @@ def open_checkpoint(source: Path, options: SourceOptions | None = None) -> Check
     if options.prediction_type not in (None, *CHOICES):
         known = near_names(str(options.prediction_type), CHOICES)
         raise ExportError(f"prediction_type {options.prediction_type!r} isn't one that can be given", fix=known)
-    opened = open_folder(source) if source.is_dir() else open_file(source, options)
+    if is_onnx_folder(source):
+        opened = open_onnx_folder(source)
+        _refuse_parts(options)
+    else:
+        opened = open_folder(source) if source.is_dir() else open_file(source, options)
     if options.prediction_type is not None:
         scheduler = {**opened.configs["scheduler"], "prediction_type": options.prediction_type}
         stated = f"prediction_type is {options.prediction_type}, as --prediction-type says"
@@ -187,6 +199,16 @@ def open_checkpoint(source: Path, options: SourceOptions | None = None) -> Check
         config = checkpoint.configs[TINY_VAE]
         check_tiny_vae(config, checkpoint.latent_channels, checkpoint.vae_scale_factor)
     return checkpoint
+
+
+def _refuse_parts(options: SourceOptions) -> None:
+    """ExportError for parts that only a checkpoint of weights can be given."""
+    for name, given in (("--vae", options.vae), ("--tiny-vae", options.tiny_vae), ("--tokenizer", options.tokenizer)):
+        if given is not None:
+            raise ExportError(
+                f"{name} is given, and a folder of ONNX graphs has its parts already",
+                fix=f"leave {name} out, or export the checkpoint that the graphs were made from",
+            )
 
 
 def _exists(path: Path) -> bool:

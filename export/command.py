@@ -68,6 +68,7 @@ def export(
     SOURCE is a diffusers folder, one .safetensors file as kohya's trainers and A1111 write them, or the address of
     either on the Hugging Face hub: ORG/NAME, ORG/NAME/FILE.safetensors, with @REVISION behind it where one is meant.
     Every graph is compared with the checkpoint in torch; nothing is written when one isn't near enough.
+    SOURCE may be a folder of ONNX graphs as optimum exports it, too: torch isn't needed, and int8 isn't offered.
 
     Without BUNDLE it goes to the models' folder (TINTYPE_MODELS, else one below your data folder), where --model NAME
     finds it.

@@ -26,6 +26,7 @@ from tintype.export.picture_channels import picture_channels
 from tintype.export.placing import Scratch
 from tintype.export.progress import Progress
 from tintype.export.quantization import Layer, Scales, find_layers, halve_weights, quantize_graph
+from tintype.export.roles import COMPONENT_OF, GRAPH_FILES
 from tintype.export.simulation import ActivationStatistics, layer_scales
 from tintype.export.storage import load_graph, save_graph
 from tintype.export.tokenizer import BundleTokenizer
@@ -40,19 +41,10 @@ from tintype.export.trajectories import (
     text_call,
     words_of,
 )
-from tintype.export.wrappers import COMPONENT_OF, trace_plan
+from tintype.export.wrappers import trace_plan
 from tintype.image.preview import fit_factors
 from tintype.sources.families import tokenizer_of
 
-GRAPH_FILES = {
-    "text_encoder": "text_encoder/model.onnx",
-    "text_encoder_2": "text_encoder_2/model.onnx",
-    "denoiser": "unet/model.onnx",
-    "vae_encoder": "vae_encoder/model.onnx",
-    "vae_decoder": "vae_decoder/model.onnx",
-    "tiny_encoder": "tiny_encoder/model.onnx",
-    "tiny_decoder": "tiny_decoder/model.onnx",
-}
 FLOAT_ROLES = ("vae_encoder", "tiny_encoder")  # they run once, if at all: fp16 in an int8 bundle
 KEPT_CALLS = 6  # of the denoiser, for measuring damage
 

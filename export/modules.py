@@ -9,7 +9,8 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from tintype.export.checkpoint import Checkpoint, load
-from tintype.export.wrappers import COMPONENT_OF, wrap
+from tintype.export.roles import COMPONENT_OF
+from tintype.export.wrappers import wrap
 
 if TYPE_CHECKING:
     import torch

@@ -11,12 +11,14 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import onnx_ir as ir
-import torch
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    import torch
 
 SMALLEST_HALF_BYTES = 1024  # smaller weights stay fp32: they gain nothing, and biases and norms are among them
 FLOAT16_MAX = 65504.0
@@ -86,6 +88,8 @@ def weight_scales(weight: torch.Tensor) -> NDArray[np.float32]:
 
     Shrinking the range below the largest weight costs that one weight and gains resolution for all others.
     """
+    import torch  # here, because fp16 is written without it
+
     flat = weight.detach().float().reshape(weight.shape[0], -1)
     largest = flat.abs().amax(dim=1).clamp_min(1e-12)
     best = largest / 127.0
@@ -102,6 +106,8 @@ def weight_scales(weight: torch.Tensor) -> NDArray[np.float32]:
 
 def rounded_weight(weight: torch.Tensor, scales: NDArray[np.float32]) -> torch.Tensor:
     """A torch weight as its int8 form gives it back."""
+    import torch
+
     scale = torch.from_numpy(scales).reshape(-1, *[1] * (weight.ndim - 1))
     return (weight / scale).round_().clamp_(-127, 127).mul_(scale)
 

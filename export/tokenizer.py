@@ -28,7 +28,7 @@ COPIED = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json
 class BundleTokenizer:
     """A CLIP tokenizer as transformers reads it, and the facts that the manifest tells of it."""
 
-    inner: Any
+    inner: Any  # transformers', or a `PlainTokenizer`
     facts: TokenizerFacts
     pad_token: str | None = None  # where it isn't what the files say
 
@@ -56,7 +56,7 @@ def read_tokenizer(
             f"{folder} has neither tokenizer.json nor vocab.json and merges.txt",
             fix="copy the checkpoint's tokenizer/ again",
         )
-    _demand_harmless(folder)
+    demand_harmless(folder)
     try:
         marks = {} if pad_token is None else {"pad_token": pad_token}
         inner = CLIPTokenizer.from_pretrained(folder, local_files_only=True, **marks)
@@ -67,6 +67,13 @@ def read_tokenizer(
         raise ExportError(
             f"the tokenizer in {folder} can't be read: {told}", fix="copy the checkpoint's tokenizer/ again"
         ) from None
+    return checked(inner, folder, positions, vocabulary, place=place, pad_token=pad_token)
+
+
+def checked(
+    inner: Any, folder: Path, positions: int, vocabulary: int, *, place: str | None, pad_token: str | None
+) -> BundleTokenizer:
+    """A tokenizer that was read, with the facts of it. Raises ExportError as `read_tokenizer` does."""
     ids = {"bos": inner.bos_token_id, "eos": inner.eos_token_id, "pad": inner.pad_token_id}
     for mark, token in ids.items():
         if not isinstance(token, int):
@@ -88,7 +95,7 @@ def read_tokenizer(
     return BundleTokenizer(inner, facts, pad_token)
 
 
-def _demand_harmless(folder: Path) -> None:
+def demand_harmless(folder: Path) -> None:
     """ExportError unless a checkpoint's files are files, and its tokenizer.json has nothing but what real ones have."""
     for name in ("tokenizer.json", *COPIED):
         try:
@@ -115,11 +122,22 @@ def write_tokenizer(tokenizer: BundleTokenizer, source: Path, folder: Path) -> N
     if tokenizer.pad_token is not None:
         _write_pad_token(tokenizer, folder)
     # A copy, because padding and truncation set by a call stay in the tokenizer.
-    plain = Tokenizer.from_str(tokenizer.inner.backend_tokenizer.to_str())
+    plain = Tokenizer.from_str(_backend(tokenizer, source).to_str())
     plain.no_padding()
     plain.no_truncation()
     plain.save(str(folder / "tokenizer.json"))
     _write_old_form(json.loads(plain.to_str())["model"], folder)
+
+
+def _backend(tokenizer: BundleTokenizer, source: Path) -> Any:
+    """The tokenizer as the library of that name has it; transformers 4 has none of CLIP's plain class."""
+    from tintype.export.plain_tokenizer import clip_tokenizer
+
+    backend = getattr(tokenizer.inner, "backend_tokenizer", None)
+    if backend is not None:
+        return backend
+    marks = {} if tokenizer.pad_token is None else {"pad_token": tokenizer.pad_token}
+    return clip_tokenizer(source, marks).backend_tokenizer
 
 
 def _write_pad_token(tokenizer: BundleTokenizer, folder: Path) -> None:

@@ -11,25 +11,13 @@ import torch
 
 from tintype.bundle.manifest import CLIP_SKIP
 from tintype.export.checkpoint import Checkpoint
+from tintype.export.roles import CLIP_LAYERS, COMPONENT_OF, clip_skips
 from tintype.export.sources.source import TINY, TINY_VAE
 from tintype.export.tracing import TracePlan
-from tintype.request.request import MAX_CLIP_SKIP
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-CLIP_LAYERS = 12  # of a text encoder whose config.json doesn't say, as transformers has it
-
-# Which component's weights a role has.
-COMPONENT_OF = {
-    "text_encoder": "text_encoder",
-    "text_encoder_2": "text_encoder_2",
-    "denoiser": "unet",
-    "vae_decoder": "vae",
-    "vae_encoder": "vae",
-    "tiny_decoder": TINY_VAE,
-    "tiny_encoder": TINY_VAE,
-}
 LEAST_LOG_VARIANCE = -30.0
 
 
@@ -81,11 +69,6 @@ class ProjectedTextEncoder(torch.nn.Module):
 def _earlier_states(states: tuple[Tensor, ...]) -> list[Tensor]:
     """clip_skip.1, ... of the states before and after each layer of XL's text encoders."""
     return [states[-2 - skip] for skip in range(1, clip_skips(len(states) - 1, is_xl=True) + 1)]
-
-
-def clip_skips(layers: int, *, is_xl: bool) -> int:
-    """How many of its last layers a text encoder of so many may be asked to leave out; XL leaves one out as it is."""
-    return min(layers - 1 if is_xl else layers, MAX_CLIP_SKIP)
 
 
 class Denoiser(torch.nn.Module):

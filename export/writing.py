@@ -25,12 +25,11 @@ from tintype.bundle import (
 from tintype.errors import ExportError
 from tintype.export.checkpoint import Checkpoint
 from tintype.export.defaults import size_limits
-from tintype.export.graphs import GRAPH_FILES
 from tintype.export.parity import GraphReport
+from tintype.export.roles import COMPONENT_OF, GRAPH_FILES
 from tintype.export.sources.source import TINY_VAE
 from tintype.export.storage import load_graph
 from tintype.export.tokenizer import BundleTokenizer, write_tokenizer
-from tintype.export.wrappers import COMPONENT_OF
 from tintype.strict_json import Misfit
 
 SCHEDULER_FILE = "scheduler/scheduler_config.json"

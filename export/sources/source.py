@@ -16,6 +16,7 @@ from tintype.export.sources.entries import Entries
 from tintype.files import sha256_of
 from tintype.sources.families import Configs
 from tintype.sources.licence import UNKNOWN_LICENCE
+from tintype.sources.onnx_folder import OnnxGraph
 
 TINY, TINY_VAE = "AutoencoderTiny", "tiny_vae"  # the class, and the component of one beside the checkpoint's own VAE
 
@@ -64,6 +65,7 @@ class CheckpointSource:
     address: str | None = None
     revision: str | None = None
     assumed: tuple[str, ...] = ()
+    graphs: Mapping[str, OnnxGraph] = field(default_factory=dict)  # by part, of a checkpoint that is graphs already
 
     def sha256(self) -> str:
         """Of a file its own; of a folder one hash for all: over each file's name and sha256, in order of names."""

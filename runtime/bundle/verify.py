@@ -14,10 +14,10 @@ from typing import Any
 from tintype import strict_json
 from tintype.bounds import MAX_SCHEDULER_BYTES, MAX_TOKENIZER_BYTES
 from tintype.bundle.manifest import MANIFEST_NAME, Manifest, check_relative_path
-from tintype.bundle.onnx_scan import ExternalTensor, MalformedGraph, external_tensors
 from tintype.engine.build.cache import cache_folder
 from tintype.errors import BundleError
 from tintype.files import read_cached, read_plain, sha256_of, write_cached
+from tintype.sources.onnx_scan import ExternalTensor, MalformedGraph, external_tensors
 from tintype.strict_json import Misfit
 
 ALWAYS_HASHED_BYTES = 64 * 2**20  # a bundle up to this size is hashed at each opening; it takes tens of milliseconds

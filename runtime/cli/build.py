@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from tintype.cli.converted import runnable
 from tintype.cli.options import Size, asked, json_option, provider_option, request_options, threads_option
 from tintype.cli.progress import spinner
 from tintype.cli.say import say, say_json
@@ -43,7 +44,7 @@ def build(
 
     request = asked(size, {**fields, "count": fields["batch_size"]})
     rows: list[dict[str, Any]] = []
-    with load(bundle, provider=provider, threads=threads) as pipeline:
+    with load(runnable(bundle), provider=provider, threads=threads) as pipeline:
         building = pipeline.build(resolve(request, pipeline.bundle.manifest))
         started = time.perf_counter()
         while True:

@@ -20,24 +20,31 @@ def cache(context: click.Context, as_json: bool) -> None:
     """List what was built for this machine; `tintype cache clear` removes it."""
     if context.invoked_subcommand is not None:
         return
+
+    from tintype.bundle.converted import converted_bundles
     from tintype.engine import cache_entries, cache_folder
     from tintype.engine.build.cache import bytes_on_disk
 
-    entries, on_disk = cache_entries(), bytes_on_disk([cache_folder()])
+    entries, bundles, on_disk = cache_entries(), converted_bundles(), bytes_on_disk([cache_folder()])
     if as_json:
         builds = [_as_json(entry) for entry in entries]
-        say_json({"folder": str(cache_folder()), "bytes": on_disk, "builds": builds})
+        made = [
+            {"key": each.key, "path": str(each.path), "bytes": each.bytes, "source": each.source} for each in bundles
+        ]
+        say_json({"folder": str(cache_folder()), "bytes": on_disk, "builds": builds, "bundles": made})
         return
     # Builds share large weights, so together they take less than the sum of what each holds.
     say(f"{cache_folder()}: {len(entries)} builds, {human_bytes(on_disk)} on disk")
     for entry in entries:
         say(f"  {entry.key}  {human_bytes(entry.bytes):>10}  {_describe(entry)}")
+    for bundle in bundles:
+        say(f"  {bundle.key}  {human_bytes(bundle.bytes):>10}  bundle made of {bundle.source}")
 
 
 @cache.command()
 @json_option
 def clear(as_json: bool) -> None:
-    """Remove every build; the next picture of each bundle makes its builds again."""
+    """Remove every build, and bundles made of ONNX folders; the next picture of each makes them again."""
     from tintype.engine import cache_folder, clear_cache
 
     freed = clear_cache()

@@ -12,6 +12,7 @@ import click
 from click.core import ParameterSource
 
 from tintype import strict_json
+from tintype.cli.converted import runnable
 from tintype.cli.options import (
     Size,
     asked,
@@ -43,7 +44,9 @@ FROM_INPUTS = ("image", "mask", "latents")  # what a record has hashes of alone
     type=click.Path(path_type=Path),
     help="The PNG to write; one that is there is replaced [default: a new one here, named by words and seed].",
 )
-@click.option("--model", help="A model's name (tintype models), or a bundle's folder [default: postcard].")
+@click.option(
+    "--model", help="A model's name (tintype models), a bundle's folder, or optimum's ONNX folder [default: postcard]."
+)
 @click.option("--refiner", help="A model that draws the last steps, as Stable Diffusion XL's refiner does.")
 @click.option("--size", type=Size(), help="Width and height in pixels, as in 512x384.")
 @request_options()
@@ -155,7 +158,7 @@ def _draw(request: Request | Callable[[Bundle], Request], way: Way) -> None:
     from tintype import Request, load
     from tintype.events import new_path, picture_paths
 
-    model = "postcard" if way.model is None else way.model
+    model = runnable("postcard" if way.model is None else way.model)
     with (
         StepBar() as bar,
         load(
@@ -229,7 +232,7 @@ def _load_as_in(record: Record, way: Way) -> Pipeline:
 
     made_with = record.made_with
     return load(
-        _bundle_of(record) if way.model is None else way.model,
+        _bundle_of(record) if way.model is None else runnable(way.model),
         provider=made_with.target if way.provider == "auto" else way.provider,
         memory=way.memory,
         threads=made_with.threads if way.threads is None else way.threads,

@@ -26,8 +26,9 @@ if TYPE_CHECKING:
 @json_option
 def info(source: str, as_json: bool) -> None:
     """Say what SOURCE is: a bundle (a folder, or a model's name), and what this machine runs it with; or a checkpoint,
-    a diffusers folder, one .safetensors file, or the address of either on the Hugging Face hub (ORG/NAME, extra: hub),
-    and what it takes to export it. Of weights nothing is read or fetched but what their files say of them."""
+    a diffusers folder, one .safetensors file, the address of either on the Hugging Face hub (ORG/NAME, extra: hub), or
+    optimum's ONNX folder, and what it takes to export it. Of weights nothing is read or fetched but what their files
+    say of them."""
     from tintype.bundle import EMBEDDED, MANIFEST_NAME, open_bundle
     from tintype.sources import describe, is_checkpoint
     from tintype.sources.hub import describe_remote, is_address
@@ -77,7 +78,9 @@ def _checkpoint_rows(facts: SourceFacts) -> list[tuple[str, str]]:
     rows.append(("licence", facts.licence))
     rows += [("origin", f"{key}: {text}") for key, text in facts.origin.items()]
     if facts.need is None:
-        return [*rows, ("to run it", f"tintype export {facts.location} BUNDLE")]
+        rows.append(("to run it", f"tintype export {facts.location} BUNDLE"))
+        is_onnx = facts.form.startswith("ONNX folder")
+        return [*rows, ("or at once", f"--model {facts.location}")] if is_onnx else rows
     return [*rows, ("to run it", facts.need)]
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
+from tintype.cli.converted import runnable
 from tintype.cli.options import (
     Size,
     asked,
@@ -63,7 +64,7 @@ def plan(
     if encode:
         _refuse_what_no_encoding_has(click.get_current_context())
     request = asked(size, fields, prompt)
-    with load(bundle, provider=provider, memory=memory, threads=threads, refiner=refiner) as pipeline:
+    with load(runnable(bundle), provider=provider, memory=memory, threads=threads, refiner=refiner) as pipeline:
         with spinner("planning") as pipeline.on_progress:
             if encode:
                 found = pipeline.plan_encoding(

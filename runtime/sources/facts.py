@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -14,6 +14,7 @@ from tintype.sources.families import (
     Configs,
     Family,
     check_configs,
+    class_of,
     family_of,
     unknown_family,
 )
@@ -34,6 +35,7 @@ from tintype.sources.one_file import (
     look_of,
     pipeline_of,
 )
+from tintype.sources.onnx_folder import EXPORT_AGAIN, is_onnx_folder, plain_index, problem_of, read_graphs
 from tintype.sources.prediction import EPSILON, Prediction, prediction_of, resolution_of
 
 
@@ -66,7 +68,7 @@ class SourceFacts:
     """
 
     location: PurePath  # or an address on the hub
-    form: str  # "one file" or "diffusers folder"
+    form: str  # "one file", "diffusers folder" or "ONNX folder of optimum"
     family: str | None
     looks_like: str
     need: str | None
@@ -87,7 +89,9 @@ class SourceFacts:
 
 
 def describe(source: Path) -> SourceFacts:
-    """What a file or a diffusers folder is. Raises ExportError for one that can't be read."""
+    """What a file, a diffusers folder or a folder of ONNX graphs is. Raises ExportError for one that can't be read."""
+    if is_onnx_folder(source):
+        return _describe_graphs(source)
     return _describe_folder(source) if source.is_dir() else _describe_file(read_header(source))
 
 
@@ -142,7 +146,6 @@ def _parts(header: Header, layout: Layout) -> dict[str, PartFacts]:
 
 def _describe_folder(folder: Path) -> SourceFacts:
     index = read_config(folder / INDEX)
-    pipeline = str(index.get("_class_name"))[:100]
     parts, origin = {}, {}
     for name in sorted(_weighted_here(folder, index)):
         headers = headers_of(find_weights(folder / name))
@@ -156,14 +159,41 @@ def _describe_folder(folder: Path) -> SourceFacts:
         "has_vae": "vae" in parts,
         "parts": parts,
     }
+    return _of_folder(folder, index, common)
+
+
+def _describe_graphs(folder: Path) -> SourceFacts:
+    index = plain_index(folder)
+    graphs = read_graphs(folder)
+    parts = {name: PartFacts(graph.parameters, graph.bytes, graph.precision) for name, graph in graphs.items()}
+    common: dict[str, Any] = {
+        "location": folder,
+        "form": "ONNX folder of optimum",
+        "licence": read_licence(folder),
+        "has_vae": "vae_decoder" in parts,
+        "parts": parts,
+    }
+    facts = _of_folder(folder, index, common, vae="vae_decoder")
+    problems = [problem for problem in map(problem_of, graphs.values()) if problem is not None]
+    named = [name for name in ("text_encoder", "text_encoder_2") if class_of(index, name) is not None]
+    missing = [name for name in (*named, "unet", "vae_decoder") if name not in parts]
+    if missing:
+        problems.append((f"{missing[0]}/model.onnx isn't there", EXPORT_AGAIN))
+    return replace(facts, need="; ".join(problems[0])) if problems and facts.need is None else facts
+
+
+def _of_folder(folder: Path, index: Mapping[str, Any], common: Mapping[str, Any], *, vae: str = "vae") -> SourceFacts:
+    """A folder's facts, of which `common` are known. vae: the part that has the VAE's config."""
     try:
         known = family_of(folder, index)
     except ExportError as error:
         nothing: dict[str, Any] = {"family": None, "prediction": None, "resolution": None}
+        pipeline = str(index.get("_class_name"))[:100]
         return SourceFacts(looks_like=pipeline, need=_refusal(error), **nothing, **common)
-    configs = {name: read_config(folder / name / "config.json") for name in known.components}
+    places = {name: folder / (vae if name == "vae" else name) for name in known.components}
+    configs = {name: read_config(place / "config.json") for name, place in places.items()}
     configs["scheduler"] = read_config(folder / SCHEDULER)
-    unet, vae = configs["unet"], configs["vae"]
+    unet = configs["unet"]
     family = _known_as(known, unet)
     channels = unet.get("in_channels", 4)
     return SourceFacts(
@@ -171,7 +201,7 @@ def _describe_folder(folder: Path) -> SourceFacts:
         looks_like=" ".join(filter(None, (family, _kind(channels) if isinstance(channels, int) else ""))),
         need=_need(known, configs),
         prediction=_scheduled(configs["scheduler"]),
-        resolution=_resolution(unet, vae),
+        resolution=_resolution(unet, configs["vae"]),
         **common,
     )
 

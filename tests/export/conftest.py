@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import inspect
 import io
 import json
 import shutil
@@ -11,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import filelock
+import optimum_form
 import pytest
 from one_file import save_folder
 
@@ -58,3 +61,41 @@ def published(
         return made[family]
 
     return folder
+
+
+@pytest.fixture(scope="session")
+def onnx_folder(tiny_checkpoint: Path) -> Path:
+    """`tiny_checkpoint` as optimum exports it. Read only."""
+    return _saved_once(tiny_checkpoint)
+
+
+@pytest.fixture(scope="session")
+def xl_onnx_folder(xl_checkpoint: Path) -> Path:
+    """`xl_checkpoint` as optimum exports it. Read only."""
+    return _saved_once(xl_checkpoint)
+
+
+def _saved_once(checkpoint: Path) -> Path:
+    """In pytest's cache, beside the checkpoint."""
+    digest = hashlib.sha256(inspect.getsource(optimum_form).encode()).hexdigest()[:16]
+    folder = checkpoint.with_name(f"onnx-{checkpoint.name}-{digest}")
+    with filelock.FileLock(folder.with_suffix(".lock")):
+        if not folder.is_dir():
+            scratch = folder.with_name(f"{folder.name}.partial")
+            shutil.rmtree(scratch, ignore_errors=True)
+            optimum_form.save_onnx_folder(checkpoint, scratch)
+            scratch.rename(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def onnx_bundle(onnx_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The bundle in the cache that is made of `onnx_folder`, by a process that can import nothing of torch's."""
+    from tintype.bundle.converted import converted
+
+    nothing = tmp_path_factory.mktemp("without-torch")
+    for name in ("torch", "diffusers", "transformers", "onnxscript"):
+        (nothing / f"{name}.py").write_text(f"raise ImportError({name!r})")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(nothing))
+        return converted(onnx_folder)[0]

@@ -47,6 +47,26 @@ class Scratch:
 
         return tintype.load("postcard", provider="cpu", threads=1)
 
+    @functools.cached_property
+    def onnx_folder(self) -> Path:
+        """A folder as optimum exports it, but for its graphs, which are all the same small one."""
+        from small_encoder import WIDTH, WORDS, small_encoder
+
+        folder = self.folder / "onnx-folder"
+        for name in ("model_index.json", "scheduler/scheduler_config.json", "tokenizer/tokenizer.json"):
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(CHECKPOINT / name, folder / name)
+        for name in ("text_encoder", "unet", "vae_decoder"):
+            (folder / name).mkdir()
+            config = json.loads((CHECKPOINT / name.removesuffix("_decoder") / "config.json").read_text())
+            if name == "unet":
+                config["cross_attention_dim"] = WIDTH
+            if name == "text_encoder":
+                config |= {"hidden_size": WIDTH, "num_hidden_layers": 1, "vocab_size": WORDS}
+            (folder / name / "config.json").write_text(json.dumps(config))
+            (folder / name / "model.onnx").write_bytes(small_encoder().SerializeToString())
+        return folder
+
     def checkpoint(self) -> Path:
         """A checkpoint with the configs of postcard's, and files without a byte for its weights."""
         folder = self.folder / "checkpoint"
@@ -212,6 +232,20 @@ def one_file(path: Path, scratch: Scratch) -> None:
         demand_tensors(found, component)
 
 
+def onnx_folder(path: Path, scratch: Scratch) -> None:
+    """The graph of a text encoder in a folder as optimum exports it: what it is told to be, and the canonical graph."""
+    from tintype.export.checkpoint import open_checkpoint
+    from tintype.export.converting import rewritten, role_plan
+    from tintype.sources import describe
+
+    shutil.copyfile(path, scratch.onnx_folder / "text_encoder/model.onnx")
+    describe(scratch.onnx_folder)
+    found = open_checkpoint(scratch.onnx_folder)
+    for component in found.components:
+        found.fp32_bytes(component)
+    rewritten(found.source.graphs["text_encoder"].path, role_plan(found, "text_encoder"))
+
+
 def checkpoint(path: Path, scratch: Scratch) -> None:
     """A checkpoint's JSON files, as one object with a value each; what isn't such an object is its index."""
     from tintype.export.checkpoint import open_checkpoint
@@ -334,7 +368,7 @@ DOORS: dict[str, Door] = {
     each.__name__.replace("_", "-"): each
     for each in (
         manifest, scheduler, tokenizer, graph, record, record_png, like, latents, noise, prompt, safetensors, one_file,
-        checkpoint, cache, picture, mask, command,
+        onnx_folder, checkpoint, cache, picture, mask, command,
     )
 }  # fmt: skip
 

@@ -73,6 +73,12 @@ def graphs() -> Seeds:
     ).read_bytes()
 
 
+def onnx_encoders() -> Seeds:
+    from small_encoder import small_encoder
+
+    return tuple(small_encoder(opset).SerializeToString() for opset in (17, 14))
+
+
 def _records() -> list[Any]:
     import dataclasses
 
@@ -360,6 +366,7 @@ def commands() -> Seeds:
 SEEDS: dict[str, Callable[[], Seeds]] = {
     "manifest": manifests, "scheduler": schedulers, "tokenizer": tokenizers, "graph": graphs, "record": records,
     "record-png": pngs_with_records, "like": pictures_of_others, "latents": latents_files, "noise": noises,
-    "prompt": prompts, "safetensors": weights, "one-file": one_files, "checkpoint": checkpoints, "cache": cache_files,
+    "prompt": prompts, "safetensors": weights, "one-file": one_files, "onnx-folder": onnx_encoders,
+    "checkpoint": checkpoints, "cache": cache_files,
     "picture": pictures, "mask": masks, "command": commands,
 }  # fmt: skip

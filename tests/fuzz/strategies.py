@@ -132,6 +132,7 @@ _BY_DOOR: dict[str, Callable[[Sequence[bytes]], Strategy]] = {
     "prompt": prompts,
     "safetensors": _safetensors,
     "one-file": _safetensors,
+    "onnx-folder": protobuf_of,
     "checkpoint": json_of,
     "cache": lambda seeds: after_head(seeds, _split_line, _join_line, json_of),
     "picture": _pictures,

@@ -17,7 +17,6 @@ from onnx import helper
 
 from tintype.bounds import MAX_GRAPH_FIELDS, MAX_JSON_DEPTH, MAX_JSON_VALUES, MAX_MANIFEST_BYTES, MAX_PROMPT_BYTES
 from tintype.bundle import open_bundle
-from tintype.bundle.onnx_scan import MalformedGraph, external_tensors
 from tintype.engine.build.cache import cache_entries, damage
 from tintype.errors import BundleError, OutputError, RecordError, RequestError, TintypeError
 from tintype.families.model import Model
@@ -27,6 +26,7 @@ from tintype.image.source import open_picture
 from tintype.prompt import PromptTokenizer, parse_weights
 from tintype.record import read_record
 from tintype.record.latents_file import read_latents
+from tintype.sources.onnx_scan import MalformedGraph, external_tensors
 from tintype.strict_json import Misfit, parse
 
 posix = pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")

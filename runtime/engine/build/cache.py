@@ -25,6 +25,7 @@ from tintype.errors import BuildError
 from tintype.files import read_cached, sha256_of
 
 FACTS_NAME = "build.json"
+BUNDLES = "bundles"  # the folder of bundles that were made of folders of ONNX graphs, see `bundle.converted`
 WEIGHTS = "weights"  # the folder of a build's large weights, each named by its sha256 when it is written
 NOT_LISTED = {FACTS_NAME, "costs.json"}  # what was measured of a build is written later, and is no part of it
 HASH_ALWAYS_BYTES = 64 * 2**20  # files of larger builds are hashed again only when their time of change moved
@@ -86,7 +87,16 @@ def builds_folder() -> Path:
 
     Raises BuildError where it can't be made, and where others can write it: a build is as good as a program.
     """
-    folder = cache_folder() / "builds"
+    return _own_folder("builds")
+
+
+def bundles_folder() -> Path:
+    """The same for bundles that were made of folders of ONNX graphs."""
+    return _own_folder(BUNDLES)
+
+
+def _own_folder(name: str) -> Path:
+    folder = cache_folder() / name
     for each in (folder.parent, folder):
         _make_own(each)
     return folder
@@ -149,11 +159,11 @@ def cache_entries() -> list[CacheEntry]:
 
 
 def clear_cache() -> int:
-    """Remove every build, what broken-off ones left and what was measured; returns the bytes freed.
+    """Remove every build, what broken-off ones left, bundles and what was measured; returns the bytes freed.
 
     Open sessions stay usable on Unix.
     """
-    folders = [cache_folder() / name for name in ("builds", "weights", "costs", "traces")]
+    folders = [cache_folder() / name for name in ("builds", "weights", "costs", "traces", BUNDLES)]
     before = bytes_on_disk(folders)
     for folder in folders:
         for path in folder.iterdir() if folder.is_dir() else ():

@@ -47,6 +47,9 @@ _BITS |= {17: 8, 18: 8, 19: 8, 20: 8, 21: 4, 22: 4, 23: 4, 24: 8, 25: 2, 26: 2}
 
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 
+# Fields that say what a graph is, by number.
+_MODEL_OPSET, _GRAPH_INPUT, _GRAPH_OUTPUT, _NODE_OPERATOR, _NODE_DOMAIN = 8, 11, 12, 4, 7
+
 
 class MalformedGraph(ValueError):
     """The file is not an ONNX graph, or claims what cannot be."""
@@ -72,13 +75,32 @@ class _Tensor:
     payload_bytes: int = 0
 
 
+@dataclass(slots=True)
+class GraphFacts:
+    """What an ONNX file holds. Types are those of TensorProto.DataType, 0 where none is said."""
+
+    external: list[ExternalTensor] = field(default_factory=list)
+    opsets: dict[str, int] = field(default_factory=dict)  # by domain, "" is ONNX itself
+    operators: set[tuple[str, str]] = field(default_factory=set)  # domain and name
+    inputs: dict[str, int] = field(default_factory=dict)
+    outputs: dict[str, int] = field(default_factory=dict)
+    elements: dict[int, int] = field(default_factory=dict)  # of tensors, by type
+
+
 def external_tensors(path: Path) -> list[ExternalTensor]:
     """Every tensor of an ONNX file that lies in another file. Raises MalformedGraph, also for absurd shapes."""
+    return scan_graph(path).external
+
+
+def scan_graph(path: Path) -> GraphFacts:
+    """What an ONNX file holds. Raises OSError, and MalformedGraph, also for absurd shapes."""
     with open_plain(path, MAX_GRAPH_BYTES) as file:
         if file.seek(0, 2) == 0:
             raise MalformedGraph("it is empty")
         with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-            return list(_Walk(data).externals())
+            walk = _Walk(data)
+            walk.through()
+            return walk.facts
 
 
 @dataclass(slots=True)
@@ -86,47 +108,102 @@ class _Walk:
     """One way through a file, of a bounded number of fields in all."""
 
     data: mmap.mmap
+    facts: GraphFacts = field(default_factory=GraphFacts)
     fields_left: int = MAX_GRAPH_FIELDS
 
-    def externals(self) -> Iterator[ExternalTensor]:
+    def through(self) -> None:
         spans = [("Model", 0, len(self.data))]
         has_graph = False
         while spans:
             message, start, end = spans.pop()
             if message == "Tensor":
-                external = _judge_tensor(self._tensor(start, end))
-                if external is not None:
-                    yield external
+                self._take_tensor(self._tensor(start, end))
             elif message == "Dimension":
                 self._judge_dimension(start, end)
             else:
-                for number, wire, value, value_end in self._fields(start, end):
-                    if (message, number) in _REFUSED:
-                        raise MalformedGraph(_REFUSED[message, number])
-                    child = _MESSAGES[message].get(number)
-                    if child is not None:
-                        if wire != _BYTES:
-                            raise MalformedGraph(f"field {number} of a {message} has wire type {wire}")
-                        has_graph |= child == "Graph"
-                        spans.append((child, value, value_end))
+                children = self._children(message, start, end)
+                has_graph |= any(child == "Graph" for child, _, _ in children)
+                spans += children
         if not has_graph:
             raise MalformedGraph("it holds no graph")
 
+    def _children(self, message: str, start: int, end: int) -> list[tuple[str, int, int]]:
+        """Messages within a message, and into the facts what it says itself."""
+        children, texts = list[tuple[str, int, int]](), dict[int, str]()
+        for number, wire, value, value_end in self._fields(start, end):
+            if (message, number) in _REFUSED:
+                raise MalformedGraph(_REFUSED[message, number])
+            child = _MESSAGES[message].get(number)
+            if child is not None:
+                if wire != _BYTES:
+                    raise MalformedGraph(f"field {number} of a {message} has wire type {wire}")
+                children.append((child, value, value_end))
+            if message == "Node" and number in (_NODE_OPERATOR, _NODE_DOMAIN) and wire == _BYTES:
+                texts[number] = self._text(value, value_end)
+            elif message == "Graph" and number in (_GRAPH_INPUT, _GRAPH_OUTPUT):
+                name, kind = self._port(value, value_end)
+                (self.facts.inputs if number == _GRAPH_INPUT else self.facts.outputs)[name] = kind
+            elif message == "Model" and number == _MODEL_OPSET and wire == _BYTES:
+                domain, version = self._opset(value, value_end)
+                self.facts.opsets[domain] = version
+        if message == "Node":
+            domain = texts.get(_NODE_DOMAIN, "")
+            self.facts.operators.add(("" if domain == "ai.onnx" else domain, texts.get(_NODE_OPERATOR, "")))
+        return children
+
+    def _take_tensor(self, tensor: _Tensor) -> None:
+        external = _judge_tensor(tensor)
+        if external is not None:
+            self.facts.external.append(external)
+        known = self.facts.elements
+        known[tensor.data_type] = known.get(tensor.data_type, 0) + math.prod(tensor.dims)
+
+    def _text(self, start: int, end: int) -> str:
+        return self.data[start : min(end, start + 200)].decode("utf-8", "replace")
+
+    def _opset(self, start: int, end: int) -> tuple[str, int]:
+        domain, version = "", 0
+        for number, wire, value, value_end in self._fields(start, end):
+            if number == 1 and wire == _BYTES:
+                domain = self._text(value, value_end)
+            elif number == 2 and wire == _VARINT:
+                version = value
+        return "" if domain == "ai.onnx" else domain, version
+
+    def _port(self, start: int, end: int) -> tuple[str, int]:
+        """Name and element type of an input or output; its shape is walked through like everything else."""
+        name, kind = "", 0
+        for number, wire, value, value_end in self._fields(start, end):
+            if number == 1 and wire == _BYTES:
+                name = self._text(value, value_end)
+            elif number == 2 and wire == _BYTES:  # a type, whose first field is that of a tensor, whose first is that
+                for inner, inner_wire, tensor, tensor_end in self._fields(value, value_end):
+                    if inner == 1 and inner_wire == _BYTES:
+                        kinds = [v for n, w, v, _ in self._fields(tensor, tensor_end) if n == 1 and w == _VARINT]
+                        kind = kinds[0] if kinds else 0
+        return name, kind
+
     def _fields(self, start: int, end: int) -> Iterator[tuple[int, int, int, int]]:
         """(field number, wire type, value, end): the value of a varint, else where the payload starts and ends."""
-        position = start
+        position, data = start, self.data
         while position < end:
             self.fields_left -= 1
             if self.fields_left < 0:
                 raise MalformedGraph("it has too many parts")
-            key, position = _varint(self.data, position, end)
+            key, position = data[position], position + 1  # mostly one byte; a call for each would take most of the time
+            if key >= 0x80:
+                key, position = _varint(data, position - 1, end)
             number, wire = key >> 3, key & 7
             if wire == _VARINT:
-                value, position = _varint(self.data, position, end)
+                value, position = _varint(data, position, end)
                 yield number, wire, value, position
                 continue
             if wire == _BYTES:
-                length, position = _varint(self.data, position, end)
+                length = data[position] if position < end else 0x80
+                if length < 0x80:
+                    position += 1
+                else:
+                    length, position = _varint(data, position, end)
             elif wire in (_FIXED64, _FIXED32):
                 length = 8 if wire == _FIXED64 else 4
             else:
