@@ -293,11 +293,11 @@ def _match(checkpoint: Checkpoint, component: str, wanted: Mapping[str, torch.Te
 def check_weights(checkpoint: Checkpoint, component: str, advance: Callable[[int], None]) -> None:
     """ExportError for a tensor of a component that can't be read or isn't finite; one is in memory at a time.
 
-    advance: hears of the bytes in the files.
+    advance: hears of each.
     """
     for name, entry in checkpoint.entries(component).items():
         for _ in _tensors({name: entry}):
-            advance(entry.stored_bytes)
+            advance(1)
 
 
 def _read(entries: Mapping[str, Entry]) -> dict[str, torch.Tensor]:

@@ -123,16 +123,24 @@ def estimate(
     for title, seconds in work.phases(left):
         phases[title] = phases.get(title, 0.0) + seconds
     stored = {role: checkpoint.fp32_bytes(COMPONENT_OF[role]) * STORED_BYTES[precision] / 4 for role in roles}
-    fp32 = sum(checkpoint.fp32_bytes(COMPONENT_OF[role]) for role in left) if precision != "fp32" else 0
+    builds = [BUILD_BYTES * stored[role] for role in left]
+    if precision != "fp32":  # one component's fp32 graphs are there while it is made
+        builds = [build + _fp32_graphs(checkpoint, role) for build, role in zip(builds, left, strict=True)]
     return Estimate(
         phases,
         int(sum(stored[role] for role in left)),
-        int(fp32 + BUILD_BYTES * max((stored[role] for role in left), default=0)),
+        int(max(builds, default=0)),
         shutil.disk_usage(folder).free,
         work.peak_bytes({COMPONENT_OF[role] for role in left}),
         free_bytes(),
         tuple(role for role in roles if role in done),
     )
+
+
+def _fp32_graphs(checkpoint: Checkpoint, role: str) -> int:
+    """Bytes of a component's graphs in fp32."""
+    roles = [each for each in GRAPH_FILES if COMPONENT_OF[each] == COMPONENT_OF[role]]
+    return len(roles) * checkpoint.fp32_bytes(COMPONENT_OF[role])
 
 
 class _Work:
@@ -182,7 +190,8 @@ class _Work:
             yield "trial inputs", each * plan.trials.steps
         kept = KEPT_CALLS if role == "denoiser" else 1
         # Some layers mostly have to stay float, which is found by trying each alone, as far as there is time.
-        yield f"damage: {role}", each * kept * 2 + (plan.damage_seconds / 2 if role == "denoiser" else 0.0)
+        alone = min(plan.damage_seconds, each * len(self.checkpoint.entries(COMPONENT_OF[role])) / 3)
+        yield f"damage: {role}", each * kept * 2 + (alone / 2 if role == "denoiser" else 0.0)
 
     def peak_bytes(self, components: Iterable[str]) -> int:
         """The most that this process is expected to have."""
