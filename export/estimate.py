@@ -57,7 +57,8 @@ class Estimate:
     bundle_bytes: int
     scratch_bytes: int
     disk_free_bytes: int
-    peak_bytes: int
+    peak_bytes: int  # resident, pages of files too
+    own_bytes: int  # of that, what no system can take back: without the pages of a checkpoint's files
     memory_free_bytes: int
     finished: tuple[str, ...]  # roles that an export which was broken off left whole
 
@@ -73,6 +74,7 @@ class Estimate:
             "scratch_bytes": self.scratch_bytes,
             "disk_free_bytes": self.disk_free_bytes,
             "peak_bytes": self.peak_bytes,
+            "own_bytes": self.own_bytes,
             "memory_free_bytes": self.memory_free_bytes,
             "finished": list(self.finished),
         }
@@ -96,12 +98,12 @@ class Estimate:
                 least_bytes=needed,
                 free_bytes=self.disk_free_bytes,
             )
-        if self.peak_bytes > self.memory_free_bytes:
+        if self.own_bytes > self.memory_free_bytes:
             raise ExportError(
-                f"{size(self.memory_free_bytes)} of memory are free; this export needs about {size(self.peak_bytes)}",
+                f"{size(self.memory_free_bytes)} of memory are free; this export needs about {size(self.own_bytes)}",
                 fix="close other programs, or export on a machine with more memory: bundles are the same everywhere",
                 kind="memory",
-                least_bytes=self.peak_bytes,
+                least_bytes=self.own_bytes,
                 free_bytes=self.memory_free_bytes,
             )
 
@@ -131,7 +133,7 @@ def estimate(
         int(sum(stored[role] for role in left)),
         int(max(builds, default=0)),
         shutil.disk_usage(folder).free,
-        work.peak_bytes({COMPONENT_OF[role] for role in left}),
+        *work.memory_bytes({COMPONENT_OF[role] for role in left}),
         free_bytes(),
         tuple(role for role in roles if role in done),
     )
@@ -193,16 +195,20 @@ class _Work:
         alone = min(plan.damage_seconds, each * len(self.checkpoint.entries(COMPONENT_OF[role])) / 3)
         yield f"damage: {role}", each * kept * 2 + (alone / 2 if role == "denoiser" else 0.0)
 
-    def peak_bytes(self, components: Iterable[str]) -> int:
-        """The most that this process is expected to have."""
+    def memory_bytes(self, components: Iterable[str]) -> tuple[int, int]:
+        """The most that this process is expected to have resident, and of that what isn't pages of files."""
         needed = [self._component_bytes(component) for component in components]
-        return BASE_BYTES + max(needed, default=0)
+        return tuple(BASE_BYTES + max((each[side] for each in needed), default=0) for side in (0, 1))  # type: ignore[return-value]
 
-    def _component_bytes(self, component: str) -> int:
-        share = WEIGHT_SHARE + (INT8_SHARE if self.precision == "int8" else 0.0)
+    def _component_bytes(self, component: str) -> tuple[int, int]:
+        weights = self.checkpoint.fp32_bytes(component)
+        # What is stored as it is used stays where it lies in its file.
+        stored = self.checkpoint.entries(component).values()
+        mapped = sum(entry.stored_bytes for entry in stored if entry.dtype == "F32" and not entry.transposed)
         walks = self.plan.calibration if self.precision == "int8" else self.plan.gates
         cells = 0 if component.startswith("text_encoder") else walks.latent_size**2
-        return int(self.checkpoint.fp32_bytes(component) * share + cells * CELL_BYTES)
+        other = (WEIGHT_SHARE - 1 + (INT8_SHARE if self.precision == "int8" else 0.0)) * weights + cells * CELL_BYTES
+        return int(weights + other), int(weights - mapped + other)
 
     def _write(self, count: float) -> float:
         return count / self.rates.written_bytes

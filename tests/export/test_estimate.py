@@ -67,6 +67,7 @@ def test_memory_is_that_of_the_largest_part_and_not_of_all(checkpoint: Checkpoin
     whole = estimated(checkpoint, tmp_path)
     assert whole.peak_bytes - estimating.BASE_BYTES < 1.5 * max(weights) + 16**2 * estimating.CELL_BYTES
     assert without.peak_bytes < whole.peak_bytes
+    assert whole.own_bytes < whole.peak_bytes - max(weights) // 2  # the rest is pages of the checkpoint's files
 
 
 def test_time_follows_the_machine_and_the_choices(checkpoint: Checkpoint, tmp_path: Path) -> None:
