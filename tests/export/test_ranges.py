@@ -38,7 +38,7 @@ def black_vae(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -
     weights["decoder.mid_block.resnets.0.conv2.weight"] *= np.float32(1e6)
     save_file(weights, folder / "checkpoint" / WEIGHTS, metadata={"format": "pt"})
     effort = Effort(steps=1, gate_prompts=1, latent_size=8)
-    export_bundle(folder / "checkpoint", folder / "bundle", precision="fp32", effort=effort)
+    export_bundle(folder / "checkpoint", folder / "bundle", precision="fp32", effort=effort, parity="full")
     return open_bundle(folder / "bundle")
 
 
@@ -63,6 +63,7 @@ def in_half(bundle: Bundle, largest: dict[str, float], latents: np.ndarray, fold
 def test_a_vae_that_float16_turns_black_is_right_by_its_ranges(black_vae: Bundle, tmp_path: Path) -> None:
     largest = dict(black_vae.largest("vae_decoder") or {})
     assert max(largest.values()) > 65504
+    assert {line.kind for line in black_vae.manifest.parity} == {"full"}
     assert black_vae.largest("denoiser") == {}
     latents = np.random.default_rng(1).standard_normal((1, 4, 8, 8)).astype(np.float32)
     expected = run_graph(black_vae.graph_path("vae_decoder"), {"latent_sample": latents})["sample"]
