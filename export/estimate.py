@@ -82,8 +82,8 @@ class Estimate:
     def sentence(self) -> str:
         """For people, before the work begins."""
         return (
-            f"about {duration(self.seconds)}; {size(self.bundle_bytes)} for the bundle and {size(self.scratch_bytes)} "
-            f"meanwhile, of {size(self.disk_free_bytes)} free; {size(self.peak_bytes)} of memory, of "
+            f"this will take about {duration(self.seconds)}; {size(self.bundle_bytes)} for the bundle and "
+            f"{size(self.scratch_bytes)} meanwhile, of {size(self.disk_free_bytes)} free; {size(self.peak_bytes)} of memory, of "
             f"{size(self.memory_free_bytes)} free"
         )
 
