@@ -83,8 +83,8 @@ class Estimate:
         """For people, before the work begins."""
         return (
             f"this will take about {duration(self.seconds)}; {size(self.bundle_bytes)} for the bundle and "
-            f"{size(self.scratch_bytes)} meanwhile, of {size(self.disk_free_bytes)} free; {size(self.peak_bytes)} of memory, of "
-            f"{size(self.memory_free_bytes)} free"
+            f"{size(self.scratch_bytes)} meanwhile, of {size(self.disk_free_bytes)} free; "
+            f"{size(self.peak_bytes)} of memory, of {size(self.memory_free_bytes)} free"
         )
 
     def demand_room(self, folder: Path) -> None:
