@@ -5,7 +5,8 @@ Importing this package is cheap: torch and diffusers are loaded when `export_bun
 
 from __future__ import annotations
 
-from tintype.export.bundling import Effort, export_bundle
+from tintype.export.bundling import export_bundle
 from tintype.export.parity import Gate, GraphReport, ParityReport, psnr_db
+from tintype.export.plans import Effort
 
 __all__ = ["Effort", "Gate", "GraphReport", "ParityReport", "export_bundle", "psnr_db"]

@@ -1,4 +1,4 @@
-"""READ FIRST: a checkpoint becomes a bundle, in five steps.
+"""READ FIRST: a checkpoint becomes a bundle, in six steps.
 
 The bundle's folder appears whole or not at all: everything is written to a folder beside it, which takes its name
 only after every gate has passed.
@@ -10,43 +10,38 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING
 
 from tintype.bundle import DefaultRequest
 from tintype.errors import ExportError, near_names
-from tintype.export.checkpoint import Checkpoint, demand_tensors, open_checkpoint
+from tintype.export.checkpoint import Checkpoint, check_weights, demand_tensors, open_checkpoint
 from tintype.export.defaults import usual_request
 from tintype.export.parity import GATES_DB, ParityReport, refuse_failures
-from tintype.export.placing import placed
-from tintype.export.progress import Progress, Silent
+from tintype.export.partial import export_key
+from tintype.export.placing import Scratch, check_place, placed
+from tintype.export.plans import Effort, ExportPlan, export_plan
+from tintype.export.progress import Overall, Progress, Silent
 from tintype.export.sources.hub import fetch, is_address
 from tintype.export.sources.source import SourceOptions
 from tintype.sources.families import tokenizer_of
 
 if TYPE_CHECKING:
-    from tintype.export.modules import Modules
+    from tintype.export.estimate import Estimate
     from tintype.export.parity import GraphReport
-    from tintype.export.placing import Scratch
     from tintype.export.tokenizer import BundleTokenizer
-    from tintype.export.trajectories import TrajectoryPlan
 
-    Made: TypeAlias = tuple[Mapping[str, BundleTokenizer], list[GraphReport]]  # tokenizers by folder, and each graph
 
 PRECISIONS = tuple(GATES_DB)
 OF_GRAPHS = ("fp32", "fp16")  # which of them a folder of graphs can have
-LARGE_UNET_BYTES = 512 * 2**20
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Effort:
-    """How much real denoising the gates and the calibration get; None fits the checkpoint's size."""
+@dataclass(frozen=True, slots=True)
+class _Made:
+    """Tokenizers by folder, each graph's report, and what was said before torch began."""
 
-    steps: int | None = None
-    calibration_prompts: int | None = None
-    gate_prompts: int | None = None
-    gate_calls: int | None = None
-    latent_size: int | None = None  # a side, in latent cells
-    damage_seconds: float = 1200.0  # at most this long for measuring what each layer's quantization costs
+    tokenizers: Mapping[str, BundleTokenizer]
+    reports: Sequence[GraphReport]
+    estimate: Estimate | None
 
 
 def export_bundle(
@@ -60,6 +55,7 @@ def export_bundle(
     default_request: DefaultRequest | None = None,
     few_steps: int | None = None,
     effort: Effort | None = None,
+    parity: str = "quick",
     overwrite: bool = False,
     progress: Progress | None = None,
     options: SourceOptions | None = None,
@@ -77,11 +73,15 @@ def export_bundle(
     name: the bundle's name, None takes the folder's. licence: None takes what the checkpoint says.
     default_request: what a request gets that leaves fields out; None takes `usual_request`.
     few_steps: how many steps the model was distilled to, where neither its scheduler nor its names tell.
+    parity: quick judges each graph on real inputs of a small size, full on those of whole pictures.
     overwrite: replace a bundle that is there already; anything else at that place is never touched.
     options: a VAE, a tokenizer or a prediction type in place of the checkpoint's own, and a tiny VAE beside it.
 
-    Raises ExportError, and then nothing is left at `bundle`: for what can't be read or isn't supported, an output
-    that can't be written, and a graph below its gate.
+    What it will take is said before it begins (`progress.remark`). One that is broken off leaves its finished graphs
+    in a hidden folder beside `bundle`, and the same call goes on from them.
+
+    Raises ExportError, and then nothing is left at `bundle`: for what can't be read or isn't supported, too little
+    disk or memory (`kind`, `least_bytes`, `free_bytes`), an output that can't be written, and a graph below its gate.
     """
     started = time.perf_counter()
     bundle = Path(bundle)
@@ -90,56 +90,70 @@ def export_bundle(
     for sentence in checkpoint.source.assumed:
         progress.remark(sentence)
     request = default_request or usual_request(checkpoint, few_steps)
-    with placed(bundle, checkpoint, overwrite=overwrite) as scratch:
-        make = _converted if checkpoint.source.graphs else _traced  # 1.-3.
-        tokenizers, reports = make(
-            checkpoint, precision, prompts, effort or Effort(), request.guidance_scale, scratch, progress
-        )
-        report = ParityReport(name or bundle.resolve().name, precision, tuple(reports), 0, 0.0)
+    check_place(bundle, checkpoint, overwrite=overwrite)
+    plan = None  # of a folder of graphs
+    if not checkpoint.source.graphs:
+        # torch and diffusers take seconds to import: only for a checkpoint and an output that are there.
+        _quiet_libraries()
+        plan = export_plan(checkpoint, effort or Effort(), prompts, request.guidance_scale, parity)
+    key = export_key(checkpoint, {"precision": precision, "plan": prompts if plan is None else plan})
+    with placed(bundle, checkpoint, key=key, overwrite=overwrite) as scratch:
+        if plan is None:
+            made = _converted(checkpoint, precision, prompts, scratch, progress)
+        else:
+            made = _traced(checkpoint, precision, plan, scratch, progress)
+        kind, told = ("quick", None) if made.estimate is None else (parity, made.estimate.as_dict())
+        report = ParityReport(name or bundle.resolve().name, precision, tuple(made.reports), 0, 0.0, kind, told)
         refuse_failures(report)
         from tintype.export import writing
 
-        writing.write_rest(  # 4. all else
-            checkpoint, tokenizers, reports, scratch.bundle, report.name, licence, request
+        writing.write_rest(  # 5. all else
+            checkpoint, made.tokenizers, made.reports, scratch.bundle, report.name, licence, request
         )
         size = sum(path.stat().st_size for path in scratch.bundle.rglob("*") if path.is_file())
-    return replace(report, bundle_bytes=size, seconds=time.perf_counter() - started)  # 5. `placed` gave it its name
+    return replace(report, bundle_bytes=size, seconds=time.perf_counter() - started)  # 6. `placed` gave it its name
 
 
-def _traced(
+def _estimate(
     checkpoint: Checkpoint,
+    plan: ExportPlan,
     precision: str,
-    prompts: Sequence[str] | None,
-    effort: Effort,
-    guidance_scale: float,
     scratch: Scratch,
+    tokenizers: Mapping[str, BundleTokenizer],
     progress: Progress,
-) -> Made:
+) -> Estimate:
+    """Say what the export will take, and what is there of it. Raises ExportError where there is too little room."""
+    from tintype.export.estimate import estimate
+
+    tokens = next(iter(tokenizers.values())).facts.max_length
+    told = estimate(checkpoint, plan, precision, scratch.folder, scratch.partial.reports, tokens)
+    if told.finished:
+        progress.remark(f"goes on: {', '.join(told.finished)} {'is' if len(told.finished) == 1 else 'are'} there")
+    told.demand_room(scratch.folder.parent)
+    progress.remark(told.sentence())
+    return told
+
+
+def _traced(checkpoint: Checkpoint, precision: str, plan: ExportPlan, scratch: Scratch, progress: Progress) -> _Made:
     """The graphs of a checkpoint of weights, in torch."""
-    # torch and diffusers take seconds to import: only for a checkpoint and an output that are there.
-    _quiet_libraries()
     from tintype.export import graphs
     from tintype.export.modules import Modules
 
-    plan = trajectory_plan(checkpoint, effort, prompts, guidance_scale)
     tokenizers = {  # 1. read
         tokenizer_of(role): _tokenizer(checkpoint, role) for role in checkpoint.family.text_encoders
     }
-    modules = Modules(checkpoint)
-    _check_weights(modules, progress)  # 2. refuse what is broken before the work begins
-    job = graphs.Job(modules, tokenizers, plan, precision, scratch, progress, effort.damage_seconds)
-    return tokenizers, graphs.write_graphs(job)  # 3. trace, meet real inputs, quantize, judge
+    for component in checkpoint.components:
+        demand_tensors(checkpoint, component)
+    told = _estimate(checkpoint, plan, precision, scratch, tokenizers, progress)  # 2. say what it will take
+    progress = Overall(progress, told.phases)
+    job = graphs.Job(Modules(checkpoint), tokenizers, plan, precision, scratch, progress)
+    _check_weights(checkpoint, graphs.unfinished(job), progress)  # 3. refuse what is broken before the work begins
+    return _Made(tokenizers, graphs.write_graphs(job), told)  # 4. trace, meet real inputs, quantize, judge
 
 
 def _converted(
-    checkpoint: Checkpoint,
-    precision: str,
-    prompts: Sequence[str] | None,
-    _effort: Effort,
-    _guidance_scale: float,
-    scratch: Scratch,
-    progress: Progress,
-) -> Made:
+    checkpoint: Checkpoint, precision: str, prompts: Sequence[str] | None, scratch: Scratch, progress: Progress
+) -> _Made:
     """The graphs of a folder of graphs, without torch: rewritten, and judged against what they were."""
     from tintype.export import converting
     from tintype.export.plain_tokenizer import read_plain_tokenizer
@@ -148,7 +162,8 @@ def _converted(
     for role in checkpoint.family.text_encoders:
         name = tokenizer_of(role)
         tokenizers[name] = read_plain_tokenizer(checkpoint.tokenizers[name].folder, *checkpoint.text_limits(role))
-    return tokenizers, converting.write_graphs(checkpoint, tokenizers, precision, prompts, scratch, progress)
+    reports = converting.write_graphs(checkpoint, tokenizers, precision, prompts, scratch, progress)
+    return _Made(tokenizers, reports, None)
 
 
 def _opened(source: Path | str, precision: str, options: SourceOptions | None, progress: Progress) -> Checkpoint:
@@ -187,32 +202,8 @@ def _quiet_libraries() -> None:
         logging.getLogger(name).setLevel(logging.ERROR)
 
 
-def _check_weights(modules: Modules, progress: Progress) -> None:
-    """ExportError for weights that are broken: first what headers tell of any part, then what only reading them does.
-
-    Each part is read and dropped: it is read again when its turn comes.
-    """
-    components = modules.checkpoint.components
-    for component in components:
-        demand_tensors(modules.checkpoint, component)
-    with progress.stage("checkpoint", len(components)) as advance:
+def _check_weights(checkpoint: Checkpoint, components: Sequence[str], progress: Progress) -> None:
+    """ExportError for numbers that are broken, which only reading them tells."""
+    with progress.stage("checkpoint", sum(len(checkpoint.entries(component)) for component in components)) as advance:
         for component in components:
-            modules.part(component)
-            modules.release(component)
-            advance(1)
-
-
-def trajectory_plan(
-    checkpoint: Checkpoint, effort: Effort, prompts: Sequence[str] | None, guidance_scale: float
-) -> TrajectoryPlan:
-    """What the caller fixed; else much for a small UNet, and for one of SD's size what 2 cores do in minutes."""
-    from tintype.export.trajectories import DEFAULT_PROMPTS, TrajectoryPlan
-
-    large = checkpoint.fp32_bytes("unet") > LARGE_UNET_BYTES
-    usual = {"steps": 8, "calibration_prompts": 1, "gate_prompts": 1, "gate_calls": 3} if large else {}
-    chosen = {field: getattr(effort, field) for field in ("steps", "calibration_prompts", "gate_prompts", "gate_calls")}
-    fixed = {field: value for field, value in chosen.items() if value is not None}
-    size = effort.latent_size if effort.latent_size is not None else checkpoint.latent_size
-    size = max(1, size // checkpoint.latent_multiple) * checkpoint.latent_multiple
-    texts = DEFAULT_PROMPTS if prompts is None else tuple(prompts)
-    return TrajectoryPlan(texts, size, guidance_scale=guidance_scale, **{**usual, **fixed})
+            check_weights(checkpoint, component, advance)

@@ -8,7 +8,7 @@ from the headers alone.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -36,6 +36,8 @@ from tintype.sources.prediction import CHOICES
 
 if TYPE_CHECKING:
     import torch
+
+MAPPED_BYTES = 256 * 2**20  # of a file that are read from one mapping of it
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,9 +220,14 @@ def _exists(path: Path) -> bool:
         return False
 
 
+def hollow_module(checkpoint: Checkpoint, component: str) -> torch.nn.Module:
+    """A component's module without weights, which costs no memory."""
+    return _module(checkpoint, component, on_meta=True)
+
+
 def demand_tensors(checkpoint: Checkpoint, component: str) -> None:
     """ExportError unless a component's files have every tensor of its module, in its shape, and no other."""
-    _match(checkpoint, component, _module(checkpoint, component, on_meta=True).state_dict())
+    _match(checkpoint, component, hollow_module(checkpoint, component).state_dict())
 
 
 def load(checkpoint: Checkpoint, component: str) -> torch.nn.Module:
@@ -305,28 +312,58 @@ def _match(checkpoint: Checkpoint, component: str, wanted: Mapping[str, torch.Te
     return entries
 
 
+def check_weights(checkpoint: Checkpoint, component: str, advance: Callable[[int], None]) -> None:
+    """ExportError for a tensor of a component that can't be read or isn't finite; one is in memory at a time.
+
+    advance: hears of each.
+    """
+    for name, entry in checkpoint.entries(component).items():
+        for _ in _tensors({name: entry}):
+            advance(1)
+
+
 def _read(entries: Mapping[str, Entry]) -> dict[str, torch.Tensor]:
-    """Every tensor as fp32 by name; a file is opened once."""
+    """Every tensor as fp32 by name."""
+    return dict(_tensors(entries))
+
+
+def _tensors(entries: Mapping[str, Entry]) -> Iterator[tuple[str, torch.Tensor]]:
+    """Every tensor as fp32 with its name, file by file.
+
+    A file is mapped anew after some megabytes, or all of its pages would stand in memory beside what is made of them.
+    """
     import torch
     from safetensors import SafetensorError, safe_open
 
-    state: dict[str, torch.Tensor] = {}
-    for path in {entry.path for entry in entries.values()}:
-        try:
-            with safe_open(path, framework="pt") as file:
-                for name, entry in entries.items():
-                    if entry.path == path:
-                        scale = 1.0 if entry.scale is None else float(file.get_tensor(entry.scale).float())
-                        state[name] = _tensor(file.get_tensor(entry.name), entry, scale)
-        except (SafetensorError, OSError, RuntimeError, ValueError, KeyError) as error:
-            raise broken(path, str(error).splitlines()[0] if str(error) else type(error).__name__) from None
-    for name, tensor in state.items():
-        if not bool(torch.isfinite(tensor).all()):
-            raise broken(entries[name].path, f"{name} holds NaN or infinity")
-    return state
+    for path in dict.fromkeys(entry.path for entry in entries.values()):
+        for part in _parts({name: entry for name, entry in entries.items() if entry.path == path}):
+            try:
+                with safe_open(path, framework="pt") as file:
+                    state = {name: _tensor(file, entry) for name, entry in part.items()}
+            except (SafetensorError, OSError, RuntimeError, ValueError, KeyError) as error:
+                raise broken(path, str(error).splitlines()[0] if str(error) else type(error).__name__) from None
+            for name, tensor in state.items():
+                if not bool(torch.isfinite(tensor).all()):
+                    raise broken(path, f"{name} holds NaN or infinity")
+            yield from state.items()
 
 
-def _tensor(stored: torch.Tensor, entry: Entry, scale: float) -> torch.Tensor:
+def _parts(entries: Mapping[str, Entry]) -> Iterator[dict[str, Entry]]:
+    """Entries of one file, some megabytes at a time."""
+    part: dict[str, Entry] = {}
+    for name, entry in entries.items():
+        part[name] = entry
+        if sum(each.stored_bytes for each in part.values()) >= MAPPED_BYTES:
+            yield part
+            part = {}
+    if part:
+        yield part
+
+
+def _tensor(file: Any, entry: Entry) -> torch.Tensor:
+    """file: of safetensors', open."""
+    stored: torch.Tensor = file.get_tensor(entry.name)
+    scale = 1.0 if entry.scale is None else float(file.get_tensor(entry.scale).float())
     if entry.rows is not None:
         stored = stored[slice(*entry.rows)]
     if entry.transposed:

@@ -8,6 +8,7 @@ from pathlib import Path, PurePosixPath
 import click
 
 from tintype.bundle.library import library_place
+from tintype.bundle.manifest import PARITY_KINDS
 from tintype.cli.say import say, say_json
 from tintype.errors import ExportError, printable
 from tintype.export.parity import GATES_DB, ParityReport
@@ -41,6 +42,13 @@ from tintype.sources.prediction import CHOICES
     type=click.Choice(CHOICES),
     help="What the UNet predicts, where the checkpoint doesn't say so or is wrong.",
 )
+@click.option(
+    "--parity",
+    type=click.Choice(PARITY_KINDS),
+    default="quick",
+    show_default=True,
+    help="What graphs are compared with torch on: real inputs of a small size, or those of whole pictures.",
+)
 @click.option("--prompts", type=click.Path(path_type=Path), help="A text file to calibrate with, one prompt a line.")
 @click.option("--few-steps", type=int, help="How many steps the model was distilled to, where its names don't say.")
 @click.option("--tiny-vae", type=click.Path(path_type=Path), help="A folder or file of TAESD, for --decoder tiny.")
@@ -55,6 +63,7 @@ def export(
     vae: Path | None,
     tokenizer: Path | None,
     prediction_type: str | None,
+    parity: str,
     prompts: Path | None,
     few_steps: int | None,
     tiny_vae: Path | None,
@@ -67,7 +76,8 @@ def export(
 
     SOURCE is a diffusers folder, one .safetensors file as kohya's trainers and A1111 write them, or the address of
     either on the Hugging Face hub: ORG/NAME, ORG/NAME/FILE.safetensors, with @REVISION behind it where one is meant.
-    Every graph is compared with the checkpoint in torch; nothing is written when one isn't near enough.
+    Every graph is compared with the checkpoint in torch; nothing is written when one isn't near enough. What it will
+    take is said first. One that was broken off leaves what it has finished beside BUNDLE; the same command goes on.
     SOURCE may be a folder of ONNX graphs as optimum exports it, too: torch isn't needed, and int8 isn't offered.
 
     Without BUNDLE it goes to the models' folder (TINTYPE_MODELS, else one below your data folder), where --model NAME
@@ -90,6 +100,7 @@ def export(
             name=name,
             licence=licence,
             few_steps=few_steps,
+            parity=parity,
             overwrite=overwrite,
             progress=progress,
             options=SourceOptions(vae=vae, tiny_vae=tiny_vae, tokenizer=tokenizer, prediction_type=prediction_type),
@@ -128,7 +139,9 @@ def show(report: ParityReport, bundle: Path) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(title=Text(printable(f"{report.name}, {report.precision}")), title_justify="left")
+    table = Table(
+        title=Text(printable(f"{report.name}, {report.precision}, {report.parity} parity")), title_justify="left"
+    )
     for heading in ("graph", "stored", "int8 layers", "MiB", "PSNR dB", "gate dB", "guidance error"):
         table.add_column(heading, justify="left" if heading in ("graph", "stored") else "right")
     for graph in report.graphs:

@@ -8,7 +8,7 @@ int8 graph that misses its gate gives layers back to fp16 until it passes.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -17,13 +17,15 @@ from numpy.typing import NDArray
 
 from tintype.bundle import PreviewFactors
 from tintype.bundle.manifest import MAX_PREVIEW_FACTOR
-from tintype.engine import graph_session, measure_ranges
+from tintype.engine import BuildOptions, graph_session, measure_ranges
+from tintype.export.calibration_data import CalibrationData
 from tintype.export.fallback import FIRST_STEP, Choice, Trial, choose
 from tintype.export.known_graphs import graph_of
 from tintype.export.modules import Modules
 from tintype.export.parity import Gate, GraphReport, judge
 from tintype.export.picture_channels import picture_channels
 from tintype.export.placing import Scratch
+from tintype.export.plans import ExportPlan
 from tintype.export.progress import Progress
 from tintype.export.quantization import Layer, Scales, find_layers, halve_weights, quantize_graph
 from tintype.export.roles import COMPONENT_OF, GRAPH_FILES
@@ -34,6 +36,7 @@ from tintype.export.trajectories import (
     Call,
     PictureChannels,
     TrajectoryPlan,
+    Words,
     calibration_walks,
     decoder_call,
     encoder_call,
@@ -46,6 +49,8 @@ from tintype.image.preview import fit_factors
 from tintype.sources.families import tokenizer_of
 
 FLOAT_ROLES = ("vae_encoder", "tiny_encoder")  # they run once, if at all: fp16 in an int8 bundle
+# Weights that are read where they lie, not laid out for speed, need no second room; few calls are no slower by it.
+BUILD_OPTIONS = {"quick": BuildOptions(mapped=True), "full": BuildOptions()}
 KEPT_CALLS = 6  # of the denoiser, for measuring damage
 
 
@@ -55,23 +60,10 @@ class Job:
 
     modules: Modules
     tokenizers: Mapping[str, BundleTokenizer]  # by folder: tokenizer, tokenizer_2
-    plan: TrajectoryPlan
+    plan: ExportPlan
     precision: str
     scratch: Scratch
     progress: Progress
-    damage_seconds: float
-
-
-@dataclass(slots=True)
-class CalibrationData:
-    """What parts of the checkpoint left for the next ones."""
-
-    gate_calls: dict[str, list[Call]] = field(default_factory=dict)  # by role: what graphs are judged on
-    trial_calls: dict[str, list[Call]] = field(default_factory=dict)  # others, to choose int8 layers by
-    gate_latents: list[torch.Tensor] = field(default_factory=list)
-    calibration_latents: list[torch.Tensor] = field(default_factory=list)
-    pictures: PictureChannels = field(default_factory=dict)  # of the walks of a model that takes them
-    previews: dict[str, PreviewFactors] = field(default_factory=dict)  # of the VAE's decoder
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,23 +75,57 @@ class Quantized:
 
 
 def write_graphs(job: Job) -> list[GraphReport]:
-    """Write every role's graph into the scratch bundle; the reports say how near each came, nothing is refused here."""
-    data, reports = CalibrationData(), []
-    if job.modules.checkpoint.takes_picture:
+    """Write every role's graph into the scratch bundle; the reports say how near each came, nothing is refused here.
+
+    Graphs that an export which was broken off has finished are left as they are.
+    """
+    data, reports, partial = CalibrationData(), [], job.scratch.partial
+    if job.modules.checkpoint.takes_picture and "denoiser" not in partial.reports:
         with job.progress.stage("pictures", 1):
-            data.pictures = picture_channels(job.modules, job.plan)
+            data.pictures = _pictures(job)
         job.modules.release("vae")
     for component in job.modules.checkpoint.components:
         roles = [role for role in GRAPH_FILES if COMPONENT_OF[role] == component]
-        layers = {role: _trace(job, role) for role in roles}
-        quantized = _calibrate(job, component, layers, data)
-        job.modules.release(component)
+        missing = [role for role in roles if role not in partial.reports]
+        quantized: dict[str, Quantized] = {}
+        if missing:
+            layers = {role: _trace(job, role) for role in missing}
+            quantized = _calibrate(job, component, layers, data)
+            job.modules.release(component)
+            partial.write_inputs(component, data.arrays_of(component))
+        else:
+            data.restore(component, partial.read_inputs(component))
         for role in roles:
-            with job.progress.stage(f"parity: {role}", 1):
-                report = _write_graph(job, role, data.gate_calls[role], quantized.get(role))
-                largest = _ranges(job, role, data.gate_calls[role])
-                reports.append(replace(report, largest=largest, preview=data.previews.get(role)))
+            reports.append(partial.reports.get(role) or _finish(job, role, data, quantized.get(role)))
     return reports
+
+
+def unfinished(job: Job) -> list[str]:
+    """Components of which a graph is still to be made, in order."""
+    roles = [role for role in GRAPH_FILES if role not in job.scratch.partial.reports]
+    return [each for each in job.modules.checkpoint.components if each in {COMPONENT_OF[role] for role in roles}]
+
+
+def _finish(job: Job, role: str, data: CalibrationData, quantized: Quantized | None) -> GraphReport:
+    """A role's graph, written and judged; one that passed is kept."""
+    calls, partial, path = data.gate_calls[role], job.scratch.partial, job.scratch.bundle / GRAPH_FILES[role]
+    with job.progress.stage(f"parity: {role}", 1):
+        report = _write_graph(job, role, calls, quantized)
+        report = replace(report, largest=_ranges(job, role, calls), preview=data.previews.get(role))
+        if report.parity.passed:
+            partial.keep(role, report, [*path.parent.iterdir(), partial.inputs_of(COMPONENT_OF[role])])
+    (job.scratch.fp32 / GRAPH_FILES[role]).with_name("model.onnx_data").unlink(missing_ok=True)
+    return report
+
+
+def _pictures(job: Job) -> PictureChannels:
+    """What every walk takes beside latents, by its seed: walks may be of different sizes."""
+    gates, calibration, trials = job.plan.gates, job.plan.calibration, job.plan.trials
+    found = dict(picture_channels(job.modules, gates, gates.gate_seeds))
+    if job.precision == "int8":
+        found |= picture_channels(job.modules, calibration, calibration.calibration_seeds)
+        found |= {} if trials is None else picture_channels(job.modules, trials, trials.calibration_seeds)
+    return found
 
 
 def _ranges(job: Job, role: str, calls: Sequence[Call]) -> dict[str, float]:
@@ -127,7 +153,7 @@ def _calibrate(
     chosen = {role: each for role, each in layers.items() if int8 and role not in FLOAT_ROLES}
     watched = [layer for each in chosen.values() for layer in each]
     decodes = component in (COMPONENT_OF["vae_decoder"], COMPONENT_OF["tiny_decoder"])
-    calls = len(data.calibration_latents) if decodes else 2 * job.plan.calibration_calls
+    calls = len(data.calibration_latents) if decodes else 2 * job.plan.calibration.calibration_calls
     statistics = ActivationStatistics(module, watched, calls)
     if component == "unet":
         _sample_trajectories(job, data, statistics)
@@ -145,21 +171,29 @@ def _calibrate(
 
 def _read(job: Job, role: str, data: CalibrationData) -> None:
     tokenizer = job.tokenizers[tokenizer_of(role)]
-    data.gate_calls[role] = [text_call(job.modules, role, tokenizer, ["", *job.plan.gates])]
-    data.trial_calls[role] = [text_call(job.modules, role, tokenizer, ["", *job.plan.calibration])]
+    data.gate_calls[role] = [text_call(job.modules, role, tokenizer, ["", *job.plan.gates.gates])]
+    data.trial_calls[role] = [text_call(job.modules, role, tokenizer, ["", *job.plan.calibration.calibration])]
 
 
 def _sample_trajectories(job: Job, data: CalibrationData, statistics: ActivationStatistics) -> None:
-    modules, plan, text_encoders = job.modules, job.plan, job.modules.checkpoint.family.text_encoders
-    words = words_of(modules, plan, [data.gate_calls[role][0] for role in text_encoders])
-    with job.progress.stage("real inputs", plan.gate_prompts * (plan.steps + 1)) as advance:
-        data.gate_calls["denoiser"], data.gate_latents = gate_walks(modules, words, plan, data.pictures, advance)
+    plan, modules = job.plan, job.modules
+    words = _words(job, data.gate_calls, plan.gates)
+    with job.progress.stage("real inputs", plan.gates.gate_prompts * (plan.gates.steps + 1)) as advance:
+        data.gate_calls["denoiser"], data.gate_latents = gate_walks(modules, words, plan.gates, data.pictures, advance)
     if job.precision != "int8":
         return
-    words = words_of(modules, plan, [data.trial_calls[role][0] for role in text_encoders])
-    with job.progress.stage("calibration", plan.calibration_calls) as advance, statistics.watching():
-        kept, data.calibration_latents = calibration_walks(modules, words, plan, data.pictures, KEPT_CALLS, advance)
+    walks, words = plan.calibration, _words(job, data.trial_calls, plan.calibration)
+    with job.progress.stage("calibration", walks.calibration_calls) as advance, statistics.watching():
+        kept, data.calibration_latents = calibration_walks(modules, words, walks, data.pictures, KEPT_CALLS, advance)
+    if plan.trials is not None:
+        words = _words(job, data.trial_calls, plan.trials)
+        with job.progress.stage("trial inputs", plan.trials.calibration_calls) as advance:
+            kept, _ = calibration_walks(modules, words, plan.trials, data.pictures, KEPT_CALLS, advance)
     data.trial_calls["denoiser"] = kept
+
+
+def _words(job: Job, calls: Mapping[str, Sequence[Call]], plan: TrajectoryPlan) -> Words:
+    return words_of(job.modules, plan, [calls[role][0] for role in job.modules.checkpoint.family.text_encoders])
 
 
 def _decode(job: Job, component: str, data: CalibrationData, statistics: ActivationStatistics) -> None:
@@ -171,8 +205,8 @@ def _decode(job: Job, component: str, data: CalibrationData, statistics: Activat
         tried = [decoder_call(job.modules, decoder, latents) for latents in data.calibration_latents]
     data.trial_calls[decoder] = tried[:KEPT_CALLS]
     if decoder == "vae_decoder":
-        samples = np.concatenate([call.reference for call in (*calls, *tried)])
-        found = _preview(torch.cat([*data.gate_latents, *data.calibration_latents]).numpy(), samples)
+        latents, decoded = (data.calibration_latents, tried) if tried else (data.gate_latents, calls)
+        found = _preview(torch.cat(latents).numpy(), np.concatenate([call.reference for call in decoded]))
         data.previews |= {} if found is None else {decoder: found}
 
 
@@ -199,7 +233,7 @@ def _choose(
         return first.numpy()
 
     trial = Trial(job.modules.of_role(role), run, calls, scales, Gate.of(role, job.precision))
-    return choose(trial, layers, job.damage_seconds, f"damage: {role}", job.progress)
+    return choose(trial, layers, job.plan.damage_seconds, f"damage: {role}", job.progress)
 
 
 def _write_graph(job: Job, role: str, calls: Sequence[Call], quantized: Quantized | None) -> GraphReport:
@@ -212,10 +246,13 @@ def _write_graph(job: Job, role: str, calls: Sequence[Call], quantized: Quantize
     return _check_parity(job, role, calls, "fp16")
 
 
-def run_calls(path: Path, calls: Sequence[Call]) -> list[NDArray[np.float32]]:
-    """The outputs of each call, on the graph as the CPU runs it: as many as the call has references, in order."""
+def run_calls(path: Path, calls: Sequence[Call], place: Path, options: BuildOptions) -> list[NDArray[np.float32]]:
+    """The outputs of each call, on the graph as the CPU runs it: as many as the call has references, in order.
+
+    place: a folder for the build, as large as the graph once more or twice.
+    """
     found = []
-    with graph_session(path) as session:
+    with graph_session(path, options=options, place=place) as session:
         for call in calls:
             outputs = session.run(call.feed)
             found += [outputs[name] for name in session.output_names[: len(call.references)]]
@@ -246,7 +283,8 @@ def _check_parity(
 ) -> GraphReport:
     path = job.scratch.bundle / GRAPH_FILES[role]
     references = [reference for call in calls for reference in call.references]
-    parity = judge(Gate.of(role, job.precision), references, run_calls(path, calls))
+    outputs = run_calls(path, calls, job.scratch.folder, BUILD_OPTIONS[job.plan.parity])
+    parity = judge(Gate.of(role, job.precision), references, outputs, job.plan.parity)
     if choice is None:
         return GraphReport(role, precision, parity, graph_bytes(path))
     return GraphReport(

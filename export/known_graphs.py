@@ -1,7 +1,8 @@
 """Graphs that were traced before, without their weights: a second model of the same structure is filled, not traced.
 
 Tracing takes a minute for a UNet of Stable Diffusion's size, and what comes of it depends on the modules' settings and
-shapes, not on what the weights are. A structure is kept in the cache by a hash of all it depends on; its weights are
+shapes, not on what the weights are: meanwhile large ones are one number in memory, seen in the weight's shape, so that
+it costs no second copy of them. A structure is kept in the cache by a hash of all it depends on; its weights are
 graph inputs there, named as in torch. Whatever else the tracer computed stands in it as it was; were any of that made
 of weights, the gate of the export would see it, as it compares every graph with torch.
 """
@@ -33,6 +34,7 @@ from tintype.engine import cache_folder
 from tintype.export.tracing import TracePlan, plain_name, trace
 from tintype.files import read_plain, write_whole
 
+HOLLOW_BYTES = 2**20  # larger weights are one number in memory while they are traced
 LARGEST_CONSTANT_BYTES = 2**16  # what the tracer computes itself; a larger one is a weight that isn't recognised
 WEIGHTS_KEY = "tintype.weights"
 CODE = ("tracing.py", "wrappers.py", "known_graphs.py")
@@ -56,7 +58,7 @@ class _Weights:
 
 def graph_of(module: torch.nn.Module, plan: TracePlan) -> ir.Model:
     """What `trace` gives, from the cache where a module of this structure was traced before. Raises ExportError."""
-    path = cache_folder() / "traces" / f"{structure_of(module, plan)}.onnx"
+    path = _place(module, plan)
     known = _read(path)
     if known is None:
         with _told_apart(module):
@@ -68,6 +70,15 @@ def graph_of(module: torch.nn.Module, plan: TracePlan) -> ir.Model:
         known = model, weights
     _fill(*known, module)
     return known[0]
+
+
+def is_known(module: torch.nn.Module, plan: TracePlan) -> bool:
+    """Whether a graph of this structure is in the cache; the module may be one without weights."""
+    return _place(module, plan).is_file()
+
+
+def _place(module: torch.nn.Module, plan: TracePlan) -> Path:
+    return cache_folder() / "traces" / f"{structure_of(module, plan)}.onnx"
 
 
 def structure_of(module: torch.nn.Module, plan: TracePlan) -> str:
@@ -99,17 +110,26 @@ def _code_digest() -> str:
 
 @contextmanager
 def _told_apart(module: torch.nn.Module) -> Iterator[None]:
-    """The module with small weights that differ from one another: the tracer joins those that are equal."""
-    generator, kept = torch.Generator().manual_seed(0), list[tuple[Tensor, Tensor]]()
-    for weight in module.state_dict(keep_vars=True).values():
-        if weight.is_floating_point() and weight.nbytes <= LARGEST_CONSTANT_BYTES:
-            kept.append((weight, weight.data))
+    """The module with weights that differ from one another: the tracer joins those that are equal."""
+    generator, kept = torch.Generator().manual_seed(0), dict[int, tuple[Tensor, Tensor]]()
+    for count, weight in enumerate(module.state_dict(keep_vars=True).values(), 1):
+        if not weight.is_floating_point() or id(weight) in kept:
+            continue
+        kept[id(weight)] = weight, weight.data
+        if _is_hollow(weight):
+            weight.data = torch.tensor(count * 1e-6, dtype=weight.dtype).expand(weight.shape)
+        else:
             weight.data = torch.rand(weight.shape, generator=generator, dtype=weight.dtype)
     try:
         yield
     finally:
-        for weight, data in kept:
+        for weight, data in kept.values():
             weight.data = data
+
+
+def _is_hollow(weight: Tensor) -> bool:
+    """Whether a weight is one number in memory while it is traced."""
+    return weight.numel() * weight.element_size() > HOLLOW_BYTES
 
 
 def _recognised(model: ir.Model, module: torch.nn.Module) -> _Weights | None:
@@ -136,7 +156,8 @@ def _recognised_as(value: ir.Value, state: Mapping[str, Tensor]) -> _Weight | No
     if len(shape) > 1 and tensor.dtype == ir.DataType.FLOAT:
         flat = _torch(tensor).flatten()
         for each, weight in state.items():
-            if weight.numel() == flat.numel() and torch.equal(weight.flatten(), flat):
+            # The numbers of a hollow one don't tell in which order they were laid.
+            if weight.numel() == flat.numel() and not _is_hollow(weight) and torch.equal(weight.flatten(), flat):
                 return _Weight(name, each, shape=shape)
     return _Weight(name) if tensor.nbytes <= LARGEST_CONSTANT_BYTES else None
 

@@ -5,6 +5,7 @@ The parts of a large checkpoint don't fit into memory together, and an export ne
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -31,7 +32,8 @@ class Modules:
 
     def release(self, component: str) -> None:
         """Give a component's memory back; `part` would read it again."""
-        self._parts.pop(component, None)
+        if self._parts.pop(component, None) is not None:
+            gc.collect()  # graphs that share its weights refer to themselves
 
     def of_role(self, role: str) -> torch.nn.Module:
         """The component whose weights a role has."""

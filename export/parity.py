@@ -84,6 +84,8 @@ class ParityReport:
     graphs: tuple[GraphReport, ...]
     bundle_bytes: int
     seconds: float
+    parity: str = "full"  # of PARITY_KINDS
+    estimate: Mapping[str, Any] | None = None  # what was said before it began, see `Estimate.as_dict`
 
     @property
     def passed(self) -> bool:
@@ -109,9 +111,11 @@ class ParityReport:
         return {
             "name": self.name,
             "precision": self.precision,
+            "parity": self.parity,
             "passed": self.passed,
             "bundle_bytes": self.bundle_bytes,
             "seconds": round(self.seconds, 3),
+            "estimate": None if self.estimate is None else dict(self.estimate),
             "graphs": graphs,
         }
 
@@ -150,8 +154,8 @@ def guidance_error(references: Sequence[Array], others: Sequence[Array]) -> floa
     return math.sqrt(error / power)
 
 
-def judge(gate: Gate, references: Sequence[Array], others: Sequence[Array]) -> Parity:
-    """The manifest's line for one graph; nothing is raised here."""
+def judge(gate: Gate, references: Sequence[Array], others: Sequence[Array], kind: str = "full") -> Parity:
+    """The manifest's line for one graph; nothing is raised here. kind: of the inputs, quick or full."""
     psnr = worst_psnr_db(references, others)
     guidance = guidance_error(references, others) if gate.role == "denoiser" else None
     return Parity(
@@ -161,6 +165,7 @@ def judge(gate: Gate, references: Sequence[Array], others: Sequence[Array]) -> P
         gate_db=gate.psnr_db,
         guidance_error=None if guidance is None or not math.isfinite(guidance) else round(guidance, 6),
         passed=gate.passed(psnr, guidance),
+        kind=kind,
     )
 
 

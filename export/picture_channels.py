@@ -7,17 +7,18 @@ Masks are of the kinds that people paint: a patch, one side, all around, everyth
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
 
 from tintype.export.modules import Modules
 from tintype.export.trajectories import PictureChannels, TrajectoryPlan
 
 
-def picture_channels(modules: Modules, plan: TrajectoryPlan) -> PictureChannels:
-    """By seed of every walk: for inpainting (1, 1 + C, h, w), a mask, 1 is made new, and the latents of the picture
+def picture_channels(modules: Modules, plan: TrajectoryPlan, seeds: Iterable[int]) -> PictureChannels:
+    """By seed of a walk: for inpainting (1, 1 + C, h, w), a mask, 1 is made new, and the latents of the picture
     without it; for editing (1, C, h, w), the picture's latents as no factor scaled them."""
     make = _masked_picture if modules.checkpoint.is_inpainting else _picture
-    seeds = (*plan.calibration_seeds, *plan.gate_seeds)
     return {seed: make(modules, plan.latent_size, seed) for seed in seeds}
 
 

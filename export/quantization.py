@@ -9,7 +9,7 @@ stay float are stored as fp16 behind a Cast. The arithmetic of scales and roundi
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -104,12 +104,25 @@ def weight_scales(weight: torch.Tensor) -> NDArray[np.float32]:
     return best.numpy().astype(np.float32)
 
 
+def integer_weight(weight: torch.Tensor, scales: NDArray[np.float32]) -> torch.Tensor:
+    """A torch weight's int8 form."""
+    return (weight / _spread(scales, weight)).round_().clamp_(-127, 127).to(torch.int8)
+
+
+def float_weight(integers: torch.Tensor, scales: NDArray[np.float32]) -> torch.Tensor:
+    """What an int8 form gives back."""
+    return integers.float().mul_(_spread(scales, integers))
+
+
 def rounded_weight(weight: torch.Tensor, scales: NDArray[np.float32]) -> torch.Tensor:
     """A torch weight as its int8 form gives it back."""
+    return float_weight(integer_weight(weight, scales), scales)
+
+
+def _spread(scales: NDArray[np.float32], weight: torch.Tensor) -> torch.Tensor:
     import torch
 
-    scale = torch.from_numpy(scales).reshape(-1, *[1] * (weight.ndim - 1))
-    return (weight / scale).round_().clamp_(-127, 127).mul_(scale)
+    return torch.from_numpy(scales).reshape(-1, *[1] * (weight.ndim - 1))
 
 
 def best_range(samples: NDArray[np.float32], low: float, high: float) -> Range:
@@ -171,10 +184,8 @@ def _quantize_linear(graph: ir.Graph, node: ir.Node, scales: Scales) -> None:
     weight = node.inputs[1]
     assert weight is not None
     assert weight.const_value is not None
-    array = weight.const_value.numpy()
-    integers = np.clip(np.rint(array / scales.weight[None, :]), -127, 127).astype(np.int8)
     name = str(weight.name)
-    quantized = _initializer(graph, f"{name}_int8", integers)
+    quantized = _integers(graph, f"{name}_int8", weight.const_value, scales.weight[None, :])
     scale = _initializer(graph, f"{name}_scale", scales.weight)
     node.replace_input_with(1, _insert_before(graph, node, "DequantizeLinear", [quantized, scale], {"axis": 1}, weight))
     del graph.initializers[name]
@@ -188,9 +199,8 @@ def _quantize_conv(graph: ir.Graph, node: ir.Node, scales: Scales) -> None:
     assert scales.input is not None
     assert scales.output is not None
     name = str(weight.name).removesuffix(".weight")
-    array = weight.const_value.numpy()
-    scale = scales.weight.reshape(-1, *[1] * (array.ndim - 1))
-    integers = _initializer(graph, f"{name}.weight_int8", np.clip(np.rint(array / scale), -127, 127).astype(np.int8))
+    scale = scales.weight.reshape(-1, *[1] * (len(weight.const_value.shape) - 1))
+    integers = _integers(graph, f"{name}.weight_int8", weight.const_value, scale)
     weight_scale = _initializer(graph, f"{name}.weight_scale", scales.weight)
     node.replace_input_with(0, _fixed_range(graph, node, image, f"{name}.input", scales.input))
     dequantized = _insert_before(graph, node, "DequantizeLinear", [integers, weight_scale], {"axis": 0}, weight)
@@ -272,14 +282,34 @@ def _initializer(graph: ir.Graph, name: str, array: NDArray[Any]) -> ir.Value:
 
 
 def _half(graph: ir.Graph, name: str, tensor: ir.TensorProtocol) -> ir.Value:
-    """An fp16 initializer that is rounded when it is written, so that only one of them is ever in memory."""
+    """An fp16 initializer."""
+    return _lazy(graph, name, tensor, ir.DataType.FLOAT16, lambda array: array.astype(np.float16))
+
+
+def _integers(graph: ir.Graph, name: str, tensor: ir.TensorProtocol, scale: NDArray[np.float32]) -> ir.Value:
+    """An int8 initializer."""
+
+    def rounded(array: NDArray[np.float32]) -> NDArray[np.int8]:
+        return np.clip(np.rint(array / scale), -127, 127).astype(np.int8)
+
+    return _lazy(graph, name, tensor, ir.DataType.INT8, rounded)
+
+
+def _lazy(
+    graph: ir.Graph,
+    name: str,
+    tensor: ir.TensorProtocol,
+    dtype: ir.DataType,
+    convert: Callable[[NDArray[np.float32]], NDArray[Any]],
+) -> ir.Value:
+    """An initializer that is rounded when it is written, so that only one of them is ever in memory."""
     lazy = ir.LazyTensor(
-        lambda: ir.tensor(tensor.numpy().astype(np.float16), name=name),
-        dtype=ir.DataType.FLOAT16,
+        lambda: ir.tensor(convert(tensor.numpy()), name=name),
+        dtype=dtype,
         shape=ir.Shape(tensor.shape.numpy()),
         name=name,
     )
-    value = ir.Value(name=name, shape=lazy.shape, type=ir.TensorType(ir.DataType.FLOAT16), const_value=lazy)
+    value = ir.Value(name=name, shape=lazy.shape, type=ir.TensorType(dtype), const_value=lazy)
     graph.register_initializer(value)
     return value
 

@@ -12,8 +12,17 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
+from torch.utils.hooks import RemovableHandle
 
-from tintype.export.quantization import Layer, Range, Scales, best_range, rounded_weight, weight_scales
+from tintype.export.quantization import (
+    Layer,
+    Range,
+    Scales,
+    best_range,
+    float_weight,
+    integer_weight,
+    weight_scales,
+)
 
 KEPT_SAMPLES = 200_000  # of each activation, over all calibration calls
 SEARCHED_SAMPLES = 50_000
@@ -90,10 +99,8 @@ def quantized(module: torch.nn.Module, layers: Iterable[Layer], scales: Mapping[
     with ExitStack() as stack:
         for layer in layers:
             part, how = module.get_submodule(layer.module), scales[layer.module]
-            weight = part.weight
-            assert isinstance(weight, torch.nn.Parameter)
-            stack.callback(setattr, weight, "data", weight.data)
-            weight.data = rounded_weight(weight.data, how.weight)
+            for hook in _round_weight(part, how):
+                stack.callback(hook.remove)
             if layer.kind == "linear":
                 stack.callback(part.register_forward_pre_hook(_round_as_found).remove)
             else:
@@ -102,6 +109,22 @@ def quantized(module: torch.nn.Module, layers: Iterable[Layer], scales: Mapping[
                 stack.callback(part.register_forward_pre_hook(_round_input(how.input)).remove)
                 stack.callback(part.register_forward_hook(_round_output(how.output)).remove)
         yield
+
+
+def _round_weight(part: torch.nn.Module, how: Scales) -> tuple[RemovableHandle, RemovableHandle]:
+    """A layer has its rounded weight while it is called, made of integers: copies in float would double the module."""
+    weight = part.weight
+    assert isinstance(weight, torch.nn.Parameter)
+    exact, integers = weight.data, integer_weight(weight.data, how.weight)
+
+    def before(_module: torch.nn.Module, _inputs: Any) -> None:
+        weight.data = float_weight(integers, how.weight)
+
+    def after(_module: torch.nn.Module, _inputs: Any, _output: Any) -> None:
+        weight.data = exact
+
+    # Also after a call that failed: outside, the module is as it was.
+    return part.register_forward_pre_hook(before), part.register_forward_hook(after, always_call=True)
 
 
 def round_to(tensor: torch.Tensor, span: Range) -> torch.Tensor:

@@ -128,7 +128,19 @@ class RecordError(TintypeError):
 
 
 class ExportError(TintypeError):
-    pass
+    """kind: `disk` or `memory`, where there is too little; then least_bytes are needed and free_bytes are free."""
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        fix: str,
+        kind: str | None = None,
+        least_bytes: int | None = None,
+        free_bytes: int | None = None,
+    ) -> None:
+        super().__init__(message, fix=fix)
+        self.kind, self.least_bytes, self.free_bytes = kind, least_bytes, free_bytes
 
 
 def near_names(name: str, choices: Iterable[str]) -> str:

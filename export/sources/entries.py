@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from tintype.sources.header import FLOATS, Header, broken
+from tintype.sources.header import DTYPE_BYTES, FLOATS, Header, broken
 
 Entries = Mapping[str, "Entry"]  # by the name that a module has for it
 
@@ -50,6 +50,11 @@ class Entry:
     def size(self) -> int:
         """How many numbers the module gets of it."""
         return math.prod(self.shape)
+
+    @property
+    def stored_bytes(self) -> int:
+        """What those numbers take in the file."""
+        return self.size * DTYPE_BYTES[self.dtype]
 
     @property
     def is_float(self) -> bool:

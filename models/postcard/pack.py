@@ -43,7 +43,7 @@ def main() -> None:
     )
     report = export_bundle(
         options.checkpoint, options.out, precision=options.precision, prompts=calibration_prompts(),
-        name="postcard", default_request=request, overwrite=True,
+        name="postcard", parity="full", default_request=request, overwrite=True,
     )  # fmt: skip
     show(report, options.out)
 

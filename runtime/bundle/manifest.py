@@ -32,6 +32,7 @@ MAX_DIMENSION = 2**24  # elements along one axis of an input or output
 
 DTYPES = ("float32", "float16", "float64", "int64", "int32", "bool")  # as numpy names them
 PRECISIONS = ("fp32", "fp16", "int8")
+PARITY_KINDS = ("quick", "full")
 PREDICTION_TYPES = ("epsilon", "v_prediction", "sample")
 
 XL = "stable-diffusion-xl"  # the family with two text encoders, whose denoiser is told of sizes
@@ -234,6 +235,11 @@ class Parity:
     gate_db: float
     passed: bool
     guidance_error: float | None = None  # relative error of conditional minus unconditional prediction
+    kind: str | None = None  # on which inputs: of PARITY_KINDS; None: full, by an exporter that had no other
+
+    def __post_init__(self) -> None:
+        known = self.kind is None or self.kind in PARITY_KINDS
+        require(known, f"a parity of kind {str(self.kind)[:60]!r} is not one of {', '.join(PARITY_KINDS)}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

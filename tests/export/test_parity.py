@@ -7,6 +7,7 @@ import math
 import numpy as np
 import pytest
 
+from tintype import strict_json
 from tintype.bundle import Parity
 from tintype.errors import ExportError
 from tintype.export.parity import (
@@ -21,6 +22,7 @@ from tintype.export.parity import (
     refuse_failures,
     worst_psnr_db,
 )
+from tintype.strict_json import Misfit
 
 RANDOM = np.random.default_rng(0)
 
@@ -77,6 +79,15 @@ def test_an_int8_denoiser_with_a_wrong_difference_fails_however_near_it_is() -> 
     assert not gate.passed(60.0, 0.10)
     assert not gate.passed(34.9, 0.0)
     assert not gate.passed(math.nan, 0.0)
+
+
+def test_the_manifests_line_says_on_which_inputs_a_graph_was_judged() -> None:
+    reference = np.ones((2, 3), np.float32)
+    assert judge(Gate.of("denoiser", "fp32"), [reference], [reference], "quick").kind == "quick"
+    older = {"graph": "denoiser", "reference": "torch fp32", "psnr_db": 90.0, "gate_db": 80.0, "passed": True}
+    assert strict_json.read(Parity, older).kind is None
+    with pytest.raises(Misfit, match="hasty"):
+        strict_json.read(Parity, {**older, "kind": "hasty"})
 
 
 def test_a_graph_that_gives_nan_is_judged_and_can_be_written_down() -> None:

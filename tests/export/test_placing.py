@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import errno
-import shutil
+import os
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
+from filelock import FileLock
 
-from tintype.errors import ExportError
+from tintype.bundle import Parity
+from tintype.errors import BuildError, ExportError
 from tintype.export import export_bundle
 from tintype.export.checkpoint import Checkpoint, open_checkpoint
-from tintype.export.placing import placed
+from tintype.export.parity import GraphReport
+from tintype.export.placing import Scratch, placed
+
+KEY = "0" * 24
 
 
 @pytest.fixture
@@ -21,13 +25,13 @@ def checkpoint(tiny_checkpoint: Path) -> Checkpoint:
 
 
 def make(bundle: Path, checkpoint: Checkpoint, text: str = "new", *, overwrite: bool = False) -> None:
-    with placed(bundle, checkpoint, overwrite=overwrite) as scratch:
+    with placed(bundle, checkpoint, key=KEY, overwrite=overwrite) as scratch:
         (scratch.fp32 / "left over").write_text("gone afterwards")
         (scratch.bundle / "tintype.json").write_text(text)
 
 
 def fail(bundle: Path, checkpoint: Checkpoint, failure: BaseException) -> None:
-    with placed(bundle, checkpoint, overwrite=False) as scratch:
+    with placed(bundle, checkpoint, key=KEY, overwrite=False) as scratch:
         (scratch.bundle / "half").write_text("written")
         raise failure
 
@@ -47,7 +51,7 @@ def test_a_failure_leaves_nothing(checkpoint: Checkpoint, tmp_path: Path, failur
 
 def test_an_older_bundle_stays_until_the_new_one_is_whole(checkpoint: Checkpoint, tmp_path: Path) -> None:
     make(tmp_path / "b", checkpoint, "old")
-    with pytest.raises(ValueError), placed(tmp_path / "b", checkpoint, overwrite=True):
+    with pytest.raises(ValueError), placed(tmp_path / "b", checkpoint, key=KEY, overwrite=True):
         raise ValueError
     assert (tmp_path / "b" / "tintype.json").read_text() == "old"
     make(tmp_path / "b", checkpoint, "new", overwrite=True)
@@ -91,17 +95,104 @@ def test_the_checkpoint_is_never_written_into_or_over(checkpoint_copy: Path) -> 
             make(bundle, checkpoint, overwrite=True)
 
 
-def test_too_little_room_is_told_before_the_work(
-    checkpoint: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def finish(scratch: Scratch, role: str = "denoiser") -> None:
+    """A graph that passed, as `write_graphs` keeps it."""
+    path = scratch.bundle / role / "model.onnx"
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(role.encode())
+    parity = Parity(graph=role, reference="torch fp32", psnr_db=90.0, gate_db=80.0, passed=True)
+    scratch.partial.keep(role, GraphReport(role, "fp32", parity, 7, largest={"a": 1e5}), [path])
+
+
+def break_off(bundle: Path, checkpoint: Checkpoint, failure: BaseException, key: str = KEY) -> BaseException:
+    with pytest.raises(BaseException) as caught, placed(bundle, checkpoint, key=key, overwrite=False) as scratch:  # noqa: PT012
+        finish(scratch)
+        (scratch.bundle / "denoiser" / "half").write_text("written")
+        (scratch.fp32 / "model.onnx").write_text("large")
+        raise failure
+    return caught.value
+
+
+@pytest.mark.parametrize("failure", [KeyboardInterrupt(), OSError(errno.ENOSPC, "full"), BuildError("-", fix="-")])
+def test_what_is_finished_stays_for_the_next_export(
+    checkpoint: Checkpoint, tmp_path: Path, failure: BaseException
 ) -> None:
-    monkeypatch.setattr(shutil, "disk_usage", lambda _path: SimpleNamespace(total=100, used=99, free=1))
-    with pytest.raises(ExportError, match="GiB free"):
+    caught = break_off(tmp_path / "b", checkpoint, failure)
+    assert any("denoiser is finished" in note for note in caught.__notes__)
+    (left,) = tmp_path.iterdir()
+    assert sorted(path.name for path in left.rglob("*") if path.is_file()) == ["finished.json", "lock", "model.onnx"]
+    with placed(tmp_path / "b", checkpoint, key=KEY, overwrite=False) as scratch:
+        assert scratch.partial.reports["denoiser"].largest == {"a": 1e5}
+    assert [path.name for path in tmp_path.iterdir()] == ["b"]
+
+
+@pytest.mark.parametrize("harm", ["a byte", "cut", "gone", "no lines"])
+def test_what_is_not_as_it_was_finished_is_made_anew(checkpoint: Checkpoint, tmp_path: Path, harm: str) -> None:
+    break_off(tmp_path / "b", checkpoint, KeyboardInterrupt())
+    (left,) = tmp_path.iterdir()
+    graph = left / "bundle" / "denoiser" / "model.onnx"
+    match harm:
+        case "a byte":
+            graph.write_bytes(b"denoisez")
+        case "cut":
+            graph.write_bytes(b"denoise")
+        case "gone":
+            graph.unlink()
+        case "no lines":
+            (left / "finished.json").write_text('{"graphs": {"denoiser"')
+    with placed(tmp_path / "b", checkpoint, key=KEY, overwrite=False) as scratch:
+        assert scratch.partial.reports == {}
+        assert not graph.exists()
+
+
+def test_another_export_to_the_same_place_begins_anew_and_leaves_nothing(
+    checkpoint: Checkpoint, tmp_path: Path
+) -> None:
+    break_off(tmp_path / "b", checkpoint, KeyboardInterrupt())
+    (other,) = tmp_path.iterdir()
+    with placed(tmp_path / "b", checkpoint, key="1" * 24, overwrite=False) as scratch:
+        assert scratch.partial.reports == {}
+        assert not other.exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["b"]
+
+
+def test_what_other_places_left_is_swept_after_a_week_and_never_while_it_is_made(
+    checkpoint: Checkpoint, tmp_path: Path
+) -> None:
+    names = [f".{name}.partial-{KEY}" for name in ("young", "old", "busy")] + [".mine.partial-notes"]
+    for name in names:
+        (tmp_path / name).mkdir(mode=0o700)
+        os.utime(tmp_path / name, (1, 1) if "young" not in name else None)
+    with FileLock(tmp_path / names[2] / "lock"):
+        os.utime(tmp_path / names[2], (1, 1))
         make(tmp_path / "b", checkpoint)
-    assert list(tmp_path.iterdir()) == []
+        assert sorted(path.name for path in tmp_path.iterdir()) == sorted([names[0], names[2], names[3], "b"])
+
+
+def test_two_exports_to_one_place_do_not_meet(checkpoint: Checkpoint, tmp_path: Path) -> None:
+    with placed(tmp_path / "b", checkpoint, key=KEY, overwrite=False) as scratch:
+        finish(scratch)
+        with pytest.raises(ExportError, match="at work"):
+            make(tmp_path / "b", checkpoint)
+        assert (scratch.bundle / "denoiser" / "model.onnx").is_file()
+    assert (tmp_path / "b" / "denoiser" / "model.onnx").is_file()
+
+
+@pytest.mark.skipif(os.name != "posix", reason="asks who may write")
+def test_a_folder_that_others_can_write_is_not_believed(checkpoint: Checkpoint, tmp_path: Path) -> None:
+    break_off(tmp_path / "b", checkpoint, KeyboardInterrupt())
+    (left,) = tmp_path.iterdir()
+    left.chmod(0o777)
+    with pytest.raises(ExportError, match="others can write"):
+        make(tmp_path / "b", checkpoint)
+    left.rename(tmp_path / "elsewhere")
+    left.symlink_to(tmp_path / "elsewhere", target_is_directory=True)
+    with pytest.raises(ExportError, match="no folder"):
+        make(tmp_path / "b", checkpoint)
 
 
 def test_a_disk_that_fills_up_is_told_as_such(checkpoint: Checkpoint, tmp_path: Path) -> None:
-    with pytest.raises(ExportError, match="full"), placed(tmp_path / "b", checkpoint, overwrite=False):
+    with pytest.raises(ExportError, match="full"), placed(tmp_path / "b", checkpoint, key=KEY, overwrite=False):
         raise OSError(errno.ENOSPC, "No space left on device")
     assert list(tmp_path.iterdir()) == []
 
@@ -109,10 +200,7 @@ def test_a_disk_that_fills_up_is_told_as_such(checkpoint: Checkpoint, tmp_path: 
 def test_a_graph_below_its_gate_leaves_nothing(
     tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from tintype.bundle import Parity
-    from tintype.export import graphs
-    from tintype.export.bundling import Effort
-    from tintype.export.parity import GraphReport
+    from tintype.export import Effort, graphs
 
     def poor(job: graphs.Job) -> list[GraphReport]:
         (job.scratch.bundle / "unet").mkdir()

@@ -8,8 +8,8 @@ import pytest
 
 from tintype.errors import ExportError
 from tintype.export import Effort
-from tintype.export.bundling import trajectory_plan
 from tintype.export.checkpoint import Checkpoint, open_checkpoint
+from tintype.export.plans import DAMAGE_SECONDS, export_plan, trajectory_plan
 
 
 @pytest.fixture
@@ -42,3 +42,28 @@ def test_no_effort_at_all_is_refused(checkpoint: Checkpoint, effort: Effort) -> 
 def test_no_prompts_are_refused(checkpoint: Checkpoint) -> None:
     with pytest.raises(ExportError, match="no prompts"):
         trajectory_plan(checkpoint, Effort(), [], 1.0)
+
+
+def test_a_quick_parity_judges_at_a_small_size_and_calibrates_as_a_full_one(checkpoint: Checkpoint) -> None:
+    large = Effort(latent_size=64)
+    quick, full = (export_plan(checkpoint, large, None, 7.5, parity) for parity in ("quick", "full"))
+    assert quick.calibration == full.calibration == full.gates
+    assert (full.trials, full.gates.latent_size) == (None, 64)
+    assert (quick.gates.latent_size, quick.gates.gate_prompts, quick.gates.steps) == (32, 1, 4)
+    assert quick.damage_seconds < full.damage_seconds == DAMAGE_SECONDS["full"]
+    seeds = [*quick.calibration.calibration_seeds, *quick.gates.gate_seeds]
+    assert quick.trials is not None
+    assert quick.trials.latent_size == 32
+    assert not set(quick.trials.calibration_seeds) & set(seeds)  # layers aren't chosen by what judges them
+
+
+def test_what_a_caller_fixed_counts_in_a_quick_parity_too(checkpoint: Checkpoint) -> None:
+    effort = Effort(steps=3, gate_prompts=2, gate_calls=5, latent_size=8, damage_seconds=7.0)
+    plan = export_plan(checkpoint, effort, None, 7.5, "quick")
+    assert (plan.gates, plan.trials, plan.damage_seconds) == (plan.calibration, None, 7.0)
+
+
+def test_a_parity_that_is_not_known_is_refused(checkpoint: Checkpoint) -> None:
+    with pytest.raises(ExportError, match="quik") as caught:
+        export_plan(checkpoint, Effort(), None, 7.5, "quik")
+    assert "quick" in caught.value.fix

@@ -28,13 +28,15 @@ def graph_session(
     lowered: bool = True,
     options: BuildOptions = ANY_SHAPE,
     threads: int | None = None,
+    place: Path | None = None,
 ) -> Iterator[Session]:
     """A session of an ONNX file; its build lives in a temporary folder, as long as the session.
 
-    lowered: False runs the canonical graph as ONNX Runtime alone optimizes it.
+    lowered: False runs the canonical graph as ONNX Runtime alone optimizes it. place: where that folder is made; None
+    is where the system has what is temporary.
     """
     chosen = resolve_provider(target)
-    with tempfile.TemporaryDirectory(prefix="tintype-graph-", ignore_cleanup_errors=True) as scratch:
+    with tempfile.TemporaryDirectory(prefix="tintype-graph-", dir=place, ignore_cleanup_errors=True) as scratch:
         folder = Path(scratch)
         lower_into(Path(model), folder, chosen, lowered=lowered, options=options)
         threads = options.threads if threads is None else threads

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tintype.engine.device.machine import default_threads
-from tintype.engine.device.providers import TARGETS, new_session
+from tintype.engine.device.providers import TARGETS, load_onnxruntime, new_session
 from tintype.engine.run.session_options import session_options
 
 if TYPE_CHECKING:
@@ -37,7 +37,11 @@ def measure_ranges(source: Path, feeds: Iterable[Feed], *, threads: int | None =
     model = ir.load(source)
     names = watch(model)
     cpu = TARGETS["cpu"]
-    options = session_options(cpu, threads=threads or default_threads(), optimize=True, mapped=True)
+    # As it stands: an optimizer would hold weights anew, laid out for speed, and as floats what is stored as halves.
+    options = session_options(cpu, threads=threads or default_threads(), optimize=False, mapped=True)
+    # In the order in which nodes stand: by default all values would wait for what looks at them.
+    options.execution_order = load_onnxruntime().ExecutionOrder.PRIORITY_BASED
+    options.enable_cpu_mem_arena = False  # what is done with goes back at once
     options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(source.parent))
     session = new_session(ir.to_proto(model).SerializeToString(), options, cpu)
     seen = np.zeros(len(names), np.float64)
