@@ -29,6 +29,7 @@ help:
 	@echo "make test-optimum   take what optimum exports, and draw in it, in an environment of its own"
 	@echo "make test-cuda      run postcard by CUDA, on an NVIDIA GPU"
 	@echo "make test-processors  draw on processors that Debian's qemu-user emulates: minutes, 0.5 GB below build/"
+	@echo "make traces    trace the tests' checkpoints anew and pack what that gives, after a change of tracing"
 	@echo "make soak      thousands of pictures in one process, with faults between them, COUNT=2000"
 	@echo "make fuzz      hostile inputs for every door, for MINUTES=2 (FUZZ='--seed 1 --doors record' for more)"
 	@echo "make check     ruff, mypy, import-linter, then make test"
@@ -64,6 +65,12 @@ XDIST   := -n $(WORKERS) --dist worksteal
 
 test: $(TEST_STAMP)
 	$(BIN)/python -m pytest $(XDIST) -m "not bench and not memory" $(PYTEST)
+
+# What tracing gives for the tests' checkpoints, packed anew: where the exporter's tracing or its libraries changed.
+traces: $(TEST_STAMP)
+	rm -f tests/support/traces.zip; rm -rf build/traces .pytest_cache
+	-$(BIN)/python -m pytest $(XDIST) -m "not bench and not memory" --basetemp=build/traces $(PYTEST)
+	$(BIN)/python tests/support/traces.py build/traces/tintype-cache/traces
 
 test-fast: $(TEST_STAMP)
 	$(BIN)/python -m pytest $(XDIST) -m "not slow and not bench and not memory" $(PYTEST)

@@ -3,7 +3,8 @@
 The checkpoint has the shape of Stable Diffusion 1.x, small: CLIPTextModel, UNet2DConditionModel and an AutoencoderKL
 of factor 4, so that nothing can rely on 8. There is one of the shape of Stable Diffusion XL too. All lie in pytest's
 cache, since tracing takes its time: each is exported once for all tests, all workers and later runs. Builds are made
-anew by each run of the tests, in a cache that its workers share; a test of the cache itself takes an empty one.
+anew by each run of the tests, in a cache that its workers share; a test of the cache itself takes an empty one. What
+tracing gives is known beforehand (see `traces`); a test of tracing itself takes an empty cache too.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 import filelock
 import pytest
+import traces
 from inpainting import save_inpainting_checkpoint
 
 if TYPE_CHECKING:
@@ -52,10 +54,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def _shared_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """An empty cache at first, of this run alone, that workers of pytest-xdist share."""
+    """A cache of this run alone, that workers of pytest-xdist share; at first it has nothing but known structures."""
     folder = tmp_path_factory.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:
         folder = folder.parent
+    traces.unpack(folder / "tintype-cache")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TINTYPE_CACHE", str(folder / "tintype-cache"))
         patch.setenv("TINTYPE_MODELS", str(folder / "tintype-models"))  # an empty library
