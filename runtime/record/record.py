@@ -68,7 +68,7 @@ class Record:
         return {
             A1111_KEY: parameters_text(self.request, self.made_with, self.seed),
             RECORD_KEY: whole,
-            XMP_KEY: xmp_text(self, whole),
+            XMP_KEY: xmp_text(self.request, self.made_with, whole),
         }
 
 

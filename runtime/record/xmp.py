@@ -6,11 +6,10 @@ The properties are those of IPTC's Photo Metadata Standard 2025.1 (digital sourc
 from __future__ import annotations
 
 import hashlib
-from typing import TYPE_CHECKING
 from xml.sax.saxutils import quoteattr
 
-if TYPE_CHECKING:
-    from tintype.record.record import Record
+from tintype.record.provenance import Provenance
+from tintype.request import ResolvedRequest
 
 XMP_KEY = "XML:com.adobe.xmp"  # the keyword of a PNG's text that holds XMP
 SOURCE_TYPE = "http://cv.iptc.org/newscodes/digitalsourcetype/"
@@ -24,14 +23,14 @@ _NAMESPACES = {
 }
 
 
-def xmp_text(record: Record, record_text: str) -> str:
+def xmp_text(request: ResolvedRequest, made_with: Provenance, record_text: str) -> str:
     """An XMP packet. record_text: the record's JSON, whose hash is the picture's id."""
-    parent = record.request.image
+    parent = request.image
     facts = {
         "Iptc4xmpExt:DigitalSourceType": SOURCE_TYPE + (CREATED if parent is None else ALTERED),
-        "Iptc4xmpExt:AISystemUsed": record.made_with.bundle,
-        "Iptc4xmpExt:AISystemVersionUsed": record.made_with.bundle_hash[:16],
-        "xmp:CreatorTool": f"tintype {record.made_with.tintype}",
+        "Iptc4xmpExt:AISystemUsed": made_with.bundle,
+        "Iptc4xmpExt:AISystemVersionUsed": made_with.bundle_hash[:16],
+        "xmp:CreatorTool": f"tintype {made_with.tintype}",
         "xmpMM:DocumentID": f"tintype:{hashlib.sha256(record_text.encode()).hexdigest()[:32]}",
     }
     inside = ""
