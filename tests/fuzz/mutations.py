@@ -27,6 +27,12 @@ class Changed(bytes):
     __slots__ = ()
 
 
+class Long(str):
+    """The same of a long text."""
+
+    __slots__ = ()
+
+
 # Bytes
 
 FILL = st.one_of(
@@ -118,7 +124,7 @@ VALUES = st.one_of(
     st.builds(
         _many, st.sampled_from([0, 1, 3, 1000, 60_000, 500_000]), st.sampled_from(["0", "[]", '""', '"ab"', "1.5"])
     ),
-    st.builds(lambda text, times: text * times, st.sampled_from(["x", "\x01", "(", "\u0301"]), SIZES),
+    st.builds(lambda text, times: Long(text * times), st.sampled_from(["x", "\x01", "(", "\u0301"]), SIZES),
 )
 JSON_EDITS = st.lists(
     st.one_of(
