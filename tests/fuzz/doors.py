@@ -328,10 +328,12 @@ def cache(path: Path, scratch: Scratch) -> None:
 
 
 def picture(path: Path, scratch: Scratch) -> None:
-    """A picture to begin with."""
+    """A picture to begin with, and to be verified."""
+    import tintype
     from tintype.image.source import open_picture, picture_bytes_hash
 
     picture_bytes_hash(open_picture(path, background="#102030"))
+    tintype.verify(path)
 
 
 def mask(path: Path, scratch: Scratch) -> None:
