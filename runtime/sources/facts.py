@@ -173,13 +173,19 @@ def _describe_graphs(folder: Path) -> SourceFacts:
         "has_vae": "vae_decoder" in parts,
         "parts": parts,
     }
-    facts = _of_folder(folder, index, common, vae="vae_decoder")
-    problems = [problem for problem in map(problem_of, graphs.values()) if problem is not None]
     named = [name for name in ("text_encoder", "text_encoder_2") if class_of(index, name) is not None]
     missing = [name for name in (*named, "unet", "vae_decoder") if name not in parts]
     if missing:
-        problems.append((f"{missing[0]}/model.onnx isn't there", EXPORT_AGAIN))
+        return _unknown(index, f"{missing[0]}/model.onnx isn't there; {EXPORT_AGAIN}", common)
+    facts = _of_folder(folder, index, common, vae="vae_decoder")
+    problems = [problem for problem in map(problem_of, graphs.values()) if problem is not None]
     return replace(facts, need="; ".join(problems[0])) if problems and facts.need is None else facts
+
+
+def _unknown(index: Mapping[str, Any], need: str, common: Mapping[str, Any]) -> SourceFacts:
+    """Of a folder whose parts aren't looked at."""
+    looks_like = str(index.get("_class_name"))[:100]
+    return SourceFacts(family=None, looks_like=looks_like, need=need, prediction=None, resolution=None, **common)
 
 
 def _of_folder(folder: Path, index: Mapping[str, Any], common: Mapping[str, Any], *, vae: str = "vae") -> SourceFacts:
@@ -187,9 +193,7 @@ def _of_folder(folder: Path, index: Mapping[str, Any], common: Mapping[str, Any]
     try:
         known = family_of(folder, index)
     except ExportError as error:
-        nothing: dict[str, Any] = {"family": None, "prediction": None, "resolution": None}
-        pipeline = str(index.get("_class_name"))[:100]
-        return SourceFacts(looks_like=pipeline, need=_refusal(error), **nothing, **common)
+        return _unknown(index, _refusal(error), common)
     places = {name: folder / (vae if name == "vae" else name) for name in known.components}
     configs = {name: read_config(place / "config.json") for name, place in places.items()}
     configs["scheduler"] = read_config(folder / SCHEDULER)
