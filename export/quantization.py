@@ -106,6 +106,8 @@ def weight_scales(weight: torch.Tensor) -> NDArray[np.float32]:
 
 def integer_weight(weight: torch.Tensor, scales: NDArray[np.float32]) -> torch.Tensor:
     """A torch weight's int8 form."""
+    import torch
+
     return (weight / _spread(scales, weight)).round_().clamp_(-127, 127).to(torch.int8)
 
 

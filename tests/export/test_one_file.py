@@ -298,8 +298,10 @@ def test_what_is_missing_or_misshapen_is_named_before_weights_are_read(published
     assert "and 3 more" in told
     told = refusal(lambda state: state.update({f"{VAE}decoder.conv_in.bias": torch.zeros(5)}))
     assert "decoder.conv_in.bias is (5,)" in told
+    told = refusal(lambda state: state.update({f"{UNET}stray.weight": torch.zeros(5)}))
+    assert "unknown stray.weight" in told
     told = refusal(lambda state: state.update({f"{UNET}stray.scale_weight": torch.zeros(5)}))
-    assert "unknown stray.scale_weight" in told
+    assert "stray.scale_weight scales" in told
     told = refusal(lambda state: state.update({f"{UNET}conv_in.bias": torch.zeros(64)}))
     assert (
         f"{UNET}input_blocks.0.0.bias are the same tensor" in told or f"{UNET}conv_in.bias are the same tensor" in told
