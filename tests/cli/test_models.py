@@ -15,6 +15,8 @@ from tintype.bundle.bundle import embedded_folder
 from tintype.bundle.library import library_place
 from tintype.export.command import source_name
 
+pytestmark = pytest.mark.slow
+
 SMALL = ("--size", "64x64", "--num-inference-steps", "1", "--seed", "7")
 
 

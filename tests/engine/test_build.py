@@ -25,6 +25,8 @@ from tintype.engine.build.child import ChildError
 from tintype.engine.build.probe import known_costs, measured_costs
 from tintype.errors import BuildError
 
+pytestmark = pytest.mark.slow
+
 
 def _stamp(folder):
     return (folder / FACTS_NAME).stat().st_ino

@@ -16,6 +16,8 @@ from tintype.engine.build.code_version import read_sources, version_of
 from tintype.engine.build.measure import AS_IS
 from tintype.record.provenance import BY_PRIORS, TIMED
 
+pytestmark = pytest.mark.slow
+
 SMALL = {"width": 64, "height": 64, "num_inference_steps": 1, "seed": 3}
 
 

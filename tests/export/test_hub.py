@@ -23,6 +23,8 @@ from tintype.export.sources.hub import is_address
 from tintype.files import sha256_of
 from tintype.sources import describe
 
+pytestmark = pytest.mark.slow
+
 POSTCARD = Path(__file__).parents[2] / "models/postcard/checkpoint"
 UNET = "unet/diffusion_pytorch_model.safetensors"
 USED = {

@@ -20,6 +20,8 @@ from tintype.memory.plan import ExecutionPlan
 from tintype.pipeline import picture_steps
 from tintype.stages.encode import encode
 
+pytestmark = pytest.mark.slow
+
 Call = tuple[str, tuple[tuple[str, int], ...]]  # role, dims
 
 GUIDED, UNGUIDED = {"guidance_scale": 5.0}, {"guidance_scale": 1.0}

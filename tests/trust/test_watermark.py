@@ -17,6 +17,8 @@ from tintype.trust.search import THRESHOLD as SEARCH_THRESHOLD
 from tintype.trust.search import search
 from tintype.trust.verify import ANOTHER, read_watermark
 
+pytestmark = pytest.mark.slow
+
 MAKER = 0xBADCAB
 SIZES = [(128, 128), (160, 200), (256, 384), (520, 300), (1100, 1030)]
 

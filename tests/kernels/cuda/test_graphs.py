@@ -17,6 +17,8 @@ from tintype.engine.run.placement import HEAVY_OPERATORS
 from tintype.kernels.graph.dims import pin
 from tintype.kernels.graph.hoist import split_held
 
+pytestmark = pytest.mark.slow
+
 ROLES = ("text_encoder", "unet", "vae_decoder", "vae_encoder")
 DIMS = {
     "text_encoder": {"batch": 2},
