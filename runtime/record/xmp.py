@@ -32,7 +32,7 @@ def xmp_text(record: Record, record_text: str) -> str:
         "Iptc4xmpExt:AISystemUsed": record.made_with.bundle,
         "Iptc4xmpExt:AISystemVersionUsed": record.made_with.bundle_hash[:16],
         "xmp:CreatorTool": f"tintype {record.made_with.tintype}",
-        "xmpMM:DocumentID": f"tintype:{hashlib.sha256(record_text.encode()).hexdigest()[:32]}",
+        "xmpMM:DocumentID": document_id(record_text),
     }
     inside = ""
     if parent is not None:
@@ -44,6 +44,11 @@ def xmp_text(record: Record, record_text: str) -> str:
         f'<rdf:RDF {spaces}><rdf:Description rdf:about="" {said}>{inside}</rdf:Description></rdf:RDF></x:xmpmeta>'
         '<?xpacket end="w"?>'
     )
+
+
+def document_id(record_text: str) -> str:
+    """A picture's id: of its record's JSON."""
+    return f"tintype:{hashlib.sha256(record_text.encode()).hexdigest()[:32]}"
 
 
 def _without_controls(text: str) -> str:
