@@ -65,10 +65,9 @@ def load(
     provider: auto, cpu, cuda, directml or webgpu; a named one is used or it is an error. threads: None is one a core.
     memory: the most that the process may have resident, a device's too, as in 2GiB; auto is what is free.
     watermark_key: a file, mode 0600, that carries the payload of watermarks; None is the key that anybody has.
-    credentials: who signs the files of pictures: "auto" is a certificate of this installation's own, (CERT, KEY) names
-    files of PEM, False is nobody; None is auto where the extra c2pa is installed, and else nobody.
-    refiner: a bundle of the same latents that draws the last steps. Raises BundleError, InstallError or ProviderError,
-    and RequestError for what can't be done.
+    credentials: who signs files: "auto" (this installation), (CERT, KEY) in PEM, False; None: auto with the extra c2pa.
+    refiner: a bundle of the same latents that draws the last steps. Raises BundleError, InstallError, ProviderError and
+    RequestError.
     """
     from tintype.engine import resolve_provider
 
