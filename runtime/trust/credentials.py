@@ -117,7 +117,7 @@ class _Ingredient:
 
 
 def _ingredient_of(path: Path | None, image: InitImage) -> _Ingredient:
-    """With what it says of itself where its file is at hand and still is that picture; else by its hash."""
+    """With its own credentials, where its file is at hand, has some and still is that picture; else by its hash."""
     hashed = _by_hash(path, image)
     found = None if path is None else _content_of(path, image)
     if found is None:
@@ -134,12 +134,12 @@ def _by_hash(path: Path | None, image: InitImage) -> _Ingredient:
 
 
 def _content_of(path: Path, image: InitImage) -> tuple[str, bytes] | None:
-    """A picture's file, where c2pa may read it and it shows what the run began with."""
+    """A picture's file, where it has credentials that c2pa may read, and shows what the run began with."""
     from tintype.image.source import open_picture, picture_bytes_hash
 
     try:
         container = scan(path)
-        if container.kind is None or container.excess is not None:
+        if container.kind is None or container.manifest_bytes == 0 or container.excess is not None:
             return None
         if picture_bytes_hash(open_picture(path, background=image.background)) != image.sha256:
             return None  # another one lies there since, or the picture of before was written over it
