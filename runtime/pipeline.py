@@ -71,15 +71,10 @@ def load(
     """
     from tintype.engine import resolve_provider
 
-    bundle, refines = open_bundle(name_or_path), None if refiner is None else open_bundle(refiner)
+    base, last = open_bundle(name_or_path), None if refiner is None else open_bundle(refiner)
+    target = resolve_provider(provider)
     return Pipeline(
-        bundle,
-        resolve_provider(provider),
-        memory=memory,
-        threads=threads,
-        watermark_key=watermark_key,
-        credentials=credentials,
-        refiner=refines,
+        base, target, memory=memory, threads=threads, watermark_key=watermark_key, credentials=credentials, refiner=last
     )
 
 
