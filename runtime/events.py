@@ -7,7 +7,7 @@ import os
 import re
 import unicodedata
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     from tintype.record import Record
+    from tintype.trust.credentials import Signer
 
 
 NAME_WORDS, NAME_BYTES = 6, 120  # of a prompt, in the name of its picture
@@ -67,12 +68,19 @@ class Picture:
     index: int  # among those of the request, from 0
     image: Image
     record: Record
+    signer: Signer | None = field(default=None, compare=False, repr=False)  # of its file
 
     def save(self, path: str | os.PathLike[str]) -> Path:
-        """Write it as a PNG with its record, the file whole or not at all; returns the path. Raises OutputError."""
+        """Write it as a PNG with its record, the file whole or not at all; returns the path. Raises OutputError.
+
+        It is signed, where somebody signs (see `load`): a signature has its time, and differs from one to the next.
+        """
         from tintype.image.png import write_png
 
-        return write_png(path, self.image, self.record.texts())
+        if self.signer is None:
+            return write_png(path, self.image, self.record.texts())
+        signer, title = self.signer, Path(path).name
+        return write_png(path, self.image, self.record.texts(), lambda png: signer.sign(png, self.record, title))
 
 
 def new_path(prompt: str, seed: int, count: int = 1) -> Path:

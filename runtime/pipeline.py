@@ -28,6 +28,7 @@ from tintype.stages.finish import finish
 from tintype.stages.hires import base_steps
 from tintype.stages.start import start
 from tintype.stages.studio import Studio
+from tintype.trust.certificates import Asked
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -56,6 +57,7 @@ def load(
     memory: str | int | None = None,
     threads: int | None = None,
     watermark_key: str | os.PathLike[str] | None = None,
+    credentials: Asked = None,
     refiner: str | os.PathLike[str] | None = None,
 ) -> Pipeline:
     """Open a bundle, by its name or its folder, on a device.
@@ -63,14 +65,16 @@ def load(
     provider: auto, cpu, cuda, directml or webgpu; a named one is used or it is an error. threads: None is one a core.
     memory: the most that the process may have resident, a device's too, as in 2GiB; auto is what is free.
     watermark_key: a file, mode 0600, that carries the payload of watermarks; None is the key that anybody has.
-    refiner: a bundle of the same latents that draws the last steps. Raises BundleError, InstallError or ProviderError,
-    and RequestError for what can't be done.
+    credentials: who signs files: "auto" (this installation), (CERT, KEY) in PEM, False; None: auto with the extra c2pa.
+    refiner: a bundle of the same latents that draws the last steps. Raises BundleError, InstallError, ProviderError and
+    RequestError.
     """
     from tintype.engine import resolve_provider
 
-    bundle, refines = open_bundle(name_or_path), None if refiner is None else open_bundle(refiner)
+    base, last = open_bundle(name_or_path), None if refiner is None else open_bundle(refiner)
+    target = resolve_provider(provider)
     return Pipeline(
-        bundle, resolve_provider(provider), memory=memory, threads=threads, watermark_key=watermark_key, refiner=refines
+        base, target, memory=memory, threads=threads, watermark_key=watermark_key, credentials=credentials, refiner=last
     )
 
 

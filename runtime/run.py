@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     from tintype.memory.plan import Plan
+    from tintype.trust.credentials import Signer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,6 +37,7 @@ class Result:
     timings: Timings
     plan: Plan | None = None  # that it was made by, where there was a budget
     decode: Callable[[], NDArray[np.float32]] = field(compare=False, repr=False)
+    signer: Signer | None = field(default=None, compare=False, repr=False)  # of the files that `save` writes
 
     @property
     def pixels(self) -> NDArray[np.float32]:
@@ -58,7 +60,7 @@ class Result:
         """
         paths = picture_paths(path, len(self.images))
         for image, record, place in zip(self.images, self.records, paths, strict=True):
-            Picture(record.picture, image, record).save(place)
+            Picture(record.picture, image, record, self.signer).save(place)
         return paths
 
 
@@ -161,6 +163,7 @@ def collect(ctx: Context, steps: Generator[Event], pictures: list[Picture]) -> G
         timings=timings,
         plan=ctx.plan,
         decode=lambda: float_pixels(ctx, result_latents),
+        signer=ctx.signer,
     )
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import os
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,10 +19,16 @@ if TYPE_CHECKING:
 RECORD_KEY = "tintype"  # the keyword of the text that holds a picture's record
 
 
-def write_png(path: str | os.PathLike[str], image: Image, texts: Mapping[str, str]) -> Path:
+def write_png(
+    path: str | os.PathLike[str],
+    image: Image,
+    texts: Mapping[str, str],
+    sign: Callable[[bytes], bytes] | None = None,
+) -> Path:
     """Write a PNG beside its place and move it there, so that no reader and no crash sees half a file.
 
-    The same image and texts give the same bytes. Raises OutputError; a file that was there before is then untouched.
+    The same image and texts give the same bytes. sign: what the file's bytes become at last. Raises OutputError; a file
+    that was there before is then untouched.
     """
     from PIL.PngImagePlugin import PngInfo
 
@@ -33,7 +40,12 @@ def write_png(path: str | os.PathLike[str], image: Image, texts: Mapping[str, st
             info.add_itxt(keyword, text)
         else:
             info.add_text(keyword, text)  # as Latin-1 when it can be, else UTF-8
-    return write_output(path, lambda file: image.save(file, format="PNG", pnginfo=info))
+    if sign is None:
+        return write_output(path, lambda file: image.save(file, format="PNG", pnginfo=info))
+    unsigned = io.BytesIO()
+    image.save(unsigned, format="PNG", pnginfo=info)
+    signed = sign(unsigned.getvalue())
+    return write_output(path, lambda file: file.write(signed))
 
 
 def check_writable(path: str | os.PathLike[str]) -> None:

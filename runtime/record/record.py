@@ -56,6 +56,7 @@ class Record:
     made_with: Provenance
     memory: MemoryFacts | None = None  # None: there was no budget
     watermark: Watermark | None = None  # None: none was asked for, or the picture is under 128 pixels
+    credentials: str | None = None  # whose certificate signs its file: local, or operator; None: nobody's
     notes: tuple[str, ...] = field(default=())  # what the device made differently, such as a graph run again in fp32
 
     @property

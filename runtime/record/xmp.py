@@ -31,7 +31,7 @@ def xmp_text(request: ResolvedRequest, made_with: Provenance, record_text: str) 
         "Iptc4xmpExt:AISystemUsed": made_with.bundle,
         "Iptc4xmpExt:AISystemVersionUsed": made_with.bundle_hash[:16],
         "xmp:CreatorTool": f"tintype {made_with.tintype}",
-        "xmpMM:DocumentID": f"tintype:{hashlib.sha256(record_text.encode()).hexdigest()[:32]}",
+        "xmpMM:DocumentID": document_id(record_text),
     }
     inside = ""
     if parent is not None:
@@ -43,6 +43,11 @@ def xmp_text(request: ResolvedRequest, made_with: Provenance, record_text: str) 
         f'<rdf:RDF {spaces}><rdf:Description rdf:about="" {said}>{inside}</rdf:Description></rdf:RDF></x:xmpmeta>'
         '<?xpacket end="w"?>'
     )
+
+
+def document_id(record_text: str) -> str:
+    """A picture's id: of its record's JSON."""
+    return f"tintype:{hashlib.sha256(record_text.encode()).hexdigest()[:32]}"
 
 
 def _without_controls(text: str) -> str:

@@ -68,6 +68,7 @@ class Inputs:
     picture: Latents | None = None  # what they would be encoded to, (1 or count, channels, height, width)
     mask: NDArray[np.float32] | None = None  # (height, width), 1 is made new
     latents: Latents | None = None  # noise of unit variance, (count, channels, height, width), in latent cells
+    file: Path | None = None  # that the picture was read from, where it was one
 
 
 NO_INPUTS = Inputs()
@@ -241,7 +242,8 @@ def _open_image(request: Request, manifest: Manifest) -> Opened:
     width, height = size = _size(request, manifest, picture, size_for)
     pixels = np.asarray(fit(picture, width, height, how))[np.newaxis]
     values = None if mask is None else _prepared(request, mask, size, manifest)
-    return Opened(size=size, image=facts, mask=mask_facts, inputs=Inputs(pixels=pixels, mask=values))
+    file = Path(request.image).absolute() if isinstance(request.image, str | os.PathLike) else None
+    return Opened(size=size, image=facts, mask=mask_facts, inputs=Inputs(pixels=pixels, mask=values, file=file))
 
 
 def _open_encoded(request: Request, manifest: Manifest, strength: float) -> Opened:

@@ -99,5 +99,6 @@ def finish_saved(ctx: Context, saved: SavedLatents, foreign: tuple[str, ...]) ->
         if foreign:
             made_with = dataclasses.replace(record.made_with, modes={**record.made_with.modes, **made_with.modes})
         notes = tuple(dict.fromkeys((*record.notes, *about, *ctx.warnings[begun:])))
-        about_it = dataclasses.replace(record, made_with=made_with, notes=notes, watermark=watermark)
-        yield to_picture(pixels, about_it)
+        whose = None if ctx.signer is None else ctx.signer.certificate.whose
+        about_it = dataclasses.replace(record, made_with=made_with, notes=notes, watermark=watermark, credentials=whose)
+        yield to_picture(ctx, pixels, about_it)

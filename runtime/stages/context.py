@@ -17,6 +17,7 @@ from tintype.prompt import EditedPrompts
 from tintype.request import ResolvedRequest
 from tintype.sampling import Guidance, NoiseSource, Parametrization, Schedule, noise_source
 from tintype.stages.clock import StageClock
+from tintype.trust.credentials import Signer
 from tintype.trust.marking import Marker
 from tintype.uses import DENOISE, GraphUse
 
@@ -58,6 +59,7 @@ class Context:
     warnings: list[str]  # for the records: what the device made differently
     decode_modes: Sequence[Mode]  # tried in turn while memory runs out
     marker: Marker | None = None  # who marks the pictures; None: nobody
+    signer: Signer | None = None  # who signs their files; None: nobody
     # Of what is drawn before: a smaller picture, or the latents that this one's model, a refiner, goes on from.
     base: Context | None = None
     noises: dict[range, NoiseSource] = field(default_factory=dict)  # of a base's batches, each where it has come to

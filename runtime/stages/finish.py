@@ -31,7 +31,7 @@ def finish(ctx: Context, batch: range, latents: Latents, warnings: Iterable[str]
             begun = len(ctx.warnings)
             pixels, watermark = marked(ctx, with_outside(ctx, decode(ctx, latents[row : row + 1])))
             record = record_of(ctx, picture, (*about_latents, *ctx.warnings[begun:]))
-            yield to_picture(pixels, replace(record, watermark=watermark))
+            yield to_picture(ctx, pixels, replace(record, watermark=watermark))
 
 
 def with_outside(ctx: Context, pixels: Pixels) -> Pixels:
@@ -60,9 +60,9 @@ def float_pixels(ctx: Context, latents: Latents) -> NDArray[np.float32]:
     return np.ascontiguousarray(to_unit(samples).transpose(0, 2, 3, 1))
 
 
-def to_picture(pixels: Pixels, record: Record) -> Picture:
+def to_picture(ctx: Context, pixels: Pixels, record: Record) -> Picture:
     """pixels: of one picture, (1, height, width, 3)."""
-    return Picture(record.picture, to_image(pixels[0]), record)
+    return Picture(record.picture, to_image(pixels[0]), record, ctx.signer)
 
 
 def record_of(ctx: Context, picture: int, warnings: Iterable[str]) -> Record:
@@ -80,6 +80,7 @@ def record_of(ctx: Context, picture: int, warnings: Iterable[str]) -> Record:
         picture=picture,
         made_with=provenance_of(ctx, picture),
         memory=memory,
+        credentials=None if ctx.signer is None else ctx.signer.certificate.whose,
         notes=tuple(dict.fromkeys(warnings)),
     )
 

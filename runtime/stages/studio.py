@@ -25,6 +25,8 @@ from tintype.request import InputFields, Request, ResolvedRequest, checks, deman
 from tintype.stages.again import demand_home, demand_inputs, demand_kind, demand_promise, needs_inputs, request_of
 from tintype.stages.context import Context
 from tintype.stages.start import encode_picture
+from tintype.trust.certificates import OPERATOR, Asked, certificate_for
+from tintype.trust.credentials import Signer
 from tintype.trust.keys import maker_of, read_key
 from tintype.trust.marking import Marker
 from tintype.trust.pattern import PUBLIC_KEY
@@ -49,16 +51,20 @@ class Studio:
         memory: str | int | None = None,
         threads: int | None = None,
         watermark_key: str | os.PathLike[str] | None = None,
+        credentials: Asked = None,
         refiner: Bundle | None = None,
     ) -> None:
         """refiner: the bundle that goes on where this one stops, on the same device and within the same budget."""
-        from tintype.engine import default_threads, most_threads
+        from tintype.engine import cache_folder, default_threads, most_threads
 
         if threads is not None:
             threads = checks.whole_number("threads", threads, 1, most_threads())
         self.model = Model.of(bundle)
         self.bundle, self.target = bundle, target
         self.memory = None if memory is None else parse_memory(memory)
+        self._certificate = certificate_for(credentials, cache_folder())
+        if self._certificate is not None and (memory is not None or self._certificate.whose == OPERATOR):
+            Signer(self._certificate).demand_sound()
         self._watermark_key = PUBLIC_KEY if watermark_key is None else read_key(watermark_key)
         self.graphs = Graphs(bundle, target, default_threads() if threads is None else threads)
         self.on_progress: Callable[[str], None] = lambda words: None  # what a plan takes its time for; set it
@@ -144,6 +150,7 @@ class Studio:
         else:
             ctx = self._own_context(request, plan, base_plan)
         ctx.marker = self.marker if request.watermark else None
+        ctx.signer = None if self._certificate is None else Signer(self._certificate, request.inputs.file)
         return ctx
 
     def _own_context(

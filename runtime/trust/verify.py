@@ -15,6 +15,14 @@ import numpy as np
 from tintype.arrays import Pixels
 from tintype.errors import RecordError
 from tintype.record.record import Record, read_record
+from tintype.trust.credential_reading import (
+    NO_CREDENTIALS,
+    UNTRUSTED,
+    VALID,
+    Credentials,
+    read_anchors,
+    read_credentials,
+)
 from tintype.trust.detect import THRESHOLD, Match, detect, soft_bits
 from tintype.trust.keys import key_name, read_key
 from tintype.trust.pattern import PUBLIC_KEY, pattern_of
@@ -46,22 +54,33 @@ class Verification:
 
     watermark: WatermarkReading
     record: Record | None  # that lies in the file beside the pixels, and that anybody can write
+    credentials: Credentials = NO_CREDENTIALS  # that are signed
 
     @property
     def found(self) -> bool:
-        return self.watermark.found or self.record is not None
+        signed = self.credentials.state in (VALID, UNTRUSTED)
+        return self.watermark.found or self.record is not None or signed
 
 
-def verify(path: str | os.PathLike[str], *, watermark_key: str | os.PathLike[str] | None = None) -> Verification:
+def verify(
+    path: str | os.PathLike[str],
+    *,
+    watermark_key: str | os.PathLike[str] | None = None,
+    trust: str | os.PathLike[str] | None = None,
+) -> Verification:
     """Read a picture's layers: any format that Pillow opens. watermark_key: an operator's, to read its payloads too.
 
-    Raises RequestError for what can't be read as a picture, and for a key that is none.
+    trust: a file of certificates (PEM) of the authorities that may vouch for who signed; without one nobody does.
+    Raises RequestError for what can't be read as a picture, and for a key or certificates that are none.
     """
     from tintype.image.source import open_picture
 
     keys = [PUBLIC_KEY] if watermark_key is None else [read_key(watermark_key), PUBLIC_KEY]
-    pixels = np.asarray(open_picture(path, what="picture"))
-    return Verification(watermark=read_watermark(pixels, keys), record=_record_in(path))
+    anchors = None if trust is None else read_anchors(trust)
+    mark = read_watermark(np.asarray(open_picture(path, what="picture")), keys)
+    payload = mark.payload if mark.found else ""
+    credentials = read_credentials(path, payload, anchors=anchors)
+    return Verification(watermark=mark, record=_record_in(path), credentials=credentials)
 
 
 def read_watermark(pixels: Pixels, keys: list[bytes]) -> WatermarkReading:

@@ -336,6 +336,15 @@ def picture(path: Path, scratch: Scratch) -> None:
     tintype.verify(path)
 
 
+def credentials(path: Path, scratch: Scratch) -> None:
+    """What a picture's file has signed; without the extra c2pa no more than whether it has."""
+    from tintype.trust.credential_reading import read_credentials
+
+    found = read_credentials(path, "")
+    if any(not each.isprintable() for each in (found.signer or "", *found.actions, *found.problems)):
+        raise AssertionError("a control character is shown")
+
+
 def mask(path: Path, scratch: Scratch) -> None:
     """A mask."""
     from tintype.image.mask import open_mask, prepare_mask
@@ -370,7 +379,7 @@ DOORS: dict[str, Door] = {
     each.__name__.replace("_", "-"): each
     for each in (
         manifest, scheduler, tokenizer, graph, record, record_png, like, latents, noise, prompt, safetensors, one_file,
-        onnx_folder, checkpoint, cache, picture, mask, command,
+        onnx_folder, checkpoint, cache, picture, credentials, mask, command,
     )
 }  # fmt: skip
 
@@ -382,7 +391,7 @@ def beside(door: str, path: Path) -> tuple[int, float]:
         return 6 * size, size / 2**28
     if door == "cache":
         return 3 * size, size / 2**28  # the door itself reads and writes it
-    if door in ("picture", "mask", "record-png", "like"):
+    if door in ("picture", "credentials", "mask", "record-png", "like"):
         from PIL import Image
 
         with warnings.catch_warnings(action="ignore"), contextlib.suppress(Exception), Image.open(path) as image:

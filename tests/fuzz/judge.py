@@ -100,7 +100,7 @@ class Judge:
         if line is None:
             return self._ended(time.monotonic() - started)
         said = json.loads(line)
-        if door in ("picture", "mask"):
+        if door in ("picture", "credentials", "mask"):
             said["said"] = LIBTIFF_LINES.sub("", said["said"])
         return _verdict(said, len(content))
 

@@ -344,6 +344,32 @@ def _saved(image: Any, kind: str, options: dict[str, Any]) -> bytes:
     return file.getvalue()
 
 
+def signed_pictures() -> Seeds:
+    """Pictures with something where credentials lie, and one that is signed where the extra is there."""
+    import struct
+    import zlib
+
+    from tintype.trust.certificates import is_installed, local_certificate
+    from tintype.trust.credentials import Signer
+
+    about = b"\0\0\0\x1ejumdc2pa\0\x11\0\x10\x80\0\0\xaa\0\x38\x9b\x71\x03c2pa\0"
+    store = struct.pack(">I", len(about) + 16) + b"jumb" + about + b"\0\0\0\x08free"
+    plain = {kind: next(each for each in pictures() if mark in each[:12]) for kind, mark in
+             (("PNG", b"PNG"), ("JPEG", b"\xff\xd8"), ("WEBP", b"WEBP"))}  # fmt: skip
+    chunk = struct.pack(">I", len(store)) + b"caBX" + store + struct.pack(">I", zlib.crc32(b"caBX" + store))
+    segment = b"\xff\xeb" + struct.pack(">H", len(store) + 10) + b"JP\0\x01\0\0\0\x01" + store
+    made = [
+        plain["PNG"][:33] + chunk + plain["PNG"][33:],
+        plain["JPEG"][:2] + segment + plain["JPEG"][2:],
+        plain["WEBP"] + b"C2PA" + struct.pack("<I", len(store)) + store,
+    ]
+    if is_installed():
+        with tempfile.TemporaryDirectory() as folder:
+            signer = Signer(local_certificate(Path(folder)))
+        made.append(signer.sign(plain["PNG"], _records()[0], "x.png"))
+    return tuple(made)
+
+
 def masks() -> Seeds:
     from PIL import Image, ImageDraw
 
@@ -368,5 +394,5 @@ SEEDS: dict[str, Callable[[], Seeds]] = {
     "record-png": pngs_with_records, "like": pictures_of_others, "latents": latents_files, "noise": noises,
     "prompt": prompts, "safetensors": weights, "one-file": one_files, "onnx-folder": onnx_encoders,
     "checkpoint": checkpoints, "cache": cache_files,
-    "picture": pictures, "mask": masks, "command": commands,
+    "picture": pictures, "credentials": signed_pictures, "mask": masks, "command": commands,
 }  # fmt: skip

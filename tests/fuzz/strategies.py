@@ -136,6 +136,7 @@ _BY_DOOR: dict[str, Callable[[Sequence[bytes]], Strategy]] = {
     "checkpoint": json_of,
     "cache": lambda seeds: after_head(seeds, _split_line, _join_line, json_of),
     "picture": _pictures,
+    "credentials": _pictures,
     "mask": _pictures,
     "command": lambda seeds: command_lines(),
 }

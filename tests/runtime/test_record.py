@@ -53,7 +53,9 @@ def test_a_record_survives_a_png(record, tmp_path):
 
 def test_a_record_holds_no_clock_and_no_path(record):
     value = json.loads(record.texts()["tintype"])
-    assert set(value) == {"record_version", "request", "picture", "made_with", "memory", "watermark", "notes"}
+    assert set(value) == {
+        "record_version", "request", "picture", "made_with", "memory", "watermark", "credentials", "notes",
+    }  # fmt: skip
     assert set(value["made_with"]) == {
         "tintype",
         "onnxruntime",
