@@ -20,6 +20,7 @@ from tintype._version import __version__
 if TYPE_CHECKING:
     from tintype.bundle import Bundle, Manifest, open_bundle
     from tintype.errors import (
+        BlockedError,
         BuildError,
         BundleError,
         CancelledError,
@@ -47,6 +48,7 @@ _HOMES = {
     "Bundle": "bundle",
     "Manifest": "bundle",
     "open_bundle": "bundle",
+    "BlockedError": "errors",
     "BuildError": "errors",
     "BundleError": "errors",
     "CancelledError": "errors",
@@ -79,6 +81,7 @@ _HOMES = {
 }
 
 __all__ = [
+    "BlockedError",
     "BuildError",
     "Bundle",
     "BundleError",

@@ -2,6 +2,7 @@
 
 TintypeError
 ├── RequestError     what the user asked for cannot be done as asked     (exit 2)
+├── BlockedError     a policy, or a safety checker, forbids it             (exit 3)
 ├── BundleError      a bundle is missing, damaged, hostile or too new
 ├── InstallError     onnxruntime is missing, doubled or of the wrong kind
 ├── ProviderError    a named device cannot be used
@@ -69,6 +70,29 @@ class TintypeError(Exception):
 
 class RequestError(TintypeError, ValueError):
     exit_code = 2
+
+
+class BlockedError(TintypeError):
+    """rule: by its name, and `safety` for the safety checker's; where: prompt, negative_prompt or picture.
+
+    score, threshold: the checker's. pictures: indices of those of the run that are blocked; the others were made.
+    """
+
+    exit_code = 3
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        fix: str,
+        rule: str = "",
+        where: str = "",
+        score: float | None = None,
+        threshold: float | None = None,
+        pictures: tuple[int, ...] | None = None,
+    ) -> None:
+        super().__init__(message, fix=fix)
+        self.rule, self.where, self.score, self.threshold, self.pictures = rule, where, score, threshold, pictures
 
 
 class BundleError(TintypeError):

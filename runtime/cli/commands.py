@@ -86,7 +86,7 @@ def _print_version(ctx: click.Context, _parameter: click.Parameter, wanted: bool
     invoke_without_command=True,
     subcommand_metavar="COMMAND [ARGS]...",
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
-    epilog="Exits: 0 done, 1 failed, 2 bad usage, 130 interrupted. Folders: TINTYPE_CACHE, TINTYPE_MODELS.",
+    epilog="Exits: 1 failed, 2 bad usage, 3 blocked, 130 stopped. Folders: TINTYPE_CACHE, TINTYPE_MODELS.",
 )
 @click.option(
     "--version", is_flag=True, is_eager=True, expose_value=False, callback=_print_version, help="Print the version."

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import click
-from click.core import ParameterSource
 
 from tintype import strict_json
+from tintype.cli.contradictions import refuse_contradictions, refuse_gaps, refuse_pairs
 from tintype.cli.converted import runnable
 from tintype.cli.options import (
     Size,
     asked,
     json_option,
     memory_option,
+    operator_options,
     provider_option,
     request_options,
     threads_option,
@@ -27,11 +28,12 @@ from tintype.cli.progress import StepBar, spinner
 from tintype.cli.say import say, say_json
 from tintype.cli.show import LivePreview, demand_pictures
 from tintype.cli.show import show as show_picture
-from tintype.errors import MemoryBudgetError, OutputError, RecordError, RequestError, TintypeError
+from tintype.errors import MemoryBudgetError, OutputError, RecordError, TintypeError
 
 if TYPE_CHECKING:
     from tintype import Bundle, Picture, Pipeline, Record, Request, Result, Run, Step
     from tintype.request import InputFields, RequestFields
+    from tintype.trust.choices import OperatorFields
 
 FROM_INPUTS = ("image", "mask", "latents")  # what a record has hashes of alone
 
@@ -54,11 +56,7 @@ FROM_INPUTS = ("image", "mask", "latents")  # what a record has hashes of alone
 @provider_option
 @threads_option
 @json_option
-@click.option(
-    "--watermark-key",
-    type=click.Path(path_type=Path),
-    help="A file, mode 0600, whose bytes carry the payload of watermarks [default: the key that anybody has].",
-)
+@operator_options
 @click.option(
     "--show", is_flag=True, help="Show each picture in the terminal (kitty, iTerm, WezTerm, foot and others)."
 )
@@ -95,7 +93,7 @@ def generate(
     provider: str,
     threads: int | None,
     as_json: bool,
-    watermark_key: Path | None,
+    operator: OperatorFields,
     show: bool,
     variation_of: Path | None,
     like_picture: Path | None,
@@ -110,26 +108,26 @@ def generate(
     says how much, words in square brackets weigh less. [house:boat:0.5] changes half-way, [house|boat] at every
     step, and AND joins prompts that are drawn together, as in "a house AND a boat:0.7".
     """
-    _refuse_pairs({"--from-record": from_record, "--from-latents": from_latents, "--like": like_picture})
+    refuse_pairs({"--from-record": from_record, "--from-latents": from_latents, "--like": like_picture})
     if variation_of is not None and from_record is None and from_latents is None:
-        _refuse_contradictions(context, "--variation-of", {"image"})
+        refuse_contradictions(context, "--variation-of", {"image"})
         fields["image"] = variation_of
         prompt = _words_of(variation_of) if prompt is None else prompt
     inputs = cast("InputFields", {name: fields[name] for name in FROM_INPUTS if fields[name] is not None})
     protocol = demand_pictures(sys.stdout) if show else None
-    way = Way(output, model, refiner, provider, memory, threads, watermark_key, force, as_json, protocol, inputs)
+    way = Way(output, model, refiner, provider, memory, threads, operator, force, as_json, protocol, inputs)
     if from_record is not None:
         # What a record already says, giving it once more could only contradict it.
         said = {"prompt", "size", "memory", "variation_of", *fields} - {*FROM_INPUTS}
-        _refuse_contradictions(context, "--from-record", said)
+        refuse_contradictions(context, "--from-record", said)
         _reproduce(from_record, way)
         return
     if from_latents is not None:
         said = {"prompt", "size", "variation_of", *fields} - {*FROM_INPUTS}
-        _refuse_contradictions(context, "--from-latents", said)
+        refuse_contradictions(context, "--from-latents", said)
         _resume(from_latents, way)
         return
-    _refuse_gaps(prompt, like_picture, force=force)
+    refuse_gaps(prompt, like_picture, force=force)
     if like_picture is not None:
         _draw_like(like_picture, prompt, typed(size, fields), way)
     else:
@@ -146,7 +144,7 @@ class Way:
     provider: str
     memory: str | None
     threads: int | None
-    watermark_key: Path | None
+    operator: OperatorFields
     force: bool
     as_json: bool
     protocol: str | None  # how the terminal shows pictures, where it is to
@@ -166,8 +164,8 @@ def _draw(request: Request | Callable[[Bundle], Request], way: Way) -> None:
             provider=way.provider,
             memory=way.memory,
             threads=way.threads,
-            watermark_key=way.watermark_key,
             refiner=way.refiner,
+            **way.operator,
         ) as pipeline,
     ):
         pipeline.on_progress = bar.tell
@@ -236,8 +234,8 @@ def _load_as_in(record: Record, way: Way) -> Pipeline:
         provider=made_with.target if way.provider == "auto" else way.provider,
         memory=way.memory,
         threads=made_with.threads if way.threads is None else way.threads,
-        watermark_key=way.watermark_key,
         refiner=_refiner_of(record) if way.refiner is None else way.refiner,
+        **way.operator,
     )
 
 
@@ -362,26 +360,6 @@ def _keep_latents(run: Run, output: Path, inputs: InputFields, error: TintypeErr
     return error.with_fix(f"{first}; {told}")
 
 
-def _refuse_contradictions(context: click.Context, source: str, said: Iterable[str]) -> None:
-    for name in sorted(said):
-        if context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
-            option = "PROMPT" if name == "prompt" else f"--{name.replace('_', '-')}"
-            raise RequestError(f"{source} and {option} contradict each other", fix=f"leave {option} out")
-
-
-def _refuse_pairs(sources: Mapping[str, Path | None]) -> None:
-    given = [name for name, file in sources.items() if file is not None]
-    if len(given) > 1:
-        raise RequestError(f"{given[0]} and {given[1]} contradict each other", fix="leave one of them out")
-
-
-def _refuse_gaps(prompt: str | None, like_picture: Path | None, *, force: bool) -> None:
-    if prompt is None and like_picture is None:
-        raise RequestError("there is no PROMPT", fix='say what to draw: tintype generate "a red house" -o picture.png')
-    if force:
-        raise RequestError("--force belongs to --from-record and --from-latents", fix="leave --force out")
-
-
 def _tell(result: Result, written: list[Path], way: Way) -> None:
     """What was made, on stdout: a line a picture, and the picture where it is to be shown; or one JSON object."""
     if way.as_json:
@@ -396,5 +374,7 @@ def _tell(result: Result, written: list[Path], way: Way) -> None:
             f"{path}  {request.width}x{request.height}, seed {record.seed}, {request.num_inference_steps} steps of "
             f"{request.sampler} on {record.made_with.target}, {result.timings.total_seconds:.2f} s"
         )
+        for note in record.notes:
+            say(f"note: {note}", err=True)
         if way.protocol is not None:
             show_picture(image, way.protocol, sys.stdout)

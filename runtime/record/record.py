@@ -47,6 +47,14 @@ class Watermark:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PolicyFacts:
+    """The policy on words that the request was held against."""
+
+    name: str
+    sha256: str  # of its file
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Record:
     """One picture: the request without gaps, which of its pictures this is, and the circumstances."""
 
@@ -56,6 +64,7 @@ class Record:
     made_with: Provenance
     memory: MemoryFacts | None = None  # None: there was no budget
     watermark: Watermark | None = None  # None: none was asked for, or the picture is under 128 pixels
+    policy: PolicyFacts | None = None  # None: there was none
     notes: tuple[str, ...] = field(default=())  # what the device made differently, such as a graph run again in fp32
 
     @property

@@ -14,6 +14,7 @@ from tintype.graphs.resident import ALL_RESIDENT, BoundGraphs, Graphs
 from tintype.memory.mode import PACKED, Mode, Strips, Tiles
 from tintype.memory.plan import ExecutionPlan, Plan
 from tintype.prompt import EditedPrompts
+from tintype.record.record import PolicyFacts
 from tintype.request import ResolvedRequest
 from tintype.sampling import Guidance, NoiseSource, Parametrization, Schedule, noise_source
 from tintype.stages.clock import StageClock
@@ -58,6 +59,7 @@ class Context:
     warnings: list[str]  # for the records: what the device made differently
     decode_modes: Sequence[Mode]  # tried in turn while memory runs out
     marker: Marker | None = None  # who marks the pictures; None: nobody
+    policy: PolicyFacts | None = None  # that the words were held against
     # Of what is drawn before: a smaller picture, or the latents that this one's model, a refiner, goes on from.
     base: Context | None = None
     noises: dict[range, NoiseSource] = field(default_factory=dict)  # of a base's batches, each where it has come to

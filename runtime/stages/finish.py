@@ -80,6 +80,7 @@ def record_of(ctx: Context, picture: int, warnings: Iterable[str]) -> Record:
         picture=picture,
         made_with=provenance_of(ctx, picture),
         memory=memory,
+        policy=ctx.policy,
         notes=tuple(dict.fromkeys(warnings)),
     )
 

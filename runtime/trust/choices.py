@@ -1,0 +1,27 @@
+"""What whoever runs Tintype decides once for all pictures; a request has no say in it."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import TypeAlias, TypedDict
+
+File: TypeAlias = "str | os.PathLike[str]"
+
+
+class OperatorFields(TypedDict, total=False):
+    """`Operator`, for calls that take its fields by name."""
+
+    watermark_key: File | None
+    policy: File | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Operator:
+    """watermark_key: a file, mode 0600, that carries the payload of watermarks; None is the key that anybody has.
+
+    policy: a file of words that no picture may be asked for with (POLICY.md), or "strict"; None is none.
+    """
+
+    watermark_key: File | None = None
+    policy: File | None = None
