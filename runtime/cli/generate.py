@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -28,7 +28,7 @@ from tintype.cli.progress import StepBar, spinner
 from tintype.cli.say import say, say_json
 from tintype.cli.show import LivePreview, demand_pictures
 from tintype.cli.show import show as show_picture
-from tintype.errors import MemoryBudgetError, OutputError, RecordError, TintypeError
+from tintype.errors import BlockedError, MemoryBudgetError, OutputError, RecordError, TintypeError
 
 if TYPE_CHECKING:
     from tintype import Bundle, Picture, Pipeline, Record, Request, Result, Run, Step
@@ -172,7 +172,7 @@ def _draw(request: Request | Callable[[Bundle], Request], way: Way) -> None:
         run = pipeline.steps(request if isinstance(request, Request) else request(pipeline.bundle))
         output = way.output or new_path(run.request.prompt, run.request.seed, run.request.count)
         paths = picture_paths(output, run.request.count)
-        result = _finish(run, paths, bar, output, way)
+        result = _finish(run, dict(enumerate(paths)), bar, output, way)
     _tell(result, paths, way)
 
 
@@ -199,7 +199,7 @@ def _reproduce(picture: Path, way: Way) -> None:
     record = read_record(picture)
     output = way.output or new_path(record.request.prompt, record.seed)
     with StepBar() as bar, _load_as_in(record, way) as pipeline:
-        result = _finish(_promised(pipeline, record, way), [output], bar, output, way)
+        result = _finish(_promised(pipeline, record, way), {record.picture: output}, bar, output, way)
     _tell(result, [output], way)
 
 
@@ -212,10 +212,11 @@ def _resume(file: Path, way: Way) -> None:
     first = saved.records[0]
     output = way.output or new_path(first.request.prompt, first.seed, len(saved.records))
     paths = picture_paths(output, len(saved.records))
+    places = {record.picture: path for record, path in zip(saved.records, paths, strict=True)}
     _check_writable(paths)
     with spinner("decoding"), _load_as_in(first, way) as pipeline:
         try:
-            result = _save_each(pipeline.resume_pictures(saved, anyway=way.force, **way.inputs), paths)
+            result = _save_each(pipeline.resume_pictures(saved, anyway=way.force, **way.inputs), places)
         except RecordError as error:
             if not error.reasons:
                 raise
@@ -280,10 +281,12 @@ def _is_here(name: str) -> bool:
     return name in EMBEDDED or library_bundle(name) is not None
 
 
-def _finish(run: Run, paths: list[Path], bar: StepBar, output: Path, way: Way) -> Result:
+def _finish(run: Run, places: Mapping[int, Path], bar: StepBar, output: Path, way: Way) -> Result:
     """Take every step and write every picture, once it is known that they can be written."""
-    _check_writable(paths)
-    live = None if way.protocol is None or way.as_json else LivePreview(way.protocol)
+    _check_writable(places.values())
+    # What is drawn half is judged by nobody, so that with a safety checker it isn't shown.
+    is_live = not way.as_json and way.operator.get("safety") is None
+    live = LivePreview(way.protocol) if is_live and way.protocol is not None else None
 
     def on_step(step: Step) -> None:
         bar.advance(step.index + 1, step.total)
@@ -292,8 +295,8 @@ def _finish(run: Run, paths: list[Path], bar: StepBar, output: Path, way: Way) -
                 live.show(step, sys.stdout)
 
     try:
-        return _save_each(run.events(), paths, on_step)
-    except OutputError:
+        return _save_each(run.events(), places, on_step)
+    except (OutputError, BlockedError):
         raise
     except (TintypeError, MemoryError) as error:
         raise _keep_latents(run, output, way.inputs, error) from None
@@ -312,10 +315,10 @@ def _check_writable(paths: Iterable[Path]) -> None:
 
 def _save_each(
     events: Generator[Step | Picture, None, Result] | Generator[Picture, None, Result],
-    paths: Sequence[Path],
+    places: Mapping[int, Path],
     on_step: Callable[[Step], None] = lambda step: None,
 ) -> Result:
-    """Write each picture when it is there, to the next of the paths; the result when the last one is written.
+    """Write each picture when it is there, to its own of the places; the result when the last one is written.
 
     What ends it before, Ctrl-C too, has a note that says which pictures are written.
     """
@@ -326,7 +329,7 @@ def _save_each(
         while True:
             event = next(events)
             if not isinstance(event, Step):
-                written.append(event.save(paths[len(written)]))
+                written.append(event.save(places[event.index]))
             else:
                 on_step(event)
     except StopIteration as end:

@@ -69,6 +69,10 @@ def operator_options(command: Callable[..., Any]) -> Callable[..., Any]:
     decorated: Callable[..., Any] = with_operator
     for option in (
         click.option(
+            "--safety",
+            help="An ONNX file that judges pictures and blocks some: FILE or FILE=THRESHOLD.",
+        ),
+        click.option(
             "--policy", help="Words that no picture may be asked for with: a file (runtime/POLICY.md), or strict."
         ),
         click.option(

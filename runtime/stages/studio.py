@@ -38,6 +38,7 @@ from tintype.trust.keys import maker_of, read_key
 from tintype.trust.marking import Marker
 from tintype.trust.pattern import PUBLIC_KEY
 from tintype.trust.policy import read_policy
+from tintype.trust.safety import open_checker
 from tintype.trust.wordings import demand_allowed
 
 if TYPE_CHECKING:
@@ -73,6 +74,7 @@ class Studio:
         self.memory = None if memory is None else parse_memory(memory)
         self._watermark_key = PUBLIC_KEY if operator.watermark_key is None else read_key(operator.watermark_key)
         self.policy = None if operator.policy is None else read_policy(operator.policy)
+        self.checker = None if operator.safety is None else open_checker(operator.safety)
         self.graphs = Graphs(bundle, target, default_threads() if threads is None else threads)
         self.on_progress: Callable[[str], None] = lambda words: None  # what a plan takes its time for; set it
         self.refiner = None if refiner is None else _refiner_of(bundle, refiner, target, memory, threads)
@@ -159,6 +161,7 @@ class Studio:
             ctx = self._own_context(request, plan, base_plan)
         ctx.marker = self.marker if request.watermark else None
         ctx.policy = None if self.policy is None else self.policy.facts
+        ctx.checker = self.checker
         return ctx
 
     def _own_context(

@@ -14,6 +14,7 @@ class OperatorFields(TypedDict, total=False):
 
     watermark_key: File | None
     policy: File | None
+    safety: File | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,7 +22,9 @@ class Operator:
     """watermark_key: a file, mode 0600, that carries the payload of watermarks; None is the key that anybody has.
 
     policy: a file of words that no picture may be asked for with (POLICY.md), or "strict"; None is none.
+    safety: an ONNX file, or FILE=THRESHOLD, that judges each picture before it is given out (POLICY.md); None is none.
     """
 
     watermark_key: File | None = None
     policy: File | None = None
+    safety: File | None = None
