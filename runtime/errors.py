@@ -4,6 +4,7 @@ TintypeError
 ├── RequestError     what the user asked for cannot be done as asked     (exit 2)
 ├── BlockedError     a policy, or a safety checker, forbids it             (exit 3)
 ├── BundleError      a bundle is missing, damaged, hostile or too new
+├── LicenceError     a licence that binds was not accepted yet
 ├── InstallError     onnxruntime is missing, doubled or of the wrong kind
 ├── ProviderError    a named device cannot be used
 ├── BuildError       lowering or optimizing a graph failed
@@ -97,6 +98,14 @@ class BlockedError(TintypeError):
 
 class BundleError(TintypeError):
     pass
+
+
+class LicenceError(TintypeError):
+    """licence: as the bundle's card calls it."""
+
+    def __init__(self, message: str, *, fix: str, licence: str = "") -> None:
+        super().__init__(message, fix=fix)
+        self.licence = licence
 
 
 class InstallError(TintypeError):

@@ -64,7 +64,7 @@ def load(
     provider: auto, cpu, cuda, directml or webgpu; a named one is used or it is an error. threads: None is one a core.
     memory: the most that the process may have resident, a device's too, as in 2GiB; auto is what is free.
     refiner: a bundle of the same latents that draws the last steps. operator: the fields of `trust.choices.Operator`.
-    Raises BundleError, InstallError or ProviderError, and RequestError for what can't be done.
+    Raises BundleError, LicenceError, InstallError or ProviderError, and RequestError for what can't be done.
     """
     from tintype.engine import resolve_provider
 

@@ -21,6 +21,7 @@ OWN_COMMANDS: dict[str, tuple[str | None, str]] = {
     "plan": ("tintype.cli.plan:plan", "Say what a picture will take in memory and time."),
     "build": ("tintype.cli.build:build", "Prepare a bundle for this machine ahead of time."),
     "models": ("tintype.cli.models:models", "List the models that are here, or remove one."),
+    "licence": ("tintype.cli.licence:licence", "Accept a model's licence, once, where it binds."),
     "cache": ("tintype.cli.cache:cache", "List what was built for this machine, or remove it."),
     "export": (None, "Turn a checkpoint into a bundle (extra: export)."),
     "bench": (None, "Measure latency and memory on this machine."),

@@ -20,7 +20,7 @@ from tintype.errors import NO_ROOM, TintypeError
 
 INTERRUPTED = 130  # 128 + SIGINT, what shells report for a program that Ctrl-C ended
 # Of errors, told with --json.
-FIELDS = ("free_bytes", "kind", "least_bytes", "pictures", "reason", "rule", "score", "threshold", "where")
+FIELDS = ("free_bytes", "kind", "least_bytes", "licence", "pictures", "reason", "rule", "score", "threshold", "where")
 SEE_TRACEBACK = "run it again with TINTYPE_DEBUG=1 to see where; that text belongs in a bug report"
 
 # What a missing module means for the person who typed the command.

@@ -72,6 +72,7 @@ def operator_options(command: Callable[..., Any]) -> Callable[..., Any]:
             "--safety",
             help="An ONNX file that judges pictures and blocks some: FILE or FILE=THRESHOLD.",
         ),
+        click.option("--accept-licence", is_flag=True, help="Accept the model's licence, which is kept; once will do."),
         click.option(
             "--policy", help="Words that no picture may be asked for with: a file (runtime/POLICY.md), or strict."
         ),

@@ -177,4 +177,5 @@ def provenance(
         modes={name: str(mode) for name, mode in plan.modes.items()},
         split_guidance=plan.split_guidance,
         kernels=kernels or {},
+        licence=bundle.manifest.licence,
     )

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Self
 
 from tintype.arrays import Latents
 from tintype.bundle import Bundle
+from tintype.bundle.licence import demand_accepted
 from tintype.errors import RecordError, RequestError
 from tintype.families.model import Model, Reading
 from tintype.families.stable_diffusion import encoding_use
@@ -69,6 +70,8 @@ class Studio:
 
         if threads is not None:
             threads = checks.whole_number("threads", threads, 1, most_threads())
+        for each in filter(None, (bundle, refiner)):
+            demand_accepted(each, accepts=operator.accept_licence)
         self.model = Model.of(bundle)
         self.bundle, self.target = bundle, target
         self.memory = None if memory is None else parse_memory(memory)

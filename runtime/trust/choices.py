@@ -15,6 +15,7 @@ class OperatorFields(TypedDict, total=False):
     watermark_key: File | None
     policy: File | None
     safety: File | None
+    accept_licence: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,8 +24,10 @@ class Operator:
 
     policy: a file of words that no picture may be asked for with (POLICY.md), or "strict"; None is none.
     safety: an ONNX file, or FILE=THRESHOLD, that judges each picture before it is given out (POLICY.md); None is none.
+    accept_licence: accept the model's licence, and the refiner's, where they bind; it is kept, and asked for only once.
     """
 
     watermark_key: File | None = None
     policy: File | None = None
     safety: File | None = None
+    accept_licence: bool = False

@@ -83,7 +83,6 @@ def test_pixels_are_prepared_as_the_kind_of_file_has_it(tmp_path: Path) -> None:
     red = np.zeros((8, 8, 3), np.uint8)
     red[..., 0] = 255
     assert np.allclose(last._inputs(red)["image"][0, ..., 2], 1.0)
-    usual = {"mean": [0.5, 0.5, 0.5], "std": [0.25, 0.5, 0.5], **PLAIN}
     first = open_checker(
         brightness(tmp_path / "first.onnx", [1, 3, 4, 4], preparation={"std": [2.0, 1.0, 1.0], **PLAIN})
     )
