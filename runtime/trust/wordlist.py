@@ -34,9 +34,18 @@ def pieces_of(token: str) -> list[str]:
 
 def tokens_of(text: str) -> tuple[list[str], list[str]]:
     """A text's words, once parted by every mark, and once by spaces alone, without the marks within."""
-    parts = [part for token in text.split() for part in _PARTING.split(token)]
-    pieces = [pieces_of(part) for part in parts]
-    return [piece for part in pieces for piece in part], ["".join(part) for part in pieces if part]
+    all_pieces, joined = list[str](), list[str]()
+    for token in text.split():
+        if token.isalnum():
+            all_pieces.append(token)
+            joined.append(token)
+            continue
+        for part in _PARTING.split(token):
+            pieces = pieces_of(part)
+            if pieces:
+                all_pieces += pieces
+                joined.append("".join(pieces))
+    return all_pieces, joined
 
 
 def spelled_out(pieces: Sequence[str]) -> list[str]:
@@ -104,7 +113,8 @@ class _Words:
     def phrases_in(self, tokens: Sequence[str]) -> Iterator[Rule]:
         if not self.phrases:
             return
-        as_runs = [_runs(token) for token in tokens]
+        known = {token: _runs(token) for token in set(tokens)}
+        as_runs = [known[token] for token in tokens]
         for start, (letters, _) in enumerate(as_runs):
             for words, rule in self.phrases.get(letters, ()):
                 there = as_runs[start : start + len(words)]
@@ -146,9 +156,8 @@ class WordList:
             readings.append((self._latin, latin))
         for words, text in readings:
             yield from self._found(words, *tokens_of(text))
-        with_signs = [fold.without_ends(token) for token in latin.split()]
-        if any(map(fold.may_be_leet, with_signs)):
-            yield from self._in_leet(with_signs)
+        if fold.may_be_leet(latin):
+            yield from self._in_leet([fold.without_ends(token) for token in latin.split()])
 
     def _in_leet(self, tokens: list[str]) -> Iterator[Rule]:
         for token in {fold.leet(token) for token in set(tokens) if fold.may_be_leet(token)}:
@@ -162,6 +171,7 @@ class WordList:
         for token in {*pieces, *joined}:
             yield from words.rules_of(token)
         yield from words.phrases_in(pieces)
-        yield from words.phrases_in(joined)
+        if joined != pieces:
+            yield from words.phrases_in(joined)
         for letters in spelled_out(pieces):
             yield from words.spelled_in(letters)
