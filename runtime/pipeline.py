@@ -83,7 +83,8 @@ class Pipeline(Studio):
     def generate(self, prompt: str | Request, **fields: Unpack[RequestFields]) -> Result:
         """Make the pictures of a request: a prompt with the fields of `Request` by name, or a Request.
 
-        Raises RequestError for what can't be done as asked, NumericError when the model breaks down.
+        Raises RequestError for what can't be done as asked, NumericError when the model breaks down, and BlockedError
+        by the operator's policy or safety checker, without the other pictures, which `steps` keeps in `pictures`.
         """
         return take_all(self.steps(prompt, **fields).events())
 

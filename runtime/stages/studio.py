@@ -77,7 +77,7 @@ class Studio:
         self.memory = None if memory is None else parse_memory(memory)
         self._watermark_key = PUBLIC_KEY if operator.watermark_key is None else read_key(operator.watermark_key)
         self.policy = None if operator.policy is None else read_policy(operator.policy)
-        self.checker = None if operator.safety is None else open_checker(operator.safety)
+        self.checker = None if operator.safety is None else open_checker(operator.safety, bundle)
         self.graphs = Graphs(bundle, target, default_threads() if threads is None else threads)
         self.on_progress: Callable[[str], None] = lambda words: None  # what a plan takes its time for; set it
         self.refiner = None if refiner is None else _refiner_of(bundle, refiner, target, memory, threads)

@@ -23,7 +23,8 @@ class Operator:
     """watermark_key: a file, mode 0600, that carries the payload of watermarks; None is the key that anybody has.
 
     policy: a file of words that no picture may be asked for with (POLICY.md), or "strict"; None is none.
-    safety: an ONNX file, or FILE=THRESHOLD, that judges each picture before it is given out (POLICY.md); None is none.
+    safety: an ONNX file, or FILE=THRESHOLD, that judges each picture before it is given out (POLICY.md); `bundle` is
+    the bundle's own; None is none.
     accept_licence: accept the model's licence, and the refiner's, where they bind; it is kept, and asked for only once.
     """
 

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from tintype import strict_json
 from tintype.arrays import Pixels
 from tintype.bounds import MAX_CONFIG_BYTES
+from tintype.bundle import Bundle
 from tintype.errors import NumericError, RequestError
 from tintype.files import read_plain, sha256_of
 from tintype.record.record import SafetyFacts
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from tintype.engine import PlainGraph
 
 SAFETY = "safety"  # the rule of a BlockedError
+ROLE, OF_BUNDLE = "safety_checker", "bundle"
 DEFAULT_THRESHOLD = 0.5
 DEFAULT_SIDE = 224  # pixels, where the graph leaves it open
 MAX_SIDE = 2048
@@ -109,11 +111,17 @@ def _prepared(pixels: Pixels, side: tuple[int, int], preparation: Preparation) -
     return (scaled / np.asarray(preparation.std, np.float32)).astype(np.float32)
 
 
-def open_checker(named: str | os.PathLike[str], threads: int = 1) -> SafetyChecker:
-    """FILE, or FILE=THRESHOLD. It is open from then on, and was run once, so that a budget that is planned afterwards
-    has what it takes. Raises RequestError for what is none."""
+def open_checker(named: str | os.PathLike[str], bundle: Bundle | None = None, threads: int = 1) -> SafetyChecker:
+    """FILE, or FILE=THRESHOLD; the file `bundle` is the one that the bundle has in that role.
+
+    It is open from then on, and was run once, so that a budget that is planned afterwards has what it takes. Raises
+    RequestError for what is none, BundleError for a bundle without one.
+    """
     path, threshold = _named(named)
-    graph = _opened(path, threads)
+    is_own = bundle is not None and str(path) == OF_BUNDLE
+    if bundle is not None and is_own:
+        path = bundle.graph_path(ROLE)
+    graph = _opened(path, threads, may_have_data=is_own)
     try:
         checker = _checker(path, threshold, graph)
         checker.judge(np.zeros((64, 64, 3), np.uint8))
@@ -138,12 +146,13 @@ def _named(named: str | os.PathLike[str]) -> tuple[Path, float]:
     return Path(file), threshold
 
 
-def _opened(path: Path, threads: int) -> PlainGraph:
+def _opened(path: Path, threads: int, *, may_have_data: bool) -> PlainGraph:
+    """may_have_data: in other files, which were checked with the bundle that it is of."""
     from tintype.engine import PlainGraph
 
     try:
         facts = scan_graph(path)
-        if facts.external:
+        if facts.external and not may_have_data:
             raise MalformedGraph("its weights lie in another file")
         return PlainGraph(path, threads)
     except (OSError, ValueError, MalformedGraph) as error:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,8 @@ import pytest
 from onnx import TensorProto, helper
 
 import tintype
+from tintype.bundle.bundle import embedded_folder, file_facts, write_manifest
+from tintype.bundle.manifest import Graph, Port
 from tintype.cli import run as run_command
 from tintype.record import parse_record
 from tintype.stages.finish import about_pixels
@@ -143,6 +147,28 @@ def test_a_blocked_picture_is_an_error_and_the_others_are_kept(
     told = json.loads(capsys.readouterr().out)["error"]
     assert (code, told["rule"], told["pictures"], told["score"]) == (3, "safety", [worst], scores[worst])
     assert sorted(path.name for path in tmp_path.glob("x*")) == [f"x-{i + 1}.png" for i in range(3) if i != worst]
+
+
+def test_a_bundles_own_checker_is_used_where_it_is_asked_for(tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(embedded_folder("postcard"), tmp_path / "checked"))
+    (folder / "safety_checker").mkdir()
+    brightness(folder / "safety_checker/model.onnx", [1, 3, 16, 16])
+    manifest = tintype.open_bundle("postcard").manifest
+    port = {"dtype": "float32"}
+    graph = Graph(
+        file="safety_checker/model.onnx",
+        precision="fp32",
+        inputs=(Port(name="image", shape=(1, 3, 16, 16), **port),),
+        outputs=(Port(name="score", shape=(1, 1), **port),),
+    )
+    graphs = {**manifest.graphs, "safety_checker": {"full": graph}}
+    write_manifest(folder, dataclasses.replace(manifest, graphs=graphs, files=file_facts(folder)))
+    with tintype.load(folder, provider="cpu", safety="bundle=1.0") as pipeline:
+        facts = pipeline.generate(PROMPT, **FIELDS).record.safety
+    assert facts is not None
+    assert 0 < facts.score < 1
+    with pytest.raises(tintype.BundleError, match="has no safety_checker"):
+        tintype.load("postcard", provider="cpu", safety="bundle")
 
 
 def test_a_black_picture_is_noted_and_not_taken_for_a_blocked_one() -> None:
