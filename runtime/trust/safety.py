@@ -47,14 +47,17 @@ class Preparation:
     scale: float = 1 / 255
     mean: tuple[float, ...] = (0.0, 0.0, 0.0)
     std: tuple[float, ...] = (1.0, 1.0, 1.0)
+    resize: int = 0  # pixels that the picture is stretched to before its middle is cut out; 0: fitted, never stretched
 
     def __post_init__(self) -> None:
         sane = sorted(self.channels) == sorted("rgb") and len(self.mean) == len(self.std) == 3 and all(self.std)
-        if not sane:
-            raise strict_json.Misfit("channels are r, g and b in some order; mean and std have three numbers, std no 0")
+        if not sane or not 0 <= self.resize <= MAX_SIDE:
+            raise strict_json.Misfit(
+                "channels are r, g, b in some order; mean and std three numbers, std no 0; resize pixels"
+            )
 
 
-OPEN_NSFW = Preparation(channels="bgr", scale=1.0, mean=(104.0, 117.0, 123.0))
+OPEN_NSFW = Preparation(channels="bgr", scale=1.0, mean=(104.0, 117.0, 123.0), resize=256)
 IMAGENET = Preparation(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
 CLIP = Preparation(mean=(0.48145466, 0.4578275, 0.40821073), std=(0.26862954, 0.26130258, 0.27577711))
 
@@ -105,7 +108,13 @@ def _prepared(pixels: Pixels, side: tuple[int, int], preparation: Preparation) -
 
     from tintype.image.fit import fit
 
-    fitted = fit(Image.fromarray(pixels), side[1], side[0], "crop", resample=Image.Resampling.BICUBIC)
+    image, (height, width) = Image.fromarray(pixels), side
+    if preparation.resize >= max(side):
+        whole = image.resize((preparation.resize,) * 2, Image.Resampling.BILINEAR)
+        left, top = (preparation.resize - width) // 2, (preparation.resize - height) // 2
+        fitted = whole.crop((left, top, left + width, top + height))
+    else:
+        fitted = fit(image, width, height, "crop", resample=Image.Resampling.BICUBIC)
     values = np.asarray(fitted, np.float32)[..., ["rgb".index(channel) for channel in preparation.channels]]
     scaled = values * np.float32(preparation.scale) - np.asarray(preparation.mean, np.float32)
     return (scaled / np.asarray(preparation.std, np.float32)).astype(np.float32)

@@ -98,6 +98,19 @@ def test_pixels_are_prepared_as_the_kind_of_file_has_it(tmp_path: Path) -> None:
         assert usual.mean != (0.0, 0.0, 0.0)
 
 
+def test_a_picture_may_be_stretched_before_its_middle_is_cut_out(tmp_path: Path) -> None:
+    """As open_nsfw's is: whole to 256 pixels, of which 224 are seen; a wide picture's ends are else cut off."""
+    wide = np.zeros((16, 64, 3), np.uint8)
+    wide[:, 4:20] = 255  # a quarter, outside of the middle square
+    scores = [
+        open_checker(brightness(tmp_path / f"{resize}.onnx", [1, 16, 16, 3], preparation={**PLAIN, "resize": resize}))
+        .judge(wide)
+        .score
+        for resize in (0, 16, 20)
+    ]
+    assert scores == pytest.approx([0.0, 0.25, 4.25 / 16], abs=0.02)
+
+
 def test_stable_diffusions_own_checker_is_asked(tmp_path: Path) -> None:
     nodes = [
         helper.make_node("ReduceMean", ["clip_input"], ["mean"], keepdims=0),
