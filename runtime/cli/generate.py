@@ -377,7 +377,7 @@ def _tell(result: Result, written: list[Path], way: Way) -> None:
             f"{path}  {request.width}x{request.height}, seed {record.seed}, {request.num_inference_steps} steps of "
             f"{request.sampler} on {record.made_with.target}, {result.timings.total_seconds:.2f} s"
         )
-        for note in record.notes:
-            say(f"note: {note}", err=True)
         if way.protocol is not None:
             show_picture(image, way.protocol, sys.stdout)
+    for note in dict.fromkeys(note for record in result.records for note in record.notes):
+        say(f"note: {note}", err=True)

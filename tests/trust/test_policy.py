@@ -249,6 +249,15 @@ def test_the_command_ends_with_a_code_of_its_own_and_writes_nothing(
     assert not picture.exists()
 
 
+def test_the_command_says_what_a_rule_warned_of_once(
+    kiosk: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    line = ["generate", "a boat in a storm", "-o", str(tmp_path / "x.png"), "--policy", str(kiosk), "--count", "2"]
+    assert run_command([*line, "--num-inference-steps", "1", "--size", "64x64", "--provider", "cpu"]) == 0
+    notes = [each for each in capsys.readouterr().err.splitlines() if each.startswith("note: ")]
+    assert notes == ["note: the prompt meets the rule 'weather' of the policy kiosk"]
+
+
 def test_an_option_that_is_none_is_not_left_out_in_silence() -> None:
     with pytest.raises(TypeError, match="polcy"):
         tintype.load("postcard", polcy="strict")  # type: ignore[call-arg]
