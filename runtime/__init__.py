@@ -20,11 +20,13 @@ from tintype._version import __version__
 if TYPE_CHECKING:
     from tintype.bundle import Bundle, Manifest, open_bundle
     from tintype.errors import (
+        BlockedError,
         BuildError,
         BundleError,
         CancelledError,
         ExportError,
         InstallError,
+        LicenceError,
         MemoryBudgetError,
         NumericError,
         OutputError,
@@ -47,11 +49,13 @@ _HOMES = {
     "Bundle": "bundle",
     "Manifest": "bundle",
     "open_bundle": "bundle",
+    "BlockedError": "errors",
     "BuildError": "errors",
     "BundleError": "errors",
     "CancelledError": "errors",
     "ExportError": "errors",
     "InstallError": "errors",
+    "LicenceError": "errors",
     "MemoryBudgetError": "errors",
     "NumericError": "errors",
     "OutputError": "errors",
@@ -79,12 +83,14 @@ _HOMES = {
 }
 
 __all__ = [
+    "BlockedError",
     "BuildError",
     "Bundle",
     "BundleError",
     "CancelledError",
     "ExportError",
     "InstallError",
+    "LicenceError",
     "Likeness",
     "Manifest",
     "MemoryBudgetError",

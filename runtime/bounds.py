@@ -39,6 +39,7 @@ MAX_CACHE_BYTES = 16 * 2**20  # a JSON file of the cache, which is the user's ow
 MAX_EXIF_BYTES = 4 * 2**20  # of a picture's comments; in a JPEG it can't have more than 64 KiB
 MAX_PARAMETERS_CHARS = 2**18  # of A1111's text under a picture; both prompts at their bounds have half of that
 MAX_GRAPH_NODES = 2000  # of ComfyUI's graph of a picture; large ones have some hundred
+MAX_POLICY_BYTES = 2**20  # an operator's words
 MAX_RECORD_BYTES = 2 * 2**20  # of JSON; both prompts at their bounds have 800 KB
 
 # What is shown of a text, in characters.
@@ -47,6 +48,8 @@ MAX_LINE_CHARS = 8000  # a line of the command; two paths of the greatest length
 
 # Words.
 MAX_PROMPT_BYTES = 2**16  # of UTF-8, each of the two prompts; 32 chunks of ordinary words have 15,000
+MAX_POLICY_LINES = 20_000
+MAX_POLICY_PATTERNS = 50  # each reads a prompt by itself, twice where it has letters that look like Latin ones
 
 # tokenizer.json.
 MAX_TOKENS = 2**19  # of a vocabulary, and ids; CLIP has 49,408 and T5 32,128

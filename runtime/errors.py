@@ -2,7 +2,9 @@
 
 TintypeError
 ├── RequestError     what the user asked for cannot be done as asked     (exit 2)
+├── BlockedError     a policy, or a safety checker, forbids it             (exit 3)
 ├── BundleError      a bundle is missing, damaged, hostile or too new
+├── LicenceError     a licence that binds was not accepted yet
 ├── InstallError     onnxruntime is missing, doubled or of the wrong kind
 ├── ProviderError    a named device cannot be used
 ├── BuildError       lowering or optimizing a graph failed
@@ -71,8 +73,39 @@ class RequestError(TintypeError, ValueError):
     exit_code = 2
 
 
+class BlockedError(TintypeError):
+    """rule: by its name, and `safety` for the safety checker's; where: prompt, negative_prompt or picture.
+
+    score, threshold: the checker's. pictures: indices of those of the run that are blocked; the others were made.
+    """
+
+    exit_code = 3
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        fix: str,
+        rule: str = "",
+        where: str = "",
+        score: float | None = None,
+        threshold: float | None = None,
+        pictures: tuple[int, ...] | None = None,
+    ) -> None:
+        super().__init__(message, fix=fix)
+        self.rule, self.where, self.score, self.threshold, self.pictures = rule, where, score, threshold, pictures
+
+
 class BundleError(TintypeError):
     pass
+
+
+class LicenceError(TintypeError):
+    """licence: as the bundle's card calls it."""
+
+    def __init__(self, message: str, *, fix: str, licence: str = "") -> None:
+        super().__init__(message, fix=fix)
+        self.licence = licence
 
 
 class InstallError(TintypeError):

@@ -28,7 +28,7 @@ from tintype.stages.finish import finish
 from tintype.stages.hires import base_steps
 from tintype.stages.start import start
 from tintype.stages.studio import Studio
-from tintype.trust.certificates import Asked
+from tintype.trust.choices import Operator, OperatorFields
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -56,26 +56,21 @@ def load(
     provider: str = "auto",
     memory: str | int | None = None,
     threads: int | None = None,
-    watermark_key: str | os.PathLike[str] | None = None,
-    credentials: Asked = None,
     refiner: str | os.PathLike[str] | None = None,
+    **operator: Unpack[OperatorFields],
 ) -> Pipeline:
     """Open a bundle, by its name or its folder, on a device.
 
     provider: auto, cpu, cuda, directml or webgpu; a named one is used or it is an error. threads: None is one a core.
     memory: the most that the process may have resident, a device's too, as in 2GiB; auto is what is free.
-    watermark_key: a file, mode 0600, that carries the payload of watermarks; None is the key that anybody has.
-    credentials: who signs files: "auto" (this installation), (CERT, KEY) in PEM, False; None: auto with the extra c2pa.
-    refiner: a bundle of the same latents that draws the last steps. Raises BundleError, InstallError, ProviderError and
-    RequestError.
+    refiner: a bundle of the same latents that draws the last steps. operator: the fields of `trust.choices.Operator`.
+    Raises BundleError, LicenceError, InstallError or ProviderError, and RequestError for what can't be done.
     """
     from tintype.engine import resolve_provider
 
-    base, last = open_bundle(name_or_path), None if refiner is None else open_bundle(refiner)
-    target = resolve_provider(provider)
-    return Pipeline(
-        base, target, memory=memory, threads=threads, watermark_key=watermark_key, credentials=credentials, refiner=last
-    )
+    bundle, refines = open_bundle(name_or_path), None if refiner is None else open_bundle(refiner)
+    target, chosen = resolve_provider(provider), Operator(**operator)
+    return Pipeline(bundle, target, memory=memory, threads=threads, refiner=refines, operator=chosen)
 
 
 class Pipeline(Studio):
@@ -88,7 +83,8 @@ class Pipeline(Studio):
     def generate(self, prompt: str | Request, **fields: Unpack[RequestFields]) -> Result:
         """Make the pictures of a request: a prompt with the fields of `Request` by name, or a Request.
 
-        Raises RequestError for what can't be done as asked, NumericError when the model breaks down.
+        Raises RequestError for what can't be done as asked, NumericError when the model breaks down, and BlockedError
+        by the operator's policy or safety checker, without the other pictures, which `steps` keeps in `pictures`.
         """
         return take_all(self.steps(prompt, **fields).events())
 

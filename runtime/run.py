@@ -18,7 +18,7 @@ from tintype.record import Record
 from tintype.record.latents_file import save_latents
 from tintype.request import ResolvedRequest
 from tintype.stages.context import Context
-from tintype.stages.finish import float_pixels, record_of
+from tintype.stages.finish import demand_unblocked, float_pixels, record_of
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -144,7 +144,10 @@ Event = TypeVar("Event", bound=Step | Picture)
 
 
 def collect(ctx: Context, steps: Generator[Event], pictures: list[Picture]) -> Generator[Event, None, Result]:
-    """The events of a run; the generator returns its result. pictures: is filled with those that are done."""
+    """The events of a run; the generator returns its result. pictures: is filled with those that are done.
+
+    Raises BlockedError at the end, where the safety checker blocked some.
+    """
     timings = ctx.clock.timings()
     with contextlib.closing(steps):
         for event in steps:
@@ -153,6 +156,7 @@ def collect(ctx: Context, steps: Generator[Event], pictures: list[Picture]) -> G
                 timings = ctx.clock.timings()  # without what the caller does with it
             yield event
     ctx.graphs.all.trim()  # what was needed for a moment goes back, so that the hundredth takes no more than the first
+    demand_unblocked(ctx)
     latents = np.concatenate(ctx.latents)
     result_latents = latents[[ctx.denoised.index(picture.index) for picture in pictures]]
     result_latents.flags.writeable = False  # `pixels` are decoded from them again

@@ -13,7 +13,7 @@ __all__ = ["main", "run"]
 
 
 def main() -> None:
-    """Run the command line and leave with its exit code: 0 done, 1 failed, 2 bad usage, 130 interrupted."""
+    """Run the command line and leave with its exit code: 0 done, 1 failed, 2 bad usage, 3 blocked, 130 interrupted."""
     try:
         _open_standard_streams()
         import signal

@@ -21,6 +21,7 @@ OWN_COMMANDS: dict[str, tuple[str | None, str]] = {
     "plan": ("tintype.cli.plan:plan", "Say what a picture will take in memory and time."),
     "build": ("tintype.cli.build:build", "Prepare a bundle for this machine ahead of time."),
     "models": ("tintype.cli.models:models", "List the models that are here, or remove one."),
+    "licence": ("tintype.cli.licence:licence", "Accept a model's licence, once, where it binds."),
     "cache": ("tintype.cli.cache:cache", "List what was built for this machine, or remove it."),
     "export": (None, "Turn a checkpoint into a bundle (extra: export)."),
     "bench": (None, "Measure latency and memory on this machine."),
@@ -86,7 +87,7 @@ def _print_version(ctx: click.Context, _parameter: click.Parameter, wanted: bool
     invoke_without_command=True,
     subcommand_metavar="COMMAND [ARGS]...",
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
-    epilog="Exits: 0 done, 1 failed, 2 bad usage, 130 interrupted. Folders: TINTYPE_CACHE, TINTYPE_MODELS.",
+    epilog="Exits: 1 failed, 2 bad usage, 3 blocked, 130 stopped. Folders: TINTYPE_CACHE, TINTYPE_MODELS.",
 )
 @click.option(
     "--version", is_flag=True, is_eager=True, expose_value=False, callback=_print_version, help="Print the version."

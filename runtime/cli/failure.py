@@ -19,7 +19,8 @@ from tintype.cli.say import say, say_json, say_lines
 from tintype.errors import NO_ROOM, TintypeError
 
 INTERRUPTED = 130  # 128 + SIGINT, what shells report for a program that Ctrl-C ended
-FIELDS = ("free_bytes", "kind", "least_bytes", "reason")  # of errors, told with --json
+# Of errors, told with --json.
+FIELDS = ("free_bytes", "kind", "least_bytes", "licence", "pictures", "reason", "rule", "score", "threshold", "where")
 SEE_TRACEBACK = "run it again with TINTYPE_DEBUG=1 to see where; that text belongs in a bug report"
 
 # What a missing module means for the person who typed the command.

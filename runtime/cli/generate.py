@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -11,27 +11,29 @@ from typing import TYPE_CHECKING, Any, cast
 import click
 
 from tintype import strict_json
+from tintype.cli.contradictions import refuse_contradictions, refuse_gaps, refuse_pairs
 from tintype.cli.converted import runnable
 from tintype.cli.options import (
     Size,
     asked,
     json_option,
     memory_option,
+    operator_options,
     provider_option,
     request_options,
     threads_option,
     typed,
 )
 from tintype.cli.progress import StepBar, spinner
-from tintype.cli.refusals import refuse_contradictions, refuse_gaps, refuse_pairs
 from tintype.cli.say import say, say_json
 from tintype.cli.show import LivePreview, demand_pictures
 from tintype.cli.show import show as show_picture
-from tintype.errors import MemoryBudgetError, OutputError, RecordError, RequestError, TintypeError
+from tintype.errors import BlockedError, MemoryBudgetError, OutputError, RecordError, TintypeError
 
 if TYPE_CHECKING:
     from tintype import Bundle, Picture, Pipeline, Record, Request, Result, Run, Step
     from tintype.request import InputFields, RequestFields
+    from tintype.trust.choices import OperatorFields
 
 FROM_INPUTS = ("image", "mask", "latents")  # what a record has hashes of alone
 
@@ -54,17 +56,7 @@ FROM_INPUTS = ("image", "mask", "latents")  # what a record has hashes of alone
 @provider_option
 @threads_option
 @json_option
-@click.option(
-    "--watermark-key",
-    type=click.Path(path_type=Path),
-    help="A file, mode 0600, whose bytes carry the payload of watermarks [default: the key that anybody has].",
-)
-@click.option(
-    "--credentials",
-    metavar="CERT.pem,KEY.pem",
-    help="Who signs the picture's content credentials (extra: c2pa) [default: auto, a certificate of this computer's].",
-)
-@click.option("--no-credentials", is_flag=True, help="Leave content credentials out.")
+@operator_options
 @click.option(
     "--show", is_flag=True, help="Show each picture in the terminal (kitty, iTerm, WezTerm, foot and others)."
 )
@@ -101,9 +93,7 @@ def generate(
     provider: str,
     threads: int | None,
     as_json: bool,
-    watermark_key: Path | None,
-    credentials: str | None,
-    no_credentials: bool,
+    operator: OperatorFields,
     show: bool,
     variation_of: Path | None,
     like_picture: Path | None,
@@ -125,12 +115,7 @@ def generate(
         prompt = _words_of(variation_of) if prompt is None else prompt
     inputs = cast("InputFields", {name: fields[name] for name in FROM_INPUTS if fields[name] is not None})
     protocol = demand_pictures(sys.stdout) if show else None
-    if no_credentials and credentials is not None:
-        raise RequestError("--credentials and --no-credentials contradict each other", fix="leave one of them out")
-    signing = False if no_credentials else credentials
-    way = Way(
-        output, model, refiner, provider, memory, threads, watermark_key, signing, force, as_json, protocol, inputs
-    )
+    way = Way(output, model, refiner, provider, memory, threads, operator, force, as_json, protocol, inputs)
     if from_record is not None:
         # What a record already says, giving it once more could only contradict it.
         said = {"prompt", "size", "memory", "variation_of", *fields} - {*FROM_INPUTS}
@@ -159,8 +144,7 @@ class Way:
     provider: str
     memory: str | None
     threads: int | None
-    watermark_key: Path | None
-    credentials: str | bool | None
+    operator: OperatorFields
     force: bool
     as_json: bool
     protocol: str | None  # how the terminal shows pictures, where it is to
@@ -180,16 +164,15 @@ def _draw(request: Request | Callable[[Bundle], Request], way: Way) -> None:
             provider=way.provider,
             memory=way.memory,
             threads=way.threads,
-            watermark_key=way.watermark_key,
-            credentials=way.credentials,
             refiner=way.refiner,
+            **way.operator,
         ) as pipeline,
     ):
         pipeline.on_progress = bar.tell
         run = pipeline.steps(request if isinstance(request, Request) else request(pipeline.bundle))
         output = way.output or new_path(run.request.prompt, run.request.seed, run.request.count)
         paths = picture_paths(output, run.request.count)
-        result = _finish(run, paths, bar, output, way)
+        result = _finish(run, dict(enumerate(paths)), bar, output, way)
     _tell(result, paths, way)
 
 
@@ -216,7 +199,7 @@ def _reproduce(picture: Path, way: Way) -> None:
     record = read_record(picture)
     output = way.output or new_path(record.request.prompt, record.seed)
     with StepBar() as bar, _load_as_in(record, way) as pipeline:
-        result = _finish(_promised(pipeline, record, way), [output], bar, output, way)
+        result = _finish(_promised(pipeline, record, way), {record.picture: output}, bar, output, way)
     _tell(result, [output], way)
 
 
@@ -229,10 +212,11 @@ def _resume(file: Path, way: Way) -> None:
     first = saved.records[0]
     output = way.output or new_path(first.request.prompt, first.seed, len(saved.records))
     paths = picture_paths(output, len(saved.records))
+    places = {record.picture: path for record, path in zip(saved.records, paths, strict=True)}
     _check_writable(paths)
     with spinner("decoding"), _load_as_in(first, way) as pipeline:
         try:
-            result = _save_each(pipeline.resume_pictures(saved, anyway=way.force, **way.inputs), paths)
+            result = _save_each(pipeline.resume_pictures(saved, anyway=way.force, **way.inputs), places)
         except RecordError as error:
             if not error.reasons:
                 raise
@@ -251,9 +235,8 @@ def _load_as_in(record: Record, way: Way) -> Pipeline:
         provider=made_with.target if way.provider == "auto" else way.provider,
         memory=way.memory,
         threads=made_with.threads if way.threads is None else way.threads,
-        watermark_key=way.watermark_key,
-        credentials=way.credentials,
         refiner=_refiner_of(record) if way.refiner is None else way.refiner,
+        **way.operator,
     )
 
 
@@ -298,10 +281,12 @@ def _is_here(name: str) -> bool:
     return name in EMBEDDED or library_bundle(name) is not None
 
 
-def _finish(run: Run, paths: list[Path], bar: StepBar, output: Path, way: Way) -> Result:
+def _finish(run: Run, places: Mapping[int, Path], bar: StepBar, output: Path, way: Way) -> Result:
     """Take every step and write every picture, once it is known that they can be written."""
-    _check_writable(paths)
-    live = None if way.protocol is None or way.as_json else LivePreview(way.protocol)
+    _check_writable(places.values())
+    # What is drawn half is judged by nobody, so that with a safety checker it isn't shown.
+    is_live = not way.as_json and way.operator.get("safety") is None
+    live = LivePreview(way.protocol) if is_live and way.protocol is not None else None
 
     def on_step(step: Step) -> None:
         bar.advance(step.index + 1, step.total)
@@ -310,8 +295,8 @@ def _finish(run: Run, paths: list[Path], bar: StepBar, output: Path, way: Way) -
                 live.show(step, sys.stdout)
 
     try:
-        return _save_each(run.events(), paths, on_step)
-    except OutputError:
+        return _save_each(run.events(), places, on_step)
+    except (OutputError, BlockedError):
         raise
     except (TintypeError, MemoryError) as error:
         raise _keep_latents(run, output, way.inputs, error) from None
@@ -330,10 +315,10 @@ def _check_writable(paths: Iterable[Path]) -> None:
 
 def _save_each(
     events: Generator[Step | Picture, None, Result] | Generator[Picture, None, Result],
-    paths: Sequence[Path],
+    places: Mapping[int, Path],
     on_step: Callable[[Step], None] = lambda step: None,
 ) -> Result:
-    """Write each picture when it is there, to the next of the paths; the result when the last one is written.
+    """Write each picture when it is there, to its own of the places; the result when the last one is written.
 
     What ends it before, Ctrl-C too, has a note that says which pictures are written.
     """
@@ -344,7 +329,7 @@ def _save_each(
         while True:
             event = next(events)
             if not isinstance(event, Step):
-                written.append(event.save(paths[len(written)]))
+                written.append(event.save(places[event.index]))
             else:
                 on_step(event)
     except StopIteration as end:
@@ -394,3 +379,5 @@ def _tell(result: Result, written: list[Path], way: Way) -> None:
         )
         if way.protocol is not None:
             show_picture(image, way.protocol, sys.stdout)
+    for note in dict.fromkeys(note for record in result.records for note in record.notes):
+        say(f"note: {note}", err=True)

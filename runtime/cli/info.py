@@ -91,7 +91,7 @@ def _bundle_rows(bundle: Bundle) -> list[tuple[str, str]]:
         ("bundle", f"{manifest.name} ({manifest.family}, {manifest.prediction_type})"),
         ("folder", str(bundle.folder)),
         ("hash", bundle.hash),
-        ("licence", manifest.licence),
+        ("licence", _licence_of(bundle)),
         ("source", manifest.source.location),
         *(("VAE", f"{part.location}, in place of the checkpoint's own") for part in (manifest.source.vae,) if part),
         *(("assumed", sentence) for sentence in manifest.source.assumed),
@@ -114,6 +114,15 @@ def _bundle_rows(bundle: Bundle) -> list[tuple[str, str]]:
         measured = f"{gate.psnr_db:.1f} dB against {gate.reference} (gate {gate.gate_db:g}){guidance}"
         rows.append(("parity", f"{gate.graph}: {measured}, {'passed' if gate.passed else 'failed'}"))
     return rows
+
+
+def _licence_of(bundle: Bundle) -> str:
+    from tintype.bundle.licence import is_accepted, is_binding
+
+    licence = bundle.manifest.licence
+    if not is_binding(licence):
+        return licence
+    return f"{licence}, {'accepted' if is_accepted(bundle) else f'to accept: tintype licence accept {bundle.folder}'}"
 
 
 def _bytes_of(bundle: Bundle, graph_file: str) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any, cast
 import click
 
 from tintype.errors import RequestError
+from tintype.trust.choices import Operator
 
 if TYPE_CHECKING:
     from tintype import Request
@@ -53,6 +55,47 @@ def threads_option(command: Callable[..., Any]) -> Callable[..., Any]:
     return click.option(
         "--threads", type=click.IntRange(min=1), help="Threads for the processor [default: one a physical core]."
     )(command)
+
+
+def operator_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Of `trust.choices.Operator`, passed on as `operator`."""
+    names = [field.name for field in dataclasses.fields(Operator)]
+
+    @functools.wraps(command)
+    def with_operator(*given: Any, **options: Any) -> Any:
+        chosen = {name: options.pop(name) for name in names}
+        if options.pop("no_credentials"):
+            if chosen["credentials"] is not None:
+                raise RequestError(
+                    "--credentials and --no-credentials contradict each other", fix="leave one of them out"
+                )
+            chosen["credentials"] = False
+        return command(*given, operator=chosen, **options)
+
+    decorated: Callable[..., Any] = with_operator
+    for option in (
+        click.option(
+            "--safety",
+            help="An ONNX file that judges pictures and blocks some: FILE or FILE=THRESHOLD.",
+        ),
+        click.option("--no-credentials", is_flag=True, help="Leave content credentials out."),
+        click.option(
+            "--credentials",
+            metavar="CERT.pem,KEY.pem",
+            help="Who signs pictures' content credentials (extra: c2pa) [default: auto, this computer's certificate].",
+        ),
+        click.option("--accept-licence", is_flag=True, help="Accept the model's licence, which is kept; once will do."),
+        click.option(
+            "--policy", help="Words that no picture may be asked for with: a file (runtime/POLICY.md), or strict."
+        ),
+        click.option(
+            "--watermark-key",
+            type=click.Path(path_type=Path),
+            help="A file, mode 0600, whose bytes carry the payload of watermarks [default: the key that anybody has].",
+        ),
+    ):
+        decorated = option(decorated)
+    return decorated
 
 
 def memory_option(command: Callable[..., Any]) -> Callable[..., Any]:

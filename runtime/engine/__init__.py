@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from tintype.engine.device.process_memory import peak_rss_bytes
     from tintype.engine.device.providers import Target, resolve_provider
     from tintype.engine.run.placement import Placement
+    from tintype.engine.run.plain import PlainGraph
     from tintype.engine.run.session import Session, open_session
     from tintype.engine.run.strips import read_strips
 
@@ -60,6 +61,7 @@ _HOMES = {
     "most_threads": "device.machine",
     "BuildOptions": "build.options",
     "Placement": "run.placement",
+    "PlainGraph": "run.plain",
     "peak_rss_bytes": "device.process_memory",
     "Target": "device.providers",
     "ort_version": "device.installation",
@@ -90,6 +92,7 @@ __all__ = [
     "Gpu",
     "GraphSource",
     "Placement",
+    "PlainGraph",
     "Reading",
     "Session",
     "Target",

@@ -23,6 +23,7 @@ class RefinerFacts:
     bundle_hash: str
     precision: str
     split_guidance: bool = False
+    licence: str | None = None  # as its card calls it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,6 +42,7 @@ class Provenance:
     split_guidance: bool = False
     kernels: Mapping[str, str] = field(default_factory=dict)  # role -> how its build's were chosen: timed, or by priors
     refiner: RefinerFacts | None = None
+    licence: str | None = None  # of the bundle, as its card calls it; None: by a tintype that kept none
 
 
 def with_base(here: Provenance, base: Provenance) -> Provenance:
@@ -55,6 +57,7 @@ def with_refiner(here: Provenance, refiner: Provenance) -> Provenance:
         bundle_hash=refiner.bundle_hash,
         precision=refiner.precision,
         split_guidance=refiner.split_guidance,
+        licence=refiner.licence,
     )
     return replace(_with_part(here, refiner, REFINER), refiner=facts)
 

@@ -47,6 +47,23 @@ class Watermark:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PolicyFacts:
+    """The policy on words that the request was held against."""
+
+    name: str
+    sha256: str  # of its file
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SafetyFacts:
+    """What the operator's safety checker made of the picture, before it was marked."""
+
+    sha256: str  # of its file
+    score: float
+    threshold: float  # from which on a picture is blocked
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Record:
     """One picture: the request without gaps, which of its pictures this is, and the circumstances."""
 
@@ -57,6 +74,8 @@ class Record:
     memory: MemoryFacts | None = None  # None: there was no budget
     watermark: Watermark | None = None  # None: none was asked for, or the picture is under 128 pixels
     credentials: str | None = None  # whose certificate signs its file: local, or operator; None: nobody's
+    policy: PolicyFacts | None = None  # None: there was none
+    safety: SafetyFacts | None = None  # None: nothing judged it
     notes: tuple[str, ...] = field(default=())  # what the device made differently, such as a graph run again in fp32
 
     @property

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 
 from tintype.errors import RecordError
 from tintype.events import Picture
 from tintype.record import Record
 from tintype.record.latents_file import SavedLatents
 from tintype.record.provenance import mismatches, nondeterminism
+from tintype.record.record import PolicyFacts
 from tintype.request import InputFields, Request, ResolvedRequest, fields_of
 from tintype.stages.context import Context
 from tintype.stages.decode import decode
-from tintype.stages.finish import circumstances, marked, provenance_of, to_picture, with_outside
+from tintype.stages.finish import about_pixels, circumstances, judged, marked, provenance_of, to_picture, with_outside
 from tintype.trust.keys import key_name
 
 NAMES = {"image": "a picture", "mask": "a mask", "latents": "given noise"}
@@ -59,6 +60,21 @@ def demand_inputs(record: Record, request: ResolvedRequest) -> None:
             )
 
 
+def demand_one_wording(records: Sequence[Record]) -> None:
+    """Raises RecordError where latents that were kept together were asked for in different words."""
+    if len({(record.request.prompt, record.request.negative_prompt) for record in records}) > 1:
+        raise RecordError("the latents' records have different prompts", fix="give a file as tintype wrote it")
+
+
+def about_policy(here: PolicyFacts | None, record: Record) -> list[str]:
+    """A sentence where a record's picture was made under another policy than the one that is in force."""
+    was, now = (None if each is None else each.sha256 for each in (record.policy, here))
+    if was == now:
+        return []
+    shown = ("none" if each is None else f"{each.name} {each.sha256[:12]}" for each in (record.policy, here))
+    return ["its policy on words was {}, here it is {}".format(*shown)]
+
+
 def demand_promise(ctx: Context, record: Record) -> None:
     """Raises RecordError, naming each reason, when a run can't promise the bytes of a record's picture."""
     made_with, here = record.made_with, circumstances(ctx, record.made_with.builds)
@@ -92,13 +108,20 @@ def finish_saved(ctx: Context, saved: SavedLatents, foreign: tuple[str, ...]) ->
     foreign: why they belong elsewhere.
     """
     about = (f"its latents come from elsewhere: {'; '.join(foreign)}",) if foreign else ()
+    about = (*about, *ctx.warnings)  # of its words
     for index, record in enumerate(saved.records):
         begun = len(ctx.warnings)
-        pixels, watermark = marked(ctx, with_outside(ctx, decode(ctx, saved.latents[index : index + 1])))
+        pixels = with_outside(ctx, decode(ctx, saved.latents[index : index + 1]))
+        safety = judged(ctx, record.picture, pixels)
+        if record.picture in ctx.blocked:
+            continue
+        about_picture = about_pixels(pixels)
+        pixels, watermark = marked(ctx, pixels)
         made_with = provenance_of(ctx, record.picture)  # a picture in pieces has another build of the decoder
         if foreign:
             made_with = dataclasses.replace(record.made_with, modes={**record.made_with.modes, **made_with.modes})
-        notes = tuple(dict.fromkeys((*record.notes, *about, *ctx.warnings[begun:])))
+        notes = tuple(dict.fromkeys((*record.notes, *about, *ctx.warnings[begun:], *about_picture)))
         whose = None if ctx.signer is None else ctx.signer.certificate.whose
         about_it = dataclasses.replace(record, made_with=made_with, notes=notes, watermark=watermark, credentials=whose)
+        about_it = dataclasses.replace(about_it, policy=ctx.policy, safety=safety)
         yield to_picture(ctx, pixels, about_it)

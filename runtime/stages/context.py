@@ -14,11 +14,13 @@ from tintype.graphs.resident import ALL_RESIDENT, BoundGraphs, Graphs
 from tintype.memory.mode import PACKED, Mode, Strips, Tiles
 from tintype.memory.plan import ExecutionPlan, Plan
 from tintype.prompt import EditedPrompts
+from tintype.record.record import PolicyFacts, SafetyFacts
 from tintype.request import ResolvedRequest
 from tintype.sampling import Guidance, NoiseSource, Parametrization, Schedule, noise_source
 from tintype.stages.clock import StageClock
 from tintype.trust.credentials import Signer
 from tintype.trust.marking import Marker
+from tintype.trust.safety import SafetyChecker
 from tintype.uses import DENOISE, GraphUse
 
 STRIPS_MIB = (32, 8, 4)  # of the decoder's maps, once memory runs out
@@ -60,6 +62,9 @@ class Context:
     decode_modes: Sequence[Mode]  # tried in turn while memory runs out
     marker: Marker | None = None  # who marks the pictures; None: nobody
     signer: Signer | None = None  # who signs their files; None: nobody
+    policy: PolicyFacts | None = None  # that the words were held against
+    checker: SafetyChecker | None = None  # that judges the pictures
+    blocked: dict[int, SafetyFacts] = field(default_factory=dict)  # by index, the pictures that it blocks
     # Of what is drawn before: a smaller picture, or the latents that this one's model, a refiner, goes on from.
     base: Context | None = None
     noises: dict[range, NoiseSource] = field(default_factory=dict)  # of a base's batches, each where it has come to

@@ -13,14 +13,16 @@ from tintype.arrays import Latents, Pixels
 from tintype.bundle import Bundle
 from tintype.bundle.manifest import DECODERS
 from tintype.engine import peak_rss_bytes
+from tintype.errors import BlockedError
 from tintype.events import Picture
 from tintype.graphs.resident import ALL_RESIDENT, Graphs
 from tintype.image.decode import to_image, to_unit
 from tintype.memory.plan import ExecutionPlan, Plan
 from tintype.record.provenance import BY_PRIORS, TIMED, Provenance, with_base, with_refiner
-from tintype.record.record import MemoryFacts, Record, Watermark
+from tintype.record.record import MemoryFacts, Record, SafetyFacts, Watermark
 from tintype.stages.context import Context
 from tintype.stages.decode import decode, samples_in
+from tintype.trust.safety import SAFETY
 
 
 def finish(ctx: Context, batch: range, latents: Latents, warnings: Iterable[str]) -> Iterator[Picture]:
@@ -29,9 +31,46 @@ def finish(ctx: Context, batch: range, latents: Latents, warnings: Iterable[str]
     for row, picture in enumerate(batch):
         if ctx.only in (None, picture):
             begun = len(ctx.warnings)
-            pixels, watermark = marked(ctx, with_outside(ctx, decode(ctx, latents[row : row + 1])))
-            record = record_of(ctx, picture, (*about_latents, *ctx.warnings[begun:]))
-            yield to_picture(ctx, pixels, replace(record, watermark=watermark))
+            pixels = with_outside(ctx, decode(ctx, latents[row : row + 1]))
+            safety = judged(ctx, picture, pixels)
+            if picture in ctx.blocked:
+                continue
+            notes = (*about_latents, *ctx.warnings[begun:], *about_pixels(pixels))
+            pixels, watermark = marked(ctx, pixels)
+            record = record_of(ctx, picture, notes)
+            yield to_picture(ctx, pixels, replace(record, watermark=watermark, safety=safety))
+
+
+def judged(ctx: Context, picture: int, pixels: Pixels) -> SafetyFacts | None:
+    """What the safety checker makes of a picture; one that it blocks is kept in mind in `ctx.blocked`."""
+    if ctx.checker is None:
+        return None
+    facts = ctx.checker.judge(pixels[0])
+    if facts.score >= facts.threshold:
+        ctx.blocked[picture] = facts
+    return facts
+
+
+def demand_unblocked(ctx: Context) -> None:
+    """Raises BlockedError for the first picture of a run that was blocked, once the others are made."""
+    if not ctx.blocked:
+        return
+    facts = next(iter(ctx.blocked.values()))
+    which = "the picture is" if len(ctx.request.seeds) == 1 else f"{len(ctx.blocked)} of the pictures are"
+    raise BlockedError(
+        f"{which} blocked by the safety checker: a score of {facts.score:g}, and {facts.threshold:g} is the threshold",
+        fix="ask for something else, or with another seed; whoever runs this keeps the threshold",
+        rule=SAFETY,
+        where="picture",
+        score=facts.score,
+        threshold=facts.threshold,
+        pictures=tuple(ctx.blocked),
+    )
+
+
+def about_pixels(pixels: Pixels) -> tuple[str, ...]:
+    """A sentence for a picture that shows nothing: the model drew it so, and nothing was put in another's place."""
+    return () if pixels.any() else ("every pixel is black, as the model drew it",)
 
 
 def with_outside(ctx: Context, pixels: Pixels) -> Pixels:
@@ -81,6 +120,7 @@ def record_of(ctx: Context, picture: int, warnings: Iterable[str]) -> Record:
         made_with=provenance_of(ctx, picture),
         memory=memory,
         credentials=None if ctx.signer is None else ctx.signer.certificate.whose,
+        policy=ctx.policy,
         notes=tuple(dict.fromkeys(warnings)),
     )
 
@@ -138,4 +178,5 @@ def provenance(
         modes={name: str(mode) for name, mode in plan.modes.items()},
         split_guidance=plan.split_guidance,
         kernels=kernels or {},
+        licence=bundle.manifest.licence,
     )

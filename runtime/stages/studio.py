@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Self
 
 from tintype.arrays import Latents
 from tintype.bundle import Bundle
+from tintype.bundle.licence import demand_accepted
 from tintype.errors import RecordError, RequestError
 from tintype.families.model import Model, Reading
 from tintype.families.stable_diffusion import encoding_use
@@ -22,14 +22,27 @@ from tintype.record import Record
 from tintype.record.latents_file import SavedLatents
 from tintype.record.provenance import BASE, REFINER, execution_plan_of
 from tintype.request import InputFields, Request, ResolvedRequest, checks, demand_resolved, resolve, resolve_encoding
-from tintype.stages.again import demand_home, demand_inputs, demand_kind, demand_promise, needs_inputs, request_of
+from tintype.stages.again import (
+    about_policy,
+    demand_home,
+    demand_inputs,
+    demand_kind,
+    demand_one_wording,
+    demand_promise,
+    needs_inputs,
+    request_of,
+)
 from tintype.stages.context import Context
 from tintype.stages.start import encode_picture
-from tintype.trust.certificates import OPERATOR, Asked, certificate_for
+from tintype.trust.certificates import OPERATOR, certificate_for
+from tintype.trust.choices import Operator
 from tintype.trust.credentials import Signer
 from tintype.trust.keys import maker_of, read_key
 from tintype.trust.marking import Marker
 from tintype.trust.pattern import PUBLIC_KEY
+from tintype.trust.policy import read_policy
+from tintype.trust.safety import open_checker
+from tintype.trust.wordings import demand_allowed
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -37,6 +50,7 @@ if TYPE_CHECKING:
     from tintype.engine import Target
 
 
+NOBODY = Operator()  # who decided nothing
 REFINER_START = 0.8  # as XL's authors have it: the share of noise levels that its refiner never saw
 
 
@@ -50,26 +64,30 @@ class Studio:
         *,
         memory: str | int | None = None,
         threads: int | None = None,
-        watermark_key: str | os.PathLike[str] | None = None,
-        credentials: Asked = None,
         refiner: Bundle | None = None,
+        operator: Operator = NOBODY,
     ) -> None:
         """refiner: the bundle that goes on where this one stops, on the same device and within the same budget."""
         from tintype.engine import cache_folder, default_threads, most_threads
 
         if threads is not None:
             threads = checks.whole_number("threads", threads, 1, most_threads())
+        for each in filter(None, (bundle, refiner)):
+            demand_accepted(each, accepts=operator.accept_licence)
         self.model = Model.of(bundle)
         self.bundle, self.target = bundle, target
         self.memory = None if memory is None else parse_memory(memory)
-        self._certificate = certificate_for(credentials, cache_folder())
+        self._certificate = certificate_for(operator.credentials, cache_folder())
         if self._certificate is not None and (memory is not None or self._certificate.whose == OPERATOR):
             Signer(self._certificate).demand_sound()
-        self._watermark_key = PUBLIC_KEY if watermark_key is None else read_key(watermark_key)
+        self._watermark_key = PUBLIC_KEY if operator.watermark_key is None else read_key(operator.watermark_key)
+        self.policy = None if operator.policy is None else read_policy(operator.policy)
+        self.checker = None if operator.safety is None else open_checker(operator.safety, bundle)
         self.graphs = Graphs(bundle, target, default_threads() if threads is None else threads)
         self.on_progress: Callable[[str], None] = lambda words: None  # what a plan takes its time for; set it
         self.refiner = None if refiner is None else _refiner_of(bundle, refiner, target, memory, threads)
         if self.refiner is not None:
+            self.refiner.policy = self.policy
             self.refiner.on_progress = lambda words: self.on_progress(words)
         self.planner = Planner(self.graphs, self.model.tokenizers, lambda words: self.on_progress(words))
 
@@ -151,6 +169,8 @@ class Studio:
             ctx = self._own_context(request, plan, base_plan)
         ctx.marker = self.marker if request.watermark else None
         ctx.signer = None if self._certificate is None else Signer(self._certificate, request.inputs.file)
+        ctx.policy = None if self.policy is None else self.policy.facts
+        ctx.checker = self.checker
         return ctx
 
     def _own_context(
@@ -164,10 +184,14 @@ class Studio:
         """The part of a run that is this bundle's. refines: what it goes on from."""
         base = refines if request.base is None else self.context(request.base, base_plan)
         reading = self.model.read(request, refines=refines is not None)
+        words = reading.branches, reading.prompts
+        about_words = [] if self.policy is None else demand_allowed(self.policy, request, *words)
         known = self.plan_for(self.work(request, reading)) if plan is None else None
         plan = plan or (ALL_RESIDENT if known is None else known.execution)
         evicts = self.memory is not None
-        return Context.of(self.model, self.graphs, request, reading, plan, planned=known, evicts=evicts, base=base)
+        ctx = Context.of(self.model, self.graphs, request, reading, plan, planned=known, evicts=evicts, base=base)
+        ctx.warnings += about_words
+        return ctx
 
     @property
     def marker(self) -> Marker:
@@ -183,6 +207,7 @@ class Studio:
         made_by = (execution_plan_of(record.made_with, part) for part in ("", BASE, REFINER))
         ctx = self.context(self._request_of(record, inputs), *(plan if alike else ALL_RESIDENT for plan in made_by))
         ctx.only = record.picture
+        ctx.warnings += about_policy(ctx.policy, record)
         if ctx.marker is not None:
             ctx.marker = ctx.marker.as_in(record.watermark)
         for run in filter(None, (ctx, ctx.base)):
@@ -199,6 +224,7 @@ class Studio:
         saved.check(self.bundle.manifest)
         first = saved.records[0]
         self._demand_sound(first)
+        demand_one_wording(saved.records)
         given = needs_inputs(first) or any(value is not None for value in inputs.values())
         request = self._request_of(first, inputs) if given else self._refined_as(first, first.request)
         ctx = self.context(request, *(execution_plan_of(first.made_with, part) for part in ("", BASE, REFINER)))
@@ -212,6 +238,7 @@ class Studio:
             foreign = error.reasons
         if self.memory is not None:
             ctx = self.context(request)
+        ctx.warnings += about_policy(ctx.policy, first)
         ctx.keep([record.picture for record in saved.records], saved.latents)
         return ctx, foreign
 

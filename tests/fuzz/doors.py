@@ -207,6 +207,20 @@ def prompt(path: Path, scratch: Scratch) -> None:
     scratch.pipeline.steps("", negative_prompt=text, seed=1).close()
 
 
+def policy(path: Path, scratch: Scratch) -> None:
+    """An operator's policy on words, and an ordinary prompt that is held against it."""
+    from tintype.trust.policy import parse_policy
+
+    parse_policy(path.read_bytes(), "fuzz").rules_met(["A red, (p1rate) s h i p & нос; walk-the-plank " * 20])
+
+
+def words(path: Path, scratch: Scratch) -> None:
+    """A prompt that is held against the policy that comes along."""
+    from tintype.trust.policy import read_policy
+
+    read_policy("strict").rules_met([path.read_bytes().decode("utf-8", "replace")[:65536]])
+
+
 def safetensors(path: Path, scratch: Scratch) -> None:
     """A checkpoint's weights, as export reads them."""
     from tintype.export.checkpoint import load, open_checkpoint
@@ -370,7 +384,7 @@ def command(path: Path, scratch: Scratch) -> tuple[int, str]:
             code = run([each.replace("\0", "") for each in line])
     finally:
         os.chdir(before)
-    if code not in (0, 1, 2):
+    if code not in (0, 1, 2, 3):
         raise AssertionError(f"exit code {code}")
     return code, written.buffer.getvalue().decode()  # type: ignore[attr-defined]
 
@@ -378,8 +392,8 @@ def command(path: Path, scratch: Scratch) -> tuple[int, str]:
 DOORS: dict[str, Door] = {
     each.__name__.replace("_", "-"): each
     for each in (
-        manifest, scheduler, tokenizer, graph, record, record_png, like, latents, noise, prompt, safetensors, one_file,
-        onnx_folder, checkpoint, cache, picture, credentials, mask, command,
+        manifest, scheduler, tokenizer, graph, record, record_png, like, latents, noise, prompt, policy, words,
+        safetensors, one_file, onnx_folder, checkpoint, cache, picture, credentials, mask, command,
     )
 }  # fmt: skip
 

@@ -307,6 +307,13 @@ def _cache_texts(folder: Path) -> Iterator[tuple[str, str]]:
     yield "verdict", json.dumps({"unet/model.onnx": [422785, 1700000000000000000]})
 
 
+def policies() -> Seeds:
+    lists = Path(__file__).parents[2] / "runtime/trust/lists"
+    patterns = "/(jol+y|me[r-t]{2,5}y)+ \\w*/\n/^(a+)+$/\n"
+    rules = f"policy a\nnegative yes\n[a] block\npirate\nwalk the plank\ncannon*\n{patterns}[b] warn\nнос\n"
+    return rules.encode(), *(path.read_bytes() for path in sorted(lists.glob("*.txt"))[:2])
+
+
 def pictures() -> Seeds:
     import numpy as np
     from PIL import Image, ImageCms
@@ -392,7 +399,8 @@ def commands() -> Seeds:
 SEEDS: dict[str, Callable[[], Seeds]] = {
     "manifest": manifests, "scheduler": schedulers, "tokenizer": tokenizers, "graph": graphs, "record": records,
     "record-png": pngs_with_records, "like": pictures_of_others, "latents": latents_files, "noise": noises,
-    "prompt": prompts, "safetensors": weights, "one-file": one_files, "onnx-folder": onnx_encoders,
+    "prompt": prompts, "policy": policies, "words": prompts,
+    "safetensors": weights, "one-file": one_files, "onnx-folder": onnx_encoders,
     "checkpoint": checkpoints, "cache": cache_files,
     "picture": pictures, "credentials": signed_pictures, "mask": masks, "command": commands,
 }  # fmt: skip

@@ -53,9 +53,8 @@ def test_a_record_survives_a_png(record, tmp_path):
 
 def test_a_record_holds_no_clock_and_no_path(record):
     value = json.loads(record.texts()["tintype"])
-    assert set(value) == {
-        "record_version", "request", "picture", "made_with", "memory", "watermark", "credentials", "notes",
-    }  # fmt: skip
+    known = {"record_version", "request", "picture", "made_with", "memory", "notes"}
+    assert set(value) == {*known, "watermark", "credentials", "policy", "safety"}
     assert set(value["made_with"]) == {
         "tintype",
         "onnxruntime",
@@ -69,6 +68,7 @@ def test_a_record_holds_no_clock_and_no_path(record):
         "split_guidance",
         "kernels",
         "refiner",
+        "licence",
     }
 
 

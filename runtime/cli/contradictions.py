@@ -1,4 +1,4 @@
-"""What can't be asked of `tintype generate` together, each with which of the two to leave out."""
+"""Command lines of `tintype generate` that say too little, or two things at once."""
 
 from __future__ import annotations
 
