@@ -158,7 +158,7 @@ def test_every_field_of_a_request_is_kept():
     assert {name.removeprefix("hires_") for name in of_hires - {"hires"}} == hires - {"factor", "width", "height"}
     assert set(OF_IMAGE_FACTS) == image - {"sha256", "width", "height", "parent", "latents"}
     assert {name.removeprefix("mask_") for name in OF_MASK_FACTS} == mask - {"sha256"}
-    assert {field.name for field in dataclasses.fields(Inputs)} == {"pixels", "picture", "mask", "latents"}
+    assert {field.name for field in dataclasses.fields(Inputs)} == {"pixels", "picture", "mask", "latents", "file"}
 
 
 def test_every_field_of_a_request_but_its_size_has_words_for_the_command_line():

@@ -32,7 +32,7 @@ from tintype.trust.certificates import LOCAL_NAME
 from tintype.trust.credential_reading import NO_CREDENTIALS
 from tintype.trust.manifests import JPEG, PNG
 
-FIELDS = {"seed": 7, "num_inference_steps": 1, "width": 128, "height": 128}
+FIELDS = {"seed": 7, "num_inference_steps": 1, "width": 256, "height": 256}  # a smaller one's payload may be lost
 SOURCE = "http://cv.iptc.org/newscodes/digitalsourcetype/"
 
 
