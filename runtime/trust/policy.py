@@ -30,21 +30,13 @@ from tintype.files import read_plain
 from tintype.record.record import PolicyFacts
 from tintype.trust import fold
 from tintype.trust.patterns import Pattern, PatternError
-from tintype.trust.wordlist import WordList
+from tintype.trust.wordlist import Rule, WordList
 
 STRICT = "strict"  # the policy that comes with the package
 BLOCK, WARN = "block", "warn"
 
 _RULE = re.compile(r"\[\s*(\w[\w .-]{0,59}?)\s*\]\s*(block|warn)")
 _NAME = re.compile(r"policy\s+(\w[\w .-]{0,59})")
-
-
-@dataclass(frozen=True, slots=True)
-class Rule:
-    """A name, and what happens where one of its words is found."""
-
-    name: str
-    action: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,12 +10,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 from tintype.trust import fold
-
-if TYPE_CHECKING:
-    from tintype.trust.policy import Rule
 
 MAX_WORD_CHARS = 60
 LEAST_SPELLED = 3  # letters, of a word that stands as single ones
@@ -25,6 +21,14 @@ _RUN = re.compile(r"(.)\1*", re.DOTALL)
 _PARTING = re.compile(r"[,;]")  # these end a word even without a space
 
 Runs = tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """A name, and what happens where one of its words is found."""
+
+    name: str
+    action: str
 
 
 def pieces_of(token: str) -> list[str]:
