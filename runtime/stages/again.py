@@ -13,8 +13,7 @@ from tintype.record.provenance import mismatches, nondeterminism
 from tintype.record.record import PolicyFacts
 from tintype.request import InputFields, Request, ResolvedRequest, fields_of
 from tintype.stages.context import Context
-from tintype.stages.decode import decode
-from tintype.stages.finish import about_pixels, circumstances, judged, marked, provenance_of, to_picture, with_outside
+from tintype.stages.finish import circumstances, decoded, provenance_of, to_picture
 from tintype.trust.keys import key_name
 
 NAMES = {"image": "a picture", "mask": "a mask", "latents": "given noise"}
@@ -110,18 +109,11 @@ def finish_saved(ctx: Context, saved: SavedLatents, foreign: tuple[str, ...]) ->
     about = (f"its latents come from elsewhere: {'; '.join(foreign)}",) if foreign else ()
     about = (*about, *ctx.warnings)  # of its words
     for index, record in enumerate(saved.records):
-        begun = len(ctx.warnings)
-        pixels = with_outside(ctx, decode(ctx, saved.latents[index : index + 1]))
-        safety = judged(ctx, record.picture, pixels)
-        if record.picture in ctx.blocked:
+        made = decoded(ctx, record.picture, saved.latents[index : index + 1])
+        if made is None:
             continue
-        about_picture = about_pixels(pixels)
-        pixels, watermark = marked(ctx, pixels)
         made_with = provenance_of(ctx, record.picture)  # a picture in pieces has another build of the decoder
         if foreign:
             made_with = dataclasses.replace(record.made_with, modes={**record.made_with.modes, **made_with.modes})
-        notes = tuple(dict.fromkeys((*record.notes, *about, *ctx.warnings[begun:], *about_picture)))
-        whose = None if ctx.signer is None else ctx.signer.certificate.whose
-        about_it = dataclasses.replace(record, made_with=made_with, notes=notes, watermark=watermark, credentials=whose)
-        about_it = dataclasses.replace(about_it, policy=ctx.policy, safety=safety)
-        yield to_picture(ctx, pixels, about_it)
+        notes = tuple(dict.fromkeys((*record.notes, *about, *made.notes)))
+        yield to_picture(ctx, made, dataclasses.replace(record, made_with=made_with, notes=notes))

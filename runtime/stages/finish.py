@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,15 +31,32 @@ def finish(ctx: Context, batch: range, latents: Latents, warnings: Iterable[str]
     about_latents = tuple(warnings)
     for row, picture in enumerate(batch):
         if ctx.only in (None, picture):
-            begun = len(ctx.warnings)
-            pixels = with_outside(ctx, decode(ctx, latents[row : row + 1]))
-            safety = judged(ctx, picture, pixels)
-            if picture in ctx.blocked:
-                continue
-            notes = (*about_latents, *ctx.warnings[begun:], *about_pixels(pixels))
-            pixels, watermark = marked(ctx, pixels)
-            record = record_of(ctx, picture, notes)
-            yield to_picture(ctx, pixels, replace(record, watermark=watermark, safety=safety))
+            made = decoded(ctx, picture, latents[row : row + 1])
+            if made is not None:
+                record = record_of(ctx, picture, (*about_latents, *made.notes))
+                yield to_picture(ctx, made, record)
+
+
+@dataclass(frozen=True, slots=True)
+class Decoded:
+    """The pixels of one picture, (1, height, width, 3), judged and marked; notes: what its record says of that."""
+
+    pixels: Pixels
+    watermark: Watermark | None
+    safety: SafetyFacts | None
+    notes: tuple[str, ...]
+
+
+def decoded(ctx: Context, picture: int, latents: Latents) -> Decoded | None:
+    """A picture of its latents, (1, channels, height, width); None for one that the safety checker blocks."""
+    begun = len(ctx.warnings)
+    pixels = with_outside(ctx, decode(ctx, latents))
+    safety = judged(ctx, picture, pixels)
+    if picture in ctx.blocked:
+        return None
+    notes = (*ctx.warnings[begun:], *about_pixels(pixels))
+    pixels, watermark = marked(ctx, pixels)
+    return Decoded(pixels, watermark, safety, notes)
 
 
 def judged(ctx: Context, picture: int, pixels: Pixels) -> SafetyFacts | None:
@@ -75,21 +93,25 @@ def about_pixels(pixels: Pixels) -> tuple[str, ...]:
 
 def with_outside(ctx: Context, pixels: Pixels) -> Pixels:
     """The picture that a run began with, byte for byte outside its mask, where that was asked for."""
-    inputs, mask = ctx.request.inputs, ctx.request.mask
-    if mask is None or mask.keep_outside != "exact" or inputs.pixels is None or inputs.mask is None:
+    original, mask = ctx.request.inputs.pixels, _exact_mask(ctx)
+    if original is None or mask is None:
         return pixels
     from tintype.image.mask import keep_outside
 
-    return keep_outside(inputs.pixels[0], pixels[0], inputs.mask)[np.newaxis]
+    return keep_outside(original[0], pixels[0], mask)[np.newaxis]
+
+
+def _exact_mask(ctx: Context) -> NDArray[np.float32] | None:
+    """The mask outside of which every byte stays; None where none has to."""
+    mask = ctx.request.mask
+    return None if mask is None or mask.keep_outside != "exact" else ctx.request.inputs.mask
 
 
 def marked(ctx: Context, pixels: Pixels) -> tuple[Pixels, Watermark | None]:
     """A picture with its watermark, where it was asked for; what has to stay byte for byte has none."""
     if ctx.marker is None:
         return pixels, None
-    inputs, mask = ctx.request.inputs, ctx.request.mask
-    keeps = mask is not None and mask.keep_outside == "exact" and inputs.mask is not None
-    picture, watermark = ctx.marker.mark(pixels[0], inputs.mask if keeps else None)
+    picture, watermark = ctx.marker.mark(pixels[0], _exact_mask(ctx))
     return picture[np.newaxis], watermark
 
 
@@ -99,9 +121,10 @@ def float_pixels(ctx: Context, latents: Latents) -> NDArray[np.float32]:
     return np.ascontiguousarray(to_unit(samples).transpose(0, 2, 3, 1))
 
 
-def to_picture(ctx: Context, pixels: Pixels, record: Record) -> Picture:
-    """pixels: of one picture, (1, height, width, 3)."""
-    return Picture(record.picture, to_image(pixels[0]), record, ctx.signer)
+def to_picture(ctx: Context, made: Decoded, record: Record) -> Picture:
+    """record: what it says of the request, and of how latents were made."""
+    known = replace(record, watermark=made.watermark, safety=made.safety, **_by_operator(ctx))
+    return Picture(record.picture, to_image(made.pixels[0]), known, ctx.signer)
 
 
 def record_of(ctx: Context, picture: int, warnings: Iterable[str]) -> Record:
@@ -119,10 +142,14 @@ def record_of(ctx: Context, picture: int, warnings: Iterable[str]) -> Record:
         picture=picture,
         made_with=provenance_of(ctx, picture),
         memory=memory,
-        credentials=None if ctx.signer is None else ctx.signer.certificate.whose,
-        policy=ctx.policy,
         notes=tuple(dict.fromkeys(warnings)),
+        **_by_operator(ctx),
     )
+
+
+def _by_operator(ctx: Context) -> dict[str, Any]:
+    """Fields of a record that whoever runs this decides."""
+    return {"policy": ctx.policy, "credentials": None if ctx.signer is None else ctx.signer.certificate.whose}
 
 
 def _plans(ctx: Context) -> Iterator[Plan]:

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tintype.arrays import Pixels
-from tintype.trust.pattern import BITS, COLUMNS, RADIUS, ROWS, TILE, Bins, Pattern, pattern_of
+from tintype.trust.pattern import BINS, BITS, RADIUS, TILE, Bins, Pattern, pattern_of, tile_of, turned_by
 from tintype.trust.residual import flatten, luma_of, middle, tile_bins
 
-# In standard deviations of what a picture without a mark gives. `tintype bench watermark` draws their tails.
+# In standard deviations of what a picture without a mark gives. `bench.watermark` draws their tails.
 THRESHOLD = 6.8  # over the shifts alone
 LEAST_SIDE = TILE  # pixels
 BANDS = (26.0, 15.0, 9.5)  # cycles a tile: all of the ring, and what blurring leaves of it
@@ -32,7 +33,7 @@ class Match:
         return min(1.0, len(BANDS) * TILE * TILE * 0.5 * math.erfc(self.score / math.sqrt(2)))
 
 
-NO_MATCH = Match(0.0, (0, 0), np.zeros(len(ROWS), np.complex64))
+NO_MATCH = Match(0.0, (0, 0), np.zeros(BINS, np.complex64))
 
 
 def detect(pixels: Pixels) -> Match:
@@ -57,30 +58,26 @@ def correlations(bins: Bins, highest: float = BANDS[0]) -> NDArray[np.float64]:
     pattern = pattern_of()
     sync = pattern.sync[RADIUS[pattern.sync] <= highest]
     alike = bins[sync] * pattern.sync_phases[: len(sync)].conj()
-    spread = math.sqrt(float(np.sum(np.abs(alike) ** 2)) / 2)
-    spectrum = np.zeros((TILE, TILE // 2 + 1), np.complex64)
-    spectrum[ROWS[sync] % TILE, COLUMNS[sync]] = alike
-    on_edge = COLUMNS[sync] == 0
-    spectrum[-ROWS[sync][on_edge] % TILE, 0] = alike[on_edge].conj()
-    return np.fft.irfft2(spectrum, (TILE, TILE)) * (TILE * TILE / 2 / spread if spread else 0.0)
+    spread = _spread(alike)
+    return tile_of(alike, sync) * (TILE * TILE / 2 / spread if spread else 0.0)
 
 
 def score_at(bins: Bins, shift: tuple[int, int]) -> float:
     """What `best_shift` gives where the shift is known, of the whole ring."""
     pattern = pattern_of()
-    alike = (turned_back(bins, shift)[pattern.sync] * pattern.sync_phases.conj()).real
-    spread = math.sqrt(float(np.sum(np.abs(bins[pattern.sync]) ** 2)) / 2)
-    return float(alike.sum()) / spread if spread else 0.0
+    alike = (bins * turned_by(shift))[pattern.sync] * pattern.sync_phases.conj()
+    spread = _spread(alike)
+    return float(alike.real.sum()) / spread if spread else 0.0
 
 
-def turned_back(bins: Bins, shift: tuple[int, int]) -> Bins:
-    """The bins of a tile that was turned around by rows and columns, as they were before."""
-    return bins * np.exp(2j * np.pi / TILE * (ROWS * shift[0] + COLUMNS * shift[1])).astype(np.complex64)
+def _spread(alike: NDArray[Any]) -> float:
+    """The standard deviation of a sum of what bins and pattern have in common, where that is chance."""
+    return math.sqrt(float(np.sum(np.abs(alike) ** 2)) / 2)
 
 
 def soft_bits(match: Match, pattern: Pattern) -> NDArray[np.float64]:
     """(BITS,) standard deviations above 0 for a bit that is 1, below for one that is 0."""
-    turned = turned_back(match.bins, match.shift)
+    turned = match.bins * turned_by(match.shift)
     alike = (turned[pattern.bits] * pattern.bit_phases.conj()).real
     spread = math.sqrt(float(np.mean(np.abs(match.bins[pattern.bits]) ** 2)) / 2 * alike.shape[1])
     return np.asarray(alike.sum(axis=1), np.float64) / spread if spread else np.zeros(BITS)

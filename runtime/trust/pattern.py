@@ -12,7 +12,7 @@ import functools
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -58,13 +58,23 @@ class Pattern:
         values = np.zeros(BINS, np.complex128)
         values[self.sync] = self.sync_phases
         values[self.bits] = self.bit_phases * (np.where(bits, 1.0, -1.0) * gains)[:, np.newaxis]
-        values *= AMPLITUDES * np.exp(-2j * np.pi / TILE * (ROWS * shift[0] + COLUMNS * shift[1]))
-        spectrum = np.zeros((TILE, TILE // 2 + 1), np.complex128)
-        spectrum[ROWS % TILE, COLUMNS] = values
-        on_edge = COLUMNS == 0  # its other half lies in the same column
-        spectrum[-ROWS[on_edge] % TILE, 0] = values[on_edge].conj()
-        tile = np.fft.irfft2(spectrum, (TILE, TILE))
+        tile = tile_of(values * AMPLITUDES * turned_by(shift).conj())
         return (tile / tile.std()).astype(np.float32)
+
+
+def tile_of(values: NDArray[Any], bins: NDArray[np.int64] | slice = slice(None)) -> NDArray[np.float64]:
+    """(TILE, TILE) whose spectrum has these values at these bins, and nothing elsewhere."""
+    rows, columns = ROWS[bins], COLUMNS[bins]
+    spectrum = np.zeros((TILE, TILE // 2 + 1), values.dtype)
+    spectrum[rows % TILE, columns] = values
+    on_edge = columns == 0  # its other half lies in the same column
+    spectrum[-rows[on_edge] % TILE, 0] = values[on_edge].conj()
+    return np.asarray(np.fft.irfft2(spectrum, (TILE, TILE)), np.float64)
+
+
+def turned_by(shift: tuple[int, int]) -> NDArray[np.complex128]:
+    """(BINS,) what undoes a turn of the tile around its rows and columns, once bins are multiplied by it."""
+    return np.asarray(np.exp(2j * np.pi / TILE * (ROWS * shift[0] + COLUMNS * shift[1])))
 
 
 @functools.lru_cache(maxsize=8)

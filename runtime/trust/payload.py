@@ -13,8 +13,8 @@ from tintype.arrays import Pixels
 from tintype.trust.pattern import BITS
 from tintype.trust.residual import LUMA
 
-VERSION = 1
-VERSION_BITS, MAKER_BITS, CONTENT_BITS, CHECK_BITS = 2, 24, 8, 14
+VERSION = 1  # of two bits, which come first
+MAKER_BITS, CONTENT_BITS, CHECK_BITS = 24, 8, 14
 THUMBNAIL = 16  # pixels, each side
 MOST_DOUBTFUL = 3  # bits that are tried both ways, where the check says that something was misread
 # Of the sum of the bits' squared scores, which is a chi-squared of 48 where the key is another: 1e-6 lie above.
@@ -31,12 +31,16 @@ class Payload:
     @property
     def hex(self) -> str:
         """As a record keeps it: 12 digits, the check included."""
-        return f"{int(''.join(map(str, self.bits().astype(int))), 2):0{BITS // 4}x}"
+        return f"{self._word:0{BITS // 4}x}"
 
     def bits(self) -> NDArray[np.bool_]:
         """(BITS,), highest first."""
+        return np.array([self._word >> place & 1 for place in reversed(range(BITS))], bool)
+
+    @property
+    def _word(self) -> int:
         number = (self.version << MAKER_BITS | self.maker) << CONTENT_BITS | self.content
-        return _bits(number << CHECK_BITS | _check(number), BITS)
+        return number << CHECK_BITS | _check(number)
 
 
 def payload_of_hex(text: str) -> Payload | None:
@@ -88,7 +92,3 @@ def _payload(word: int) -> Payload | None:
 
 def _check(number: int) -> int:
     return zlib.crc32(number.to_bytes(8, "big")) & (1 << CHECK_BITS) - 1
-
-
-def _bits(number: int, count: int) -> NDArray[np.bool_]:
-    return np.array([number >> place & 1 for place in reversed(range(count))], bool)

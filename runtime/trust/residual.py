@@ -61,9 +61,13 @@ class TileBins:
     @property
     def bins(self) -> Bins:
         """The values beside the power around them, so that noise has a power of 1; large ones clipped."""
-        floor = NOTHING * self.around.max(initial=0.0) + np.finfo(np.float32).tiny
-        values = self.values / np.sqrt(self.around + floor)
+        values = self.values / np.sqrt(not_nothing(self.around))
         return (values * np.minimum(1.0, CLIP_BIN / np.maximum(np.abs(values), 1.0))).astype(np.complex64)
+
+
+def not_nothing(around: NDArray[Any]) -> NDArray[Any]:
+    """Powers that can be divided by: a flat picture has none."""
+    return np.asarray(around + (NOTHING * around.max(initial=0.0) + np.finfo(np.float32).tiny))
 
 
 def tile_bins(flat: NDArray[np.float32]) -> TileBins:
@@ -117,9 +121,8 @@ def _box(values: NDArray[np.float32]) -> NDArray[np.float32]:
             if width & length:
                 total += _from(sums, begun, count, axis)
                 begun += length
-            sums = _from(sums, 0, sums.shape[axis] - length, axis) + _from(
-                sums, length, sums.shape[axis] - length, axis
-            )
+            rest = sums.shape[axis] - length
+            sums = _from(sums, 0, rest, axis) + _from(sums, length, rest, axis)
             length *= 2
         values = total / np.float32(width)
     return values

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from tintype.arrays import Pixels
 from tintype.trust.detect import BANDS, LEAST_SIDE, NO_MATCH, Match, best_shift
 from tintype.trust.pattern import COLUMNS, RADIUS, ROWS, TILE
-from tintype.trust.residual import TileBins, flatten, luma_of, power
+from tintype.trust.residual import TileBins, flatten, luma_of, not_nothing, power
 
 THRESHOLD = 7.6  # of a match's score, over all geometries
 WINDOW = 512  # pixels from the middle
@@ -72,7 +72,7 @@ class _Spectrum:
         values = np.fft.rfft2(flatten(luma).values, (SPECTRUM, SPECTRUM)).astype(np.complex64)
         powers = power(values).astype(np.float32)
         around = _mean_around(powers)
-        points = np.minimum(powers / (around + 1e-9 * around.max() + np.finfo(np.float32).tiny), MOST_POWER)
+        points = np.minimum(powers / not_nothing(around), MOST_POWER)
         return cls(values, around, points.astype(np.float32))
 
     def tile_bins(self, geometry: Geometry) -> TileBins:
