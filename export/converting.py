@@ -24,7 +24,7 @@ from tintype.export.placing import Scratch
 from tintype.export.progress import Progress
 from tintype.export.quantization import halve_weights
 from tintype.export.roles import CLIP_LAYERS, COMPONENT_OF, GRAPH_FILES, clip_skips
-from tintype.export.storage import save_graph
+from tintype.export.storage import save_graph, stored_bytes
 from tintype.export.tokenizer import BundleTokenizer
 from tintype.sources.families import tokenizer_of
 from tintype.sources.onnx_folder import EXPORT_AGAIN, GRAPH
@@ -164,9 +164,7 @@ def _report(role: str, precision: str, path: Path, calls: Sequence[Call]) -> Gra
             found += [outputs[name] for name in call.references]
     parity = replace(judge(gate, references, found, "quick"), reference=REFERENCE)
     largest = measure_ranges(path, [call.feed for call in calls])
-    data = path.with_name(path.name + "_data")
-    size = path.stat().st_size + (data.stat().st_size if data.is_file() else 0)
-    return GraphReport(role, precision, parity, size, largest=largest)
+    return GraphReport(role, precision, parity, stored_bytes(path), largest=largest)
 
 
 def _run_source(source: Path, plan: RolePlan, path: Path, feeds: Sequence[Feed]) -> list[Call]:

@@ -30,7 +30,7 @@ from tintype.export.progress import Progress
 from tintype.export.quantization import Layer, Scales, find_layers, halve_weights, quantize_graph
 from tintype.export.roles import COMPONENT_OF, GRAPH_FILES
 from tintype.export.simulation import ActivationStatistics, layer_scales
-from tintype.export.storage import load_graph, save_graph
+from tintype.export.storage import load_graph, save_graph, stored_bytes
 from tintype.export.tokenizer import BundleTokenizer
 from tintype.export.trajectories import (
     Call,
@@ -259,12 +259,6 @@ def run_calls(path: Path, calls: Sequence[Call], place: Path, options: BuildOpti
     return found
 
 
-def graph_bytes(path: Path) -> int:
-    """Graph and weights on disk."""
-    data = path.with_name(path.name + "_data")
-    return path.stat().st_size + (data.stat().st_size if data.is_file() else 0)
-
-
 def _int8(job: Job, role: str, calls: Sequence[Call], quantized: Quantized) -> GraphReport:
     """Write an int8 graph; layers go float until the real graph passes, and the last try is fp16 throughout."""
     share, choice = FIRST_STEP, quantized.choice
@@ -286,9 +280,9 @@ def _check_parity(
     outputs = run_calls(path, calls, job.scratch.folder, BUILD_OPTIONS[job.plan.parity])
     parity = judge(Gate.of(role, job.precision), references, outputs, job.plan.parity)
     if choice is None:
-        return GraphReport(role, precision, parity, graph_bytes(path))
+        return GraphReport(role, precision, parity, stored_bytes(path))
     return GraphReport(
-        role, precision, parity, graph_bytes(path), len(choice.int8), len(choice.layers), choice.float_names
+        role, precision, parity, stored_bytes(path), len(choice.int8), len(choice.layers), choice.float_names
     )
 
 

@@ -134,13 +134,9 @@ def _version(name: str) -> str | None:
 
 def _code_digest() -> str:
     """Of the exporter itself and of what lowers graphs to judge them."""
-    from tintype.engine.build.code_version import lowering_version
+    from tintype.engine.build.code_version import bytes_digest, lowering_version, read_sources
 
-    total = hashlib.sha256(lowering_version().encode())
-    with resources.as_file(resources.files("tintype.export")) as folder:
-        for each in sorted(folder.rglob("*.py")):
-            total.update(each.read_bytes())
-    return total.hexdigest()
+    return lowering_version() + bytes_digest(read_sources([resources.files("tintype.export")]))
 
 
 def _read(folder: Path) -> Mapping[str, FinishedGraph]:

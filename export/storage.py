@@ -16,6 +16,12 @@ SMALL_ALIGNMENT_BYTES = 64
 SMALLEST_EXTERNAL_BYTES = 1024
 
 
+def stored_bytes(path: Path) -> int:
+    """A graph and its weights on disk."""
+    data = path.with_name(path.name + "_data")
+    return path.stat().st_size + (data.stat().st_size if data.is_file() else 0)
+
+
 def save_graph(model: ir.Model, path: Path) -> None:
     """Write `path` and, where there are weights of size, `path`_data beside it. The folder is made when missing.
 

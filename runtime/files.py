@@ -55,6 +55,11 @@ def read_plain(path: str | os.PathLike[str], most_bytes: int) -> bytes:
     return content
 
 
+def others_can_read(path: str | os.PathLike[str]) -> bool:
+    """Whether a file is for more than its owner. Who may read what is not asked on Windows. Raises OSError."""
+    return os.name == "posix" and bool(stat.S_IMODE(Path(path).stat().st_mode) & 0o077)
+
+
 def sha256_of(path: Path) -> str:
     """Of a plain file's bytes, in hexadecimal digits. Raises OSError."""
     with open_plain(path, MAX_FILE_BYTES) as file:

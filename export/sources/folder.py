@@ -36,7 +36,7 @@ def open_folder(folder: Path) -> CheckpointSource:
         index=index,
         configs=configs,
         weights={name: find_weights(folder / name) for name in family.components},
-        tokenizers=_tokenizers(folder, family),
+        tokenizers=tokenizer_places(folder, family),
         licence=read_licence(folder),
     )
 
@@ -54,7 +54,8 @@ def folder_entries(paths: tuple[Path, ...], component: str) -> Entries:
     return found
 
 
-def _tokenizers(folder: Path, family: Family) -> Mapping[str, TokenizerPlace]:
+def tokenizer_places(folder: Path, family: Family) -> Mapping[str, TokenizerPlace]:
+    """Where the tokenizers of a family lie, by name. Raises ExportError for one that isn't there."""
     places = [tokenizer_of(name) for name in family.text_encoders]
     for name in places:
         if not (folder / name).is_dir():

@@ -9,8 +9,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from tintype.errors import ExportError
-from tintype.export.sources.source import CheckpointSource, TokenizerPlace
-from tintype.sources.families import Configs, Family, family_of, tokenizer_of
+from tintype.export.sources.folder import tokenizer_places
+from tintype.export.sources.source import CheckpointSource
+from tintype.sources.families import Configs, Family, family_of
 from tintype.sources.folder import SCHEDULER, read_config
 from tintype.sources.licence import read_licence
 from tintype.sources.onnx_folder import EXPORT_AGAIN, GRAPH, OnnxGraph, plain_index, problem_of, read_graphs
@@ -33,7 +34,7 @@ def open_onnx_folder(folder: Path) -> CheckpointSource:
         index=index,
         configs=_configs(folder, family),
         weights=weights,
-        tokenizers=_tokenizers(folder, family),
+        tokenizers=tokenizer_places(folder, family),
         licence=read_licence(folder),
         graphs=graphs,
     )
@@ -65,11 +66,3 @@ def _configs(folder: Path, family: Family) -> Configs:
             config["_class_name"] = family.components[name]
     configs["scheduler"] = read_config(folder / SCHEDULER)
     return configs
-
-
-def _tokenizers(folder: Path, family: Family) -> Mapping[str, TokenizerPlace]:
-    places = [tokenizer_of(name) for name in family.text_encoders]
-    for name in places:
-        if not (folder / name).is_dir():
-            raise ExportError(f"{folder} has no {name} folder", fix=f"copy the {name}/ of the checkpoint into it")
-    return {name: TokenizerPlace(folder / name) for name in places}

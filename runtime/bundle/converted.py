@@ -21,7 +21,7 @@ from tintype import strict_json
 from tintype.bundle.manifest import MANIFEST_NAME
 from tintype.engine.build.cache import BUNDLES, LEFTOVER_SECONDS, bundles_folder, bytes_on_disk, cache_folder, discard
 from tintype.engine.build.child import ChildError, file_lock, run_child
-from tintype.engine.build.code_version import read_sources
+from tintype.engine.build.code_version import bytes_digest, read_sources
 from tintype.errors import ExportError
 from tintype.files import read_cached, write_text
 from tintype.sources.folder import INDEX
@@ -105,11 +105,8 @@ def key_of(folder: Path) -> str:
 def _exporter_digest() -> str:
     """Of the exporter's code, which isn't imported for it."""
     spec = find_spec(EXPORTER.rpartition(".")[0])
-    digest = hashlib.sha256()
-    for place in (spec.submodule_search_locations if spec is not None else None) or ():
-        for name, source in sorted(read_sources([Path(place)]).items()):
-            digest.update(f"{name}\0{len(source)}\0".encode() + source)
-    return digest.hexdigest()
+    places = (spec.submodule_search_locations if spec is not None else None) or ()
+    return bytes_digest(read_sources(map(Path, places)))
 
 
 def _made(folder: Path, bundle: Path) -> list[str]:

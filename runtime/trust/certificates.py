@@ -10,7 +10,6 @@ import importlib.util
 import itertools
 import json
 import os
-import stat
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -18,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tintype.errors import InstallError, RequestError
-from tintype.files import read_plain, write_whole
+from tintype.files import others_can_read, read_plain, write_whole
 
 if TYPE_CHECKING:
     from cryptography.x509 import Certificate as X509
@@ -91,7 +90,7 @@ def read_certificate(chain: str | os.PathLike[str], key: str | os.PathLike[str])
             contents[path] = read_plain(path, MOST_PEM_BYTES)
         except (OSError, ValueError) as error:
             raise RequestError(f"{path} cannot be read: {error}", fix=_FORM) from None
-    if os.name == "posix" and stat.S_IMODE(Path(key).stat().st_mode) & 0o077:
+    if others_can_read(key):
         raise RequestError(f"others can read the key {key}", fix=f"chmod 600 {key}")
     try:
         found = x509.load_pem_x509_certificates(contents[chain])
@@ -188,7 +187,7 @@ def local_certificate(folder: Path) -> Certificate:
     """
     path = folder / LOCAL_NAME
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
-        if os.name != "posix" or not stat.S_IMODE(path.stat().st_mode) & 0o077:
+        if not others_can_read(path):
             known = json.loads(read_plain(path, MOST_PEM_BYTES))
             if datetime.fromisoformat(known["until"]) > datetime.now(UTC) + timedelta(days=365):
                 return Certificate(known["chain"].encode(), known["key"].encode(), known["algorithm"], LOCAL)

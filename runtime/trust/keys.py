@@ -6,11 +6,10 @@ import contextlib
 import hashlib
 import os
 import secrets
-import stat
 from pathlib import Path
 
 from tintype.errors import RequestError
-from tintype.files import read_plain, write_whole
+from tintype.files import others_can_read, read_plain, write_whole
 from tintype.trust.pattern import PUBLIC_KEY
 from tintype.trust.payload import MAKER_BITS
 
@@ -25,12 +24,12 @@ def read_key(path: str | os.PathLike[str]) -> bytes:
     fresh = f"make one: (umask 077; head -c 32 /dev/urandom > {path})"
     try:
         key = read_plain(path, MOST_KEY_BYTES)
-        mode = Path(path).stat().st_mode
+        is_shared = others_can_read(path)
     except (OSError, ValueError) as error:
         raise RequestError(f"the watermark key {path} cannot be read: {error}", fix=fresh) from None
     if len(key) < LEAST_KEY_BYTES:
         raise RequestError(f"the watermark key {path} has {len(key)} bytes; {LEAST_KEY_BYTES} are the least", fix=fresh)
-    if os.name == "posix" and stat.S_IMODE(mode) & 0o077:
+    if is_shared:
         raise RequestError(f"others can read the watermark key {path}", fix=f"chmod 600 {path}")
     return key
 

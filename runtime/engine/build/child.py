@@ -21,6 +21,7 @@ from typing import Any, TypeVar
 
 import filelock
 
+from tintype.engine.device.process_memory import status_bytes
 from tintype.engine.device.remedies import says_no_memory
 from tintype.errors import NO_ROOM, CancelledError, MemoryBudgetError, UncutError
 from tintype.free_memory import free_bytes
@@ -192,12 +193,11 @@ def _last_object(text: str) -> dict[str, Any]:
 def take_what_is_free() -> None:
     """From now on this process gets no more memory than is free now: it fails where the system would begin to end
     processes, among them those that make pictures. Does nothing but on Linux, where alone a limit of data is kept."""
-    if sys.platform != "linux":
+    own = status_bytes("VmData") if sys.platform == "linux" else None
+    if own is None:
         return
     import resource
 
-    status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
-    own = int(next(line for line in status.splitlines() if line.startswith("VmData:")).split()[1]) * 1024
     bound = own + max(0, free_bytes()) + UNTOUCHED_BYTES
     soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
     for limit in (soft, hard):

@@ -33,10 +33,7 @@ class _Kept:
 def lowering_version() -> str:
     """12 hexadecimal digits, the same for the same code whatever Python runs it."""
     sources = read_sources(resources.files(package) for package in PACKAGES)
-    digest = hashlib.sha256()
-    for name, source in sources.items():
-        digest.update(f"{name}\0{len(source)}\0".encode() + source)
-    raw, path = digest.hexdigest()[:24], cache.cache_folder() / "costs" / "lowering.json"
+    raw, path = bytes_digest(sources)[:24], cache.cache_folder() / "costs" / "lowering.json"
     known: dict[str, str] = {}
     with contextlib.suppress(OSError, ValueError):
         known = strict_json.read(_Kept, strict_json.parse(read_cached(path))).versions
@@ -56,6 +53,14 @@ def read_sources(packages: Iterable[Traversable]) -> dict[str, bytes]:
             elif entry.is_dir():
                 sources |= {f"{package.name}/{name}": source for name, source in read_sources([entry]).items()}
     return sources
+
+
+def bytes_digest(sources: Mapping[str, bytes]) -> str:
+    """sha256, in hexadecimal digits, of files by their names."""
+    digest = hashlib.sha256()
+    for name, source in sources.items():
+        digest.update(f"{name}\0{len(source)}\0".encode() + source)
+    return digest.hexdigest()
 
 
 def version_of(sources: Mapping[str, bytes]) -> str:

@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 from typing import Any
 
 
+def status_bytes(field: str) -> int | None:
+    """A size of this process in /proc, as Linux has it; None where that isn't told."""
+    try:
+        status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
+    except OSError:
+        return None
+    size = re.search(rf"^{field}:\s+(\d+) kB$", status, re.MULTILINE)
+    return int(size[1]) * 1024 if size else None
+
+
 def peak_rss_bytes() -> int:
     """The most resident memory this process ever had."""
-    status = Path("/proc/self/status")
-    if status.exists():
-        # Not ru_maxrss: that outlives exec, so a small process started by a large one would report its parent's peak.
-        lines = status.read_text(encoding="ascii", errors="replace").splitlines()
-        return int(next(line for line in lines if line.startswith("VmHWM:")).split()[1]) * 1024
+    # Not ru_maxrss: that outlives exec, so a small process started by a large one would report its parent's peak.
+    peak = status_bytes("VmHWM")
+    if peak is not None:
+        return peak
     if sys.platform == "win32":
         import psutil
 
@@ -21,5 +31,5 @@ def peak_rss_bytes() -> int:
         return int(info.peak_wset)
     import resource
 
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
+    used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return used if sys.platform == "darwin" else used * 1024
