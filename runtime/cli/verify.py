@@ -15,7 +15,7 @@ from tintype.errors import RequestError, TintypeError
 
 if TYPE_CHECKING:
     from tintype.trust.credential_reading import Credentials
-    from tintype.trust.verify import Verification
+    from tintype.trust.verify import Reader, Verification
 
 FOUND, UNREAD, NOTHING = 0, 1, 3  # exit codes
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".tif", ".tiff", ".bmp", ".avif")  # looked at in a folder
@@ -42,7 +42,10 @@ def verify(
     anybody can write or remove it; content credentials are signed (extra: c2pa). Exit codes: 0 something is found, 3
     nothing is, 1 a picture can't be read, or its credentials don't hold.
     """
-    codes = {_verify(path, watermark_key, trust, as_json) for path in _pictures(picture)}
+    from tintype.trust.verify import Reader
+
+    reader = Reader.of(watermark_key, trust)
+    codes = {_verify(path, reader, as_json) for path in _pictures(picture)}
     context.exit(next(code for code in (UNREAD, FOUND, NOTHING) if code in codes))
 
 
@@ -56,17 +59,16 @@ def _pictures(path: Path) -> Iterator[Path]:
     yield from found
 
 
-def _verify(path: Path, key: Path | None, trust: Path | None, as_json: bool) -> int:
+def _verify(path: Path, reader: Reader, as_json: bool) -> int:
     """Say what one picture says; its exit code."""
-    from tintype.trust.verify import verify as read
-
     try:
-        found = read(path, watermark_key=key, trust=trust)
+        found = reader.read(path)
     except TintypeError as error:
         if as_json:
             say_json({"file": str(path), "error": {"message": error.message, "fix": error.fix}})
         else:
             say(f"{path}: {error.message}", err=True)
+            say(f"  fix: {error.fix}", err=True)
         return UNREAD
     if as_json:
         say_json({"file": str(path), **_as_json(found)})

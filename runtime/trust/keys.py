@@ -21,7 +21,7 @@ NOBODY = 0  # of an installation that can't keep a number
 
 def read_key(path: str | os.PathLike[str]) -> bytes:
     """An operator's key: any bytes, for nobody else to read. Raises RequestError."""
-    fresh = f"make one: (umask 077; head -c 32 /dev/urandom > {path})"
+    fresh = "make one: (umask 077; head -c 32 /dev/urandom > FILE)"
     try:
         key = read_plain(path, MOST_KEY_BYTES)
         is_shared = others_can_read(path)

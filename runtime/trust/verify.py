@@ -73,14 +73,30 @@ def verify(
     trust: a file of certificates (PEM) of the authorities that may vouch for who signed; without one nobody does.
     Raises RequestError for what can't be read as a picture, and for a key or certificates that are none.
     """
-    from tintype.image.source import open_picture
+    return Reader.of(watermark_key, trust).read(path)
 
-    keys = [PUBLIC_KEY] if watermark_key is None else [read_key(watermark_key), PUBLIC_KEY]
-    anchors = None if trust is None else read_anchors(trust)
-    mark = read_watermark(np.asarray(open_picture(path, what="picture")), keys)
-    payload = mark.payload if mark.found else ""
-    credentials = read_credentials(path, payload, anchors=anchors)
-    return Verification(watermark=mark, record=_record_in(path), credentials=credentials)
+
+@dataclass(frozen=True, slots=True)
+class Reader:
+    """What pictures are read with. keys: that a payload is tried with; anchors: see `read_anchors`."""
+
+    keys: list[bytes]
+    anchors: str | None
+
+    @classmethod
+    def of(cls, watermark_key: str | os.PathLike[str] | None, trust: str | os.PathLike[str] | None) -> Reader:
+        """Of the files that `verify` takes. Raises RequestError."""
+        keys = [PUBLIC_KEY] if watermark_key is None else [read_key(watermark_key), PUBLIC_KEY]
+        return cls(keys, None if trust is None else read_anchors(trust))
+
+    def read(self, path: str | os.PathLike[str]) -> Verification:
+        """One picture's layers. Raises RequestError."""
+        from tintype.image.source import open_picture
+
+        mark = read_watermark(np.asarray(open_picture(path, what="picture")), self.keys)
+        payload = mark.payload if mark.found else ""
+        credentials = read_credentials(path, payload, anchors=self.anchors)
+        return Verification(watermark=mark, record=_record_in(path), credentials=credentials)
 
 
 def read_watermark(pixels: Pixels, keys: list[bytes]) -> WatermarkReading:

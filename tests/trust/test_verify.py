@@ -75,6 +75,7 @@ def test_what_is_no_picture_cannot_be_read(tmp_path: Path, content: bytes) -> No
     done = ran(tmp_path / "x.png")
     assert done.exit_code == 1
     assert "x.png" in done.output
+    assert "  fix: " in done.output
     assert "Traceback" not in done.output
     told = json.loads(ran(tmp_path / "x.png", "--json").output)
     assert told["error"]["message"]
@@ -108,6 +109,13 @@ def test_neither_a_model_nor_onnxruntime_is_needed(folder: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("option", ["--watermark-key", "--trust"])
+def test_a_key_and_certificates_that_are_none_are_told_before_any_picture(folder: Path, option: str) -> None:
+    done = ran(folder, option, folder / "nowhere")
+    assert done.output == ""
+    assert "cannot be read" in str(done.exception)
 
 
 def test_an_empty_folder_is_told(tmp_path: Path) -> None:
