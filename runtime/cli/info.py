@@ -18,7 +18,7 @@ from tintype.errors import TintypeError
 
 if TYPE_CHECKING:
     from tintype.bundle import Bundle
-    from tintype.sources import SourceFacts
+    from tintype.sources.facts import SourceFacts
 
 
 @click.command()
@@ -30,7 +30,7 @@ def info(source: str, as_json: bool) -> None:
     optimum's ONNX folder, and what it takes to export it. Of weights nothing is read or fetched but what their files
     say of them."""
     from tintype.bundle import EMBEDDED, MANIFEST_NAME, open_bundle
-    from tintype.sources import describe, is_checkpoint
+    from tintype.sources.facts import describe, is_checkpoint
     from tintype.sources.hub import describe_remote, is_address
 
     if source not in EMBEDDED and is_checkpoint(Path(source), MANIFEST_NAME):

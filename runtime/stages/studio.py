@@ -35,19 +35,19 @@ from tintype.stages.again import (
 from tintype.stages.context import Context
 from tintype.stages.start import encode_picture
 from tintype.trust.certificates import OPERATOR, certificate_for
-from tintype.trust.choices import Operator
+from tintype.trust.choices import File, Operator
 from tintype.trust.credentials import Signer
 from tintype.trust.keys import maker_of, read_key
 from tintype.trust.marking import Marker
 from tintype.trust.pattern import PUBLIC_KEY
-from tintype.trust.policy import read_policy
-from tintype.trust.safety import open_checker
 from tintype.trust.wordings import demand_allowed
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
     from tintype.engine import Target
+    from tintype.trust.policy import Policy
+    from tintype.trust.safety import SafetyChecker
 
 
 NOBODY = Operator()  # who decided nothing
@@ -81,8 +81,8 @@ class Studio:
         if self._certificate is not None and (memory is not None or self._certificate.whose == OPERATOR):
             Signer(self._certificate).demand_sound()
         self._watermark_key = PUBLIC_KEY if operator.watermark_key is None else read_key(operator.watermark_key)
-        self.policy = None if operator.policy is None else read_policy(operator.policy)
-        self.checker = None if operator.safety is None else open_checker(operator.safety, bundle)
+        self.policy = None if operator.policy is None else _policy_of(operator.policy)
+        self.checker = None if operator.safety is None else _checker_of(operator.safety, bundle)
         self.graphs = Graphs(bundle, target, default_threads() if threads is None else threads)
         self.on_progress: Callable[[str], None] = lambda words: None  # what a plan takes its time for; set it
         self.refiner = None if refiner is None else _refiner_of(bundle, refiner, target, memory, threads)
@@ -315,3 +315,15 @@ def _refiner_of(
             fix="give a refiner, or a model that draws from words",
         )
     return Studio(refiner, target, memory=memory, threads=threads)
+
+
+def _policy_of(named: File) -> Policy:
+    from tintype.trust.policy import read_policy  # most have none, and start without it
+
+    return read_policy(named)
+
+
+def _checker_of(named: File, bundle: Bundle) -> SafetyChecker:
+    from tintype.trust.safety import open_checker
+
+    return open_checker(named, bundle)

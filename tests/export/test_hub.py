@@ -21,7 +21,7 @@ from tintype.export.bundling import export_bundle
 from tintype.export.checkpoint import open_checkpoint
 from tintype.export.sources.hub import is_address
 from tintype.files import sha256_of
-from tintype.sources import describe
+from tintype.sources.facts import describe
 
 pytestmark = pytest.mark.slow
 

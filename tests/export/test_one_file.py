@@ -25,7 +25,7 @@ from tintype.export.sources.source import SourceOptions
 from tintype.export.writing import source_of
 from tintype.files import sha256_of
 from tintype.sampling.scheduler_config import SchedulerConfig
-from tintype.sources import describe
+from tintype.sources.facts import describe
 
 Published = Callable[[str], Path]
 # What a config holds that isn't the model's: how it was saved, and sizes of pictures that no shape says.

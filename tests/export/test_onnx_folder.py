@@ -27,7 +27,7 @@ from tintype.export import export_bundle, psnr_db
 from tintype.export.checkpoint import open_checkpoint
 from tintype.export.converting import roles_of
 from tintype.export.progress import Silent
-from tintype.sources import describe
+from tintype.sources.facts import describe
 
 pytestmark = pytest.mark.slow
 

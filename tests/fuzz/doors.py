@@ -234,7 +234,7 @@ def one_file(path: Path, scratch: Scratch) -> None:
     """A checkpoint in one file: what it is told to be, and the configs that are made of its shapes."""
     from tintype.export.checkpoint import demand_tensors, open_checkpoint
     from tintype.export.sources.source import SourceOptions
-    from tintype.sources import describe
+    from tintype.sources.facts import describe
 
     place = scratch.folder / "one.safetensors"  # a hostile file may have any name; its door reads this ending
     shutil.copyfile(path, place)
@@ -250,7 +250,7 @@ def onnx_folder(path: Path, scratch: Scratch) -> None:
     """The graph of a text encoder in a folder as optimum exports it: what it is told to be, and the canonical graph."""
     from tintype.export.checkpoint import open_checkpoint
     from tintype.export.converting import rewritten, role_plan
-    from tintype.sources import describe
+    from tintype.sources.facts import describe
 
     shutil.copyfile(path, scratch.onnx_folder / "text_encoder/model.onnx")
     describe(scratch.onnx_folder)

@@ -123,7 +123,7 @@ def test_what_its_pipeline_saves_is_the_same_source(
     from optimum.onnxruntime import ORTDiffusionPipeline
 
     from tintype.export.checkpoint import open_checkpoint
-    from tintype.sources import describe
+    from tintype.sources.facts import describe
 
     ORTDiffusionPipeline.from_pretrained(exported("checkpoint")).save_pretrained(tmp_path / "saved")
     capfd.readouterr()

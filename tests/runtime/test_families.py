@@ -27,7 +27,7 @@ from tintype.memory.plan import ExecutionPlan
 from tintype.pipeline import picture_steps
 from tintype.request import Request
 from tintype.run import Run, take_all
-from tintype.sources import describe
+from tintype.sources.facts import describe
 from tintype.stages.decode import samples_in
 from tintype.stages.start import picture_latents
 

@@ -18,7 +18,7 @@ from tintype.cli import run
 from tintype.errors import BundleError, ExportError
 from tintype.export.checkpoint import demand_tensors, open_checkpoint
 from tintype.export.sources.source import SourceOptions
-from tintype.sources import describe
+from tintype.sources.facts import describe
 from tintype.sources.families import FAMILIES as SOURCE_FAMILIES
 from tintype.sources.families import PIPELINES
 

@@ -15,7 +15,7 @@ from safetensors.numpy import save_file
 
 from tintype.bounds import MAX_WEIGHTS_HEADER_BYTES
 from tintype.errors import ExportError
-from tintype.sources import read_header
+from tintype.sources.header import read_header
 
 Entries = dict[str, Any]
 
