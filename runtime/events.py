@@ -83,7 +83,7 @@ class Picture:
         return write_png(path, self.image, self.record.texts(), lambda png: signer.sign(png, self.record, title))
 
 
-def new_path(prompt: str, seed: int, count: int = 1) -> Path:
+def new_path(prompt: str, seed: int | None, count: int = 1) -> Path:
     """A PNG in the current folder, named by the first words of a prompt and its seed: red-sailboat-on-a-calm-sea-7.png.
 
     Of `picture_paths` for that many pictures none is there yet.
@@ -91,7 +91,8 @@ def new_path(prompt: str, seed: int, count: int = 1) -> Path:
     words = re.findall(r"\w+", unicodedata.normalize("NFC", prompt).lower())
     words = words[1:] if words[:1] in (["a"], ["an"], ["the"]) else words
     stem = "-".join(words[:NAME_WORDS]).encode()[:NAME_BYTES].decode(errors="ignore") or "picture"
-    named = (Path(f"{stem}-{seed}{f'-{number}' * (number > 1)}.png") for number in itertools.count(1))
+    stem += "" if seed is None else f"-{seed}"
+    named = (Path(f"{stem}{f'-{number}' * (number > 1)}.png") for number in itertools.count(1))
     return next(path for path in named if not any(each.exists() for each in picture_paths(path, count)))
 
 

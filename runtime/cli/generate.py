@@ -32,10 +32,11 @@ from tintype.errors import BlockedError, MemoryBudgetError, OutputError, RecordE
 
 if TYPE_CHECKING:
     from tintype import Bundle, Picture, Pipeline, Record, Request, Result, Run, Step
-    from tintype.request import InputFields, RequestFields
+    from tintype.request import InputFields, RequestFields, ResolvedRequest
     from tintype.trust.choices import OperatorFields
 
 FROM_INPUTS = ("image", "mask", "latents")  # what a record has hashes of alone
+LEFT_OUT = ("prompt", "negative_prompt", "seed")  # what a private record has salted hashes of alone
 
 
 @click.command()
@@ -117,10 +118,7 @@ def generate(
     protocol = demand_pictures(sys.stdout) if show else None
     way = Way(output, model, refiner, provider, memory, threads, operator, force, as_json, protocol, inputs)
     if from_record is not None:
-        # What a record already says, giving it once more could only contradict it.
-        said = {"prompt", "size", "memory", "variation_of", *fields} - {*FROM_INPUTS}
-        refuse_contradictions(context, "--from-record", said)
-        _reproduce(from_record, way)
+        _reproduce(_whole_record(from_record, prompt, fields, context), way)
         return
     if from_latents is not None:
         said = {"prompt", "size", "variation_of", *fields} - {*FROM_INPUTS}
@@ -154,7 +152,7 @@ class Way:
 def _draw(request: Request | Callable[[Bundle], Request], way: Way) -> None:
     """request: what is drawn, or what tells it of the bundle that draws."""
     from tintype import Request, load
-    from tintype.events import new_path, picture_paths
+    from tintype.events import picture_paths
 
     model = runnable("postcard" if way.model is None else way.model)
     with (
@@ -170,7 +168,7 @@ def _draw(request: Request | Callable[[Bundle], Request], way: Way) -> None:
     ):
         pipeline.on_progress = bar.tell
         run = pipeline.steps(request if isinstance(request, Request) else request(pipeline.bundle))
-        output = way.output or new_path(run.request.prompt, run.request.seed, run.request.count)
+        output = way.output or _new_path(run.request, run.request.seed, run.request.count)
         paths = picture_paths(output, run.request.count)
         result = _finish(run, dict(enumerate(paths)), bar, output, way)
     _tell(result, paths, way)
@@ -191,13 +189,34 @@ def _draw_like(picture: Path, prompt: str | None, fields: RequestFields, way: Wa
     _draw(request, way)
 
 
-def _reproduce(picture: Path, way: Way) -> None:
-    """The picture of a record, with the bundle, device and thread count that it names unless others are given."""
-    from tintype import read_record
+def _new_path(request: ResolvedRequest, seed: int, count: int = 1) -> Path:
+    """Where pictures go that nobody named; private ones tell neither words nor seed."""
     from tintype.events import new_path
 
+    return new_path("private", None, count) if request.private else new_path(request.prompt, seed, count)
+
+
+def _whole_record(picture: Path, prompt: str | None, fields: Mapping[str, Any], context: click.Context) -> Record:
+    """The record of a picture; of a private one with the words and the seed that were typed.
+
+    What a record already says, giving it once more could only contradict it.
+    """
+    from tintype import read_record
+
     record = read_record(picture)
-    output = way.output or new_path(record.request.prompt, record.seed)
+    said = {"prompt", "size", "memory", "variation_of", *fields} - {*FROM_INPUTS}
+    if record.withheld is None:
+        refuse_contradictions(context, "--from-record", said)
+        return record
+    refuse_contradictions(context, "--from-record", said - {*LEFT_OUT})
+    if prompt is None or fields["seed"] is None:
+        record.demand_whole()
+    return record.revealed(prompt or "", fields["seed"] or 0, fields["negative_prompt"] or "")
+
+
+def _reproduce(record: Record, way: Way) -> None:
+    """The picture of a record, with the bundle, device and thread count that it names unless others are given."""
+    output = way.output or _new_path(record.request, record.seed)
     with StepBar() as bar, _load_as_in(record, way) as pipeline:
         result = _finish(_promised(pipeline, record, way), {record.picture: output}, bar, output, way)
     _tell(result, [output], way)
@@ -205,12 +224,12 @@ def _reproduce(picture: Path, way: Way) -> None:
 
 def _resume(file: Path, way: Way) -> None:
     """The pictures of latents that were kept, with the bundle, device and thread count of their records."""
-    from tintype.events import new_path, picture_paths
+    from tintype.events import picture_paths
     from tintype.record.latents_file import read_latents
 
     saved = read_latents(file)
     first = saved.records[0]
-    output = way.output or new_path(first.request.prompt, first.seed, len(saved.records))
+    output = way.output or _new_path(first.request, first.seed, len(saved.records))
     paths = picture_paths(output, len(saved.records))
     places = {record.picture: path for record, path in zip(saved.records, paths, strict=True)}
     _check_writable(paths)
@@ -241,13 +260,14 @@ def _load_as_in(record: Record, way: Way) -> Pipeline:
 
 
 def _words_of(picture: Path) -> str | None:
-    """The words of a picture's own record; None where it has none."""
+    """The words of a picture's own record; None where it tells none."""
     from tintype import read_record
 
     try:
-        return read_record(picture).request.prompt
+        record = read_record(picture)
     except RecordError:
         return None
+    return None if record.withheld else record.request.prompt
 
 
 def _promised(pipeline: Pipeline, record: Record, way: Way) -> Run:

@@ -81,9 +81,7 @@ def _verify(path: Path, reader: Reader, as_json: bool) -> int:
 
 
 def _as_json(found: Verification) -> dict[str, Any]:
-    from tintype import strict_json
-
-    record = None if found.record is None else strict_json.plain(found.record)
+    record = None if found.record is None else found.record.as_written()
     return {"watermark": asdict(found.watermark), "record": record, "credentials": asdict(found.credentials)}
 
 
@@ -105,7 +103,9 @@ def _lines(found: Verification) -> Iterator[str]:
         if any(done):
             yield f"since then: {', '.join(filter(None, done))}"
     if record is not None:
-        yield f"record: {record.made_with.bundle}, seed {record.seed}: {record.request.prompt}"
+        private = "private: its words and its seed are left out"
+        told = private if record.withheld else f"seed {record.seed}: {record.request.prompt}"
+        yield f"record: {record.made_with.bundle}, {told}"
     yield from _credential_lines(found.credentials)
     if not found.found and found.credentials.state == "none":
         yield "nothing found, which doesn't say that nobody made it"

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from tintype import strict_json
@@ -19,6 +19,7 @@ from tintype.errors import RecordError, RequestError
 from tintype.image.png import RECORD_KEY
 from tintype.memory.mode import PACKED, Tiles
 from tintype.record.a1111 import A1111_KEY, parameters_text
+from tintype.record.private import Withheld, with_gaps_filled, without_words
 from tintype.record.provenance import Provenance
 from tintype.record.xmp import XMP_KEY, xmp_text
 from tintype.request import ResolvedRequest
@@ -76,20 +77,42 @@ class Record:
     credentials: str | None = None  # whose certificate signs its file: local, or operator; None: nobody's
     policy: PolicyFacts | None = None  # None: there was none
     safety: SafetyFacts | None = None  # None: nothing judged it
+    withheld: Withheld | None = None  # what a private picture's file leaves out, hashed; None: it leaves nothing out
     notes: tuple[str, ...] = field(default=())  # what the device made differently, such as a graph run again in fp32
 
     @property
     def seed(self) -> int:
         return self.request.seed + self.picture
 
+    def as_written(self) -> dict[str, Any]:
+        """Plain JSON values as they stand in the picture's file: a private one says None for its words and its seed."""
+        known: dict[str, Any] = strict_json.plain(self)
+        return known if self.withheld is None else without_words(known)
+
     def texts(self) -> dict[str, str]:
         """The PNG's texts by keyword."""
-        whole = json.dumps(strict_json.plain(self))
-        return {
-            A1111_KEY: parameters_text(self.request, self.made_with, self.seed),
-            RECORD_KEY: whole,
-            XMP_KEY: xmp_text(self.request, self.made_with, whole),
-        }
+        whole = json.dumps(self.as_written())
+        others = {} if self.withheld else {A1111_KEY: parameters_text(self.request, self.made_with, self.seed)}
+        return {**others, RECORD_KEY: whole, XMP_KEY: xmp_text(self.request, self.made_with, whole)}
+
+    def revealed(self, prompt: str, seed: int, negative_prompt: str = "") -> Record:
+        """The whole record of a private picture, for whoever knows its words and its seed. RecordError for others."""
+        if self.withheld is not None and not self.withheld.are(prompt, negative_prompt, seed):
+            raise RecordError(
+                "these are not the words and the seed that the private record was made with",
+                fix="give the prompt, the negative prompt and the picture's own seed, letter by letter",
+            )
+        request = replace(self.request, prompt=prompt, negative_prompt=negative_prompt, seed=seed - self.picture)
+        return self if self.withheld is None else replace(self, request=request)
+
+    def demand_whole(self) -> None:
+        """Raises RecordError for a private picture's record as its file has it."""
+        known = self.request
+        if self.withheld is not None and not self.withheld.are(known.prompt, known.negative_prompt, self.seed):
+            raise RecordError(
+                "the record is private: it leaves its words and its seed out",
+                fix="give PROMPT --seed N, and --negative-prompt where there was one; from Python: record.revealed()",
+            )
 
 
 def parse_record(text: str) -> Record:
@@ -101,6 +124,8 @@ def parse_record(text: str) -> Record:
         version = value.get("record_version") if isinstance(value, dict) else None
         if isinstance(version, int) and version > RECORD_VERSION:
             raise RecordError(f"the record is of format {version}, newer than this tintype", fix="upgrade tintype")
+        if isinstance(value, dict) and value.get("withheld") is not None:
+            value = with_gaps_filled(value)
         record = strict_json.read(Record, _upgraded(value) if version == 1 else value)
         if not 0 <= record.picture < record.request.count:
             raise strict_json.Misfit(f"it has no picture {record.picture}")

@@ -73,6 +73,7 @@ class ResolvedRequest:
     decoder: str = "full"
     encoder: str = "full"
     watermark: bool = False  # as in records from before there was one
+    private: bool = False  # whether its files leave the words and the seed out
     inputs: Inputs = field(default=NO_INPUTS, compare=False, repr=False, metadata={"recorded": False})
 
     @property
@@ -186,6 +187,7 @@ def _resolved(request: Request, opened: Opened, manifest: Manifest) -> ResolvedR
         decoder=_autoencoder("decoder", request.decoder, DECODERS, manifest),
         encoder=_autoencoder("encoder", request.encoder, ENCODERS, manifest),
         watermark=checks.yes_or_no("watermark", request.watermark),
+        private=checks.yes_or_no("private", request.private),
         inputs=opened.inputs,
     )
 

@@ -19,6 +19,7 @@ from tintype.events import Picture
 from tintype.graphs.resident import ALL_RESIDENT, Graphs
 from tintype.image.decode import to_image, to_unit
 from tintype.memory.plan import ExecutionPlan, Plan
+from tintype.record.private import Withheld
 from tintype.record.provenance import BY_PRIORS, TIMED, Provenance, with_base, with_refiner
 from tintype.record.record import MemoryFacts, Record, SafetyFacts, Watermark
 from tintype.stages.context import Context
@@ -137,11 +138,14 @@ def record_of(ctx: Context, picture: int, warnings: Iterable[str]) -> Record:
             peak_rss_bytes=peak_rss_bytes(),
             device_bytes=ctx.clock.device_bytes,
         )
+    request = ctx.request
+    words = request.prompt, request.negative_prompt, request.seeds[picture]
     return Record(
-        request=ctx.request,
+        request=request,
         picture=picture,
         made_with=provenance_of(ctx, picture),
         memory=memory,
+        withheld=Withheld.of(*words) if request.private else None,
         notes=tuple(dict.fromkeys(warnings)),
         **_by_operator(ctx),
     )

@@ -203,6 +203,7 @@ class Studio:
     def context_again(self, record: Record, inputs: InputFields, *, anyway: bool) -> Context:
         """The run that makes the picture of a record again. Raises RecordError; see `Pipeline.reproduce`."""
         demand_kind(record, Record, "tintype.read_record")
+        record.demand_whole()
         alike = record.made_with.target == self.target.name or self.target.is_host
         made_by = (execution_plan_of(record.made_with, part) for part in ("", BASE, REFINER))
         ctx = self.context(self._request_of(record, inputs), *(plan if alike else ALL_RESIDENT for plan in made_by))
@@ -223,6 +224,7 @@ class Studio:
         demand_kind(saved, SavedLatents, "tintype.read_latents")
         saved.check(self.bundle.manifest)
         first = saved.records[0]
+        first.demand_whole()
         self._demand_sound(first)
         demand_one_wording(saved.records)
         given = needs_inputs(first) or any(value is not None for value in inputs.values())
