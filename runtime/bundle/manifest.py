@@ -26,6 +26,7 @@ from tintype.uses import EXACTNESS
 
 FORMAT_VERSION = 1
 MANIFEST_NAME = "tintype.json"
+COPY_AGAIN = "copy the bundle again, or export the checkpoint again"  # what helps where a file of it is damaged
 
 MAX_PREVIEW_FACTOR = 1000  # of a colour, for one channel; real ones are below 1
 MAX_DIMENSION = 2**24  # elements along one axis of an input or output

@@ -13,17 +13,14 @@ from typing import Any
 
 from tintype import strict_json
 from tintype.bounds import MAX_SCHEDULER_BYTES, MAX_TOKENIZER_BYTES
-from tintype.bundle.manifest import MANIFEST_NAME, Manifest, check_relative_path
+from tintype.bundle.manifest import COPY_AGAIN, MANIFEST_NAME, Manifest
 from tintype.engine.build.cache import cache_folder
 from tintype.errors import BundleError
 from tintype.files import read_cached, read_plain, sha256_of, write_cached
-from tintype.sources.onnx_scan import ExternalTensor, MalformedGraph, external_tensors
 from tintype.strict_json import Misfit
 
 ALWAYS_HASHED_BYTES = 64 * 2**20  # a bundle up to this size is hashed at each opening; it takes tens of milliseconds
 VERDICT_VERSION = 2  # raise it when the checks below get stricter, so that old verdicts don't count
-
-_COPY_AGAIN = "copy the bundle again, or export the checkpoint again"
 
 
 def check_files(folder: Path, manifest: Manifest, digest: str) -> None:
@@ -39,7 +36,9 @@ def check_files(folder: Path, manifest: Manifest, digest: str) -> None:
         if is_small or remembered.get(file) != stamp:
             _check_hash(folder / file, file, manifest.files[file].sha256)
     if set(remembered) != set(stamps):  # the bytes are those of the manifest, so one look within is enough
-        _check_graphs(folder, manifest)
+        from tintype.bundle.graph_check import check_graphs
+
+        check_graphs(folder, manifest)
         for tokenizer in manifest.text_encoders.values():
             _check_tokenizer(folder, tokenizer.file)
         _check_sampling(folder, manifest)
@@ -53,20 +52,20 @@ def _check_place_and_size(folder: Path, file: str, expected: int) -> list[int]:
         resolved = (folder / file).resolve()
         facts = resolved.stat()
     except FileNotFoundError:
-        raise BundleError(f"{file} is missing from {folder}", fix=_COPY_AGAIN) from None
+        raise BundleError(f"{file} is missing from {folder}", fix=COPY_AGAIN) from None
     except (OSError, RuntimeError) as error:  # no permission, a loop of links
-        raise BundleError(f"{file} in {folder} cannot be read: {error}", fix=_COPY_AGAIN) from None
+        raise BundleError(f"{file} in {folder} cannot be read: {error}", fix=COPY_AGAIN) from None
     if not resolved.is_relative_to(folder):
         raise BundleError(
             f"{file} is a link to {resolved}, outside the bundle",
             fix="copy the bundle with links followed (cp -rL), if you trust what they point at",
         )
     if not stat.S_ISREG(facts.st_mode):
-        raise BundleError(f"{file} in {folder} is no plain file", fix=_COPY_AGAIN)
+        raise BundleError(f"{file} in {folder} is no plain file", fix=COPY_AGAIN)
     if facts.st_size != expected:
         what = "the file was cut short" if facts.st_size < expected else "the file has grown"
         raise BundleError(
-            f"{file} has {facts.st_size:,} bytes, the manifest says {expected:,}", fix=f"{_COPY_AGAIN}; {what}"
+            f"{file} has {facts.st_size:,} bytes, the manifest says {expected:,}", fix=f"{COPY_AGAIN}; {what}"
         )
     return [facts.st_size, facts.st_mtime_ns]
 
@@ -77,21 +76,7 @@ def _check_hash(path: Path, file: str, expected: str) -> None:
     except OSError as error:
         raise BundleError(f"{file} cannot be read: {error.strerror}", fix="check its permissions") from None
     if digest != expected:
-        raise BundleError(f"{file} is not the file that the manifest describes: its bytes changed", fix=_COPY_AGAIN)
-
-
-def _check_graphs(folder: Path, manifest: Manifest) -> None:
-    for file in manifest.files:
-        if file.endswith(".onnx"):
-            try:
-                for tensor in external_tensors(folder / file):
-                    _check_external(manifest, file, tensor)
-            except (MalformedGraph, Misfit) as error:
-                raise BundleError(f"{file} is refused: {error}", fix=_COPY_AGAIN) from None
-    for variants in manifest.graphs.values():
-        for graph in variants.values():
-            if not graph.file.endswith(".onnx"):
-                raise BundleError(f"the graph {graph.file} is no .onnx file", fix=_COPY_AGAIN)
+        raise BundleError(f"{file} is not the file that the manifest describes: its bytes changed", fix=COPY_AGAIN)
 
 
 def _check_tokenizer(folder: Path, file: str) -> None:
@@ -100,7 +85,7 @@ def _check_tokenizer(folder: Path, file: str) -> None:
     try:
         check_tokenizer(read_json(folder, file, MAX_TOKENIZER_BYTES))
     except Misfit as misfit:
-        raise BundleError(f"{file} is refused: {misfit}", fix=_COPY_AGAIN) from None
+        raise BundleError(f"{file} is refused: {misfit}", fix=COPY_AGAIN) from None
 
 
 def _check_sampling(folder: Path, manifest: Manifest) -> None:
@@ -112,13 +97,13 @@ def _check_sampling(folder: Path, manifest: Manifest) -> None:
     if config.prediction_type != manifest.prediction_type:
         raise BundleError(
             f"{file} says that the model predicts {config.prediction_type}, {MANIFEST_NAME} {manifest.prediction_type}",
-            fix=_COPY_AGAIN,
+            fix=COPY_AGAIN,
         )
     for name, known in ((default.sampler, SAMPLERS), (default.sigmas, (None, *SPACINGS))):
         if name not in known:
             raise BundleError(
                 f"the default_request of {MANIFEST_NAME} has {name!r}, which this tintype doesn't know",
-                fix=f"upgrade tintype; {_COPY_AGAIN}",
+                fix=f"upgrade tintype; {COPY_AGAIN}",
             )
 
 
@@ -127,19 +112,9 @@ def read_json(folder: Path, file: str, most_bytes: int) -> Any:
     try:
         return strict_json.parse(read_plain(folder / file, most_bytes))
     except OSError as error:
-        raise BundleError(f"{file} cannot be read: {error.strerror}", fix=_COPY_AGAIN) from None
+        raise BundleError(f"{file} cannot be read: {error.strerror}", fix=COPY_AGAIN) from None
     except Misfit as misfit:
-        raise BundleError(f"{file} is refused: {misfit}", fix=_COPY_AGAIN) from None
-
-
-def _check_external(manifest: Manifest, file: str, tensor: ExternalTensor) -> None:
-    check_relative_path(tensor.location)
-    data_file = (Path(file).parent / tensor.location).as_posix()
-    facts = manifest.files.get(data_file)
-    if facts is None:
-        raise MalformedGraph(f"the tensor {tensor.name!r} lies in {data_file}, which the manifest doesn't list")
-    if tensor.offset + tensor.nbytes > facts.bytes:
-        raise MalformedGraph(f"the tensor {tensor.name!r} runs past the end of {data_file}")
+        raise BundleError(f"{file} is refused: {misfit}", fix=COPY_AGAIN) from None
 
 
 def _verdict_path(folder: Path, digest: str) -> Path:

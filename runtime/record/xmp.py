@@ -6,7 +6,7 @@ The properties are those of IPTC's Photo Metadata Standard 2025.1 (digital sourc
 from __future__ import annotations
 
 import hashlib
-from xml.sax.saxutils import quoteattr
+from html import escape
 
 from tintype.record.provenance import Provenance
 from tintype.request import ResolvedRequest
@@ -35,9 +35,9 @@ def xmp_text(request: ResolvedRequest, made_with: Provenance, record_text: str) 
     }
     inside = ""
     if parent is not None:
-        inside = f"<xmpMM:DerivedFrom stRef:documentID={quoteattr(f'sha256:{parent.sha256}')}/>"
-    spaces = " ".join(f"xmlns:{name}={quoteattr(place)}" for name, place in _NAMESPACES.items())
-    said = " ".join(f"{name}={quoteattr(_without_controls(value))}" for name, value in facts.items())
+        inside = f"<xmpMM:DerivedFrom stRef:documentID={_quoted(f'sha256:{parent.sha256}')}/>"
+    spaces = " ".join(f"xmlns:{name}={_quoted(place)}" for name, place in _NAMESPACES.items())
+    said = " ".join(f"{name}={_quoted(_without_controls(value))}" for name, value in facts.items())
     return (
         '<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?><x:xmpmeta xmlns:x="adobe:ns:meta/">'
         f'<rdf:RDF {spaces}><rdf:Description rdf:about="" {said}>{inside}</rdf:Description></rdf:RDF></x:xmpmeta>'
@@ -48,6 +48,11 @@ def xmp_text(request: ResolvedRequest, made_with: Provenance, record_text: str) 
 def document_id(record_text: str) -> str:
     """A picture's id: of its record's JSON."""
     return f"tintype:{hashlib.sha256(record_text.encode()).hexdigest()[:32]}"
+
+
+def _quoted(value: str) -> str:
+    """An attribute's value. What xml.sax has for it brings urllib, http and email along, 20 ms of a start."""
+    return f'"{escape(value)}"'
 
 
 def _without_controls(text: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
 from tintype.arrays import Latents
 from tintype.bundle import Bundle
@@ -18,10 +19,12 @@ from tintype.record.record import PolicyFacts, SafetyFacts
 from tintype.request import ResolvedRequest
 from tintype.sampling import Guidance, NoiseSource, Parametrization, Schedule, noise_source
 from tintype.stages.clock import StageClock
-from tintype.trust.credentials import Signer
-from tintype.trust.marking import Marker
-from tintype.trust.safety import SafetyChecker
 from tintype.uses import DENOISE, GraphUse
+
+if TYPE_CHECKING:
+    from tintype.trust.credentials import Signer
+    from tintype.trust.marking import Marker
+    from tintype.trust.safety import SafetyChecker
 
 STRIPS_MIB = (32, 8, 4)  # of the decoder's maps, once memory runs out
 # Sides of tiles in latent cells. They overlap by a quarter: from an eighth on, a seam is no steeper than the rest of

@@ -36,7 +36,6 @@ from tintype.stages.context import Context
 from tintype.stages.start import encode_picture
 from tintype.trust.certificates import OPERATOR, certificate_for
 from tintype.trust.choices import File, Operator
-from tintype.trust.credentials import Signer
 from tintype.trust.keys import maker_of, read_key
 from tintype.trust.marking import Marker
 from tintype.trust.pattern import PUBLIC_KEY
@@ -46,6 +45,8 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     from tintype.engine import Target
+    from tintype.trust.certificates import Certificate
+    from tintype.trust.credentials import Signer
     from tintype.trust.policy import Policy
     from tintype.trust.safety import SafetyChecker
 
@@ -79,7 +80,7 @@ class Studio:
         self.memory = None if memory is None else parse_memory(memory)
         self._certificate = certificate_for(operator.credentials, cache_folder())
         if self._certificate is not None and (memory is not None or self._certificate.whose == OPERATOR):
-            Signer(self._certificate).demand_sound()
+            _signer_of(self._certificate).demand_sound()
         self._watermark_key = PUBLIC_KEY if operator.watermark_key is None else read_key(operator.watermark_key)
         self.policy = None if operator.policy is None else _policy_of(operator.policy)
         self.checker = None if operator.safety is None else _checker_of(operator.safety, bundle)
@@ -168,7 +169,7 @@ class Studio:
         else:
             ctx = self._own_context(request, plan, base_plan)
         ctx.marker = self.marker if request.watermark else None
-        ctx.signer = None if self._certificate is None else Signer(self._certificate, request.inputs.file)
+        ctx.signer = None if self._certificate is None else _signer_of(self._certificate, request.inputs.file)
         ctx.policy = None if self.policy is None else self.policy.facts
         ctx.checker = self.checker
         return ctx
@@ -317,6 +318,12 @@ def _refiner_of(
             fix="give a refiner, or a model that draws from words",
         )
     return Studio(refiner, target, memory=memory, threads=threads)
+
+
+def _signer_of(certificate: Certificate, parent: Path | None = None) -> Signer:
+    from tintype.trust.credentials import Signer
+
+    return Signer(certificate, parent)
 
 
 def _policy_of(named: File) -> Policy:

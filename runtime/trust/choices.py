@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from typing import TypeAlias, TypedDict
+from typing import TYPE_CHECKING, TypeAlias, TypedDict
 
-from tintype.trust.certificates import Asked
+if TYPE_CHECKING:
+    from tintype.trust.certificates import Asked
 
 File: TypeAlias = "str | os.PathLike[str]"
 

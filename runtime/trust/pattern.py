@@ -83,8 +83,10 @@ def pattern_of(key: bytes = PUBLIC_KEY) -> Pattern:
     draws = _uniform(PUBLIC_KEY, "which bins synchronise", BINS)
     fives = [np.arange(start, min(start + 5, BINS)) for start in range(0, BINS, 5)]
     sync = np.sort(np.concatenate([five[np.argsort(draws[five])[:SYNC_OF_FIVE]] for five in fives]))
-    rest = np.setdiff1d(np.arange(BINS), sync)
-    rest = rest[: len(rest) // BITS * BITS].reshape(-1, BITS)  # each row has one bin for each bit, of about one radius
+    carries = np.ones(BINS, bool)
+    carries[sync] = False
+    free = np.flatnonzero(carries)
+    rest = free[: len(free) // BITS * BITS].reshape(-1, BITS)  # each row has one bin for each bit, of about one radius
     dealt = np.argsort(_uniform(key, "which bins carry which bit", rest.size).reshape(rest.shape), axis=1)
     bits = np.take_along_axis(rest, dealt, axis=1).T
     return Pattern(

@@ -31,7 +31,6 @@ from tintype.sources.onnx_scan import MalformedGraph, scan_graph
 if TYPE_CHECKING:
     from tintype.engine import PlainGraph
 
-SAFETY = "safety"  # the rule of a BlockedError
 ROLE, OF_BUNDLE = "safety_checker", "bundle"
 DEFAULT_THRESHOLD = 0.5
 DEFAULT_SIDE = 224  # pixels, where the graph leaves it open

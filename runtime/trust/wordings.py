@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from tintype.families.base import Branch
 from tintype.prompt import EditedPrompts
 from tintype.prompt.weights import NUMBER, parse_weights
 from tintype.request import ResolvedRequest
 from tintype.sampling import CFG_PP
-from tintype.trust.policy import Policy
+
+if TYPE_CHECKING:
+    from tintype.trust.policy import Policy
 
 _WEIGHT = re.compile(rf":\s*+{NUMBER}\s*+(?=[)\]])")
 _MARKS = str.maketrans({**dict.fromkeys("()[]\\"), "|": " ", ":": " "})
