@@ -1,18 +1,22 @@
 """The watermark: what it costs, what it outlasts, and how often it is seen where there is none.
 
-    python -m tintype.bench.watermark [--pictures 100] [--others 1000] [--searches 100]
+    python -m tintype.bench.watermark [--pictures 100] [--others 1000] [--searches 100] [--forgeries 50]
 
 Half of the pictures are renders of postcard's world, half are like photographs. The nine attacks are those by which
 Gaussian Shading was measured (Yang et al. 2024, brightness as torchvision's ColorJitter draws it), each once on every
-marked picture; beside them cuts and turns, by the whole search. False alarms are counted on pictures without a mark,
-and by the tail of every correlation with the pattern, beside a Gaussian's.
+marked picture; beside them cuts and turns, by the whole search. False alarms are counted on pictures of ten kinds that
+have no mark of ours, and by the tail of every correlation with the pattern, beside a Gaussian's. Forgeries have a mark
+that was taken off one or 50 marked pictures by who has neither the key nor what they were before. Where
+invisible-watermark is installed (with opencv and PyWavelets), its dwtDct and dwtDctSvd go through the nine too.
 """
 
 from __future__ import annotations
 
+import importlib.util
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,17 +26,23 @@ from tintype.bench.comparison import Bar, judge
 from tintype.bench.figures import summary
 from tintype.bench.measurement import Report, count_option, measurement
 from tintype.bench.photographs import Picture, as_jpeg, photograph
+from tintype.bench.unmarked import unmarked
 from tintype.models.postcard.scene import random_scene
 from tintype.models.postcard.world import render
 from tintype.trust import detect as detection
 from tintype.trust import search as searching
-from tintype.trust.embed import embed
-from tintype.trust.pattern import TILE, pattern_of
+from tintype.trust.embed import Marked, embed
+from tintype.trust.pattern import BITS, PUBLIC_KEY, TILE, pattern_of
 from tintype.trust.payload import read_payload
 from tintype.trust.residual import flatten, luma_of, middle, tile_bins
+from tintype.trust.verify import read_watermark
 
 Attack = Callable[[Picture, np.random.Generator], Picture]
 MAKER = 0x5EED01
+OPERATOR = bytes(range(32))  # a key that a forger hasn't
+AVERAGED = 50  # pictures
+FORGED_DB = 42.0
+PEER_FALSE_ALARMS = 1e-6
 SHARES = {"found": "found", "payload_read": "payload read"}
 TAILS = (3.0, 4.0, 5.0)  # standard deviations
 
@@ -79,6 +89,15 @@ def _levels(change: Callable[[np.ndarray, np.random.Generator], np.ndarray]) -> 
     return lambda picture, random: np.clip(np.rint(change(picture.astype(float), random)), 0, 255).astype(np.uint8)
 
 
+def _enlarged(picture: Picture, random: np.random.Generator, share: float) -> Picture:
+    """A square of so much of the area, made as large as all of it was."""
+    height, width = picture.shape[:2]
+    side = int(height * math.sqrt(share))
+    top, left = random.integers(0, height - side, 2)
+    part = Image.fromarray(picture[top : top + side, left : left + side])
+    return np.asarray(part.resize((width, height), Image.Resampling.BICUBIC))
+
+
 NINE: dict[str, Attack] = {
     "JPEG 25": lambda picture, random: as_jpeg(picture, 25),
     "60 % cut out": _hidden(0.6, inside=False),
@@ -94,12 +113,19 @@ BESIDE: dict[str, Attack] = {
     "nothing": lambda picture, random: picture,
     "JPEG 10": lambda picture, random: as_jpeg(picture, 10),
     "a quarter cut out": lambda picture, random: picture[128:384, 100:356],
+    # The strongest of WAVES (An et al. 2024), but for turning by 45 degrees.
+    "WAVES, brightness": _levels(lambda picture, random: picture * 2),
+    "WAVES, contrast": _levels(lambda picture, random: (picture - picture.mean()) * 2 + picture.mean()),
+    "WAVES, blur": _filtered(ImageFilter.GaussianBlur(3.5)),
+    "WAVES, noise": _levels(lambda picture, random: picture + random.normal(0, 0.1 * 255, picture.shape)),
+    "WAVES, erased": _hidden(0.25, inside=True),
 }
 SEARCHED: dict[str, Attack] = {
     "turned by 9 degrees": _turned(9),
     "turned by 45 degrees": _turned(45),
     "smaller, 73 %": _resized(0.73, back=False),
     "mirrored": lambda picture, random: np.ascontiguousarray(picture[:, ::-1]),
+    "WAVES, cut to half and enlarged": lambda picture, random: _enlarged(picture, random, share=0.5),
 }
 BARS = (
     Bar("nine attacks, mean", "found", at_least=0.90),
@@ -121,15 +147,16 @@ BARS = (
     count_option("--pictures", default=100, help="That are marked."),
     count_option("--others", default=1000, help="Without a mark, for false alarms over the shifts."),
     count_option("--searches", default=100, help="Without a mark, for false alarms of the whole search."),
+    count_option("--forgeries", default=50, help="Of each kind."),
     count_option("--side", default=512, least=TILE, help="Pixels."),
     rounds=1,
     threads=1,
     help=__doc__,
 )
-def main(report: Report, pictures: int, others: int, searches: int, side: int, threads: int) -> None:
+def main(report: Report, pictures: int, others: int, searches: int, forgeries: int, side: int, threads: int) -> None:
     table: dict[str, dict[str, Any]] = {}
-    marked, psnr, seconds = [], [], []
-    for picture in drawn(pictures, side, seed=0):
+    marked, psnr, seconds, plain = list[Marked](), [], [], list(drawn(pictures, side, seed=0))
+    for picture in plain:
         started = time.process_time()
         made = embed(picture, MAKER)
         seconds.append(time.process_time() - started)
@@ -151,8 +178,12 @@ def main(report: Report, pictures: int, others: int, searches: int, side: int, t
     table["nine attacks, mean"] = {"found": float(np.mean([table[name]["found"] for name in NINE]))}
     table["detecting"] = {"seconds": table["nothing"]["seconds"]}
     table["searching"] = {"seconds": table["turned by 9 degrees"]["seconds"]}
-    table["others"] = false_alarms(others, side, whole=False)
-    table["others, searched"] = false_alarms(searches, side, whole=True)
+    table["others"] = false_alarms(others, whole=False)
+    table["others, searched"] = false_alarms(searches, whole=True)
+    for key, whose in ((PUBLIC_KEY, "public key"), (OPERATOR, "operator's key")):
+        for taken in (1, AVERAGED):
+            table[f"forged from {taken}, {whose}"] = forged(forgeries, taken, key, side)
+    table |= {f"invisible-watermark, {name}": peer(name, plain) for name in peers()}
     report.add("watermark", {"peers": table, "bars": judge(BARS, table)})
     for name, row in table.items():
         shares = [f"{row[each]:.3f} {words}" for each, words in SHARES.items() if each in row]
@@ -176,23 +207,81 @@ def looked_for(picture: Picture, *, whole: bool) -> tuple[detection.Match, float
     return detection.detect(picture), detection.THRESHOLD
 
 
-def false_alarms(count: int, side: int, *, whole: bool) -> dict[str, Any]:
-    """How many of so many pictures without a mark look marked; their highest score; tails beside a Gaussian's."""
-    scores, beyond, samples = [], np.zeros(len(TAILS)), 0
-    for picture in drawn(count, side, seed=2 + whole):
+def false_alarms(count: int, *, whole: bool) -> dict[str, Any]:
+    """How many of so many pictures without a mark look marked; the highest scores; tails beside a Gaussian's."""
+    highest, found, beyond, samples = dict[str, float](), Counter[str](), np.zeros(len(TAILS)), 0
+    for kind, picture in unmarked(count, seed=2 + whole):
         match, threshold = looked_for(picture, whole=whole)
-        scores.append(match.score)
+        highest[kind] = max(highest.get(kind, 0.0), round(match.score, 3))
+        found[kind] += match.score >= threshold
         if not whole:
             flat = flatten(luma_of(picture[middle(picture.shape[:2])])).values
             values = detection.correlations(tile_bins(flat).bins)
             beyond += [(values > tail).sum() for tail in TAILS]
             samples += values.size
-    told: dict[str, Any] = {"found": float(np.mean([score >= threshold for score in scores])), "pictures": count}
-    told |= {"highest_score": round(max(scores), 3), "threshold": threshold}
+    told: dict[str, Any] = {"found": found.total() / count, "pictures": count, "found_of": +found}
+    told |= {"highest_score": max(highest.values()), "highest_scores": highest, "threshold": threshold}
     if samples:
         chance = np.array([0.5 * math.erfc(tail / math.sqrt(2)) for tail in TAILS])
         told |= {"samples": samples, "tails_over_gaussian": (beyond / samples / chance).round(3).tolist()}
     return told
+
+
+def forged(count: int, taken: int, key: bytes, side: int) -> dict[str, float]:
+    """What `verify` says of so many pictures with a mark that was taken off others. taken: off how many, averaged.
+
+    read_as_the_victims: its payload names the victim's installation; of_these_told: that the picture shows others.
+    """
+    victims = drawn(count * taken, side, seed=4)
+    found, read, told = 0, 0, 0
+    for picture in drawn(count, side, seed=5):
+        tile = np.mean([_taken_off(embed(next(victims), MAKER, key=key)) for _ in range(taken)], axis=0)
+        shift = np.random.default_rng(found + read).integers(0, TILE, 2).tolist()
+        times = [-(-length // TILE) for length in picture.shape[:2]]
+        added = np.tile(np.roll(tile, shift, (0, 1)), times)[: picture.shape[0], : picture.shape[1], np.newaxis]
+        added *= 255 / 10 ** (FORGED_DB / 20) / added.std()
+        reading = read_watermark(np.clip(np.rint(picture + added), 0, 255).astype(np.uint8), [key])
+        found += reading.found
+        is_victims = reading.maker == f"{MAKER:06x}"
+        read += is_victims
+        told += is_victims and reading.shows_the_same is False
+    return {"found": found / count, "read_as_the_victims": read / count, "of_these_told": told / max(1, read)}
+
+
+def _taken_off(marked: Marked | None) -> np.ndarray:
+    """(TILE, TILE), what tiles of a marked picture have in common, shifted to where the pattern's are."""
+    assert marked is not None
+    inner = middle(marked.pixels.shape[:2])
+    flat = flatten(luma_of(marked.pixels[inner])).values
+    rows, columns = (length // TILE for length in flat.shape)
+    folded = flat.reshape(rows, TILE, columns, TILE).mean(axis=(0, 2))
+    shift = detection.detect(marked.pixels).shift
+    return np.asarray(np.roll(folded, [-each for each in shift], (0, 1)))
+
+
+def peers() -> tuple[str, ...]:
+    needed = ("imwatermark", "cv2", "pywt")
+    return ("dwtDct", "dwtDctSvd") if all(map(importlib.util.find_spec, needed)) else ()
+
+
+def peer(method: str, pictures: Sequence[Picture]) -> dict[str, Any]:
+    """What of invisible-watermark's marks is found: so many of as many bits as we have that chance rarely gives it."""
+    from imwatermark import WatermarkDecoder, WatermarkEncoder
+
+    bits = np.random.default_rng(6).integers(0, 2, BITS)
+    tails = np.cumsum([math.comb(BITS, right) for right in range(BITS, -1, -1)]) / 2.0**BITS
+    least = BITS - int(np.flatnonzero(tails <= PEER_FALSE_ALARMS)[-1])
+    encoder, decoder = WatermarkEncoder(), WatermarkDecoder("bits", BITS)
+    encoder.set_watermark("bits", bits.tolist())
+    marked = [np.ascontiguousarray(encoder.encode(each[..., ::-1], method)[..., ::-1]) for each in pictures]
+    told: dict[str, Any] = {"least_bits": least}
+    errors = [np.mean((one.astype(float) - other) ** 2) for one, other in zip(marked, pictures, strict=True)]
+    told["psnr_db"] = round(float(np.mean(10 * np.log10(255**2 / np.array(errors)))), 2)
+    for name, attack in (*BESIDE.items(), *NINE.items()):
+        random = np.random.default_rng(1)
+        read = [decoder.decode(np.ascontiguousarray(attack(each, random)[..., ::-1]), method) for each in marked]
+        told[name] = float(np.mean([(np.array(each) == bits).sum() >= least for each in read]))
+    return {"found": float(np.mean([told[name] for name in NINE])), **told}
 
 
 if __name__ == "__main__":

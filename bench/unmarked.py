@@ -1,0 +1,174 @@
+"""Pictures that no mark of ours is in, of every kind that somebody may ask about: what false alarms are counted on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+from tintype.bench.photographs import Picture, as_jpeg, photograph
+from tintype.models.postcard.scene import random_scene
+from tintype.models.postcard.world import render
+from tintype.trust.pattern import TILE
+
+Maker = Callable[[np.random.Generator, int], Picture]
+WORDS = (
+    "the",
+    "quick",
+    "brown",
+    "fox",
+    "jumps",
+    "over",
+    "a",
+    "lazy",
+    "dog;",
+    "0123456789",
+    "(people",
+    "wait)",
+    "{it}!",
+)
+SIDES = (192, 256, 384, 512)  # pixels
+
+
+def _rendered(random: np.random.Generator, side: int) -> Picture:
+    return render(random_scene(random, held_out=None), random, side)[0]
+
+
+def _photographed(random: np.random.Generator, side: int) -> Picture:
+    return photograph(int(random.integers(2**62)), (side, side))
+
+
+def _drawn(random: np.random.Generator, side: int) -> Picture:
+    """Lines, arcs and areas of few colours, without grain."""
+    page = Image.new("RGB", (side, side), _colour(random))
+    draw = ImageDraw.Draw(page)
+    for _ in range(int(random.integers(3, 40))):
+        (left, right), (top, bottom) = (
+            sorted(random.integers(-side // 4, side * 5 // 4, 2).tolist()) for _ in range(2)
+        )
+        box, colour, width = (left, top, right + 1, bottom + 1), _colour(random), int(random.integers(1, 9))
+        shape = int(random.integers(4))
+        if shape == 0:
+            draw.line(box, fill=colour, width=width)
+        elif shape == 1:
+            draw.arc(box, 0, float(random.integers(20, 360)), fill=colour, width=width)
+        else:
+            (draw.ellipse if shape == 2 else draw.rectangle)(
+                box, fill=colour if random.random() < 0.5 else None, width=width
+            )
+    return np.asarray(page)
+
+
+def _written(random: np.random.Generator, side: int) -> Picture:
+    """A page of text, its lines evenly spaced."""
+    page = Image.new("RGB", (side, side), "white" if random.random() < 0.7 else _colour(random))
+    _write(ImageDraw.Draw(page), random, (0, 0, side, side), _colour(random, 90))
+    return np.asarray(page)
+
+
+def _screen(random: np.random.Generator, side: int) -> Picture:
+    """Windows on a grid of 8 pixels, with bars, buttons, text and a fine pattern behind: regular as screens are."""
+    page = Image.new("RGB", (side, side), _colour(random))
+    draw = ImageDraw.Draw(page)
+    step = int(random.choice([2, 4, 8, 16, 32]))
+    for place in range(0, side, step):
+        draw.line((place, 0, place, side), fill=_colour(random) if random.random() < 0.1 else (128, 128, 128))
+    for _ in range(int(random.integers(1, 5))):
+        left, top, width, height = (
+            int(each) * 8 for each in random.integers([0, 0, 8, 8], [side // 8, side // 8, 48, 48])
+        )
+        box = (left, top, left + width, top + height)
+        draw.rectangle(box, fill="white", outline=(80, 80, 80))
+        draw.rectangle((left, top, left + width, top + 16), fill=_colour(random))
+        for place in range(left + 8, left + width - 24, 40):
+            draw.rectangle((place, top + 24, place + 32, top + 40), fill=_colour(random), outline="black")
+        _write(draw, random, (left + 8, top + 48, left + width, top + height), (0, 0, 0))
+    return np.asarray(page)
+
+
+def _tiled(random: np.random.Generator, side: int) -> Picture:
+    """A small pattern over and over, with a period that a tile of ours is a multiple of: cloth, wallpaper, halftone."""
+    period = int(random.choice([4, 8, 16, 32, 64, TILE]))
+    one = random.integers(0, 256, (period, period, 3)).astype(np.uint8)
+    times = -(-side // period)
+    weave = np.tile(one, (times, times, 1))[:side, :side].astype(float)
+    share = random.uniform(0.02, 1.0)
+    return np.clip(_photographed(random, side) * (1 - share) + weave * share, 0, 255).astype(np.uint8)
+
+
+def _flat(random: np.random.Generator, side: int) -> Picture:
+    """One colour, or an even change from one to another."""
+    ends = np.array([_colour(random), _colour(random)], float)
+    share = np.linspace(0, 1, side)[:, np.newaxis, np.newaxis] * float(random.random() < 0.7)
+    return np.broadcast_to(ends[0] + (ends[1] - ends[0]) * share, (side, side, 3)).astype(np.uint8)
+
+
+def _noisy(random: np.random.Generator, side: int) -> Picture:
+    values = random.normal(random.uniform(40, 215, 3), random.uniform(1, 80), (side, side, 3))
+    return np.clip(values, 0, 255).astype(np.uint8)
+
+
+def _saved_again(random: np.random.Generator, side: int) -> Picture:
+    kind = _photographed if random.random() < 0.5 else _rendered
+    return as_jpeg(as_jpeg(kind(random, side), int(random.integers(5, 96))), int(random.integers(5, 96)))
+
+
+def _marked_by_others(random: np.random.Generator, side: int) -> Picture:
+    """A mark that isn't ours: a tile of ours' size and strength with other phases, or coefficients of 8x8 blocks."""
+    picture = _photographed(random, side).astype(float)
+    if random.random() < 0.5:
+        tile = np.fft.irfft2(
+            np.fft.rfft2(random.normal(size=(TILE, TILE))) * (np.hypot(*_frequencies()) < 26), (TILE, TILE)
+        )
+        times = -(-side // TILE)
+        added = np.tile(tile / tile.std() * random.uniform(1.5, 6), (times, times))[:side, :side]
+    else:
+        waves = np.cos(np.outer(np.arange(8) + 0.5, random.integers(1, 5, 2)) * np.pi / 8)
+        block = np.outer(waves[:, 0], waves[:, 1]) * random.uniform(2, 8)
+        signs = random.choice([-1.0, 1.0], (side // 8, side // 8))
+        added = np.zeros((side, side))
+        added[: side // 8 * 8, : side // 8 * 8] = np.kron(signs, block)
+    return np.clip(picture + added[..., np.newaxis], 0, 255).astype(np.uint8)
+
+
+KINDS: dict[str, Maker] = {
+    "renders": _rendered,
+    "like photographs": _photographed,
+    "drawings": _drawn,
+    "text": _written,
+    "screens": _screen,
+    "repeated patterns": _tiled,
+    "flat": _flat,
+    "noise": _noisy,
+    "saved again as JPEG": _saved_again,
+    "marked by others": _marked_by_others,
+}
+
+
+def unmarked(count: int, seed: int) -> Iterator[tuple[str, Picture]]:
+    """So many pictures, the kinds in turn, each with its kind."""
+    names = list(KINDS)
+    for number in range(count):
+        random = np.random.default_rng([seed, number])
+        name = names[number % len(names)]
+        yield name, KINDS[name](random, int(random.choice(SIDES)))
+
+
+def _colour(random: np.random.Generator, most: int = 256) -> tuple[int, int, int]:
+    red, green, blue = random.integers(0, most, 3).tolist()
+    return red, green, blue
+
+
+def _write(
+    draw: ImageDraw.ImageDraw, random: np.random.Generator, box: tuple[int, int, int, int], colour: tuple[int, int, int]
+) -> None:
+    spacing = int(random.choice([12, 14, 16, 20, 32]))
+    for top in range(box[1] + 4, box[3] - 10, spacing):
+        words = " ".join(random.choice(WORDS, max(1, (box[2] - box[0]) // 32)))
+        draw.text((box[0] + 4, top), words[: (box[2] - box[0]) // 6], fill=colour)
+
+
+def _frequencies() -> tuple[np.ndarray, np.ndarray]:
+    rows, columns = np.fft.fftfreq(TILE) * TILE, np.fft.rfftfreq(TILE) * TILE
+    return rows[:, np.newaxis], columns[np.newaxis]
