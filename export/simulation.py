@@ -35,7 +35,7 @@ class ActivationStatistics:
         self._module = module
         self._layers = [layer for layer in layers if layer.kind == "conv"]
         self._per_call = max(256, KEPT_SAMPLES // max(1, calls))
-        self._samples: dict[tuple[str, str], list[torch.Tensor]] = {}
+        self._samples: dict[tuple[str, str], _Samples] = {}
         self._extremes: dict[tuple[str, str], tuple[float, float]] = {}
         self._generator = torch.Generator().manual_seed(0)
 
@@ -52,7 +52,7 @@ class ActivationStatistics:
         """The ranges of a convolution's input and output that lose least. KeyError before any call."""
         found = []
         for side in ("input", "output"):
-            samples = torch.cat(self._samples[module, side])
+            samples = self._samples[module, side].taken
             if samples.numel() > SEARCHED_SAMPLES:
                 samples = samples[torch.randperm(samples.numel(), generator=self._generator)[:SEARCHED_SAMPLES]]
             found.append(best_range(samples.numpy(), *self._extremes[module, side]))
@@ -70,7 +70,29 @@ class ActivationStatistics:
         low, high = self._extremes.get(key, (0.0, 0.0))
         self._extremes[key] = (min(low, float(flat.min())), max(high, float(flat.max())))
         chosen = torch.randint(flat.numel(), (min(self._per_call, flat.numel()),), generator=self._generator)
-        self._samples.setdefault(key, []).append(flat[chosen].clone())
+        self._samples.setdefault(key, _Samples()).take(flat[chosen])
+
+
+class _Samples:
+    """Numbers that come in small parts, kept in one piece.
+
+    Each part by itself would lie between what a call takes and gives back, and keep that from the system: a gigabyte at
+    the size of Stable Diffusion 1.5.
+    """
+
+    def __init__(self) -> None:
+        self._values, self._count = torch.empty(KEPT_SAMPLES), 0
+
+    def take(self, values: torch.Tensor) -> None:
+        end = self._count + values.numel()
+        if end > len(self._values):
+            self._values = torch.cat([self._values, torch.empty(max(end, len(self._values)))])
+        self._values[self._count : end] = values
+        self._count = end
+
+    @property
+    def taken(self) -> torch.Tensor:
+        return self._values[: self._count]
 
 
 def layer_scales(

@@ -19,6 +19,7 @@ from tintype.files import open_plain
 MAX_GRAPH_DIMENSION = 2**24
 MAX_RANK = 64  # dimensions of a tensor; also what it may say of where its data lie
 MAX_TENSOR_ELEMENTS = 2**38
+FIELDS_HELD = 1000  # after so many, pages of the file that were read are let go: with each the system maps 64 KiB
 
 # Message -> field number -> message of that field, as in onnx.proto; fields that lead to no tensor are left out.
 _MESSAGES: dict[str, dict[int, str]] = {
@@ -44,6 +45,8 @@ _REFUSED = {
 # Bits of one element by TensorProto.DataType; strings (8) have none.
 _BITS = {1: 32, 2: 8, 3: 8, 4: 16, 5: 16, 6: 32, 7: 64, 9: 8, 10: 16, 11: 64, 12: 32, 13: 64, 14: 64, 15: 128, 16: 16}
 _BITS |= {17: 8, 18: 8, 19: 8, 20: 8, 21: 4, 22: 4, 23: 4, 24: 8, 25: 2, 26: 2}
+
+_DONT_NEED: int | None = getattr(mmap, "MADV_DONTNEED", None)  # Windows has none
 
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 
@@ -188,8 +191,8 @@ class _Walk:
         position, data = start, self.data
         while position < end:
             self.fields_left -= 1
-            if self.fields_left < 0:
-                raise MalformedGraph("it has too many parts")
+            if self.fields_left % FIELDS_HELD == 0:
+                self._let_go()
             key, position = data[position], position + 1  # mostly one byte; a call for each would take most of the time
             if key >= 0x80:
                 key, position = _varint(data, position - 1, end)
@@ -212,6 +215,13 @@ class _Walk:
                 raise MalformedGraph(f"a field at byte {position:,} runs past its end")
             yield number, wire, position, position + length
             position += length
+
+    def _let_go(self) -> None:
+        """Hold no more of the file than what comes next. Raises MalformedGraph where it has too many parts."""
+        if self.fields_left <= 0:
+            raise MalformedGraph("it has too many parts")
+        if _DONT_NEED is not None:
+            self.data.madvise(_DONT_NEED)
 
     def _tensor(self, start: int, end: int) -> _Tensor:
         tensor, data = _Tensor(), self.data

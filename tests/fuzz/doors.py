@@ -110,23 +110,17 @@ def _in_bundle(path: Path, name: str, scratch: Scratch) -> Iterator[None]:
     import dataclasses
 
     from tintype.bundle import FileFacts, read_manifest, write_manifest
+    from tintype.files import sha256_of
 
-    content = path.read_bytes()
-    (scratch.bundle / name).write_bytes(content)
+    shutil.copyfile(path, scratch.bundle / name)
     known, _ = read_manifest(POSTCARD)
-    facts = FileFacts(bytes=len(content), sha256=_sha256(content))
+    facts = FileFacts(bytes=path.stat().st_size, sha256=sha256_of(path))
     write_manifest(scratch.bundle, dataclasses.replace(known, files={**known.files, name: facts}))
     try:
         yield
     finally:
         for each in (name, "tintype.json"):
             shutil.copyfile(POSTCARD / each, scratch.bundle / each)
-
-
-def _sha256(content: bytes) -> str:
-    import hashlib
-
-    return hashlib.sha256(content).hexdigest()
 
 
 def scheduler(path: Path, scratch: Scratch) -> None:
