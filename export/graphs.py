@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from tintype.bundle import PreviewFactors
 from tintype.bundle.manifest import MAX_PREVIEW_FACTOR
-from tintype.engine import BuildOptions, graph_session, measure_ranges
+from tintype.engine import BuildOptions, graph_session, measure_ranges, return_large_blocks
 from tintype.export.calibration_data import CalibrationData
 from tintype.export.fallback import FIRST_STEP, Choice, Trial, choose
 from tintype.export.known_graphs import graph_of
@@ -79,6 +79,7 @@ def write_graphs(job: Job) -> list[GraphReport]:
 
     Graphs that an export which was broken off has finished are left as they are.
     """
+    return_large_blocks()  # what torch computes with comes and goes, a gigabyte of it stays between small blocks else
     data, reports, partial = CalibrationData(), [], job.scratch.partial
     if job.modules.checkpoint.takes_picture and "denoiser" not in partial.reports:
         with job.progress.stage("pictures", 1):
@@ -165,6 +166,7 @@ def _calibrate(
     for role, each in chosen.items():
         with job.progress.stage(f"scales: {role}", len(each)) as advance, torch.inference_mode():
             scales = layer_scales(module, each, statistics, advance)
+        statistics.forget(each)
         quantized[role] = Quantized(_choose(job, role, each, scales, data.trial_calls[role]), scales)
     return quantized
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 SMALLEST_HALF_BYTES = 1024  # smaller weights stay fp32: they gain nothing, and biases and norms are among them
 FLOAT16_MAX = 65504.0
+PIECE_NUMBERS = 2**20  # of a weight that becomes integers, at a time
 WEIGHT_SHRINKS = (1.0, 0.96, 0.92, 0.88, 0.84, 0.8, 0.76, 0.72, 0.68, 0.64, 0.6)
 
 # Always float: the first and last convolutions see pixels or latents themselves, and the time embedding steers all.
@@ -105,10 +106,15 @@ def weight_scales(weight: torch.Tensor) -> NDArray[np.float32]:
 
 
 def integer_weight(weight: torch.Tensor, scales: NDArray[np.float32]) -> torch.Tensor:
-    """A torch weight's int8 form."""
+    """A torch weight's int8 form, made in pieces: a float of each number of a large one is as much as four layers."""
     import torch
 
-    return (weight / _spread(scales, weight)).round_().clamp_(-127, 127).to(torch.int8)
+    whole, spread = torch.empty(weight.shape, dtype=torch.int8), _spread(scales, weight)
+    rows = max(1, PIECE_NUMBERS * len(weight) // max(1, weight.numel()))
+    for start in range(0, len(weight), rows):
+        piece = slice(start, start + rows)
+        whole[piece] = (weight[piece] / spread[piece]).round_().clamp_(-127, 127)
+    return whole
 
 
 def float_weight(integers: torch.Tensor, scales: NDArray[np.float32]) -> torch.Tensor:

@@ -58,6 +58,12 @@ class ActivationStatistics:
             found.append(best_range(samples.numpy(), *self._extremes[module, side]))
         return found[0], found[1]
 
+    def forget(self, layers: Iterable[Layer]) -> None:
+        """Let the samples of layers go whose ranges are known."""
+        for layer in layers:
+            for side in ("input", "output"):
+                self._samples.pop((layer.module, side), None)
+
     def _hook(self, name: str) -> Callable[[torch.nn.Module, Any, torch.Tensor], None]:
         def look(_module: torch.nn.Module, inputs: Any, output: torch.Tensor) -> None:
             self._take((name, "input"), inputs[0])

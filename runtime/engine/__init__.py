@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from tintype.engine.device.machine import cpu_name, default_threads, instruction_sets, most_threads, processor_kind
     from tintype.engine.device.process_memory import peak_rss_bytes
     from tintype.engine.device.providers import Target, resolve_provider
+    from tintype.engine.run.heap import return_large_blocks
     from tintype.engine.run.placement import Placement
     from tintype.engine.run.plain import PlainGraph
     from tintype.engine.run.session import Session, open_session
@@ -67,6 +68,7 @@ _HOMES = {
     "ort_version": "device.installation",
     "resolve_provider": "device.providers",
     "measure_ranges": "build.ranges",
+    "return_large_blocks": "run.heap",
     "Session": "run.session",
     "open_session": "run.session",
     # What measuring needs beside.
@@ -125,6 +127,7 @@ __all__ = [
     "read_report",
     "read_strips",
     "resolve_provider",
+    "return_large_blocks",
     "run_graph",
     "with_kernels_settled",
 ]
