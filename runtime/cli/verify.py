@@ -106,6 +106,9 @@ def _lines(found: Verification) -> Iterator[str]:
             yield f"since then: {', '.join(filter(None, done))}"
     if record is not None:
         yield f"record: {record.made_with.bundle}, seed {record.seed}: {record.request.prompt}"
+        if record.deal is not None:
+            words = ", ".join(each.word for each in record.deal.words)
+            yield f"dealt: {words}; it was asked for with: {record.deal.prompt}"
     yield from _credential_lines(found.credentials)
     if not found.found and found.credentials.state == "none":
         yield "nothing found, which doesn't say that nobody made it"

@@ -1,0 +1,140 @@
+"""Where a prompt names an operator's nouns, and the prompt with words put beside them, its notation untouched.
+
+A noun is found as a policy's words are (`trust.wordlist`): as a whole word or phrase, in the three readings of
+`trust.fold`, and with an English plural's ending. Words of one with hyphens are one word: `car-park` is no car.
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from tintype.trust import fold
+from tintype.trust.wordings import without_notation
+from tintype.trust.wordlist import Rule, WordList, pieces_of, tokens_of
+
+MAX_NOUN_WORDS = 4
+
+Noun: TypeAlias = tuple[str, str]  # its group's name, and the noun as the file has it
+
+_TOKEN = re.compile(r"[^\s()\[\]:|\\,;.!?\"<>{}]+")
+_WITHIN_PHRASE = re.compile(r"[\s()\[\]]*")  # what may stand between its words
+_ARTICLE = re.compile(r"(?<!\w)(a|an)([\s()\[\]]+)\Z", re.IGNORECASE)
+_SPOKEN_AS_CONSONANT = ("eu", "uni", "one", "ug", "uk", "uru")
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A stretch of a prompt, and the nouns of several groups that it is, in the order of the groups."""
+
+    start: int
+    end: int
+    nouns: tuple[Noun, ...]
+
+
+class Nouns:
+    """The nouns of all groups, and the words that leave a prompt alone."""
+
+    def __init__(self) -> None:
+        self._by_length: dict[int, WordList] = {}  # by how many words a noun has
+        self._named = WordList()
+
+    def add(self, group: str, nouns: Sequence[str], named: Sequence[str]) -> Iterator[str]:
+        """A group's; yields what is wrong with a word, which names it. named: as in a policy, with * at their end."""
+        for noun in nouns:
+            rule = Rule(noun, group)
+            if "*" in noun:
+                yield f"the noun {noun[:60]!r}: * has no meaning here"
+            for form in _with_plurals(noun):
+                for words in tokens_of(fold.plain(form)):  # with hyphens as blanks, and left out
+                    problem = self._by_length.setdefault(len(words), WordList()).add(" ".join(words), rule)
+                    if problem:
+                        yield f"the noun {noun[:60]!r}: {problem}"
+        for word in named:
+            if problem := self._named.add(word, Rule(word, group)):
+                yield f"the word {word[:60]!r}: {problem}"
+
+    def places_in(self, prompt: str, negative_prompt: str = "") -> list[Place]:
+        """Where nouns stand whose groups have no word in either prompt, from the first on."""
+        texts = map(without_notation, (prompt, negative_prompt))
+        named = {rule.action for text in texts for rule in _rules(self._named, text)}
+        tokens = list(_TOKEN.finditer(prompt))
+        words = [_one_word(token[0]) for token in tokens]
+        known: dict[str, list[Rule]] = {}
+        places: dict[tuple[int, int], list[Noun]] = {}
+        taken: dict[str, int] = {}  # by group, up to which token it has found something
+        for first in range(len(tokens)):
+            for length in sorted(self._by_length, reverse=True):
+                last = first + length - 1
+                if last >= len(tokens) or not _are_phrase(prompt, tokens[first : last + 1]):
+                    continue
+                phrase = " ".join(words[first : last + 1])
+                if phrase not in known:
+                    known[phrase] = list(_rules(self._by_length[length], phrase))
+                for rule in known[phrase]:
+                    if rule.action not in named and taken.get(rule.action, -1) < first:
+                        taken[rule.action] = last
+                        span = tokens[first].start(), tokens[last].end()
+                        places.setdefault(span, []).append((rule.action, rule.name))
+        return [Place(*span, tuple(nouns)) for span, nouns in sorted(places.items())]
+
+
+def insert_words(
+    prompt: str, places: Sequence[Place], words: Mapping[Noun, str], is_after: Callable[[str], bool]
+) -> str:
+    """The prompt with each noun's word beside it. is_after: whether those of a group stand behind the noun.
+
+    An English article right before a word is that word's: a house becomes an orange house.
+    """
+    inserts = []
+    for place in places:
+        for after in (False, True):
+            put = " ".join(words[noun] for noun in place.nouns if is_after(noun[0]) is after)
+            if put:
+                inserts.append((place.end if after else place.start, after, put))
+    pieces, copied = [], 0
+    for position, after, put in sorted(inserts):
+        text = prompt[copied:position]
+        pieces.append(f"{text} {put}" if after else f"{_with_article_for(put, text)}{put} ")
+        copied = position
+    return "".join([*pieces, prompt[copied:]])
+
+
+def _with_article_for(word: str, text: str) -> str:
+    """A text that ends in a or an, as it reads before a word."""
+    article = _ARTICLE.search(text)
+    if article is None:
+        return text
+    begun = fold.latin(word)
+    wanted = "an" if begun[:1] in "aeiou" and not begun.startswith(_SPOKEN_AS_CONSONANT) else "a"
+    if article[1].lower() == wanted:
+        return text
+    cased = wanted.upper() if article[1] == "AN" else wanted.capitalize() if article[1][0] == "A" else wanted
+    return f"{text[: article.start(1)]}{cased}{article[2]}"
+
+
+def _with_plurals(noun: str) -> list[str]:
+    """A noun as it stands, and as English makes many of it; irregular ones are the file's to list."""
+    forms = [noun, f"{noun}s", f"{noun}es"]
+    if noun[-1:] in "yY" and noun[-2:-1].lower() not in "aeiou":
+        forms.append(f"{noun[:-1]}ies")
+    return forms
+
+
+def _are_phrase(prompt: str, tokens: Sequence[re.Match[str]]) -> bool:
+    """Whether nothing parts words that follow one another."""
+    pairs = itertools.pairwise(tokens)
+    return all(_WITHIN_PHRASE.fullmatch(prompt, left.end(), right.start()) for left, right in pairs)
+
+
+def _one_word(token: str) -> str:
+    """A token without the marks within; where these may stand for letters, as it is."""
+    plain, latin = fold.readings(token)
+    return token if plain.isalnum() or fold.may_be_leet(latin) else "".join(pieces_of(plain))
+
+
+def _rules(words: WordList, text: str) -> Iterator[Rule]:
+    return words.rules_in(*fold.readings(text))
