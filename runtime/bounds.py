@@ -13,6 +13,9 @@ MAX_GRAPHS = 64  # of all roles and variants
 MAX_ORIGIN_TEXTS = 32  # that say where a bundle's weights come from, and as many that say what was assumed of them
 MAX_ORIGIN_CHARS = 2000  # of each
 
+MAX_SKEWS = 64  # prompts of which it states what their pictures showed
+MAX_SKEW_LABELS = 1000  # of each
+
 # JSON of any kind.
 MAX_JSON_DEPTH = 64  # objects and lists within one another
 MAX_JSON_VALUES = 2**20
