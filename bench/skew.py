@@ -1,10 +1,10 @@
-"""What a model draws where a prompt leaves something open, counted, and how far that is from the shares that are wanted.
+"""What a model draws where a prompt leaves something open, counted, and how far that is from wanted shares.
 
     tintype bench skew "a car" "a tent in the snow" [--attribute colour] [--deal FILE] [--count 100]
     tintype bench skew "a photo of a doctor" --model FOLDER --classifier FILE.onnx --labels FILE [--deal FILE]
 
-Each prompt is drawn COUNT times, seeds counting up, with --deal once more with the words that the deck deals. Pictures are
-counted by postcard's judge of an attribute (torch), or by an ONNX file with a score for each line of LABELS. The shares
+Each prompt is drawn COUNT times, seeds counting up; with --deal once more, with the words that the deck deals. Pictures
+are counted by postcard's judge of an attribute (torch), or by an ONNX file with a score for each line of LABELS. Shares
 are the deck's, where its words are labels, else even. The distance is total variation: the share of the pictures that
 would have to show something else; by_chance is that of as many fair throws, the median of 1,000.
 The result is what `tintype export --skew` states in a bundle.

@@ -101,9 +101,9 @@ def open_plain_graph(path: Path, kind: str, threads: int = 1, *, may_have_data: 
 def image_graph(
     path: Path, kind: str, graph: PlainGraph, port_name: str | None = None, usual: Preparation | None = None
 ) -> ImageGraph:
-    """port_name: of the input that tells the image's shape; None: it has one alone, and one output. Raises RequestError.
+    """port_name: of the input that tells the image's shape; None: it has one alone, and one output.
 
-    usual: how pixels are prepared where no FILE.json says it.
+    usual: how pixels are prepared where no FILE.json says it. Raises RequestError.
     """
     if port_name is None and (len(graph.inputs), len(graph.outputs)) != (1, 1):
         raise unfit(path, kind, f"it has {len(graph.inputs)} inputs and {len(graph.outputs)} outputs")
