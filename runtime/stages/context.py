@@ -175,7 +175,7 @@ class Context:
         """Close what has no place in the plan, or begin what is not built yet."""
         graphs, plan, exactness = self.graphs.all, self.graphs.plan, self.request.exactness
         if self.evicts:
-            wanted = [use for batch in self.request.batches for use in self.uses_for(len(batch))]
+            wanted = [use for batch in self.batches for use in self.uses_for(len(batch))]
             graphs.evict_unplanned(wanted, exactness, plan)
         elif plan == ALL_RESIDENT:
             graphs.begin_builds(self.uses, exactness)
