@@ -72,6 +72,7 @@ class Context:
     deal: DealFacts | None = None  # what a deck put into its prompt
     # By picture, the runs of those that have words of their own; they share what comes of them with this one.
     parts: dict[int, Context] = field(default_factory=dict)
+    readings: dict[tuple[ResolvedRequest, bool], Reading] = field(default_factory=dict)  # of parts; True: as a refiner
     picture: Latents | None = None  # of the picture that the run begins with, once it is encoded
     channels: tuple[Latents, ...] | None = None  # what the model is told of it, once that is encoded; see `Start`
     denoised: list[int] = field(default_factory=list)  # indices of the pictures that are, in the order of `latents`

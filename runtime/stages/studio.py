@@ -198,7 +198,7 @@ class Studio:
         if self.refiner is not None and request.refiner_start is not None:
             self.refiner.model.tokenizers()  # before either plan is made: they stay, whoever draws
             run = self._own_context(request, plan, base_plan, whole=whole)
-            ctx = self.refiner._own_context(request, refiner_plan, refines=run)
+            ctx = self.refiner._own_context(request, refiner_plan, refines=run, whole=whole)
         else:
             ctx = self._own_context(request, plan, base_plan, whole=whole)
         ctx.marker = self.marker if request.watermark else None
@@ -218,7 +218,9 @@ class Studio:
     ) -> Context:
         """The part of a run that is this bundle's. refines: what it goes on from."""
         base = refines if request.base is None else self.context(request.base, base_plan, whole=whole)
-        reading = self.model.read(request, refines=refines is not None)
+        key, known_readings = (request, refines is not None), {} if whole is None else whole.readings
+        reading = known_readings.get(key) or self.model.read(request, refines=key[1])
+        known_readings[key] = reading
         words = reading.branches, reading.prompts
         about_words = [] if self.policy is None else demand_allowed(self.policy, request, *words)
         known = self.plan_for(self.work(request, reading)) if plan is None else None

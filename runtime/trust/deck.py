@@ -117,11 +117,14 @@ class Deck:
         if not cards:
             return ()
         words = {key: list(self.groups[key[0]].deck) for key in cards}
+        made: dict[tuple[int, ...], Dealing] = {}  # by cards
         dealings = []
-        for picture in range(request.count):
-            chosen = {key: words[key][dealt[picture]] for key, dealt in cards.items()}
-            facts = DealFacts.of(self.name, self.sha256, request.prompt, chosen)
-            dealings.append(Dealing(insert_words(request.prompt, places, chosen, self._is_after), facts))
+        for hand in zip(*cards.values(), strict=True):
+            if hand not in made:
+                chosen = {key: words[key][card] for key, card in zip(cards, hand, strict=True)}
+                prompt = insert_words(request.prompt, places, chosen, self._is_after)
+                made[hand] = Dealing(prompt, DealFacts.of(self.name, self.sha256, request.prompt, chosen))
+            dealings.append(made[hand])
         return tuple(dealings)
 
     def _is_after(self, group: str) -> bool:
@@ -182,8 +185,8 @@ def parse_deck(content: bytes, name: str) -> Deck:
         groups = {group.name: group for group in file.groups}
         nouns = Nouns()
         for group in groups.values():
-            for problem in nouns.add(group.name, group.nouns, (*group.deck, *group.named)):
-                raise strict_json.Misfit(f"{group.name}: {problem}")
+            problem = nouns.add(group.name, group.nouns, (*group.deck, *group.named))
+            _require(not problem, f"{group.name}: {problem}")
     except strict_json.Misfit as misfit:
         raise RequestError(f"the deck {name}: {misfit}", fix="mend it; runtime/DEAL.md has the form") from None
     return Deck(file.name or name, hashlib.sha256(content).hexdigest(), groups, nouns)

@@ -42,20 +42,24 @@ class Nouns:
         self._by_length: dict[int, WordList] = {}  # by how many words a noun has
         self._named = WordList()
 
-    def add(self, group: str, nouns: Sequence[str], named: Sequence[str]) -> Iterator[str]:
-        """A group's; yields what is wrong with a word, which names it. named: as in a policy, with * at their end."""
+    def add(self, group: str, nouns: Sequence[str], named: Sequence[str]) -> str:
+        """A group's; returns what is wrong with one of its words, or nothing. named: * is for a word's beginning."""
         for noun in nouns:
-            rule = Rule(noun, group)
-            if "*" in noun:
-                yield f"the noun {noun[:60]!r}: * has no meaning here"
-            for form in _with_plurals(noun):
-                for words in tokens_of(fold.plain(form)):  # with hyphens as blanks, and left out
-                    problem = self._by_length.setdefault(len(words), WordList()).add(" ".join(words), rule)
-                    if problem:
-                        yield f"the noun {noun[:60]!r}: {problem}"
+            if problem := self._add_noun(noun, Rule(noun, group)):
+                return f"the noun {noun[:60]!r}: {problem}"
         for word in named:
             if problem := self._named.add(word, Rule(word, group)):
-                yield f"the word {word[:60]!r}: {problem}"
+                return f"the word {word[:60]!r}: {problem}"
+        return ""
+
+    def _add_noun(self, noun: str, rule: Rule) -> str:
+        if "*" in noun:
+            return "* has no meaning here"
+        for form in _with_plurals(noun):
+            for words in tokens_of(fold.plain(form)):  # with hyphens as blanks, and left out
+                if problem := self._by_length.setdefault(len(words), WordList()).add(" ".join(words), rule):
+                    return problem
+        return ""
 
     def places_in(self, prompt: str, negative_prompt: str = "") -> list[Place]:
         """Where nouns stand whose groups have no word in either prompt, from the first on."""
