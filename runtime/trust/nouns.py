@@ -39,7 +39,8 @@ class Nouns:
     """The nouns of all groups, and the words that leave a prompt alone."""
 
     def __init__(self) -> None:
-        self._by_length: dict[int, WordList] = {}  # by how many words a noun has
+        self._by_length: dict[int, WordList] = {1: WordList()}  # by how many words a noun has
+        self._first_words = WordList()  # of those that have several
         self._named = WordList()
 
     def add(self, group: str, nouns: Sequence[str], named: Sequence[str]) -> str:
@@ -59,31 +60,39 @@ class Nouns:
             for words in tokens_of(fold.plain(form)):  # with hyphens as blanks, and left out
                 if problem := self._by_length.setdefault(len(words), WordList()).add(" ".join(words), rule):
                     return problem
+                if len(words) > 1:
+                    self._first_words.add(words[0], rule)
         return ""
 
     def places_in(self, prompt: str, negative_prompt: str = "") -> list[Place]:
         """Where nouns stand whose groups have no word in either prompt, from the first on."""
         texts = map(without_notation, (prompt, negative_prompt))
         named = {rule.action for text in texts for rule in _rules(self._named, text)}
+        places: dict[tuple[int, int], list[Noun]] = {}
+        ends: dict[str, int] = {}  # by group, of what it has found last
+        for (start, end), rules in self._found_in(prompt):
+            for rule in rules:
+                if rule.action not in named and ends.get(rule.action, 0) <= start:
+                    ends[rule.action] = end
+                    places.setdefault((start, end), []).append((rule.action, rule.name))
+        return [Place(*span, tuple(nouns)) for span, nouns in sorted(places.items())]
+
+    def _found_in(self, prompt: str) -> Iterator[tuple[tuple[int, int], list[Rule]]]:
+        """Stretches of a prompt with the rules that they meet, from the first word on, of each the longest first."""
         tokens = list(_TOKEN.finditer(prompt))
         words = [_one_word(token[0]) for token in tokens]
+        begins = {word: any(_rules(self._first_words, word)) for word in set(words)}
         known: dict[str, list[Rule]] = {}
-        places: dict[tuple[int, int], list[Noun]] = {}
-        taken: dict[str, int] = {}  # by group, up to which token it has found something
-        for first in range(len(tokens)):
-            for length in sorted(self._by_length, reverse=True):
-                last = first + length - 1
-                if last >= len(tokens) or not _are_phrase(prompt, tokens[first : last + 1]):
+        for first, word in enumerate(words):
+            for length in sorted(self._by_length, reverse=True) if begins[word] else (1,):
+                phrase = tokens[first : first + length]
+                if len(phrase) < length or not _are_phrase(prompt, phrase):
                     continue
-                phrase = " ".join(words[first : last + 1])
-                if phrase not in known:
-                    known[phrase] = list(_rules(self._by_length[length], phrase))
-                for rule in known[phrase]:
-                    if rule.action not in named and taken.get(rule.action, -1) < first:
-                        taken[rule.action] = last
-                        span = tokens[first].start(), tokens[last].end()
-                        places.setdefault(span, []).append((rule.action, rule.name))
-        return [Place(*span, tuple(nouns)) for span, nouns in sorted(places.items())]
+                text = " ".join(words[first : first + length])
+                if text not in known:
+                    known[text] = list(_rules(self._by_length[length], text))
+                if known[text]:
+                    yield (phrase[0].start(), phrase[-1].end()), known[text]
 
 
 def insert_words(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import itertools
 import json
 import random
 import re
@@ -48,9 +49,9 @@ def test_cards_come_as_often_as_their_shares_of_any_number_say() -> None:
 def test_what_a_share_leaves_over_is_met_over_many_runs() -> None:
     shares = [Fraction(1, 2), Fraction(1, 3), Fraction(1, 6)]
     for count in (1, 4):
-        cards = collections.Counter(card for seed in range(3000) for card in deal_cards(shares, count, str(seed)))
+        cards = collections.Counter(card for seed in range(1500) for card in deal_cards(shares, count, str(seed)))
         for card, share in enumerate(shares):
-            assert cards[card] / cards.total() == pytest.approx(float(share), abs=0.025)
+            assert cards[card] / cards.total() == pytest.approx(float(share), abs=0.04)
 
 
 def test_cards_follow_the_seed_alone_and_lie_in_no_order() -> None:
@@ -148,16 +149,13 @@ def test_several_groups_deal_in_the_order_of_the_file(postcard: tintype.Pipeline
     assert re.fullmatch("a small (red|orange|blue) car", found_one)
 
 
-def test_no_prompt_takes_it_long(postcard: tintype.Pipeline, deck: Deck) -> None:
-    for text in ("car ", "hot air ", "c4r ", "саr ", "(car:1.1)", "x1 "):
-        prompt = (text * MAX_PROMPT_BYTES)[: MAX_PROMPT_BYTES // 2]
-        begun = time.process_time()
-        deck.nouns.places_in(prompt, prompt)
-        assert time.process_time() - begun < 2
-    distinct = " ".join(f"{number:x}q" for number in range(10_000))
+@pytest.mark.parametrize("text", ["car ", "hot air ", "c4r ", "саr ", "(car:1.1)", "h%x "])
+def test_no_prompt_takes_it_long(deck: Deck, text: str) -> None:
+    words = (text % number if "%" in text else text for number in range(MAX_PROMPT_BYTES))
+    prompt = "".join(itertools.islice(words, MAX_PROMPT_BYTES // len(text.encode())))[:MAX_PROMPT_BYTES]
     begun = time.process_time()
-    deck.nouns.places_in(distinct)
-    assert time.process_time() - begun < 3
+    deck.nouns.places_in(prompt, prompt)
+    assert time.process_time() - begun < 2
 
 
 BAD: list[tuple[dict[str, Any], str]] = [
