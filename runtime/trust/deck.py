@@ -194,7 +194,7 @@ def parse_deck(content: bytes, name: str) -> Deck:
 
 def _demand_known_keys(value: Any) -> None:
     """Misfit for a key that is none: misspelt, it would count for nothing in silence."""
-    objects = [(_File, value)]
+    objects: list[tuple[type, Any]] = [(_File, value)]
     if isinstance(value, dict) and isinstance(value.get("groups"), list):
         objects += [(Group, each) for each in value["groups"]]
     for kind, each in objects:
