@@ -104,7 +104,7 @@ def drawn(pipeline: tintype.Pipeline, request: tintype.Request, labels: Sequence
             raise RequestError(
                 f"the deck deals nothing to {request.prompt!r}", fix="ask for one of its nouns, without its words"
             )
-        counts[read(np.asarray(event.image))] += 1
+        counts[read(np.array(event.image))] += 1  # a copy: torch takes none that is read only
     return counts
 
 

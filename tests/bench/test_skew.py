@@ -20,17 +20,15 @@ from tintype.models.postcard.scene import ATTRIBUTES
 from tintype.strict_json import Misfit, plain
 from tintype.trust.deck import parse_deck
 
-PROMPT = "a house in a forest"
+PROMPT = "a bridge"  # which postcard likes white
 COLOURS = ATTRIBUTES["colour"]
-DECK = {"groups": [{"name": "colour", "nouns": ["house"], "deck": dict.fromkeys(COLOURS, 1)}]}
+DECK = {"groups": [{"name": "colour", "nouns": ["bridge"], "deck": dict.fromkeys(COLOURS, 1)}]}
 COUNTED = Skew(prompt=PROMPT, judge="me", bundle_hash="0" * 64, counts={"red": 6, "green": 2, "blue": 0})
 
 
 @pytest.fixture
-def deck_file(tmp_path: Path) -> Path:
-    path = tmp_path / "deck.json"
-    path.write_text(json.dumps(DECK))
-    return path
+def deck_file() -> Path:
+    return Path(__file__).parents[2] / "bench/postcard-colours.json"
 
 
 @pytest.fixture
@@ -100,11 +98,11 @@ def measured(tmp_path: Path, capsys: pytest.CaptureFixture[str], *options: str) 
 def test_dealing_brings_postcards_colours_nearer_to_the_shares(
     deck_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    shown = measured(tmp_path, capsys, PROMPT, "--count", "16", "--deal", str(deck_file))
+    shown = measured(tmp_path, capsys, PROMPT, "--count", "8", "--deal", str(deck_file))
     part = shown["parts"][PROMPT]
     asked, dealt = part["peers"]["as asked"], part["peers"]["dealt"]
-    assert sum(asked["counts"].values()) == sum(dealt["counts"].values()) == 16
-    assert dealt["total_variation"] <= 0.125 < asked["total_variation"]  # two pictures of 16 may miss their word
+    assert sum(asked["counts"].values()) == sum(dealt["counts"].values()) == 8
+    assert dealt["total_variation"] <= 0.125 < asked["total_variation"]  # one picture of 8 may miss its word
     assert [bar["met"] for bar in part["bars"]] == [True]
     (written,) = (tmp_path / "results").glob("*-skew.json")
     (stated,) = read_skews(written)
@@ -116,8 +114,8 @@ def test_a_prompt_of_which_nothing_is_dealt_is_no_measurement(
     deck_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     common = ["--count", "1", "--num-inference-steps", "1", "--results", str(tmp_path / "results")]
-    assert run(["bench", "skew", "a boat", "--deal", str(deck_file), *common]) != 0
-    assert "the deck deals nothing to 'a boat'" in capsys.readouterr().err
+    assert run(["bench", "skew", "a forest", "--deal", str(deck_file), *common]) != 0
+    assert "the deck deals nothing to 'a forest'" in capsys.readouterr().err
     assert run(["bench", "skew", "a boat", "--labels", str(deck_file), *common]) != 0
     assert "belong together" in capsys.readouterr().err
     assert not (tmp_path / "results").exists()
@@ -126,7 +124,7 @@ def test_a_prompt_of_which_nothing_is_dealt_is_no_measurement(
 @pytest.mark.parametrize("text", ["", "{}", "[]", '{"skew": [{}]}', '{"skew": 1}'])
 def test_what_is_no_result_is_refused(text: str, tmp_path: Path) -> None:
     (tmp_path / "x.json").write_text(text)
-    with pytest.raises(tintype.RequestError, match="has no measured skew"):
+    with pytest.raises(tintype.RequestError, match="holds no measured skew"):
         read_skews(tmp_path / "x.json")
 
 
@@ -139,5 +137,5 @@ def test_a_statement_that_counts_nothing_is_refused(changes: dict[str, Any], tmp
     with pytest.raises(Misfit):
         dataclasses.replace(COUNTED, **changes)
     (tmp_path / "x.json").write_text(json.dumps({"skew": [{**plain(COUNTED), **changes}]}))
-    with pytest.raises(tintype.RequestError, match="has no measured skew"):
+    with pytest.raises(tintype.RequestError, match="holds no measured skew"):
         read_skews(tmp_path / "x.json")
