@@ -34,6 +34,19 @@ HELP_BAR = Bar("tintype --help", at_most=0.3)
 PEER_BARS = (Bar(BALANCED, "denoise_seconds", over="onnxruntime", at_most=0.7), *outside_bars("tintype"))
 
 
+class WithSkew(click.Command):
+    """A command of which `skew`, as its first word, is another, with options of its own."""
+
+    def make_context(
+        self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
+    ) -> click.Context:
+        if args[:1] != ["skew"]:
+            return super().make_context(info_name, args, parent, **extra)
+        from tintype.bench import skew
+
+        return skew.main.make_context(f"{info_name} skew", args[1:], parent, **extra)
+
+
 @measurement(
     "bench",
     click.argument("measures", nargs=-1, type=click.Choice(MEASURES)),
@@ -48,6 +61,7 @@ PEER_BARS = (Bar(BALANCED, "denoise_seconds", over="onnxruntime", at_most=0.7), 
     click.option("--exactness", type=click.Choice(["exact", "balanced"]), help="[default: the model's own]"),
     rounds=5,
     threads=None,
+    cls=WithSkew,
 )
 def bench(
     report: Report, measures: tuple[str, ...], size: tuple[int, int] | None, **fields: Any,
@@ -56,7 +70,8 @@ def bench(
 
     MEASURES: help (the command's start), fresh (a picture from a new process: cold, with builds cached, and later
     ones), steady (pictures in one process), peers (beside diffusers and plain onnxruntime; extra: peers). Without any:
-    help, fresh and steady.
+    help, fresh and steady. skew is a command of its own (tintype bench skew --help): what a model draws where a
+    prompt leaves something open.
     """
     width, height = size or (None, None)
     job = Job(width=width, height=height, **fields)

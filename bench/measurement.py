@@ -124,11 +124,12 @@ def command_help(text: str | None) -> str:
 
 def measurement(
     name: str, *options: Option, group: click.Group | None = None, rounds: int = 3, threads: int | None = 2,
-    patience: float = 0.0, help: str | None = None,
+    patience: float = 0.0, help: str | None = None, cls: type[click.Command] = click.Command,
 ) -> Callable[[Callable[..., None]], click.Command]:  # fmt: skip
     """A command of a function, which is given a report to fill and what was chosen.
 
     name: of the report; behind its dash, of the command in a group. rounds, threads and patience: their defaults.
+    cls: of the command.
     """
     shared = (
         count_option("--rounds", "--repeats", "rounds", default=rounds, help="Rounds of turns, behind each median."),
@@ -154,7 +155,7 @@ def measurement(
 
         for option in reversed((*options, *shared)):
             run = option(run)
-        command = click.command(name.rpartition("-")[2], help=command_help(help or measure.__doc__))(run)
+        command = click.command(name.rpartition("-")[2], cls=cls, help=command_help(help or measure.__doc__))(run)
         if group is not None:
             group.add_command(command)
         return command

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tintype.bundle import DefaultRequest
+from tintype.bundle.skew import Skew
 from tintype.errors import ExportError, near_names
 from tintype.export.checkpoint import Checkpoint, check_weights, demand_tensors, open_checkpoint
 from tintype.export.defaults import usual_request
@@ -57,6 +58,7 @@ def export_bundle(
     effort: Effort | None = None,
     parity: str = "quick",
     overwrite: bool = False,
+    skew: tuple[Skew, ...] = (),
     progress: Progress | None = None,
     options: SourceOptions | None = None,
 ) -> ParityReport:
@@ -75,6 +77,7 @@ def export_bundle(
     few_steps: how many steps the model was distilled to, where neither its scheduler nor its names tell.
     parity: quick judges each graph on real inputs of a small size, full on those of whole pictures.
     overwrite: replace a bundle that is there already; anything else at that place is never touched.
+    skew: what pictures of it showed where prompts leave something open, for its manifest to state.
     options: a VAE, a tokenizer or a prediction type in place of the checkpoint's own, and a tiny VAE beside it.
 
     What it will take is said before it begins (`progress.remark`). One that is broken off leaves its finished graphs
@@ -108,7 +111,7 @@ def export_bundle(
         from tintype.export import writing
 
         writing.write_rest(  # 5. all else
-            checkpoint, made.tokenizers, made.reports, scratch.bundle, report.name, licence, request
+            checkpoint, made.tokenizers, made.reports, scratch.bundle, report.name, licence, request, skew
         )
         size = sum(path.stat().st_size for path in scratch.bundle.rglob("*") if path.is_file())
     return replace(report, bundle_bytes=size, seconds=time.perf_counter() - started)  # 6. `placed` gave it its name

@@ -9,6 +9,7 @@ import click
 
 from tintype.bundle.library import library_place
 from tintype.bundle.manifest import PARITY_KINDS
+from tintype.bundle.skew import read_skews
 from tintype.cli.say import say, say_json
 from tintype.errors import ExportError, printable
 from tintype.export.parity import GATES_DB, ParityReport
@@ -54,6 +55,7 @@ from tintype.sources.prediction import CHOICES
 @click.option("--tiny-vae", type=click.Path(path_type=Path), help="A folder or file of TAESD, for --decoder tiny.")
 @click.option("--name", help="The bundle's name [default: its folder's].")
 @click.option("--licence", help="The weights' licence [default: what the checkpoint says].")
+@click.option("--skew", type=click.Path(path_type=Path), help="What tintype bench skew wrote, for the bundle to state.")
 @click.option("--overwrite", is_flag=True, help="Replace a bundle that is there already.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
 def export(
@@ -69,6 +71,7 @@ def export(
     tiny_vae: Path | None,
     name: str | None,
     licence: str | None,
+    skew: Path | None,
     overwrite: bool,
     as_json: bool,
 ) -> None:
@@ -102,6 +105,7 @@ def export(
             few_steps=few_steps,
             parity=parity,
             overwrite=overwrite,
+            skew=() if skew is None else read_skews(skew),
             progress=progress,
             options=SourceOptions(vae=vae, tiny_vae=tiny_vae, tokenizer=tokenizer, prediction_type=prediction_type),
         )

@@ -22,6 +22,7 @@ from tintype.bundle import (
     file_facts,
     write_manifest,
 )
+from tintype.bundle.skew import Skew
 from tintype.errors import ExportError
 from tintype.export.checkpoint import Checkpoint
 from tintype.export.defaults import size_limits
@@ -43,6 +44,7 @@ def write_rest(
     name: str,
     licence: str | None,
     default_request: DefaultRequest,
+    skew: tuple[Skew, ...] = (),
 ) -> Manifest:
     """Complete a bundle folder that holds its graphs; returns the manifest that it wrote last.
 
@@ -57,7 +59,7 @@ def write_rest(
         write_tokenizer(tokenizer, checkpoint.tokenizers[place].folder, folder / place)
     _write_index(checkpoint, folder)
     try:
-        manifest = _manifest(checkpoint, tokenizers, reports, folder, name, licence, default_request)
+        manifest = _manifest(checkpoint, tokenizers, reports, folder, name, licence, default_request, skew)
     except Misfit as misfit:
         raise ExportError(
             f"the bundle would not open: {misfit}", fix="correct that in the checkpoint's config"
@@ -74,6 +76,7 @@ def _manifest(
     name: str,
     licence: str | None,
     default_request: DefaultRequest,
+    skew: tuple[Skew, ...],
 ) -> Manifest:
     first, *second = (tokenizer.facts for tokenizer in tokenizers.values())
     return Manifest(
@@ -95,6 +98,7 @@ def _manifest(
         graphs={report.role: {"full": _graph(folder, report)} for report in reports},
         files=file_facts(folder),
         parity=tuple(report.parity for report in reports),
+        skew=skew,
         preview=next((report.preview for report in reports if report.preview is not None), None),
     )
 

@@ -13,6 +13,9 @@ MAX_GRAPHS = 64  # of all roles and variants
 MAX_ORIGIN_TEXTS = 32  # that say where a bundle's weights come from, and as many that say what was assumed of them
 MAX_ORIGIN_CHARS = 2000  # of each
 
+MAX_SKEWS = 64  # prompts of which it states what their pictures showed
+MAX_SKEW_LABELS = 1000  # of each
+
 # JSON of any kind.
 MAX_JSON_DEPTH = 64  # objects and lists within one another
 MAX_JSON_VALUES = 2**20
@@ -40,7 +43,8 @@ MAX_EXIF_BYTES = 4 * 2**20  # of a picture's comments; in a JPEG it can't have m
 MAX_PARAMETERS_CHARS = 2**18  # of A1111's text under a picture; both prompts at their bounds have half of that
 MAX_GRAPH_NODES = 2000  # of ComfyUI's graph of a picture; large ones have some hundred
 MAX_POLICY_BYTES = 2**20  # an operator's words
-MAX_RECORD_BYTES = 2 * 2**20  # of JSON; both prompts at their bounds have 800 KB
+MAX_DECK_BYTES = 2**20  # an operator's deck
+MAX_RECORD_BYTES = 2 * 2**20  # of JSON; both prompts, and the first as it was typed, have 1.2 MB at their bounds
 
 # What is shown of a text, in characters.
 MAX_MESSAGE_CHARS = 2000  # an error's message, and its fix
@@ -49,6 +53,8 @@ MAX_LINE_CHARS = 8000  # a line of the command; two paths of the greatest length
 # Words.
 MAX_PROMPT_BYTES = 2**16  # of UTF-8, each of the two prompts; 32 chunks of ordinary words have 15,000
 MAX_POLICY_LINES = 20_000
+MAX_DECK_GROUPS = 32  # of an operator's deck
+MAX_DECK_WORDS = 10_000  # of all its groups: nouns, cards, and words that leave a prompt alone
 MAX_POLICY_PATTERNS = 50  # each reads a prompt by itself, twice where it has letters that look like Latin ones
 
 # tokenizer.json.

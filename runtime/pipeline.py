@@ -1,8 +1,7 @@
 """READ FIRST: a request becomes a picture, in four steps: see `picture_steps`.
 
-A request is checked as a whole before anything is opened. Graphs are opened when their stage begins and stay open for
-the next request; `Pipeline.close` gives everything back. What one run owns is its `Context`; what all runs share is
-`Graphs`; how a model reads words and which graphs it uses, its family says; `Studio` makes a run of a request.
+A request is checked as a whole before anything is opened. Graphs open when their stage begins and stay open for the
+next request. What one run owns is its `Context`; what all share is `Graphs`; `Studio` makes a run of a request.
 """
 
 from __future__ import annotations
@@ -26,6 +25,7 @@ from tintype.stages.denoise import denoise
 from tintype.stages.encode import encode
 from tintype.stages.finish import finish
 from tintype.stages.hires import base_steps
+from tintype.stages.parts import in_turn
 from tintype.stages.start import start
 from tintype.stages.studio import Studio
 from tintype.trust.choices import Operator, OperatorFields
@@ -90,8 +90,8 @@ class Pipeline(Studio):
 
     def steps(self, prompt: str | Request, **fields: Unpack[RequestFields]) -> Run:
         """The same, step by step: iterate over what comes back, then take its `result`. Stop whenever you like."""
-        ctx = self.context(self.resolve(make_request(prompt, fields)))
-        return Run(ctx, picture_steps(ctx))
+        ctx = self.context_for(self.resolve(make_request(prompt, fields)))
+        return Run(ctx, in_turn(ctx, picture_steps))
 
     def reproduce(self, record: Record, *, anyway: bool = False, **inputs: Unpack[InputFields]) -> Result:
         """The picture of a record again, byte for byte.

@@ -132,7 +132,8 @@ class Run:
         latents = self.latents
         if latents is None:
             raise RuntimeError("the run has no latents yet: iterate over it until the first picture is denoised")
-        records = [record_of(self._ctx, index, self._ctx.warnings) for index in self._ctx.denoised]
+        parts = [(index, self._ctx.part(index)) for index in self._ctx.denoised]
+        records = [record_of(part, index, part.warnings) for index, part in parts]
         return save_latents(path, latents, records)
 
     def _kept(self, steps: Generator[Step | Picture]) -> Generator[Step | Picture]:

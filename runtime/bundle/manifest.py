@@ -22,6 +22,7 @@ from tintype.bounds import (
     MAX_PROMPT_BYTES,
 )
 from tintype.bundle.shapes import channels, check_graphs, require
+from tintype.bundle.skew import Skew, check_skews
 from tintype.uses import EXACTNESS
 
 FORMAT_VERSION = 1
@@ -267,11 +268,13 @@ class Manifest:
     files: Mapping[str, FileFacts]  # every file of the bundle but tintype.json, paths with forward slashes
     parity: tuple[Parity, ...] = ()
     preview: PreviewFactors | None = None  # None: those of its family, where there are any
+    skew: tuple[Skew, ...] = ()  # what pictures of prompts showed that these leave open
     cost: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self._check_facts()
         self._check_files()
+        check_skews(self.skew)
         check_graphs(self, OPTIONAL_GRAPHS)
 
     @property

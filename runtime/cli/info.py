@@ -113,6 +113,10 @@ def _bundle_rows(bundle: Bundle) -> list[tuple[str, str]]:
         guidance = "" if gate.guidance_error is None else f", guidance error {gate.guidance_error:.1%}"
         measured = f"{gate.psnr_db:.1f} dB against {gate.reference} (gate {gate.gate_db:g}){guidance}"
         rows.append(("parity", f"{gate.graph}: {measured}, {'passed' if gate.passed else 'failed'}"))
+    for skew in manifest.skew:
+        falling = sorted(skew.counts.items(), key=lambda each: -each[1])
+        shares = ", ".join(f"{label} {count / skew.pictures:.0%}" for label, count in falling)
+        rows.append(("skew", f"{skew.prompt!r}: {shares}; {skew.pictures:,} pictures, by {skew.judge}"))
     return rows
 
 

@@ -130,9 +130,11 @@ def tell(result: Result, written: list[Path], way: Way) -> None:
         return
     for path, image, record in zip(written, result.images, result.records, strict=True):
         request = record.request
+        words = () if record.deal is None else record.deal.words
         say(
             f"{path}  {request.width}x{request.height}, seed {record.seed}, {request.num_inference_steps} steps of "
             f"{request.sampler} on {record.made_with.target}, {result.timings.total_seconds:.2f} s"
+            + "".join(f", dealt {each.word!r}" for each in words)
         )
         if way.protocol is not None:
             show_picture(image, way.protocol, sys.stdout)

@@ -78,6 +78,11 @@ def operator_options(command: Callable[..., Any]) -> Callable[..., Any]:
             "--safety",
             help="An ONNX file that judges pictures and blocks some: FILE or FILE=THRESHOLD.",
         ),
+        click.option(
+            "--deal",
+            type=click.Path(path_type=Path),
+            help="Words that are dealt to prompts which leave them open, by shares: a file (runtime/DEAL.md).",
+        ),
         click.option("--no-credentials", is_flag=True, help="Leave content credentials out."),
         click.option(
             "--credentials",

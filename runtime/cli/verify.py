@@ -106,6 +106,9 @@ def _lines(found: Verification) -> Iterator[str]:
         private = "private: its words and its seed are left out"
         told = private if record.withheld else f"seed {record.seed}: {record.request.prompt}"
         yield f"record: {record.made_with.bundle}, {told}"
+        if record.deal is not None and not record.withheld:
+            words = ", ".join(each.word for each in record.deal.words)
+            yield f"dealt: {words}; it was asked for with: {record.deal.prompt}"
     yield from _credential_lines(found.credentials)
     if not found.found and found.credentials.state == "none":
         yield "nothing found, which doesn't say that nobody made it"

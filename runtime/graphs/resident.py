@@ -55,9 +55,15 @@ class Graphs:
                 fix="load a pipeline in each process, after it was forked",
             )
 
-    def within(self, plan: ExecutionPlan, exactness: str, warn: Callable[[str], None] = lambda _: None) -> BoundGraphs:
-        """These graphs for one run. warn: takes a sentence for the record."""
-        return BoundGraphs(self, plan, exactness, warn)
+    def within(
+        self,
+        plan: ExecutionPlan,
+        exactness: str,
+        warn: Callable[[str], None] = lambda _: None,
+        state: RunState | None = None,
+    ) -> BoundGraphs:
+        """These graphs for one run. warn: takes a sentence for the record. state: of the run that it is a part of."""
+        return BoundGraphs(self, plan, exactness, warn, state)
 
     def options(self, use: GraphUse, exactness: str, plan: ExecutionPlan = ALL_RESIDENT) -> BuildOptions:
         """The build that a use needs. A pipeline keeps to the builds that it began with, so that a timed one made
@@ -203,7 +209,7 @@ class BoundGraphs:
         self.all = graphs
         self.plan, self.exactness = plan, exactness
         self._warn = warn
-        self._state = state or RunState()
+        self.state = state or RunState()
         self._phase: frozenset[str] = frozenset()  # names of uses, as in the two below
         self._retry_in_float32: set[str] = set()  # those that gave NaN or infinity in this phase
         self._held: dict[str, tuple[Session, dict[int, tuple[Arrays, BoundRun]]]] = {}
@@ -212,23 +218,23 @@ class BoundGraphs:
         """The same graphs within another plan."""
         if plan == self.plan:
             return self
-        return BoundGraphs(self.all, plan, self.exactness, self._warn, self._state)
+        return BoundGraphs(self.all, plan, self.exactness, self._warn, self.state)
 
     def beside(self, graphs: Graphs, plan: ExecutionPlan) -> BoundGraphs:
         """Another bundle's graphs for the same run: one stop for both, and one time that opening took."""
-        return BoundGraphs(graphs, plan, self.exactness, self._warn, self._state)
+        return BoundGraphs(graphs, plan, self.exactness, self._warn, self.state)
 
     @property
     def load_seconds(self) -> float:
         """Spent opening graphs for this run so far."""
-        return self._state.load_seconds
+        return self.state.load_seconds
 
     def cancel(self) -> None:
         """End the call in progress, from another thread, and begin no other one: who calls gets a CancelledError."""
-        self._state.stop.set()
+        self.state.stop.set()
 
     def check_cancelled(self) -> None:
-        if self._state.stop.is_set:
+        if self.state.stop.is_set:
             raise CancelledError("the run was cancelled", fix="begin it again")
 
     @contextlib.contextmanager
@@ -283,11 +289,11 @@ class BoundGraphs:
         loaded = self.all.load_seconds
         from tintype.engine.build.child import cancelled_by
 
-        with cancelled_by(lambda: self._state.stop.is_set):
+        with cancelled_by(lambda: self.state.stop.is_set):
             session = self.all.session(use, self._options(use), self.plan, self._phase)
-        self._state.load_seconds += self.all.load_seconds - loaded
+        self.state.load_seconds += self.all.load_seconds - loaded
         self.check_cancelled()
-        with session.under(self._state.stop):
+        with session.under(self.state.stop):
             runs = self._held_by(session, use.name, held) if held else session
             before = session.run_seconds
             try:

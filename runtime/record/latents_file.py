@@ -109,6 +109,6 @@ def _records(text: str, path: str | os.PathLike[str]) -> tuple[Record, ...]:
     except strict_json.Misfit as misfit:
         raise RecordError(f"the records in {path} cannot be read: {misfit}", fix="make the picture again") from None
     records = tuple(parse_record(json.dumps(value)) for value in values) if isinstance(values, list) else ()
-    if not records or any(record.request != records[0].request for record in records):
+    if not records or any(record.typed_request != records[0].typed_request for record in records):
         raise RecordError(f"the records in {path} are not those of one request", fix="make the picture again")
     return records

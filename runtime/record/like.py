@@ -14,7 +14,7 @@ from tintype.image.comments import PARAMETERS_KEY, read_comments
 from tintype.image.png import RECORD_KEY
 from tintype.record import a1111_reader, comfyui
 from tintype.record.likeness import MAX_LEFT_OUT, OF_MASK, Likeness
-from tintype.record.private import LEFT_OUT
+from tintype.record.private import OF_REQUEST
 from tintype.record.record import Record, parse_record
 from tintype.request import fields_of
 
@@ -52,7 +52,7 @@ def _of_record(record: Record) -> Likeness:
     known = record.request
     fields = {**fields_of(known), "seed": record.seed, "count": 1, "batch_size": 1}
     private = [] if record.withheld is None else ["its words and its seed: it is private, and leaves them out"]
-    fields = {name: value for name, value in fields.items() if not private or name not in LEFT_OUT}
+    fields = {name: value for name, value in fields.items() if not private or name not in OF_REQUEST}
     of_image = {name: fields.pop(name) for name in OF_IMAGE if name in fields}
     left_out = private + [
         f"{what} that it began with: give it again, --{name} FILE"

@@ -10,7 +10,9 @@ from typing import Any
 
 from tintype import strict_json
 
-LEFT_OUT = {"prompt": "", "negative_prompt": "", "seed": 0}  # of a request, and what stands there where it is read back
+# What is left out, and what stands there where it is read back.
+OF_REQUEST = {"prompt": "", "negative_prompt": "", "seed": 0}
+OF_DEAL = {"prompt": "", "words": []}
 ROUNDS = 200_000  # 50 ms of a processor for each guess (AMD EPYC, Zen 4)
 
 
@@ -47,15 +49,18 @@ class Withheld:
 
 def without_words(record: dict[str, Any]) -> dict[str, Any]:
     """A record's plain values as they stand in a private picture's file."""
-    return {**record, "request": {**record["request"], **dict.fromkeys(LEFT_OUT)}}
+    deal = None if record["deal"] is None else {**record["deal"], **dict.fromkeys(OF_DEAL)}
+    return {**record, "request": {**record["request"], **dict.fromkeys(OF_REQUEST)}, "deal": deal}
 
 
 def with_gaps_filled(record: dict[str, Any]) -> dict[str, Any]:
     """What was read of such a file, in a form that fits a record."""
-    request = record.get("request")
-    if not isinstance(request, dict) or any(request.get(name, "") is not None for name in LEFT_OUT):
-        return record
-    return {**record, "request": {**request, **LEFT_OUT}}
+    filled = dict(record)
+    for part, gaps in (("request", OF_REQUEST), ("deal", OF_DEAL)):
+        known = record.get(part)
+        if isinstance(known, dict) and all(known.get(name, "") is None for name in gaps):
+            filled[part] = {**known, **gaps}
+    return filled
 
 
 def _hash(salt: str, *values: str | int) -> str:

@@ -65,6 +65,31 @@ class SafetyFacts:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class DealWord:
+    """A word that was put beside a noun of a prompt."""
+
+    group: str  # of the deck
+    noun: str  # as the deck has it
+    word: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DealFacts:
+    """What an operator's deck put into the prompt; the request has that as it was drawn."""
+
+    name: str  # of the deck
+    sha256: str  # of its file
+    prompt: str  # as it was typed
+    words: tuple[DealWord, ...]
+
+    @classmethod
+    def of(cls, name: str, sha256: str, prompt: str, words: Mapping[tuple[str, str], str]) -> DealFacts:
+        """words: by group and noun."""
+        dealt = tuple(DealWord(group=group, noun=noun, word=word) for (group, noun), word in words.items())
+        return cls(name=name, sha256=sha256, prompt=prompt, words=dealt)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Record:
     """One picture: the request without gaps, which of its pictures this is, and the circumstances."""
 
@@ -77,12 +102,18 @@ class Record:
     credentials: str | None = None  # whose certificate signs its file: local, or operator; None: nobody's
     policy: PolicyFacts | None = None  # None: there was none
     safety: SafetyFacts | None = None  # None: nothing judged it
+    deal: DealFacts | None = None  # None: the prompt is as it was typed
     withheld: Withheld | None = None  # what a private picture's file leaves out, hashed; None: it leaves nothing out
     notes: tuple[str, ...] = field(default=())  # what the device made differently, such as a graph run again in fp32
 
     @property
     def seed(self) -> int:
         return self.request.seed + self.picture
+
+    @property
+    def typed_request(self) -> ResolvedRequest:
+        """The request as it was typed, which all pictures of a run have in common."""
+        return self.request if self.deal is None else replace(self.request, prompt=self.deal.prompt)
 
     def as_written(self) -> dict[str, Any]:
         """Plain JSON values as they stand in the picture's file: a private one says None for its words and its seed."""

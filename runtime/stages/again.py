@@ -61,7 +61,8 @@ def demand_inputs(record: Record, request: ResolvedRequest) -> None:
 
 def demand_one_wording(records: Sequence[Record]) -> None:
     """Raises RecordError where latents that were kept together were asked for in different words."""
-    if len({(record.request.prompt, record.request.negative_prompt) for record in records}) > 1:
+    requests = [record.typed_request for record in records]
+    if len({(request.prompt, request.negative_prompt) for request in requests}) > 1:
         raise RecordError("the latents' records have different prompts", fix="give a file as tintype wrote it")
 
 
@@ -106,14 +107,15 @@ def finish_saved(ctx: Context, saved: SavedLatents, foreign: tuple[str, ...]) ->
 
     foreign: why they belong elsewhere.
     """
-    about = (f"its latents come from elsewhere: {'; '.join(foreign)}",) if foreign else ()
-    about = (*about, *ctx.warnings)  # of its words
+    elsewhere = (f"its latents come from elsewhere: {'; '.join(foreign)}",) if foreign else ()
+    about_words = {record.picture: tuple(ctx.part(record.picture).warnings) for record in saved.records}
     for index, record in enumerate(saved.records):
-        made = decoded(ctx, record.picture, saved.latents[index : index + 1])
+        part = ctx.part(record.picture)
+        made = decoded(part, record.picture, saved.latents[index : index + 1])
         if made is None:
             continue
-        made_with = provenance_of(ctx, record.picture)  # a picture in pieces has another build of the decoder
+        made_with = provenance_of(part, record.picture)  # a picture in pieces has another build of the decoder
         if foreign:
             made_with = dataclasses.replace(record.made_with, modes={**record.made_with.modes, **made_with.modes})
-        notes = tuple(dict.fromkeys((*record.notes, *about, *made.notes)))
-        yield to_picture(ctx, made, dataclasses.replace(record, made_with=made_with, notes=notes))
+        notes = tuple(dict.fromkeys((*record.notes, *elsewhere, *about_words[record.picture], *made.notes)))
+        yield to_picture(part, made, dataclasses.replace(record, made_with=made_with, notes=notes))

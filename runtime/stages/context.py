@@ -15,7 +15,7 @@ from tintype.graphs.resident import ALL_RESIDENT, BoundGraphs, Graphs
 from tintype.memory.mode import PACKED, Mode, Strips, Tiles
 from tintype.memory.plan import ExecutionPlan, Plan
 from tintype.prompt import EditedPrompts
-from tintype.record.record import PolicyFacts, SafetyFacts
+from tintype.record.record import DealFacts, PolicyFacts, SafetyFacts
 from tintype.request import ResolvedRequest
 from tintype.sampling import Guidance, NoiseSource, Parametrization, Schedule, noise_source
 from tintype.stages.clock import StageClock
@@ -72,6 +72,10 @@ class Context:
     base: Context | None = None
     noises: dict[range, NoiseSource] = field(default_factory=dict)  # of a base's batches, each where it has come to
     only: int | None = None  # the one of the request's pictures that is made, in the batch where it belongs
+    deal: DealFacts | None = None  # what a deck put into its prompt
+    # By picture, the runs of those that have words of their own; they share what comes of them with this one.
+    parts: dict[int, Context] = field(default_factory=dict)
+    readings: dict[tuple[ResolvedRequest, bool], Reading] = field(default_factory=dict)  # of parts; True: as a refiner
     picture: Latents | None = None  # of the picture that the run begins with, once it is encoded
     channels: tuple[Latents, ...] | None = None  # what the model is told of it, once that is encoded; see `Start`
     denoised: list[int] = field(default_factory=list)  # indices of the pictures that are, in the order of `latents`
@@ -89,11 +93,17 @@ class Context:
         planned: Plan | None,
         evicts: bool,
         base: Context | None = None,
+        whole: Context | None = None,
     ) -> Context:
-        """A run of a request, as the model reads it, within a plan, after that of its base."""
+        """A run of a request, as the model reads it, within a plan, after that of its base.
+
+        whole: the run of which it makes one picture; the two are one to who stops it or counts its seconds.
+        """
         warnings = list[str]() if base is None else base.warnings
+        before = whole if base is None else base
         if base is None:
-            bound = graphs.within(plan, request.exactness, warnings.append)
+            state = None if whole is None else whole.graphs.state
+            bound = graphs.within(plan, request.exactness, warnings.append, state)
         elif graphs is base.graphs.all:  # one run, one stop
             bound = base.graphs.held_as(plan)
         else:
@@ -110,13 +120,23 @@ class Context:
             uses=tuple(use for use in reading.uses if not (use.unguided and plan.split_guidance)),
             schedule=reading.schedule,
             graphs=bound,
-            clock=StageClock(lambda: bound.load_seconds) if base is None else base.clock,
+            clock=StageClock(lambda: bound.load_seconds) if before is None else before.clock,
             plan=planned,
             evicts=evicts,
             warnings=warnings,
             decode_modes=decode_modes(plan, DECODERS[request.decoder]),
             base=base,
         )
+
+    def part(self, picture: int) -> Context:
+        """The run that makes a picture."""
+        return self.parts.get(picture, self)
+
+    def take_over(self, before: Context) -> None:
+        """What the part before it made of the picture that both begin with."""
+        self.picture, self.channels = before.picture, before.channels
+        if self.base is not None and before.base is not None:
+            self.base.take_over(before.base)
 
     @property
     def is_refining(self) -> bool:
@@ -159,7 +179,7 @@ class Context:
         """Close what has no place in the plan, or begin what is not built yet."""
         graphs, plan, exactness = self.graphs.all, self.graphs.plan, self.request.exactness
         if self.evicts:
-            wanted = [use for batch in self.request.batches for use in self.uses_for(len(batch))]
+            wanted = [use for batch in self.batches for use in self.uses_for(len(batch))]
             graphs.evict_unplanned(wanted, exactness, plan)
         elif plan == ALL_RESIDENT:
             graphs.begin_builds(self.uses, exactness)

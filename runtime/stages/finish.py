@@ -146,6 +146,7 @@ def record_of(ctx: Context, picture: int, warnings: Iterable[str]) -> Record:
         picture=picture,
         made_with=provenance_of(ctx, picture),
         memory=memory,
+        deal=ctx.deal,
         withheld=Withheld.of(*words) if request.private else None,
         notes=tuple(dict.fromkeys(warnings)),
         **_by_operator(ctx),

@@ -21,6 +21,7 @@ from tintype.memory.plan import ExecutionPlan, Plan
 from tintype.record import Record
 from tintype.record.latents_file import SavedLatents
 from tintype.record.provenance import BASE, REFINER, execution_plan_of
+from tintype.record.record import DealFacts
 from tintype.request import InputFields, Request, ResolvedRequest, checks, demand_resolved, resolve, resolve_encoding
 from tintype.stages.again import (
     about_policy,
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
     from tintype.engine import Target
     from tintype.trust.certificates import Certificate
     from tintype.trust.credentials import Signer
+    from tintype.trust.deck import Deck
     from tintype.trust.policy import Policy
     from tintype.trust.safety import SafetyChecker
 
@@ -84,6 +86,7 @@ class Studio:
         self._watermark_key = PUBLIC_KEY if operator.watermark_key is None else read_key(operator.watermark_key)
         self.policy = None if operator.policy is None else _policy_of(operator.policy)
         self.checker = None if operator.safety is None else _checker_of(operator.safety, bundle)
+        self.deck = None if operator.deal is None else _deck_of(operator.deal)
         self.graphs = Graphs(bundle, target, default_threads() if threads is None else threads)
         self.on_progress: Callable[[str], None] = lambda words: None  # what a plan takes its time for; set it
         self.refiner = None if refiner is None else _refiner_of(bundle, refiner, target, memory, threads)
@@ -153,21 +156,52 @@ class Studio:
         """
         return self.plan_for(self.work(request))
 
+    def context_for(self, request: ResolvedRequest) -> Context:
+        """The run of what somebody asks for; where the operator's deck deals words, each picture has a part of its own.
+
+        Raises RequestError where they are dealt to pictures that are to be denoised together.
+        """
+        dealings = () if self.deck is None else self.deck.deal(request)
+        if dealings and request.batch_size > 1:
+            raise RequestError(
+                f"batch_size is {request.batch_size}, and each picture is dealt words of its own, with which it is "
+                "denoised alone",
+                fix="leave batch_size out",
+            )
+        ctx = self.context(request)
+        for picture, dealing in enumerate(dealings):
+            self._add_part(ctx, picture, dealing.prompt, dealing.facts)
+        return ctx
+
+    def _add_part(
+        self, whole: Context, picture: int, prompt: str, deal: DealFacts | None, *plans: ExecutionPlan | None
+    ) -> None:
+        """Let one of a run's pictures be drawn by a prompt of its own. plans: as `context` has them."""
+        request = replace(whole.request, prompt=checks.words("prompt", prompt))
+        part = whole.parts[picture] = self.context(request, *plans, whole=whole)
+        part.only, part.deal = picture, deal
+        part.denoised, part.latents, part.blocked = whole.denoised, whole.latents, whole.blocked
+
     def context(
         self,
         request: ResolvedRequest,
         plan: ExecutionPlan | None = None,
         base_plan: ExecutionPlan | None = None,
         refiner_plan: ExecutionPlan | None = None,
+        *,
+        whole: Context | None = None,
     ) -> Context:
-        """A run that has not begun. plan, base_plan, refiner_plan: None is the one that the budget has."""
+        """A run that has not begun. plan, base_plan, refiner_plan: None is the one that the budget has.
+
+        whole: the run of which it is a part.
+        """
         self.graphs.demand_own_process()
         if self.refiner is not None and request.refiner_start is not None:
             self.refiner.model.tokenizers()  # before either plan is made: they stay, whoever draws
-            run = self._own_context(request, plan, base_plan)
-            ctx = self.refiner._own_context(request, refiner_plan, refines=run)
+            run = self._own_context(request, plan, base_plan, whole=whole)
+            ctx = self.refiner._own_context(request, refiner_plan, refines=run, whole=whole)
         else:
-            ctx = self._own_context(request, plan, base_plan)
+            ctx = self._own_context(request, plan, base_plan, whole=whole)
         ctx.marker = self.marker if request.watermark else None
         ctx.signer = None if self._certificate is None else _signer_of(self._certificate, request.inputs.file)
         ctx.policy = None if self.policy is None else self.policy.facts
@@ -181,16 +215,21 @@ class Studio:
         base_plan: ExecutionPlan | None = None,
         *,
         refines: Context | None = None,
+        whole: Context | None = None,
     ) -> Context:
         """The part of a run that is this bundle's. refines: what it goes on from."""
-        base = refines if request.base is None else self.context(request.base, base_plan)
-        reading = self.model.read(request, refines=refines is not None)
+        base = refines if request.base is None else self.context(request.base, base_plan, whole=whole)
+        key, known_readings = (request, refines is not None), {} if whole is None else whole.readings
+        reading = known_readings.get(key) or self.model.read(request, refines=key[1])
+        known_readings[key] = reading
         words = reading.branches, reading.prompts
         about_words = [] if self.policy is None else demand_allowed(self.policy, request, *words)
         known = self.plan_for(self.work(request, reading)) if plan is None else None
         plan = plan or (ALL_RESIDENT if known is None else known.execution)
         evicts = self.memory is not None
-        ctx = Context.of(self.model, self.graphs, request, reading, plan, planned=known, evicts=evicts, base=base)
+        ctx = Context.of(
+            self.model, self.graphs, request, reading, plan, planned=known, evicts=evicts, base=base, whole=whole
+        )
         ctx.warnings += about_words
         return ctx
 
@@ -208,7 +247,7 @@ class Studio:
         alike = record.made_with.target == self.target.name or self.target.is_host
         made_by = (execution_plan_of(record.made_with, part) for part in ("", BASE, REFINER))
         ctx = self.context(self._request_of(record, inputs), *(plan if alike else ALL_RESIDENT for plan in made_by))
-        ctx.only = record.picture
+        ctx.only, ctx.deal = record.picture, record.deal
         ctx.warnings += about_policy(ctx.policy, record)
         if ctx.marker is not None:
             ctx.marker = ctx.marker.as_in(record.watermark)
@@ -230,20 +269,30 @@ class Studio:
         demand_one_wording(saved.records)
         given = needs_inputs(first) or any(value is not None for value in inputs.values())
         request = self._request_of(first, inputs) if given else self._refined_as(first, first.request)
-        ctx = self.context(request, *(execution_plan_of(first.made_with, part) for part in ("", BASE, REFINER)))
+        plans = (execution_plan_of(first.made_with, part) for part in ("", BASE, REFINER))
+        ctx = self._context_of_saved(saved, request, *plans)
         foreign: tuple[str, ...] = ()
         try:
             for record in saved.records:
-                demand_home(ctx, record)
+                demand_home(ctx.part(record.picture), record)
         except RecordError as error:
             if not anyway:
                 raise
             foreign = error.reasons
         if self.memory is not None:
-            ctx = self.context(request)
-        ctx.warnings += about_policy(ctx.policy, first)
+            ctx = self._context_of_saved(saved, request)
+        for record in saved.records if ctx.parts else saved.records[:1]:
+            ctx.part(record.picture).warnings += about_policy(ctx.policy, record)
         ctx.keep([record.picture for record in saved.records], saved.latents)
         return ctx, foreign
+
+    def _context_of_saved(self, saved: SavedLatents, request: ResolvedRequest, *plans: ExecutionPlan) -> Context:
+        """With a part for each picture that was dealt words, which a policy is asked about as well."""
+        ctx = self.context(request, *plans)
+        for record in saved.records if any(record.deal for record in saved.records) else ():
+            self._demand_sound(record)
+            self._add_part(ctx, record.picture, record.request.prompt, record.deal, *plans)
+        return ctx
 
     def build(self, request: ResolvedRequest) -> Iterator[tuple[str, Path]]:
         """Make the builds that a request needs, one after another, on the processor with each layer's kernels timed;
@@ -330,6 +379,12 @@ def _policy_of(named: File) -> Policy:
     from tintype.trust.policy import read_policy  # most have none, and start without it
 
     return read_policy(named)
+
+
+def _deck_of(named: File) -> Deck:
+    from tintype.trust.deck import read_deck
+
+    return read_deck(named)
 
 
 def _checker_of(named: File, bundle: Bundle) -> SafetyChecker:

@@ -18,6 +18,7 @@ class OperatorFields(TypedDict, total=False):
     watermark_key: File | None
     policy: File | None
     safety: File | None
+    deal: File | None
     credentials: Asked
     accept_licence: bool
 
@@ -29,6 +30,8 @@ class Operator:
     policy: a file of words that no picture may be asked for with (POLICY.md), or "strict"; None is none.
     safety: an ONNX file, or FILE=THRESHOLD, that judges each picture before it is given out (POLICY.md); `bundle` is
     the bundle's own; None is none.
+    deal: a file of words that are dealt to prompts which leave them open, so that a run's pictures meet the file's
+    shares (DEAL.md); None is none.
     credentials: who signs files: "auto" (this installation), (CERT, KEY) in PEM, or False; None is auto with the extra
     c2pa.
     accept_licence: accept the model's licence, and the refiner's, where they bind; it is kept, and asked for only once.
@@ -37,5 +40,6 @@ class Operator:
     watermark_key: File | None = None
     policy: File | None = None
     safety: File | None = None
+    deal: File | None = None
     credentials: Asked = None
     accept_licence: bool = False

@@ -50,6 +50,11 @@ def latin(text: str) -> str:
     return text if text.isascii() and text.islower() else plain(text.translate(_CAPITALS)).translate(_LOOKALIKES)
 
 
+def readings(text: str) -> tuple[str, str]:
+    """A text as `plain` and as `latin`, with single spaces."""
+    return " ".join(plain(text).split()), " ".join(latin(text).split())
+
+
 def leet(token: str) -> str:
     """A token in `latin`, with digits and signs as letters."""
     return token.translate(_LEET)

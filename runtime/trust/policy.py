@@ -68,7 +68,7 @@ class Policy:
         return sentences
 
     def _in(self, text: str) -> Iterator[Rule]:
-        plain, latin = (" ".join(reading(text).split()) for reading in (fold.plain, fold.latin))
+        plain, latin = fold.readings(text)
         yield from self.words.rules_in(plain, latin)
         for rule, as_plain, as_latin in self.patterns:
             if as_plain.search(plain) or (latin != plain and as_latin.search(latin)):

@@ -41,7 +41,12 @@ def texts_of(prompt: str, prompts: EditedPrompts, branches: Sequence[int]) -> li
     changes = [change for branch in branches for change in prompts.changes[branch]]
     wordings = dict.fromkeys(prompts.wordings[wording].text or "" for _, wording in changes)
     drawn = ["".join(" " if each.text is None else each.text for each in parse_weights(text)) for text in wordings]
-    return [*drawn, _WEIGHT.sub("", prompt).translate(_MARKS)]
+    return [*drawn, without_notation(prompt)]
+
+
+def without_notation(prompt: str) -> str:
+    """All that a prompt says, with its marks taken out."""
+    return _WEIGHT.sub("", prompt).translate(_MARKS)
 
 
 def is_negative_drawn(request: ResolvedRequest, branches: Sequence[Branch]) -> bool:

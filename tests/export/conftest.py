@@ -32,7 +32,10 @@ def int8_export(tiny_checkpoint: Path, tiny_bundle: Path) -> tuple[Path, dict[st
         if not printed.is_file():
             output = io.StringIO()
             with contextlib.redirect_stdout(output):
+                counted = {"prompt": "a house", "judge": "me", "bundle_hash": "0" * 64, "counts": {"red": 3, "blue": 1}}
+                (folder / "skew.json").write_text(json.dumps({"skew": [counted], "machine": "any"}))
                 options = ["--precision", "int8", "--json", "--overwrite", "--licence", "Apache-2.0"]
+                options += ["--skew", str(folder / "skew.json")]
                 code = run(["export", str(tiny_checkpoint), str(bundle), *options])
             assert code == 0, output.getvalue()
             printed.write_text(output.getvalue(), encoding="utf-8")

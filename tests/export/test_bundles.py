@@ -159,6 +159,7 @@ def test_the_int8_bundle_is_small_and_says_what_it_is(int8_export: Export, tiny_
     folder, printed = int8_export
     manifest = open_bundle(folder).manifest
     assert manifest.licence == "Apache-2.0"
+    assert [(each.prompt, each.counts) for each in manifest.skew] == [("a house", {"red": 3, "blue": 1})]
     assert manifest.graphs["vae_encoder"]["full"].precision == "fp16"
     small, large = (
         sum(file.bytes for file in open_bundle(path).manifest.files.values()) for path in (folder, tiny_bundle)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import hashlib
 import json
 import os
@@ -17,7 +18,10 @@ import pytest
 from onnx import TensorProto, helper
 
 from tintype.bundle import file_facts, open_bundle, read_manifest, verify, write_manifest
+from tintype.bundle.skew import Skew
+from tintype.cli import run
 from tintype.errors import BundleError
+from tintype.strict_json import Misfit
 
 WEIGHTS = "unet/model.onnx_data"
 
@@ -36,6 +40,18 @@ def test_what_was_written_is_what_is_read(hand_made):
     write_manifest(hand_made, bundle.manifest)
     assert open_bundle(str(hand_made)) == bundle
     assert bundle.graph_path("denoiser") == hand_made.resolve() / "unet/model.onnx"
+
+
+def test_a_bundle_may_state_what_its_pictures_showed(hand_made, capsys):
+    counted = Skew(prompt="a house", judge="somebody", bundle_hash="0" * 64, counts={"red": 3, "blue": 9})
+    manifest = read_manifest(hand_made)[0]
+    assert manifest.skew == ()
+    write_manifest(hand_made, dataclasses.replace(manifest, skew=(counted,)))
+    assert open_bundle(hand_made).manifest.skew == (counted,)
+    assert run(["info", str(hand_made)]) == 0
+    assert "skew         'a house': blue 75%, red 25%; 12 pictures, by somebody\n" in capsys.readouterr().out
+    with pytest.raises(Misfit, match="64 are the most"):
+        dataclasses.replace(manifest, skew=(counted,) * 65)
 
 
 def test_a_bundle_may_be_reached_through_a_link(hand_made, tmp_path):

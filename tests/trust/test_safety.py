@@ -20,7 +20,8 @@ from tintype.bundle.manifest import Graph, Port
 from tintype.cli import run as run_command
 from tintype.record import parse_record
 from tintype.stages.finish import about_pixels
-from tintype.trust.safety import CLIP, IMAGENET, OPEN_NSFW, open_checker
+from tintype.trust.image_graph import CLIP, IMAGENET, OPEN_NSFW
+from tintype.trust.safety import open_checker
 
 PROMPT = "a red sailboat on a calm sea at sunset"
 FIELDS = {"seed": 7, "num_inference_steps": 1, "width": 64, "height": 64}
@@ -83,14 +84,14 @@ def test_a_classifier_of_either_layout_is_asked(tmp_path: Path, shape: list[Any]
 
 def test_pixels_are_prepared_as_the_kind_of_file_has_it(tmp_path: Path) -> None:
     last = open_checker(brightness(tmp_path / "last.onnx", [1, 4, 4, 3], preparation={"channels": "bgr", **PLAIN}))
-    assert last.preparation.channels == "bgr"
+    assert last.image.preparation.channels == "bgr"
     red = np.zeros((8, 8, 3), np.uint8)
     red[..., 0] = 255
-    assert np.allclose(last._inputs(red)["image"][0, ..., 2], 1.0)
+    assert np.allclose(last.image.inputs(red)["image"][0, ..., 2], 1.0)
     first = open_checker(
         brightness(tmp_path / "first.onnx", [1, 3, 4, 4], preparation={"std": [2.0, 1.0, 1.0], **PLAIN})
     )
-    assert np.allclose(first._inputs(red)["image"][0, 0], 0.5)
+    assert np.allclose(first.image.inputs(red)["image"][0, 0], 0.5)
     for name, shape, usual in (("a.onnx", [1, 3, 4, 4], IMAGENET), ("b.onnx", [1, 4, 4, 3], OPEN_NSFW)):
         path = brightness(tmp_path / name, shape, preparation=None)
         with pytest.raises(tintype.NumericError):  # the mean of what is prepared so is no share
@@ -123,7 +124,7 @@ def test_stable_diffusions_own_checker_is_asked(tmp_path: Path) -> None:
     outputs = {"out_images": TensorProto.FLOAT, "has_nsfw_concepts": TensorProto.BOOL}
     path = write_graph(tmp_path / "sd.onnx", nodes, {"clip_input": shape, "images": shape}, outputs)
     checker = open_checker(path)
-    assert (checker.preparation, checker.side) == (CLIP, (224, 224))
+    assert (checker.image.preparation, checker.image.side) == (CLIP, (224, 224))
     assert [checker.judge(grey(level)).score for level in (20, 240)] == [0.0, 1.0]
 
 

@@ -1,0 +1,165 @@
+"""What a model draws where a prompt leaves something open, counted, and how far that is from wanted shares.
+
+    tintype bench skew "a car" "a tent in the snow" [--attribute colour] [--deal FILE] [--count 100]
+    tintype bench skew "a photo of a doctor" --model FOLDER --classifier FILE.onnx --labels FILE [--deal FILE]
+
+Each prompt is drawn COUNT times, seeds counting up; with --deal once more, with the words that the deck deals. Pictures
+are counted by postcard's judge of an attribute (torch), or by an ONNX file with a score for each line of LABELS. Shares
+are the deck's, where its words are labels, else even. The distance is total variation: the share of the pictures that
+would have to show something else; by_chance is that of as many fair throws, the median of 1,000.
+The result is what `tintype export --skew` states in a bundle.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+
+import tintype
+from tintype import strict_json
+from tintype.arrays import Pixels
+from tintype.bench.comparison import Bar, judge
+from tintype.bench.measurement import Report, count_option, measurement
+from tintype.bounds import MAX_CONFIG_BYTES
+from tintype.bundle.skew import Skew
+from tintype.errors import NumericError, RequestError
+from tintype.files import read_plain
+from tintype.models.postcard.scene import ATTRIBUTES
+from tintype.trust.deck import Deck
+
+AS_ASKED, DEALT = "as asked", "dealt"
+THROWS = 1000
+
+Reader = Callable[[Pixels], str]  # (height, width, 3) -> a label
+
+
+def postcard_judge(attribute: str) -> Reader:
+    """The judge that was trained on renders of postcard's world."""
+    from tintype.models.postcard.judge import Judge
+
+    opened, column, values = Judge.load(), list(ATTRIBUTES).index(attribute), ATTRIBUTES[attribute]
+    return lambda pixels: values[opened.read_indices(pixels[np.newaxis])[0, column]]
+
+
+def classifier_of(file: Path, labels: Sequence[str]) -> Reader:
+    """The label with the highest score. Raises RequestError where the file isn't one of so many labels."""
+    from tintype.trust.image_graph import image_graph, open_plain_graph, unfit
+
+    opened = image_graph(file, "classifier", open_plain_graph(file, "classifier"))
+
+    def read(pixels: Pixels) -> str:
+        (values,) = opened.run(pixels).values()
+        scores = np.asarray(values, np.float64).reshape(-1)
+        if len(scores) != len(labels):
+            raise unfit(file, "classifier", f"it gives {len(scores)} scores for {len(labels)} labels")
+        if not np.isfinite(scores).all():
+            raise NumericError("the classifier gave NaN or infinity", fix="give one that doesn't")
+        return labels[int(scores.argmax())]
+
+    return read
+
+
+def read_labels(file: Path) -> tuple[str, ...]:
+    """The lines of a text. Raises RequestError."""
+    try:
+        lines = read_plain(file, MAX_CONFIG_BYTES).decode().splitlines()
+    except (OSError, ValueError) as error:
+        raise RequestError(
+            f"the labels in {file} can't be read: {error}", fix="give a UTF-8 text, a line each"
+        ) from None
+    labels = tuple(line.strip() for line in lines if line.strip())
+    if len(set(labels)) != len(labels) or len(labels) < 2:
+        raise RequestError(f"{file} has {len(labels)} labels, or one twice", fix="write two or more, a line each")
+    return labels
+
+
+def wanted_shares(deck: Deck | None, labels: Sequence[str]) -> dict[str, float]:
+    """Those of the deck's first group whose words are labels, else even ones."""
+    groups = () if deck is None else deck.groups.values()
+    group = next((group for group in groups if set(group.deck) <= set(labels)), None)
+    if group is None:
+        return dict.fromkeys(labels, 1 / len(labels))
+    shares = dict(zip(group.deck, map(float, group.shares), strict=True))
+    return {label: shares.get(label, 0.0) for label in labels}
+
+
+def chance_distance(shares: Mapping[str, float], pictures: int) -> float:
+    """The distance that fair throws are from the shares themselves, in the median."""
+    wanted = np.fromiter(shares.values(), float)
+    throws = np.random.default_rng(0).multinomial(pictures, wanted, THROWS) / pictures
+    return float(np.median(np.abs(throws - wanted).sum(axis=1) / 2))
+
+
+def drawn(pipeline: tintype.Pipeline, request: tintype.Request, labels: Sequence[str], read: Reader) -> dict[str, int]:
+    """Pictures of a request by label. Raises RequestError where a deck has no word for it."""
+    counts = dict.fromkeys(labels, 0)
+    for event in pipeline.steps(request).events():
+        if not isinstance(event, tintype.Picture):
+            continue
+        if pipeline.deck is not None and event.record.deal is None:
+            raise RequestError(
+                f"the deck deals nothing to {request.prompt!r}", fix="ask for one of its nouns, without its words"
+            )
+        counts[read(np.array(event.image))] += 1  # a copy: torch takes none that is read only
+    return counts
+
+
+@measurement(
+    "skew",
+    click.argument("prompts", nargs=-1, required=True),
+    click.option("--model", default="postcard", show_default=True, help="A bundle's folder, or a model's name."),
+    count_option("--count", default=100, help="Pictures of each prompt."),
+    count_option("--num-inference-steps", default=None, help="[default: the model's own]"),
+    click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of each prompt's first."),
+    click.option("--deal", type=click.Path(path_type=Path), help="A deck (runtime/DEAL.md)."),
+    click.option("--attribute", type=click.Choice(list(ATTRIBUTES)), default="colour", show_default=True),
+    click.option("--classifier", type=click.Path(path_type=Path), help="In place of postcard's judge."),
+    click.option("--labels", type=click.Path(path_type=Path), help="What its scores are of, a line each."),
+    rounds=1,
+    threads=None,
+    help=__doc__,
+)
+def main(
+    report: Report, prompts: tuple[str, ...], model: str, deal: Path | None, attribute: str, classifier: Path | None,
+    labels: Path | None, threads: int | None, **fields: Any,
+) -> None:  # fmt: skip
+    if (classifier is None) != (labels is None):
+        raise RequestError("--classifier and --labels belong together", fix="give both, or neither")
+    names = ATTRIBUTES[attribute] if labels is None else read_labels(labels)
+    read = postcard_judge(attribute) if classifier is None else classifier_of(classifier, names)
+    by = f"postcard's judge of {attribute}" if classifier is None else classifier.name
+    pipelines = {AS_ASKED: tintype.load(model, threads=threads)}
+    if deal is not None:
+        pipelines[DEALT] = tintype.load(model, threads=threads, deal=deal)
+    deck, digest = pipelines[[*pipelines][-1]].deck, pipelines[AS_ASKED].bundle.hash
+    shares, report["skew"] = wanted_shares(deck, names), []
+    for prompt in prompts:
+        click.echo(f"drawing {prompt!r} ...", err=True)
+        request, table = tintype.Request(prompt=prompt, **fields), dict[str, dict[str, Any]]()
+        for arm, pipeline in pipelines.items():
+            counts = drawn(pipeline, request, names, read)
+            found = Skew(prompt=prompt, judge=by, bundle_hash=digest, counts=counts)
+            table[arm] = {
+                "counts": counts,
+                "total_variation": round(found.total_variation(shares), 4),
+                "by_chance": round(chance_distance(shares, found.pictures), 4),
+            }
+            if arm == AS_ASKED:
+                report["skew"].append(strict_json.plain(found))
+        bars = [Bar(DEALT, "total_variation", over=AS_ASKED, at_most=1.0, what=f"{prompt}: dealt over as asked")]
+        report.add(prompt, {"peers": table, "bars": judge(bars, table)}, shares=shares, judge=by)
+        report.lines += [f"{prompt}, {arm}: {counted(figures['counts'])}" for arm, figures in table.items()]
+
+
+def counted(counts: Mapping[str, int]) -> str:
+    """Counts as a line, the most first."""
+    falling = sorted(counts.items(), key=lambda each: -each[1])
+    return ", ".join(f"{label} {count}" for label, count in falling)
+
+
+if __name__ == "__main__":
+    main()
