@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from decks import FIELDS, KIOSK
 from PIL import Image
 
 import tintype
@@ -109,6 +110,17 @@ def test_verify_and_like_say_that_it_is_private(
     found = tintype.like(private[0])
     assert any("private" in sentence for sentence in found.left_out)
     assert not {"prompt", "negative_prompt", "seed"} & set(found.fields)
+
+
+def test_dealt_words_are_left_out_too(tmp_path: Path) -> None:
+    (tmp_path / "deck.json").write_text(json.dumps(KIOSK), encoding="utf-8")
+    with tintype.load("postcard", provider="cpu", deal=tmp_path / "deck.json") as pipeline:
+        made = pipeline.generate("a car by a lake", private=True, **FIELDS)
+        made.save(tmp_path / "private.png")
+        told = json.loads(texts_of(tmp_path / "private.png")["tintype"])["deal"]
+        assert (told["name"], told["prompt"], told["words"]) == ("kiosk", None, None)
+        record = tintype.read_record(tmp_path / "private.png").revealed(made.record.request.prompt, FIELDS["seed"])
+        assert pipeline.reproduce(record).image.tobytes() == made.image.tobytes()
 
 
 def test_a_public_record_takes_no_words(
