@@ -196,6 +196,10 @@ class SizeLimits:
         require(self.minimum % self.multiple == 0, f"minimum {self.minimum} is no multiple of {self.multiple}")
         require(self.maximum % self.multiple == 0, f"maximum {self.maximum} is no multiple of {self.multiple}")
 
+    def allows(self, *sides: int) -> bool:
+        """Whether the model makes pictures with such sides."""
+        return all(self.minimum <= side <= self.maximum and side % self.multiple == 0 for side in sides)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TokenizerFacts:

@@ -78,6 +78,11 @@ def operator_options(command: Callable[..., Any]) -> Callable[..., Any]:
             "--safety",
             help="An ONNX file that judges pictures and blocks some: FILE or FILE=THRESHOLD.",
         ),
+        click.option(
+            "--trustmark",
+            type=click.Path(path_type=Path),
+            help="The folder of TrustMark's own ONNX files, for a second mark beside the watermark.",
+        ),
         click.option("--no-credentials", is_flag=True, help="Leave content credentials out."),
         click.option(
             "--credentials",

@@ -60,6 +60,7 @@ class RequestFields(InputFields, total=False):
     decoder: str
     encoder: str
     watermark: bool
+    code_noise: bool
 
 
 def _option(text: str, kind: type = str) -> dict[str, Any]:
@@ -184,6 +185,10 @@ class Request:
     encoder: str = field(default="full", metadata=_option("What makes latents of a picture: full, or tiny."))
     watermark: bool = field(
         default=True, metadata=_option("Mark the picture, unseen, so that tintype verify tells what made it.", bool)
+    )
+    code_noise: bool = field(
+        default=False,
+        metadata=_option("Let the starting noise say who drew it: tintype verify --model reads that.", bool),
     )
 
 

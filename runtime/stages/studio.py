@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
@@ -46,8 +46,10 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     from tintype.engine import Target
+    from tintype.trust.coded_noise import CodedNoiseReading, NoiseCoder
     from tintype.trust.policy import Policy
     from tintype.trust.safety import SafetyChecker
+    from tintype.trust.trustmark import TrustMark
 
 
 NOBODY = Operator()  # who decided nothing
@@ -83,6 +85,7 @@ class Studio:
         self._watermark_key = PUBLIC_KEY if operator.watermark_key is None else read_key(operator.watermark_key)
         self.policy = None if operator.policy is None else _policy_of(operator.policy)
         self.checker = None if operator.safety is None else _checker_of(operator.safety, bundle)
+        self.trustmark = None if operator.trustmark is None else _trustmark_of(operator.trustmark)
         self.graphs = Graphs(bundle, target, default_threads() if threads is None else threads)
         self.on_progress: Callable[[str], None] = lambda words: None  # what a plan takes its time for; set it
         self.refiner = None if refiner is None else _refiner_of(bundle, refiner, target, memory, threads)
@@ -168,6 +171,8 @@ class Studio:
         else:
             ctx = self._own_context(request, plan, base_plan)
         ctx.marker = self.marker if request.watermark else None
+        ctx.trustmark = self.trustmark if request.watermark else None
+        ctx.coder = self._coder() if request.code_noise else None
         ctx.signer = None if self._certificate is None else Signer(self._certificate, request.inputs.file)
         ctx.policy = None if self.policy is None else self.policy.facts
         ctx.checker = self.checker
@@ -200,6 +205,11 @@ class Studio:
 
         return Marker(maker_of(cache_folder()), self._watermark_key)
 
+    def _coder(self) -> NoiseCoder:
+        from tintype.trust.coded_noise import NoiseCoder  # most noise is as it was drawn
+
+        return NoiseCoder(self.marker.maker, self._watermark_key)
+
     def context_again(self, record: Record, inputs: InputFields, *, anyway: bool) -> Context:
         """The run that makes the picture of a record again. Raises RecordError; see `Pipeline.reproduce`."""
         demand_kind(record, Record, "tintype.read_record")
@@ -209,7 +219,9 @@ class Studio:
         ctx.only = record.picture
         ctx.warnings += about_policy(ctx.policy, record)
         if ctx.marker is not None:
-            ctx.marker = ctx.marker.as_in(record.watermark)
+            ctx.marker = ctx.marker.as_in(record.watermark, record.trustmark)
+        if ctx.coder is not None:
+            ctx.coder = ctx.coder.as_in(record.coded_noise)
         for run in filter(None, (ctx, ctx.base)):
             run.decode_modes = run.decode_modes[:1]
         if not anyway:
@@ -258,6 +270,20 @@ class Studio:
             self.graphs.evict_unplanned(work.uses, work.exactness, plan)
         graphs = self.graphs.within(plan, work.exactness, warn)
         return encode_picture(graphs, work.uses[0], to_samples(of_image(picture)), self.bundle.manifest)
+
+    def read_coded_noise(self, picture: Image, keys: Sequence[bytes] = (PUBLIC_KEY,)) -> CodedNoiseReading:
+        """What the noise says that a picture seems to begin with, if this model drew it. keys: that it may be coded by.
+
+        Nothing is found in a picture of a size that the model doesn't make. Raises RequestError for a model that draws
+        from pictures, and as `generate` does.
+        """
+        from tintype.stages.invert import inversion_request, starting_noise
+        from tintype.trust.coded_noise import NOT_FOUND, read
+
+        request = inversion_request(picture, self.bundle.manifest)
+        if not self.bundle.manifest.size.allows(*picture.size):
+            return NOT_FOUND
+        return read(starting_noise(self.context(self.resolve(request))), keys)
 
     def _request_of(self, record: Record, inputs: InputFields) -> ResolvedRequest:
         """A record's request with what it began with. Raises RecordError where that is missing, or is another."""
@@ -327,3 +353,9 @@ def _checker_of(named: File, bundle: Bundle) -> SafetyChecker:
     from tintype.trust.safety import open_checker
 
     return open_checker(named, bundle)
+
+
+def _trustmark_of(folder: File) -> TrustMark:
+    from tintype.trust.trustmark import open_trustmark
+
+    return open_trustmark(folder)

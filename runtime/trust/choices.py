@@ -17,6 +17,7 @@ class OperatorFields(TypedDict, total=False):
     watermark_key: File | None
     policy: File | None
     safety: File | None
+    trustmark: File | None
     credentials: Asked
     accept_licence: bool
 
@@ -28,6 +29,7 @@ class Operator:
     policy: a file of words that no picture may be asked for with (POLICY.md), or "strict"; None is none.
     safety: an ONNX file, or FILE=THRESHOLD, that judges each picture before it is given out (POLICY.md); `bundle` is
     the bundle's own; None is none.
+    trustmark: the folder of TrustMark's own ONNX files, by which pictures get a second mark (VERIFY.md); None is none.
     credentials: who signs files: "auto" (this installation), (CERT, KEY) in PEM, or False; None is auto with the extra
     c2pa.
     accept_licence: accept the model's licence, and the refiner's, where they bind; it is kept, and asked for only once.
@@ -36,5 +38,6 @@ class Operator:
     watermark_key: File | None = None
     policy: File | None = None
     safety: File | None = None
+    trustmark: File | None = None
     credentials: Asked = None
     accept_licence: bool = False

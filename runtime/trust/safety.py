@@ -26,7 +26,7 @@ from tintype.bundle import Bundle
 from tintype.errors import NumericError, RequestError
 from tintype.files import read_plain, sha256_of
 from tintype.record.record import SafetyFacts
-from tintype.sources.onnx_scan import MalformedGraph, scan_graph
+from tintype.trust.operator_graph import MAX_SIDE, open_graph, run_graph
 
 if TYPE_CHECKING:
     from tintype.engine import PlainGraph
@@ -35,7 +35,6 @@ SAFETY = "safety"  # the rule of a BlockedError
 ROLE, OF_BUNDLE = "safety_checker", "bundle"
 DEFAULT_THRESHOLD = 0.5
 DEFAULT_SIDE = 224  # pixels, where the graph leaves it open
-MAX_SIDE = 2048
 CLIP_INPUT, IMAGES, CONCEPTS = "clip_input", "images", "has_nsfw_concepts"
 
 
@@ -76,14 +75,7 @@ class SafetyChecker:
 
     def judge(self, pixels: Pixels) -> SafetyFacts:
         """Of one picture, (height, width, 3). Raises NumericError for a score that is no number from 0 to 1."""
-        try:
-            outputs = self.graph.run(self._inputs(pixels))
-        except Exception as error:
-            if not _is_of_runtime(error):
-                raise
-            raise NumericError(
-                f"the safety checker can't be run: {error}", fix="give a file that onnxruntime runs by itself"
-            ) from None
+        outputs = run_graph(self.graph, self._inputs(pixels), "the safety checker")
         if self.is_diffusion:
             score = float(np.any(outputs[CONCEPTS]))
         else:
@@ -130,7 +122,7 @@ def open_checker(named: str | os.PathLike[str], bundle: Bundle | None = None, th
     is_own = bundle is not None and str(path) == OF_BUNDLE
     if bundle is not None and is_own:
         path = bundle.graph_path(ROLE)
-    graph = _opened(path, threads, may_have_data=is_own)
+    graph = open_graph(path, _unfit, threads=threads, may_have_data=is_own)
     try:
         checker = _checker(path, threshold, graph)
         checker.judge(np.zeros((64, 64, 3), np.uint8))
@@ -153,28 +145,6 @@ def _named(named: str | os.PathLike[str]) -> tuple[Path, float]:
     if not 0.0 < threshold <= 1.0:
         raise RequestError(f"{number[:40]!r} is no threshold of a safety checker", fix="give above 0 to 1: FILE=0.5")
     return Path(file), threshold
-
-
-def _opened(path: Path, threads: int, *, may_have_data: bool) -> PlainGraph:
-    """may_have_data: in other files, which were checked with the bundle that it is of."""
-    from tintype.engine import PlainGraph
-
-    try:
-        facts = scan_graph(path)
-        if facts.external and not may_have_data:
-            raise MalformedGraph("its weights lie in another file")
-        return PlainGraph(path, threads)
-    except (OSError, ValueError, MalformedGraph) as error:
-        raise _unfit(path, getattr(error, "strerror", None) or str(error)) from None
-    except Exception as error:
-        if not _is_of_runtime(error):
-            raise
-        raise _unfit(path, str(error)) from None
-
-
-def _is_of_runtime(error: Exception) -> bool:
-    """Whether ONNX Runtime raised it; its errors have no kind in common."""
-    return type(error).__module__.startswith("onnxruntime")
 
 
 def _checker(path: Path, threshold: float, graph: PlainGraph) -> SafetyChecker:
