@@ -53,7 +53,8 @@ class Bch:
 
     def corrected(self, word: int, length: int) -> tuple[int, int] | None:
         """A word of so many bits, message then parity, and how many were put right; None beyond what it corrects."""
-        syndromes = [self._value_at(word, power) for power in range(1, 2 * self.errors + 1)]
+        places = [place for place in range(word.bit_length()) if word >> place & 1]
+        syndromes = [_value_at(places, power) for power in range(1, 2 * self.errors + 1)]
         if not any(syndromes):
             return word, 0
         locator = _locator(syndromes)
@@ -61,14 +62,6 @@ class Bch:
         if len(locator) - 1 > self.errors or len(wrong) != len(locator) - 1:
             return None
         return word ^ sum(1 << place for place in wrong), len(wrong)
-
-    def _value_at(self, word: int, power: int) -> int:
-        """The word as a polynomial, at the generator's power."""
-        value = 0
-        for place in range(word.bit_length()):
-            if word >> place & 1:
-                value ^= _POWERS[place * power % ORDER]
-        return value
 
 
 @functools.cache
@@ -81,6 +74,14 @@ def bch_code(errors: int) -> Bch:
             conjugates.update(orbit)
             generator = _carryless(generator, _minimal_polynomial(orbit))
     return Bch(errors, generator, generator.bit_length() - 1)
+
+
+def _value_at(places: list[int], power: int) -> int:
+    """A polynomial over GF(2), by the places of its ones, at a power of the field's generator."""
+    value = 0
+    for place in places:
+        value ^= _POWERS[place * power % ORDER]
+    return value
 
 
 def _minimal_polynomial(orbit: list[int]) -> int:

@@ -143,7 +143,7 @@ def chance_of(energy: float) -> float:
 @dataclass(frozen=True, slots=True, eq=False)
 class _Match:
     energy: float  # the sum of the bits' squares
-    soft: NDArray[np.float64]  # (WORD_BITS,) standard deviations above 0 for a bit that is 1; highest first
+    soft: NDArray[np.float32]  # (WORD_BITS,) standard deviations above 0 for a bit that is 1; highest first
     key: bytes
 
 
@@ -151,31 +151,31 @@ def _matches(noise: NDArray[np.float32], key: bytes) -> Iterator[_Match]:
     """The best turn of each stream."""
     cells = len(noise)
     scale = math.sqrt(float(np.mean(np.square(noise, dtype=np.float64)))) or 1.0
-    values = np.clip(noise / scale, -CLIP, CLIP).astype(np.float64)
+    values = np.clip(noise / scale, -CLIP, CLIP).astype(np.float32)
     spectrum = np.fft.rfft(values)
-    ones = np.fft.rfft(_by_bit(np.ones(cells)), axis=1)
+    ones = np.fft.rfft(_by_bit(np.ones(cells, np.float32)), axis=1)
     squares = np.fft.irfft(np.fft.rfft(values**2) * ones.conj(), cells, axis=1)
-    spread = np.sqrt(np.maximum(squares, 1e-9))
+    per_spread = 1 / np.sqrt(np.maximum(squares, np.float32(1e-3)))
     for stream in range(streams_for(cells)):
         known = np.fft.rfft(_by_bit(_stream(key, stream, cells)), axis=1)
-        sums = np.fft.irfft(spectrum * known.conj(), cells, axis=1) / spread
+        sums = np.fft.irfft(spectrum * known.conj(), cells, axis=1) * per_spread
         energies = np.einsum("bt,bt->t", sums, sums)
         turn = int(np.argmax(energies))
         yield _Match(float(energies[turn]), -sums[::-1, turn], key)
 
 
-def _by_bit(values: NDArray[np.float64]) -> NDArray[np.float64]:
+def _by_bit(values: NDArray[np.float32]) -> NDArray[np.float32]:
     """(WORD_BITS, cells): a stream's numbers that carry each bit, from the lowest on; the others are 0."""
-    apart = np.zeros((WORD_BITS, len(values)))
+    apart = np.zeros((WORD_BITS, len(values)), np.float32)
     places = np.arange(len(values) // WORD_BITS * WORD_BITS)
     apart[places % WORD_BITS, places] = values[places]
     return apart
 
 
-def _stream(key: bytes, stream: int, cells: int) -> NDArray[np.float64]:
+def _stream(key: bytes, stream: int, cells: int) -> NDArray[np.float32]:
     """(cells,) fair signs of a key."""
     drawn = hashlib.shake_256(b"%b stream|%b|%d|%d" % (_TAG, key, stream, cells)).digest(-(-cells // 8))
-    return 1.0 - 2.0 * np.unpackbits(np.frombuffer(drawn, np.uint8))[:cells]
+    return 1 - 2 * np.unpackbits(np.frombuffer(drawn, np.uint8))[:cells].astype(np.float32)
 
 
 def _with_check(number: int) -> int:

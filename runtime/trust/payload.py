@@ -59,7 +59,7 @@ def read_payload(soft: NDArray[np.float64]) -> Payload | None:
     return next((found for word in tried_both_ways(soft) if (found := _payload(word)) is not None), None)
 
 
-def tried_both_ways(soft: NDArray[np.float64]) -> Iterator[int]:
+def tried_both_ways(soft: NDArray[np.floating]) -> Iterator[int]:
     """The words that soft bits, highest first, may mean: as they stand, then with doubtful ones turned."""
     hard, doubtful = soft > 0, np.argsort(np.abs(soft))[:MOST_DOUBTFUL]
     for turned in itertools.product((False, True), repeat=MOST_DOUBTFUL):

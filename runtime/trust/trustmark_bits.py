@@ -60,6 +60,7 @@ class TrustMarkBits:
     schema: Schema
     data: str
     turned: int
+    is_of_another: bool  # schema than the bits name
     false_alarms: float  # the share of random words that would be taken for a mark as good as this one
 
     @property
@@ -88,8 +89,15 @@ def written(data: str, schema: Schema = OURS) -> NDArray[np.bool_]:
 
 
 def read_bits(bits: NDArray[np.bool_]) -> TrustMarkBits | None:
-    """The likeliest meaning of (100,) bits, found or not; None where they can be corrected to nothing."""
-    return min(_meanings(bits), key=lambda each: each.false_alarms, default=None)
+    """The likeliest meaning of (100,) bits; None where they can be corrected to nothing.
+
+    One that is found comes first, then that of the schema that they name.
+    """
+
+    def doubt(each: TrustMarkBits) -> tuple[bool, bool, float]:
+        return not each.is_found, each.is_of_another, each.false_alarms
+
+    return min(_meanings(bits), key=doubt, default=None)
 
 
 def _meanings(bits: NDArray[np.bool_]) -> Iterator[TrustMarkBits]:
@@ -108,7 +116,7 @@ def _meanings(bits: NDArray[np.bool_]) -> Iterator[TrustMarkBits]:
         chance = _chance(schema, turned, wrong)
         if schema == OURS and own_payload(data) is not None:
             chance *= 2.0 ** -(_OWN_CHECK_BITS + 16)  # the check and the version of its payload
-        yield TrustMarkBits(schema, data, turned + wrong, chance)
+        yield TrustMarkBits(schema, data, turned + wrong, wrong > 0, chance)
 
 
 def _chance(schema: Schema, turned: int, wrong: int) -> float:

@@ -48,7 +48,7 @@ def test_what_is_written_is_what_others_write() -> None:
 @pytest.mark.parametrize("schema", SCHEMAS, ids=lambda schema: schema.name)
 def test_so_many_errors_are_put_right_and_no_more(schema: Schema) -> None:
     random = np.random.default_rng(schema.version)
-    for _ in range(40):
+    for _ in range(12):
         data = random_data(schema, random)
         word = written(data, schema)
         assert len(word) == LENGTH
@@ -92,7 +92,7 @@ def test_a_turned_version_is_put_right_too() -> None:
 def test_what_chance_gives_is_no_mark() -> None:
     """Random words can often be corrected to something, of BCH_3 one in 14; as marks none is taken."""
     random = np.random.default_rng(3)
-    read = [read_bits(random.random(LENGTH) < 0.5) for _ in range(3000)]
+    read = [read_bits(random.random(LENGTH) < 0.5) for _ in range(800)]
     corrected = [each for each in read if each is not None]
     assert 0.05 < len(corrected) / len(read) < 0.15
     assert not any(each.is_found for each in corrected)
