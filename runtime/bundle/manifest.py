@@ -292,6 +292,10 @@ class Manifest:
             counts.append(next(skip for skip in itertools.count() if f"{CLIP_SKIP}{skip + 1}" not in names))
         return min(counts)
 
+    def latent_numbers(self, width: int, height: int) -> int:
+        """How many numbers the latents of a picture have, of so many pixels."""
+        return self.latent_channels * (width // self.vae_scale_factor) * (height // self.vae_scale_factor)
+
     def has(self, decoder: str) -> bool:
         """Whether it has a decoder, as a request calls it."""
         return DECODERS[decoder] in self.graphs

@@ -144,8 +144,7 @@ def _further_lines(found: Verification) -> Iterator[str]:
         yield f"TrustMark {mark.variant}: {whose}, {mark.schema} {mark.payload} (confidence {mark.confidence:.6f})"
     if noise is not None and noise.found:
         yield f"coded noise: probably drawn by this model (confidence {noise.confidence:.6f}), key {noise.key}"
-        who = "too little is left to say by whom" if noise.maker is None else f"by installation {noise.maker}"
-        yield f"coded noise: {who}"
+        yield f"coded noise: by an installation whose number ends in {noise.payload}"
 
 
 def _credential_lines(found: Credentials) -> Iterator[str]:

@@ -50,9 +50,9 @@ class Watermark:
 class CodedNoise:
     """What the signs of a picture's starting noise say, which `tintype verify --model` reads."""
 
-    payload: str  # 10 hexadecimal digits: version, installation, and a check
-    key: str  # whose stream hides it: public, or the name of an operator's
-    nonce: int  # which stream, and how far it was turned; of the key and the picture's seed
+    payload: str  # the last two hexadecimal digits of the installation's number
+    key: str  # whose streams the signs are: public, or the name of an operator's
+    nonce: int  # which of them, and how far it was turned; of the key and the picture's seed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -30,7 +30,7 @@ MAX_HIRES = 8.0
 MAX_CLIP_SKIP = 11  # as far as A1111's slider goes
 IMAGE_GUIDANCE = 1.5  # of InstructPix2Pix, as its authors and diffusers have it
 UPSCALES = ("latent", "pixel")
-LEAST_CODED_CELLS = 1024  # numbers of latents; in fewer a coded noise's word is repeated too seldom to be found
+LEAST_CODED_CELLS = 1024  # numbers of latents; fewer have too few signs to be found again
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -255,8 +255,7 @@ def _code_noise(request: Request, opened: Opened, sampler: str, size: tuple[int,
             "code_noise is given, and this bundle has no VAE encoder to read it back with",
             fix="export the checkpoint again, which brings its encoder; or leave code_noise out",
         )
-    cells = manifest.latent_channels * (size[0] // manifest.vae_scale_factor) * (size[1] // manifest.vae_scale_factor)
-    if cells < LEAST_CODED_CELLS:
+    if manifest.latent_numbers(*size) < LEAST_CODED_CELLS:
         raise RequestError(
             f"code_noise is given, and a picture of {size[0]}x{size[1]} pixels is too small to carry it",
             fix="ask for a larger picture, or leave code_noise out",

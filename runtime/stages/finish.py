@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -147,22 +146,16 @@ def record_of(ctx: Context, picture: int, warnings: Iterable[str]) -> Record:
             peak_rss_bytes=peak_rss_bytes(),
             device_bytes=ctx.clock.device_bytes,
         )
+    numbers = ctx.bundle.manifest.latent_numbers(ctx.request.width, ctx.request.height)
     return Record(
         request=ctx.request,
         picture=picture,
         made_with=provenance_of(ctx, picture),
         memory=memory,
-        coded_noise=None if ctx.coder is None else ctx.coder.facts(ctx.request.seeds[picture], _cells(ctx)),
+        coded_noise=None if ctx.coder is None else ctx.coder.facts(ctx.request.seeds[picture], numbers),
         notes=tuple(dict.fromkeys(warnings)),
         **_by_operator(ctx),
     )
-
-
-def _cells(ctx: Context) -> int:
-    """How many numbers the latents of one picture have."""
-    manifest = ctx.bundle.manifest
-    sides = (side // manifest.vae_scale_factor for side in (ctx.request.height, ctx.request.width))
-    return math.prod((manifest.latent_channels, *sides))
 
 
 def _by_operator(ctx: Context) -> dict[str, Any]:

@@ -274,14 +274,16 @@ class Studio:
     def read_coded_noise(self, picture: Image, keys: Sequence[bytes] = (PUBLIC_KEY,)) -> CodedNoiseReading:
         """What the noise says that a picture seems to begin with, if this model drew it. keys: that it may be coded by.
 
-        Nothing is found in a picture of a size that the model doesn't make. Raises RequestError for a model that draws
+        Nothing is found in a picture of a size that the model doesn't make, or that is too small. Raises RequestError for a model that draws
         from pictures, and as `generate` does.
         """
+        from tintype.request.request import LEAST_CODED_CELLS
         from tintype.stages.invert import inversion_request, starting_noise
         from tintype.trust.coded_noise import NOT_FOUND, read
 
-        request = inversion_request(picture, self.bundle.manifest)
-        if not self.bundle.manifest.size.allows(*picture.size):
+        manifest, (width, height) = self.bundle.manifest, picture.size
+        request = inversion_request(picture, manifest)
+        if not manifest.size.allows(width, height) or manifest.latent_numbers(width, height) < LEAST_CODED_CELLS:
             return NOT_FOUND
         return read(starting_noise(self.context(self.resolve(request))), keys)
 

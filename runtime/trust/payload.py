@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import zlib
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -41,7 +40,7 @@ class Payload:
     @property
     def _word(self) -> int:
         number = (self.version << MAKER_BITS | self.maker) << CONTENT_BITS | self.content
-        return number << CHECK_BITS | check_of(number)
+        return number << CHECK_BITS | _check(number)
 
 
 def payload_of_hex(text: str) -> Payload | None:
@@ -56,16 +55,14 @@ def read_payload(soft: NDArray[np.float64]) -> Payload | None:
     """The payload of soft bits; None where they are another key's, or too many were lost."""
     if float(np.sum(soft**2)) < LEAST_ENERGY:
         return None
-    return next((found for word in tried_both_ways(soft) if (found := _payload(word)) is not None), None)
-
-
-def tried_both_ways(soft: NDArray[np.floating]) -> Iterator[int]:
-    """The words that soft bits, highest first, may mean: as they stand, then with doubtful ones turned."""
     hard, doubtful = soft > 0, np.argsort(np.abs(soft))[:MOST_DOUBTFUL]
     for turned in itertools.product((False, True), repeat=MOST_DOUBTFUL):
         tried = hard.copy()
         tried[doubtful] ^= np.array(turned)
-        yield int("".join("01"[int(bit)] for bit in tried), 2)
+        found = _payload(int("".join("01"[int(bit)] for bit in tried), 2))
+        if found is not None:
+            return found
+    return None
 
 
 def content_of(pixels: Pixels) -> int:
@@ -88,11 +85,10 @@ def shows_the_same(payload: Payload, pixels: Pixels) -> bool:
 def _payload(word: int) -> Payload | None:
     number, check = word >> CHECK_BITS, word & (1 << CHECK_BITS) - 1
     version = number >> MAKER_BITS + CONTENT_BITS
-    if check != check_of(number) or version != VERSION:
+    if check != _check(number) or version != VERSION:
         return None
     return Payload(maker=number >> CONTENT_BITS & (1 << MAKER_BITS) - 1, content=number & (1 << CONTENT_BITS) - 1)
 
 
-def check_of(number: int) -> int:
-    """CHECK_BITS bits of what stands before them."""
+def _check(number: int) -> int:
     return zlib.crc32(number.to_bytes(8, "big")) & (1 << CHECK_BITS) - 1

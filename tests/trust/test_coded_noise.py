@@ -23,21 +23,20 @@ from tintype.request.request import LEAST_CODED_CELLS
 from tintype.sampling import RENOISING, SAMPLERS, Denoised, SchedulerConfig, make_schedule, noise_source
 from tintype.trust.coded_noise import (
     MOST_FALSE_ALARMS,
-    NONCES,
+    NONCE_BITS,
     NOT_FOUND,
-    WORD_BITS,
+    STREAMS,
     NoiseCoder,
     chance_of,
     nonce_of,
     read,
-    streams_for,
 )
 from tintype.trust.keys import key_name
 from tintype.trust.pattern import PUBLIC_KEY
 
 MAKER, KEY, CELLS = 0xBADCAB, b"an operator's key", 4096
 PROMPT = "a red sailboat on a calm sea at sunset"
-FIELDS = {"num_inference_steps": 8, "seed": 7}
+FIELDS = {"num_inference_steps": 6, "seed": 7}
 
 
 def noise(seed: int, shape: tuple[int, ...] = (4, 32, 32)) -> np.ndarray:
@@ -50,26 +49,25 @@ def mixed(values: np.ndarray, share: float, seed: int) -> np.ndarray:
     return np.float32(math.sqrt(share)) * values + np.float32(math.sqrt(1 - share)) * fresh
 
 
-@pytest.mark.parametrize("shape", [(4, 32, 32), (4, 16, 16), (4, 65, 65), (3, 31, 29)], ids=str)
+@pytest.mark.parametrize("shape", [(4, 32, 32), (4, 16, 16), (3, 31, 29)], ids=str)
 def test_what_is_coded_is_read(shape: tuple[int, ...]) -> None:
     coder = NoiseCoder(MAKER, KEY)
     coded = coder.coded(noise(5, shape), [5])
     assert np.array_equal(np.abs(coded), np.abs(noise(5, shape)))
     found = read(coded, [PUBLIC_KEY, KEY])
-    assert (found.found, found.maker, found.key) == (True, f"{MAKER:06x}", key_name(KEY))
+    assert (found.found, found.payload, found.key) == (True, "ab", key_name(KEY))
     assert found.payload == coder.facts(5, math.prod(shape)).payload
     assert found.confidence > 1 - MOST_FALSE_ALARMS
     assert read(coded, [PUBLIC_KEY]) == NOT_FOUND
     assert read(noise(5, shape), [PUBLIC_KEY, KEY]) == NOT_FOUND
 
 
-def test_a_little_of_it_is_enough_to_find_it_and_more_to_read_it() -> None:
-    """A share of the variance of 0.25 is two signs in three; 0.1 is three in five."""
+def test_three_signs_in_five_are_enough_to_find_it() -> None:
+    """Which a share of the variance of 0.1 leaves; of 0.002 it is one more than half in a hundred."""
     coded = NoiseCoder(MAKER).coded(noise(1), [1])
-    for seed in range(5):
-        assert read(mixed(coded, 0.25, seed), [PUBLIC_KEY]).maker == f"{MAKER:06x}"
-        assert read(mixed(coded, 0.1, seed), [PUBLIC_KEY]).found
-        assert not read(mixed(coded, 0.005, seed), [PUBLIC_KEY]).found
+    for seed in range(2):
+        assert read(mixed(coded, 0.1, seed), [PUBLIC_KEY]).payload == "ab"
+        assert read(mixed(coded, 0.002, seed), [PUBLIC_KEY]) == NOT_FOUND
 
 
 def test_it_is_distributed_as_it_was() -> None:
@@ -84,14 +82,15 @@ def test_it_is_distributed_as_it_was() -> None:
         assert abs(np.mean(drawn * np.roll(drawn, 1, axis=along))) < most
     each = np.abs(drawn.mean(axis=0)).max()  # no number has a sign of its own
     assert each < 5.5 / math.sqrt(200)
-    alike = np.sign(drawn).reshape(200, -1) @ np.sign(drawn).reshape(200, -1).T / CELLS
-    assert np.abs(alike - np.eye(200)).max() < 6 / math.sqrt(CELLS)  # nor have two pictures their signs in common
+    signs = np.sign(drawn[:40]).reshape(40, -1)
+    assert np.abs(signs @ signs.T / CELLS - np.eye(40)).max() < 6 / math.sqrt(CELLS)  # nor are two pictures' alike
 
 
 def test_a_seed_keeps_its_nonce_and_seeds_differ() -> None:
     found = [nonce_of(KEY, seed, CELLS) for seed in range(500)]
     assert found == [nonce_of(KEY, seed, CELLS) for seed in range(500)]
-    assert all(0 <= each < NONCES == streams_for(CELLS) * CELLS for each in found)
+    assert all(0 <= each < CELLS << NONCE_BITS for each in found)
+    assert max(found) > CELLS << NONCE_BITS - 1
     assert len(set(found)) > 495
     assert nonce_of(PUBLIC_KEY, 3, CELLS) != nonce_of(KEY, 3, CELLS)
 
@@ -105,15 +104,26 @@ def test_a_picture_of_a_batch_is_coded_as_alone() -> None:
 def test_chance_is_bounded_whatever_the_numbers_are() -> None:
     """Of random signs over numbers of any kind: how often a sum of squares gets so high, beside what is claimed."""
     random = np.random.default_rng(0)
-    for values in (np.ones(CELLS), random.standard_cauchy(CELLS).clip(-2, 2), np.r_[np.ones(80), np.zeros(CELLS - 80)]):
-        groups = values[: CELLS // WORD_BITS * WORD_BITS].reshape(-1, WORD_BITS)
-        signs = random.integers(0, 2, (1500, *groups.shape), np.int8) * np.float32(2) - np.float32(1)
-        sums = np.einsum("nij,ij->nj", signs, groups) / np.maximum(np.sqrt(np.sum(groups**2, axis=0)), 1e-9)
-        energies = np.sum(sums**2, axis=1)
-        for energy in (50.0, 60.0, 75.0):
-            assert np.mean(energies >= energy) <= chance_of(energy)
-    assert chance_of(WORD_BITS) == 1.0
-    assert 1e-13 < chance_of(150.0) < 1e-12
+    for values in (np.ones(256), random.standard_cauchy(256).clip(-2, 2), np.r_[np.ones(3), np.zeros(253)]):
+        signs = random.integers(0, 2, (20_000, 256), np.int8) * np.float32(2) - np.float32(1)
+        scores = signs @ values / np.linalg.norm(values)
+        for score in (1.0, 1.7, 2.5, 3.5):
+            assert np.mean(scores >= score) <= chance_of(score)
+    assert chance_of(0.0) == 1.0
+    least = MOST_FALSE_ALARMS / (STREAMS * CELLS)
+    assert chance_of(7.6) < least < chance_of(7.5)  # what a picture of postcard's has to score
+
+
+def test_pictures_without_it_score_as_chance_has_it() -> None:
+    """Of estimates that are no noise at all, each by another key: the highest of 4 million scores is a Gaussian's."""
+    from tintype.trust.coded_noise import _matches
+
+    random, highest = np.random.default_rng(2), []
+    for number in range(10):
+        slow = np.cumsum(np.cumsum(random.standard_normal((4, 16, 16)), axis=1), axis=2).astype(np.float32)
+        highest += [max(_matches(slow.reshape(-1), b"key %d" % number))[0]]
+    assert min(highest) > 4.3
+    assert max(highest) < 6.9
 
 
 def test_a_damaged_estimate_says_nothing() -> None:
@@ -213,12 +223,13 @@ def test_pictures_that_begin_so_are_found_and_made_again(
     assert record == both.records[1]
     monkeypatch.setattr("tintype.stages.studio.maker_of", lambda folder: 0x123456)  # another installation
     again = postcard.reproduce(record)
+    monkeypatch.undo()
     assert again.image.tobytes() == both.images[1].tobytes()
     assert again.record.coded_noise == facts
     path, other = both.save(tmp_path / "coded.png")[0], plain.save(tmp_path / "plain.png")[0]
     found, nothing = (tintype.verify(each, pipeline=postcard).coded_noise for each in (path, other))
     assert found is not None
-    assert found.found
+    assert (found.found, found.payload) == (True, f"{postcard.marker.maker & 0xFF:02x}")
     assert nothing == NOT_FOUND
     assert tintype.verify(path).coded_noise is None
     done = CliRunner().invoke(verify, [str(path), "--model", "postcard", "--json"])
@@ -240,7 +251,7 @@ def test_an_operators_key_hides_the_word(postcard: tintype.Pipeline, key: Path) 
 def test_a_record_that_does_not_say_whose_is_refused(postcard: tintype.Pipeline) -> None:
     text = postcard.generate(PROMPT, code_noise=True, num_inference_steps=1, seed=7).record.texts()["tintype"]
     value = json.loads(text)
-    for wrong in (None, {**value["coded_noise"], "payload": "\x1b[2J"}, {**value["coded_noise"], "payload": "f" * 10}):
+    for wrong in (None, {**value["coded_noise"], "payload": "\x1b[2J"}, {**value["coded_noise"], "payload": "fff"}):
         with pytest.raises(RecordError, match="no payload"):
             postcard.reproduce(parse_record(json.dumps({**value, "coded_noise": wrong})))
     old = {**value, "request": {**value["request"], "code_noise": False}}
