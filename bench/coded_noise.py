@@ -56,7 +56,7 @@ def main(report: Report, pictures: int, judged: int, samplers: str, threads: int
         coded = [_drawn(pipeline, prompt, seed, code_noise=True) for seed, prompt in enumerate(prompts[:judged])]
         alarms = [_read(pipeline, picture)[0] for picture in plain[:pictures]]
     table["drawn without"] = {"found": float(np.mean(alarms))}
-    scores = {
+    scores: dict[str, Any] = {
         name: score_pictures(np.stack(each), scenes[:judged]) for name, each in (("without", plain), ("with", coded))
     }
     means = {name: score["accuracy"]["mean"] for name, score in scores.items()}

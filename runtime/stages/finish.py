@@ -131,8 +131,7 @@ def float_pixels(ctx: Context, latents: Latents) -> NDArray[np.float32]:
 
 def to_picture(ctx: Context, made: Decoded, record: Record) -> Picture:
     """record: what it says of the request, and of how latents were made."""
-    marks = {"watermark": made.watermark, "trustmark": made.trustmark}
-    known = replace(record, safety=made.safety, **marks, **_by_operator(ctx))
+    known = replace(record, watermark=made.watermark, trustmark=made.trustmark, safety=made.safety, **_by_operator(ctx))
     return Picture(record.picture, to_image(made.pixels[0]), known, ctx.signer)
 
 

@@ -272,10 +272,10 @@ class Studio:
         return encode_picture(graphs, work.uses[0], to_samples(of_image(picture)), self.bundle.manifest)
 
     def read_coded_noise(self, picture: Image, keys: Sequence[bytes] = (PUBLIC_KEY,)) -> CodedNoiseReading:
-        """What the noise says that a picture seems to begin with, if this model drew it. keys: that it may be coded by.
+        """What the noise says that a picture seems to begin with, if this model drew it.
 
-        Nothing is found in a picture of a size that the model doesn't make, or that is too small. Raises RequestError for a model that draws
-        from pictures, and as `generate` does.
+        keys: that it may be coded by. Nothing is found in a picture that is too small, or of a size that the model
+        doesn't make. Raises RequestError for a model that draws from pictures, and as `generate` does.
         """
         from tintype.request.request import LEAST_CODED_CELLS
         from tintype.stages.invert import inversion_request, starting_noise

@@ -5,10 +5,10 @@ of a stream that a key hides. A fair stream's signs are fair, so the noise is di
 pictures. Whoever has the model that drew one can find its noise again, roughly, and look for the stream.
 
 There a word is repeated until it fills the signs, and read bit by bit. Postcard's latents have 4,096 numbers, of whose
-signs six in ten come back: of a word of 40 bits that was found in every second picture after JPEG. Here the whole of
-the signs is one word of many: a key has STREAMS of them, and each may be turned around as far as there are numbers. Which
-stream it is says who drew it (WHO_BITS of the installation's number); how far it is turned, and the rest of its number,
-are the nonce of the picture, without which all pictures would resemble one another.
+signs six in ten come back: a word of 40 bits was found in every second picture after JPEG. Here the whole of the signs
+is one word of many: a key has STREAMS of them, and each may be turned around as far as there are numbers. Which stream
+it is says who drew it (WHO_BITS of the installation's number); the rest of its number, and how far it is turned, are
+the nonce of the picture, without which all pictures would resemble one another.
 
 The nonce follows from the key and the picture's seed alone, as magnitudes follow from the seed: a request gives the
 same bytes again, and a seed keeps its composition when words or steps change. Who checks a picture has neither its seed
