@@ -47,9 +47,10 @@ def postcard_judge(attribute: str) -> Reader:
 
 def classifier_of(file: Path, labels: Sequence[str]) -> Reader:
     """The label with the highest score. Raises RequestError where the file isn't one of so many labels."""
-    from tintype.trust.image_graph import image_graph, open_plain_graph, unfit
+    from tintype.trust.image_graph import image_graph, unfit, unfit_for
+    from tintype.trust.operator_graph import open_graph
 
-    opened = image_graph(file, "classifier", open_plain_graph(file, "classifier"))
+    opened = image_graph(file, "classifier", open_graph(file, unfit_for("classifier")))
 
     def read(pixels: Pixels) -> str:
         (values,) = opened.run(pixels).values()
@@ -100,7 +101,7 @@ def drawn(pipeline: tintype.Pipeline, request: tintype.Request, labels: Sequence
     for event in pipeline.steps(request).events():
         if not isinstance(event, tintype.Picture):
             continue
-        if pipeline.deck is not None and event.record.deal is None:
+        if pipeline.chosen.deck is not None and event.record.deal is None:
             raise RequestError(
                 f"the deck deals nothing to {request.prompt!r}", fix="ask for one of its nouns, without its words"
             )
@@ -135,7 +136,7 @@ def main(
     pipelines = {AS_ASKED: tintype.load(model, threads=threads)}
     if deal is not None:
         pipelines[DEALT] = tintype.load(model, threads=threads, deal=deal)
-    deck, digest = pipelines[[*pipelines][-1]].deck, pipelines[AS_ASKED].bundle.hash
+    deck, digest = pipelines[[*pipelines][-1]].chosen.deck, pipelines[AS_ASKED].bundle.hash
     shares, report["skew"] = wanted_shares(deck, names), []
     for prompt in prompts:
         click.echo(f"drawing {prompt!r} ...", err=True)

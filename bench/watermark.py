@@ -85,7 +85,7 @@ def _salted(share: float) -> Attack:
     return change
 
 
-def _levels(change: Callable[[np.ndarray, np.random.Generator], np.ndarray]) -> Attack:
+def levels(change: Callable[[np.ndarray, np.random.Generator], np.ndarray]) -> Attack:
     return lambda picture, random: np.clip(np.rint(change(picture.astype(float), random)), 0, 255).astype(np.uint8)
 
 
@@ -105,19 +105,19 @@ NINE: dict[str, Attack] = {
     "resized to 25 %": _resized(0.25, back=True),
     "blur, radius 4": _filtered(ImageFilter.GaussianBlur(4)),
     "median of 7": _filtered(ImageFilter.MedianFilter(7)),
-    "noise of 5 %": _levels(lambda picture, random: picture + random.normal(0, 0.05 * 255, picture.shape)),
+    "noise of 5 %": levels(lambda picture, random: picture + random.normal(0, 0.05 * 255, picture.shape)),
     "salt and pepper of 5 %": _salted(0.05),
-    "brightness to 6": _levels(lambda picture, random: picture * random.uniform(0, 7)),
+    "brightness to 6": levels(lambda picture, random: picture * random.uniform(0, 7)),
 }
 BESIDE: dict[str, Attack] = {
     "nothing": lambda picture, random: picture,
     "JPEG 10": lambda picture, random: as_jpeg(picture, 10),
     "a quarter cut out": lambda picture, random: picture[128:384, 100:356],
     # The strongest of WAVES (An et al. 2024), but for turning by 45 degrees.
-    "WAVES, brightness": _levels(lambda picture, random: picture * 2),
-    "WAVES, contrast": _levels(lambda picture, random: (picture - picture.mean()) * 2 + picture.mean()),
+    "WAVES, brightness": levels(lambda picture, random: picture * 2),
+    "WAVES, contrast": levels(lambda picture, random: (picture - picture.mean()) * 2 + picture.mean()),
     "WAVES, blur": _filtered(ImageFilter.GaussianBlur(3.5)),
-    "WAVES, noise": _levels(lambda picture, random: picture + random.normal(0, 0.1 * 255, picture.shape)),
+    "WAVES, noise": levels(lambda picture, random: picture + random.normal(0, 0.1 * 255, picture.shape)),
     "WAVES, erased": _hidden(0.25, inside=True),
 }
 SEARCHED: dict[str, Attack] = {

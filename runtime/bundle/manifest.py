@@ -198,6 +198,10 @@ class SizeLimits:
         require(self.minimum % self.multiple == 0, f"minimum {self.minimum} is no multiple of {self.multiple}")
         require(self.maximum % self.multiple == 0, f"maximum {self.maximum} is no multiple of {self.multiple}")
 
+    def allows(self, *sides: int) -> bool:
+        """Whether the model makes pictures with such sides."""
+        return all(self.minimum <= side <= self.maximum and side % self.multiple == 0 for side in sides)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TokenizerFacts:
@@ -291,6 +295,10 @@ class Manifest:
             names = {port.name for graph in self.graphs.get(role, {}).values() for port in graph.outputs}
             counts.append(next(skip for skip in itertools.count() if f"{CLIP_SKIP}{skip + 1}" not in names))
         return min(counts)
+
+    def latent_numbers(self, width: int, height: int) -> int:
+        """How many numbers the latents of a picture have, of so many pixels."""
+        return self.latent_channels * (width // self.vae_scale_factor) * (height // self.vae_scale_factor)
 
     def has(self, decoder: str) -> bool:
         """Whether it has a decoder, as a request calls it."""

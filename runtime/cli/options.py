@@ -83,6 +83,11 @@ def operator_options(command: Callable[..., Any]) -> Callable[..., Any]:
             type=click.Path(path_type=Path),
             help="Words that are dealt to prompts which leave them open, by shares: a file (runtime/DEAL.md).",
         ),
+        click.option(
+            "--trustmark",
+            type=click.Path(path_type=Path),
+            help="The folder of TrustMark's own ONNX files, for a second mark beside the watermark.",
+        ),
         click.option("--no-credentials", is_flag=True, help="Leave content credentials out."),
         click.option(
             "--credentials",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -14,6 +15,7 @@ from tintype.cli.say import say, say_json
 from tintype.errors import RequestError, TintypeError
 
 if TYPE_CHECKING:
+    from tintype import Pipeline
     from tintype.trust.credential_reading import Credentials
     from tintype.trust.verify import Reader, Verification
 
@@ -31,22 +33,41 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".tif", ".tiff", ".bmp", "
     type=click.Path(path_type=Path),
     help="Certificates (PEM) of the authorities whose word for a signer you take [default: nobody's].",
 )
+@click.option("--trustmark", type=click.Path(path_type=Path), help="The folder of TrustMark's own ONNX files.")
+@click.option("--model", help="That may have drawn it, by --code-noise: its name, or its bundle's folder.")
 @json_option
 @click.pass_context
 def verify(
-    context: click.Context, /, picture: Path, watermark_key: Path | None, trust: Path | None, as_json: bool
+    context: click.Context,
+    /,
+    picture: Path,
+    watermark_key: Path | None,
+    trust: Path | None,
+    trustmark: Path | None,
+    model: str | None,
+    as_json: bool,
 ) -> None:
     """Say whether PICTURE, or each picture in a folder, was made by Tintype.
 
     A watermark lies in the pixels and outlasts saving as JPEG, cutting and resizing; a record lies beside them, and
-    anybody can write or remove it; content credentials are signed (extra: c2pa). Exit codes: 0 something is found, 3
-    nothing is, 1 a picture can't be read, or its credentials don't hold.
+    anybody can write or remove it; content credentials are signed (extra: c2pa). --trustmark and --model read two
+    layers more. Exit codes: 0 something is found, 3 nothing is, 1 a picture can't be read, or its credentials don't
+    hold.
     """
     from tintype.trust.verify import Reader
 
-    reader = Reader.of(watermark_key, trust)
-    codes = {_verify(path, reader, as_json) for path in _pictures(picture)}
+    with contextlib.ExitStack() as opened:
+        pipeline = None if model is None else opened.enter_context(_loaded(model))
+        reader = Reader.of(watermark_key, trust, trustmark, pipeline)
+        codes = {_verify(path, reader, as_json) for path in _pictures(picture)}
     context.exit(next(code for code in (UNREAD, FOUND, NOTHING) if code in codes))
+
+
+def _loaded(model: str) -> Pipeline:
+    from tintype import load
+    from tintype.cli.converted import runnable
+
+    return load(runnable(model), credentials=False)
 
 
 def _pictures(path: Path) -> Iterator[Path]:
@@ -82,7 +103,11 @@ def _verify(path: Path, reader: Reader, as_json: bool) -> int:
 
 def _as_json(found: Verification) -> dict[str, Any]:
     record = None if found.record is None else found.record.as_written()
-    return {"watermark": asdict(found.watermark), "record": record, "credentials": asdict(found.credentials)}
+    others = {
+        name: None if (reading := getattr(found, name)) is None else asdict(reading)
+        for name in ("trustmark", "coded_noise")
+    }
+    return {"watermark": asdict(found.watermark), "record": record, "credentials": asdict(found.credentials), **others}
 
 
 def _lines(found: Verification) -> Iterator[str]:
@@ -102,6 +127,7 @@ def _lines(found: Verification) -> Iterator[str]:
         ]
         if any(done):
             yield f"since then: {', '.join(filter(None, done))}"
+    yield from _further_lines(found)
     if record is not None:
         private = "private: its words and its seed are left out"
         told = private if record.withheld else f"seed {record.seed}: {record.request.prompt}"
@@ -112,6 +138,16 @@ def _lines(found: Verification) -> Iterator[str]:
     yield from _credential_lines(found.credentials)
     if not found.found and found.credentials.state == "none":
         yield "nothing found, which doesn't say that nobody made it"
+
+
+def _further_lines(found: Verification) -> Iterator[str]:
+    mark, noise = found.trustmark, found.coded_noise
+    if mark is not None and mark.found:
+        whose = "somebody else's" if mark.maker is None else f"by installation {mark.maker}"
+        yield f"TrustMark {mark.variant}: {whose}, {mark.schema} {mark.payload} (confidence {mark.confidence:.6f})"
+    if noise is not None and noise.found:
+        yield f"coded noise: probably drawn by this model (confidence {noise.confidence:.6f}), key {noise.key}"
+        yield f"coded noise: by an installation whose number ends in {noise.payload}"
 
 
 def _credential_lines(found: Credentials) -> Iterator[str]:

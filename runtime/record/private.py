@@ -13,6 +13,8 @@ from tintype import strict_json
 # What is left out, and what stands there where it is read back.
 OF_REQUEST = {"prompt": "", "negative_prompt": "", "seed": 0}
 OF_DEAL = {"prompt": "", "words": []}
+OF_CODED_NOISE = {"nonce": 0}  # which follows from the seed
+_PARTS: dict[str, dict[str, Any]] = {"request": OF_REQUEST, "deal": OF_DEAL, "coded_noise": OF_CODED_NOISE}
 ROUNDS = 200_000  # 50 ms of a processor for each guess (AMD EPYC, Zen 4)
 
 
@@ -49,14 +51,14 @@ class Withheld:
 
 def without_words(record: dict[str, Any]) -> dict[str, Any]:
     """A record's plain values as they stand in a private picture's file."""
-    deal = None if record["deal"] is None else {**record["deal"], **dict.fromkeys(OF_DEAL)}
-    return {**record, "request": {**record["request"], **dict.fromkeys(OF_REQUEST)}, "deal": deal}
+    parts = {name: {**record[name], **dict.fromkeys(gaps)} for name, gaps in _PARTS.items() if record[name] is not None}
+    return {**record, **parts}
 
 
 def with_gaps_filled(record: dict[str, Any]) -> dict[str, Any]:
     """What was read of such a file, in a form that fits a record."""
     filled = dict(record)
-    for part, gaps in (("request", OF_REQUEST), ("deal", OF_DEAL)):
+    for part, gaps in _PARTS.items():
         known = record.get(part)
         if isinstance(known, dict) and all(known.get(name, "") is None for name in gaps):
             filled[part] = {**known, **gaps}

@@ -48,6 +48,28 @@ class Watermark:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class CodedNoise:
+    """What the signs of a picture's starting noise say, which `tintype verify --model` reads."""
+
+    payload: str  # the last two hexadecimal digits of the installation's number
+    key: str  # whose streams the signs are: public, or the name of an operator's
+    nonce: int  # which of them, and how far it was turned; of the key and the picture's seed
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrustMarkFacts:
+    """The TrustMark in a picture's pixels, by an operator's files."""
+
+    variant: str
+    sha256: str  # of its encoder's file
+    payload: str  # as C2PA's soft bindings have it: the schema's number, *, zeros and ones
+    psnr_db: float | None  # of the picture to what it was without; None: nothing was changed
+    is_read: bool  # whether the picture as it was given out still tells it
+    kept: bool = False  # it was there already, and nothing was written
+    parent: str | None = None  # the payload of the mark in the picture that this one began with, if it had one
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PolicyFacts:
     """The policy on words that the request was held against."""
 
@@ -99,6 +121,8 @@ class Record:
     made_with: Provenance
     memory: MemoryFacts | None = None  # None: there was no budget
     watermark: Watermark | None = None  # None: none was asked for, or the picture is under 128 pixels
+    coded_noise: CodedNoise | None = None  # None: it wasn't asked for
+    trustmark: TrustMarkFacts | None = None  # None: nobody's files were given, or no watermark was asked for
     credentials: str | None = None  # whose certificate signs its file: local, or operator; None: nobody's
     policy: PolicyFacts | None = None  # None: there was none
     safety: SafetyFacts | None = None  # None: nothing judged it

@@ -76,8 +76,7 @@ def number(field: str, value: Any, least: float, most: float) -> float:
 
 def side(field: str, value: Any, size: SizeLimits) -> int:
     pixels = whole_number(field, value, -(10**18), 10**18)
-    fits = size.minimum <= pixels <= size.maximum and pixels % size.multiple == 0
-    if not fits:
+    if not size.allows(pixels):
         near = ", or ".join(str(side) for side in _near_sides(pixels, size))
         raise RequestError(
             f"{field} {pixels:,} is no size this model makes: "

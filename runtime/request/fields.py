@@ -61,6 +61,7 @@ class RequestFields(InputFields, total=False):
     encoder: str
     watermark: bool
     private: bool
+    code_noise: bool
 
 
 def _option(text: str, kind: type = str) -> dict[str, Any]:
@@ -188,6 +189,10 @@ class Request:
     )
     private: bool = field(
         default=False, metadata=_option("Leave words and seed out of the picture's file, but for salted hashes.", bool)
+    )
+    code_noise: bool = field(
+        default=False,
+        metadata=_option("Let the starting noise say who drew it: tintype verify --model reads that.", bool),
     )
 
 

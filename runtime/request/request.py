@@ -30,6 +30,7 @@ MAX_HIRES = 8.0
 MAX_CLIP_SKIP = 11  # as far as A1111's slider goes
 IMAGE_GUIDANCE = 1.5  # of InstructPix2Pix, as its authors and diffusers have it
 UPSCALES = ("latent", "pixel")
+LEAST_CODED_CELLS = 1024  # numbers of latents; fewer have too few signs to be found again
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,6 +75,7 @@ class ResolvedRequest:
     encoder: str = "full"
     watermark: bool = False  # as in records from before there was one
     private: bool = False  # whether its files leave the words and the seed out
+    code_noise: bool = False  # the signs of its starting noise say who drew it
     inputs: Inputs = field(default=NO_INPUTS, compare=False, repr=False, metadata={"recorded": False})
 
     @property
@@ -188,6 +190,7 @@ def _resolved(request: Request, opened: Opened, manifest: Manifest) -> ResolvedR
         encoder=_autoencoder("encoder", request.encoder, ENCODERS, manifest),
         watermark=checks.yes_or_no("watermark", request.watermark),
         private=checks.yes_or_no("private", request.private),
+        code_noise=_code_noise(request, opened, sampler, (width, height), manifest),
         inputs=opened.inputs,
     )
 
@@ -225,6 +228,41 @@ def _autoencoder(field: str, value: Any, roles: Mapping[str, str], manifest: Man
             fix=f"leave {field} out, or export the checkpoint again with a tiny autoencoder: --tiny-vae FOLDER",
         )
     return name
+
+
+def _code_noise(request: Request, opened: Opened, sampler: str, size: tuple[int, int], manifest: Manifest) -> bool:
+    """Whether the starting noise is coded. RequestError where nobody could read it. size: width, height in pixels."""
+    if not checks.yes_or_no("code_noise", request.code_noise):
+        return False
+    from tintype.bundle.manifest import ENCODER
+    from tintype.sampling import RENOISING  # numpy comes with it
+
+    for name, value in (
+        ("image", opened.image), ("latents", opened.latents), ("hires", request.hires),
+        ("refiner_start", request.refiner_start),
+    ):  # fmt: skip
+        if value is not None:
+            raise RequestError(
+                f"code_noise and {name} contradict each other: such a picture isn't drawn from this noise alone",
+                fix=f"leave {name} out, or code_noise; the watermark needs neither",
+            )
+    if sampler in RENOISING or request.eta:
+        what = f"eta {request.eta:g}" if request.eta else f"the sampler {sampler}"
+        raise RequestError(
+            f"code_noise and {what} contradict each other: fresh noise at each step covers the one that is coded",
+            fix="choose a sampler that draws none, such as dpmpp_2m, euler, ddim or unipc, with eta 0",
+        )
+    if ENCODER not in manifest.graphs:
+        raise RequestError(
+            "code_noise is given, and this bundle has no VAE encoder to read it back with",
+            fix="export the checkpoint again, which brings its encoder; or leave code_noise out",
+        )
+    if manifest.latent_numbers(*size) < LEAST_CODED_CELLS:
+        raise RequestError(
+            f"code_noise is given, and a picture of {size[0]}x{size[1]} pixels is too small to carry it",
+            fix="ask for a larger picture, or leave code_noise out",
+        )
+    return True
 
 
 def _hires(request: Request, width: int, height: int) -> Hires:

@@ -20,7 +20,7 @@ from tintype.sampling.names import SAMPLER_ALIASES, SPACING_ALIASES, sampler_nam
 from tintype.sampling.noise import NOISE_MODES, NoiseSource, noise_source
 from tintype.sampling.parametrization import PARAMETRIZATIONS, Parametrization
 from tintype.sampling.respacing import SPACINGS
-from tintype.sampling.samplers import CFG_PP, SAMPLERS, Sampler
+from tintype.sampling.samplers import CFG_PP, RENOISING, SAMPLERS, Sampler
 from tintype.sampling.schedule import ETAS, Schedule, make_schedule
 from tintype.sampling.scheduler_config import SchedulerConfig
 from tintype.sampling.step import AfterStep, Denoise, Denoised, Step, Steps, unchanged
@@ -31,6 +31,7 @@ __all__ = [
     "ETAS",
     "NOISE_MODES",
     "PARAMETRIZATIONS",
+    "RENOISING",
     "SAMPLERS",
     "SAMPLER_ALIASES",
     "SPACINGS",

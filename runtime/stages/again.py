@@ -83,6 +83,11 @@ def demand_promise(ctx: Context, record: Record) -> None:
     reasons = reasons or mismatches(made_with, provenance_of(ctx, record.picture))
     if record.watermark is not None and ctx.marker is not None and key_name(ctx.marker.key) != record.watermark.key:
         reasons.append(f"its watermark is by another key, {record.watermark.key}")
+    theirs, ours = record.trustmark, ctx.trustmark
+    if (None if theirs is None else theirs.sha256) != (None if ours is None else ours.sha256):
+        reasons.append("its TrustMark is by other files" if theirs is not None else "it has no TrustMark")
+    if record.coded_noise is not None and ctx.coder is not None and key_name(ctx.coder.key) != record.coded_noise.key:
+        reasons.append(f"its noise is coded by another key, {record.coded_noise.key}")
     if reasons:
         raise RecordError(
             f"the same picture can't be promised: {'; '.join(reasons)}",

@@ -22,9 +22,11 @@ from tintype.stages.clock import StageClock
 from tintype.uses import DENOISE, GraphUse
 
 if TYPE_CHECKING:
+    from tintype.trust.coded_noise import NoiseCoder
     from tintype.trust.credentials import Signer
     from tintype.trust.marking import Marker
     from tintype.trust.safety import SafetyChecker
+    from tintype.trust.trustmark import TrustMark
 
 STRIPS_MIB = (32, 8, 4)  # of the decoder's maps, once memory runs out
 # Sides of tiles in latent cells. They overlap by a quarter: from an eighth on, a seam is no steeper than the rest of
@@ -64,6 +66,8 @@ class Context:
     warnings: list[str]  # for the records: what the device made differently
     decode_modes: Sequence[Mode]  # tried in turn while memory runs out
     marker: Marker | None = None  # who marks the pictures; None: nobody
+    coder: NoiseCoder | None = None  # who codes the starting noise; None: nobody
+    trustmark: TrustMark | None = None  # the graphs that put a second mark beside it
     signer: Signer | None = None  # who signs their files; None: nobody
     policy: PolicyFacts | None = None  # that the words were held against
     checker: SafetyChecker | None = None  # that judges the pictures

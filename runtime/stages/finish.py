@@ -21,7 +21,7 @@ from tintype.image.decode import to_image, to_unit
 from tintype.memory.plan import ExecutionPlan, Plan
 from tintype.record.private import Withheld
 from tintype.record.provenance import BY_PRIORS, TIMED, Provenance, with_base, with_refiner
-from tintype.record.record import MemoryFacts, Record, SafetyFacts, Watermark
+from tintype.record.record import MemoryFacts, Record, SafetyFacts, TrustMarkFacts, Watermark
 from tintype.stages.context import Context
 from tintype.stages.decode import decode, samples_in
 
@@ -45,6 +45,7 @@ class Decoded:
 
     pixels: Pixels
     watermark: Watermark | None
+    trustmark: TrustMarkFacts | None
     safety: SafetyFacts | None
     notes: tuple[str, ...]
 
@@ -57,8 +58,7 @@ def decoded(ctx: Context, picture: int, latents: Latents) -> Decoded | None:
     if picture in ctx.blocked:
         return None
     notes = (*ctx.warnings[begun:], *about_pixels(pixels))
-    pixels, watermark = marked(ctx, pixels)
-    return Decoded(pixels, watermark, safety, notes)
+    return Decoded(*marked(ctx, pixels), safety, notes)
 
 
 def judged(ctx: Context, picture: int, pixels: Pixels) -> SafetyFacts | None:
@@ -109,12 +109,20 @@ def _exact_mask(ctx: Context) -> NDArray[np.float32] | None:
     return None if mask is None or mask.keep_outside != "exact" else ctx.request.inputs.mask
 
 
-def marked(ctx: Context, pixels: Pixels) -> tuple[Pixels, Watermark | None]:
-    """A picture with its watermark, where it was asked for; what has to stay byte for byte has none."""
+def marked(ctx: Context, pixels: Pixels) -> tuple[Pixels, Watermark | None, TrustMarkFacts | None]:
+    """A picture with its watermark, where it was asked for; what has to stay byte for byte has none.
+
+    A TrustMark comes first: it is as strong as it is, while ours is as strong as it takes over what it finds.
+    """
     if ctx.marker is None:
-        return pixels, None
-    picture, watermark = ctx.marker.mark(pixels[0], _exact_mask(ctx))
-    return picture[np.newaxis], watermark
+        return pixels, None, None
+    picture, where, trustmark = pixels[0], _exact_mask(ctx), None
+    if ctx.trustmark is not None:
+        picture, trustmark = ctx.trustmark.mark(picture, ctx.marker.payload(picture), where)
+    picture, watermark = ctx.marker.mark(picture, where)
+    if ctx.trustmark is not None and trustmark is not None:
+        trustmark = ctx.trustmark.checked(trustmark, picture, ctx.request.inputs.pixels)
+    return picture[np.newaxis], watermark, trustmark
 
 
 def float_pixels(ctx: Context, latents: Latents) -> NDArray[np.float32]:
@@ -125,7 +133,7 @@ def float_pixels(ctx: Context, latents: Latents) -> NDArray[np.float32]:
 
 def to_picture(ctx: Context, made: Decoded, record: Record) -> Picture:
     """record: what it says of the request, and of how latents were made."""
-    known = replace(record, watermark=made.watermark, safety=made.safety, **_by_operator(ctx))
+    known = replace(record, watermark=made.watermark, trustmark=made.trustmark, safety=made.safety, **_by_operator(ctx))
     return Picture(record.picture, to_image(made.pixels[0]), known, ctx.signer)
 
 
@@ -141,6 +149,7 @@ def record_of(ctx: Context, picture: int, warnings: Iterable[str]) -> Record:
         )
     request = ctx.request
     words = request.prompt, request.negative_prompt, request.seeds[picture]
+    numbers = ctx.bundle.manifest.latent_numbers(ctx.request.width, ctx.request.height)
     return Record(
         request=request,
         picture=picture,
@@ -148,6 +157,7 @@ def record_of(ctx: Context, picture: int, warnings: Iterable[str]) -> Record:
         memory=memory,
         deal=ctx.deal,
         withheld=Withheld.of(*words) if request.private else None,
+        coded_noise=None if ctx.coder is None else ctx.coder.facts(ctx.request.seeds[picture], numbers),
         notes=tuple(dict.fromkeys(warnings)),
         **_by_operator(ctx),
     )

@@ -41,6 +41,8 @@ def start(ctx: Context, batch: range, noise: NoiseSource) -> Start:
         drawn = inputs.latents[batch.start : batch.stop]
     else:
         drawn = noise.draw((len(batch), manifest.latent_channels, height, width))
+        if ctx.coder is not None:
+            drawn = ctx.coder.coded(drawn, ctx.request.seeds[batch.start : batch.stop])
     if manifest.is_editing:
         return Start(drawn * np.float32(schedule.initial_scale), channels=editing_channels(ctx, batch))
     if ctx.request.image is None or (inputs.mask is not None and not schedule.skipped):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
@@ -35,10 +35,8 @@ from tintype.stages.again import (
 )
 from tintype.stages.context import Context
 from tintype.stages.start import encode_picture
-from tintype.trust.certificates import OPERATOR, certificate_for
-from tintype.trust.choices import File, Operator
-from tintype.trust.keys import maker_of, read_key
-from tintype.trust.marking import Marker
+from tintype.trust.choices import Operator
+from tintype.trust.chosen import Chosen
 from tintype.trust.pattern import PUBLIC_KEY
 from tintype.trust.wordings import demand_allowed
 
@@ -46,11 +44,8 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     from tintype.engine import Target
-    from tintype.trust.certificates import Certificate
-    from tintype.trust.credentials import Signer
-    from tintype.trust.deck import Deck
-    from tintype.trust.policy import Policy
-    from tintype.trust.safety import SafetyChecker
+    from tintype.trust.coded_noise import CodedNoiseReading
+    from tintype.trust.marking import Marker
 
 
 NOBODY = Operator()  # who decided nothing
@@ -71,7 +66,7 @@ class Studio:
         operator: Operator = NOBODY,
     ) -> None:
         """refiner: the bundle that goes on where this one stops, on the same device and within the same budget."""
-        from tintype.engine import cache_folder, default_threads, most_threads
+        from tintype.engine import default_threads, most_threads
 
         if threads is not None:
             threads = checks.whole_number("threads", threads, 1, most_threads())
@@ -80,13 +75,8 @@ class Studio:
         self.model = Model.of(bundle)
         self.bundle, self.target = bundle, target
         self.memory = None if memory is None else parse_memory(memory)
-        self._certificate = certificate_for(operator.credentials, cache_folder())
-        if self._certificate is not None and (memory is not None or self._certificate.whose == OPERATOR):
-            _signer_of(self._certificate).demand_sound()
-        self._watermark_key = PUBLIC_KEY if operator.watermark_key is None else read_key(operator.watermark_key)
-        self.policy = None if operator.policy is None else _policy_of(operator.policy)
-        self.checker = None if operator.safety is None else _checker_of(operator.safety, bundle)
-        self.deck = None if operator.deal is None else _deck_of(operator.deal)
+        self.chosen = Chosen.of(operator, bundle, is_planned=memory is not None)
+        self.policy = self.chosen.policy
         self.graphs = Graphs(bundle, target, default_threads() if threads is None else threads)
         self.on_progress: Callable[[str], None] = lambda words: None  # what a plan takes its time for; set it
         self.refiner = None if refiner is None else _refiner_of(bundle, refiner, target, memory, threads)
@@ -161,7 +151,8 @@ class Studio:
 
         Raises RequestError where they are dealt to pictures that are to be denoised together.
         """
-        dealings = () if self.deck is None else self.deck.deal(request)
+        deck = self.chosen.deck
+        dealings = () if deck is None else deck.deal(request)
         if dealings and request.batch_size > 1:
             raise RequestError(
                 f"batch_size is {request.batch_size}, and each picture is dealt words of its own, with which it is "
@@ -203,9 +194,11 @@ class Studio:
         else:
             ctx = self._own_context(request, plan, base_plan, whole=whole)
         ctx.marker = self.marker if request.watermark else None
-        ctx.signer = None if self._certificate is None else _signer_of(self._certificate, request.inputs.file)
+        ctx.trustmark = self.chosen.trustmark if request.watermark else None
+        ctx.coder = self.chosen.coder() if request.code_noise else None
+        ctx.signer = self.chosen.signer(request.inputs.file)
         ctx.policy = None if self.policy is None else self.policy.facts
-        ctx.checker = self.checker
+        ctx.checker = self.chosen.checker
         return ctx
 
     def _own_context(
@@ -236,9 +229,7 @@ class Studio:
     @property
     def marker(self) -> Marker:
         """Who marks the pictures that are made here."""
-        from tintype.engine import cache_folder
-
-        return Marker(maker_of(cache_folder()), self._watermark_key)
+        return self.chosen.marker()
 
     def context_again(self, record: Record, inputs: InputFields, *, anyway: bool) -> Context:
         """The run that makes the picture of a record again. Raises RecordError; see `Pipeline.reproduce`."""
@@ -250,7 +241,9 @@ class Studio:
         ctx.only, ctx.deal = record.picture, record.deal
         ctx.warnings += about_policy(ctx.policy, record)
         if ctx.marker is not None:
-            ctx.marker = ctx.marker.as_in(record.watermark)
+            ctx.marker = ctx.marker.as_in(record.watermark, record.trustmark)
+        if ctx.coder is not None:
+            ctx.coder = ctx.coder.as_in(record.coded_noise)
         for run in filter(None, (ctx, ctx.base)):
             run.decode_modes = run.decode_modes[:1]
         if not anyway:
@@ -311,6 +304,22 @@ class Studio:
         graphs = self.graphs.within(plan, work.exactness, warn)
         return encode_picture(graphs, work.uses[0], to_samples(of_image(picture)), self.bundle.manifest)
 
+    def read_coded_noise(self, picture: Image, keys: Sequence[bytes] = (PUBLIC_KEY,)) -> CodedNoiseReading:
+        """What the noise says that a picture seems to begin with, if this model drew it.
+
+        keys: that it may be coded by. Nothing is found in a picture that is too small, or of a size that the model
+        doesn't make. Raises RequestError for a model that draws from pictures, and as `generate` does.
+        """
+        from tintype.request.request import LEAST_CODED_CELLS
+        from tintype.stages.invert import inversion_request, starting_noise
+        from tintype.trust.coded_noise import NOT_FOUND, read
+
+        manifest, (width, height) = self.bundle.manifest, picture.size
+        request = inversion_request(picture, manifest)
+        if not manifest.size.allows(width, height) or manifest.latent_numbers(width, height) < LEAST_CODED_CELLS:
+            return NOT_FOUND
+        return read(starting_noise(self.context(self.resolve(request))), keys)
+
     def _request_of(self, record: Record, inputs: InputFields) -> ResolvedRequest:
         """A record's request with what it began with. Raises RecordError where that is missing, or is another."""
         self._demand_sound(record)
@@ -367,27 +376,3 @@ def _refiner_of(
             fix="give a refiner, or a model that draws from words",
         )
     return Studio(refiner, target, memory=memory, threads=threads)
-
-
-def _signer_of(certificate: Certificate, parent: Path | None = None) -> Signer:
-    from tintype.trust.credentials import Signer
-
-    return Signer(certificate, parent)
-
-
-def _policy_of(named: File) -> Policy:
-    from tintype.trust.policy import read_policy  # most have none, and start without it
-
-    return read_policy(named)
-
-
-def _deck_of(named: File) -> Deck:
-    from tintype.trust.deck import read_deck
-
-    return read_deck(named)
-
-
-def _checker_of(named: File, bundle: Bundle) -> SafetyChecker:
-    from tintype.trust.safety import open_checker
-
-    return open_checker(named, bundle)

@@ -19,6 +19,7 @@ class OperatorFields(TypedDict, total=False):
     policy: File | None
     safety: File | None
     deal: File | None
+    trustmark: File | None
     credentials: Asked
     accept_licence: bool
 
@@ -32,6 +33,7 @@ class Operator:
     the bundle's own; None is none.
     deal: a file of words that are dealt to prompts which leave them open, so that a run's pictures meet the file's
     shares (DEAL.md); None is none.
+    trustmark: the folder of TrustMark's own ONNX files, by which pictures get a second mark (VERIFY.md); None is none.
     credentials: who signs files: "auto" (this installation), (CERT, KEY) in PEM, or False; None is auto with the extra
     c2pa.
     accept_licence: accept the model's licence, and the refiner's, where they bind; it is kept, and asked for only once.
@@ -41,5 +43,6 @@ class Operator:
     policy: File | None = None
     safety: File | None = None
     deal: File | None = None
+    trustmark: File | None = None
     credentials: Asked = None
     accept_licence: bool = False

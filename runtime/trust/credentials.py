@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -24,10 +24,11 @@ from tintype.trust.manifests import PNG, scan
 if TYPE_CHECKING:
     from types import ModuleType
 
-    from tintype.record.record import Record
+    from tintype.record.record import Record, TrustMarkFacts, Watermark
     from tintype.request.inputs import InitImage
 
 WATERMARK_ALGORITHM = "tintype.watermark.1"  # ours, and in no list of C2PA's
+TRUSTMARK_ALGORITHM = "com.adobe.trustmark"  # and its variant, as C2PA's list has it
 RECORD_LABEL = "tintype.record"
 MOST_TITLE_CHARS = 200
 _PARENT = "parent"  # how an action names its ingredient until it is signed
@@ -156,16 +157,23 @@ def manifest_of(record: Record, title: str, ingredient: _Ingredient | None) -> d
         opened = {"action": "c2pa.opened", "parameters": {"ingredientIds": [_PARENT]}}
         actions = [opened, {**_created(), "action": "c2pa.edited", "digitalSourceType": SOURCE_TYPE + ALTERED}]
     assertions: list[dict[str, Any]] = [{"label": RECORD_LABEL, "data": _record_facts(record)}]
-    mark = record.watermark
-    if mark is not None:
+    for mark, algorithm in _marks(record):
         actions.append({"action": "c2pa.watermarked.bound" if mark.is_read else "c2pa.watermarked.unbound"})
         if mark.is_read:
-            binding = {"alg": WATERMARK_ALGORITHM, "blocks": [{"scope": {}, "value": mark.payload}]}
+            binding = {"alg": algorithm, "blocks": [{"scope": {}, "value": mark.payload}]}
             assertions.append({"label": "c2pa.soft-binding", "data": binding})
     manifest = _manifest(_title(title), actions, assertions)
     if ingredient is not None and ingredient.content is None:
         manifest["ingredients"] = [dict(ingredient.facts)]
     return manifest
+
+
+def _marks(record: Record) -> Iterator[tuple[Watermark | TrustMarkFacts, str]]:
+    """Each mark that was written into the pixels, and what its algorithm is called."""
+    if record.watermark is not None:
+        yield record.watermark, WATERMARK_ALGORITHM
+    if record.trustmark is not None and not record.trustmark.kept:
+        yield record.trustmark, f"{TRUSTMARK_ALGORITHM}.{record.trustmark.variant}"
 
 
 def _manifest(title: str, actions: list[dict[str, Any]], assertions: list[dict[str, Any]]) -> dict[str, Any]:

@@ -17,15 +17,14 @@ from numpy.typing import NDArray
 from tintype import strict_json
 from tintype.arrays import Pixels
 from tintype.bounds import MAX_CONFIG_BYTES
-from tintype.errors import NumericError, RequestError
+from tintype.errors import RequestError
 from tintype.files import read_plain, sha256_of
-from tintype.sources.onnx_scan import MalformedGraph, scan_graph
+from tintype.trust.operator_graph import MAX_SIDE, Unfit, run_graph
 
 if TYPE_CHECKING:
     from tintype.engine import PlainGraph
 
 DEFAULT_SIDE = 224  # pixels, where the graph leaves it open
-MAX_SIDE = 2048
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,14 +63,7 @@ class ImageGraph:
 
     def run(self, pixels: Pixels) -> dict[str, NDArray[Any]]:
         """Outputs by name, of one picture, (height, width, 3). Raises NumericError where it can't be run."""
-        try:
-            return self.graph.run(self.inputs(pixels))
-        except Exception as error:
-            if not _is_of_runtime(error):
-                raise
-            raise NumericError(
-                f"the {self.kind} can't be run: {error}", fix="give a file that onnxruntime runs by itself"
-            ) from None
+        return run_graph(self.graph, self.inputs(pixels), f"the {self.kind}")
 
     def inputs(self, pixels: Pixels) -> Mapping[str, NDArray[np.float32]]:
         """The same prepared image for each of its inputs, by name."""
@@ -79,23 +71,6 @@ class ImageGraph:
         shaped = image if self.is_last else image.transpose(2, 0, 1)
         inputs = {port.name: shaped[np.newaxis] for port in self.graph.inputs}
         return {name: np.ascontiguousarray(value) for name, value in inputs.items()}
-
-
-def open_plain_graph(path: Path, kind: str, threads: int = 1, *, may_have_data: bool = False) -> PlainGraph:
-    """may_have_data: in other files, which were checked with the bundle that it is of. Raises RequestError."""
-    from tintype.engine import PlainGraph
-
-    try:
-        facts = scan_graph(path)
-        if facts.external and not may_have_data:
-            raise MalformedGraph("its weights lie in another file")
-        return PlainGraph(path, threads)
-    except (OSError, ValueError, MalformedGraph) as error:
-        raise unfit(path, kind, getattr(error, "strerror", None) or str(error)) from None
-    except Exception as error:
-        if not _is_of_runtime(error):
-            raise
-        raise unfit(path, kind, str(error)) from None
 
 
 def image_graph(
@@ -133,6 +108,10 @@ def unfit(path: Path, kind: str, problem: str) -> RequestError:
     )
 
 
+def unfit_for(kind: str) -> Unfit:
+    return lambda path, problem: unfit(path, kind, problem)
+
+
 def _prepared(pixels: Pixels, side: tuple[int, int], preparation: Preparation) -> NDArray[np.float32]:
     """The middle of a picture, (height, width, 3), as a graph takes it."""
     from PIL import Image
@@ -160,8 +139,3 @@ def _preparation(path: Path, kind: str, usual: Preparation) -> Preparation:
         return usual
     except (OSError, ValueError) as error:
         raise unfit(beside, kind, str(error)) from None
-
-
-def _is_of_runtime(error: Exception) -> bool:
-    """Whether ONNX Runtime raised it; its errors have no kind in common."""
-    return type(error).__module__.startswith("onnxruntime")

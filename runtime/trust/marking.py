@@ -9,11 +9,11 @@ from numpy.typing import NDArray
 
 from tintype.arrays import Pixels
 from tintype.errors import RecordError
-from tintype.record.record import Watermark
+from tintype.record.record import TrustMarkFacts, Watermark
 from tintype.trust.embed import embed
 from tintype.trust.keys import key_name
 from tintype.trust.pattern import PUBLIC_KEY
-from tintype.trust.payload import payload_of_hex
+from tintype.trust.payload import Payload, content_of, payload_of_hex
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,13 +39,25 @@ class Marker:
         )
         return marked.pixels, facts
 
-    def as_in(self, watermark: Watermark | None) -> Marker:
-        """The one who made the mark of a record, with the key that is here. Raises RecordError for no payload."""
-        if watermark is None:
+    def payload(self, pixels: Pixels) -> Payload:
+        """What a mark of a picture, (height, width, 3), says."""
+        return Payload(self.maker, content_of(pixels))
+
+    def as_in(self, watermark: Watermark | None, trustmark: TrustMarkFacts | None = None) -> Marker:
+        """The one who made the marks of a record, with the key that is here. Raises RecordError for no payload."""
+        if watermark is None and (trustmark is None or trustmark.kept):
             return self
-        payload = payload_of_hex(watermark.payload)
+        payload = _of_trustmark(trustmark) if watermark is None else payload_of_hex(watermark.payload)
         if payload is None:
             raise RecordError(
                 "the record's watermark has no payload that is one", fix="give a file as tintype wrote it"
             )
         return Marker(payload.maker, self.key)
+
+
+def _of_trustmark(facts: TrustMarkFacts | None) -> Payload | None:
+    from tintype.trust.trustmark_bits import OURS, own_payload  # few records have one
+
+    version, _, data = ("" if facts is None else facts.payload).partition("*")
+    is_ours = version == str(OURS.version) and len(data) == OURS.data_bits and not set(data) - set("01")
+    return own_payload(data) if is_ours else None

@@ -20,7 +20,8 @@ from tintype.arrays import Pixels
 from tintype.bundle import Bundle
 from tintype.errors import NumericError, RequestError
 from tintype.record.record import SafetyFacts
-from tintype.trust.image_graph import CLIP, ImageGraph, image_graph, open_plain_graph, unfit
+from tintype.trust.image_graph import CLIP, ImageGraph, image_graph, unfit, unfit_for
+from tintype.trust.operator_graph import open_graph
 
 if TYPE_CHECKING:
     from tintype.engine import PlainGraph
@@ -64,7 +65,7 @@ def open_checker(named: str | os.PathLike[str], bundle: Bundle | None = None, th
     is_own = bundle is not None and str(path) == OF_BUNDLE
     if bundle is not None and is_own:
         path = bundle.graph_path(ROLE)
-    graph = open_plain_graph(path, KIND, threads, may_have_data=is_own)
+    graph = open_graph(path, unfit_for(KIND), threads=threads, may_have_data=is_own)
     try:
         checker = _checker(path, threshold, graph)
         checker.judge(np.zeros((64, 64, 3), np.uint8))

@@ -1,5 +1,8 @@
 """What a picture says of how it was made, each layer read on its own; needs neither onnxruntime nor a model.
 
+Two further layers do, and are read where whoever asks brings what they are read by: a TrustMark, by its own files, and
+what the starting noise says, by the model that may have drawn the picture.
+
 A watermark that is found says that a picture was probably made so: whoever has a marked picture can put its mark on
 another. What it was made for is compared with what the picture roughly shows, which tells most of those.
 """
@@ -7,8 +10,10 @@ another. What it was made for is compared with what the picture roughly shows, w
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
@@ -30,6 +35,12 @@ from tintype.trust.payload import Payload, read_payload, shows_the_same
 from tintype.trust.search import THRESHOLD as SEARCH_THRESHOLD
 from tintype.trust.search import Geometry, search
 
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from tintype.trust.coded_noise import CodedNoiseReading
+    from tintype.trust.trustmark import TrustMark, TrustMarkReading
+
 ANOTHER = "another key, or too little is left"
 
 
@@ -50,16 +61,25 @@ class WatermarkReading:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verification:
-    """Each layer that says that a picture was made, and how."""
+    """Each layer that says that a picture was made, and how; None for one that wasn't looked for, or isn't there."""
 
     watermark: WatermarkReading
     record: Record | None  # that lies in the file beside the pixels, and that anybody can write
     credentials: Credentials = NO_CREDENTIALS  # that are signed
+    trustmark: TrustMarkReading | None = None  # of the pixels too
+    coded_noise: CodedNoiseReading | None = None  # of the noise that it seems to begin with
 
     @property
     def found(self) -> bool:
         signed = self.credentials.state in (VALID, UNTRUSTED)
-        return self.watermark.found or self.record is not None or signed
+        read = any(each is not None and each.found for each in (self.trustmark, self.coded_noise))
+        return self.watermark.found or self.record is not None or signed or read
+
+
+class NoiseReader(Protocol):
+    """A pipeline of the model that may have drawn a picture."""
+
+    def read_coded_noise(self, picture: Image, keys: Sequence[bytes] = ...) -> CodedNoiseReading: ...
 
 
 def verify(
@@ -67,13 +87,16 @@ def verify(
     *,
     watermark_key: str | os.PathLike[str] | None = None,
     trust: str | os.PathLike[str] | None = None,
+    trustmark: str | os.PathLike[str] | None = None,
+    pipeline: NoiseReader | None = None,
 ) -> Verification:
     """Read a picture's layers: any format that Pillow opens. watermark_key: an operator's, to read its payloads too.
 
     trust: a file of certificates (PEM) of the authorities that may vouch for who signed; without one nobody does.
-    Raises RequestError for what can't be read as a picture, and for a key or certificates that are none.
+    trustmark: the folder of TrustMark's own ONNX files. pipeline: of the model that may have drawn the picture.
+    Raises RequestError for what can't be read as a picture, and for a key, certificates or files that are none.
     """
-    return Reader.of(watermark_key, trust).read(path)
+    return Reader.of(watermark_key, trust, trustmark, pipeline).read(path)
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,21 +105,44 @@ class Reader:
 
     keys: list[bytes]
     anchors: str | None
+    trustmark: TrustMark | None = None
+    pipeline: NoiseReader | None = None
 
     @classmethod
-    def of(cls, watermark_key: str | os.PathLike[str] | None, trust: str | os.PathLike[str] | None) -> Reader:
-        """Of the files that `verify` takes. Raises RequestError."""
+    def of(
+        cls,
+        watermark_key: str | os.PathLike[str] | None,
+        trust: str | os.PathLike[str] | None,
+        trustmark: str | os.PathLike[str] | None = None,
+        pipeline: NoiseReader | None = None,
+    ) -> Reader:
+        """Of what `verify` takes. Raises RequestError."""
         keys = [PUBLIC_KEY] if watermark_key is None else [read_key(watermark_key), PUBLIC_KEY]
-        return cls(keys, None if trust is None else read_anchors(trust))
+        anchors = None if trust is None else read_anchors(trust)
+        return cls(keys, anchors, None if trustmark is None else _opened(trustmark), pipeline)
 
     def read(self, path: str | os.PathLike[str]) -> Verification:
         """One picture's layers. Raises RequestError."""
         from tintype.image.source import open_picture
 
-        mark = read_watermark(np.asarray(open_picture(path, what="picture")), self.keys)
+        picture = open_picture(path, what="picture")
+        pixels = np.asarray(picture)
+        mark = read_watermark(pixels, self.keys)
         payload = mark.payload if mark.found else ""
         credentials = read_credentials(path, payload, anchors=self.anchors)
-        return Verification(watermark=mark, record=_record_in(path), credentials=credentials)
+        return Verification(
+            watermark=mark,
+            record=_record_in(path),
+            credentials=credentials,
+            trustmark=None if self.trustmark is None else self.trustmark.reading(pixels),
+            coded_noise=None if self.pipeline is None else self.pipeline.read_coded_noise(picture, self.keys),
+        )
+
+
+def _opened(folder: str | os.PathLike[str]) -> TrustMark:
+    from tintype.trust.trustmark import open_trustmark  # needs onnxruntime
+
+    return open_trustmark(folder, writes=False)
 
 
 def read_watermark(pixels: Pixels, keys: list[bytes]) -> WatermarkReading:

@@ -24,7 +24,7 @@ OF_MASK_FACTS = ("mask_grow", "mask_blur", "keep_outside")
 OF_WORDS = (
     "prompt", "negative_prompt", "num_inference_steps", "guidance_scale", "guidance_rescale", "guidance_interval",
     "width", "height", "seed", "sampler", "sigmas", "eta", "noise", "count", "batch_size", "exactness",
-    "clip_skip", "image_guidance_scale", "refiner_start", "decoder", "encoder", "watermark", "private",
+    "clip_skip", "image_guidance_scale", "refiner_start", "decoder", "encoder", "watermark", "private", "code_noise",
 )  # fmt: skip
 MADE_WITH = Provenance(
     tintype="0",

@@ -105,8 +105,8 @@ def test_a_policy_sees_what_is_dealt(guarded: tintype.Pipeline, dealing: tintype
     assert (blocked.value.rule, blocked.value.where) == ("no orange", "prompt")
     seed = next(
         seed for seed in range(50)
-        if not any("orange" in each for each in prompts(guarded.deck, guarded, "a car", count=3, seed=seed))  # type: ignore[arg-type]
-        and any("blue" in each for each in prompts(guarded.deck, guarded, "a car", count=3, seed=seed))  # type: ignore[arg-type]
+        if not any("orange" in each for each in prompts(guarded.chosen.deck, guarded, "a car", count=3, seed=seed))  # type: ignore[arg-type]
+        and any("blue" in each for each in prompts(guarded.chosen.deck, guarded, "a car", count=3, seed=seed))  # type: ignore[arg-type]
     )  # fmt: skip
     made = guarded.generate("a car", count=3, **{**FIELDS, "seed": seed, "num_inference_steps": 1})
     for record in made.records:
