@@ -128,4 +128,7 @@ def test_where_something_is_guided_it_is_another(sampler: str) -> None:
 
 
 def test_the_samplers_of_cfg_pp_are_told_by_their_names() -> None:
-    assert {"euler_cfg_pp", "euler_a_cfg_pp", "dpmpp_2m_cfg_pp"} == CFG_PP
+    assert {
+        *("euler_cfg_pp", "euler_a_cfg_pp", "dpmpp_2m_cfg_pp", "dpmpp_2s_a_cfg_pp", "gradient_estimation_cfg_pp"),
+        *("res_multistep_cfg_pp", "res_multistep_a_cfg_pp"),
+    } == CFG_PP
