@@ -43,8 +43,7 @@ def staged_steps(
         start, latents, at, reached = latents, denoised, sigma, 0.0
         for place in (*places, 1.0) if sigma_next > 0.0 else ():
             if at < sigma:
-                timestep = schedule.timestep_of(at) if at > sigma_next else float(schedule.timesteps[index + 1])
-                newest, reached = denoise(latents, at, timestep).guided, math.log(sigma / at)
+                newest, reached = denoise(latents, at, schedule.timestep_of(at)).guided, math.log(sigma / at)
             landing = sigma_next if place == 1.0 else sigma * (sigma_next / sigma) ** place
             decay, kept = (landing / sigma) ** (1.0 + eta), (landing / at) ** eta
             latents = denoised + (start - denoised) * decay

@@ -105,7 +105,7 @@ def bong_tangent_sigmas(training_sigmas: Sigmas, count: int) -> Sigmas:
     pivot = int(points * _BONG_PIVOT)
     slope = _BONG_SLOPE * 40.0 / points
     first = _tangent(slope * (pivot - np.arange(pivot, dtype=np.float64)), high, middle)
-    second = _tangent(-slope * np.arange(points - pivot), middle, low)
+    second = _tangent(-slope * np.arange(points - pivot, dtype=np.float64), middle, low)
     return np.concatenate([first[:-1], second[:-1]])
 
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
 from dataclasses import FrozenInstanceError
 from typing import Any
 
 import numpy as np
 import pytest
+from solvers import NoNoise
 
 from tintype.arrays import Latents
 from tintype.sampling import (
@@ -45,13 +45,6 @@ ENDING_IN_NOISE = ("dpm_fast",)  # training's least
 # Without eta tcd draws none, and restart none of less than 20 steps.
 DETERMINISTIC = tuple(name for name in SAMPLERS if name not in STOCHASTIC)
 SHAPE = (2, 4, 5, 6)
-
-
-class NoNoise:
-    """Noise that nobody may draw."""
-
-    def draw(self, shape: Sequence[int]) -> Latents:
-        raise AssertionError(f"noise of {tuple(shape)} drawn")
 
 
 def run(denoise: Denoise, schedule: Schedule, noise: NoiseSource | None = None, shape: Any = SHAPE) -> list[Step]:
