@@ -340,8 +340,7 @@ def test_deis_and_sa_solver_of_every_order_are_those_of_diffusers(
 ) -> None:
     keys = ("solver_order",) if sampler == "deis" else ("predictor_order", "corrector_order")
     settings = {**CONFIG, **dict(zip(keys, orders, strict=True)), "lower_order_final": lower}
-    # diffusers' coefficients are float32: those of the fourth order cancel, and latents come to 170 here.
-    atol = 2e-3 if orders == (4, 4) and not lower else ATOL
+    atol = 2e-3 if orders == (4, 4) and not lower else ATOL  # latents of 170, by diffusers' float32 coefficients
     errors = [worst_difference(sampler, "leading", steps, settings, monkeypatch) for steps in (3, 10, 16)]
     assert max(errors) < atol, errors
 
