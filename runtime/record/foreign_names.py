@@ -20,7 +20,15 @@ _AUTOMATIC = {
     "dpmpp_3m_sde": "exponential",
 }
 _PLAIN = "normal"  # k-diffusion's own, which its samplers take where nothing is said
-_WITHOUT_SCHEDULE = ("ddim", "ddpm", "pndm", "unipc", "lcm")  # not k-diffusion's: the checkpoint's own is nearest
+_WITHOUT_SCHEDULE = (
+    "ddim",
+    "ddpm",
+    "pndm",
+    "unipc",
+    "unipc_bh2",
+    "sa_solver",
+    "lcm",
+)  # not k-diffusion's: the checkpoint's own is nearest
 
 
 @dataclass(frozen=True, slots=True)

@@ -113,17 +113,19 @@ class Request:
     sampler: str | None = field(
         default=None,
         metadata=_option(
-            "euler, euler_a, heun, heunpp2, dpm2, dpm2_a, lms, ddim, ddpm, pndm, ipndm, ipndm_v, deis, dpmpp_2s, "
-            "dpmpp_2s_a, dpmpp_2m, dpmpp_2m_sde, dpmpp_2m_sde_heun, dpmpp_3m_sde, dpmpp_sde, unipc, res_multistep, "
-            "res_multistep_a, er_sde, dpm_fast, restart, lcm, tcd; and by CFG++ euler_cfg_pp, euler_a_cfg_pp, "
-            "dpmpp_2m_cfg_pp. Names of other tools will do: 'DPM++ 2M Karras'."
+            "euler, euler_a, heun, heunpp2, exp_heun_2_x0, exp_heun_2_x0_sde, dpm2, dpm2_a, lms, ddim, ddpm, pndm, "
+            "ipndm, ipndm_v, deis, dpmpp_2s, dpmpp_2s_a, dpmpp_2m, dpmpp_2m_sde, dpmpp_2m_sde_heun, "
+            "dpmpp_3m_sde, dpmpp_sde, unipc, unipc_bh2, sa_solver, sa_solver_pece, res_multistep, res_multistep_a, "
+            "res_2s, gradient_estimation, er_sde, seeds_2, seeds_3, dpm_fast, restart, lcm, tcd; and by CFG++ "
+            "euler_cfg_pp, euler_a_cfg_pp, dpmpp_2m_cfg_pp, dpmpp_2s_a_cfg_pp, res_multistep_cfg_pp, "
+            "res_multistep_a_cfg_pp, gradient_estimation_cfg_pp. Names of other tools will do: 'DPM++ 2M Karras'."
         ),
     )
     sigmas: str | None = field(
         default=None,
         metadata=_option(
             "Spacing of the steps: leading, trailing, linspace, karras, exponential, beta, normal, sgm_uniform, "
-            "simple, kl_optimal, linear_quadratic, ays [default: the model's own]."
+            "simple, kl_optimal, linear_quadratic, smoothstep, bong_tangent, ays [default: the model's own]."
         ),
     )
     eta: float | None = field(

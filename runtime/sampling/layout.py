@@ -29,6 +29,8 @@ class Layout:
     looks_ahead: int = (
         0  # how often it calls the model once more in a step: at so many next sigmas, where they aren't 0
     )
+    stages: int = 1  # how often it calls the model in a step that doesn't end at sigma 0
+    calls_again: bool = False  # calls the model once more in all steps but the first, for what it corrected
     restarts: bool = False  # goes back to more noise on the way
     alpha_to_one: bool | None = None  # set_alpha_to_one says where it ends, and this where that is missing; None: 0
     may_stop_early: bool = False  # honours final_sigmas_type
@@ -54,6 +56,8 @@ LAYOUTS: dict[str, Layout] = {
     "euler_a": _EXPLODING,
     "heun": _LOOKING_AHEAD,
     "heunpp2": Layout(variance_exploding=True, looks_ahead=2),
+    "exp_heun_2_x0": _LOOKING_AHEAD,
+    "exp_heun_2_x0_sde": _LOOKING_AHEAD,
     "dpm2": _DPM2,
     "dpm2_a": _DPM2,
     "lms": _EXPLODING,
@@ -78,9 +82,16 @@ LAYOUTS: dict[str, Layout] = {
     "dpmpp_3m_sde": _DPM,
     "dpmpp_sde": _LOOKING_AHEAD,
     "unipc": _INTERVALS,
+    "unipc_bh2": _INTERVALS,
+    "sa_solver": _INTERVALS,
+    "sa_solver_pece": Layout(variance_exploding=True, calls_again=True),
     "res_multistep": _EXPLODING,
     "res_multistep_a": _EXPLODING,
+    "res_2s": _LOOKING_AHEAD,
+    "gradient_estimation": _EXPLODING,
     "er_sde": _EXPLODING,
+    "seeds_2": _LOOKING_AHEAD,
+    "seeds_3": Layout(variance_exploding=True, stages=3),
     "dpm_fast": Layout(variance_exploding=True, spacings=(), counts_calls=True),
     "restart": Layout(variance_exploding=True, looks_ahead=1, restarts=True),
     "lcm": Layout(grid="lcm", whole=True, spacings=(), default_spacing="leading"),
@@ -88,4 +99,8 @@ LAYOUTS: dict[str, Layout] = {
     "euler_cfg_pp": _EULER,
     "euler_a_cfg_pp": _EXPLODING,
     "dpmpp_2m_cfg_pp": _DPM,
+    "dpmpp_2s_a_cfg_pp": _LOOKING_AHEAD,
+    "res_multistep_cfg_pp": _EXPLODING,
+    "res_multistep_a_cfg_pp": _EXPLODING,
+    "gradient_estimation_cfg_pp": _EXPLODING,
 }

@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterable
 
 from tintype.errors import RequestError, near_names
+from tintype.sampling.refused import REFUSED_SAMPLERS, REFUSED_SPACINGS
 from tintype.sampling.respacing import SPACINGS
 from tintype.sampling.samplers import SAMPLERS
 
@@ -24,24 +25,31 @@ SAMPLER_ALIASES: dict[str, tuple[str, ...]] = {
     "dpm2": ("k_dpm_2", "KDPM2DiscreteScheduler"),
     "dpm2_a": ("dpm_2_ancestral", "k_dpm_2_a", "k_dpm_2_ancestral", "KDPM2AncestralDiscreteScheduler"),
     "lms": ("k_lms", "LMSDiscreteScheduler"),
-    "ddim": ("DDIMScheduler",),
-    "ddpm": ("DDPMScheduler",),
+    "ddim": ("DDIMScheduler", "DDIMParallelScheduler"),
+    "ddpm": ("DDPMScheduler", "DDPMParallelScheduler"),
     "pndm": ("plms", "PNDMScheduler"),
     "ipndm": ("IPNDMScheduler",),
     "deis": ("DEISMultistepScheduler",),
     "dpmpp_2s": ("DPMSolverSinglestepScheduler",),
     "dpmpp_2s_a": ("dpmpp_2s_ancestral", "k_dpmpp_2s_a", "k_dpmpp_2s_ancestral"),
     "dpmpp_2m": ("k_dpmpp_2m", "DPMSolverMultistepScheduler"),
-    "dpmpp_2m_sde": ("dpmpp_2m_sde_gpu", "k_dpmpp_2m_sde"),
+    "dpmpp_2m_sde": ("dpmpp_2m_sde_gpu", "dpmpp_2m_sde_bt", "k_dpmpp_2m_sde", "k_dpmpp_2m_sde_gpu"),  # of other noise
     "dpmpp_2m_sde_heun": ("dpmpp_2m_sde_heun_gpu",),
     "dpmpp_3m_sde": ("dpmpp_3m_sde_gpu", "k_dpmpp_3m_sde"),
     "dpmpp_sde": ("dpmpp_sde_gpu", "k_dpmpp_sde", "DPMSolverSDEScheduler"),
-    "unipc": ("uni_pc", "uni_pc_bh2", "UniPCMultistepScheduler"),
+    "unipc": ("uni_pc", "UniPCMultistepScheduler"),
+    "unipc_bh2": ("uni_pc_bh2",),
+    "sa_solver": ("SASolverScheduler",),
+    "res_multistep": ("k_res_multistep",),
     "res_multistep_a": ("res_multistep_ancestral",),
+    "res_2s": ("k_res_2s",),
+    "gradient_estimation": ("euler_ge",),
     "lcm": ("LCMScheduler",),
     "tcd": ("TCDScheduler",),
-    "euler_cfg_pp": ("ddim_cfg_pp",),  # which is the same step
-    "euler_a_cfg_pp": ("euler_ancestral_cfg_pp",),
+    "euler_cfg_pp": ("ddim_cfg_pp", "k_euler_cfg_pp"),  # DDIM's is the same step
+    "euler_a_cfg_pp": ("euler_ancestral_cfg_pp", "k_euler_a_cfg_pp"),
+    "dpmpp_2s_a_cfg_pp": ("dpmpp_2s_ancestral_cfg_pp",),
+    "res_multistep_a_cfg_pp": ("res_multistep_ancestral_cfg_pp",),
 }
 SPACING_ALIASES: dict[str, tuple[str, ...]] = {
     "leading": ("ddim", "ddim_uniform"),
@@ -52,11 +60,6 @@ SPACING_ALIASES: dict[str, tuple[str, ...]] = {
     "ays": ("align_your_steps",),
 }
 AUTOMATIC = ("automatic", "default")
-# Known elsewhere and not done here, with why.
-REFUSED: dict[str, str] = {
-    "dpm_adaptive": "it calls the model as often as all pictures of a batch together seem to need, so that no plan "
-    "could say what one takes, and none would be the same in another batch: take dpm_fast, or dpm2",
-}
 
 
 def sampler_named(name: object) -> tuple[str, str | None]:
@@ -67,9 +70,8 @@ def sampler_named(name: object) -> tuple[str, str | None]:
     for ending, spacing in _SPACINGS.items():
         if squeezed.endswith(ending) and squeezed.removesuffix(ending) in _SAMPLERS:
             return _SAMPLERS[squeezed.removesuffix(ending)], spacing
-    for refused, why in REFUSED.items():
-        if squeezed == _squeezed(refused):
-            raise RequestError(f"the sampler {name!r} isn't done here", fix=why)
+    if squeezed in _REFUSED_SAMPLERS:
+        raise RequestError(f"the sampler {name!r} isn't done here", fix=_REFUSED_SAMPLERS[squeezed])
     raise _unknown("sampler", name, SAMPLERS)
 
 
@@ -78,6 +80,8 @@ def spacing_named(name: object) -> str | None:
     squeezed = _squeezed(name)
     if squeezed in AUTOMATIC:
         return None
+    if squeezed in _REFUSED_SPACINGS:
+        raise RequestError(f"the sigmas {name!r} aren't done here", fix=_REFUSED_SPACINGS[squeezed])
     if squeezed not in _SPACINGS:
         raise _unknown("sigmas", name, SPACINGS)
     return _SPACINGS[squeezed]
@@ -104,3 +108,5 @@ def _unknown(field: str, name: object, known: Iterable[str]) -> RequestError:
 
 _SAMPLERS = _index(tuple(SAMPLERS), SAMPLER_ALIASES)
 _SPACINGS = _index(SPACINGS, SPACING_ALIASES)
+_REFUSED_SAMPLERS = {_squeezed(name): why for name, why in REFUSED_SAMPLERS.items()}
+_REFUSED_SPACINGS = {_squeezed(name): why for name, why in REFUSED_SPACINGS.items()}

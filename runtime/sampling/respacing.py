@@ -23,6 +23,7 @@ BY_TIMESTEP = ("leading", "trailing", "linspace")
 
 _KARRAS_RHO = 7.0
 _BETA_SHAPE = 0.6
+_BONG_PIVOT, _BONG_SLOPE = 0.6, 0.2  # the slope is that of 40 points
 _LINEAR_SHARE = 0.025  # of the noise, gone after the linear half of linear_quadratic
 
 # Eleven noise levels, the ends of ten steps, the first for the noisiest (Sabour et al. 2024, arXiv 2404.14507, as
@@ -85,6 +86,35 @@ def linear_quadratic_sigmas(training_sigmas: Sigmas, count: int) -> Sigmas:
     return (1.0 - slope * index - bend * beyond**2) * training_sigmas[-1]
 
 
+def smoothstep_sigmas(training_sigmas: Sigmas, count: int) -> Sigmas:
+    """Timesteps by 3 u^2 - 2 u^3, dense at both ends (stable-diffusion.cpp's smoothstep, which rounds them)."""
+    u = 1.0 - np.arange(count) / count
+    return _at(training_sigmas, u * u * (3.0 - 2.0 * u) * (len(training_sigmas) - 1.0))
+
+
+def bong_tangent_sigmas(training_sigmas: Sigmas, count: int) -> Sigmas:
+    """Two arc tangents, from the noisiest to the middle and on to the least (RES4LYF's, as stable-diffusion.cpp's).
+
+    Each is steepest three fifths of the way along, where they meet. One step begins with all noise here, there in the
+    middle.
+    """
+    low, high = float(training_sigmas[0]), float(training_sigmas[-1])
+    if count == 1:
+        return training_sigmas[-1:].copy()
+    points, middle = count + 2, (low + high) / 2
+    pivot = int(points * _BONG_PIVOT)
+    slope = _BONG_SLOPE * 40.0 / points
+    first = _tangent(slope * (pivot - np.arange(pivot, dtype=np.float64)), high, middle)
+    second = _tangent(-slope * np.arange(points - pivot, dtype=np.float64), middle, low)
+    return np.concatenate([first[:-1], second[:-1]])
+
+
+def _tangent(places: Sigmas, first: float, last: float) -> Sigmas:
+    """From first to last by the arc tangents of places, falling."""
+    bent = np.arctan(places)
+    return last + (bent - bent[-1]) / (bent[0] - bent[-1]) * (first - last)
+
+
 def ays_sigmas(count: int, family: str | None) -> Sigmas:
     """Align Your Steps: what its authors optimized for a model, log-linear between for other counts of steps than 10.
 
@@ -106,6 +136,8 @@ OVER_TRAINING: dict[str, Callable[[Sigmas, int], Sigmas]] = {
     "simple": simple_sigmas,
     "kl_optimal": kl_optimal_sigmas,
     "linear_quadratic": linear_quadratic_sigmas,
+    "smoothstep": smoothstep_sigmas,
+    "bong_tangent": bong_tangent_sigmas,
 }
 AYS = "ays"
 SPACINGS = (*BY_TIMESTEP, *BETWEEN_ENDS, *OVER_TRAINING, AYS)

@@ -82,8 +82,10 @@ class Schedule:
         """How often it calls the model in one step."""
         if self.orders is not None:
             return self.orders[index]
-        ahead = self.sigmas[index + 1 : index + 1 + LAYOUTS[self.sampler].looks_ahead]
-        return 1 + int(np.count_nonzero(ahead))
+        layout = LAYOUTS[self.sampler]
+        ahead = self.sigmas[index + 1 : index + 1 + layout.looks_ahead]
+        stages = layout.stages if self.sigmas[index + 1] > 0.0 else 1
+        return stages + int(np.count_nonzero(ahead)) + (layout.calls_again and index > 0)
 
     def progress(self, index: int) -> float:
         """The share of the way from noise to picture that lies before a step, 0 to below 1.

@@ -62,6 +62,8 @@ class SchedulerConfig:
     euler_at_final: bool = False
     solver_order: int = 2  # of unipc and deis; the other samplers have their order in their name
     solver_type: str = "bh2"  # of unipc
+    predictor_order: int = 2  # of sa_solver, as the next
+    corrector_order: int = 2
     original_inference_steps: int = 50  # of lcm
     timestep_scaling: float = 10.0  # of lcm
 
@@ -102,6 +104,9 @@ class SchedulerConfig:
             _refuse(f"steps_offset = {self.steps_offset}")
         if not 1 <= self.solver_order <= 3:
             _refuse(f"solver_order = {self.solver_order}")
+        for key, order in (("predictor_order", self.predictor_order), ("corrector_order", self.corrector_order)):
+            if not 1 <= order <= 4:
+                _refuse(f"{key} = {order}")
         if not 1 <= self.original_inference_steps <= self.num_train_timesteps:
             _refuse(f"original_inference_steps = {self.original_inference_steps}")
         if not 0.0 < self.timestep_scaling <= MAX_TIMESTEP_SCALING:

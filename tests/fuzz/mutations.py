@@ -99,7 +99,8 @@ TEXTS = [
 NAMES = ["", "a", "__class__", "type", "format_version", "Regex", "digest", CONTROLS]
 
 
-MOST_GROWN_BYTES = 2**23
+MOST_GROWN_BYTES = 2**23  # of JSON, by growth
+MOST_COPIED_BYTES = 2**26  # of a field, or a chunk: edits follow one another, and would multiply
 
 
 def _nest(depth: int, opening: str) -> Raw:
@@ -141,8 +142,9 @@ JSON_EDITS = st.lists(
 
 def edit_json(data: bytes, edits: Sequence[Edit]) -> bytes:
     whole = [json.loads(data, object_pairs_hook=Pairs)]
-    grown_last = sorted(edits, key=lambda edit: edit[0] == "grow")  # what has grown is one object, many times
-    for kind, where, what in grown_last:
+    # What has grown is one object, many times: it grows last, and once, as growth within it would multiply.
+    growing = [edit for edit in edits if edit[0] == "grow"]
+    for kind, where, what in [*(edit for edit in edits if edit[0] != "grow"), *growing[:1]]:
         places = _places(whole)
         box, index = places[where % len(places)]
         entry, is_pair = box[index], isinstance(box, Pairs)
@@ -235,7 +237,8 @@ def _edit_message(data: bytes, way: Sequence[int], kind: str, number: int, inner
     elif kind == "drop":
         del fields[index]
     elif kind in ("twice", "many"):
-        fields[index:index] = [fields[index]] * (1 if kind == "twice" else number % 10_000)
+        room = MOST_COPIED_BYTES // (1 + len(_wire_bytes(field, wire, value)))
+        fields[index:index] = [fields[index]] * (1 if kind == "twice" else min(number % 10_000, room))
     elif kind == "swap":
         fields.insert(0, fields.pop(index))
     elif kind == "number":
@@ -322,7 +325,7 @@ def edit_png(data: bytes, edits: Sequence[Edit], text: bytes) -> bytes:
         if kind == "drop":
             del chunks[index]
         elif kind == "repeat":
-            chunks[index:index] = [chunks[index]] * min(size, 4096)
+            chunks[index:index] = [chunks[index]] * min(size, 4096, MOST_COPIED_BYTES // (12 + len(content)))
         elif kind == "swap":
             chunks.append(chunks.pop(index))
         elif kind == "type":

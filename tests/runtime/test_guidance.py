@@ -179,7 +179,16 @@ def test_cfg_pp_goes_to_the_guided_picture_and_renoises_by_the_unconditional_one
     np.testing.assert_allclose(step.latents, guided + (noisy - without) * ratio, atol=2e-4)
 
 
-@pytest.mark.parametrize("sampler", ["euler", "euler_a", "dpmpp_2m"])
+@pytest.mark.parametrize("sampler", ["exp_heun_2_x0_sde", "seeds_2", "seeds_3", "sa_solver", "sa_solver_pece"])
+def test_a_record_of_a_sampler_with_noise_is_made_again_byte_for_byte(pipeline, sampler):
+    """Each picture alone, of those that were made in one batch."""
+    made = pipeline.generate(PROMPT, **{**ASKED, "sampler": sampler}, count=2, batch_size=2)
+    for record, image in zip(made.records, made.images, strict=True):
+        assert record.request.sampler == sampler
+        assert pipeline.reproduce(record).image.tobytes() == image.tobytes()
+
+
+@pytest.mark.parametrize("sampler", ["euler", "euler_a", "dpmpp_2m", "dpmpp_2s_a", "gradient_estimation"])
 def test_with_guidance_off_cfg_pp_is_the_plain_sampler(pipeline, sampler):
     asked = {**ASKED, "guidance_scale": 1.0}
     plain, ours = (pipeline.generate(PROMPT, **{**asked, "sampler": name}) for name in (sampler, f"{sampler}_cfg_pp"))

@@ -268,7 +268,7 @@ def test_the_command_draws_it_says_what_is_missing_and_goes_by_what_was_typed(tm
         ("PLMS", "Automatic", ("pndm", None)),
         ("dpmpp_2m_sde_gpu", "karras", ("dpmpp_2m_sde", "karras")),
         ("euler_ancestral_cfg_pp", "normal", ("euler_a_cfg_pp", "normal")),
-        ("uni_pc_bh2", "normal", ("unipc", "normal")),
+        ("uni_pc_bh2", "normal", ("unipc_bh2", "normal")),
         ("dpmpp_2m", "discrete", ("dpmpp_2m", "normal")),
         ("no such", "karras", (None, None)),
     ],

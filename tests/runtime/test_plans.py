@@ -96,7 +96,10 @@ def test_plans_that_are_kept_are_bounded(tiny_bundle: Path, plans_made) -> None:
 
 @pytest.mark.parametrize(
     ("sampler", "steps"),
-    [*itertools.product(["euler", "heun", "pndm", "dpmpp_sde", "dpm2_a"], [1, 3]), ("restart", 21)],
+    [
+        *itertools.product(["euler", "heun", "pndm", "dpmpp_sde", "dpm2_a"], [1, 3]),
+        *[("restart", 21), ("seeds_3", 3), ("sa_solver_pece", 3)],
+    ],
 )
 def test_a_plan_counts_the_denoisers_calls_as_they_are_made(
     tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch, sampler: str, steps: int

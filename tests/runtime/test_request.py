@@ -16,6 +16,7 @@ from tintype.record import Provenance, Record, parse_record
 from tintype.request import InputFields, Request, RequestFields, ResolvedRequest, make_request, resolve
 from tintype.request.inputs import InitImage, Inputs, Mask
 from tintype.request.request import Hires
+from tintype.sampling import CFG_PP
 from tintype.stages.again import request_of
 
 INPUTS = ("image", "mask", "latents")
@@ -196,8 +197,7 @@ def test_guidance_is_rescaled_as_the_bundle_has_it_where_nothing_is_said(manifes
 
 def test_cfg_pp_has_a_measure_of_its_own(manifest):
     """0.6 for what the bundle has by default, unless that is no guidance; what is said is done."""
-    names = ("euler_cfg_pp", "euler_a_cfg_pp", "dpmpp_2m_cfg_pp")
-    assert {resolve(Request(prompt="", sampler=name), manifest).guidance_scale for name in names} == {0.6}
+    assert {resolve(Request(prompt="", sampler=name), manifest).guidance_scale for name in CFG_PP} == {0.6}
     assert resolve(Request(prompt="", sampler="euler"), manifest).guidance_scale == 7.5
     assert resolve(Request(prompt="", sampler="euler_cfg_pp", guidance_scale=2), manifest).guidance_scale == 2.0
     for off in (0.0, 1.0):

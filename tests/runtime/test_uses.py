@@ -135,7 +135,7 @@ def test_a_use_in_its_split_shape_is_that_of_each_call(pipeline: tintype.Pipelin
     assert split.split() == split
 
 
-@pytest.mark.parametrize("sampler", ["heun", "pndm", "dpmpp_sde", "euler"])
+@pytest.mark.parametrize("sampler", ["heun", "pndm", "dpmpp_sde", "euler", "seeds_3", "sa_solver_pece"])
 @pytest.mark.parametrize("strength", [0.4, 1.0])
 def test_a_strength_takes_calls_away(pipeline: tintype.Pipeline, seen: Seen, sampler: str, strength: float) -> None:
     fields = {"num_inference_steps": 5, "sampler": sampler, "seed": 1, "image": photo(), "strength": strength}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import numpy as np
@@ -109,6 +110,65 @@ def test_dpm_solver_is_the_one_of_the_papers_appendix(spacing: str, steps: int) 
 
 
 @pytest.mark.parametrize("steps", STEPS)
+def test_gradient_estimation_takes_unconditional_slopes(steps: int) -> None:
+    """ComfyUI's: CFG++'s step, and on it the change of the unconditional slope (gamma 2)."""
+    schedule = make_schedule(CONFIG, "gradient_estimation_cfg_pp", steps, "karras")
+    x, slopes = first(schedule).astype(np.float64), []
+    for index, (sigma, after) in enumerate(itertools.pairwise(schedule.sigmas.tolist())):
+        denoised = guided(x.astype(np.float32), sigma, float(schedule.timesteps[index]))
+        slopes.append((x - denoised.unconditional) / sigma)
+        x = denoised.guided + after * slopes[-1]
+        if index > 0 and after > 0:
+            x = x + (after - sigma) * (slopes[-1] - slopes[-2])
+    np.testing.assert_allclose(last_latents("gradient_estimation_cfg_pp", schedule, guided), x, atol=2e-4, rtol=0)
+
+
+@pytest.mark.parametrize("steps", [*STEPS, 20])
+@pytest.mark.parametrize(("sampler", "eta"), [("res_multistep_cfg_pp", 0), ("res_multistep_a_cfg_pp", 1)])
+def test_res_goes_on_from_latents_moved_by_guidance(sampler: str, eta: int, steps: int) -> None:
+    """ComfyUI's, with its phi and its b in lambda = -log sigma."""
+    schedule, chance = make_schedule(CONFIG, sampler, steps, "trailing"), noise_source("numpy", [5, 6])
+    x, before, landed = first(schedule).astype(np.float64), None, 0.0
+    sigmas = schedule.sigmas.tolist()
+    for index, (sigma, after) in enumerate(itertools.pairwise(sigmas)):
+        denoised = guided(x.astype(np.float32), sigma, float(schedule.timesteps[index]))
+        without = denoised.unconditional.astype(np.float64)
+        up = eta * after * math.sqrt(1 - (after / sigma) ** 2)
+        down = math.sqrt(after**2 - up**2)
+        if before is None or down == 0.0:
+            x = denoised.guided + (x - without) * down / sigma
+        else:
+            h = math.log(sigma / down)
+            c_2 = math.log(landed / sigmas[index - 1]) / h
+            phi_1 = (1 - math.exp(-h)) / h
+            b_2 = (1 - phi_1) / h / c_2
+            x = math.exp(-h) * (x + denoised.guided - without) + h * ((phi_1 - b_2) * without + b_2 * before)
+        if up > 0:
+            x = x + chance.draw(SHAPE) * up
+        before, landed = without, down
+    np.testing.assert_allclose(last_latents(sampler, schedule, guided), x, atol=3e-4, rtol=0)
+
+
+@pytest.mark.parametrize("steps", STEPS)
+def test_ancestral_dpm_solver_looks_halfway_with_the_guided_picture(steps: int) -> None:
+    """ComfyUI's dpmpp_2s_ancestral_cfg_pp, in lambda = -log sigma."""
+    schedule, chance = make_schedule(CONFIG, "dpmpp_2s_a_cfg_pp", steps, "karras"), noise_source("numpy", [5, 6])
+    x = first(schedule).astype(np.float64)
+    for index, (sigma, after) in enumerate(itertools.pairwise(schedule.sigmas.tolist())):
+        denoised = guided(x.astype(np.float32), sigma, float(schedule.timesteps[index]))
+        if after == 0.0:
+            x = denoised.guided.astype(np.float64)
+            break
+        h = 2 * math.log(sigma / after)  # to after^2 / sigma
+        moved, middle = x + denoised.guided - denoised.unconditional, sigma * math.exp(-h / 2)
+        halfway = math.exp(-h / 2) * moved - math.expm1(-h / 2) * denoised.guided
+        ahead = guided(halfway.astype(np.float32), middle, schedule.timestep_of(middle)).guided
+        x = math.exp(-h) * moved - math.expm1(-h) * ahead
+        x = x + chance.draw(SHAPE) * math.sqrt(after**2 - after**4 / sigma**2)
+    np.testing.assert_allclose(last_latents("dpmpp_2s_a_cfg_pp", schedule, guided), x, atol=2e-4, rtol=0)
+
+
+@pytest.mark.parametrize("steps", STEPS)
 @pytest.mark.parametrize("sampler", sorted(CFG_PP))
 def test_where_nothing_is_guided_it_is_the_sampler_of_that_name(sampler: str, steps: int) -> None:
     plain = sampler.removesuffix("_cfg_pp")
@@ -128,4 +188,7 @@ def test_where_something_is_guided_it_is_another(sampler: str) -> None:
 
 
 def test_the_samplers_of_cfg_pp_are_told_by_their_names() -> None:
-    assert {"euler_cfg_pp", "euler_a_cfg_pp", "dpmpp_2m_cfg_pp"} == CFG_PP
+    assert {
+        *("euler_cfg_pp", "euler_a_cfg_pp", "dpmpp_2m_cfg_pp", "dpmpp_2s_a_cfg_pp", "gradient_estimation_cfg_pp"),
+        *("res_multistep_cfg_pp", "res_multistep_a_cfg_pp"),
+    } == CFG_PP

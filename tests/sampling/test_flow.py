@@ -122,7 +122,13 @@ def test_a_sampler_of_noise_levels_draws_rectified_flow(sampler: str, steps: int
     np.testing.assert_allclose(drawn(sampler, ts, kind), LOOPS[sampler](ts), atol=ATOL, rtol=0)
 
 
-@pytest.mark.parametrize("sampler", ["euler", "heun", "dpmpp_2m", "unipc", "euler_cfg_pp", "dpmpp_2m_cfg_pp"])
+@pytest.mark.parametrize(
+    "sampler",
+    [
+        *("euler", "heun", "dpmpp_2m", "unipc", "exp_heun_2_x0", "res_2s", "gradient_estimation", "euler_cfg_pp"),
+        *("dpmpp_2m_cfg_pp", "res_multistep_cfg_pp"),
+    ],
+)
 def test_a_straight_flow_is_eulers_with_any_sampler(sampler: str) -> None:
     """Where the model has one picture in mind, its velocity is the same all the way."""
     image = np.random.default_rng(0).normal(size=SHAPE).astype(np.float32)

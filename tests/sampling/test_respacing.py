@@ -52,6 +52,32 @@ def test_simple_counts_trainings_own(steps: int) -> None:
 
 
 @pytest.mark.parametrize("steps", STEPS)
+def test_smoothstep_is_that_of_stable_diffusion_cpp_between_its_timesteps(steps: int) -> None:
+    """Which rounds them, and so lies half a timestep from here at most."""
+    found = sigmas("smoothstep", steps)
+    expected = [999.0 * (3.0 * (1.0 - index / steps) ** 2 - 2.0 * (1.0 - index / steps) ** 3) for index in range(steps)]
+    np.testing.assert_allclose(found, [at(timestep) for timestep in expected], rtol=1e-5)
+    for sigma, timestep in zip(found, expected, strict=True):
+        assert abs(np.interp(sigma, TRAINING, np.arange(1000.0)) - round(timestep)) < 0.51
+
+
+@pytest.mark.parametrize("steps", STEPS[1:])
+def test_bong_tangent_is_that_of_stable_diffusion_cpp(steps: int) -> None:
+    """Written out as there, stage by stage; of one step it begins in the middle, and here with all noise."""
+    points = steps + 2
+    turn, slope = int(points * 0.6), 0.2 / (points / 40)
+    expected: list[float] = []
+    ends = (TRAINING[-1], (TRAINING[-1] + TRAINING[0]) / 2, TRAINING[0])
+    for stage, (count, pivot) in enumerate(((turn, turn), (points - turn, 0))):
+        share = [(2 / math.pi * math.atan(-slope * (x - pivot)) + 1) / 2 for x in range(count)]
+        span = ends[stage] - ends[stage + 1]
+        levels = [(value - share[-1]) / (share[0] - share[-1]) * span + ends[stage + 1] for value in share]
+        expected = [*expected, *levels[:-1]]
+    np.testing.assert_allclose(sigmas("bong_tangent", steps), expected, rtol=1e-5)
+    assert sigmas("bong_tangent", 1) == [pytest.approx(TRAINING[-1])]
+
+
+@pytest.mark.parametrize("steps", STEPS)
 def test_kl_optimal_is_even_in_the_arc_tangent(steps: int) -> None:
     found = sigmas("kl_optimal", steps)
     ends = (math.atan(TRAINING[-1]), math.atan(TRAINING[0]))

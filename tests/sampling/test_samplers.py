@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
 from dataclasses import FrozenInstanceError
 from typing import Any
 
 import numpy as np
 import pytest
+from solvers import NoNoise
 
 from tintype.arrays import Latents
 from tintype.sampling import (
@@ -33,21 +33,18 @@ CONFIG = SchedulerConfig(
 )
 STOCHASTIC = (
     *("euler_a", "dpm2_a", "ddpm", "dpmpp_2s_a", "dpmpp_2m_sde", "dpmpp_3m_sde", "dpmpp_sde", "res_multistep_a"),
-    *("dpmpp_2m_sde_heun", "er_sde", "lcm", "euler_a_cfg_pp"),
+    *("dpmpp_2m_sde_heun", "er_sde", "lcm", "euler_a_cfg_pp", "exp_heun_2_x0_sde", "seeds_2", "seeds_3"),
+    *("sa_solver", "sa_solver_pece", "dpmpp_2s_a_cfg_pp", "res_multistep_a_cfg_pp"),
 )
-TWO_CALLS = ("heun", "dpm2", "dpm2_a", "dpmpp_2s_a", "dpmpp_sde", "restart")
+TWO_CALLS = (
+    *("heun", "dpm2", "dpm2_a", "dpmpp_2s_a", "dpmpp_sde", "restart", "exp_heun_2_x0", "exp_heun_2_x0_sde", "res_2s"),
+    *("seeds_2", "sa_solver_pece", "dpmpp_2s_a_cfg_pp"),
+)
 OF_THEIR_OWN_TIMESTEPS = ("lcm", "tcd", "dpm_fast")
 ENDING_IN_NOISE = ("dpm_fast",)  # training's least
 # Without eta tcd draws none, and restart none of less than 20 steps.
 DETERMINISTIC = tuple(name for name in SAMPLERS if name not in STOCHASTIC)
 SHAPE = (2, 4, 5, 6)
-
-
-class NoNoise:
-    """Noise that nobody may draw."""
-
-    def draw(self, shape: Sequence[int]) -> Latents:
-        raise AssertionError(f"noise of {tuple(shape)} drawn")
 
 
 def run(denoise: Denoise, schedule: Schedule, noise: NoiseSource | None = None, shape: Any = SHAPE) -> list[Step]:
@@ -169,7 +166,7 @@ def test_steps_are_counted_and_follow_one_another(sampler: str, steps: int) -> N
     assert schedule.sigmas[-1] == 0.0
     twice = 1 if sampler == "pndm" and steps > 1 else 0
     assert schedule.total == steps + twice
-    further = {**dict.fromkeys(TWO_CALLS, steps - 1), "heunpp2": max(0, 2 * steps - 3)}
+    further = {**dict.fromkeys(TWO_CALLS, steps - 1), "heunpp2": max(0, 2 * steps - 3), "seeds_3": 2 * steps - 2}
     assert calls == steps + twice + further.get(sampler, 0)
 
 
@@ -250,7 +247,11 @@ def test_more_steps_come_nearer_to_the_exact_solution(sampler: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "sampler", ["heun", "dpm2", "lms", "pndm", "ipndm", "deis", "dpmpp_2m", "unipc", "res_multistep"]
+    "sampler",
+    [
+        *("heun", "dpm2", "lms", "pndm", "ipndm", "deis", "dpmpp_2m", "unipc", "unipc_bh2", "res_multistep", "res_2s"),
+        "exp_heun_2_x0",
+    ],
 )
 def test_second_order_beats_first(sampler: str) -> None:
     assert gaussian_error(sampler, 50) < 0.7 * gaussian_error("euler", 50)

@@ -168,6 +168,8 @@ def test_keys_that_no_sampler_needs_are_ignored() -> None:
         ("steps_offset", 1000),
         ("steps_offset", 0.5),
         ("solver_order", 4),
+        ("predictor_order", 5),
+        ("corrector_order", 0),
         ("solver_type", 3),
         ("original_inference_steps", 0),
         ("set_alpha_to_one", "no"),

@@ -13,60 +13,13 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from solvers import CONFIG, SHAPE, drawn, first, fresh, gaussian, on, picture
 
-from tintype.arrays import Latents
-from tintype.sampling import (
-    PARAMETRIZATIONS,
-    SAMPLERS,
-    Denoised,
-    NoiseSource,
-    Schedule,
-    SchedulerConfig,
-    make_schedule,
-    noise_source,
-)
+from tintype.sampling import PARAMETRIZATIONS, Schedule, make_schedule
 
-CONFIG = SchedulerConfig(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", steps_offset=1)
-SHAPE = (2, 4, 5, 6)
 ATOL = 1e-9
 
 Float64 = NDArray[np.float64]
-
-
-def picture(x: Any, sigma: float) -> Any:
-    """Some denoiser that is not a straight line."""
-    seen = x / math.hypot(1.0, sigma)
-    return np.tanh(seen + 0.3 * np.roll(seen, 1, axis=-1)) * math.cos(sigma / 9.0)
-
-
-def first(schedule: Schedule) -> Float64:
-    return noise_source("numpy", [1, 2]).draw(SHAPE).astype(np.float64) * schedule.initial_scale
-
-
-def fresh() -> NoiseSource:
-    return noise_source("numpy", [3, 4])
-
-
-def drawn(schedule: Schedule, model: Any = picture) -> list[Any]:
-    """The latents after each step, in float64."""
-
-    def denoise(latents: Latents, sigma: float, timestep: float) -> Denoised:
-        return Denoised.unguided(model(latents, sigma))
-
-    steps = SAMPLERS[schedule.sampler](denoise, first(schedule), schedule, fresh())  # type: ignore[arg-type]
-    return [step.latents for step in steps]
-
-
-def on(sigmas: Float64, sampler: str, config: SchedulerConfig = CONFIG) -> Schedule:
-    """A schedule of these sigmas, whose last is where it lands."""
-    steps = len(sigmas) - 1
-    return dataclasses.replace(
-        make_schedule(config, sampler, steps),
-        timesteps=np.zeros(steps),
-        sigmas=sigmas,
-        sigmas_from=sigmas[:-1],
-        sigmas_to=sigmas[1:],
-    )
 
 
 def exponential_integral(now: float, then: float, past: float, newest: Any, before: Any) -> Any:
@@ -163,12 +116,7 @@ def test_restart_begins_anywhere() -> None:
     assert np.count_nonzero(whole.sigmas[1:] > whole.sigmas_to) == 2
 
 
-def gaussian(x: Any, sigma: float) -> Any:
-    """The perfect denoiser of standard normals, under which x / sqrt(1 + sigma^2) stays as it is."""
-    return x / (1.0 + sigma**2)
-
-
-@pytest.mark.parametrize("sampler", ["dpm2", "lms", "deis", "dpmpp_2m", "res_multistep"])
+@pytest.mark.parametrize("sampler", ["dpm2", "lms", "deis", "dpmpp_2m", "res_multistep", "exp_heun_2_x0", "res_2s"])
 def test_half_the_step_is_a_quarter_of_the_error(sampler: str) -> None:
     """Of what is of the second order, or of a higher one but for its first steps."""
     errors = []

@@ -221,7 +221,7 @@ def test_pictures_that_begin_so_are_found_and_made_again(
     assert facts.nonce == nonce_of(PUBLIC_KEY, 8, CELLS)
     record = parse_record(both.records[1].texts()["tintype"])
     assert record == both.records[1]
-    monkeypatch.setattr("tintype.stages.studio.maker_of", lambda folder: 0x123456)  # another installation
+    monkeypatch.setattr("tintype.trust.chosen.maker_of", lambda folder: 0x123456)  # another installation
     again = postcard.reproduce(record)
     monkeypatch.undo()
     assert again.image.tobytes() == both.images[1].tobytes()

@@ -60,7 +60,7 @@ def test_a_marked_picture_is_made_again_elsewhere(
     first = postcard.generate(PROMPT, **FIELDS)
     record = parse_record(first.record.texts()["tintype"])
     assert record == first.record
-    monkeypatch.setattr("tintype.stages.studio.maker_of", lambda folder: 0x123456)  # another installation
+    monkeypatch.setattr("tintype.trust.chosen.maker_of", lambda folder: 0x123456)  # another installation
     assert postcard.marker.maker == 0x123456
     again = postcard.reproduce(record)
     assert again.image.tobytes() == first.image.tobytes()

@@ -145,7 +145,7 @@ def test_a_picture_has_both_marks_and_its_record_says_so(
     assert tintype.verify(path).trustmark is None
     record = parse_record(made.record.texts()["tintype"])
     assert record == made.record
-    monkeypatch.setattr("tintype.stages.studio.maker_of", lambda folder: 0x123456)  # another installation
+    monkeypatch.setattr("tintype.trust.chosen.maker_of", lambda folder: 0x123456)  # another installation
     again = postcard.reproduce(record)
     assert again.image.tobytes() == made.image.tobytes()
     assert again.record.trustmark == facts
