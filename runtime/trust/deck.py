@@ -194,13 +194,15 @@ def parse_deck(content: bytes, name: str) -> Deck:
 
 def _demand_known_keys(value: Any) -> None:
     """Misfit for a key that is none: misspelt, it would count for nothing in silence."""
-    objects: list[tuple[type, Any]] = [(_File, value)]
-    if isinstance(value, dict) and isinstance(value.get("groups"), list):
-        objects += [(Group, each) for each in value["groups"]]
-    for kind, each in objects:
-        known = [field.name for field in fields(kind)]
-        for key in each if isinstance(each, dict) else ():
-            _require(key in known, f"{key[:60]!r} is none of {', '.join(known)}")
+    _demand_keys(value, [field.name for field in fields(_File)])
+    groups = value.get("groups") if isinstance(value, dict) else None
+    for group in groups if isinstance(groups, list) else ():
+        _demand_keys(group, [field.name for field in fields(Group)])
+
+
+def _demand_keys(value: Any, known: Sequence[str]) -> None:
+    for key in value if isinstance(value, dict) else ():
+        _require(key in known, f"{key[:60]!r} is none of {', '.join(known)}")
 
 
 def _is_word(word: str) -> bool:
