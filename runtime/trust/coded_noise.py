@@ -13,8 +13,8 @@ the nonce of the picture, without which all pictures would resemble one another.
 The nonce follows from the key and the picture's seed alone, as magnitudes follow from the seed: a request gives the
 same bytes again, and a seed keeps its composition when words or steps change. Who checks a picture has neither its seed
 nor its record, so everything is tried, all turns of a stream by one Fourier transform. Two pictures of one installation
-have their signs in common with a chance of 1 in 65,536 at 128 pixels (4,096 numbers), of 1 in 262,144 at 512, and never
-their magnitudes. A nonce within the noise itself would need signs that are the same in all pictures.
+have their signs in common, and noises that correlate by 0.64, with a chance of 1 in 65,536 at 128 pixels (4,096
+numbers) and of 1 in 262,144 at 512. A nonce within the noise itself would need signs that all pictures share.
 
 Where the key's streams weren't used, they are independent of what is found, so that their sum with it is one of numbers
 with random signs. Whatever the numbers are, such a sum's tail is at most 3.18 times a Gaussian's (Bentkus and

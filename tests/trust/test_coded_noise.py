@@ -82,8 +82,8 @@ def test_it_is_distributed_as_it_was() -> None:
         assert abs(np.mean(drawn * np.roll(drawn, 1, axis=along))) < most
     each = np.abs(drawn.mean(axis=0)).max()  # no number has a sign of its own
     assert each < 5.5 / math.sqrt(200)
-    signs = np.sign(drawn[:40]).reshape(40, -1)
-    assert np.abs(signs @ signs.T / CELLS - np.eye(40)).max() < 6 / math.sqrt(CELLS)  # nor are two pictures' alike
+    signs = np.sign(drawn[:30]).reshape(30, -1)
+    assert np.abs(signs @ signs.T / CELLS - np.eye(30)).max() < 6 / math.sqrt(CELLS)  # nor are two pictures' alike
 
 
 def test_a_seed_keeps_its_nonce_and_seeds_differ() -> None:
@@ -198,7 +198,9 @@ def test_others_are_taken(manifest: Manifest) -> None:
 
 @pytest.fixture(scope="module")
 def postcard() -> Iterator[tintype.Pipeline]:
-    with tintype.load("postcard", provider="cpu") as pipeline:
+    """Of one installation wherever tests run, as how well its noise is found differs from picture to picture."""
+    with pytest.MonkeyPatch.context() as patch, tintype.load("postcard", provider="cpu") as pipeline:
+        patch.setattr("tintype.stages.studio.maker_of", lambda folder: MAKER)
         yield pipeline
 
 
