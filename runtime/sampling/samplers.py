@@ -101,6 +101,7 @@ SAMPLERS: dict[str, Sampler] = {
 # Those that draw fresh noise on their way (others only where they are told an eta).
 RENOISING = frozenset(
     ("euler_a", "dpm2_a", "ddpm", "dpmpp_2s_a", "dpmpp_2m_sde", "dpmpp_2m_sde_heun", "dpmpp_3m_sde", "dpmpp_sde",
-     "res_multistep_a", "er_sde", "restart", "lcm", "tcd", "euler_a_cfg_pp")
+     "exp_heun_2_x0_sde", "sa_solver", "sa_solver_pece", "seeds_2", "seeds_3", "res_multistep_a", "er_sde", "restart",
+     "lcm", "tcd", "euler_a_cfg_pp", "dpmpp_2s_a_cfg_pp", "res_multistep_a_cfg_pp")
 )  # fmt: skip
 CFG_PP = frozenset(name for name in SAMPLERS if name.endswith("_cfg_pp"))  # guided by scales of 0 to 1

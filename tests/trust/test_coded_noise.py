@@ -200,7 +200,7 @@ def test_others_are_taken(manifest: Manifest) -> None:
 def postcard() -> Iterator[tintype.Pipeline]:
     """Of one installation wherever tests run, as how well its noise is found differs from picture to picture."""
     with pytest.MonkeyPatch.context() as patch, tintype.load("postcard", provider="cpu") as pipeline:
-        patch.setattr("tintype.stages.studio.maker_of", lambda folder: MAKER)
+        patch.setattr("tintype.trust.chosen.maker_of", lambda folder: MAKER)
         yield pipeline
 
 
