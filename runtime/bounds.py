@@ -40,6 +40,7 @@ MAX_EXIF_BYTES = 4 * 2**20  # of a picture's comments; in a JPEG it can't have m
 MAX_PARAMETERS_CHARS = 2**18  # of A1111's text under a picture; both prompts at their bounds have half of that
 MAX_GRAPH_NODES = 2000  # of ComfyUI's graph of a picture; large ones have some hundred
 MAX_POLICY_BYTES = 2**20  # an operator's words
+MAX_PROMPTS_BYTES = 2**22  # of a file of ordinary prompts
 MAX_RECORD_BYTES = 2 * 2**20  # of JSON; both prompts at their bounds have 800 KB
 
 # What is shown of a text, in characters.
@@ -48,6 +49,7 @@ MAX_LINE_CHARS = 8000  # a line of the command; two paths of the greatest length
 
 # Words.
 MAX_PROMPT_BYTES = 2**16  # of UTF-8, each of the two prompts; 32 chunks of ordinary words have 15,000
+MAX_CALIBRATION_PROMPTS = 10_000  # that scores are held against; each is drawn
 MAX_POLICY_LINES = 20_000
 MAX_POLICY_PATTERNS = 50  # each reads a prompt by itself, twice where it has letters that look like Latin ones
 

@@ -20,6 +20,7 @@ from tintype.sampling import Guidance, NoiseSource, Parametrization, Schedule, n
 from tintype.stages.clock import StageClock
 from tintype.trust.credentials import Signer
 from tintype.trust.marking import Marker
+from tintype.trust.memorisation import StepNorms
 from tintype.trust.safety import SafetyChecker
 from tintype.uses import DENOISE, GraphUse
 
@@ -65,6 +66,7 @@ class Context:
     policy: PolicyFacts | None = None  # that the words were held against
     checker: SafetyChecker | None = None  # that judges the pictures
     blocked: dict[int, SafetyFacts] = field(default_factory=dict)  # by index, the pictures that it blocks
+    norms: dict[range, StepNorms] = field(default_factory=dict)  # by batch, of what its words change at each step
     # Of what is drawn before: a smaller picture, or the latents that this one's model, a refiner, goes on from.
     base: Context | None = None
     noises: dict[range, NoiseSource] = field(default_factory=dict)  # of a base's batches, each where it has come to

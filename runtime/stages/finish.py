@@ -20,10 +20,12 @@ from tintype.graphs.resident import ALL_RESIDENT, Graphs
 from tintype.image.decode import to_image, to_unit
 from tintype.memory.plan import ExecutionPlan, Plan
 from tintype.record.provenance import BY_PRIORS, TIMED, Provenance, with_base, with_refiner
-from tintype.record.record import MemoryFacts, Record, SafetyFacts, Watermark
+from tintype.record.record import Memorisation, MemoryFacts, Record, SafetyFacts, Watermark
 from tintype.stages.context import Context
 from tintype.stages.decode import decode, samples_in
+from tintype.trust.memorisation import about_memorisation
 from tintype.trust.safety import SAFETY
+from tintype.trust.thresholds import judge_score
 
 
 def finish(ctx: Context, batch: range, latents: Latents, warnings: Iterable[str]) -> Iterator[Picture]:
@@ -137,14 +139,24 @@ def record_of(ctx: Context, picture: int, warnings: Iterable[str]) -> Record:
             peak_rss_bytes=peak_rss_bytes(),
             device_bytes=ctx.clock.device_bytes,
         )
+    memorisation = memorisation_of(ctx, picture)
     return Record(
         request=ctx.request,
         picture=picture,
         made_with=provenance_of(ctx, picture),
         memory=memory,
-        notes=tuple(dict.fromkeys(warnings)),
+        memorisation=memorisation,
+        notes=tuple(dict.fromkeys((*warnings, *about_memorisation(memorisation)))),
         **_by_operator(ctx),
     )
+
+
+def memorisation_of(ctx: Context, picture: int) -> Memorisation | None:
+    """How strongly the words drew a picture; of one that goes on from another, how they drew that."""
+    drawn = ctx if ctx.base is None else ctx.base
+    batch = next((batch for batch in drawn.norms if picture in batch), None)
+    score = None if batch is None else drawn.norms[batch].score(batch.index(picture))
+    return None if score is None else judge_score(score, drawn.request, drawn.bundle)
 
 
 def _by_operator(ctx: Context) -> dict[str, Any]:
