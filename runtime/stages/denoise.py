@@ -68,7 +68,9 @@ class Denoiser:
         sample = parametrization.model_input(latents, sigma)
         active = ctx.guidance.active(ctx.schedule.progress(self.step))
         predictions = self._predictions(active, sample, parametrization.timestep(sigma, timestep))
-        self.norms.observe(self.step, ctx.guidance.difference(predictions))
+        difference = ctx.guidance.difference(predictions)
+        if difference is not None:
+            self.norms.observe(self.step, parametrization.as_noise(difference, sigma))
         return ctx.guidance.combine(
             predictions, lambda prediction: parametrization.denoised(prediction, latents, sigma)
         )

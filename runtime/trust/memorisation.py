@@ -31,10 +31,10 @@ class StepNorms:
     def __init__(self) -> None:
         self._by_step: dict[int, NDArray[np.float64]] = {}
 
-    def observe(self, step: int, difference: Latents | None) -> None:
-        """difference: see `Guidance.difference`. Of a step with several calls of the denoiser the first one counts,
-        which is at the step's own noise level."""
-        if difference is not None and step not in self._by_step:
+    def observe(self, step: int, difference: Latents) -> None:
+        """difference: conditional less unconditional noise. Of a step with several calls of the denoiser the first one
+        counts, which is at the step's own noise level."""
+        if step not in self._by_step:
             self._by_step[step] = root_mean_squares(difference)
 
     def of(self, row: int) -> tuple[float, ...]:
