@@ -31,11 +31,6 @@ class Parametrization(Protocol):
         """The inverse of `denoised`, for sigma above 0."""
         ...
 
-    def as_noise(self, difference: Latents, sigma: float) -> Latents:
-        """What two outputs for the same latents differ by, in the noise that they stand for: that of the pictures by
-        -sigma, for sigma above 0."""
-        ...
-
 
 class _VariancePreserving:
     """Trained on sqrt(alpha) * image + sqrt(1 - alpha) * noise at whole timesteps (Ho et al. 2020)."""
@@ -56,9 +51,6 @@ class Epsilon(_VariancePreserving):
     def prediction(self, denoised: Latents, latents: Latents, sigma: float) -> Latents:
         return (latents - denoised) * (1.0 / sigma)
 
-    def as_noise(self, difference: Latents, sigma: float) -> Latents:
-        return difference
-
 
 class VPrediction(_VariancePreserving):
     """The model gives the velocity sqrt(alpha) * noise - sqrt(1 - alpha) * image (Salimans & Ho 2022)."""
@@ -70,9 +62,6 @@ class VPrediction(_VariancePreserving):
         scale = math.hypot(1.0, sigma)
         return latents * (1.0 / (scale * sigma)) - denoised * (scale / sigma)
 
-    def as_noise(self, difference: Latents, sigma: float) -> Latents:
-        return difference * (1.0 / math.hypot(1.0, sigma))
-
 
 class Sample(_VariancePreserving):
     """The model gives the picture itself."""
@@ -82,9 +71,6 @@ class Sample(_VariancePreserving):
 
     def prediction(self, denoised: Latents, latents: Latents, sigma: float) -> Latents:
         return denoised
-
-    def as_noise(self, difference: Latents, sigma: float) -> Latents:
-        return difference * (-1.0 / sigma)
 
 
 class Flow:
@@ -109,9 +95,6 @@ class Flow:
 
     def prediction(self, denoised: Latents, latents: Latents, sigma: float) -> Latents:
         return (self.model_input(latents, sigma) - denoised) * ((1.0 + sigma) / sigma)
-
-    def as_noise(self, difference: Latents, sigma: float) -> Latents:
-        return difference * (1.0 / (1.0 + sigma))
 
 
 EPSILON, V_PREDICTION, SAMPLE = Epsilon(), VPrediction(), Sample()

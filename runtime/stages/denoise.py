@@ -70,7 +70,7 @@ class Denoiser:
         predictions = self._predictions(active, sample, parametrization.timestep(sigma, timestep))
         difference = ctx.guidance.difference(predictions)
         if difference is not None:
-            self.norms.observe(self.step, parametrization.as_noise(difference, sigma))
+            self.norms.observe(self.step, difference)
         return ctx.guidance.combine(
             predictions, lambda prediction: parametrization.denoised(prediction, latents, sigma)
         )

@@ -4,7 +4,9 @@ The score of a picture is the mean over its steps of ||conditional - uncondition
 "Detecting, Explaining, and Mitigating Memorization in Diffusion Models", section 3), of both predictions as the
 denoiser gives them: noise, velocity or the picture itself, whatever the model was trained to give, before guidance
 scales or rescales their difference. The norm is over the n values of a picture's latents, so that a score is their root
-mean square. Guidance takes both predictions anyway, and the score is no more than a sum over them.
+mean square. Guidance takes both predictions anyway, and the score is no more than a sum over them. The mean over all
+steps told memorised pictures better than that over the first or the last half of them, and better than the norms of the
+noise that a velocity stands for; models/postcard/README.md has the figures.
 
 It says that the words act as those of a memorised picture do, and not which picture that is, nor that the one that was
 drawn is a copy: both are for somebody to look at.
@@ -32,8 +34,8 @@ class StepNorms:
         self._by_step: dict[int, NDArray[np.float64]] = {}
 
     def observe(self, step: int, difference: Latents) -> None:
-        """difference: conditional less unconditional noise. Of a step with several calls of the denoiser the first one
-        counts, which is at the step's own noise level."""
+        """difference: conditional less unconditional prediction. Of a step with several calls of the denoiser the first
+        one counts, which is at the step's own noise level."""
         if step not in self._by_step:
             self._by_step[step] = root_mean_squares(difference)
 

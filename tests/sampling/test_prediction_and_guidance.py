@@ -55,16 +55,6 @@ def test_a_prediction_and_its_denoised_latents_stand_for_each_other(kind: str, s
     np.testing.assert_allclose(again, prediction, atol=1e-5 * max(1.0, 1.0 / sigma), rtol=0)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("sigma", SIGMAS)
-def test_a_difference_as_noise_is_that_of_the_pictures_by_sigma(kind: str, sigma: float) -> None:
-    one, other, latents = normals(3), normals(5), normals(4)
-    pictures = [KINDS[kind].denoised(each.astype(np.float64), latents, sigma) for each in (one, other)]
-    noise = KINDS[kind].as_noise(one - other, sigma)
-    assert noise.dtype == np.float32
-    np.testing.assert_allclose(noise, (pictures[1] - pictures[0]) / sigma, rtol=1e-4, atol=1e-6)
-
-
 def test_what_words_change_is_conditional_less_unconditional() -> None:
     neither, picture, both = normals(1), normals(2), normals(3)
     guidance = ClassifierFreeGuidance(scale=9.0, rescale=0.7)
