@@ -1,6 +1,6 @@
 """Postcard's ordinary prompts, and what they score: what tells pictures that it has by heart, shipped with the bundle.
 
-    python -m tintype.models.postcard.memorisation [--count 400] [--threads N]
+    python -m tintype.models.postcard.memorisation [--count 200] [--threads N]
 
 One that was broken off goes on. It is run again whenever the bundle's hash changes, as a test demands.
 """
@@ -33,7 +33,7 @@ def ordinary_captions(count: int, seed: int = PROMPT_SEED) -> list[str]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--count", type=int, default=400)
+    parser.add_argument("--count", type=int, default=200)
     parser.add_argument("--threads", type=int)
     options = parser.parse_args()
 

@@ -31,7 +31,7 @@ FOLDER = "memorisation"  # in the cache
 SHIPPED = "memorisation.json"  # beside the folder of an embedded bundle
 PERCENTILE = 0.99
 # How far a request may be from what was calibrated and still be judged by it: models/postcard/README.md has figures.
-STEPS_FACTOR = 1.6
+STEPS_FACTOR = 1.3
 GUIDANCE_FACTOR = 1.25
 
 
