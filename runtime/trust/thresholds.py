@@ -81,8 +81,7 @@ class Calibration:
     def covers(self, request: ResolvedRequest) -> bool:
         """Whether its scores are those of such requests."""
         return (
-            (self.width, self.height) == (request.width, request.height)
-            and (self.negative_prompt, self.clip_skip) == (request.negative_prompt, request.clip_skip)
+            all(getattr(self, name) == getattr(request, name) for name in EXACTLY)
             and _is_near(self.num_inference_steps, request.num_inference_steps, STEPS_FACTOR)
             and _is_near(self.guidance_scale, request.guidance_scale, GUIDANCE_FACTOR)
         )
@@ -97,6 +96,9 @@ WAY = (
     "width", "height", "num_inference_steps", "guidance_scale", "sampler", "sigmas", "exactness", "negative_prompt",
     "clip_skip",
 )  # fmt: skip
+
+
+EXACTLY = ("width", "height", "sigmas", "negative_prompt", "clip_skip")  # which have to be those of a request
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -28,6 +28,7 @@ PROMPT = "a red sailboat on a calm sea at sunset"
 SMALL = {"seed": 7, "num_inference_steps": 2, "width": 64, "height": 64, "watermark": False}
 TINY = {"num_inference_steps": 1, "width": 16, "height": 16}
 MANY = [f"a house, number {number}" for number in range(100)]
+FEW = MANY[:20]
 
 
 @pytest.fixture(scope="module")
@@ -150,6 +151,7 @@ def test_a_score_above_the_threshold_is_likely_and_one_below_is_not(
     [
         {"width": 64},
         {"negative_prompt": "blurry"},
+        {"sigmas": "karras"},
         {"num_inference_steps": 5},
         {"num_inference_steps": 60},
         {"guidance_scale": 2.0},
@@ -232,37 +234,40 @@ def test_a_record_from_before_reads(pipeline: tintype.Pipeline) -> None:
 def test_a_calibration_that_was_broken_off_goes_on_where_it_stopped(
     pipeline: tintype.Pipeline, own_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = tintype.calibrate(pipeline, MANY, **TINY)
+    monkeypatch.setattr("tintype.stages.calibrate.MIN_PROMPTS", len(FEW))
+    whole = tintype.calibrate(pipeline, FEW, **TINY)
     assert whole.is_complete
-    assert len(set(whole.scores)) > 90
+    assert len(set(whole.scores)) == len(FEW)
     first = pipeline.generate(MANY[3], seed=3, **TINY).record.memorisation
     assert first.score == whole.scores[3]
     assert first.threshold == pytest.approx(whole.threshold, abs=1e-6)
 
     def stop(done: int, total: int) -> None:
-        assert total == 100
-        if done == 30:
+        assert total == len(FEW)
+        if done == 6:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt) as stopped:
-        tintype.calibrate(pipeline, MANY, anew=True, on_progress=stop, **TINY)
-    assert stopped.value.__notes__ == ["30 of 100 prompts are done and kept: the same call goes on"]
+        tintype.calibrate(pipeline, FEW, anew=True, on_progress=stop, **TINY)
+    assert stopped.value.__notes__ == ["6 of 20 prompts are done and kept: the same call goes on"]
     assert thresholds.calibrations_of(pipeline.bundle).for_request(pipeline.resolve(Request(prompt="", **TINY))) is None
     seen: list[int] = []
-    again = tintype.calibrate(pipeline, MANY, on_progress=lambda done, total: seen.append(done), **TINY)
+    again = tintype.calibrate(pipeline, FEW, on_progress=lambda done, total: seen.append(done), **TINY)
     assert again == whole
-    assert seen == list(range(30, 101))
-    tintype.calibrate(pipeline, MANY, on_progress=lambda done, total: seen.append(-done), **TINY)
-    assert seen[-1] == -100, "what is complete is not drawn again"
-    assert seen[-2] == 100
+    assert seen == list(range(6, 21))
+    tintype.calibrate(pipeline, FEW, on_progress=lambda done, total: seen.append(-done), **TINY)
+    assert seen[-2:] == [20, -20], "what is complete is not drawn again"
 
 
-def test_other_prompts_and_damaged_files_begin_anew(pipeline: tintype.Pipeline, own_folder: Path) -> None:
+def test_other_prompts_and_damaged_files_begin_anew(
+    pipeline: tintype.Pipeline, own_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tintype.stages.calibrate.MIN_PROMPTS", len(FEW))
     place = thresholds.own_place(pipeline.bundle)
     place.parent.mkdir()
     place.write_text('{"format_version": 1, "bundle_hash": "')
-    first = tintype.calibrate(pipeline, MANY, **TINY)
-    other = tintype.calibrate(pipeline, [each.replace("house", "tent") for each in MANY], **TINY)
+    first = tintype.calibrate(pipeline, FEW, **TINY)
+    other = tintype.calibrate(pipeline, [each.replace("house", "tent") for each in FEW], **TINY)
     assert first.prompts_sha256 != other.prompts_sha256
     assert first.scores != other.scores
     assert read_calibrations(place, pipeline.bundle).calibrations == (other,)
