@@ -176,6 +176,14 @@ def test_a_picture_from_a_picture_isnt_judged(pipeline: tintype.Pipeline, told: 
     assert found.not_judged == "it began with a picture"
 
 
+def test_a_refined_picture_isnt_judged(pipeline: tintype.Pipeline, told: Callable[..., Any]) -> None:
+    """Its base took the first steps alone."""
+    assert told().is_likely
+    request = pipeline.resolve(Request(prompt=PROMPT, width=96, height=64))
+    found = thresholds.judge_score(2.0, dataclasses.replace(request, refiner_start=0.8), pipeline.bundle)
+    assert (found.is_likely, found.not_judged) == (None, "a refiner drew the last steps")
+
+
 def test_a_little_more_steps_and_guidance_are_judged(told: Callable[..., Any]) -> None:
     assert told(num_inference_steps=25, guidance_scale=5.5, sampler="euler_a").is_likely
 
