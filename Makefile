@@ -164,6 +164,7 @@ postcard: $(TEST_STAMP)
 	$(BIN)/python -m tintype.models.postcard.judge train
 	$(BIN)/python -m tintype.models.postcard.train
 	$(BIN)/python -m tintype.models.postcard.pack
+	$(BIN)/python -m tintype.models.postcard.memorisation
 	$(BIN)/python -m tintype.models.postcard.pack --precision fp32 --out build/postcard-fp32
 	$(BIN)/python -m tintype.models.postcard.evaluate autoencoder --out bench/results/postcard-autoencoder.json
 	$(BIN)/python -m tintype.models.postcard.evaluate bundle --out bench/results/postcard-int8.json

@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from tintype.record.likeness import Likeness
     from tintype.request import Request, ResolvedRequest
     from tintype.run import Result, Run
+    from tintype.stages.calibrate import calibrate
     from tintype.trust.verify import Verification, verify
 
 _HOMES = {
@@ -74,6 +75,7 @@ _HOMES = {
     "Verification": "trust.verify",
     "Likeness": "record.likeness",
     "like": "record.like",
+    "calibrate": "stages.calibrate",
     "Request": "request",
     "ResolvedRequest": "request",
     "Picture": "events",
@@ -112,6 +114,7 @@ __all__ = [
     "TintypeError",
     "Verification",
     "__version__",
+    "calibrate",
     "like",
     "load",
     "open_bundle",

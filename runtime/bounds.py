@@ -44,6 +44,7 @@ MAX_PARAMETERS_CHARS = 2**18  # of A1111's text under a picture; both prompts at
 MAX_GRAPH_NODES = 2000  # of ComfyUI's graph of a picture; large ones have some hundred
 MAX_POLICY_BYTES = 2**20  # an operator's words
 MAX_DECK_BYTES = 2**20  # an operator's deck
+MAX_PROMPTS_BYTES = 2**22  # of a file of ordinary prompts
 MAX_RECORD_BYTES = 2 * 2**20  # of JSON; both prompts, and the first as it was typed, have 1.2 MB at their bounds
 
 # What is shown of a text, in characters.
@@ -52,6 +53,7 @@ MAX_LINE_CHARS = 8000  # a line of the command; two paths of the greatest length
 
 # Words.
 MAX_PROMPT_BYTES = 2**16  # of UTF-8, each of the two prompts; 32 chunks of ordinary words have 15,000
+MAX_CALIBRATION_PROMPTS = 10_000  # that scores are held against; each is drawn
 MAX_POLICY_LINES = 20_000
 MAX_DECK_GROUPS = 32  # of an operator's deck
 MAX_DECK_WORDS = 10_000  # of all its groups: nouns, cards, and words that leave a prompt alone

@@ -19,6 +19,7 @@ from tintype.errors import TintypeError
 if TYPE_CHECKING:
     from tintype.bundle import Bundle
     from tintype.sources.facts import SourceFacts
+    from tintype.trust.thresholds import Calibration
 
 
 @click.command()
@@ -43,7 +44,9 @@ def info(source: str, as_json: bool) -> None:
     machine = _machine()
     if as_json:
         manifest = asdict(opened.manifest)
-        say_json({"bundle": {"folder": str(opened.folder), "hash": opened.hash, **manifest}, "machine": machine})
+        known = [{**each.way, "threshold": each.threshold} for each in _calibrations(opened)]
+        bundle = {"folder": str(opened.folder), "hash": opened.hash, **manifest, "memorisation": known}
+        say_json({"bundle": bundle, "machine": machine})
         return
     _say_rows([*_bundle_rows(opened), *_machine_rows(machine)])
 
@@ -117,7 +120,25 @@ def _bundle_rows(bundle: Bundle) -> list[tuple[str, str]]:
         falling = sorted(skew.counts.items(), key=lambda each: -each[1])
         shares = ", ".join(f"{label} {count / skew.pictures:.0%}" for label, count in falling)
         rows.append(("skew", f"{skew.prompt!r}: {shares}; {skew.pictures:,} pictures, by {skew.judge}"))
-    return rows
+    return [*rows, *(("memorised", sentence) for sentence in _about_memorisation(bundle))]
+
+
+def _about_memorisation(bundle: Bundle) -> list[str]:
+    """Which pictures are held against those of ordinary prompts."""
+    from tintype.cli.calibrate import describe
+
+    manifest = bundle.manifest
+    if manifest.guidance_embedding is not None or manifest.default_request.guidance_scale in (0.0, 1.0):
+        return ["not judged: it draws without guidance"]
+    known = [f"told by a score above that of {describe(each)}" for each in _calibrations(bundle)]
+    return known or [f"not judged yet: tintype calibrate {bundle.folder}"]
+
+
+def _calibrations(bundle: Bundle) -> list[Calibration]:
+    """The complete ones: what tells pictures that the model has by heart."""
+    from tintype.trust.thresholds import calibrations_of
+
+    return [each for each in calibrations_of(bundle).calibrations if each.is_complete]
 
 
 def _licence_of(bundle: Bundle) -> str:

@@ -112,6 +112,16 @@ class DealFacts:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Memorisation:
+    """How strongly the words drew the picture, which tells those that a model has by heart (`trust.memorisation`)."""
+
+    score: float
+    threshold: float | None = None  # that one in a hundred ordinary prompts is above
+    is_likely: bool | None = None  # whether the score is above it; None: it isn't judged
+    not_judged: str | None = None  # and why
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Record:
     """One picture: the request without gaps, which of its pictures this is, and the circumstances."""
 
@@ -126,6 +136,7 @@ class Record:
     credentials: str | None = None  # whose certificate signs its file: local, or operator; None: nobody's
     policy: PolicyFacts | None = None  # None: there was none
     safety: SafetyFacts | None = None  # None: nothing judged it
+    memorisation: Memorisation | None = None  # None: it was drawn without guidance, which tells nothing
     deal: DealFacts | None = None  # None: the prompt is as it was typed
     withheld: Withheld | None = None  # what a private picture's file leaves out, hashed; None: it leaves nothing out
     notes: tuple[str, ...] = field(default=())  # what the device made differently, such as a graph run again in fp32

@@ -36,6 +36,10 @@ class Guidance(Protocol):
         """What a step goes by. predictions: of the branches that were active."""
         ...
 
+    def difference(self, predictions: Mapping[int, Latents]) -> Latents | None:
+        """What the words change: conditional less unconditional prediction; None where a step has no such two."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class Unguided:
@@ -55,6 +59,9 @@ class Unguided:
     def combine(self, predictions: Mapping[int, Latents], denoised: ToDenoised) -> Denoised:
         parts = [predictions[branch] for branch in range(len(self.weights))]
         return Denoised.unguided(denoised(weighted_mean(parts, self.weights)))
+
+    def difference(self, predictions: Mapping[int, Latents]) -> Latents | None:
+        return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +120,9 @@ class ClassifierFreeGuidance:
             guided = rescale_guidance(guided, conditional, self.rescale)
         return Denoised(denoised(guided), denoised(unconditional))
 
+    def difference(self, predictions: Mapping[int, Latents]) -> Latents | None:
+        return _away(predictions, NEGATIVE, POSITIVE, self.weights)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PictureGuidance:
@@ -145,6 +155,9 @@ class PictureGuidance:
             guided = rescale_guidance(guided, both, self.rescale)
         return Denoised(denoised(guided), denoised(neither))
 
+    def difference(self, predictions: Mapping[int, Latents]) -> Latents | None:
+        return _away(predictions, PICTURE, BOTH, self.weights)
+
 
 def compose(parts: Sequence[Latents], weights: Sequence[float], unconditional: Latents) -> Latents:
     """The parts of a prompt as one conditional prediction: u + sum(w_i (c_i - u)) (Liu et al. 2022, equation 11).
@@ -155,6 +168,16 @@ def compose(parts: Sequence[Latents], weights: Sequence[float], unconditional: L
         return parts[0]
     away = sum((part - unconditional) * np.float32(weight) for part, weight in zip(parts, weights, strict=True))
     return np.asarray(unconditional + away)
+
+
+def _away(
+    predictions: Mapping[int, Latents], unconditional: int, first: int, weights: Sequence[float]
+) -> Latents | None:
+    """The composed prediction of the parts, of branches from `first` on, less the unconditional one, if it is there."""
+    if unconditional not in predictions:
+        return None
+    parts = [predictions[first + number] for number in range(len(weights))]
+    return compose(parts, weights, predictions[unconditional]) - predictions[unconditional]
 
 
 def weighted_mean(parts: Sequence[Latents], weights: Sequence[float]) -> Latents:

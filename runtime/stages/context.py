@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from tintype.trust.coded_noise import NoiseCoder
     from tintype.trust.credentials import Signer
     from tintype.trust.marking import Marker
+    from tintype.trust.memorisation import StepNorms
     from tintype.trust.safety import SafetyChecker
     from tintype.trust.trustmark import TrustMark
 
@@ -72,6 +73,7 @@ class Context:
     policy: PolicyFacts | None = None  # that the words were held against
     checker: SafetyChecker | None = None  # that judges the pictures
     blocked: dict[int, SafetyFacts] = field(default_factory=dict)  # by index, the pictures that it blocks
+    norms: dict[range, StepNorms] = field(default_factory=dict)  # by batch, of what its words change at each step
     # Of what is drawn before: a smaller picture, or the latents that this one's model, a refiner, goes on from.
     base: Context | None = None
     noises: dict[range, NoiseSource] = field(default_factory=dict)  # of a base's batches, each where it has come to

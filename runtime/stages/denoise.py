@@ -13,6 +13,7 @@ from tintype.image.decode import demand_shape
 from tintype.sampling import SAMPLERS, Denoised, NoiseSource, Step
 from tintype.stages.context import Context
 from tintype.stages.start import Start
+from tintype.trust.memorisation import StepNorms
 from tintype.uses import GraphUse
 
 
@@ -20,6 +21,7 @@ def denoise(ctx: Context, conditioning: Conditioning, batch: range, start: Start
     """The sampler's steps for one batch of pictures, whose finished latents are then the last of `ctx.latents`."""
     latents = start.latents
     denoiser = Denoiser(ctx, conditioning, len(latents), start.channels)
+    ctx.norms[batch] = denoiser.norms
     steps = SAMPLERS[ctx.request.sampler](denoiser, latents, ctx.schedule, noise, start.after_step)
     with ctx.graphs.phase(*denoiser.uses):
         while True:
@@ -50,6 +52,7 @@ class Denoiser:
         """pictures: how many are denoised together. channels: further ones by branch, see `Start`."""
         self.uses = tuple(use for use in ctx.uses_for(pictures) if use.ref.role == "denoiser")
         self.step = 0  # of the sampler's, how many are done
+        self.norms = StepNorms()  # of what the words change at each of them
         self._ctx = ctx
         self._conditioning, self._pictures = conditioning, pictures
         # By the branches of a call: their wordings at the last step, and what it is told of them.
@@ -65,6 +68,9 @@ class Denoiser:
         sample = parametrization.model_input(latents, sigma)
         active = ctx.guidance.active(ctx.schedule.progress(self.step))
         predictions = self._predictions(active, sample, parametrization.timestep(sigma, timestep))
+        difference = ctx.guidance.difference(predictions)
+        if difference is not None:
+            self.norms.observe(self.step, difference)
         return ctx.guidance.combine(
             predictions, lambda prediction: parametrization.denoised(prediction, latents, sigma)
         )

@@ -21,9 +21,11 @@ from tintype.image.decode import to_image, to_unit
 from tintype.memory.plan import ExecutionPlan, Plan
 from tintype.record.private import Withheld
 from tintype.record.provenance import BY_PRIORS, TIMED, Provenance, with_base, with_refiner
-from tintype.record.record import MemoryFacts, Record, SafetyFacts, TrustMarkFacts, Watermark
+from tintype.record.record import Memorisation, MemoryFacts, Record, SafetyFacts, TrustMarkFacts, Watermark
 from tintype.stages.context import Context
 from tintype.stages.decode import decode, samples_in
+from tintype.trust.memorisation import about_memorisation
+from tintype.trust.thresholds import judge_score
 
 SAFETY = "safety"  # the rule of a BlockedError
 
@@ -150,6 +152,7 @@ def record_of(ctx: Context, picture: int, warnings: Iterable[str]) -> Record:
     request = ctx.request
     words = request.prompt, request.negative_prompt, request.seeds[picture]
     numbers = ctx.bundle.manifest.latent_numbers(ctx.request.width, ctx.request.height)
+    memorisation = memorisation_of(ctx, picture)
     return Record(
         request=request,
         picture=picture,
@@ -158,9 +161,18 @@ def record_of(ctx: Context, picture: int, warnings: Iterable[str]) -> Record:
         deal=ctx.deal,
         withheld=Withheld.of(*words) if request.private else None,
         coded_noise=None if ctx.coder is None else ctx.coder.facts(ctx.request.seeds[picture], numbers),
-        notes=tuple(dict.fromkeys(warnings)),
+        memorisation=memorisation,
+        notes=tuple(dict.fromkeys((*warnings, *about_memorisation(memorisation)))),
         **_by_operator(ctx),
     )
+
+
+def memorisation_of(ctx: Context, picture: int) -> Memorisation | None:
+    """How strongly the words drew a picture; of one that goes on from another, how they drew that."""
+    drawn = ctx if ctx.base is None else ctx.base
+    batch = next((batch for batch in drawn.norms if picture in batch), None)
+    score = None if batch is None else drawn.norms[batch].score(batch.index(picture))
+    return None if score is None else judge_score(score, drawn.request, drawn.bundle)
 
 
 def _by_operator(ctx: Context) -> dict[str, Any]:

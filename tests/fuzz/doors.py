@@ -208,6 +208,13 @@ def policy(path: Path, scratch: Scratch) -> None:
     parse_policy(path.read_bytes(), "fuzz").rules_met(["A red, (p1rate) s h i p & нос; walk-the-plank " * 20])
 
 
+def ordinary(path: Path, scratch: Scratch) -> None:
+    """A file of ordinary prompts."""
+    from tintype.trust.ordinary import read_prompts
+
+    read_prompts(path)
+
+
 def words(path: Path, scratch: Scratch) -> None:
     """A prompt that is held against the policy that comes along."""
     from tintype.trust.policy import read_policy
@@ -294,6 +301,7 @@ CACHED = (
     b"corrections",
     b"analysis",
     b"verdict",
+    b"memorisation",
 )
 
 
@@ -302,12 +310,15 @@ def cache(path: Path, scratch: Scratch) -> None:
     from tintype import strict_json
     from tintype.bundle.verify import _read_verdict
     from tintype.cli.build import explanation
+    from tintype.cli.calibrate import describe
     from tintype.costs import GraphFacts
     from tintype.engine.build import cache as builds
     from tintype.engine.build.measure import CostTable
     from tintype.engine.build.probe import _stored
     from tintype.files import read_cached
     from tintype.memory.corrections import Corrections
+    from tintype.request import Request
+    from tintype.trust.thresholds import read_calibrations
 
     name, _, content = path.read_bytes().partition(b"\n")
     name = name if name in CACHED else CACHED[0]
@@ -329,6 +340,11 @@ def cache(path: Path, scratch: Scratch) -> None:
             strict_json.read(GraphFacts, strict_json.parse(read_cached(file)))
     elif name == b"verdict":
         _read_verdict(file)
+    elif name == b"memorisation":
+        bundle = scratch.pipeline.bundle
+        known = read_calibrations(file, bundle)
+        known.for_request(scratch.pipeline.resolve(Request(prompt="")))
+        list(map(describe, known.calibrations))
     else:
         builds.damage(folder)
         builds.cache_entries()
@@ -386,8 +402,8 @@ def command(path: Path, scratch: Scratch) -> tuple[int, str]:
 DOORS: dict[str, Door] = {
     each.__name__.replace("_", "-"): each
     for each in (
-        manifest, scheduler, tokenizer, graph, record, record_png, like, latents, noise, prompt, policy, words,
-        safetensors, one_file, onnx_folder, checkpoint, cache, picture, credentials, mask, command,
+        manifest, scheduler, tokenizer, graph, record, record_png, like, latents, noise, prompt, policy, ordinary,
+        words, safetensors, one_file, onnx_folder, checkpoint, cache, picture, credentials, mask, command,
     )
 }  # fmt: skip
 

@@ -278,6 +278,7 @@ def cache_files() -> Seeds:
 
 
 def _cache_texts(folder: Path) -> Iterator[tuple[str, str]]:
+    from tintype.bundle import open_bundle
     from tintype.engine.build.cache import BuildIdentity, write_facts
     from tintype.engine.run.chain import ChainFacts, Part, Port, write_chains
     from tintype.engine.run.strips import NormFacts, StageFacts, StripPort, StripsFacts, write_strips
@@ -304,6 +305,11 @@ def _cache_texts(folder: Path) -> Iterator[tuple[str, str]]:
     yield "corrections", json.dumps({"rate": 1e9, "factors": {"place": {"strips": {"seconds": 1.5}}}})
     facts = ("stored_bytes", "float_bytes", "largest_bytes", "live_bytes", "multiplications")
     yield "analysis", json.dumps(dict.fromkeys(facts, 2**20))
+    way = {"width": 128, "height": 128, "num_inference_steps": 20, "guidance_scale": 5.0, "sampler": "dpmpp_2m"}
+    rest = {"sigmas": None, "exactness": "exact", "negative_prompt": "", "clip_skip": 0}
+    scored = {"prompts": 3, "prompts_sha256": "0" * 64, "scores": [0.1, 0.2, 0.3]}
+    known = {"bundle_hash": open_bundle("postcard").hash, "calibrations": [{**way, **rest, **scored}]}
+    yield "memorisation", json.dumps({**known, "format_version": 1})
     yield "verdict", json.dumps({"unet/model.onnx": [422785, 1700000000000000000]})
 
 
@@ -312,6 +318,11 @@ def policies() -> Seeds:
     patterns = "/(jol+y|me[r-t]{2,5}y)+ \\w*/\n/^(a+)+$/\n"
     rules = f"policy a\nnegative yes\n[a] block\npirate\nwalk the plank\ncannon*\n{patterns}[b] warn\nнос\n"
     return rules.encode(), *(path.read_bytes() for path in sorted(lists.glob("*.txt"))[:2])
+
+
+def ordinary_prompts() -> Seeds:
+    text = (Path(__file__).parents[2] / "runtime/trust/ordinary-prompts.txt").read_bytes()
+    return text, "ein rotes Haus\n\n  a house\r\na house\n".encode("utf-8-sig")
 
 
 def pictures() -> Seeds:
@@ -399,7 +410,7 @@ def commands() -> Seeds:
 SEEDS: dict[str, Callable[[], Seeds]] = {
     "manifest": manifests, "scheduler": schedulers, "tokenizer": tokenizers, "graph": graphs, "record": records,
     "record-png": pngs_with_records, "like": pictures_of_others, "latents": latents_files, "noise": noises,
-    "prompt": prompts, "policy": policies, "words": prompts,
+    "prompt": prompts, "policy": policies, "ordinary": ordinary_prompts, "words": prompts,
     "safetensors": weights, "one-file": one_files, "onnx-folder": onnx_encoders,
     "checkpoint": checkpoints, "cache": cache_files,
     "picture": pictures, "credentials": signed_pictures, "mask": masks, "command": commands,

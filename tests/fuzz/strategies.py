@@ -131,6 +131,7 @@ _BY_DOOR: dict[str, Callable[[Sequence[bytes]], Strategy]] = {
     "noise": lambda seeds: st.one_of(after_head(seeds, _split_npy, _join_npy, bytes_of), bytes_of(seeds)),
     "prompt": prompts,
     "policy": bytes_of,
+    "ordinary": bytes_of,
     "words": prompts,
     "safetensors": _safetensors,
     "one-file": _safetensors,

@@ -54,17 +54,8 @@ def test_a_record_survives_a_png(record, tmp_path):
 def test_a_record_holds_no_clock_and_no_path(record):
     value = json.loads(record.texts()["tintype"])
     known = {"record_version", "request", "picture", "made_with", "memory", "notes"}
-    assert set(value) == {
-        *known,
-        "watermark",
-        "coded_noise",
-        "trustmark",
-        "credentials",
-        "policy",
-        "safety",
-        "deal",
-        "withheld",
-    }
+    of_trust = {"watermark", "coded_noise", "trustmark", "credentials", "policy", "safety", "deal", "withheld"}
+    assert set(value) == {*known, *of_trust, "memorisation"}
     assert set(value["made_with"]) == {
         "tintype",
         "onnxruntime",

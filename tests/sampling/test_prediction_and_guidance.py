@@ -6,7 +6,14 @@ import numpy as np
 import pytest
 
 from tintype.errors import RequestError
-from tintype.sampling import PARAMETRIZATIONS, ClassifierFreeGuidance, Denoised, Interval, Unguided
+from tintype.sampling import (
+    PARAMETRIZATIONS,
+    ClassifierFreeGuidance,
+    Denoised,
+    Interval,
+    PictureGuidance,
+    Unguided,
+)
 from tintype.sampling.guidance import guide, rescale_guidance
 from tintype.sampling.parametrization import EPSILON, V_PREDICTION, Flow, Parametrization
 from tintype.sampling.step import model_input
@@ -46,6 +53,19 @@ def test_a_prediction_and_its_denoised_latents_stand_for_each_other(kind: str, s
     prediction, latents = normals(3), normals(4) * np.float32(np.hypot(1.0, sigma))
     again = KINDS[kind].prediction(KINDS[kind].denoised(prediction, latents, sigma), latents, sigma)
     np.testing.assert_allclose(again, prediction, atol=1e-5 * max(1.0, 1.0 / sigma), rtol=0)
+
+
+def test_what_words_change_is_conditional_less_unconditional() -> None:
+    neither, picture, both = normals(1), normals(2), normals(3)
+    guidance = ClassifierFreeGuidance(scale=9.0, rescale=0.7)
+    np.testing.assert_array_equal(guidance.difference({0: neither, 1: picture}), picture - neither)
+    assert guidance.difference({1: picture}) is None, "outside of an interval"
+    assert Unguided().difference({0: neither}) is None
+    edited = PictureGuidance(scale=9.0, picture_scale=1.5)
+    np.testing.assert_array_equal(edited.difference({0: neither, 1: picture, 2: both}), both - picture)
+    parts = ClassifierFreeGuidance(scale=9.0, weights=(1.0, 0.5))
+    away = (picture - neither) + (both - neither) * np.float32(0.5)
+    np.testing.assert_allclose(parts.difference({0: neither, 1: picture, 2: both}), away, atol=1e-6)
 
 
 @pytest.mark.parametrize("sigma", SIGMAS)
