@@ -146,13 +146,20 @@ KINDS: dict[str, Maker] = {
 }
 
 
-def unmarked(count: int, seed: int) -> Iterator[tuple[str, Picture]]:
-    """So many pictures, the kinds in turn, each with its kind."""
+def unmarked(count: int, seed: int, *, views: int = 1) -> Iterator[tuple[str, Picture]]:
+    """So many pictures, the kinds in turn, each with its kind.
+
+    views: up to 8 of each are counted as so many, turned by right angles and mirrored: to a pattern that is neither's
+    mirror they are other pictures, and drawing takes longer than looking.
+    """
     names = list(KINDS)
     for number in range(count):
-        random = np.random.default_rng([seed, number])
-        name = names[number % len(names)]
-        yield name, KINDS[name](random, int(random.choice(SIDES)))
+        drawn, view = divmod(number, views)
+        if view == 0:
+            random, name = np.random.default_rng([seed, drawn]), names[drawn % len(names)]
+            picture = KINDS[name](random, int(random.choice(SIDES)))
+        turned = np.rot90(picture, view % 4)
+        yield name, np.ascontiguousarray(turned[:, ::-1] if view >= 4 else turned)
 
 
 def _colour(random: np.random.Generator, most: int = 256) -> tuple[int, int, int]:

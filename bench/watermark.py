@@ -34,13 +34,14 @@ from tintype.trust import search as searching
 from tintype.trust.embed import Marked, embed
 from tintype.trust.pattern import BITS, PUBLIC_KEY, TILE, pattern_of
 from tintype.trust.payload import read_payload
-from tintype.trust.residual import flatten, luma_of, middle, tile_bins
+from tintype.trust.residual import flatten, luma_of, middle
 from tintype.trust.verify import read_watermark
 
 Attack = Callable[[Picture, np.random.Generator], Picture]
 MAKER = 0x5EED01
 OPERATOR = bytes(range(32))  # a key that a forger hasn't
 AVERAGED = 50  # pictures
+VIEWS = 8  # of each picture without a mark that shifts are looked for in
 FORGED_DB = 42.0
 PEER_FALSE_ALARMS = 1e-6
 SHARES = {"found": "found", "payload_read": "payload read"}
@@ -210,13 +211,12 @@ def looked_for(picture: Picture, *, whole: bool) -> tuple[detection.Match, float
 def false_alarms(count: int, *, whole: bool) -> dict[str, Any]:
     """How many of so many pictures without a mark look marked; the highest scores; tails beside a Gaussian's."""
     highest, found, beyond, samples = dict[str, float](), Counter[str](), np.zeros(len(TAILS)), 0
-    for kind, picture in unmarked(count, seed=2 + whole):
+    for kind, picture in unmarked(count, seed=2 + whole, views=1 if whole else VIEWS):
         match, threshold = looked_for(picture, whole=whole)
         highest[kind] = max(highest.get(kind, 0.0), round(match.score, 3))
         found[kind] += match.score >= threshold
         if not whole:
-            flat = flatten(luma_of(picture[middle(picture.shape[:2])])).values
-            values = detection.correlations(tile_bins(flat).bins)
+            values = detection.correlations(match.bins)
             beyond += [(values > tail).sum() for tail in TAILS]
             samples += values.size
     told: dict[str, Any] = {"found": found.total() / count, "pictures": count, "found_of": +found}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from tintype.bench.unmarked import KINDS, SIDES, unmarked
-from tintype.bench.watermark import OPERATOR, drawn, false_alarms, forged
+from tintype.bench.watermark import OPERATOR, VIEWS, drawn, false_alarms, forged
 
 
 def test_every_kind_comes_in_turn_and_is_the_same_again() -> None:
@@ -15,15 +15,18 @@ def test_every_kind_comes_in_turn_and_is_the_same_again() -> None:
         assert np.array_equal(one, other)
         assert one.shape in {(side, side, 3) for side in SIDES}
     assert len({picture.tobytes() for _, picture in first}) == len(first)
+    views = [picture for _, picture in unmarked(8, seed=1, views=8)]
+    assert np.array_equal(views[0], first[0][1])
+    assert len({picture.tobytes() for picture in views}) == 8
     assert next(unmarked(1, seed=2))[1].tobytes() != first[0][1].tobytes()
 
 
 def test_false_alarms_are_counted_with_the_kind_that_gave_them() -> None:
-    told = false_alarms(len(KINDS), whole=False)
+    told = false_alarms(VIEWS * len(KINDS), whole=False)
     assert told["found"] == 0
     assert set(told["highest_scores"]) == set(KINDS)
     assert 0 < told["highest_score"] < told["threshold"]
-    assert told["samples"] == len(KINDS) * 128 * 128
+    assert told["samples"] == VIEWS * len(KINDS) * 128 * 128
 
 
 def test_a_mark_that_was_taken_off_one_picture_is_told_and_of_many_is_nobodys() -> None:
