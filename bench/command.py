@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -34,17 +35,19 @@ HELP_BAR = Bar("tintype --help", at_most=0.3)
 PEER_BARS = (Bar(BALANCED, "denoise_seconds", over="onnxruntime", at_most=0.7), *outside_bars("tintype"))
 
 
-class WithSkew(click.Command):
-    """A command of which `skew`, as its first word, is another, with options of its own."""
+OTHERS = {"skew": "tintype.bench.skew", "watermark": "tintype.bench.watermark"}  # with options of their own
+
+
+class WithOthers(click.Command):
+    """A command of which some words, as its first, are others."""
 
     def make_context(
         self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
     ) -> click.Context:
-        if args[:1] != ["skew"]:
+        if not args or args[0] not in OTHERS:
             return super().make_context(info_name, args, parent, **extra)
-        from tintype.bench import skew
-
-        return skew.main.make_context(f"{info_name} skew", args[1:], parent, **extra)
+        other: click.Command = import_module(OTHERS[args[0]]).main
+        return other.make_context(f"{info_name} {args[0]}", args[1:], parent, **extra)
 
 
 @measurement(
@@ -61,7 +64,7 @@ class WithSkew(click.Command):
     click.option("--exactness", type=click.Choice(["exact", "balanced"]), help="[default: the model's own]"),
     rounds=5,
     threads=None,
-    cls=WithSkew,
+    cls=WithOthers,
 )
 def bench(
     report: Report, measures: tuple[str, ...], size: tuple[int, int] | None, **fields: Any,
@@ -70,8 +73,8 @@ def bench(
 
     MEASURES: help (the command's start), fresh (a picture from a new process: cold, with builds cached, and later
     ones), steady (pictures in one process), peers (beside diffusers and plain onnxruntime; extra: peers). Without any:
-    help, fresh and steady. skew is a command of its own (tintype bench skew --help): what a model draws where a
-    prompt leaves something open.
+    help, fresh and steady. Commands of their own are skew, what a model draws where a prompt leaves something open, and
+    watermark, what the mark outlasts (tintype bench skew --help).
     """
     width, height = size or (None, None)
     job = Job(width=width, height=height, **fields)

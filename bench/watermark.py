@@ -1,6 +1,6 @@
 """The watermark: what it costs, what it outlasts, and how often it is seen where there is none.
 
-    python -m tintype.bench.watermark [--pictures 100] [--others 1000] [--searches 100] [--forgeries 50]
+    tintype bench watermark [--pictures 100] [--others 1000] [--searches 100] [--forgeries 50]
 
 Half of the pictures are renders of postcard's world, half are like photographs. The nine attacks are those by which
 Gaussian Shading was measured (Yang et al. 2024, brightness as torchvision's ColorJitter draws it), each once on every

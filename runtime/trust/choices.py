@@ -30,7 +30,7 @@ class Operator:
 
     policy: a file of words that no picture may be asked for with (POLICY.md), or "strict"; None is none.
     safety: an ONNX file, or FILE=THRESHOLD, that judges each picture before it is given out (POLICY.md); `bundle` is
-    the bundle's own; None is none.
+    the bundle's own, `opennsfw` that of the extra safety; None is none.
     deal: a file of words that are dealt to prompts which leave them open, so that a run's pictures meet the file's
     shares (DEAL.md); None is none.
     trustmark: the folder of TrustMark's own ONNX files, by which pictures get a second mark (VERIFY.md); None is none.

