@@ -169,6 +169,8 @@ postcard: $(TEST_STAMP)
 	$(BIN)/python -m tintype.models.postcard.evaluate autoencoder --out bench/results/postcard-autoencoder.json
 	$(BIN)/python -m tintype.models.postcard.evaluate bundle --out bench/results/postcard-int8.json
 	$(BIN)/python -m tintype.models.postcard.evaluate bundle --exactness balanced --out bench/results/postcard-int8-balanced.json
+	PYTHONPATH=tests/processors/pretend $(BIN)/python -m tintype.models.postcard.evaluate bundle --exactness balanced \
+		--out bench/results/postcard-int8-balanced-avx2.json
 	$(BIN)/python -m tintype.models.postcard.evaluate bundle --bundle build/postcard-fp32 --out bench/results/postcard-fp32.json
 	$(BIN)/python -m tintype.models.postcard.edits inpaint --out bench/results/postcard-inpaint.json
 	$(BIN)/python -m tintype.models.postcard.edits image-to-image --count 100 --out bench/results/postcard-image-to-image.json
