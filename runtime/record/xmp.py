@@ -6,7 +6,6 @@ The properties are those of IPTC's Photo Metadata Standard 2025.1 (digital sourc
 from __future__ import annotations
 
 import hashlib
-from html import escape
 
 from tintype.record.provenance import Provenance
 from tintype.request import ResolvedRequest
@@ -21,6 +20,8 @@ _NAMESPACES = {
     "stRef": "http://ns.adobe.com/xap/1.0/sType/ResourceRef#",
     "rdf": "http://www.w3.org/1999/02/22-rdf-syntax-ns#",
 }
+
+_ENTITIES = str.maketrans({"&": "&amp;", "<": "&lt;", ">": "&gt;", '"': "&quot;"})
 
 
 def xmp_text(request: ResolvedRequest, made_with: Provenance, record_text: str) -> str:
@@ -52,7 +53,7 @@ def document_id(record_text: str) -> str:
 
 def _quoted(value: str) -> str:
     """An attribute's value. What xml.sax has for it brings urllib, http and email along, 20 ms of a start."""
-    return f'"{escape(value)}"'
+    return f'"{value.translate(_ENTITIES)}"'
 
 
 def _without_controls(text: str) -> str:

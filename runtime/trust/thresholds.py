@@ -13,8 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from tintype import strict_json
 from tintype.bounds import MAX_CALIBRATION_PROMPTS
 from tintype.bundle import EMBEDDED, Bundle
@@ -66,7 +64,11 @@ class Calibration:
     @property
     def threshold(self) -> float:
         """The score that one in a hundred fresh prompts is above: of n scores the quantile at (n + 1) p, unbiased."""
-        return float(np.quantile(self.scores, PERCENTILE, method="weibull"))
+        ordered, position = sorted(self.scores), PERCENTILE * (len(self.scores) + 1)  # numpy would load much for this
+        below = min(max(int(position), 1), len(ordered))
+        above = min(below + 1, len(ordered))
+        share = min(max(position - below, 0.0), 1.0)
+        return ordered[below - 1] + share * (ordered[above - 1] - ordered[below - 1])
 
     @property
     def way(self) -> dict[str, Any]:

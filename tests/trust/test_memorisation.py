@@ -137,6 +137,13 @@ def told(pipeline: tintype.Pipeline, own_folder: Path) -> Callable[..., Any]:
     return judged
 
 
+@pytest.mark.parametrize("count", [1, 2, 99, 100, 200, 731])
+def test_the_threshold_is_numpys_unbiased_quantile(pipeline: tintype.Pipeline, count: int) -> None:
+    scores = np.random.default_rng(count).random(count).tolist()
+    wanted = np.quantile(scores, 0.99, method="weibull")
+    assert calibration(pipeline, scores).threshold == pytest.approx(wanted, abs=1e-12)
+
+
 def test_a_score_above_the_threshold_is_likely_and_one_below_is_not(
     pipeline: tintype.Pipeline, told: Callable[..., Any]
 ) -> None:
