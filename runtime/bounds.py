@@ -55,6 +55,7 @@ MAX_LINE_CHARS = 8000  # a line of the command; two paths of the greatest length
 MAX_PROMPT_BYTES = 2**16  # of UTF-8, each of the two prompts; 32 chunks of ordinary words have 15,000
 MAX_CALIBRATION_PROMPTS = 10_000  # that scores are held against; each is drawn
 MAX_POLICY_LINES = 20_000
+MAX_POLICY_LINE_CHARS = 1000  # a phrase has some ten words
 MAX_DECK_GROUPS = 32  # of an operator's deck
 MAX_DECK_WORDS = 10_000  # of all its groups: nouns, cards, and words that leave a prompt alone
 MAX_POLICY_PATTERNS = 50  # each reads a prompt by itself, twice where it has letters that look like Latin ones

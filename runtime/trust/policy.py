@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from tintype.bounds import MAX_POLICY_BYTES, MAX_POLICY_LINES, MAX_POLICY_PATTERNS
+from tintype.bounds import MAX_POLICY_BYTES, MAX_POLICY_LINE_CHARS, MAX_POLICY_LINES, MAX_POLICY_PATTERNS
 from tintype.errors import BlockedError, RequestError
 from tintype.files import read_plain
 from tintype.record.record import PolicyFacts
@@ -112,6 +112,8 @@ def parse_policy(content: bytes, name: str) -> Policy:
     for number, line in enumerate(map(str.strip, lines), 1):
         if not line or line.startswith("#"):
             continue
+        if len(line) > MAX_POLICY_LINE_CHARS:
+            raise _error(file, number, f"it has {len(line):,} characters; {MAX_POLICY_LINE_CHARS:,} are the most")
         header, named = _RULE.fullmatch(line), _NAME.fullmatch(line)
         if line.startswith("["):
             if header is None:

@@ -203,9 +203,9 @@ def prompt(path: Path, scratch: Scratch) -> None:
 
 def policy(path: Path, scratch: Scratch) -> None:
     """An operator's policy on words, and an ordinary prompt that is held against it."""
-    from tintype.trust.policy import parse_policy
+    from tintype.trust.policy import read_policy
 
-    parse_policy(path.read_bytes(), "fuzz").rules_met(["A red, (p1rate) s h i p & нос; walk-the-plank " * 20])
+    read_policy(path).rules_met(["A red, (p1rate) s h i p & нос; walk-the-plank " * 20])
 
 
 def ordinary(path: Path, scratch: Scratch) -> None:

@@ -97,6 +97,7 @@ def test_words_of_any_script_are_found_in_their_own() -> None:
         ("[a] block\n--\n", 2, "1 to 60 letters"), ("[a] block\nf*ck\n", 2, "at the end"),
         ("[a] block\nsevered head*\n", 2, "single word"), (f"[a] block\n{'x' * 61}\n", 2, "1 to 60 letters"),
         (f"[a] block\n/{'x' * (MAX_PATTERN_CHARS + 1)}/\n", 2, "500 are the most"),
+        (f"[a] block\n{'word ' * 250}\n", 2, "1,000 are the most"),
         ("[a] block\n" + "/x/\n" * (MAX_POLICY_PATTERNS + 1), MAX_POLICY_PATTERNS + 2, "more than 50 patterns"),
     ],
 )  # fmt: skip
