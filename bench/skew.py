@@ -12,6 +12,7 @@ The result is what `tintype export --skew` states in a bundle.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -158,8 +159,7 @@ def main(
 
 def counted(counts: Mapping[str, int]) -> str:
     """Counts as a line, the most first."""
-    falling = sorted(counts.items(), key=lambda each: -each[1])
-    return ", ".join(f"{label} {count}" for label, count in falling)
+    return ", ".join(f"{label} {count}" for label, count in Counter(counts).most_common())
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from tintype.bounds import MAX_CACHE_BYTES, MAX_FILE_BYTES
-from tintype.errors import NO_ROOM, OutputError
+from tintype.errors import NO_ROOM, OutputError, RequestError
 
 SCRATCH_BYTES = 100  # of a file's name, in that of the one that is written beside it
 
@@ -53,6 +53,15 @@ def read_plain(path: str | os.PathLike[str], most_bytes: int) -> bytes:
     if len(content) > size:  # it grows
         raise _too_large(size)
     return content
+
+
+def read_given(path: str | os.PathLike[str], most_bytes: int, *, what: str, fix: str) -> bytes:
+    """The bytes of a plain file that a user named. Raises RequestError, which calls it `what`."""
+    try:
+        return read_plain(path, most_bytes)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise RequestError(f"the {what} {path} cannot be read: {reason}", fix=fix) from None
 
 
 def others_can_read(path: str | os.PathLike[str]) -> bool:

@@ -58,6 +58,12 @@ def read(kind: type[T], value: Any, where: str = "") -> T:
         raise Misfit(f"{place or 'the whole'} {unfit.problem}") from None
 
 
+def require(condition: bool, otherwise: str) -> None:
+    """Misfit where something isn't so."""
+    if not condition:
+        raise Misfit(otherwise)
+
+
 def dump(value: Any, *, indent: int | None = 2) -> str:
     """A dataclass (or plain JSON value) as JSON text, keys in the order of the fields. ValueError on NaN, infinity."""
     return json.dumps(plain(value), indent=indent, ensure_ascii=False, allow_nan=False)

@@ -21,8 +21,9 @@ from tintype.bounds import (
     MAX_ORIGIN_TEXTS,
     MAX_PROMPT_BYTES,
 )
-from tintype.bundle.shapes import channels, check_graphs, require
+from tintype.bundle.shapes import channels, check_graphs
 from tintype.bundle.skew import Skew, check_skews
+from tintype.strict_json import require
 from tintype.uses import EXACTNESS
 
 FORMAT_VERSION = 1
@@ -371,8 +372,7 @@ class Manifest:
         require(rows == self.latent_channels, f"preview has {rows:,} channels, the latents {self.latent_channels}")
         for name in ("width", "height"):
             pixels = getattr(self.default_request, name)
-            fits = self.size.minimum <= pixels <= self.size.maximum and pixels % self.size.multiple == 0
-            require(fits, f"default_request.{name} {pixels} does not keep to the limits in size")
+            require(self.size.allows(pixels), f"default_request.{name} {pixels} does not keep to the limits in size")
 
     def _check_files(self) -> None:
         require(0 < len(self.files) <= MAX_FILES, f"files lists {len(self.files):,} files")

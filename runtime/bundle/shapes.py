@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping
 from typing import Any, Protocol
 
-from tintype.strict_json import Misfit
+from tintype.strict_json import Misfit, require
 
 Names = tuple[frozenset[str], frozenset[str]]  # of a role's inputs and outputs
 Dim = int | str  # a number, or the name of one that the caller chooses
@@ -73,12 +73,6 @@ def channels(variants: Mapping[str, Graph], port_name: str) -> set[int]:
     """How many channels an input of four dimensions has, over the variants that fix it."""
     shapes = [port.shape for graph in variants.values() for port in graph.inputs if port.name == port_name]
     return {shape[1] for shape in shapes if isinstance(shape[1], int)}
-
-
-def require(condition: bool, otherwise: str) -> None:
-    """Misfit where something isn't so."""
-    if not condition:
-        raise Misfit(otherwise)
 
 
 def _check_names(place: str, names: Names | None, graph: Graph) -> None:

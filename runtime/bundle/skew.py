@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 import re
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from tintype import strict_json
 from tintype.bounds import MAX_CONFIG_BYTES, MAX_SKEW_LABELS, MAX_SKEWS
-from tintype.bundle.shapes import require
 from tintype.errors import RequestError
 from tintype.files import read_plain
 
@@ -26,18 +26,23 @@ class Skew:
     counts: Mapping[str, int]  # pictures by label, in the judge's order, those with none too
 
     def __post_init__(self) -> None:
-        require(2 <= len(self.counts) <= MAX_SKEW_LABELS, f"skew counts {len(self.counts):,} labels")
+        strict_json.require(2 <= len(self.counts) <= MAX_SKEW_LABELS, f"skew counts {len(self.counts):,} labels")
         for text in (self.prompt, self.judge, *self.counts):
             sane = 0 < len(text) <= MAX_SKEW_CHARS and text.isprintable()
-            require(sane, f"skew has a text of {len(text):,} characters, or one that can't be shown")
+            strict_json.require(sane, f"skew has a text of {len(text):,} characters, or one that can't be shown")
         hexadecimal = re.fullmatch("[0-9a-f]{64}", self.bundle_hash) is not None
-        require(hexadecimal, "skew.bundle_hash should be 64 hexadecimal digits")
+        strict_json.require(hexadecimal, "skew.bundle_hash should be 64 hexadecimal digits")
         counted = self.counts.values()
-        require(min(counted) >= 0 < sum(counted) <= 10**9, "skew counts no pictures, or absurdly many")
+        strict_json.require(min(counted) >= 0 < sum(counted) <= 10**9, "skew counts no pictures, or absurdly many")
 
     @property
     def pictures(self) -> int:
         return sum(self.counts.values())
+
+    @property
+    def most_first(self) -> list[tuple[str, int]]:
+        """Labels with their counts."""
+        return Counter(self.counts).most_common()
 
     def total_variation(self, shares: Mapping[str, float] | None = None) -> float:
         """How far the counts are from shares with a sum of 1, 0 to 1: of the pictures that share which would have to
@@ -54,7 +59,7 @@ class _Result:
 
 def check_skews(skews: tuple[Skew, ...]) -> None:
     """Misfit for more statements than a bundle may carry."""
-    require(len(skews) <= MAX_SKEWS, f"skew states {len(skews):,} prompts; {MAX_SKEWS} are the most")
+    strict_json.require(len(skews) <= MAX_SKEWS, f"skew states {len(skews):,} prompts; {MAX_SKEWS} are the most")
 
 
 def read_skews(file: str | os.PathLike[str]) -> tuple[Skew, ...]:

@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from tintype import Pipeline, Record, Run
 
 FROM_INPUTS = ("image", "mask", "latents")  # what a record has hashes of alone
-LEFT_OUT = ("prompt", "negative_prompt", "seed")  # what a private record has salted hashes of alone
 
 
 def whole_record(picture: Path, prompt: str | None, fields: Mapping[str, Any], context: click.Context) -> Record:
@@ -27,13 +26,14 @@ def whole_record(picture: Path, prompt: str | None, fields: Mapping[str, Any], c
     What a record already says, giving it once more could only contradict it.
     """
     from tintype import read_record
+    from tintype.record.private import OF_REQUEST
 
     record = read_record(picture)
     said = {"prompt", "size", "memory", "variation_of", *fields} - {*FROM_INPUTS}
     if record.withheld is None:
         refuse_contradictions(context, "--from-record", said)
         return record
-    refuse_contradictions(context, "--from-record", said - {*LEFT_OUT})
+    refuse_contradictions(context, "--from-record", said - {*OF_REQUEST})
     if prompt is None or fields["seed"] is None:
         record.demand_whole()
     return record.revealed(prompt or "", fields["seed"] or 0, fields["negative_prompt"] or "")

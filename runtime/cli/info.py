@@ -117,8 +117,7 @@ def _bundle_rows(bundle: Bundle) -> list[tuple[str, str]]:
         measured = f"{gate.psnr_db:.1f} dB against {gate.reference} (gate {gate.gate_db:g}){guidance}"
         rows.append(("parity", f"{gate.graph}: {measured}, {'passed' if gate.passed else 'failed'}"))
     for skew in manifest.skew:
-        falling = sorted(skew.counts.items(), key=lambda each: -each[1])
-        shares = ", ".join(f"{label} {count / skew.pictures:.0%}" for label, count in falling)
+        shares = ", ".join(f"{label} {count / skew.pictures:.0%}" for label, count in skew.most_first)
         rows.append(("skew", f"{skew.prompt!r}: {shares}; {skew.pictures:,} pictures, by {skew.judge}"))
     return [*rows, *(("memorised", sentence) for sentence in _about_memorisation(bundle))]
 

@@ -150,8 +150,7 @@ def record_of(ctx: Context, picture: int, warnings: Iterable[str]) -> Record:
             device_bytes=ctx.clock.device_bytes,
         )
     request = ctx.request
-    words = request.prompt, request.negative_prompt, request.seeds[picture]
-    numbers = ctx.bundle.manifest.latent_numbers(ctx.request.width, ctx.request.height)
+    seed, numbers = request.seeds[picture], ctx.bundle.manifest.latent_numbers(request.width, request.height)
     memorisation = memorisation_of(ctx, picture)
     return Record(
         request=request,
@@ -159,8 +158,8 @@ def record_of(ctx: Context, picture: int, warnings: Iterable[str]) -> Record:
         made_with=provenance_of(ctx, picture),
         memory=memory,
         deal=ctx.deal,
-        withheld=Withheld.of(*words) if request.private else None,
-        coded_noise=None if ctx.coder is None else ctx.coder.facts(ctx.request.seeds[picture], numbers),
+        withheld=Withheld.of(request.prompt, request.negative_prompt, seed) if request.private else None,
+        coded_noise=None if ctx.coder is None else ctx.coder.facts(seed, numbers),
         memorisation=memorisation,
         notes=tuple(dict.fromkeys((*warnings, *about_memorisation(memorisation)))),
         **_by_operator(ctx),

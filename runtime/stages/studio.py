@@ -76,12 +76,11 @@ class Studio:
         self.bundle, self.target = bundle, target
         self.memory = None if memory is None else parse_memory(memory)
         self.chosen = Chosen.of(operator, bundle, is_planned=memory is not None)
-        self.policy = self.chosen.policy
         self.graphs = Graphs(bundle, target, default_threads() if threads is None else threads)
         self.on_progress: Callable[[str], None] = lambda words: None  # what a plan takes its time for; set it
         self.refiner = None if refiner is None else _refiner_of(bundle, refiner, target, memory, threads)
         if self.refiner is not None:
-            self.refiner.policy = self.policy
+            self.refiner.chosen = replace(self.refiner.chosen, policy=self.chosen.policy)
             self.refiner.on_progress = lambda words: self.on_progress(words)
         self.planner = Planner(self.graphs, self.model.tokenizers, lambda words: self.on_progress(words))
 
@@ -197,7 +196,7 @@ class Studio:
         ctx.trustmark = self.chosen.trustmark if request.watermark else None
         ctx.coder = self.chosen.coder() if request.code_noise else None
         ctx.signer = self.chosen.signer(request.inputs.file)
-        ctx.policy = None if self.policy is None else self.policy.facts
+        ctx.policy = None if self.chosen.policy is None else self.chosen.policy.facts
         ctx.checker = self.chosen.checker
         return ctx
 
@@ -216,7 +215,8 @@ class Studio:
         reading = known_readings.get(key) or self.model.read(request, refines=key[1])
         known_readings[key] = reading
         words = reading.branches, reading.prompts
-        about_words = [] if self.policy is None else demand_allowed(self.policy, request, *words)
+        policy = self.chosen.policy
+        about_words = [] if policy is None else demand_allowed(policy, request, *words)
         known = self.plan_for(self.work(request, reading)) if plan is None else None
         plan = plan or (ALL_RESIDENT if known is None else known.execution)
         evicts = self.memory is not None

@@ -28,7 +28,7 @@ import numpy as np
 from tintype import strict_json
 from tintype.bounds import MAX_DECK_BYTES, MAX_DECK_GROUPS, MAX_DECK_WORDS
 from tintype.errors import RequestError
-from tintype.files import read_plain
+from tintype.files import read_given
 from tintype.record.record import DealFacts
 from tintype.request import ResolvedRequest
 from tintype.trust.nouns import MAX_NOUN_WORDS, Nouns, insert_words
@@ -52,17 +52,19 @@ class Group:
     place: str = "before"
 
     def __post_init__(self) -> None:
-        _require(_GROUP_NAME.fullmatch(self.name) is not None, f"{self.name[:60]!r} is no name of a group")
-        _require(self.place in PLACES, f"place is {self.place[:60]!r}, not {' or '.join(PLACES)}")
-        _require(bool(self.nouns), f"{self.name} has no nouns")
-        _require(len(self.deck) >= 2, f"the deck of {self.name} has {len(self.deck)} words; 2 are the least")
+        strict_json.require(_GROUP_NAME.fullmatch(self.name) is not None, f"{self.name[:60]!r} is no name of a group")
+        strict_json.require(self.place in PLACES, f"place is {self.place[:60]!r}, not {' or '.join(PLACES)}")
+        strict_json.require(bool(self.nouns), f"{self.name} has no nouns")
+        strict_json.require(len(self.deck) >= 2, f"the deck of {self.name} has {len(self.deck)} words; 2 are the least")
         for word, share in self.deck.items():
-            _require(_is_word(word), f"{word[:60]!r} can't be put into a prompt: letters and blanks, 60 at most")
+            strict_json.require(
+                _is_word(word), f"{word[:60]!r} can't be put into a prompt: letters and blanks, 60 at most"
+            )
             is_sane = 1 / MAX_SHARE <= share <= MAX_SHARE
-            _require(is_sane, f"the share of {word!r} is {share:g}; 0.000001 to 1000000 are sane")
+            strict_json.require(is_sane, f"the share of {word!r} is {share:g}; 0.000001 to 1000000 are sane")
         for noun in self.nouns:
             is_short = len(tokens_of(noun)[0]) <= MAX_NOUN_WORDS
-            _require(is_short, f"the noun {noun[:60]!r} has more than {MAX_NOUN_WORDS} words")
+            strict_json.require(is_short, f"the noun {noun[:60]!r} has more than {MAX_NOUN_WORDS} words")
 
     @property
     def shares(self) -> tuple[Fraction, ...]:
@@ -78,12 +80,16 @@ class _File:
 
     def __post_init__(self) -> None:
         names = [group.name for group in self.groups]
-        _require(0 < len(names) <= MAX_DECK_GROUPS, f"it has {len(names):,} groups; 1 to {MAX_DECK_GROUPS} are sane")
-        _require(len(set(names)) == len(names), "two groups have one name")
+        strict_json.require(
+            0 < len(names) <= MAX_DECK_GROUPS, f"it has {len(names):,} groups; 1 to {MAX_DECK_GROUPS} are sane"
+        )
+        strict_json.require(len(set(names)) == len(names), "two groups have one name")
         words = sum(len(group.nouns) + len(group.deck) + len(group.named) for group in self.groups)
-        _require(words <= MAX_DECK_WORDS, f"it has {words:,} words; {MAX_DECK_WORDS:,} are the most")
+        strict_json.require(words <= MAX_DECK_WORDS, f"it has {words:,} words; {MAX_DECK_WORDS:,} are the most")
         if self.name is not None:
-            _require(_GROUP_NAME.fullmatch(self.name) is not None, f"{self.name[:60]!r} is no name of a deck")
+            strict_json.require(
+                _GROUP_NAME.fullmatch(self.name) is not None, f"{self.name[:60]!r} is no name of a deck"
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,12 +174,9 @@ class _Stream:
 
 def read_deck(file: str | os.PathLike[str]) -> Deck:
     """An operator's file. Raises RequestError for what is none."""
-    try:
-        content = read_plain(file, MAX_DECK_BYTES)
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise RequestError(f"the deck {file} cannot be read: {reason}", fix="give a file") from None
-    return parse_deck(content, Path(file).stem)
+    return parse_deck(
+        read_given(file, MAX_DECK_BYTES, what="deck", fix="give a deck: runtime/DEAL.md has the form"), Path(file).stem
+    )
 
 
 def parse_deck(content: bytes, name: str) -> Deck:
@@ -186,7 +189,7 @@ def parse_deck(content: bytes, name: str) -> Deck:
         nouns = Nouns()
         for group in groups.values():
             problem = nouns.add(group.name, group.nouns, (*group.deck, *group.named))
-            _require(not problem, f"{group.name}: {problem}")
+            strict_json.require(not problem, f"{group.name}: {problem}")
     except strict_json.Misfit as misfit:
         raise RequestError(f"the deck {name}: {misfit}", fix="mend it; runtime/DEAL.md has the form") from None
     return Deck(file.name or name, hashlib.sha256(content).hexdigest(), groups, nouns)
@@ -202,7 +205,7 @@ def _demand_known_keys(value: Any) -> None:
 
 def _demand_keys(value: Any, known: Sequence[str]) -> None:
     for key in value if isinstance(value, dict) else ():
-        _require(key in known, f"{key[:60]!r} is none of {', '.join(known)}")
+        strict_json.require(key in known, f"{key[:60]!r} is none of {', '.join(known)}")
 
 
 def _is_word(word: str) -> bool:
@@ -214,8 +217,3 @@ def _is_word(word: str) -> bool:
         and any(map(str.isalpha, word))
         and _MARKS.search(word) is None
     )
-
-
-def _require(holds: bool, problem: str) -> None:
-    if not holds:
-        raise strict_json.Misfit(problem)

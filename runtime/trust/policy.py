@@ -26,7 +26,7 @@ from pathlib import Path
 
 from tintype.bounds import MAX_POLICY_BYTES, MAX_POLICY_LINE_CHARS, MAX_POLICY_LINES, MAX_POLICY_PATTERNS
 from tintype.errors import BlockedError, RequestError
-from tintype.files import read_plain
+from tintype.files import read_given
 from tintype.record.record import PolicyFacts
 from tintype.trust import fold
 from tintype.trust.patterns import Pattern, PatternError
@@ -79,13 +79,7 @@ def read_policy(name_or_file: str | os.PathLike[str]) -> Policy:
     """`strict`, or an operator's file. Raises RequestError, naming the line, for what is none."""
     if name_or_file == STRICT:
         return _strict()
-    try:
-        content = read_plain(name_or_file, MAX_POLICY_BYTES)
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise RequestError(
-            f"the policy {name_or_file} cannot be read: {reason}", fix=f"give a file, or {STRICT!r}"
-        ) from None
+    content = read_given(name_or_file, MAX_POLICY_BYTES, what="policy", fix=f"give a file, or {STRICT!r}")
     return parse_policy(content, Path(name_or_file).stem)
 
 

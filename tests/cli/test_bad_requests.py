@@ -51,7 +51,7 @@ def test_no_prompt_is_refused(generate) -> None:
 
 
 def test_an_unknown_command_names_the_near_ones(command) -> None:
-    command("genrate").assert_one_clear_error(2, "genrate", "did you mean generate")
+    command("genrate").assert_one_clear_error(2, "genrate", "did you mean generate or calibrate?")
 
 
 def test_a_prompt_in_place_of_a_command_is_answered_with_the_command(command) -> None:
