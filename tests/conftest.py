@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from tintype.engine import Target
 
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # a test's module may import onnxruntime before anything of ours
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # a thousand processes would each compile all that they import
+sys.dont_write_bytecode = False
 
 CAPTIONS = (
     "a red sailboat on a calm sea at sunset",

@@ -19,6 +19,7 @@ from tintype.engine.build import cache
 from tintype.engine.build.builds import GraphSource
 from tintype.engine.build.child import MEMORY, ChildError, answer_parent, run_child
 from tintype.engine.build.code_version import lowering_version
+from tintype.engine.build.late import import_late
 from tintype.engine.build.options import BuildOptions
 from tintype.errors import BuildError
 from tintype.files import read_cached, write_cached
@@ -44,6 +45,7 @@ def analysis_of(bundle: GraphSource, role: str, options: BuildOptions) -> GraphF
 
 def main() -> int:
     """Analyse the graph that stdin names; answers with the analysis."""
+    import_late()
     return answer_parent(_answer)
 
 

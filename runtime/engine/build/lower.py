@@ -21,6 +21,7 @@ import numpy as np
 
 from tintype.engine.build.cache import WEIGHTS
 from tintype.engine.build.child import answer_parent, attempt_all
+from tintype.engine.build.late import import_late
 from tintype.engine.build.options import ANY_SHAPE, BuildOptions
 from tintype.engine.device.machine import default_threads, processor_kind
 from tintype.engine.device.process_memory import peak_rss_bytes
@@ -330,6 +331,7 @@ def _make_measured(job: Job) -> dict[str, Any]:
 
 def main() -> int:
     """Do the jobs on stdin; 0 when each of them was tried."""
+    import_late()
     return answer_parent(make_builds)
 
 
