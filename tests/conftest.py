@@ -9,6 +9,7 @@ tracing gives is known beforehand (see `traces`); a test of tracing itself takes
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import inspect
 import json
@@ -164,6 +165,7 @@ def export_once(_tiny: Path) -> Callable[..., Path]:
         folder.parent.mkdir(exist_ok=True)
         with filelock.FileLock(folder.with_suffix(".lock")):
             if not folder.is_dir():
+                gc.freeze()  # an export collects garbage after each graph, and torch alone is a million objects
                 export_bundle(checkpoint, folder, **options)
         return folder
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from diffusers import AutoencoderKL, UNet2DConditionModel
 
 from tintype.export import known_graphs
 from tintype.export.checkpoint import open_checkpoint
@@ -33,9 +35,30 @@ def traces(monkeypatch: pytest.MonkeyPatch) -> list[torch.nn.Module]:
     return traced
 
 
+@pytest.fixture(scope="module")
+def smallest(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny checkpoint with one level in its UNet and in its VAE: each is traced twice and more here."""
+    folder = Path(shutil.copytree(tiny_checkpoint, tmp_path_factory.mktemp("smallest") / "checkpoint"))
+    unet = UNet2DConditionModel.from_config(
+        UNet2DConditionModel.load_config(folder / "unet"),
+        block_out_channels=(32,),
+        down_block_types=("CrossAttnDownBlock2D",),
+        up_block_types=("CrossAttnUpBlock2D",),
+    )
+    unet.save_pretrained(folder / "unet")
+    vae = AutoencoderKL.from_config(
+        AutoencoderKL.load_config(folder / "vae"),
+        block_out_channels=(16,),
+        down_block_types=("DownEncoderBlock2D",),
+        up_block_types=("UpDecoderBlock2D",),
+    )
+    vae.save_pretrained(folder / "vae")
+    return folder
+
+
 @pytest.fixture
-def of_role(tiny_checkpoint: Path) -> Callable[[str], tuple[torch.nn.Module, Any]]:
-    checkpoint = open_checkpoint(tiny_checkpoint)
+def of_role(smallest: Path) -> Callable[[str], tuple[torch.nn.Module, Any]]:
+    checkpoint = open_checkpoint(smallest)
     modules = Modules(checkpoint)
     return lambda role: (modules.wrapped(role), trace_plan(checkpoint, role, TOKENS))
 
