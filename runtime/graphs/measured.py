@@ -21,7 +21,16 @@ from tintype.memory.budget import MemoryLimits, budget_bytes, free_limits
 from tintype.memory.corrections import Corrections
 from tintype.memory.mode import MIB, PACKED, Mode, Segments, Strips
 from tintype.memory.plan import ExecutionPlan, Plan, Stage
-from tintype.memory.planner import NO_BOUND, Candidate, KnownPlan, Need, device_modes, faster_plan, make_plan, modes_for
+from tintype.memory.planner import (
+    NO_BOUND,
+    Candidate,
+    KnownPlan,
+    Need,
+    device_modes,
+    make_plan,
+    modes_for,
+    whole_plan,
+)
 from tintype.memory.reckoning import Correction, reckon
 from tintype.recent import Recent
 from tintype.uses import GraphUse
@@ -89,7 +98,7 @@ class Planner:
         return replace(known.plan, budget_bytes=budget)
 
     def plan(self, work: Work, memory: str | int | None, *, build: bool = True) -> Plan:
-        """The fastest plan within a budget; None is no budget.
+        """Every graph whole and open, as without a budget (None), where that fits; else the fastest plan that does.
 
         build: make and measure the builds that the plan consists of; otherwise what isn't known stays reckoned.
 
@@ -101,20 +110,17 @@ class Planner:
 
     def _plan(self, work: Work, memory: str | int | None, *, build: bool) -> Plan:
         base = self.base_bytes() + work.picture_bytes
-        budget, room = None, NO_BOUND
         whole = [_need(use, (PACKED,), can_split=False) for use in work.uses]
-        needs = whole
-        if memory is not None:
-            needs = [self._worthwhile(work, use) for use in work.uses if not use.unguided]
-            budget, room = self._bounds(memory)
+        budget, room = (None, NO_BOUND) if memory is None else self._bounds(memory)
 
         def known(candidate: Candidate) -> Costs:
             return self._known(candidate, work)
 
         measure = (lambda candidate: self._measure(candidate, work)) if build else None
-        plan = make_plan(needs, base, budget, known, measure, room=room)
-        if len(needs) < len(whole):  # a build for each number of prompts, rather than one for all steps
-            plan = faster_plan(plan, whole, known, measure, room=room)
+        plan = whole_plan(whole, base, budget, known, measure, room=room)
+        if plan is None:
+            needs = [self._worthwhile(work, use) for use in work.uses if not use.unguided]
+            plan = make_plan(needs, base, budget, known, measure, room=room)
         return replace(plan, stages=tuple(self._with_build(stage, work) for stage in plan.stages))
 
     def _bounds(self, memory: str | int) -> tuple[int, MemoryLimits]:

@@ -135,20 +135,26 @@ def make_plan(
         return plan
 
 
-def faster_plan(
-    plan: Plan, needs: Sequence[Need], known: Oracle, measure: Oracle | None = None, *, room: MemoryLimits = NO_BOUND
-) -> Plan:
-    """The plan, or one of other needs where that keeps all of them open within the same budget and is faster.
+def whole_plan(
+    needs: Sequence[Need],
+    base_bytes: int,
+    budget_bytes: int | None,
+    known: Oracle,
+    measure: Oracle | None = None,
+    *,
+    room: MemoryLimits = NO_BOUND,
+) -> Plan | None:
+    """The plan without a budget, where it fits into this one with every graph open; else None.
 
-    Nothing is measured that is reckoned not to fit. Which is faster counts for two requests, as for `make_plan`.
+    Nothing is measured that is reckoned not to fit.
     """
     with contextlib.suppress(MemoryBudgetError):
         for oracle in (None, measure):
-            other = make_plan(needs, plan.base_bytes, plan.budget_bytes, known, oracle, room=room)
-            if not other.keep or other.seconds + other.warm_seconds >= plan.seconds + plan.warm_seconds:
-                return plan
-        return other
-    return plan
+            plan = make_plan(needs, base_bytes, budget_bytes, known, oracle, room=room)
+            if not plan.keep:
+                return None
+        return plan
+    return None
 
 
 def _best(needs: Sequence[Need], base: int, budget: int | None, known: Oracle, room: MemoryLimits) -> Plan | None:

@@ -10,7 +10,7 @@ from tintype.costs import Costs
 from tintype.errors import MemoryBudgetError
 from tintype.memory.budget import MemoryLimits, parse_memory
 from tintype.memory.mode import MAPPED, MIB, PACKED, Mode, Segments, Strips, Tiles, parse_mode
-from tintype.memory.planner import MARGIN, Candidate, Need, device_modes, faster_plan, make_plan, modes_for
+from tintype.memory.planner import MARGIN, Candidate, Need, device_modes, make_plan, modes_for, whole_plan
 from tintype.memory.reckoning import Correction, reckon
 
 BASE = 60 * MIB
@@ -159,45 +159,35 @@ def test_guidance_is_split_where_some_steps_have_one_prompt_alone(budget):
 
 UNGUIDED = Need(role="denoiser.unguided", modes=(PACKED,), opens=1, calls=4)
 WHOLE = tuple(dataclasses.replace(need, modes=(PACKED,), can_split=False) for need in (*NEEDS[:2], UNGUIDED, NEEDS[2]))
-SPLIT = (NEEDS[0], dataclasses.replace(NEEDS[1], unguided_calls=4), NEEDS[2])
 
 
-def split_costs(seconds):
-    """A call with one prompt takes so long; one with two, one second."""
-    return lambda candidate: dataclasses.replace(
-        costs(candidate),
-        call_seconds=seconds if candidate.split_guidance or candidate.role == UNGUIDED.role else 1.0,
-    )
-
-
-@pytest.mark.parametrize(
-    ("seconds", "budget", "names"),
-    [
-        (0.9, 5000, {"denoiser", "denoiser.unguided"}),  # 10 + 4 * .9 rather than 24 * .9
-        (0.9, 3500, {"denoiser"}),  # both don't fit
-        (0.45, 5000, {"denoiser"}),  # a graph less to open, and no call is slower
-    ],
-)
-def test_two_shapes_of_a_graph_are_kept_where_they_fit_and_are_faster(seconds, budget, names):
-    known = split_costs(seconds)
-    plan = faster_plan(make_plan(SPLIT, BASE, budget * MIB, known), WHOLE, known)
-    assert {stage.role for stage in plan.stages} - {"text_encoder", "vae_decoder"} == names
-    assert plan.execution.split_guidance == (len(names) == 1)
-    assert plan.most_bytes <= budget * MIB * MARGIN
+def test_a_budget_with_room_for_every_graph_changes_nothing():
+    plan = whole_plan(WHOLE, BASE, 5000 * MIB, costs, room=MemoryLimits(host=5000 * MIB))
+    assert plan is not None
+    assert plan.execution == make_plan(WHOLE, BASE, None, costs).execution
     assert plan.keep
+    assert plan.most_bytes <= 5000 * MIB * MARGIN
+    assert whole_plan(WHOLE, BASE, 3500 * MIB, costs) is None
+    assert whole_plan(WHOLE, BASE, 5000 * MIB, costs, room=MemoryLimits(host=3500 * MIB)) is None
+    assert whole_plan(WHOLE, BASE, 100 * MIB, costs) is None
 
 
-def test_a_shape_that_is_reckoned_not_to_fit_is_not_measured():
-    known = split_costs(0.9)
-    plan = make_plan(SPLIT, BASE, 3500 * MIB, known)
-
-    def reckoned(candidate):
-        return dataclasses.replace(known(candidate), measured=False)
-
+def test_whole_graphs_that_are_reckoned_not_to_fit_are_not_measured():
     def measure(candidate):
         raise AssertionError(f"{candidate} is measured")
 
-    assert faster_plan(plan, WHOLE, reckoned, measure) is plan
+    assert whole_plan(WHOLE, BASE, 3500 * MIB, lambda each: costs(each, measured=False), measure) is None
+
+
+def test_whole_graphs_that_are_found_not_to_fit_leave_the_plan_to_others():
+    real = {}
+
+    def measure(candidate):
+        real[candidate] = dataclasses.replace(costs(candidate), peak_bytes=3000 * MIB, resident_bytes=2900 * MIB)
+
+    known = lambda each: real.get(each) or costs(each, measured=False)  # noqa: E731
+    assert whole_plan(WHOLE, BASE, 5000 * MIB, known, measure) is None
+    assert real
 
 
 def test_split_guidance_holds_what_depends_on_the_prompt_twice():
