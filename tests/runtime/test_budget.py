@@ -78,7 +78,8 @@ def test_a_picture_within_a_budget_says_so_and_can_be_made_again(tiny_bundle, un
 
 
 def test_a_decoder_that_cannot_be_cut_is_planned_without_strips(tiny_bundle, tmp_path, monkeypatch):
-    monkeypatch.setenv("TINTYPE_CACHE", str(tmp_path / "cache"))  # what others learned of a machine changes what is tried
+    """In a cache of its own: what others learned of this machine changes what is tried."""
+    monkeypatch.setenv("TINTYPE_CACHE", str(tmp_path / "cache"))
     asked, real = [], builds.ensure_build
 
     def ensure_build(bundle, role, target, **more):
