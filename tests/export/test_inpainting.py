@@ -21,7 +21,7 @@ from tintype.export.picture_channels import mask, picture, picture_channels
 from tintype.export.plans import trajectory_plan
 from tintype.export.trajectories import Call
 
-EFFORT = Effort(steps=4, calibration_prompts=2, gate_prompts=1, gate_calls=2, latent_size=8)
+EFFORT = Effort(steps=4, calibration_prompts=2, gate_prompts=1, gate_calls=2, latent_size=8, damage_seconds=1.0)
 
 
 def test_the_manifest_says_how_many_channels(inpainting_bundle: Path, inpainting_checkpoint: Path) -> None:

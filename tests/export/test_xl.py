@@ -130,7 +130,7 @@ def test_smaller_precisions_pass_their_gates_with_one_part_in_memory_at_a_time(
         return module
 
     monkeypatch.setattr(modules, "load", load_alone)
-    effort = Effort(steps=4, calibration_prompts=2, gate_prompts=1, gate_calls=2, latent_size=8)
+    effort = Effort(steps=4, calibration_prompts=2, gate_prompts=1, gate_calls=2, latent_size=8, damage_seconds=1.0)
     report = export_bundle(xl_checkpoint, tmp_path / "b", precision=precision, effort=effort)
     assert report.passed
     assert len(loaded) == 4  # each when its turn comes: that all are sound is known by a tensor at a time

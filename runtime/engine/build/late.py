@@ -1,7 +1,8 @@
 """Modules that a child process gets only once it uses them.
 
 onnx_ir imports sympy, which takes longer to load than onnx_ir and onnx together, and longer than many a graph takes to
-build; it asks it only for arithmetic with dims that have no number yet, which no build of a known shape comes to.
+build; it asks it only for arithmetic with dims that have no number yet, which no build of a known shape comes to. onnx
+imports what reads graphs written as text.
 """
 
 from __future__ import annotations
@@ -13,7 +14,14 @@ from importlib.machinery import ModuleSpec, PathFinder
 from importlib.util import LazyLoader
 from types import ModuleType
 
-LATE = frozenset({"sympy", "onnx_ir._symbolic_shapes"})  # the second asks the first for its functions at once
+LATE = frozenset(
+    {
+        "sympy",
+        "onnx_ir._symbolic_shapes",  # asks sympy for its functions at once
+        "google.protobuf.json_format",
+        "google.protobuf.text_format",
+    }
+)
 
 
 class _LateFinder(MetaPathFinder):
