@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -110,11 +111,26 @@ FACTS_HARMS = {
 }
 
 
+@pytest.fixture(scope="module")
+def originals(tiny, cpu, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, BuildOptions], Path]:
+    """By role and options the folder of a build that is whole, whatever the tests before did to it."""
+    kept: dict[tuple[str, BuildOptions], tuple[Path, Path]] = {}
+
+    def original(role: str, chosen: BuildOptions) -> Path:
+        if (role, chosen) not in kept:
+            made = ensure_build(tiny, role, cpu, options=chosen)
+            kept[role, chosen] = made, Path(shutil.copytree(made, tmp_path_factory.mktemp("kept") / "build"))
+        folder, copy = kept[role, chosen]
+        shutil.rmtree(folder)
+        return Path(shutil.copytree(copy, folder))
+
+    return original
+
+
 @pytest.mark.parametrize("harm", CHAIN_HARMS)
-def test_segments_of_another_format_are_made_again(tiny, cpu, harm: str) -> None:
+def test_segments_of_another_format_are_refused(tiny, cpu, originals, harm: str) -> None:
     chosen = options("denoiser", **CUTS["denoiser"])
-    folder = ensure_build(tiny, "denoiser", cpu, options=chosen)
-    expected = (folder / PARTS_NAME).read_bytes()
+    folder = originals("denoiser", chosen)
     rewrite(folder, PARTS_NAME, CHAIN_HARMS[harm])
     with pytest.raises(BuildError, match=PARTS_NAME):
         read_chains(folder)
@@ -122,27 +138,41 @@ def test_segments_of_another_format_are_made_again(tiny, cpu, harm: str) -> None
         open_session(folder, cpu)
     assert damage(folder) is not None
     assert find_build(tiny, "denoiser", cpu, options=chosen) is None
+
+
+def test_segments_of_another_format_are_made_again(tiny, cpu, originals) -> None:
+    chosen = options("denoiser", **CUTS["denoiser"])
+    folder = originals("denoiser", chosen)
+    expected = (folder / PARTS_NAME).read_bytes()
+    rewrite(folder, PARTS_NAME, CHAIN_HARMS["a list"])
     with open_role(tiny, "denoiser", cpu, options=chosen) as session:
         assert session.run(random_inputs(session))["out_sample"].shape == (2, 4, 16, 16)
     assert (folder / PARTS_NAME).read_bytes() == expected
 
 
 @pytest.mark.parametrize("harm", STRIP_HARMS)
-def test_strips_of_another_format_are_made_again(tiny, cpu, harm: str) -> None:
+def test_strips_of_another_format_are_refused(tiny, cpu, originals, harm: str) -> None:
     chosen = options("vae_decoder", **CUTS["vae_decoder"])
-    folder = ensure_build(tiny, "vae_decoder", cpu, options=chosen)
+    folder = originals("vae_decoder", chosen)
     rewrite(folder, STRIPS_NAME, STRIP_HARMS[harm])
     with pytest.raises(BuildError, match=STRIPS_NAME):
         read_strips(folder)
+    assert find_build(tiny, "vae_decoder", cpu, options=chosen) is None
+
+
+def test_strips_of_another_format_are_made_again(tiny, cpu, originals) -> None:
+    chosen = options("vae_decoder", **CUTS["vae_decoder"])
+    folder = originals("vae_decoder", chosen)
+    rewrite(folder, STRIPS_NAME, STRIP_HARMS["a list"])
     with open_role(tiny, "vae_decoder", cpu, options=chosen) as session:
         assert session.run(random_inputs(session))["sample"].shape == (1, 3, 64, 64)
     assert read_strips(folder) is not None
 
 
 @pytest.mark.parametrize("harm", FACTS_HARMS)
-def test_facts_of_another_format_are_made_again(tiny, cpu, harm: str) -> None:
+def test_facts_of_another_format_are_refused(tiny, cpu, originals, harm: str) -> None:
     chosen = options("vae_decoder")
-    folder = ensure_build(tiny, "vae_decoder", cpu, options=chosen)
+    folder = originals("vae_decoder", chosen)
     rewrite(folder, FACTS_NAME, FACTS_HARMS[harm])
     if harm == "another identity":  # what is not known is left out, so that a format can grow
         assert damage(folder) is None
@@ -150,6 +180,14 @@ def test_facts_of_another_format_are_made_again(tiny, cpu, harm: str) -> None:
     assert damage(folder) is not None
     entry = next(entry for entry in cache_entries() if entry.path == folder)
     assert (entry.identity, entry.whole) == (None, False)
+    assert find_build(tiny, "vae_decoder", cpu, options=chosen) is None
+
+
+@pytest.mark.parametrize("harm", ["a list", "files of text"])
+def test_facts_of_another_format_are_made_again(tiny, cpu, originals, harm: str) -> None:
+    chosen = options("vae_decoder")
+    folder = originals("vae_decoder", chosen)
+    rewrite(folder, FACTS_NAME, FACTS_HARMS[harm])
     again = ensure_build(tiny, "vae_decoder", cpu, options=chosen)
     assert build_id(again).startswith(folder.name)
     assert damage(folder) is None
