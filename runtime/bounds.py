@@ -37,6 +37,7 @@ MAX_SIGNED_BYTES = 2**28  # of its file, which is hashed
 MAX_CREDENTIALS_BYTES = 4 * 2**20  # of the credentials; those of a picture have some 4 KB, thumbnails 200 KB each
 MAX_LATENTS_BYTES = 2**31
 MAX_LATENTS_HEADER_BYTES = 50_000_000  # of safetensors, which reads twice as much; a record a picture stands there
+MAX_NOISE_HEADER_BYTES = 512  # of a .npy, which numpy pads to 128; a stray quote costs it the cube of them
 MAX_WEIGHTS_HEADER_BYTES = 16 * 2**20  # of a checkpoint's .safetensors; XL's has 350 KB, and trainers add to it
 MAX_CACHE_BYTES = 16 * 2**20  # a JSON file of the cache, which is the user's own
 MAX_EXIF_BYTES = 4 * 2**20  # of a picture's comments; in a JPEG it can't have more than 64 KiB

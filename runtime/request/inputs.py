@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tintype.bounds import MAX_LATENTS_BYTES
+from tintype.bounds import MAX_LATENTS_BYTES, MAX_NOISE_HEADER_BYTES
 from tintype.errors import RequestError
 from tintype.files import open_plain
 from tintype.request import checks
@@ -372,7 +372,9 @@ def _read_array(path: Path, fix: str) -> NDArray[Any]:
             np.lib.format.read_magic(file)  # neither a pickle nor an archive
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of odd headers
-            array: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)  # no more memory than the file has
+            array: NDArray[Any] = np.load(  # mapped: no more memory than the file has
+                path, mmap_mode="r", allow_pickle=False, max_header_size=MAX_NOISE_HEADER_BYTES
+            )
             return array
     except FileNotFoundError:
         raise RequestError(f"there is no file {path}", fix=fix) from None
