@@ -31,6 +31,7 @@ from tintype.export.quantization import Layer, Scales, find_layers, halve_weight
 from tintype.export.roles import COMPONENT_OF, GRAPH_FILES
 from tintype.export.simulation import ActivationStatistics, layer_scales
 from tintype.export.storage import load_graph, save_graph, stored_bytes
+from tintype.export.timestep import take_scalar_timestep
 from tintype.export.tokenizer import BundleTokenizer
 from tintype.export.trajectories import (
     Call,
@@ -141,6 +142,7 @@ def _trace(job: Job, role: str) -> Sequence[Layer]:
     tokens = next(iter(job.tokenizers.values())).facts.max_length
     with job.progress.stage(f"tracing: {role}", 1):
         model = graph_of(job.modules.wrapped(role), trace_plan(job.modules.checkpoint, role, tokens))
+        take_scalar_timestep(model)
         layers = find_layers(model)
         save_graph(model, folder / GRAPH_FILES[role])
     return layers

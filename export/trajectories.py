@@ -252,7 +252,7 @@ def encoder_call(modules: Modules, role: str, image: NDArray[np.float32]) -> Cal
 def _denoiser_call(sample: torch.Tensor, timestep: float, pair: Words, prediction: torch.Tensor) -> Call:
     feed = {
         "sample": torch.cat([sample, sample]).numpy().copy(),
-        "timestep": np.array([timestep], dtype=np.float32),
+        "timestep": np.array(timestep, dtype=np.float32),
         **pair.feed(),
     }
     return Call(feed, prediction.numpy().copy())

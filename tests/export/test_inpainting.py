@@ -48,7 +48,7 @@ def test_the_denoiser_answers_at_sizes_it_was_not_traced_at(
         port.name: random.standard_normal([dims.get(str(dim), dim) for dim in port.shape]).astype(np.float32)
         for port in bundle.graph("denoiser").inputs
     }
-    feed["timestep"] = np.array([31.5], np.float32)
+    feed["timestep"] = np.array(31.5, np.float32)
     tensors = {name: torch.from_numpy(array) for name, array in feed.items()}
     added = {name: tensors.pop(name) for name in ("text_embeds", "time_ids") if name in tensors}
     with torch.inference_mode():
