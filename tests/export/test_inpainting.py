@@ -14,12 +14,12 @@ import torch
 from tintype.bundle import open_bundle
 from tintype.engine import run_graph
 from tintype.export import Effort, export_bundle, graphs, modules
+from tintype.export.calls import Call
 from tintype.export.checkpoint import Checkpoint, load, load_unet, open_checkpoint
 from tintype.export.modules import Modules
 from tintype.export.parity import psnr_db
 from tintype.export.picture_channels import mask, picture, picture_channels
 from tintype.export.plans import trajectory_plan
-from tintype.export.trajectories import Call
 
 EFFORT = Effort(steps=4, calibration_prompts=2, gate_prompts=1, gate_calls=2, latent_size=8)
 
