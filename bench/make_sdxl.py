@@ -36,6 +36,7 @@ from tintype.export.parity import GraphReport
 from tintype.export.quantization import SMALLEST_HALF_BYTES, find_layers, halve_weights
 from tintype.export.roles import COMPONENT_OF, GRAPH_FILES
 from tintype.export.storage import save_graph
+from tintype.export.timestep import take_scalar_timestep
 from tintype.export.tokenizer import read_tokenizer
 from tintype.export.wrappers import trace_plan, wrap
 from tintype.export.writing import write_rest
@@ -171,6 +172,7 @@ def make(bundle: Path, precision: str, seed: int, shape: Shape, name: str) -> di
             component = COMPONENT_OF[role]
             module = hollow(shape.index[component], dict(checkpoint.configs[component]))
             model = tracing.trace(wrap(checkpoint, role, module), trace_plan(checkpoint, role, 77))
+            take_scalar_timestep(model)
             parameters[role], stored = fill(model, precision, seed)
             save_graph(model, made / file)
             parity = Parity(graph=role, reference="none: random weights", psnr_db=0.0, gate_db=0.0, passed=True)

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 import tintype
 from tintype.bench.job import Job
 from tintype.bench.worker import Figures, Peer
-from tintype.bundle import Bundle, open_bundle
+from tintype.bundle import Bundle, Manifest, open_bundle
 from tintype.engine import BuildOptions, ensure_build, open_role, resolve_provider
 
 Inputs = Mapping[str, NDArray[Any]]
@@ -52,11 +52,15 @@ def graph_inputs(job: Job, seed: int = 0) -> dict[str, NDArray[Any]]:
     image = random.standard_normal((rows, channels, *graph_size(job)), dtype=np.float32)
     if job.role != "denoiser":
         return {"latent_sample" if job.role == "vae_decoder" else "sample": image}
-    port = next(each for each in manifest.graphs["denoiser"]["full"].inputs if each.name == CONDITION)
-    shape = (rows, manifest.tokenizer.max_length, int(port.shape[2]))
+    shape = (rows, manifest.tokenizer.max_length, int(_port_shape(manifest, CONDITION)[2]))
     embeddings = random.standard_normal(shape, dtype=np.float32)
-    timestep = np.array([float(random.integers(1, 1000))], dtype=np.float32)
+    timestep = np.full(_port_shape(manifest, "timestep"), random.integers(1, 1000), np.float32)
     return {"sample": image, "timestep": timestep, CONDITION: embeddings}
+
+
+def _port_shape(manifest: Manifest, name: str) -> Any:
+    """The dims of one of the denoiser's inputs; of a timestep () or (1,)."""
+    return next(each.shape for each in manifest.graphs["denoiser"]["full"].inputs if each.name == name)
 
 
 def graph_dims(job: Job) -> dict[str, int]:
@@ -166,9 +170,10 @@ class EulerPeer:
         sigmas = np.append(np.geomspace(SIGMA_MAX, SIGMA_MIN, steps), 0.0).astype(np.float32)
         shape = (1, self._manifest.latent_channels, *graph_size(job))
         latents = np.random.default_rng(seed).standard_normal(shape, dtype=np.float32) * sigmas[0]
+        timestep_shape = _port_shape(self._manifest, "timestep")
         for index, (sigma, sigma_next) in enumerate(itertools.pairwise(sigmas)):
             sample = np.repeat(latents / np.sqrt(1 + sigma**2), 2, axis=0)
-            timestep = np.array([999 * (1 - index / steps)], dtype=np.float32)
+            timestep = np.full(timestep_shape, 999 * (1 - index / steps), np.float32)
             inputs = {"sample": sample, "timestep": timestep, CONDITION: embeddings}
             without, with_words = np.split(self._runs["denoiser"](inputs), 2)
             noise = without + scale * (with_words - without)

@@ -10,7 +10,8 @@ import torch
 from numpy.typing import NDArray
 
 from tintype.bundle import PreviewFactors
-from tintype.export.trajectories import Call, PictureChannels
+from tintype.export.calls import Call
+from tintype.export.trajectories import PictureChannels
 
 Arrays = Mapping[str, NDArray[Any]]
 

@@ -220,9 +220,9 @@ def _exists(path: Path) -> bool:
         return False
 
 
-def hollow_module(checkpoint: Checkpoint, component: str) -> torch.nn.Module:
-    """A component's module without weights, which costs no memory."""
-    return _module(checkpoint, component, on_meta=True)
+def hollow_module(checkpoint: Checkpoint, component: str, *, on_meta: bool = True) -> torch.nn.Module:
+    """A component's module without weights; on the meta device it costs no memory, and can't be traced."""
+    return _module(checkpoint, component, on_meta=on_meta)
 
 
 def demand_tensors(checkpoint: Checkpoint, component: str) -> None:

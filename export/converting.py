@@ -99,7 +99,7 @@ def _denoiser_plan(checkpoint: Checkpoint) -> RolePlan:
     width = int(checkpoint.configs["unet"]["cross_attention_dim"])
     inputs: dict[str, tuple[int | str, ...]] = {
         "sample": ("batch", checkpoint.sample_channels, "height", "width"),
-        "timestep": (1,),
+        "timestep": (),
         "encoder_hidden_states": ("batch", "sequence", width),
     }
     if checkpoint.family.is_xl:
@@ -189,9 +189,9 @@ def _their_name(name: str, plan: RolePlan) -> str:
 
 
 def _as_port(array: NDArray[Any], port: ir.Value) -> NDArray[Any]:
-    """A timestep may be a scalar there, or a whole number; ids may be shorter."""
+    """A timestep may be (1,) there, or a whole number; ids may be shorter."""
     cast = array.astype(port.dtype.numpy()) if port.dtype is not None else array
-    return cast.reshape(()) if port.shape is not None and len(port.shape) == 0 else cast
+    return cast.reshape((1,) * len(port.shape)) if cast.ndim == 0 and port.shape is not None else cast
 
 
 def _feeds(
@@ -231,5 +231,5 @@ def _denoiser_feeds(
     feeds = []
     for time in TIMES:
         one = random.standard_normal((1, checkpoint.sample_channels, height, width), np.float32)
-        feeds.append({"sample": np.repeat(one, 2, axis=0), "timestep": np.array([time], np.float32), **fixed})
+        feeds.append({"sample": np.repeat(one, 2, axis=0), "timestep": np.array(time, np.float32), **fixed})
     return feeds

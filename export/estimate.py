@@ -20,12 +20,11 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from tintype.errors import ExportError
 from tintype.export.checkpoint import Checkpoint, hollow_module
-from tintype.export.graphs import FLOAT_ROLES, KEPT_CALLS
 from tintype.export.known_graphs import is_known
 from tintype.export.plans import ExportPlan
 from tintype.export.progress import duration
 from tintype.export.quantization import weight_scales
-from tintype.export.roles import COMPONENT_OF, GRAPH_FILES
+from tintype.export.roles import COMPONENT_OF, FLOAT_ROLES, GRAPH_FILES, KEPT_CALLS
 from tintype.export.wrappers import trace_plan, wrap
 from tintype.free_memory import free_bytes
 
@@ -171,7 +170,8 @@ class _Work:
         stored = fp32 * STORED_BYTES[self.precision] / 4
         known = is_known(self._module(role), trace_plan(self.checkpoint, role, self.tokens))
         weights = len(self.checkpoint.entries(COMPONENT_OF[role]))
-        yield f"tracing: {role}", (0 if known else TRACE_SECONDS * weights) + self._write(fp32)
+        yield f"tracing: {role}", 0.0 if known else TRACE_SECONDS * weights
+        yield f"writing: {role}", self._write(fp32)
         small, calls = self._call(role, plan.gates.latent_size), plan.gates.gate_calls if role == "denoiser" else 1
         if role == "denoiser":
             yield "real inputs", small * plan.gates.steps * plan.gates.gate_prompts

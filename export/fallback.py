@@ -13,20 +13,19 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from tintype.export.parity import Gate, guidance_error, worst_psnr_db
+from tintype.export.calls import Call
+from tintype.export.parity import Gate, GraphReport, guidance_error, worst_psnr_db
 from tintype.export.progress import Progress
-from tintype.export.quantization import Layer, Scales
-from tintype.export.simulation import quantized
-from tintype.export.trajectories import Call
+from tintype.export.quantization import Layer
 
 AIM_ABOVE_GATE_DB = 2.0  # the gate's calls are others than those measured on
 AIM_OF_GUIDANCE = 0.8
 FIRST_STEP = 0.05  # share of layers that goes float at once when a set misses the gate
 
-Run = Callable[[Call], NDArray[np.float32]]  # the torch module on a call's inputs
+# What the model gives for each call's inputs while these layers of it answer as if they were int8.
+Run = Callable[[Sequence[Layer], Sequence[Call]], list[NDArray[np.float32]]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,18 +80,15 @@ class Choice:
 
 
 class Trial:
-    """Tries sets of int8 layers on a torch module, against a gate, on fixed calls."""
+    """Tries sets of int8 layers on a model, against a gate, on fixed calls."""
 
-    def __init__(
-        self, module: torch.nn.Module, run: Run, calls: Sequence[Call], scales: Mapping[str, Scales], gate: Gate
-    ) -> None:
-        self.module, self.run, self.calls, self.scales, self.gate = module, run, calls, scales, gate
+    def __init__(self, run: Run, calls: Sequence[Call], gate: Gate) -> None:
+        self.run, self.calls, self.gate = run, calls, gate
 
     def damage(self, layers: Sequence[Layer], calls: Sequence[Call] | None = None) -> Damage:
         """The damage of these layers together."""
         calls = self.calls if calls is None else calls
-        with torch.inference_mode(), quantized(self.module, layers, self.scales):
-            found = [self.run(call) for call in calls]
+        found = self.run(layers, calls)
         references = [call.reference for call in calls]
         aim_db = self.gate.psnr_db + AIM_ABOVE_GATE_DB
         noise = 10.0 ** ((aim_db - worst_psnr_db(references, found)) / 10.0)
@@ -123,6 +119,18 @@ def choose(trial: Trial, layers: Sequence[Layer], seconds: float, title: str, pr
             advance(1)
     order = tuple(sorted(units, key=lambda unit: alone[unit.name].worst / unit.parameters, reverse=True))
     return _fit(trial, Choice(order, _predicted_floats(order, alone)))
+
+
+def until_it_passes(choice: Choice, attempt: Callable[[Sequence[Layer]], GraphReport]) -> GraphReport:
+    """Layers go float until the real graph, which `attempt` writes and judges, passes; the last attempt has no int8."""
+    share = FIRST_STEP
+    while True:
+        layers = choice.int8
+        report = attempt(layers)
+        if report.parity.passed or not layers:
+            return report
+        choice.retreat(share)
+        share *= 2.0
 
 
 def _predicted_floats(order: Sequence[Unit], alone: Mapping[str, Damage]) -> int:

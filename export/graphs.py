@@ -19,8 +19,9 @@ from tintype.bundle import PreviewFactors
 from tintype.bundle.manifest import MAX_PREVIEW_FACTOR
 from tintype.engine import BuildOptions, graph_session, measure_ranges, return_large_blocks
 from tintype.export.calibration_data import CalibrationData
-from tintype.export.fallback import FIRST_STEP, Choice, Trial, choose
-from tintype.export.known_graphs import graph_of
+from tintype.export.calls import Call, TrajectoryPlan
+from tintype.export.fallback import Choice, Trial, choose, until_it_passes
+from tintype.export.known_graphs import graph_of, is_known
 from tintype.export.modules import Modules
 from tintype.export.parity import Gate, GraphReport, judge
 from tintype.export.picture_channels import picture_channels
@@ -28,14 +29,14 @@ from tintype.export.placing import Scratch
 from tintype.export.plans import ExportPlan
 from tintype.export.progress import Progress
 from tintype.export.quantization import Layer, Scales, find_layers, halve_weights, quantize_graph
-from tintype.export.roles import COMPONENT_OF, GRAPH_FILES
-from tintype.export.simulation import ActivationStatistics, layer_scales
+from tintype.export.roles import COMPONENT_OF, FLOAT_ROLES, GRAPH_FILES, KEPT_CALLS
+from tintype.export.simulation import ActivationStatistics, layer_scales, quantized
 from tintype.export.storage import load_graph, save_graph, stored_bytes
+from tintype.export.timestep import take_scalar_timestep
 from tintype.export.tokenizer import BundleTokenizer
+from tintype.export.tracing import TracePlan
 from tintype.export.trajectories import (
-    Call,
     PictureChannels,
-    TrajectoryPlan,
     Words,
     calibration_walks,
     decoder_call,
@@ -48,10 +49,8 @@ from tintype.export.wrappers import trace_plan
 from tintype.image.preview import fit_factors
 from tintype.sources.families import tokenizer_of
 
-FLOAT_ROLES = ("vae_encoder", "tiny_encoder")  # they run once, if at all: fp16 in an int8 bundle
 # Weights that are read where they lie, not laid out for speed, need no second room; few calls are no slower by it.
 BUILD_OPTIONS = {"quick": BuildOptions(mapped=True), "full": BuildOptions()}
-KEPT_CALLS = 6  # of the denoiser, for measuring damage
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,16 +87,17 @@ def write_graphs(job: Job) -> list[GraphReport]:
     for component in job.modules.checkpoint.components:
         roles = [role for role in GRAPH_FILES if COMPONENT_OF[role] == component]
         missing = [role for role in roles if role not in partial.reports]
-        quantized: dict[str, Quantized] = {}
+        chosen: dict[str, Quantized] = {}
         if missing:
-            layers = {role: _trace(job, role) for role in missing}
-            quantized = _calibrate(job, component, layers, data)
+            _learn_structures(job, missing)
+            layers = {role: _write_fp32(job, role) for role in missing}
+            chosen = _calibrate(job, component, layers, data)
             job.modules.release(component)
             partial.write_inputs(component, data.arrays_of(component))
         else:
             data.restore(component, partial.read_inputs(component))
         for role in roles:
-            reports.append(partial.reports.get(role) or _finish(job, role, data, quantized.get(role)))
+            reports.append(partial.reports.get(role) or _finish(job, role, data, chosen.get(role)))
     return reports
 
 
@@ -107,11 +107,11 @@ def unfinished(job: Job) -> list[str]:
     return [each for each in job.modules.checkpoint.components if each in {COMPONENT_OF[role] for role in roles}]
 
 
-def _finish(job: Job, role: str, data: CalibrationData, quantized: Quantized | None) -> GraphReport:
+def _finish(job: Job, role: str, data: CalibrationData, chosen: Quantized | None) -> GraphReport:
     """A role's graph, written and judged; one that passed is kept."""
     calls, partial, path = data.gate_calls[role], job.scratch.partial, job.scratch.bundle / GRAPH_FILES[role]
     with job.progress.stage(f"parity: {role}", 1):
-        report = _write_graph(job, role, calls, quantized)
+        report = _write_graph(job, role, calls, chosen)
         report = replace(report, largest=_ranges(job, role, calls), preview=data.previews.get(role))
         if report.parity.passed:
             partial.keep(role, report, [*path.parent.iterdir(), partial.inputs_of(COMPONENT_OF[role])])
@@ -135,15 +135,29 @@ def _ranges(job: Job, role: str, calls: Sequence[Call]) -> dict[str, float]:
     return measure_ranges(job.scratch.bundle / GRAPH_FILES[role], [calls[index].feed for index in chosen])
 
 
-def _trace(job: Job, role: str) -> Sequence[Layer]:
+def _learn_structures(job: Job, roles: Sequence[str]) -> None:
+    """Trace what isn't known yet before any weight is read: the tracer keeps what it saw as long as the process lives,
+    and weights would then be in memory beside the graph that is judged."""
+    for role in roles:
+        with job.progress.stage(f"tracing: {role}", 1):
+            module, plan = job.modules.blank(role), _trace_plan(job, role)
+            if not is_known(module, plan):
+                graph_of(module, plan)
+
+
+def _write_fp32(job: Job, role: str) -> Sequence[Layer]:
     """Write a role's fp32 graph; which of its layers could be int8."""
     folder = job.scratch.bundle if job.precision == "fp32" else job.scratch.fp32
-    tokens = next(iter(job.tokenizers.values())).facts.max_length
-    with job.progress.stage(f"tracing: {role}", 1):
-        model = graph_of(job.modules.wrapped(role), trace_plan(job.modules.checkpoint, role, tokens))
+    with job.progress.stage(f"writing: {role}", 1):
+        model = graph_of(job.modules.wrapped(role), _trace_plan(job, role))
+        take_scalar_timestep(model)
         layers = find_layers(model)
         save_graph(model, folder / GRAPH_FILES[role])
     return layers
+
+
+def _trace_plan(job: Job, role: str) -> TracePlan:
+    return trace_plan(job.modules.checkpoint, role, next(iter(job.tokenizers.values())).facts.max_length)
 
 
 def _calibrate(
@@ -162,13 +176,13 @@ def _calibrate(
         _decode(job, component, data, statistics)
     else:
         _read(job, component, data)
-    quantized = {}
+    found = {}
     for role, each in chosen.items():
         with job.progress.stage(f"scales: {role}", len(each)) as advance, torch.inference_mode():
             scales = layer_scales(module, each, statistics, advance)
         statistics.forget(each)
-        quantized[role] = Quantized(_choose(job, role, each, scales, data.trial_calls[role]), scales)
-    return quantized
+        found[role] = Quantized(_choose(job, role, each, scales, data.trial_calls[role]), scales)
+    return found
 
 
 def _read(job: Job, role: str, data: CalibrationData) -> None:
@@ -229,19 +243,23 @@ def _choose(
     """Which layers of a role may be int8, by trial in torch."""
     module = job.modules.wrapped(role)
 
-    def run(call: Call) -> NDArray[np.float32]:
+    def answer(call: Call) -> NDArray[np.float32]:
         outputs = module(**{name: torch.from_numpy(array) for name, array in call.feed.items()})
         first: torch.Tensor = outputs if isinstance(outputs, torch.Tensor) else outputs[0]
         return first.numpy()
 
-    trial = Trial(job.modules.of_role(role), run, calls, scales, Gate.of(role, job.precision))
+    def run(chosen: Sequence[Layer], calls: Sequence[Call]) -> list[NDArray[np.float32]]:
+        with torch.inference_mode(), quantized(job.modules.of_role(role), chosen, scales):
+            return [answer(call) for call in calls]
+
+    trial = Trial(run, calls, Gate.of(role, job.precision))
     return choose(trial, layers, job.plan.damage_seconds, f"damage: {role}", job.progress)
 
 
-def _write_graph(job: Job, role: str, calls: Sequence[Call], quantized: Quantized | None) -> GraphReport:
-    """A role's graph in the precision asked for, judged."""
-    if quantized is not None:
-        return _int8(job, role, calls, quantized)
+def _write_graph(job: Job, role: str, calls: Sequence[Call], found: Quantized | None) -> GraphReport:
+    """A role's graph in the precision asked for, judged. found: of one that is to be int8."""
+    if found is not None:
+        return _int8(job, role, calls, found)
     if job.precision == "fp32":
         return _check_parity(job, role, calls, "fp32")
     _rewrite(job, role, [], {})
@@ -261,17 +279,14 @@ def run_calls(path: Path, calls: Sequence[Call], place: Path, options: BuildOpti
     return found
 
 
-def _int8(job: Job, role: str, calls: Sequence[Call], quantized: Quantized) -> GraphReport:
+def _int8(job: Job, role: str, calls: Sequence[Call], found: Quantized) -> GraphReport:
     """Write an int8 graph; layers go float until the real graph passes, and the last try is fp16 throughout."""
-    share, choice = FIRST_STEP, quantized.choice
-    while True:
-        layers = choice.int8
-        _rewrite(job, role, layers, quantized.scales)
-        report = _check_parity(job, role, calls, "int8" if layers else "fp16", choice)
-        if report.parity.passed or not layers:
-            return report
-        choice.retreat(share)
-        share *= 2.0
+
+    def attempt(layers: Sequence[Layer]) -> GraphReport:
+        _rewrite(job, role, layers, found.scales)
+        return _check_parity(job, role, calls, "int8" if layers else "fp16", found.choice)
+
+    return until_it_passes(found.choice, attempt)
 
 
 def _check_parity(

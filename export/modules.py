@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from tintype.export.checkpoint import Checkpoint, load
+import torch
+
+from tintype.export.checkpoint import Checkpoint, hollow_module, load
 from tintype.export.roles import COMPONENT_OF
 from tintype.export.wrappers import wrap
-
-if TYPE_CHECKING:
-    import torch
 
 
 class Modules:
@@ -43,6 +42,17 @@ class Modules:
         """A role's module with the inputs and outputs of its graph."""
         return wrap(self.checkpoint, role, self.of_role(role))
 
+    def blank(self, role: str) -> torch.nn.Module:
+        """As `wrapped`, but each weight is one number, seen in the weight's shape: it can be traced, reads no file and
+        costs next to no memory."""
+        component = COMPONENT_OF[role]
+        # A text encoder's positions are a buffer that no file has, and that has to be true.
+        module = hollow_module(self.checkpoint, component, on_meta=not component.startswith("text_encoder"))
+        blank = {name: _one_number(weight) for name, weight in module.state_dict().items()}
+        module.load_state_dict(blank, assign=True)
+        module.requires_grad_(False)
+        return wrap(self.checkpoint, role, module.eval())
+
     @property
     def scheduler(self) -> Mapping[str, Any]:
         """scheduler_config.json."""
@@ -59,3 +69,7 @@ class Modules:
     @property
     def shift_factor(self) -> float:
         return self.checkpoint.shift_factor
+
+
+def _one_number(weight: torch.Tensor) -> torch.Tensor:
+    return torch.zeros((), dtype=weight.dtype).expand(weight.shape)

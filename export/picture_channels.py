@@ -11,8 +11,9 @@ from collections.abc import Iterable
 
 import torch
 
+from tintype.export.calls import TrajectoryPlan
 from tintype.export.modules import Modules
-from tintype.export.trajectories import PictureChannels, TrajectoryPlan
+from tintype.export.trajectories import PictureChannels
 
 
 def picture_channels(modules: Modules, plan: TrajectoryPlan, seeds: Iterable[int]) -> PictureChannels:

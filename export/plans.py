@@ -8,14 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 from tintype.bundle.manifest import PARITY_KINDS
 from tintype.errors import ExportError, near_names
+from tintype.export.calls import DEFAULT_PROMPTS, TrajectoryPlan
 from tintype.export.checkpoint import Checkpoint
-
-if TYPE_CHECKING:
-    from tintype.export.trajectories import TrajectoryPlan
 
 LARGE_UNET_BYTES = 512 * 2**20
 TRIAL_SEEDS = 500  # from the plan's seed on, as far from those of calibration as from the gates'
@@ -76,8 +73,6 @@ def trajectory_plan(
     checkpoint: Checkpoint, effort: Effort, prompts: Sequence[str] | None, guidance_scale: float
 ) -> TrajectoryPlan:
     """What the caller fixed; else much for a small UNet, and for one of SD's size what 2 cores do in minutes."""
-    from tintype.export.trajectories import DEFAULT_PROMPTS, TrajectoryPlan
-
     large = checkpoint.fp32_bytes("unet") > LARGE_UNET_BYTES
     usual = {"steps": 8, "calibration_prompts": 1, "gate_prompts": 1, "gate_calls": 3} if large else {}
     chosen = {field: getattr(effort, field) for field in ("steps", "calibration_prompts", "gate_prompts", "gate_calls")}

@@ -25,6 +25,9 @@ FLOAT16_MAX = 65504.0
 PIECE_NUMBERS = 2**20  # of a weight that becomes integers, at a time
 WEIGHT_SHRINKS = (1.0, 0.96, 0.92, 0.88, 0.84, 0.8, 0.76, 0.72, 0.68, 0.64, 0.6)
 
+KEPT_SAMPLES = 200_000  # of each activation, over all calibration calls
+SEARCHED_SAMPLES = 50_000  # of those, for the range that loses least
+
 # Always float: the first and last convolutions see pixels or latents themselves, and the time embedding steers all.
 ALWAYS_FLOAT = re.compile(
     r"(^|\.)(conv_in|conv_out|quant_conv|post_quant_conv|time_embedding|time_emb_proj|add_embedding)(\.|$)"
@@ -103,6 +106,19 @@ def weight_scales(weight: torch.Tensor) -> NDArray[np.float32]:
         best = torch.where(better, scale, best)
         best_error = torch.where(better, error, best_error)
     return best.numpy().astype(np.float32)
+
+
+def weight_scales_of(rows: NDArray[np.float32]) -> NDArray[np.float32]:
+    """`weight_scales` without torch. rows: (channels or columns, what each multiplies)."""
+    largest = np.maximum(np.abs(rows).max(axis=1), np.float32(1e-12))
+    best, best_error = largest / 127, np.full(len(rows), np.inf, np.float32)
+    for shrink in WEIGHT_SHRINKS:
+        scale = largest * np.float32(shrink / 127.0)
+        rounded = np.clip(np.rint(rows / scale[:, None]), -127, 127) * scale[:, None]
+        error = np.square(rounded - rows).sum(axis=1)
+        better = error < best_error
+        best, best_error = np.where(better, scale, best), np.where(better, error, best_error)
+    return best.astype(np.float32)
 
 
 def integer_weight(weight: torch.Tensor, scales: NDArray[np.float32]) -> torch.Tensor:

@@ -25,6 +25,8 @@ COMPONENT_OF = {
     "tiny_decoder": TINY_VAE,
     "tiny_encoder": TINY_VAE,
 }
+FLOAT_ROLES = ("vae_encoder", "tiny_encoder")  # they run once, if at all: fp16 in an int8 bundle
+KEPT_CALLS = 6  # of the denoiser and the decoder, for measuring what int8 costs
 CLIP_LAYERS = 12  # of a text encoder whose config.json doesn't say, as transformers has it
 
 

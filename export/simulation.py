@@ -15,6 +15,8 @@ import torch
 from torch.utils.hooks import RemovableHandle
 
 from tintype.export.quantization import (
+    KEPT_SAMPLES,
+    SEARCHED_SAMPLES,
     Layer,
     Range,
     Scales,
@@ -23,9 +25,6 @@ from tintype.export.quantization import (
     integer_weight,
     weight_scales,
 )
-
-KEPT_SAMPLES = 200_000  # of each activation, over all calibration calls
-SEARCHED_SAMPLES = 50_000
 
 
 class ActivationStatistics:

@@ -11,6 +11,7 @@ import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from tintype.export.canonical.facts import Facts, module_of
+from tintype.export.timestep import take_scalar_timestep
 
 FLOAT, INT64, INT32 = ir.DataType.FLOAT, ir.DataType.INT64, ir.DataType.INT32
 _TIME_CARRIERS = ("Cast", "Unsqueeze", "Squeeze", "Reshape", "Expand", "Identity")  # before a timestep is a float
@@ -80,26 +81,13 @@ def _take_ids(model: ir.Model, value: ir.Value) -> None:
 
 
 def _take_timestep(model: ir.Model, value: ir.Value) -> None:
-    """One float, (1,): samplers ask between the steps that a model was trained at."""
+    """One float, a scalar: samplers ask between the steps that a model was trained at."""
     if value.dtype not in (FLOAT, INT64, INT32):
         raise PortError(f"its input timestep is of type {value.dtype}, and not float32")
     if value.dtype != FLOAT:
         _demand_cast(value)
         value.dtype = FLOAT
-    if value.shape is not None and len(value.shape) == 0:
-        users = [(use.node, use.idx) for use in value.uses()]
-        axes = ir.tensor(np.array([0], np.int64), name="timestep_axis")
-        first = ir.Value(name=axes.name, const_value=axes, type=ir.TensorType(INT64), shape=ir.Shape((1,)))
-        model.graph.register_initializer(first)
-        squeeze = ir.node("Squeeze", [value, first], name="timestep/Squeeze")
-        squeeze.outputs[0].name = "timestep_scalar"
-        model.graph.insert_before(model.graph[0], squeeze)
-        for node, index in users:
-            if node.op_type == "Unsqueeze" and index == 0:
-                node.outputs[0].replace_all_uses_with(value)
-            else:
-                node.replace_input_with(index, squeeze.outputs[0])
-        RemoveUnusedNodesPass()(model)
+    take_scalar_timestep(model)
 
 
 def _demand_cast(value: ir.Value) -> None:

@@ -17,9 +17,10 @@ from tintype.cli.say import say, say_json
 @click.command()
 @click.argument("bundle", default="postcard")
 @click.option("--size", type=Size(), help="Of the pictures, in pixels, as in 512x384 [default: the model's own].")
+@click.option("--refiner", help="A model that draws the last steps: its graphs are built too.")
 @request_options(
     "batch_size", "guidance_scale", "guidance_interval", "exactness", "image", "strength", "fit", "mask", "outpaint",
-    "decoder", "encoder",
+    "decoder", "encoder", "refiner_start", "num_inference_steps",
 )  # fmt: skip
 @provider_option
 @threads_option
@@ -28,6 +29,7 @@ from tintype.cli.say import say, say_json
 def build(
     bundle: str,
     size: tuple[int, int] | None,
+    refiner: str | None,
     provider: str,
     threads: int | None,
     explain: bool,
@@ -40,12 +42,12 @@ def build(
     """
     from tintype import load
     from tintype.engine.build.cache import read_report
-    from tintype.request import resolve
 
     request = asked(size, {**fields, "count": fields["batch_size"]})
     rows: list[dict[str, Any]] = []
-    with load(runnable(bundle), provider=provider, threads=threads) as pipeline:
-        building = pipeline.build(resolve(request, pipeline.bundle.manifest))
+    width = 14 if refiner is None else 22
+    with load(runnable(bundle), provider=provider, threads=threads, refiner=refiner) as pipeline:
+        building = pipeline.build(pipeline.resolve(request))
         started = time.perf_counter()
         while True:
             with spinner("building"):
@@ -56,7 +58,7 @@ def build(
             choices = read_report(folder).get("choices", [])
             rows.append({"role": role, "path": str(folder), "seconds": round(seconds, 3), "choices": choices})
             if not as_json:
-                say(f"{role:<14} {seconds:7.2f} s  {folder}")
+                say(f"{role:<{width}} {seconds:7.2f} s  {folder}")
             if explain and not as_json:
                 for line in explanation(choices):
                     say(line)

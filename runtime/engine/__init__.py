@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from tintype.engine.build.graph import graph_bytes, graph_operations, graph_session, run_graph
     from tintype.engine.build.measure import AS_IS, layer_costs
     from tintype.engine.build.options import BuildOptions
-    from tintype.engine.build.ranges import measure_ranges
+    from tintype.engine.build.ranges import graph_as_it_stands, measure_ranges
     from tintype.engine.device.abilities import has_ability
     from tintype.engine.device.devices import Device, list_devices
     from tintype.engine.device.disturbance import Reading, others_share
@@ -67,6 +67,7 @@ _HOMES = {
     "Target": "device.providers",
     "ort_version": "device.installation",
     "resolve_provider": "device.providers",
+    "graph_as_it_stands": "build.ranges",
     "measure_ranges": "build.ranges",
     "return_large_blocks": "run.heap",
     "Session": "run.session",
@@ -108,6 +109,7 @@ __all__ = [
     "default_threads",
     "ensure_build",
     "gpus",
+    "graph_as_it_stands",
     "graph_bytes",
     "graph_operations",
     "graph_session",

@@ -37,6 +37,7 @@ from tintype.sources.one_file import (
 )
 from tintype.sources.onnx_folder import EXPORT_AGAIN, is_onnx_folder, plain_index, problem_of, read_graphs
 from tintype.sources.prediction import EPSILON, Prediction, prediction_of, resolution_of
+from tintype.sources.scaled import OTHER_FORMAT, other_format
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +120,10 @@ def _describe_file(header: Header) -> SourceFacts:
         return SourceFacts(looks_like=look.name, need=look.need, parts=parts, **nothing, **common)
     prediction = prediction_of(header, layout)
     need = None if common["has_vae"] else "it has no VAE: give one as --vae"
-    if latent_inputs(header) in UNDONE:
+    quantized = other_format(header)
+    if quantized is not None:
+        need = f"its weights are in {quantized}, which isn't read here: {OTHER_FORMAT}"
+    elif latent_inputs(header) in UNDONE:
         need = f"a model for {_kind(latent_inputs(header))} isn't done here; export the one that it was made from"
     elif pipeline_of(header, layout) not in PIPELINES:
         need = _refusal(unknown_family(header.path, {"_class_name": pipeline_of(header, layout)}))

@@ -289,8 +289,13 @@ class Studio:
 
     def build(self, request: ResolvedRequest) -> Iterator[tuple[str, Path]]:
         """Make the builds that a request needs, one after another, on the processor with each layer's kernels timed;
-        yields the name of each graph and its folder. Requests from then on are drawn by them."""
-        return self.graphs.build(self.model.uses(request), request.exactness)
+        yields the name of each graph, a refiner's as records have it, and its folder. Requests from then on are drawn
+        by them."""
+        yield from self.graphs.build(self.model.uses(request), request.exactness)
+        if self.refiner is not None and request.refiner_start is not None:
+            uses = self.refiner.model.read(request, refines=True).uses
+            for name, folder in self.refiner.graphs.build(uses, request.exactness):
+                yield f"{REFINER}{name}", folder
 
     def encoded(self, picture: Image, exactness: str | None, warn: Callable[[str], None]) -> Latents:
         """See `Pipeline.encode_picture`."""

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 
+from tintype.export.calls import Call
 from tintype.export.fallback import Choice, Trial, Unit, choose
 from tintype.export.parity import Gate
 from tintype.export.progress import Silent
 from tintype.export.quantization import Layer, Scales, weight_scales
-from tintype.export.trajectories import Call
+from tintype.export.simulation import quantized
 
 
 def chain(bad: int) -> torch.nn.Sequential:
@@ -30,11 +33,12 @@ def trial(module: torch.nn.Sequential, gate: Gate) -> tuple[Trial, list[Layer]]:
     scales = {layer.module: Scales(weight_scales(module.get_submodule(layer.module).weight)) for layer in layers}
     feeds = [np.random.default_rng(seed).standard_normal((2, 64, 32)).astype(np.float32) for seed in (1, 2)]
 
-    def run(call: Call) -> np.ndarray:
-        return module(torch.from_numpy(call.feed["x"])).numpy()
+    def run(chosen: Sequence[Layer], calls: Sequence[Call]) -> list[np.ndarray]:
+        with torch.inference_mode(), quantized(module, chosen, scales):
+            return [module(torch.from_numpy(call.feed["x"])).numpy() for call in calls]
 
     calls = [Call({"x": feed}, module(torch.from_numpy(feed)).numpy()) for feed in feeds]
-    return Trial(module, run, calls, scales, gate), layers
+    return Trial(run, calls, gate), layers
 
 
 def test_everything_is_int8_where_the_gate_allows_it() -> None:

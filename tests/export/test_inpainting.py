@@ -14,12 +14,12 @@ import torch
 from tintype.bundle import open_bundle
 from tintype.engine import run_graph
 from tintype.export import Effort, export_bundle, graphs, modules
+from tintype.export.calls import Call
 from tintype.export.checkpoint import Checkpoint, load, load_unet, open_checkpoint
 from tintype.export.modules import Modules
 from tintype.export.parity import psnr_db
 from tintype.export.picture_channels import mask, picture, picture_channels
 from tintype.export.plans import trajectory_plan
-from tintype.export.trajectories import Call
 
 EFFORT = Effort(steps=4, calibration_prompts=2, gate_prompts=1, gate_calls=2, latent_size=8, damage_seconds=1.0)
 
@@ -48,7 +48,7 @@ def test_the_denoiser_answers_at_sizes_it_was_not_traced_at(
         port.name: random.standard_normal([dims.get(str(dim), dim) for dim in port.shape]).astype(np.float32)
         for port in bundle.graph("denoiser").inputs
     }
-    feed["timestep"] = np.array([31.5], np.float32)
+    feed["timestep"] = np.array(31.5, np.float32)
     tensors = {name: torch.from_numpy(array) for name, array in feed.items()}
     added = {name: tensors.pop(name) for name in ("text_embeds", "time_ids") if name in tensors}
     with torch.inference_mode():

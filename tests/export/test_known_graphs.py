@@ -11,11 +11,14 @@ import pytest
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 
-from tintype.export import known_graphs
+from tintype.export import graphs, known_graphs, modules
 from tintype.export.checkpoint import open_checkpoint
+from tintype.export.graphs import Job
 from tintype.export.known_graphs import graph_of, structure_of
 from tintype.export.modules import Modules
+from tintype.export.progress import Silent
 from tintype.export.storage import save_graph
+from tintype.export.tokenizer import read_tokenizer
 from tintype.export.tracing import trace
 from tintype.export.wrappers import trace_plan
 
@@ -57,10 +60,13 @@ def smallest(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) ->
 
 
 @pytest.fixture
-def of_role(smallest: Path) -> Callable[[str], tuple[torch.nn.Module, Any]]:
-    checkpoint = open_checkpoint(smallest)
-    modules = Modules(checkpoint)
-    return lambda role: (modules.wrapped(role), trace_plan(checkpoint, role, TOKENS))
+def parts(smallest: Path) -> Modules:
+    return Modules(open_checkpoint(smallest))
+
+
+@pytest.fixture
+def of_role(parts: Modules) -> Callable[[str], tuple[torch.nn.Module, Any]]:
+    return lambda role: (parts.wrapped(role), trace_plan(parts.checkpoint, role, TOKENS))
 
 
 def saved(model: Any, folder: Path) -> list[bytes]:
@@ -69,15 +75,15 @@ def saved(model: Any, folder: Path) -> list[bytes]:
 
 
 @pytest.mark.parametrize("role", ["text_encoder", "denoiser", "vae_decoder"])
-def test_other_weights_fill_a_known_structure_as_tracing_would(role, of_role, traces, tmp_path, monkeypatch):
+def test_weights_fill_a_structure_that_was_traced_without_any(role, parts, of_role, traces, tmp_path, monkeypatch):
     monkeypatch.setenv("TINTYPE_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(known_graphs, "HOLLOW_BYTES", 20_000)  # so that large weights are one number while it is traced
-    module, plan = of_role(role)
-    weights = {name: weight.clone() for name, weight in module.state_dict().items()}
-    graph_of(module, plan)  # known from here on
-    assert traces == [module]  # once: all that the tracer gave was recognised
-    assert all(torch.equal(weight, weights[name]) for name, weight in module.state_dict().items())
+    blank = parts.blank(role)
+    graph_of(blank, trace_plan(parts.checkpoint, role, TOKENS))  # known from here on
+    assert traces == [blank]  # once: all that the tracer gave was recognised
+    assert {weight.untyped_storage().nbytes() for weight in blank.state_dict().values()} == {4}  # one number each
     traces.clear()
+    module, plan = of_role(role)
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for weight in module.parameters():  # none is like another, as in a trained model
@@ -85,6 +91,34 @@ def test_other_weights_fill_a_known_structure_as_tracing_would(role, of_role, tr
     filled = saved(graph_of(module, plan), tmp_path / "filled")
     assert traces == []
     assert filled == saved(trace(module, plan), tmp_path / "traced")
+
+
+def test_weights_are_as_they_were_once_their_module_is_traced(of_role, traces, tmp_path, monkeypatch):
+    monkeypatch.setenv("TINTYPE_CACHE", str(tmp_path / "cache"))
+    module, plan = of_role("text_encoder")
+    weights = {name: weight.clone() for name, weight in module.state_dict().items()}
+    graph_of(module, plan)
+    assert traces == [module]
+    assert all(torch.equal(weight, weights[name]) for name, weight in module.state_dict().items())
+
+
+def test_an_export_traces_before_it_reads_weights(parts, traces, tmp_path, monkeypatch):
+    """What was traced stays in memory, the tracer keeps it: with its weights an export would have those twice."""
+    monkeypatch.setenv("TINTYPE_CACHE", str(tmp_path / "cache"))
+    tokenizer = read_tokenizer(parts.checkpoint.source.tokenizers["tokenizer"].folder, TOKENS, 10**6)
+
+    def refuse(*_given: Any) -> None:
+        raise AssertionError("weights are read")
+
+    job = Job(parts, {"tokenizer": tokenizer}, None, "fp32", None, Silent())
+    with monkeypatch.context() as patched:
+        patched.setattr(modules, "load", refuse)
+        graphs._learn_structures(job, ["text_encoder"])
+    (traced,) = traces
+    assert sum(weight.untyped_storage().nbytes() for weight in traced.state_dict().values()) < 1000
+    graphs._learn_structures(job, ["text_encoder"])
+    graph_of(parts.wrapped("text_encoder"), trace_plan(parts.checkpoint, "text_encoder", TOKENS))
+    assert traces == [traced]
 
 
 def test_another_setting_or_plan_is_another_structure(of_role):

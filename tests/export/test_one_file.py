@@ -140,38 +140,6 @@ def test_weights_of_every_published_type_are_read(dtype: torch.dtype, published:
         assert torch.equal(found[name], expected.to(dtype).float())
 
 
-def test_weights_of_8_bits_are_multiplied_by_the_scales_beside_them(published: Published, tmp_path: Path) -> None:
-    """As ComfyUI stores them: linear layers scaled to the largest number of fp8, and what says so."""
-    folder = published("sd1")
-
-    def scaled(state: dict[str, Any]) -> None:
-        for name in [name for name in state if name.startswith(UNET) and name.endswith("to_q.weight")]:
-            scale = state[name].float().abs().max() / 448.0
-            state[name] = (state[name].float() / scale).to(torch.float8_e4m3fn)
-            state[name.replace(".weight", ".scale_weight")] = scale
-            state[name.replace(".weight", ".scale_input")] = torch.ones(())
-        state[f"{UNET}scaled_fp8"] = torch.zeros(2, dtype=torch.float8_e4m3fn)
-
-    path = write_one_file(folder, tmp_path / "one.safetensors", "sd1", change=scaled)
-    checkpoint = opened(path, folder)
-    demand_tensors(checkpoint, "unet")
-    found, expected = load_unet(checkpoint).state_dict(), parts_of(folder)["unet"]
-    names = [name for name in expected if name.endswith("to_q.weight")]
-    assert names
-    for name, tensor in expected.items():
-        scale = tensor.float().abs().max() / 448.0
-        stored = (tensor.float() / scale).to(torch.float8_e4m3fn).float() * scale if name in names else tensor.float()
-        assert torch.equal(found[name], stored), name
-    assert describe(path).need is None
-    for change, words in (
-        (lambda state: state.update({f"{UNET}nothing.scale_weight": torch.ones(())}), "which isn't there"),
-        (lambda state: state.update({f"{UNET}out.2.scale_weight": torch.ones(3)}), "no single float"),
-    ):
-        path = write_one_file(folder, tmp_path / "broken.safetensors", "sd1", change=change)
-        with pytest.raises(ExportError, match=words):
-            opened(path, folder)
-
-
 def test_averaged_weights_are_never_taken(published: Published, tmp_path: Path) -> None:
     def without_plain(state: dict[str, Any]) -> None:
         for name in [name for name in state if name.startswith(UNET)]:

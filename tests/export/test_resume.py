@@ -80,12 +80,12 @@ def test_a_killed_export_goes_on_after_each_graph_and_ends_byte_for_byte_as_anot
         with pytest.raises((KeyboardInterrupt, ExportError)) as caught:
             export(tiny_checkpoint, tmp_path / "killed")
         assert any("goes on from there" in note for note in caught.value.__notes__)
-    traced: list[str] = []
-    trace = graphs._trace
-    monkeypatch.setattr(graphs, "_trace", lambda job, role: (traced.append(role), trace(job, role))[1])
+    written: list[str] = []
+    write = graphs._write_fp32
+    monkeypatch.setattr(graphs, "_write_fp32", lambda job, role: (written.append(role), write(job, role))[1])
     said = export(tiny_checkpoint, tmp_path / "killed")
     assert any("goes on: text_encoder, denoiser, vae_encoder are there" in sentence for sentence in said)
-    assert traced == ["vae_decoder"]
+    assert written == ["vae_decoder"]
     assert digests(tmp_path / "killed") == digests(tmp_path / "undisturbed")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["killed", "undisturbed"]
 

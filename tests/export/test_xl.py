@@ -101,7 +101,7 @@ def test_the_denoiser_answers_at_sizes_it_was_not_traced_at(
     random = np.random.default_rng(batch)
     feed = {
         "sample": random.standard_normal((batch, 4, height, width)).astype(np.float32),
-        "timestep": np.array([31.5], np.float32),
+        "timestep": np.array(31.5, np.float32),
         "encoder_hidden_states": random.standard_normal((batch, tokens, 80)).astype(np.float32),
         "text_embeds": random.standard_normal((batch, 40)).astype(np.float32),
         "time_ids": random.uniform(0, 1024, (batch, 6)).astype(np.float32),

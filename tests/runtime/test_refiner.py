@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from edit_parity import MARKS
@@ -101,6 +103,25 @@ def test_within_a_budget_the_two_have_it_in_turn(xl_bundle, family):
     small = tintype.load(xl_bundle, provider="cpu", threads=1, memory=2**20, refiner=family("refiner")[1])
     with small as pipeline, pytest.raises(MemoryBudgetError):
         pipeline.plan(PROMPT, build=False, **asked)
+
+
+def test_builds_made_ahead_are_those_that_it_draws_by(xl_bundle, family, capfd):
+    import json
+
+    from tintype.cli import run
+    from tintype.engine import build_id
+
+    folder = family("refiner")[1]
+    asked = ["--refiner", str(folder), "--size", "16x16", "--guidance-scale", "1", "--threads", "1", "--json"]
+    assert run(["build", str(xl_bundle), *asked, "--provider", "cpu"]) == 0
+    built = {row["role"]: build_id(Path(row["path"])) for row in json.loads(capfd.readouterr().out)["builds"]}
+    with tintype.load(xl_bundle, provider="cpu", threads=1, refiner=folder) as pipeline:
+        made = pipeline.generate(PROMPT, width=16, height=16, guidance_scale=1.0, num_inference_steps=5)
+    drawn = made.records[0].made_with
+    assert drawn.builds == built
+    assert set(drawn.kernels.values()) == {"timed"}
+    assert "refiner vae_decoder" in built
+    assert "vae_decoder" not in built
 
 
 def test_what_cannot_be_refined_is_refused(refined, xl_bundle):

@@ -5,7 +5,7 @@ What is kept is what matters for float16: names of values that come within a fac
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +26,7 @@ TIMES = (999.0, 500.0, 1.0)
 TOKENS = 256  # of a vocabulary whose size isn't known here; every tokenizer has its bytes first
 
 Feed = Mapping[str, NDArray[Any]]
+Run = Callable[[Iterable[str], Feed], list[NDArray[Any]]]
 
 
 def measure_ranges(source: Path, feeds: Iterable[Feed], *, threads: int | None = None) -> dict[str, float]:
@@ -36,19 +37,30 @@ def measure_ranges(source: Path, feeds: Iterable[Feed], *, threads: int | None =
 
     model = ir.load(source)
     names = watch(model)
+    run = graph_as_it_stands(model, source.parent, threads=threads)
+    seen = np.zeros(len(names), np.float64)
+    for feed in feeds:
+        told = run([OUTPUT], feed)[0].astype(np.float64)
+        seen = np.maximum(seen, np.nan_to_num(told, nan=1e38, posinf=1e38))
+    return {name: float(f"{size:.6g}") for name, size in zip(names, seen, strict=True) if size >= KEPT}
+
+
+def graph_as_it_stands(model: ir.Model, folder: Path, *, threads: int | None = None) -> Run:
+    """Names of outputs and a feed -> those outputs, by a graph in memory on the processor, node by node as they stand.
+
+    folder: where the graph's weights lie. Nothing is optimized: weights would be held anew, laid out for speed, and as
+    floats what is stored as halves.
+    """
+    import onnx_ir as ir
+
     cpu = TARGETS["cpu"]
-    # As it stands: an optimizer would hold weights anew, laid out for speed, and as floats what is stored as halves.
     options = session_options(cpu, threads=threads or default_threads(), optimize=False, mapped=True)
     # In the order in which nodes stand: by default all values would wait for what looks at them.
     options.execution_order = load_onnxruntime().ExecutionOrder.PRIORITY_BASED
     options.enable_cpu_mem_arena = False  # what is done with goes back at once
-    options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(source.parent))
+    options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(folder))
     session = new_session(ir.to_proto(model).SerializeToString(), options, cpu)
-    seen = np.zeros(len(names), np.float64)
-    for feed in feeds:
-        told = session.run([OUTPUT], dict(feed))[0].astype(np.float64)
-        seen = np.maximum(seen, np.nan_to_num(told, nan=1e38, posinf=1e38))
-    return {name: float(f"{size:.6g}") for name, size in zip(names, seen, strict=True) if size >= KEPT}
+    return lambda names, feed: session.run(list(names), dict(feed))
 
 
 def ranges_on_noise(source: Path, *, threads: int | None = None) -> dict[str, float]:
