@@ -1,6 +1,6 @@
 """A bundle of Stable Diffusion XL's shape (or another) with random weights, made one tensor at a time.
 
-    python -m tintype.bench.make_sdxl BUNDLE [--shape sdxl] [--precision fp16|int8] [--depth 10] [--seed 0]
+    tintype bench make-sdxl BUNDLE [--shape sdxl] [--precision fp16|int8] [--depth 10] [--seed 0]
 
 Modules are traced with weights that are one number seen many times, and each weight is drawn when it is written. fp16
 stores as `tintype export --precision fp16` does; int8 has linear layers as int8 with a scale a column and the rest as
@@ -206,7 +206,3 @@ def main(bundle: Path, shape: str, precision: str, depth: int, seed: int) -> Non
         raise click.UsageError(f"{bundle} is there already; name a new folder")
     made = make(bundle.resolve(), precision, seed, SHAPES[shape].with_depth(depth), shape)
     click.echo(json.dumps(made, indent=1))
-
-
-if __name__ == "__main__":
-    main()

@@ -24,8 +24,8 @@ from typing import Any
 import click
 import psutil
 
-from tintype.bench.comparison import Comparison
-from tintype.bench.figures import bar_lines, table_lines
+from tintype.bench.comparison import Bar, Comparison, judge
+from tintype.bench.figures import Table, bar_lines, table_lines
 from tintype.bench.runner import Schedule
 from tintype.engine import cpu_name, instruction_sets, processor_kind
 from tintype.errors import TintypeError
@@ -184,6 +184,9 @@ class Report(dict[str, Any]):
 
     def compare(self, title: str, comparison: Comparison, **facts: Any) -> None:
         self.add(title, comparison.run(self.schedule, self.scratch), **facts)
+
+    def judge(self, title: str, table: Table, bars: Iterable[Bar], **facts: Any) -> None:
+        self.add(title, {"peers": table, "bars": judge(bars, table)}, **facts)
 
     def add(self, title: str, part: Mapping[str, Any], **facts: Any) -> None:
         """Keep a part, with what else is known, and print its table and bars."""

@@ -1,6 +1,6 @@
 """How near two devices' pictures are: the same requests on each of them, postcard, several prompts and seeds.
 
-    python -m tintype.bench.parity DEVICE [--prompts 12] [--seeds 1] [--num-inference-steps 20]
+    tintype bench parity DEVICE [--prompts 12] [--seeds 1] [--num-inference-steps 20]
 
 Each is drawn on the device as the bundle asks for it, twice, since the same bytes are promised. The processor's own
 `balanced` picture is compared too, which says what rounding to 8 bits costs.
@@ -122,7 +122,3 @@ def placement(device: str, exactness: str) -> dict[str, dict[str, int]]:
         with open_role(bundle, role, resolve_provider(device), options=graph_options(job)) as session:
             nodes[role] = {name: sum(counts.values()) for name, counts in session.placement.nodes.items()}
     return nodes
-
-
-if __name__ == "__main__":
-    main()

@@ -1,9 +1,9 @@
 """Tintype beside other runtimes at the real size of Stable Diffusion 1.5, random weights: graphs and whole pictures.
 
     pip install 'tintype[cpu,export,peers-cpu]'
-    python -m tintype.bench.sd15 make FOLDER        # once: weights in every runtime's form, about 20 GB
-    python -m tintype.bench.sd15 graphs FOLDER      # one UNet call, one decode, at several sizes
-    python -m tintype.bench.sd15 picture FOLDER     # 20 steps with guidance, from prompt to pixels
+    tintype bench sd15 make FOLDER        # once: weights in every runtime's form, about 20 GB
+    tintype bench sd15 graphs FOLDER      # one UNet call, one decode, at several sizes
+    tintype bench sd15 picture FOLDER     # 20 steps with guidance, from prompt to pixels
 
 Peers: OpenVINO in fp32 and after NNCF's quantization, ONNX Runtime as it comes, stable-diffusion.cpp (which pip builds
 from source: that takes a C++ compiler and minutes).
@@ -18,7 +18,7 @@ from typing import Any
 
 import click
 
-from tintype.bench.comparison import Bar, Comparison, judge, outside_bars
+from tintype.bench.comparison import Bar, Comparison, outside_bars
 from tintype.bench.job import Job, build_arguments
 from tintype.bench.measurement import (
     PictureSize,
@@ -170,7 +170,7 @@ def make(folder: Path, parts: tuple[str, ...], damage_seconds: float, results: P
         "sd15-make", schedule=Schedule(rounds=1), results=results, plan={"damage_seconds": damage_seconds}
     ) as report:
         table = make_parts(folder, parts, damage_seconds)
-        report.add("make", {"peers": table, "bars": judge(MAKE_BARS, table)})
+        report.judge("make", table, MAKE_BARS)
 
 
 @_measurement(
@@ -206,7 +206,3 @@ def graphs(
 def picture(report: Report, folder: Path, **chosen: Any) -> None:
     """Time whole pictures, guidance on."""
     report.compare("picture", picture_comparison(picture_contestants(folder, **chosen)))
-
-
-if __name__ == "__main__":
-    main()

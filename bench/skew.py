@@ -23,7 +23,7 @@ import numpy as np
 import tintype
 from tintype import strict_json
 from tintype.arrays import Pixels
-from tintype.bench.comparison import Bar, judge
+from tintype.bench.comparison import Bar
 from tintype.bench.measurement import Report, count_option, measurement
 from tintype.bounds import MAX_CONFIG_BYTES
 from tintype.bundle.skew import Skew
@@ -153,14 +153,10 @@ def main(
             if arm == AS_ASKED:
                 report["skew"].append(strict_json.plain(found))
         bars = [Bar(DEALT, "total_variation", over=AS_ASKED, at_most=1.0, what=f"{prompt}: dealt over as asked")]
-        report.add(prompt, {"peers": table, "bars": judge(bars, table)}, shares=shares, judge=by)
+        report.judge(prompt, table, bars, shares=shares, judge=by)
         report.lines += [f"{prompt}, {arm}: {counted(figures['counts'])}" for arm, figures in table.items()]
 
 
 def counted(counts: Mapping[str, int]) -> str:
     """Counts as a line, the most first."""
     return ", ".join(f"{label} {count}" for label, count in Counter(counts).most_common())
-
-
-if __name__ == "__main__":
-    main()

@@ -22,13 +22,11 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageFilter
 
-from tintype.bench.comparison import Bar, judge
+from tintype.bench.comparison import Bar
 from tintype.bench.figures import summary
 from tintype.bench.measurement import Report, count_option, measurement
-from tintype.bench.photographs import Picture, as_jpeg, photograph
-from tintype.bench.unmarked import unmarked
-from tintype.models.postcard.scene import random_scene
-from tintype.models.postcard.world import render
+from tintype.bench.photographs import Picture, as_jpeg, clipped, photograph, repeated
+from tintype.bench.unmarked import rendered, unmarked
 from tintype.trust import detect as detection
 from tintype.trust import search as searching
 from tintype.trust.embed import Marked, embed
@@ -87,7 +85,7 @@ def _salted(share: float) -> Attack:
 
 
 def levels(change: Callable[[np.ndarray, np.random.Generator], np.ndarray]) -> Attack:
-    return lambda picture, random: np.clip(np.rint(change(picture.astype(float), random)), 0, 255).astype(np.uint8)
+    return lambda picture, random: clipped(np.rint(change(picture.astype(float), random)))
 
 
 def _enlarged(picture: Picture, random: np.random.Generator, share: float) -> Picture:
@@ -185,7 +183,7 @@ def main(report: Report, pictures: int, others: int, searches: int, forgeries: i
         for taken in (1, AVERAGED):
             table[f"forged from {taken}, {whose}"] = forged(forgeries, taken, key, side)
     table |= {f"invisible-watermark, {name}": peer(name, plain) for name in peers()}
-    report.add("watermark", {"peers": table, "bars": judge(BARS, table)})
+    report.judge("watermark", table, BARS)
     for name, row in table.items():
         shares = [f"{row[each]:.3f} {words}" for each, words in SHARES.items() if each in row]
         report.lines += [f"{name:<24} {', '.join(shares)}"] if shares else []
@@ -195,10 +193,7 @@ def drawn(count: int, side: int, seed: int) -> Iterator[Picture]:
     """Renders and pictures like photographs in turn."""
     random = np.random.default_rng(seed)
     for number in range(count):
-        if number % 2:
-            yield render(random_scene(random, held_out=None), random, side)[0]
-        else:
-            yield photograph(seed * 1_000_003 + number, (side, side))
+        yield rendered(random, side) if number % 2 else photograph(seed * 1_000_003 + number, (side, side))
 
 
 def looked_for(picture: Picture, *, whole: bool) -> tuple[detection.Match, float]:
@@ -237,10 +232,9 @@ def forged(count: int, taken: int, key: bytes, side: int) -> dict[str, float]:
     for picture in drawn(count, side, seed=5):
         tile = np.mean([_taken_off(embed(next(victims), MAKER, key=key)) for _ in range(taken)], axis=0)
         shift = np.random.default_rng(found + read).integers(0, TILE, 2).tolist()
-        times = [-(-length // TILE) for length in picture.shape[:2]]
-        added = np.tile(np.roll(tile, shift, (0, 1)), times)[: picture.shape[0], : picture.shape[1], np.newaxis]
+        added = repeated(np.roll(tile, shift, (0, 1)), picture.shape)[..., np.newaxis]
         added *= 255 / 10 ** (FORGED_DB / 20) / added.std()
-        reading = read_watermark(np.clip(np.rint(picture + added), 0, 255).astype(np.uint8), [key])
+        reading = read_watermark(clipped(np.rint(picture + added)), [key])
         found += reading.found
         is_victims = reading.maker == f"{MAKER:06x}"
         read += is_victims
@@ -282,7 +276,3 @@ def peer(method: str, pictures: Sequence[Picture]) -> dict[str, Any]:
         read = [decoder.decode(np.ascontiguousarray(attack(each, random)[..., ::-1]), method) for each in marked]
         told[name] = float(np.mean([(np.array(each) == bits).sum() >= least for each in read]))
     return {"found": float(np.mean([told[name] for name in NINE])), **told}
-
-
-if __name__ == "__main__":
-    main()
