@@ -15,7 +15,6 @@ import math
 import shutil
 import time
 import zlib
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +32,7 @@ from tintype.export import tracing
 from tintype.export.checkpoint import open_checkpoint
 from tintype.export.defaults import usual_request
 from tintype.export.parity import GraphReport
-from tintype.export.quantization import SMALLEST_HALF_BYTES, find_layers, halve_weights
+from tintype.export.quantization import SMALLEST_HALF_BYTES, Scales, find_layers, halve_weights, quantize_graph
 from tintype.export.roles import COMPONENT_OF, GRAPH_FILES
 from tintype.export.storage import save_graph
 from tintype.export.tokenizer import read_tokenizer
@@ -105,55 +104,42 @@ def hollow(library_and_class: tuple[str, str], config: dict[str, Any]) -> torch.
 
 def fill(model: ir.Model, precision: str, seed: int) -> tuple[int, str]:
     """Every weight becomes a random one that is drawn when it is written; how many there are, and the precision."""
-    linear = {layer.weight for layer in find_layers(model) if layer.kind == "linear"}
+    initializers, large = model.graph.initializers, SMALLEST_HALF_BYTES // 4
+    linear = [layer for layer in find_layers(model) if layer.kind == "linear"]
+    if precision == "int8":
+        chosen = [layer for layer in linear if layer.parameters >= large]
+        quantize_graph(model, chosen, {layer.module: _scales(initializers[layer.weight]) for layer in chosen})
     parameters = 0
-    for name, value in list(model.graph.initializers.items()):
-        tensor = value.const_value
-        if tensor is None or tensor.dtype != ir.DataType.FLOAT or not name.endswith((".weight", ".weight_T", ".bias")):
+    for name, value in initializers.items():
+        if value.const_value is None or not name.endswith((".weight", ".weight_T", ".bias", "_int8")):
             continue
-        shape = tuple(tensor.shape.numpy())
+        shape, dtype = tuple(value.const_value.shape.numpy()), value.const_value.dtype
         parameters += math.prod(shape)
-        if len(shape) < 2 or tensor.nbytes < SMALLEST_HALF_BYTES:
+        if len(shape) >= 2 and math.prod(shape) >= large:
+            draw = functools.partial(_drawn, name, shape, seed)
+            value.const_value = ir.LazyTensor(draw, dtype=dtype, shape=ir.Shape(shape), name=name)
+        else:
             ones = np.ones if name.endswith("weight") else np.zeros
             value.const_value = ir.tensor(ones(shape, np.float32), name=name)
-        elif precision == "int8" and name in linear:
-            _as_int8(model.graph, value, shape, seed)
-        else:
-            value.const_value = _lazy(name, ir.DataType.FLOAT, shape, functools.partial(_normal, name, shape, seed))
     halve_weights(model)
     return parameters, precision if linear else "fp16"
 
 
-def _normal(name: str, shape: tuple[int, ...], seed: int) -> np.ndarray:
-    """With the spread that keeps variance from layer to layer."""
+def _scales(weight: ir.Value) -> Scales:
+    """With which evenly drawn integers keep variance from layer to layer; 73.3 is the spread of -127 .. 127."""
+    assert weight.const_value is not None
+    inputs, columns = weight.const_value.shape.numpy()
+    return Scales(np.full(columns, 0.7 / math.sqrt(inputs) / 73.3, np.float32))
+
+
+def _drawn(name: str, shape: tuple[int, ...], seed: int) -> ir.TensorProtocol:
+    """Integers, or floats with the spread that keeps variance from layer to layer."""
+    random = np.random.default_rng([seed, zlib.crc32(name.removesuffix("_int8").encode())])
+    if name.endswith("_int8"):
+        return ir.tensor(random.integers(-127, 128, shape, np.int8), name=name)
     inputs = shape[0] if name.endswith("weight_T") else math.prod(shape[1:])
-    return _random(name, seed).standard_normal(shape, dtype=np.float32) * np.float32(0.7 / math.sqrt(inputs))
-
-
-def _random(name: str, seed: int) -> np.random.Generator:
-    return np.random.default_rng([seed, zlib.crc32(name.encode())])
-
-
-def _lazy(name: str, dtype: ir.DataType, shape: tuple[int, ...], draw: Callable[[], Any]) -> ir.LazyTensor:
-    return ir.LazyTensor(lambda: ir.tensor(draw(), name=name), dtype=dtype, shape=ir.Shape(shape), name=name)
-
-
-def _as_int8(graph: ir.Graph, weight: ir.Value, shape: tuple[int, ...], seed: int) -> None:
-    """The readers of a weight read a node in front of them, which makes it of integers and a scale a column."""
-    name, tape = str(weight.name), ir.tape.Tape()
-    scale = np.full(shape[1], 0.7 / math.sqrt(shape[0]) / 73.3, np.float32)  # 73.3: the spread of -127 .. 127
-    integers = _lazy(
-        f"{name}_int8", ir.DataType.INT8, shape, lambda: _random(name, seed).integers(-127, 128, shape, np.int8)
-    )
-    inputs = [tape.initializer(integers), tape.initializer(ir.tensor(scale, name=f"{name}_scale"))]
-    for value in inputs:
-        graph.register_initializer(value)
-    output = ir.Value(name=f"{name}_float", shape=weight.shape, type=weight.type)
-    tape.op("DequantizeLinear", inputs, {"axis": 1}, output=output, name=f"{name}/DequantizeLinear")
-    reader = next(node for node in graph if any(node is use.node for use in weight.uses()))
-    graph.insert_before(reader, tape.nodes)
-    weight.replace_all_uses_with(output)
-    del graph.initializers[name]
+    spread = np.float32(0.7 / math.sqrt(inputs))
+    return ir.tensor(random.standard_normal(shape, dtype=np.float32) * spread, name=name)
 
 
 def make(bundle: Path, precision: str, seed: int, shape: Shape, name: str) -> dict[str, Any]:

@@ -102,11 +102,6 @@ def count_option(*names: str, default: int | None, least: int = 1, help: str | N
     return click.option(*names, type=click.IntRange(min=least), default=default, show_default=True, help=help)
 
 
-results_option = click.option(
-    "--results", type=click.Path(file_okay=False, path_type=Path), help="The folder that the figures go to."
-)
-
-
 def folder_argument(name: str, *, cache: str = "cache", exists: bool = True) -> Option:
     """A folder; builds are kept beside what lies in it unless told otherwise. cache: where, from the folder."""
 
@@ -139,7 +134,7 @@ def measurement(
             "--patience", type=click.FloatRange(min=0.0), default=patience, show_default=True,
             help="Seconds that a picture or call may take to be had without other processes disturbing it.",
         ),
-        results_option,
+        click.option("--results", type=click.Path(path_type=Path), help="The folder that the figures go to."),
         click.option("--json", "as_json", is_flag=True, help="Print the report as one JSON object on stdout."),
     )  # fmt: skip
 

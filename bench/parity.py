@@ -103,14 +103,8 @@ def check(device: str, *, steps: int = 20, size: int | None = None) -> dict[str,
             peers[uncaptured] = _peer(job, requests, off, device=device, exactness=exactness)
             near[uncaptured] = exactness
     with tempfile.TemporaryDirectory(prefix="tintype-bench-") as scratch:
-        compared = Comparison(contestants=peers, near=near, bars=bars)
-        part = compared.run(Schedule(rounds=1), Path(scratch))
-    pictures = {exactness: {"placement": placement(device, exactness)} for exactness in ("exact", "balanced")}
-    names = {"": "psnr_db", " again": "psnr_db_twice", " without CUDA graphs": "psnr_db_without_cuda_graphs"}
-    for name in near:
-        exactness = name.split()[0]
-        pictures[exactness][names[name.removeprefix(exactness)]] = part["peers"][name]["psnr_db"]["smallest"]
-    return {**part, "pictures": pictures}
+        part = Comparison(contestants=peers, near=near, bars=bars).run(Schedule(rounds=1), Path(scratch))
+    return {**part, "placement": {exactness: placement(device, exactness) for exactness in ("exact", "balanced")}}
 
 
 def placement(device: str, exactness: str) -> dict[str, dict[str, int]]:

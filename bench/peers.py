@@ -23,6 +23,8 @@ from tintype.bench.job import Job
 from tintype.bench.worker import Figures, Peer
 from tintype.bundle import Bundle, open_bundle
 from tintype.engine import BuildOptions, ensure_build, open_role, resolve_provider
+from tintype.families.model import Model
+from tintype.prompt.chunks import encode_prompt
 
 Inputs = Mapping[str, NDArray[Any]]
 CONDITION = "encoder_hidden_states"
@@ -94,13 +96,9 @@ class TintypePeer:
         fields["watermark"] = job.output is None  # it follows from the picture: what is compared has none
         result = self._pipeline.generate(job.prompt, seed=seed, **fields)
         timings = result.timings
-        return {
-            "denoise_seconds": timings.denoise_seconds,
-            "encode_seconds": timings.encode_seconds,
-            "decode_seconds": timings.decode_seconds,
-            "outside_share": 1.0 - timings.denoise_graph_seconds / timings.denoise_seconds,
-            "output": np.asarray(result.image),
-        }
+        told = {name: getattr(timings, name) for name in ("denoise_seconds", "encode_seconds", "decode_seconds")}
+        outside = 1.0 - timings.denoise_graph_seconds / timings.denoise_seconds
+        return {**told, "outside_share": outside, "output": np.asarray(result.image)}
 
 
 def load_tintype(job: Job) -> Peer:
@@ -142,14 +140,13 @@ class EulerPeer:
     """Pictures with guidance as one batch of 2, of a bundle's graphs by role."""
 
     def __init__(self, bundle: Bundle, runs: Mapping[str, Run]) -> None:
-        from tokenizers import Tokenizer
-
         self._manifest, self._runs = bundle.manifest, runs
-        self._tokenizer = Tokenizer.from_file(str(bundle.path(bundle.manifest.tokenizer.file)))
+        self._tokenizer = Model.of(bundle).tokenizers()["text_encoder"]
 
     def picture(self, seed: int, job: Job) -> Figures:
         started = time.perf_counter()
-        embeddings = self._runs["text_encoder"]({"input_ids": self._input_ids(("", job.prompt))})
+        input_ids = [encode_prompt(self._tokenizer, text).input_ids for text in ("", job.prompt)]
+        embeddings = self._runs["text_encoder"]({"input_ids": np.concatenate(input_ids)})
         encoded = time.perf_counter()
         latents = self._denoise(embeddings, seed, job)
         denoised = time.perf_counter()
@@ -174,17 +171,6 @@ class EulerPeer:
             noise = without + scale * (with_words - without)
             latents = (latents + noise * (sigma_next - sigma)).astype(np.float32)
         return latents
-
-    def _input_ids(self, prompts: tuple[str, ...]) -> NDArray[np.int64]:
-        facts = self._manifest.tokenizer
-        self._tokenizer.no_padding()
-        self._tokenizer.no_truncation()
-        rows = []
-        for text in prompts:
-            words = self._tokenizer.encode(text, add_special_tokens=False).ids[: facts.max_length - 2]
-            row = [facts.bos_token_id, *words, facts.eos_token_id]
-            rows.append(row + [facts.pad_token_id] * (facts.max_length - len(row)))
-        return np.array(rows, dtype=np.int64)
 
 
 def load_onnxruntime(job: Job) -> Peer:

@@ -28,7 +28,6 @@ from tintype.bench.measurement import (
     folder_argument,
     measurement,
     names_option,
-    results_option,
     sizes_option,
 )
 from tintype.bench.peer_rates import PRODUCTS, layer_facts
@@ -159,18 +158,17 @@ def picture_comparison(contestants: Mapping[str, Contestant]) -> Comparison:
     return Comparison(contestants=contestants, ratios=ratios, bars=PICTURE_BARS)
 
 
-@main.command()
-@folder_argument("folder", exists=False)
-@names_option("--parts", PARTS)
-@click.option("--damage-seconds", default=1.0, show_default=True, help="What export may take to see what int8 costs.")
-@results_option
-def make(folder: Path, parts: tuple[str, ...], damage_seconds: float, results: Path | None) -> None:
+@_measurement(
+    "sd15-make",
+    folder_argument("folder", exists=False),
+    names_option("--parts", PARTS),
+    click.option("--damage-seconds", default=1.0, show_default=True, help="What export may take to see int8's cost."),
+    rounds=1,
+    threads=None,
+)
+def make(report: Report, folder: Path, parts: tuple[str, ...], damage_seconds: float, threads: int | None) -> None:
     """Make the weights in every runtime's form; what is there already is kept. Tells what each took, exports too."""
-    with Report(
-        "sd15-make", schedule=Schedule(rounds=1), results=results, plan={"damage_seconds": damage_seconds}
-    ) as report:
-        table = make_parts(folder, parts, damage_seconds)
-        report.judge("make", table, MAKE_BARS)
+    report.judge("make", make_parts(folder, parts, damage_seconds), MAKE_BARS)
 
 
 @_measurement(

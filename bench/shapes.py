@@ -33,7 +33,6 @@ class Shape:
 
     configs: Mapping[str, Config]
     scheduler: Config
-    pipeline: str  # of diffusers
     side: int  # pixels of a usual picture, each side
     steps: int
     guidance_scale: float
@@ -48,8 +47,10 @@ class Shape:
         """model_index.json, as diffusers writes it."""
         parts: Config = {name: CLASSES[name] for name in self.configs}
         parts |= {tokenizer: ["transformers", "CLIPTokenizer"] for tokenizer in self.tokenizers}
-        parts |= {"_class_name": self.pipeline, "scheduler": ["diffusers", self.scheduler["_class_name"]]}
-        return {**parts, "force_zeros_for_empty_prompt": True} if self.is_xl else parts
+        parts["scheduler"] = ["diffusers", self.scheduler["_class_name"]]
+        if self.is_xl:
+            return {**parts, "_class_name": "StableDiffusionXLPipeline", "force_zeros_for_empty_prompt": True}
+        return {**parts, "_class_name": "StableDiffusionPipeline"}
 
     @property
     def tokenizers(self) -> tuple[str, ...]:
@@ -80,7 +81,7 @@ SD15 = Shape(
         },
         "vae": _VAE,
     },
-    scheduler=_EULER, pipeline="StableDiffusionPipeline", side=512, steps=50, guidance_scale=7.5,
+    scheduler=_EULER, side=512, steps=50, guidance_scale=7.5,
 )  # fmt: skip
 
 # With the scheduler of published checkpoints: PNDM, which calls the UNet once more than it has steps.
@@ -104,8 +105,7 @@ SDXL = Shape(
         },
         "vae": {**_VAE, "sample_size": 1024, "scaling_factor": 0.13025, "force_upcast": True},
     },
-    scheduler={**_EULER, "timestep_spacing": "leading"},
-    pipeline="StableDiffusionXLPipeline", side=1024, steps=30, guidance_scale=5.0,
+    scheduler={**_EULER, "timestep_spacing": "leading"}, side=1024, steps=30, guidance_scale=5.0,
 )  # fmt: skip
 
 SDXL_TURBO = dataclasses.replace(

@@ -16,14 +16,14 @@ import importlib.util
 import math
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 from PIL import Image, ImageFilter
 
 from tintype.bench.comparison import Bar
-from tintype.bench.figures import summary
+from tintype.bench.figures import picture_psnr_db, summary
 from tintype.bench.measurement import Report, count_option, measurement
 from tintype.bench.photographs import Picture, as_jpeg, clipped, photograph, repeated
 from tintype.bench.unmarked import rendered, unmarked
@@ -154,27 +154,19 @@ BARS = (
 )
 def main(report: Report, pictures: int, others: int, searches: int, forgeries: int, side: int, threads: int) -> None:
     table: dict[str, dict[str, Any]] = {}
-    marked, psnr, seconds, plain = list[Marked](), [], [], list(drawn(pictures, side, seed=0))
-    for picture in plain:
-        started = time.process_time()
-        made = embed(picture, MAKER)
-        seconds.append(time.process_time() - started)
-        assert made is not None
-        marked.append(made)
-        psnr.append(made.psnr_db)
-    table["marking"] = {"seconds": summary(seconds), "psnr_db": round(float(np.mean(psnr)), 2), "lowest_db": min(psnr)}
-    table["marking"]["read_from_a_copy"] = float(np.mean([made.is_read for made in marked]))
+    plain = list(drawn(pictures, side, seed=0))
+    seconds, marked = zip(*(timed(embed, picture, MAKER) for picture in plain), strict=True)
+    psnr = [made.psnr_db for made in marked]
+    table["marking"] = {"seconds": summary(seconds), "psnr_db": round(mean(psnr), 2), "lowest_db": min(psnr)}
+    table["marking"]["read_from_a_copy"] = mean(made.is_read for made in marked)
     for name, attack in (*NINE.items(), *BESIDE.items(), *SEARCHED.items()):
-        random, found, read, took = np.random.default_rng(1), [], [], []
-        for made in marked:
-            edited = attack(made.pixels, random)
-            started = time.process_time()
-            match, threshold = looked_for(edited, whole=name in SEARCHED)
-            took.append(time.process_time() - started)
-            found.append(match.score >= threshold)
-            read.append(read_payload(detection.soft_bits(match, pattern_of())) == made.payload)
-        table[name] = {"found": float(np.mean(found)), "payload_read": float(np.mean(read)), "seconds": summary(took)}
-    table["nine attacks, mean"] = {"found": float(np.mean([table[name]["found"] for name in NINE]))}
+        random, find = np.random.default_rng(1), search if name in SEARCHED else detect
+        took, found = zip(*(timed(find, attack(made.pixels, random)) for made in marked), strict=True)
+        bits = [detection.soft_bits(match, pattern_of()) for match, _ in found]
+        read = [read_payload(each) == made.payload for each, made in zip(bits, marked, strict=True)]
+        is_found = mean(match.score >= threshold for match, threshold in found)
+        table[name] = {"found": is_found, "payload_read": mean(read), "seconds": summary(took)}
+    table["nine attacks, mean"] = {"found": mean(table[name]["found"] for name in NINE)}
     table["detecting"] = {"seconds": table["nothing"]["seconds"]}
     table["searching"] = {"seconds": table["turned by 9 degrees"]["seconds"]}
     table["others"] = false_alarms(others, whole=False)
@@ -196,18 +188,32 @@ def drawn(count: int, side: int, seed: int) -> Iterator[Picture]:
         yield rendered(random, side) if number % 2 else photograph(seed * 1_000_003 + number, (side, side))
 
 
-def looked_for(picture: Picture, *, whole: bool) -> tuple[detection.Match, float]:
-    """The best match, over shifts or over the whole search, and what it has to reach."""
-    if whole:
-        return searching.search(picture)[0], searching.THRESHOLD
+def detect(picture: Picture) -> tuple[detection.Match, float]:
+    """The best match over shifts, and what it has to reach."""
     return detection.detect(picture), detection.THRESHOLD
+
+
+def search(picture: Picture) -> tuple[detection.Match, float]:
+    """The same of the whole search."""
+    return searching.search(picture)[0], searching.THRESHOLD
+
+
+def timed(function: Callable[..., Any], *arguments: Any) -> tuple[float, Any]:
+    """Processor seconds of a call, and what it gave."""
+    started = time.process_time()
+    result = function(*arguments)
+    return time.process_time() - started, result
+
+
+def mean(values: Iterable[float]) -> float:
+    return float(np.mean(list(values)))
 
 
 def false_alarms(count: int, *, whole: bool) -> dict[str, Any]:
     """How many of so many pictures without a mark look marked; the highest scores; tails beside a Gaussian's."""
     highest, found, beyond, samples = dict[str, float](), Counter[str](), np.zeros(len(TAILS)), 0
     for kind, picture in unmarked(count, seed=2 + whole, views=1 if whole else VIEWS):
-        match, threshold = looked_for(picture, whole=whole)
+        match, threshold = (search if whole else detect)(picture)
         highest[kind] = max(highest.get(kind, 0.0), round(match.score, 3))
         found[kind] += match.score >= threshold
         if not whole:
@@ -269,10 +275,9 @@ def peer(method: str, pictures: Sequence[Picture]) -> dict[str, Any]:
     encoder.set_watermark("bits", bits.tolist())
     marked = [np.ascontiguousarray(encoder.encode(each[..., ::-1], method)[..., ::-1]) for each in pictures]
     told: dict[str, Any] = {"least_bits": least}
-    errors = [np.mean((one.astype(float) - other) ** 2) for one, other in zip(marked, pictures, strict=True)]
-    told["psnr_db"] = round(float(np.mean(10 * np.log10(255**2 / np.array(errors)))), 2)
+    told["psnr_db"] = round(mean(picture_psnr_db(*each) for each in zip(pictures, marked, strict=True)), 2)
     for name, attack in (*BESIDE.items(), *NINE.items()):
         random = np.random.default_rng(1)
         read = [decoder.decode(np.ascontiguousarray(attack(each, random)[..., ::-1]), method) for each in marked]
-        told[name] = float(np.mean([(np.array(each) == bits).sum() >= least for each in read]))
-    return {"found": float(np.mean([told[name] for name in NINE])), **told}
+        told[name] = mean((np.array(each) == bits).sum() >= least for each in read)
+    return {"found": mean(told[name] for name in NINE), **told}
