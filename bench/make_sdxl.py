@@ -38,18 +38,17 @@ from tintype.export.storage import save_graph
 from tintype.export.tokenizer import read_tokenizer
 from tintype.export.wrappers import trace_plan, wrap
 from tintype.export.writing import write_rest
+from tintype.files import write_text
 
 
 def write_checkpoint(folder: Path, shape: Shape) -> None:
     """A checkpoint's configs and tokenizers; its weights are empty files, for nobody reads them."""
-    for name, config in shape.configs.items():
-        (folder / name).mkdir(parents=True)
-        (folder / name / "config.json").write_text(json.dumps(config))
+    files = {"model_index.json": shape.index, "scheduler/scheduler_config.json": shape.scheduler}
+    for name, value in (files | {f"{name}/config.json": config for name, config in shape.configs.items()}).items():
+        write_text(folder / name, json.dumps(value))
+    for name in shape.configs:
         stem = "model" if name.startswith("text") else "diffusion_pytorch_model"
         (folder / name / f"{stem}.safetensors").touch()
-    (folder / "scheduler").mkdir()
-    (folder / "scheduler" / "scheduler_config.json").write_text(json.dumps(shape.scheduler))
-    (folder / "model_index.json").write_text(json.dumps(shape.index))
     for place, pad_token in zip(shape.tokenizers, ("<|endoftext|>", "!"), strict=False):
         _write_tokenizer(folder / place, pad_token)
 
@@ -61,12 +60,10 @@ def _write_tokenizer(folder: Path, pad_token: str) -> None:
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     words = [*alphabet, *(letter + "</w>" for letter in alphabet)]
     words += [f"unused{index}" for index in range(49406 - len(words))] + ["<|startoftext|>", "<|endoftext|>"]
-    folder.mkdir(parents=True)
-    vocabulary = {word: index for index, word in enumerate(words)}
-    (folder / "vocab.json").write_text(json.dumps(vocabulary), encoding="utf-8")
-    (folder / "merges.txt").write_text("#version: 0.2\n", encoding="utf-8")
+    write_text(folder / "vocab.json", json.dumps({word: index for index, word in enumerate(words)}))
+    write_text(folder / "merges.txt", "#version: 0.2\n")
     marks = {"tokenizer_class": "CLIPTokenizer", "model_max_length": 77, "pad_token": pad_token}
-    (folder / "tokenizer_config.json").write_text(json.dumps(marks))
+    write_text(folder / "tokenizer_config.json", json.dumps(marks))
 
 
 def make_checkpoint(folder: Path, shape: Shape) -> dict[str, int]:

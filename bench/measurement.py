@@ -29,6 +29,7 @@ from tintype.bench.figures import Table, bar_lines, table_lines
 from tintype.bench.runner import Schedule
 from tintype.engine import cpu_name, instruction_sets, processor_kind
 from tintype.errors import TintypeError
+from tintype.files import write_text
 
 Option = Callable[..., Any]
 
@@ -203,8 +204,7 @@ class Report(dict[str, Any]):
         if error is not None:
             return
         self["machine"]["load_average_at_end"] = load_average()
-        self.path().parent.mkdir(parents=True, exist_ok=True)
-        self.path().write_text(json.dumps(self, indent=1) + "\n", encoding="utf-8")
+        write_text(self.path(), json.dumps(self, indent=1) + "\n")
         lines = [json.dumps(self)] if self._as_json else [*self.lines, f"written to {self.path()}"]
         click.echo("\n".join(lines))
 

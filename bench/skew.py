@@ -28,7 +28,7 @@ from tintype.bench.measurement import Report, count_option, measurement
 from tintype.bounds import MAX_CONFIG_BYTES
 from tintype.bundle.skew import Skew
 from tintype.errors import NumericError, RequestError
-from tintype.files import read_plain
+from tintype.files import read_given_text
 from tintype.models.postcard.scene import ATTRIBUTES
 from tintype.trust.deck import Deck
 
@@ -67,13 +67,8 @@ def classifier_of(file: Path, labels: Sequence[str]) -> Reader:
 
 def read_labels(file: Path) -> tuple[str, ...]:
     """The lines of a text. Raises RequestError."""
-    try:
-        lines = read_plain(file, MAX_CONFIG_BYTES).decode().splitlines()
-    except (OSError, ValueError) as error:
-        raise RequestError(
-            f"the labels in {file} can't be read: {error}", fix="give a UTF-8 text, a line each"
-        ) from None
-    labels = tuple(line.strip() for line in lines if line.strip())
+    text = read_given_text(file, MAX_CONFIG_BYTES, what="labels", fix="give a UTF-8 text, a line each")
+    labels = tuple(line.strip() for line in text.splitlines() if line.strip())
     if len(set(labels)) != len(labels) or len(labels) < 2:
         raise RequestError(f"{file} has {len(labels)} labels, or one twice", fix="write two or more, a line each")
     return labels

@@ -36,6 +36,7 @@ from tintype.trust.residual import flatten, luma_of, middle
 from tintype.trust.verify import read_watermark
 
 Attack = Callable[[Picture, np.random.Generator], Picture]
+BICUBIC = Image.Resampling.BICUBIC
 MAKER = 0x5EED01
 OPERATOR = bytes(range(32))  # a key that a forger hasn't
 AVERAGED = 50  # pictures
@@ -46,66 +47,57 @@ SHARES = {"found": "found", "payload_read": "payload read"}
 TAILS = (3.0, 4.0, 5.0)  # standard deviations
 
 
-def _filtered(kind: ImageFilter.Filter) -> Attack:
-    return lambda picture, random: np.asarray(Image.fromarray(picture).filter(kind))
+def _image(change: Callable[[Image.Image], Image.Image]) -> Attack:
+    return lambda picture, random: np.asarray(change(Image.fromarray(picture)))
 
 
-def _turned(degrees: float) -> Attack:
-    return lambda picture, random: np.asarray(Image.fromarray(picture).rotate(degrees, Image.Resampling.BICUBIC))
+def _scaled(image: Image.Image, share: float) -> Image.Image:
+    return image.resize([round(side * share) for side in image.size], BICUBIC)
 
 
-def _resized(share: float, *, back: bool) -> Attack:
-    def change(picture: Picture, random: np.random.Generator) -> Picture:
-        whole = Image.fromarray(picture)
-        small = whole.resize([round(side * share) for side in whole.size], Image.Resampling.BICUBIC)
-        return np.asarray(small.resize(whole.size, Image.Resampling.BICUBIC) if back else small)
-
-    return change
+def _square(picture: Picture, random: np.random.Generator, share: float) -> tuple[slice, slice]:
+    """A square of so much of the area, anywhere."""
+    side = int(picture.shape[0] * math.sqrt(share))
+    top, left = random.integers(0, picture.shape[0] - side, 2)
+    return slice(top, top + side), slice(left, left + side)
 
 
 def _hidden(share: float, *, inside: bool) -> Attack:
-    """Black in a square of so much of the area, or but for it."""
+    """Black in a square, or but for it."""
 
     def change(picture: Picture, random: np.random.Generator) -> Picture:
-        side = int(picture.shape[0] * math.sqrt(share))
-        top, left = random.integers(0, picture.shape[0] - side, 2)
         square = np.zeros(picture.shape[:2], bool)
-        square[top : top + side, left : left + side] = True
+        square[_square(picture, random, share)] = True
         return np.where((square != inside)[..., np.newaxis], picture, 0).astype(np.uint8)
 
     return change
 
 
-def _salted(share: float) -> Attack:
-    def change(picture: Picture, random: np.random.Generator) -> Picture:
-        drawn = random.random((*picture.shape[:2], 1))
-        return np.where(drawn < share / 2, 0, np.where(drawn > 1 - share / 2, 255, picture)).astype(np.uint8)
-
-    return change
+def _salted(picture: Picture, random: np.random.Generator) -> Picture:
+    """Black or white in one of 20 places."""
+    drawn = random.random((*picture.shape[:2], 1))
+    return np.where(drawn < 0.025, 0, np.where(drawn > 0.975, 255, picture)).astype(np.uint8)
 
 
 def levels(change: Callable[[np.ndarray, np.random.Generator], np.ndarray]) -> Attack:
     return lambda picture, random: clipped(np.rint(change(picture.astype(float), random)))
 
 
-def _enlarged(picture: Picture, random: np.random.Generator, share: float) -> Picture:
-    """A square of so much of the area, made as large as all of it was."""
-    height, width = picture.shape[:2]
-    side = int(height * math.sqrt(share))
-    top, left = random.integers(0, height - side, 2)
-    part = Image.fromarray(picture[top : top + side, left : left + side])
-    return np.asarray(part.resize((width, height), Image.Resampling.BICUBIC))
+def _enlarged(picture: Picture, random: np.random.Generator) -> Picture:
+    """A square of half the area, made as large as all of it was."""
+    part = Image.fromarray(picture[_square(picture, random, 0.5)])
+    return np.asarray(part.resize(picture.shape[1::-1], BICUBIC))
 
 
 NINE: dict[str, Attack] = {
     "JPEG 25": lambda picture, random: as_jpeg(picture, 25),
     "60 % cut out": _hidden(0.6, inside=False),
     "80 % dropped": _hidden(0.8, inside=True),
-    "resized to 25 %": _resized(0.25, back=True),
-    "blur, radius 4": _filtered(ImageFilter.GaussianBlur(4)),
-    "median of 7": _filtered(ImageFilter.MedianFilter(7)),
+    "resized to 25 %": _image(lambda image: _scaled(image, 0.25).resize(image.size, BICUBIC)),
+    "blur, radius 4": _image(lambda image: image.filter(ImageFilter.GaussianBlur(4))),
+    "median of 7": _image(lambda image: image.filter(ImageFilter.MedianFilter(7))),
     "noise of 5 %": levels(lambda picture, random: picture + random.normal(0, 0.05 * 255, picture.shape)),
-    "salt and pepper of 5 %": _salted(0.05),
+    "salt and pepper of 5 %": _salted,
     "brightness to 6": levels(lambda picture, random: picture * random.uniform(0, 7)),
 }
 BESIDE: dict[str, Attack] = {
@@ -115,16 +107,16 @@ BESIDE: dict[str, Attack] = {
     # The strongest of WAVES (An et al. 2024), but for turning by 45 degrees.
     "WAVES, brightness": levels(lambda picture, random: picture * 2),
     "WAVES, contrast": levels(lambda picture, random: (picture - picture.mean()) * 2 + picture.mean()),
-    "WAVES, blur": _filtered(ImageFilter.GaussianBlur(3.5)),
+    "WAVES, blur": _image(lambda image: image.filter(ImageFilter.GaussianBlur(3.5))),
     "WAVES, noise": levels(lambda picture, random: picture + random.normal(0, 0.1 * 255, picture.shape)),
     "WAVES, erased": _hidden(0.25, inside=True),
 }
 SEARCHED: dict[str, Attack] = {
-    "turned by 9 degrees": _turned(9),
-    "turned by 45 degrees": _turned(45),
-    "smaller, 73 %": _resized(0.73, back=False),
+    "turned by 9 degrees": _image(lambda image: image.rotate(9, BICUBIC)),
+    "turned by 45 degrees": _image(lambda image: image.rotate(45, BICUBIC)),
+    "smaller, 73 %": _image(lambda image: _scaled(image, 0.73)),
     "mirrored": lambda picture, random: np.ascontiguousarray(picture[:, ::-1]),
-    "WAVES, cut to half and enlarged": lambda picture, random: _enlarged(picture, random, share=0.5),
+    "WAVES, cut to half and enlarged": _enlarged,
 }
 BARS = (
     Bar("nine attacks, mean", "found", at_least=0.90),
