@@ -46,19 +46,17 @@ def graph_size(job: Job) -> tuple[int, int]:
 
 
 def graph_inputs(job: Job, seed: int = 0) -> dict[str, NDArray[Any]]:
-    """The graph's inputs by name, in its order: noise of unit variance, as the real ones have."""
-    manifest, random, rows = open_bundle(job.model).manifest, np.random.default_rng(seed), job.batch_size or 1
-    if job.role == "text_encoder":
-        return {"input_ids": random.integers(0, 256, (rows, manifest.tokenizer.max_length), dtype=np.int64)}
-    channels = 3 if job.role == "vae_encoder" else manifest.latent_channels
-    image = random.standard_normal((rows, channels, *graph_size(job)), dtype=np.float32)
-    if job.role != "denoiser":
-        return {"latent_sample" if job.role == "vae_decoder" else "sample": image}
-    port = next(each for each in manifest.graphs["denoiser"]["full"].inputs if each.name == CONDITION)
-    shape = (rows, manifest.tokenizer.max_length, int(port.shape[2]))
-    embeddings = random.standard_normal(shape, dtype=np.float32)
-    timestep = np.array([float(random.integers(1, 1000))], dtype=np.float32)
-    return {"sample": image, "timestep": timestep, CONDITION: embeddings}
+    """The graph's inputs by name, in its order: noise of unit variance, as the real ones have, ids, a timestep."""
+    random, dims, inputs = np.random.default_rng(seed), graph_dims(job), dict[str, NDArray[Any]]()
+    for port in open_bundle(job.model).graph(job.role or "denoiser").inputs:
+        shape = [int(dims.get(str(size), size)) for size in port.shape]
+        if port.name == "timestep":
+            inputs[port.name] = np.array([random.integers(1, 1000)], dtype=np.float32)
+        elif port.dtype == "int64":
+            inputs[port.name] = random.integers(0, 256, shape, dtype=np.int64)
+        else:
+            inputs[port.name] = random.standard_normal(shape, dtype=np.float32)
+    return inputs
 
 
 def graph_dims(job: Job) -> dict[str, int]:
