@@ -128,7 +128,7 @@ test-cuda: .venv-gpu/.installed-$(KEY)
 
 GPU_FOLDER ?= build/bench-gpu
 bench-gpu: .venv-gpu/.installed-$(KEY)
-	.venv-gpu/bin/python -m tintype.bench.gpu $(GPU_FOLDER) $(BENCH)
+	.venv-gpu/bin/tintype bench gpu $(GPU_FOLDER) $(BENCH)
 
 # Hostile inputs, each opened by a process of its own; what is found lies in build/fuzz/.
 MINUTES ?= 2

@@ -1,6 +1,6 @@
 """Memory budgets kept: from the smallest that is feasible to none at all, what was promised and what was used.
 
-    python -m tintype.bench.budgets BUNDLE --sizes 512x512,768x768 --budgets 20
+    tintype bench budgets BUNDLE --sizes 512x512,768x768 --budgets 20
 
 For each budget `tintype plan` makes and measures what it needs, then `tintype generate` runs in a process of its own.
 Its peak is the most that it had resident (VmHWM), as the system tells, with what it had of a device's own memory.
@@ -189,7 +189,3 @@ def plot(report: Report, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path)
     plt.close(figure)
-
-
-if __name__ == "__main__":
-    main()

@@ -1,6 +1,6 @@
 """Coded noise: how often it is found in postcard's pictures, by sampler and edit, and whether it costs any quality.
 
-    python -m tintype.bench.coded_noise [--pictures 40] [--judged 300] [--samplers dpmpp_2m,euler]
+    tintype bench coded-noise [--pictures 40] [--judged 300] [--samplers dpmpp_2m,euler]
 
 Prompts are those by which postcard is judged, each picture with a seed of its own. `signs` is the share of the starting
 noise's signs that come back, half of them being chance; found is at fewer than one false alarm in a million. Beside
@@ -16,7 +16,7 @@ import click
 import numpy as np
 from PIL import Image
 
-from tintype.bench.comparison import Bar, judge
+from tintype.bench.comparison import Bar
 from tintype.bench.measurement import Report, count_option, measurement
 from tintype.bench.photographs import as_jpeg
 from tintype.bench.watermark import Attack, levels
@@ -63,7 +63,7 @@ def main(report: Report, pictures: int, judged: int, samplers: str, threads: int
     table["quality"] = {"lost": means["without"] - means["with"], **means}
     error = float(np.hypot(*(score["standard_error"] for score in scores.values())))
     bars = (Bar("drawn without", "found", at_most=0.0), Bar("quality", "lost", at_most=2 * error))
-    report.add("coded noise", {"peers": table, "bars": judge(bars, table)}, judged=scores)
+    report.judge("coded noise", table, bars, judged=scores)
     report.lines += [f"{name:<28} {row['found']:.3f} found" for name, row in table.items() if "found" in row]
 
 
@@ -90,7 +90,3 @@ def _read(pipeline: Pipeline, picture: np.ndarray, seed: int = 0) -> tuple[bool,
     reading = read(noise, [PUBLIC_KEY])
     is_right = reading.payload in (None, f"{pipeline.marker.maker & 0xFF:02x}")
     return reading.found and is_right, float(np.mean(np.sign(told) == np.sign(noise)))
-
-
-if __name__ == "__main__":
-    main()

@@ -35,7 +35,9 @@ HELP_BAR = Bar("tintype --help", at_most=0.3)
 PEER_BARS = (Bar(BALANCED, "denoise_seconds", over="onnxruntime", at_most=0.7), *outside_bars("tintype"))
 
 
-OTHERS = {"skew": "tintype.bench.skew", "watermark": "tintype.bench.watermark"}  # with options of their own
+OTHERS = (  # commands with options of their own, each in a module of its name
+    "budgets", "coded-noise", "gpu", "make-sdxl", "memory", "parity", "priors", "sd15", "skew", "watermark", "words",
+)  # fmt: skip
 
 
 class WithOthers(click.Command):
@@ -46,7 +48,7 @@ class WithOthers(click.Command):
     ) -> click.Context:
         if not args or args[0] not in OTHERS:
             return super().make_context(info_name, args, parent, **extra)
-        other: click.Command = import_module(OTHERS[args[0]]).main
+        other: click.Command = import_module(f"tintype.bench.{args[0].replace('-', '_')}").main
         return other.make_context(f"{info_name} {args[0]}", args[1:], parent, **extra)
 
 
@@ -73,8 +75,8 @@ def bench(
 
     MEASURES: help (the command's start), fresh (a picture from a new process: cold, with builds cached, and later
     ones), steady (pictures in one process), peers (beside diffusers and plain onnxruntime; extra: peers). Without any:
-    help, fresh and steady. Commands of their own are skew, what a model draws where a prompt leaves something open, and
-    watermark, what the mark outlasts (tintype bench skew --help).
+    help, fresh and steady. Commands of their own, as in tintype bench skew --help: budgets, coded-noise, gpu,
+    make-sdxl, memory, parity, priors, sd15, skew, watermark, words.
     """
     width, height = size or (None, None)
     job = Job(width=width, height=height, **fields)

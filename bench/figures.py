@@ -12,6 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from tintype.arrays import psnr_db
+
 Verdict = dict[str, Any]
 Table = Mapping[str, Mapping[str, Any]]  # figures by contestant
 
@@ -44,16 +46,6 @@ def figure_value(figure: Any, statistic: str = "median") -> float | None:
     """A number, or a statistic of a summary."""
     value = figure[statistic] if isinstance(figure, Mapping) else figure
     return None if value is None or not math.isfinite(value) else value
-
-
-def psnr_db(reference: NDArray[Any], other: NDArray[Any], span: float | None = None) -> float:
-    """How near an array is to its reference, whose own range is the span unless it is given; 200 where they are equal,
-    -inf where `other` isn't finite."""
-    error = float(np.mean((reference.astype(np.float64) - other) ** 2))
-    span = float(np.ptp(reference)) if span is None else span
-    if error == 0.0:
-        return 200.0
-    return 10 * math.log10(span**2 / error) if span and math.isfinite(error) else -math.inf
 
 
 def picture_psnr_db(reference: NDArray[np.uint8], picture: NDArray[np.uint8]) -> float:

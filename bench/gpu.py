@@ -1,8 +1,8 @@
 """Tintype on a GPU beside diffusers in float16, with SDPA and with torch.compile, on random weights of real shapes.
 
     make bench-gpu                                # an environment of its own, then everything below; hours, 30 GB
-    python -m tintype.bench.gpu FOLDER [--shapes sd15,sdxl,sdxl-turbo] [--device cuda]
-    python -m tintype.bench.gpu FOLDER --shapes tiny --device cpu --peers diffusers    # to try it without a GPU
+    tintype bench gpu FOLDER [--shapes sd15,sdxl,sdxl-turbo] [--device cuda]
+    tintype bench gpu FOLDER --shapes tiny --device cpu --peers diffusers    # to try it without a GPU
 
 Nothing of this has been run on a GPU yet.
 """
@@ -12,7 +12,6 @@ from __future__ import annotations
 import dataclasses
 import os
 import shutil
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,7 @@ from tintype.bench.comparison import Bar, Comparison
 from tintype.bench.job import Job
 from tintype.bench.measurement import Report, count_option, folder_argument, measurement, names_option
 from tintype.bench.parity import check
-from tintype.bench.process import run_process, used_bytes
+from tintype.bench.process import run_process, tintype_command, used_bytes
 from tintype.bench.runner import Changes, Peer
 from tintype.bench.shapes import SHAPES
 from tintype.engine import gpus
@@ -70,7 +69,7 @@ def ensure_bundle(folder: Path, shape: str) -> None:
     if not (folder / shape).is_dir():
         folder.mkdir(parents=True, exist_ok=True)
         click.echo(f"making {folder / shape}", err=True)
-        run_process([sys.executable, "-m", "tintype.bench.make_sdxl", str(folder / shape), "--shape", shape])
+        run_process(tintype_command("bench", "make-sdxl", str(folder / shape), "--shape", shape))
 
 
 def peers_of(
@@ -99,7 +98,3 @@ def comparison(shape: str, contestants: Mapping[str, Peer]) -> Comparison:
     """Of one shape; of those without bars of their own the device's memory is judged."""
     ratios = [(figure, peer) for peer in PEERS for figure in FIGURES]
     return Comparison(contestants=contestants, ratios=ratios, bars=BARS.get(shape, (MEMORY_BAR,)))
-
-
-if __name__ == "__main__":
-    main()

@@ -1,6 +1,6 @@
 """A bundle of Stable Diffusion XL's shape (or another) with random weights, made one tensor at a time.
 
-    python -m tintype.bench.make_sdxl BUNDLE [--shape sdxl] [--precision fp16|int8] [--depth 10] [--seed 0]
+    tintype bench make-sdxl BUNDLE [--shape sdxl] [--precision fp16|int8] [--depth 10] [--seed 0]
 
 Modules are traced with weights that are one number seen many times, and each weight is drawn when it is written. fp16
 stores as `tintype export --precision fp16` does; int8 has linear layers as int8 with a scale a column and the rest as
@@ -15,7 +15,6 @@ import math
 import shutil
 import time
 import zlib
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -33,25 +32,24 @@ from tintype.export import tracing
 from tintype.export.checkpoint import open_checkpoint
 from tintype.export.defaults import usual_request
 from tintype.export.parity import GraphReport
-from tintype.export.quantization import SMALLEST_HALF_BYTES, find_layers, halve_weights
+from tintype.export.quantization import SMALLEST_HALF_BYTES, Scales, find_layers, halve_weights, quantize_graph
 from tintype.export.roles import COMPONENT_OF, GRAPH_FILES
 from tintype.export.storage import save_graph
 from tintype.export.timestep import take_scalar_timestep
 from tintype.export.tokenizer import read_tokenizer
 from tintype.export.wrappers import trace_plan, wrap
 from tintype.export.writing import write_rest
+from tintype.files import write_text
 
 
 def write_checkpoint(folder: Path, shape: Shape) -> None:
     """A checkpoint's configs and tokenizers; its weights are empty files, for nobody reads them."""
-    for name, config in shape.configs.items():
-        (folder / name).mkdir(parents=True)
-        (folder / name / "config.json").write_text(json.dumps(config))
+    files = {"model_index.json": shape.index, "scheduler/scheduler_config.json": shape.scheduler}
+    for name, value in (files | {f"{name}/config.json": config for name, config in shape.configs.items()}).items():
+        write_text(folder / name, json.dumps(value))
+    for name in shape.configs:
         stem = "model" if name.startswith("text") else "diffusion_pytorch_model"
         (folder / name / f"{stem}.safetensors").touch()
-    (folder / "scheduler").mkdir()
-    (folder / "scheduler" / "scheduler_config.json").write_text(json.dumps(shape.scheduler))
-    (folder / "model_index.json").write_text(json.dumps(shape.index))
     for place, pad_token in zip(shape.tokenizers, ("<|endoftext|>", "!"), strict=False):
         _write_tokenizer(folder / place, pad_token)
 
@@ -63,12 +61,10 @@ def _write_tokenizer(folder: Path, pad_token: str) -> None:
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     words = [*alphabet, *(letter + "</w>" for letter in alphabet)]
     words += [f"unused{index}" for index in range(49406 - len(words))] + ["<|startoftext|>", "<|endoftext|>"]
-    folder.mkdir(parents=True)
-    vocabulary = {word: index for index, word in enumerate(words)}
-    (folder / "vocab.json").write_text(json.dumps(vocabulary), encoding="utf-8")
-    (folder / "merges.txt").write_text("#version: 0.2\n", encoding="utf-8")
+    write_text(folder / "vocab.json", json.dumps({word: index for index, word in enumerate(words)}))
+    write_text(folder / "merges.txt", "#version: 0.2\n")
     marks = {"tokenizer_class": "CLIPTokenizer", "model_max_length": 77, "pad_token": pad_token}
-    (folder / "tokenizer_config.json").write_text(json.dumps(marks))
+    write_text(folder / "tokenizer_config.json", json.dumps(marks))
 
 
 def make_checkpoint(folder: Path, shape: Shape) -> dict[str, int]:
@@ -106,55 +102,42 @@ def hollow(library_and_class: tuple[str, str], config: dict[str, Any]) -> torch.
 
 def fill(model: ir.Model, precision: str, seed: int) -> tuple[int, str]:
     """Every weight becomes a random one that is drawn when it is written; how many there are, and the precision."""
-    linear = {layer.weight for layer in find_layers(model) if layer.kind == "linear"}
+    initializers, large = model.graph.initializers, SMALLEST_HALF_BYTES // 4
+    linear = [layer for layer in find_layers(model) if layer.kind == "linear"]
+    if precision == "int8":
+        chosen = [layer for layer in linear if layer.parameters >= large]
+        quantize_graph(model, chosen, {layer.module: _scales(initializers[layer.weight]) for layer in chosen})
     parameters = 0
-    for name, value in list(model.graph.initializers.items()):
-        tensor = value.const_value
-        if tensor is None or tensor.dtype != ir.DataType.FLOAT or not name.endswith((".weight", ".weight_T", ".bias")):
+    for name, value in initializers.items():
+        if value.const_value is None or not name.endswith((".weight", ".weight_T", ".bias", "_int8")):
             continue
-        shape = tuple(tensor.shape.numpy())
+        shape, dtype = tuple(value.const_value.shape.numpy()), value.const_value.dtype
         parameters += math.prod(shape)
-        if len(shape) < 2 or tensor.nbytes < SMALLEST_HALF_BYTES:
+        if len(shape) >= 2 and math.prod(shape) >= large:
+            draw = functools.partial(_drawn, name, shape, seed)
+            value.const_value = ir.LazyTensor(draw, dtype=dtype, shape=ir.Shape(shape), name=name)
+        else:
             ones = np.ones if name.endswith("weight") else np.zeros
             value.const_value = ir.tensor(ones(shape, np.float32), name=name)
-        elif precision == "int8" and name in linear:
-            _as_int8(model.graph, value, shape, seed)
-        else:
-            value.const_value = _lazy(name, ir.DataType.FLOAT, shape, functools.partial(_normal, name, shape, seed))
     halve_weights(model)
     return parameters, precision if linear else "fp16"
 
 
-def _normal(name: str, shape: tuple[int, ...], seed: int) -> np.ndarray:
-    """With the spread that keeps variance from layer to layer."""
+def _scales(weight: ir.Value) -> Scales:
+    """With which evenly drawn integers keep variance from layer to layer; 73.3 is the spread of -127 .. 127."""
+    assert weight.const_value is not None
+    inputs, columns = weight.const_value.shape.numpy()
+    return Scales(np.full(columns, 0.7 / math.sqrt(inputs) / 73.3, np.float32))
+
+
+def _drawn(name: str, shape: tuple[int, ...], seed: int) -> ir.TensorProtocol:
+    """Integers, or floats with the spread that keeps variance from layer to layer."""
+    random = np.random.default_rng([seed, zlib.crc32(name.removesuffix("_int8").encode())])
+    if name.endswith("_int8"):
+        return ir.tensor(random.integers(-127, 128, shape, np.int8), name=name)
     inputs = shape[0] if name.endswith("weight_T") else math.prod(shape[1:])
-    return _random(name, seed).standard_normal(shape, dtype=np.float32) * np.float32(0.7 / math.sqrt(inputs))
-
-
-def _random(name: str, seed: int) -> np.random.Generator:
-    return np.random.default_rng([seed, zlib.crc32(name.encode())])
-
-
-def _lazy(name: str, dtype: ir.DataType, shape: tuple[int, ...], draw: Callable[[], Any]) -> ir.LazyTensor:
-    return ir.LazyTensor(lambda: ir.tensor(draw(), name=name), dtype=dtype, shape=ir.Shape(shape), name=name)
-
-
-def _as_int8(graph: ir.Graph, weight: ir.Value, shape: tuple[int, ...], seed: int) -> None:
-    """The readers of a weight read a node in front of them, which makes it of integers and a scale a column."""
-    name, tape = str(weight.name), ir.tape.Tape()
-    scale = np.full(shape[1], 0.7 / math.sqrt(shape[0]) / 73.3, np.float32)  # 73.3: the spread of -127 .. 127
-    integers = _lazy(
-        f"{name}_int8", ir.DataType.INT8, shape, lambda: _random(name, seed).integers(-127, 128, shape, np.int8)
-    )
-    inputs = [tape.initializer(integers), tape.initializer(ir.tensor(scale, name=f"{name}_scale"))]
-    for value in inputs:
-        graph.register_initializer(value)
-    output = ir.Value(name=f"{name}_float", shape=weight.shape, type=weight.type)
-    tape.op("DequantizeLinear", inputs, {"axis": 1}, output=output, name=f"{name}/DequantizeLinear")
-    reader = next(node for node in graph if any(node is use.node for use in weight.uses()))
-    graph.insert_before(reader, tape.nodes)
-    weight.replace_all_uses_with(output)
-    del graph.initializers[name]
+    spread = np.float32(0.7 / math.sqrt(inputs))
+    return ir.tensor(random.standard_normal(shape, dtype=np.float32) * spread, name=name)
 
 
 def make(bundle: Path, precision: str, seed: int, shape: Shape, name: str) -> dict[str, Any]:
@@ -208,7 +191,3 @@ def main(bundle: Path, shape: str, precision: str, depth: int, seed: int) -> Non
         raise click.UsageError(f"{bundle} is there already; name a new folder")
     made = make(bundle.resolve(), precision, seed, SHAPES[shape].with_depth(depth), shape)
     click.echo(json.dumps(made, indent=1))
-
-
-if __name__ == "__main__":
-    main()

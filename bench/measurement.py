@@ -24,11 +24,12 @@ from typing import Any
 import click
 import psutil
 
-from tintype.bench.comparison import Comparison
-from tintype.bench.figures import bar_lines, table_lines
+from tintype.bench.comparison import Bar, Comparison, judge
+from tintype.bench.figures import Table, bar_lines, table_lines
 from tintype.bench.runner import Schedule
 from tintype.engine import cpu_name, instruction_sets, processor_kind
 from tintype.errors import TintypeError
+from tintype.files import write_text
 
 Option = Callable[..., Any]
 
@@ -102,11 +103,6 @@ def count_option(*names: str, default: int | None, least: int = 1, help: str | N
     return click.option(*names, type=click.IntRange(min=least), default=default, show_default=True, help=help)
 
 
-results_option = click.option(
-    "--results", type=click.Path(file_okay=False, path_type=Path), help="The folder that the figures go to."
-)
-
-
 def folder_argument(name: str, *, cache: str = "cache", exists: bool = True) -> Option:
     """A folder; builds are kept beside what lies in it unless told otherwise. cache: where, from the folder."""
 
@@ -139,7 +135,7 @@ def measurement(
             "--patience", type=click.FloatRange(min=0.0), default=patience, show_default=True,
             help="Seconds that a picture or call may take to be had without other processes disturbing it.",
         ),
-        results_option,
+        click.option("--results", type=click.Path(path_type=Path), help="The folder that the figures go to."),
         click.option("--json", "as_json", is_flag=True, help="Print the report as one JSON object on stdout."),
     )  # fmt: skip
 
@@ -185,6 +181,9 @@ class Report(dict[str, Any]):
     def compare(self, title: str, comparison: Comparison, **facts: Any) -> None:
         self.add(title, comparison.run(self.schedule, self.scratch), **facts)
 
+    def judge(self, title: str, table: Table, bars: Iterable[Bar], **facts: Any) -> None:
+        self.add(title, {"peers": table, "bars": judge(bars, table)}, **facts)
+
     def add(self, title: str, part: Mapping[str, Any], **facts: Any) -> None:
         """Keep a part, with what else is known, and print its table and bars."""
         self["parts"][title] = {**part, **facts}
@@ -205,8 +204,7 @@ class Report(dict[str, Any]):
         if error is not None:
             return
         self["machine"]["load_average_at_end"] = load_average()
-        self.path().parent.mkdir(parents=True, exist_ok=True)
-        self.path().write_text(json.dumps(self, indent=1) + "\n", encoding="utf-8")
+        write_text(self.path(), json.dumps(self, indent=1) + "\n")
         lines = [json.dumps(self)] if self._as_json else [*self.lines, f"written to {self.path()}"]
         click.echo("\n".join(lines))
 

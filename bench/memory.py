@@ -1,8 +1,8 @@
 """What lasts: decodes in strips beside the whole, hundreds of pictures in one process, processes killed at any moment.
 
-python -m tintype.bench.memory strips BUNDLE [--role vae_encoder] [--sizes 512x512,1024x1024] [--strip-mib 4,8]
-python -m tintype.bench.memory pictures [BUNDLE]     # resident memory after the tenth and after the last
-python -m tintype.bench.memory kills [BUNDLE]        # builds and loads broken off; the next start has to work
+tintype bench memory strips BUNDLE [--role vae_encoder] [--sizes 512x512,1024x1024] [--strip-mib 4,8]
+tintype bench memory pictures [BUNDLE]     # resident memory after the tenth and after the last
+tintype bench memory kills [BUNDLE]        # builds and loads broken off; the next start has to work
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any
 import click
 
 import tintype
-from tintype.bench.comparison import Bar, Comparison, judge
+from tintype.bench.comparison import Bar, Comparison
 from tintype.bench.figures import file_psnr_db, verdict
 from tintype.bench.job import Job, generate_arguments
 from tintype.bench.measurement import Report, Several, command_help, count_option, measurement, sizes_option
@@ -86,7 +86,7 @@ def pictures(report: Report, bundle: str, count: int, steps: int, **fields: Any)
         resident = [answer["rss_bytes"] for answer in made.answers]
         growth = round(growth_of(resident, len(shapes[name])), 4)
         table[name] = {**made.figures(), "shapes": shapes[name], "every_tenth_rss": resident[::10], "growth": growth}
-    report.add("pictures", {"peers": table, "bars": judge([GROWTH_BAR], table)})
+    report.judge("pictures", table, [GROWTH_BAR])
 
 
 def growth_of(resident: list[int], period: int) -> float:
@@ -135,7 +135,3 @@ def start(job: Job, folder: Path, cache: str, kill_after: float | None = None) -
     if kill_after is None and run.exit_code != 0:
         raise click.ClickException(f"a start after a kill failed: {run.stderr.strip()[-400:]}")
     return {"seconds": round(run.seconds, 3), "was_running": run.was_killed, "exit_code": run.exit_code}
-
-
-if __name__ == "__main__":
-    main()

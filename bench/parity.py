@@ -1,6 +1,6 @@
 """How near two devices' pictures are: the same requests on each of them, postcard, several prompts and seeds.
 
-    python -m tintype.bench.parity DEVICE [--prompts 12] [--seeds 1] [--num-inference-steps 20]
+    tintype bench parity DEVICE [--prompts 12] [--seeds 1] [--num-inference-steps 20]
 
 Each is drawn on the device as the bundle asks for it, twice, since the same bytes are promised. The processor's own
 `balanced` picture is compared too, which says what rounding to 8 bits costs.
@@ -103,14 +103,8 @@ def check(device: str, *, steps: int = 20, size: int | None = None) -> dict[str,
             peers[uncaptured] = _peer(job, requests, off, device=device, exactness=exactness)
             near[uncaptured] = exactness
     with tempfile.TemporaryDirectory(prefix="tintype-bench-") as scratch:
-        compared = Comparison(contestants=peers, near=near, bars=bars)
-        part = compared.run(Schedule(rounds=1), Path(scratch))
-    pictures = {exactness: {"placement": placement(device, exactness)} for exactness in ("exact", "balanced")}
-    names = {"": "psnr_db", " again": "psnr_db_twice", " without CUDA graphs": "psnr_db_without_cuda_graphs"}
-    for name in near:
-        exactness = name.split()[0]
-        pictures[exactness][names[name.removeprefix(exactness)]] = part["peers"][name]["psnr_db"]["smallest"]
-    return {**part, "pictures": pictures}
+        part = Comparison(contestants=peers, near=near, bars=bars).run(Schedule(rounds=1), Path(scratch))
+    return {**part, "placement": {exactness: placement(device, exactness) for exactness in ("exact", "balanced")}}
 
 
 def placement(device: str, exactness: str) -> dict[str, dict[str, int]]:
@@ -122,7 +116,3 @@ def placement(device: str, exactness: str) -> dict[str, dict[str, int]]:
         with open_role(bundle, role, resolve_provider(device), options=graph_options(job)) as session:
             nodes[role] = {name: sum(counts.values()) for name, counts in session.placement.nodes.items()}
     return nodes
-
-
-if __name__ == "__main__":
-    main()

@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import itertools
 import statistics
-import time
+import timeit
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -93,12 +93,7 @@ def copy_rate(threads: int, size: int) -> float:
 def median_seconds(run: Callable[[], Any]) -> float:
     """Of several calls, after one that warms up."""
     run()
-    seconds = []
-    for _ in range(CALLS):
-        started = time.perf_counter()
-        run()
-        seconds.append(time.perf_counter() - started)
-    return statistics.median(seconds)
+    return statistics.median(timeit.repeat(run, number=1, repeat=CALLS))
 
 
 def layer_facts(jobs: Mapping[str, Job], table: Mapping[str, dict[str, Any]], rates: Table) -> dict[str, Any]:

@@ -23,6 +23,8 @@ from tintype.bench.job import Job
 from tintype.bench.worker import Figures, Peer
 from tintype.bundle import Bundle, Manifest, open_bundle
 from tintype.engine import BuildOptions, ensure_build, open_role, resolve_provider
+from tintype.families.model import Model
+from tintype.prompt.chunks import encode_prompt
 
 Inputs = Mapping[str, NDArray[Any]]
 CONDITION = "encoder_hidden_states"
@@ -44,18 +46,17 @@ def graph_size(job: Job) -> tuple[int, int]:
 
 
 def graph_inputs(job: Job, seed: int = 0) -> dict[str, NDArray[Any]]:
-    """The graph's inputs by name, in its order: noise of unit variance, as the real ones have."""
-    manifest, random, rows = open_bundle(job.model).manifest, np.random.default_rng(seed), job.batch_size or 1
-    if job.role == "text_encoder":
-        return {"input_ids": random.integers(0, 256, (rows, manifest.tokenizer.max_length), dtype=np.int64)}
-    channels = 3 if job.role == "vae_encoder" else manifest.latent_channels
-    image = random.standard_normal((rows, channels, *graph_size(job)), dtype=np.float32)
-    if job.role != "denoiser":
-        return {"latent_sample" if job.role == "vae_decoder" else "sample": image}
-    shape = (rows, manifest.tokenizer.max_length, int(_port_shape(manifest, CONDITION)[2]))
-    embeddings = random.standard_normal(shape, dtype=np.float32)
-    timestep = np.full(_port_shape(manifest, "timestep"), random.integers(1, 1000), np.float32)
-    return {"sample": image, "timestep": timestep, CONDITION: embeddings}
+    """The graph's inputs by name, in its order: noise of unit variance, as the real ones have, ids, a timestep."""
+    random, dims, inputs = np.random.default_rng(seed), graph_dims(job), dict[str, NDArray[Any]]()
+    for port in open_bundle(job.model).graph(job.role or "denoiser").inputs:
+        shape = [int(dims.get(str(size), size)) for size in port.shape]
+        if port.name == "timestep":
+            inputs[port.name] = np.full(shape, random.integers(1, 1000), np.float32)  # () or (1,)
+        elif port.dtype == "int64":
+            inputs[port.name] = random.integers(0, 256, shape, dtype=np.int64)
+        else:
+            inputs[port.name] = random.standard_normal(shape, dtype=np.float32)
+    return inputs
 
 
 def _port_shape(manifest: Manifest, name: str) -> Any:
@@ -98,13 +99,9 @@ class TintypePeer:
         fields["watermark"] = job.output is None  # it follows from the picture: what is compared has none
         result = self._pipeline.generate(job.prompt, seed=seed, **fields)
         timings = result.timings
-        return {
-            "denoise_seconds": timings.denoise_seconds,
-            "encode_seconds": timings.encode_seconds,
-            "decode_seconds": timings.decode_seconds,
-            "outside_share": 1.0 - timings.denoise_graph_seconds / timings.denoise_seconds,
-            "output": np.asarray(result.image),
-        }
+        told = {name: getattr(timings, name) for name in ("denoise_seconds", "encode_seconds", "decode_seconds")}
+        outside = 1.0 - timings.denoise_graph_seconds / timings.denoise_seconds
+        return {**told, "outside_share": outside, "output": np.asarray(result.image)}
 
 
 def load_tintype(job: Job) -> Peer:
@@ -146,14 +143,13 @@ class EulerPeer:
     """Pictures with guidance as one batch of 2, of a bundle's graphs by role."""
 
     def __init__(self, bundle: Bundle, runs: Mapping[str, Run]) -> None:
-        from tokenizers import Tokenizer
-
         self._manifest, self._runs = bundle.manifest, runs
-        self._tokenizer = Tokenizer.from_file(str(bundle.path(bundle.manifest.tokenizer.file)))
+        self._tokenizer = Model.of(bundle).tokenizers()["text_encoder"]
 
     def picture(self, seed: int, job: Job) -> Figures:
         started = time.perf_counter()
-        embeddings = self._runs["text_encoder"]({"input_ids": self._input_ids(("", job.prompt))})
+        input_ids = [encode_prompt(self._tokenizer, text).input_ids for text in ("", job.prompt)]
+        embeddings = self._runs["text_encoder"]({"input_ids": np.concatenate(input_ids)})
         encoded = time.perf_counter()
         latents = self._denoise(embeddings, seed, job)
         denoised = time.perf_counter()
@@ -179,17 +175,6 @@ class EulerPeer:
             noise = without + scale * (with_words - without)
             latents = (latents + noise * (sigma_next - sigma)).astype(np.float32)
         return latents
-
-    def _input_ids(self, prompts: tuple[str, ...]) -> NDArray[np.int64]:
-        facts = self._manifest.tokenizer
-        self._tokenizer.no_padding()
-        self._tokenizer.no_truncation()
-        rows = []
-        for text in prompts:
-            words = self._tokenizer.encode(text, add_special_tokens=False).ids[: facts.max_length - 2]
-            row = [facts.bos_token_id, *words, facts.eos_token_id]
-            rows.append(row + [facts.pad_token_id] * (facts.max_length - len(row)))
-        return np.array(rows, dtype=np.int64)
 
 
 def load_onnxruntime(job: Job) -> Peer:

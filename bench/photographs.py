@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +17,7 @@ def photograph(seed: int, size: tuple[int, int] = (256, 256)) -> Picture:
     random = np.random.default_rng(seed)
     height, width = size
     clouds = _clouds(random, size)[..., np.newaxis] * random.uniform(20, 45) + random.uniform(60, 190, 3)
-    picture = Image.fromarray(np.clip(clouds, 0, 255).astype(np.uint8))
+    picture = Image.fromarray(clipped(clouds))
     draw = ImageDraw.Draw(picture)
     for _ in range(7):
         colour = tuple(int(each) for each in random.integers(0, 256, 3))
@@ -25,16 +26,31 @@ def photograph(seed: int, size: tuple[int, int] = (256, 256)) -> Picture:
         (draw.ellipse if random.random() < 0.6 else draw.rectangle)(box, fill=colour)
     soft = np.asarray(picture.filter(ImageFilter.GaussianBlur(0.7)), np.float32)
     texture = _clouds(random, size, slope=0.9)[..., np.newaxis] * random.uniform(2, 8)
-    return np.clip(soft + texture + random.normal(0, 1.5, soft.shape), 0, 255).astype(np.uint8)
+    return clipped(soft + texture + random.normal(0, 1.5, soft.shape))
 
 
 def _clouds(random: np.random.Generator, size: tuple[int, int], slope: float = 1.5) -> NDArray[np.float64]:
     """Noise whose amplitude falls by frequency to a power, of standard deviation 1."""
-    frequency = np.hypot(np.fft.fftfreq(size[0])[:, np.newaxis], np.fft.rfftfreq(size[1])[np.newaxis])
+    frequency = frequencies(size)
     frequency[0, 0] = np.inf
     spectrum = np.fft.rfft2(random.normal(size=size)) / frequency**slope
     values = np.fft.irfft2(spectrum, size)
     return np.asarray(values / values.std())
+
+
+def frequencies(size: tuple[int, int]) -> NDArray[np.float64]:
+    """Of a real transform, in waves a pixel."""
+    return np.asarray(np.hypot(np.fft.fftfreq(size[0])[:, np.newaxis], np.fft.rfftfreq(size[1])[np.newaxis]))
+
+
+def clipped(values: NDArray[Any]) -> Picture:
+    return np.clip(values, 0, 255).astype(np.uint8)
+
+
+def repeated(tile: NDArray[Any], size: tuple[int, ...]) -> NDArray[Any]:
+    """A tile over and over, of a height and width."""
+    times = [-(-whole // part) for whole, part in zip(size, tile.shape, strict=False)]
+    return np.tile(tile, (*times, *[1] * (tile.ndim - 2)))[: size[0], : size[1]]
 
 
 def as_jpeg(picture: Picture, quality: int) -> Picture:

@@ -1,6 +1,6 @@
 """Times the ways to do layers of many sizes on this machine, for `kernels/priors.json`: first builds choose by it.
 
-    python -m tintype.bench.priors --threads 1 --threads 2
+    tintype bench priors --threads 1 --threads 2
 
 The layers are those of Stable Diffusion's shapes and of smaller models, with random weights; no checkpoint is needed. A
 table of the same kind of processor and number of threads is replaced, all others stay. Let little else run beside it.
@@ -136,7 +136,3 @@ def _integers(weight: NDArray[np.float32], mixed_products: bool) -> dict[str, ND
 def _model(nodes: str, shape: list[int | str], constants: dict[str, NDArray[Any]]) -> onnx.ModelProto:
     """With every value's shape."""
     return onnx.shape_inference.infer_shapes(graph_of(nodes, shape, constants), data_prop=True)
-
-
-if __name__ == "__main__":
-    main()

@@ -21,7 +21,7 @@ from pathlib import Path
 import click
 import psutil
 
-from tintype.engine import Reading, others_share
+from tintype.engine import Reading, others_share, status_bytes
 
 POLL_SECONDS = 0.01
 GONE_SECONDS = 5.0  # until what was killed is gone
@@ -125,16 +125,6 @@ class FamilyMemory:
             self.own = max(self.own, memory[0][0])
             self.largest = max(self.largest, *(peak for peak, _ in memory))
             self.together = max(self.together, sum(resident for _, resident in memory))
-
-
-def status_bytes(field: str, pid: int | str = "self") -> int | None:
-    """A size in /proc/PID/status, as Linux has it; None elsewhere, or when the process is gone."""
-    try:
-        status = Path(f"/proc/{pid}/status").read_text(encoding="ascii", errors="replace")
-    except OSError:
-        return None
-    size = re.search(rf"^{field}:\s+(\d+) kB$", status, re.MULTILINE)
-    return int(size[1]) * 1024 if size else None
 
 
 def _memory(pid: int) -> tuple[int, int]:

@@ -32,6 +32,7 @@ from tintype.bench.process import DeviceMemory, Run, run_process, tintype_comman
 Answer = dict[str, Any]
 Changes = Mapping[str, Any]  # of the job's fields, for one picture or call
 
+WORKER = ("-m", "tintype.bench.worker")
 QUIET_SHARE = 0.05  # of the processors' time, that others may take while something is timed
 SETTLE_SECONDS = 0.5  # between those that stay open: threads of one that has just worked may spin on, on others' cores
 
@@ -68,13 +69,14 @@ class Contestant:
 
 @dataclass(frozen=True, slots=True)
 class Peer(Contestant):
-    """A worker of a kind (tintype.bench.worker) with its job."""
+    """A worker of a kind with its job. program: Python's arguments for one that answers as tintype.bench.worker."""
 
     kind: str
     job: Job
+    program: Sequence[str] = field(default=WORKER, kw_only=True)
 
     def open(self) -> AbstractContextManager[Turn]:
-        return worker(self.kind, self.job, self.environment)
+        return worker(self.kind, self.job, self.program, self.environment)
 
     def saving(self, place: Path) -> tuple[Contestant, list[Path]]:
         requests = [{**request, "output": f"{place}-{number}.npy"} for number, request in enumerate(self.requests)]
@@ -114,9 +116,11 @@ class Command(Contestant):
 
 
 @contextlib.contextmanager
-def worker(kind: str, job: Job, environment: Mapping[str, str] | None = None) -> Iterator[Turn]:
-    """A runtime in a child process (tintype.bench.worker), which ends with the block and tells its peak memory."""
-    command = [sys.executable, "-m", "tintype.bench.worker", kind, json.dumps(dataclasses.asdict(job))]
+def worker(
+    kind: str, job: Job, program: Sequence[str] = WORKER, environment: Mapping[str, str] | None = None
+) -> Iterator[Turn]:
+    """A runtime in a child process, which ends with the block and tells its peak memory."""
+    command = [sys.executable, *program, kind, json.dumps(dataclasses.asdict(job))]
     merged = {**os.environ, **(environment or {})}
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=merged) as process:
         requests, answers = process.stdin, process.stdout

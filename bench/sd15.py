@@ -1,9 +1,9 @@
 """Tintype beside other runtimes at the real size of Stable Diffusion 1.5, random weights: graphs and whole pictures.
 
     pip install 'tintype[cpu,export,peers-cpu]'
-    python -m tintype.bench.sd15 make FOLDER        # once: weights in every runtime's form, about 20 GB
-    python -m tintype.bench.sd15 graphs FOLDER      # one UNet call, one decode, at several sizes
-    python -m tintype.bench.sd15 picture FOLDER     # 20 steps with guidance, from prompt to pixels
+    tintype bench sd15 make FOLDER        # once: weights in every runtime's form, about 20 GB
+    tintype bench sd15 graphs FOLDER      # one UNet call, one decode, at several sizes
+    tintype bench sd15 picture FOLDER     # 20 steps with guidance, from prompt to pixels
 
 Peers: OpenVINO in fp32 and after NNCF's quantization, ONNX Runtime as it comes, stable-diffusion.cpp (which pip builds
 from source: that takes a C++ compiler and minutes).
@@ -18,7 +18,7 @@ from typing import Any
 
 import click
 
-from tintype.bench.comparison import Bar, Comparison, judge, outside_bars
+from tintype.bench.comparison import Bar, Comparison, outside_bars
 from tintype.bench.job import Job, build_arguments
 from tintype.bench.measurement import (
     PictureSize,
@@ -28,7 +28,6 @@ from tintype.bench.measurement import (
     folder_argument,
     measurement,
     names_option,
-    results_option,
     sizes_option,
 )
 from tintype.bench.peer_rates import PRODUCTS, layer_facts
@@ -159,18 +158,17 @@ def picture_comparison(contestants: Mapping[str, Contestant]) -> Comparison:
     return Comparison(contestants=contestants, ratios=ratios, bars=PICTURE_BARS)
 
 
-@main.command()
-@folder_argument("folder", exists=False)
-@names_option("--parts", PARTS)
-@click.option("--damage-seconds", default=1.0, show_default=True, help="What export may take to see what int8 costs.")
-@results_option
-def make(folder: Path, parts: tuple[str, ...], damage_seconds: float, results: Path | None) -> None:
+@_measurement(
+    "sd15-make",
+    folder_argument("folder", exists=False),
+    names_option("--parts", PARTS),
+    click.option("--damage-seconds", default=1.0, show_default=True, help="What export may take to see int8's cost."),
+    rounds=1,
+    threads=None,
+)
+def make(report: Report, folder: Path, parts: tuple[str, ...], damage_seconds: float, threads: int | None) -> None:
     """Make the weights in every runtime's form; what is there already is kept. Tells what each took, exports too."""
-    with Report(
-        "sd15-make", schedule=Schedule(rounds=1), results=results, plan={"damage_seconds": damage_seconds}
-    ) as report:
-        table = make_parts(folder, parts, damage_seconds)
-        report.add("make", {"peers": table, "bars": judge(MAKE_BARS, table)})
+    report.judge("make", make_parts(folder, parts, damage_seconds), MAKE_BARS)
 
 
 @_measurement(
@@ -206,7 +204,3 @@ def graphs(
 def picture(report: Report, folder: Path, **chosen: Any) -> None:
     """Time whole pictures, guidance on."""
     report.compare("picture", picture_comparison(picture_contestants(folder, **chosen)))
-
-
-if __name__ == "__main__":
-    main()

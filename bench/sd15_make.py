@@ -19,6 +19,7 @@ import click
 from tintype.bench.job import Job
 from tintype.bench.peers import OPENVINO_FILES, graph_inputs
 from tintype.bench.process import run_process
+from tintype.bench.shapes import SD15_PNDM
 
 LATENT_SIDE = 64  # latent cells
 CALIBRATION_SAMPLES = 2
@@ -53,7 +54,6 @@ def make(folder: Path, chosen: tuple[str, ...] = (), damage_seconds: float = 1.0
 def _make_checkpoint(folder: Path, into: Path) -> None:
     """A diffusers folder, fp32."""
     from tintype.bench.make_sdxl import make_checkpoint
-    from tintype.bench.shapes import SD15_PNDM
 
     make_checkpoint(into, SD15_PNDM)
 

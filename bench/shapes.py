@@ -33,7 +33,6 @@ class Shape:
 
     configs: Mapping[str, Config]
     scheduler: Config
-    pipeline: str  # of diffusers
     side: int  # pixels of a usual picture, each side
     steps: int
     guidance_scale: float
@@ -48,8 +47,10 @@ class Shape:
         """model_index.json, as diffusers writes it."""
         parts: Config = {name: CLASSES[name] for name in self.configs}
         parts |= {tokenizer: ["transformers", "CLIPTokenizer"] for tokenizer in self.tokenizers}
-        parts |= {"_class_name": self.pipeline, "scheduler": ["diffusers", self.scheduler["_class_name"]]}
-        return {**parts, "force_zeros_for_empty_prompt": True} if self.is_xl else parts
+        parts["scheduler"] = ["diffusers", self.scheduler["_class_name"]]
+        if self.is_xl:
+            return {**parts, "_class_name": "StableDiffusionXLPipeline", "force_zeros_for_empty_prompt": True}
+        return {**parts, "_class_name": "StableDiffusionPipeline"}
 
     @property
     def tokenizers(self) -> tuple[str, ...]:
@@ -80,7 +81,7 @@ SD15 = Shape(
         },
         "vae": _VAE,
     },
-    scheduler=_EULER, pipeline="StableDiffusionPipeline", side=512, steps=50, guidance_scale=7.5,
+    scheduler=_EULER, side=512, steps=50, guidance_scale=7.5,
 )  # fmt: skip
 
 # With the scheduler of published checkpoints: PNDM, which calls the UNet once more than it has steps.
@@ -104,8 +105,7 @@ SDXL = Shape(
         },
         "vae": {**_VAE, "sample_size": 1024, "scaling_factor": 0.13025, "force_upcast": True},
     },
-    scheduler={**_EULER, "timestep_spacing": "leading"},
-    pipeline="StableDiffusionXLPipeline", side=1024, steps=30, guidance_scale=5.0,
+    scheduler={**_EULER, "timestep_spacing": "leading"}, side=1024, steps=30, guidance_scale=5.0,
 )  # fmt: skip
 
 SDXL_TURBO = dataclasses.replace(
@@ -114,38 +114,21 @@ SDXL_TURBO = dataclasses.replace(
     side=512, steps=4, guidance_scale=0.0, sampler="euler_a",
 )  # fmt: skip
 
-_TINY_CLIP: Config = {
-    "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2,
-}  # fmt: skip
-_TINY_VAE: Config = {"block_out_channels": [32, 32, 32, 32], "layers_per_block": 1}
-
 # To try a command on any machine: pictures of 64 pixels.
 TINY = dataclasses.replace(
     SD15.with_configs(
         {
-            "text_encoder": _TINY_CLIP,
+            "text_encoder": {
+                "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2,
+            },
             "unet": {
                 "sample_size": 8, "block_out_channels": [32, 32, 64, 64], "attention_head_dim": 4,
                 "cross_attention_dim": 32, "layers_per_block": 1,
             },
-            "vae": _TINY_VAE,
-        }
-    ),
-    side=64, steps=3,
-)  # fmt: skip
-TINY_XL = dataclasses.replace(
-    SDXL.with_depth(1).with_configs(
-        {
-            "text_encoder": _TINY_CLIP,
-            "text_encoder_2": {**_TINY_CLIP, "hidden_size": 48, "intermediate_size": 96, "projection_dim": 40},
-            "unet": {
-                "sample_size": 16, "block_out_channels": [32, 32, 64], "attention_head_dim": [2, 2, 4],
-                "cross_attention_dim": 80, "addition_time_embed_dim": 8, "projection_class_embeddings_input_dim": 88,
-            },
-            "vae": _TINY_VAE,
+            "vae": {"block_out_channels": [32, 32, 32, 32], "layers_per_block": 1},
         }
     ),
     side=64, steps=3,
 )  # fmt: skip
 
-SHAPES = {"sd15": SD15, "sdxl": SDXL, "sdxl-turbo": SDXL_TURBO, "tiny": TINY, "tiny-xl": TINY_XL}
+SHAPES = {"sd15": SD15, "sdxl": SDXL, "sdxl-turbo": SDXL_TURBO, "tiny": TINY}

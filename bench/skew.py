@@ -23,12 +23,12 @@ import numpy as np
 import tintype
 from tintype import strict_json
 from tintype.arrays import Pixels
-from tintype.bench.comparison import Bar, judge
+from tintype.bench.comparison import Bar
 from tintype.bench.measurement import Report, count_option, measurement
 from tintype.bounds import MAX_CONFIG_BYTES
 from tintype.bundle.skew import Skew
 from tintype.errors import NumericError, RequestError
-from tintype.files import read_plain
+from tintype.files import read_given_text
 from tintype.models.postcard.scene import ATTRIBUTES
 from tintype.trust.deck import Deck
 
@@ -67,13 +67,8 @@ def classifier_of(file: Path, labels: Sequence[str]) -> Reader:
 
 def read_labels(file: Path) -> tuple[str, ...]:
     """The lines of a text. Raises RequestError."""
-    try:
-        lines = read_plain(file, MAX_CONFIG_BYTES).decode().splitlines()
-    except (OSError, ValueError) as error:
-        raise RequestError(
-            f"the labels in {file} can't be read: {error}", fix="give a UTF-8 text, a line each"
-        ) from None
-    labels = tuple(line.strip() for line in lines if line.strip())
+    text = read_given_text(file, MAX_CONFIG_BYTES, what="labels", fix="give a UTF-8 text, a line each")
+    labels = tuple(line.strip() for line in text.splitlines() if line.strip())
     if len(set(labels)) != len(labels) or len(labels) < 2:
         raise RequestError(f"{file} has {len(labels)} labels, or one twice", fix="write two or more, a line each")
     return labels
@@ -153,14 +148,10 @@ def main(
             if arm == AS_ASKED:
                 report["skew"].append(strict_json.plain(found))
         bars = [Bar(DEALT, "total_variation", over=AS_ASKED, at_most=1.0, what=f"{prompt}: dealt over as asked")]
-        report.add(prompt, {"peers": table, "bars": judge(bars, table)}, shares=shares, judge=by)
+        report.judge(prompt, table, bars, shares=shares, judge=by)
         report.lines += [f"{prompt}, {arm}: {counted(figures['counts'])}" for arm, figures in table.items()]
 
 
 def counted(counts: Mapping[str, int]) -> str:
     """Counts as a line, the most first."""
     return ", ".join(f"{label} {count}" for label, count in Counter(counts).most_common())
-
-
-if __name__ == "__main__":
-    main()

@@ -7,31 +7,19 @@ from collections.abc import Callable, Iterator
 import numpy as np
 from PIL import Image, ImageDraw
 
-from tintype.bench.photographs import Picture, as_jpeg, photograph
+from tintype.bench.photographs import Picture, as_jpeg, clipped, frequencies, photograph, repeated
 from tintype.models.postcard.scene import random_scene
 from tintype.models.postcard.world import render
 from tintype.trust.pattern import TILE
 
 Maker = Callable[[np.random.Generator, int], Picture]
-WORDS = (
-    "the",
-    "quick",
-    "brown",
-    "fox",
-    "jumps",
-    "over",
-    "a",
-    "lazy",
-    "dog;",
-    "0123456789",
-    "(people",
-    "wait)",
-    "{it}!",
-)
+Colour = tuple[int, int, int]
+WORDS = "the quick brown fox jumps over a lazy dog; 0123456789 (people wait) {it}!"
 SIDES = (192, 256, 384, 512)  # pixels
 
 
-def _rendered(random: np.random.Generator, side: int) -> Picture:
+def rendered(random: np.random.Generator, side: int) -> Picture:
+    """Of postcard's world."""
     return render(random_scene(random, held_out=None), random, side)[0]
 
 
@@ -44,9 +32,7 @@ def _drawn(random: np.random.Generator, side: int) -> Picture:
     page = Image.new("RGB", (side, side), _colour(random))
     draw = ImageDraw.Draw(page)
     for _ in range(int(random.integers(3, 40))):
-        (left, right), (top, bottom) = (
-            sorted(random.integers(-side // 4, side * 5 // 4, 2).tolist()) for _ in range(2)
-        )
+        (left, right), (top, bottom) = (sorted(random.integers(-side // 4, side * 5 // 4, 2).tolist()) for _ in "xy")
         box, colour, width = (left, top, right + 1, bottom + 1), _colour(random), int(random.integers(1, 9))
         shape = int(random.integers(4))
         if shape == 0:
@@ -54,9 +40,8 @@ def _drawn(random: np.random.Generator, side: int) -> Picture:
         elif shape == 1:
             draw.arc(box, 0, float(random.integers(20, 360)), fill=colour, width=width)
         else:
-            (draw.ellipse if shape == 2 else draw.rectangle)(
-                box, fill=colour if random.random() < 0.5 else None, width=width
-            )
+            area = draw.ellipse if shape == 2 else draw.rectangle
+            area(box, fill=colour if random.random() < 0.5 else None, width=width)
     return np.asarray(page)
 
 
@@ -75,11 +60,8 @@ def _screen(random: np.random.Generator, side: int) -> Picture:
     for place in range(0, side, step):
         draw.line((place, 0, place, side), fill=_colour(random) if random.random() < 0.1 else (128, 128, 128))
     for _ in range(int(random.integers(1, 5))):
-        left, top, width, height = (
-            int(each) * 8 for each in random.integers([0, 0, 8, 8], [side // 8, side // 8, 48, 48])
-        )
-        box = (left, top, left + width, top + height)
-        draw.rectangle(box, fill="white", outline=(80, 80, 80))
+        left, top, width, height = (8 * random.integers([0, 0, 8, 8], [side // 8, side // 8, 48, 48])).tolist()
+        draw.rectangle((left, top, left + width, top + height), fill="white", outline=(80, 80, 80))
         draw.rectangle((left, top, left + width, top + 16), fill=_colour(random))
         for place in range(left + 8, left + width - 24, 40):
             draw.rectangle((place, top + 24, place + 32, top + 40), fill=_colour(random), outline="black")
@@ -91,10 +73,8 @@ def _tiled(random: np.random.Generator, side: int) -> Picture:
     """A small pattern over and over, with a period that a tile of ours is a multiple of: cloth, wallpaper, halftone."""
     period = int(random.choice([4, 8, 16, 32, 64, TILE]))
     one = random.integers(0, 256, (period, period, 3)).astype(np.uint8)
-    times = -(-side // period)
-    weave = np.tile(one, (times, times, 1))[:side, :side].astype(float)
     share = random.uniform(0.02, 1.0)
-    return np.clip(_photographed(random, side) * (1 - share) + weave * share, 0, 255).astype(np.uint8)
+    return clipped(_photographed(random, side) * (1 - share) + repeated(one, (side, side)).astype(float) * share)
 
 
 def _flat(random: np.random.Generator, side: int) -> Picture:
@@ -105,12 +85,11 @@ def _flat(random: np.random.Generator, side: int) -> Picture:
 
 
 def _noisy(random: np.random.Generator, side: int) -> Picture:
-    values = random.normal(random.uniform(40, 215, 3), random.uniform(1, 80), (side, side, 3))
-    return np.clip(values, 0, 255).astype(np.uint8)
+    return clipped(random.normal(random.uniform(40, 215, 3), random.uniform(1, 80), (side, side, 3)))
 
 
 def _saved_again(random: np.random.Generator, side: int) -> Picture:
-    kind = _photographed if random.random() < 0.5 else _rendered
+    kind = _photographed if random.random() < 0.5 else rendered
     return as_jpeg(as_jpeg(kind(random, side), int(random.integers(5, 96))), int(random.integers(5, 96)))
 
 
@@ -118,22 +97,20 @@ def _marked_by_others(random: np.random.Generator, side: int) -> Picture:
     """A mark that isn't ours: a tile of ours' size and strength with other phases, or coefficients of 8x8 blocks."""
     picture = _photographed(random, side).astype(float)
     if random.random() < 0.5:
-        tile = np.fft.irfft2(
-            np.fft.rfft2(random.normal(size=(TILE, TILE))) * (np.hypot(*_frequencies()) < 26), (TILE, TILE)
-        )
-        times = -(-side // TILE)
-        added = np.tile(tile / tile.std() * random.uniform(1.5, 6), (times, times))[:side, :side]
+        size = (TILE, TILE)
+        tile = np.fft.irfft2(np.fft.rfft2(random.normal(size=size)) * (TILE * frequencies(size) < 26), size)
+        added = repeated(tile / tile.std() * random.uniform(1.5, 6), (side, side))
     else:
         waves = np.cos(np.outer(np.arange(8) + 0.5, random.integers(1, 5, 2)) * np.pi / 8)
         block = np.outer(waves[:, 0], waves[:, 1]) * random.uniform(2, 8)
         signs = random.choice([-1.0, 1.0], (side // 8, side // 8))
         added = np.zeros((side, side))
         added[: side // 8 * 8, : side // 8 * 8] = np.kron(signs, block)
-    return np.clip(picture + added[..., np.newaxis], 0, 255).astype(np.uint8)
+    return clipped(picture + added[..., np.newaxis])
 
 
 KINDS: dict[str, Maker] = {
-    "renders": _rendered,
+    "renders": rendered,
     "like photographs": _photographed,
     "drawings": _drawn,
     "text": _written,
@@ -162,20 +139,13 @@ def unmarked(count: int, seed: int, *, views: int = 1) -> Iterator[tuple[str, Pi
         yield name, np.ascontiguousarray(turned[:, ::-1] if view >= 4 else turned)
 
 
-def _colour(random: np.random.Generator, most: int = 256) -> tuple[int, int, int]:
+def _colour(random: np.random.Generator, most: int = 256) -> Colour:
     red, green, blue = random.integers(0, most, 3).tolist()
     return red, green, blue
 
 
-def _write(
-    draw: ImageDraw.ImageDraw, random: np.random.Generator, box: tuple[int, int, int, int], colour: tuple[int, int, int]
-) -> None:
-    spacing = int(random.choice([12, 14, 16, 20, 32]))
-    for top in range(box[1] + 4, box[3] - 10, spacing):
-        words = " ".join(random.choice(WORDS, max(1, (box[2] - box[0]) // 32)))
-        draw.text((box[0] + 4, top), words[: (box[2] - box[0]) // 6], fill=colour)
-
-
-def _frequencies() -> tuple[np.ndarray, np.ndarray]:
-    rows, columns = np.fft.fftfreq(TILE) * TILE, np.fft.rfftfreq(TILE) * TILE
-    return rows[:, np.newaxis], columns[np.newaxis]
+def _write(draw: ImageDraw.ImageDraw, random: np.random.Generator, box: tuple[int, ...], colour: Colour) -> None:
+    left, top, right, bottom = box
+    for line in range(top + 4, bottom - 10, int(random.choice([12, 14, 16, 20, 32]))):
+        words = " ".join(random.choice(WORDS.split(), max(1, (right - left) // 32)))
+        draw.text((left + 4, line), words[: (right - left) // 6], fill=colour)

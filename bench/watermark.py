@@ -16,19 +16,17 @@ import importlib.util
 import math
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 from PIL import Image, ImageFilter
 
-from tintype.bench.comparison import Bar, judge
-from tintype.bench.figures import summary
+from tintype.bench.comparison import Bar
+from tintype.bench.figures import picture_psnr_db, summary
 from tintype.bench.measurement import Report, count_option, measurement
-from tintype.bench.photographs import Picture, as_jpeg, photograph
-from tintype.bench.unmarked import unmarked
-from tintype.models.postcard.scene import random_scene
-from tintype.models.postcard.world import render
+from tintype.bench.photographs import Picture, as_jpeg, clipped, photograph, repeated
+from tintype.bench.unmarked import rendered, unmarked
 from tintype.trust import detect as detection
 from tintype.trust import search as searching
 from tintype.trust.embed import Marked, embed
@@ -38,6 +36,7 @@ from tintype.trust.residual import flatten, luma_of, middle
 from tintype.trust.verify import read_watermark
 
 Attack = Callable[[Picture, np.random.Generator], Picture]
+BICUBIC = Image.Resampling.BICUBIC
 MAKER = 0x5EED01
 OPERATOR = bytes(range(32))  # a key that a forger hasn't
 AVERAGED = 50  # pictures
@@ -48,66 +47,57 @@ SHARES = {"found": "found", "payload_read": "payload read"}
 TAILS = (3.0, 4.0, 5.0)  # standard deviations
 
 
-def _filtered(kind: ImageFilter.Filter) -> Attack:
-    return lambda picture, random: np.asarray(Image.fromarray(picture).filter(kind))
+def _image(change: Callable[[Image.Image], Image.Image]) -> Attack:
+    return lambda picture, random: np.asarray(change(Image.fromarray(picture)))
 
 
-def _turned(degrees: float) -> Attack:
-    return lambda picture, random: np.asarray(Image.fromarray(picture).rotate(degrees, Image.Resampling.BICUBIC))
+def _scaled(image: Image.Image, share: float) -> Image.Image:
+    return image.resize([round(side * share) for side in image.size], BICUBIC)
 
 
-def _resized(share: float, *, back: bool) -> Attack:
-    def change(picture: Picture, random: np.random.Generator) -> Picture:
-        whole = Image.fromarray(picture)
-        small = whole.resize([round(side * share) for side in whole.size], Image.Resampling.BICUBIC)
-        return np.asarray(small.resize(whole.size, Image.Resampling.BICUBIC) if back else small)
-
-    return change
+def _square(picture: Picture, random: np.random.Generator, share: float) -> tuple[slice, slice]:
+    """A square of so much of the area, anywhere."""
+    side = int(picture.shape[0] * math.sqrt(share))
+    top, left = random.integers(0, picture.shape[0] - side, 2)
+    return slice(top, top + side), slice(left, left + side)
 
 
 def _hidden(share: float, *, inside: bool) -> Attack:
-    """Black in a square of so much of the area, or but for it."""
+    """Black in a square, or but for it."""
 
     def change(picture: Picture, random: np.random.Generator) -> Picture:
-        side = int(picture.shape[0] * math.sqrt(share))
-        top, left = random.integers(0, picture.shape[0] - side, 2)
         square = np.zeros(picture.shape[:2], bool)
-        square[top : top + side, left : left + side] = True
+        square[_square(picture, random, share)] = True
         return np.where((square != inside)[..., np.newaxis], picture, 0).astype(np.uint8)
 
     return change
 
 
-def _salted(share: float) -> Attack:
-    def change(picture: Picture, random: np.random.Generator) -> Picture:
-        drawn = random.random((*picture.shape[:2], 1))
-        return np.where(drawn < share / 2, 0, np.where(drawn > 1 - share / 2, 255, picture)).astype(np.uint8)
-
-    return change
+def _salted(picture: Picture, random: np.random.Generator) -> Picture:
+    """Black or white in one of 20 places."""
+    drawn = random.random((*picture.shape[:2], 1))
+    return np.where(drawn < 0.025, 0, np.where(drawn > 0.975, 255, picture)).astype(np.uint8)
 
 
 def levels(change: Callable[[np.ndarray, np.random.Generator], np.ndarray]) -> Attack:
-    return lambda picture, random: np.clip(np.rint(change(picture.astype(float), random)), 0, 255).astype(np.uint8)
+    return lambda picture, random: clipped(np.rint(change(picture.astype(float), random)))
 
 
-def _enlarged(picture: Picture, random: np.random.Generator, share: float) -> Picture:
-    """A square of so much of the area, made as large as all of it was."""
-    height, width = picture.shape[:2]
-    side = int(height * math.sqrt(share))
-    top, left = random.integers(0, height - side, 2)
-    part = Image.fromarray(picture[top : top + side, left : left + side])
-    return np.asarray(part.resize((width, height), Image.Resampling.BICUBIC))
+def _enlarged(picture: Picture, random: np.random.Generator) -> Picture:
+    """A square of half the area, made as large as all of it was."""
+    part = Image.fromarray(picture[_square(picture, random, 0.5)])
+    return np.asarray(part.resize(picture.shape[1::-1], BICUBIC))
 
 
 NINE: dict[str, Attack] = {
     "JPEG 25": lambda picture, random: as_jpeg(picture, 25),
     "60 % cut out": _hidden(0.6, inside=False),
     "80 % dropped": _hidden(0.8, inside=True),
-    "resized to 25 %": _resized(0.25, back=True),
-    "blur, radius 4": _filtered(ImageFilter.GaussianBlur(4)),
-    "median of 7": _filtered(ImageFilter.MedianFilter(7)),
+    "resized to 25 %": _image(lambda image: _scaled(image, 0.25).resize(image.size, BICUBIC)),
+    "blur, radius 4": _image(lambda image: image.filter(ImageFilter.GaussianBlur(4))),
+    "median of 7": _image(lambda image: image.filter(ImageFilter.MedianFilter(7))),
     "noise of 5 %": levels(lambda picture, random: picture + random.normal(0, 0.05 * 255, picture.shape)),
-    "salt and pepper of 5 %": _salted(0.05),
+    "salt and pepper of 5 %": _salted,
     "brightness to 6": levels(lambda picture, random: picture * random.uniform(0, 7)),
 }
 BESIDE: dict[str, Attack] = {
@@ -117,16 +107,16 @@ BESIDE: dict[str, Attack] = {
     # The strongest of WAVES (An et al. 2024), but for turning by 45 degrees.
     "WAVES, brightness": levels(lambda picture, random: picture * 2),
     "WAVES, contrast": levels(lambda picture, random: (picture - picture.mean()) * 2 + picture.mean()),
-    "WAVES, blur": _filtered(ImageFilter.GaussianBlur(3.5)),
+    "WAVES, blur": _image(lambda image: image.filter(ImageFilter.GaussianBlur(3.5))),
     "WAVES, noise": levels(lambda picture, random: picture + random.normal(0, 0.1 * 255, picture.shape)),
     "WAVES, erased": _hidden(0.25, inside=True),
 }
 SEARCHED: dict[str, Attack] = {
-    "turned by 9 degrees": _turned(9),
-    "turned by 45 degrees": _turned(45),
-    "smaller, 73 %": _resized(0.73, back=False),
+    "turned by 9 degrees": _image(lambda image: image.rotate(9, BICUBIC)),
+    "turned by 45 degrees": _image(lambda image: image.rotate(45, BICUBIC)),
+    "smaller, 73 %": _image(lambda image: _scaled(image, 0.73)),
     "mirrored": lambda picture, random: np.ascontiguousarray(picture[:, ::-1]),
-    "WAVES, cut to half and enlarged": lambda picture, random: _enlarged(picture, random, share=0.5),
+    "WAVES, cut to half and enlarged": _enlarged,
 }
 BARS = (
     Bar("nine attacks, mean", "found", at_least=0.90),
@@ -156,27 +146,19 @@ BARS = (
 )
 def main(report: Report, pictures: int, others: int, searches: int, forgeries: int, side: int, threads: int) -> None:
     table: dict[str, dict[str, Any]] = {}
-    marked, psnr, seconds, plain = list[Marked](), [], [], list(drawn(pictures, side, seed=0))
-    for picture in plain:
-        started = time.process_time()
-        made = embed(picture, MAKER)
-        seconds.append(time.process_time() - started)
-        assert made is not None
-        marked.append(made)
-        psnr.append(made.psnr_db)
-    table["marking"] = {"seconds": summary(seconds), "psnr_db": round(float(np.mean(psnr)), 2), "lowest_db": min(psnr)}
-    table["marking"]["read_from_a_copy"] = float(np.mean([made.is_read for made in marked]))
+    plain = list(drawn(pictures, side, seed=0))
+    seconds, marked = zip(*(timed(embed, picture, MAKER) for picture in plain), strict=True)
+    psnr = [made.psnr_db for made in marked]
+    table["marking"] = {"seconds": summary(seconds), "psnr_db": round(mean(psnr), 2), "lowest_db": min(psnr)}
+    table["marking"]["read_from_a_copy"] = mean(made.is_read for made in marked)
     for name, attack in (*NINE.items(), *BESIDE.items(), *SEARCHED.items()):
-        random, found, read, took = np.random.default_rng(1), [], [], []
-        for made in marked:
-            edited = attack(made.pixels, random)
-            started = time.process_time()
-            match, threshold = looked_for(edited, whole=name in SEARCHED)
-            took.append(time.process_time() - started)
-            found.append(match.score >= threshold)
-            read.append(read_payload(detection.soft_bits(match, pattern_of())) == made.payload)
-        table[name] = {"found": float(np.mean(found)), "payload_read": float(np.mean(read)), "seconds": summary(took)}
-    table["nine attacks, mean"] = {"found": float(np.mean([table[name]["found"] for name in NINE]))}
+        random, find = np.random.default_rng(1), search if name in SEARCHED else detect
+        took, found = zip(*(timed(find, attack(made.pixels, random)) for made in marked), strict=True)
+        bits = [detection.soft_bits(match, pattern_of()) for match, _ in found]
+        read = [read_payload(each) == made.payload for each, made in zip(bits, marked, strict=True)]
+        is_found = mean(match.score >= threshold for match, threshold in found)
+        table[name] = {"found": is_found, "payload_read": mean(read), "seconds": summary(took)}
+    table["nine attacks, mean"] = {"found": mean(table[name]["found"] for name in NINE)}
     table["detecting"] = {"seconds": table["nothing"]["seconds"]}
     table["searching"] = {"seconds": table["turned by 9 degrees"]["seconds"]}
     table["others"] = false_alarms(others, whole=False)
@@ -185,7 +167,7 @@ def main(report: Report, pictures: int, others: int, searches: int, forgeries: i
         for taken in (1, AVERAGED):
             table[f"forged from {taken}, {whose}"] = forged(forgeries, taken, key, side)
     table |= {f"invisible-watermark, {name}": peer(name, plain) for name in peers()}
-    report.add("watermark", {"peers": table, "bars": judge(BARS, table)})
+    report.judge("watermark", table, BARS)
     for name, row in table.items():
         shares = [f"{row[each]:.3f} {words}" for each, words in SHARES.items() if each in row]
         report.lines += [f"{name:<24} {', '.join(shares)}"] if shares else []
@@ -195,24 +177,35 @@ def drawn(count: int, side: int, seed: int) -> Iterator[Picture]:
     """Renders and pictures like photographs in turn."""
     random = np.random.default_rng(seed)
     for number in range(count):
-        if number % 2:
-            yield render(random_scene(random, held_out=None), random, side)[0]
-        else:
-            yield photograph(seed * 1_000_003 + number, (side, side))
+        yield rendered(random, side) if number % 2 else photograph(seed * 1_000_003 + number, (side, side))
 
 
-def looked_for(picture: Picture, *, whole: bool) -> tuple[detection.Match, float]:
-    """The best match, over shifts or over the whole search, and what it has to reach."""
-    if whole:
-        return searching.search(picture)[0], searching.THRESHOLD
+def detect(picture: Picture) -> tuple[detection.Match, float]:
+    """The best match over shifts, and what it has to reach."""
     return detection.detect(picture), detection.THRESHOLD
+
+
+def search(picture: Picture) -> tuple[detection.Match, float]:
+    """The same of the whole search."""
+    return searching.search(picture)[0], searching.THRESHOLD
+
+
+def timed(function: Callable[..., Any], *arguments: Any) -> tuple[float, Any]:
+    """Processor seconds of a call, and what it gave."""
+    started = time.process_time()
+    result = function(*arguments)
+    return time.process_time() - started, result
+
+
+def mean(values: Iterable[float]) -> float:
+    return float(np.mean(list(values)))
 
 
 def false_alarms(count: int, *, whole: bool) -> dict[str, Any]:
     """How many of so many pictures without a mark look marked; the highest scores; tails beside a Gaussian's."""
     highest, found, beyond, samples = dict[str, float](), Counter[str](), np.zeros(len(TAILS)), 0
     for kind, picture in unmarked(count, seed=2 + whole, views=1 if whole else VIEWS):
-        match, threshold = looked_for(picture, whole=whole)
+        match, threshold = (search if whole else detect)(picture)
         highest[kind] = max(highest.get(kind, 0.0), round(match.score, 3))
         found[kind] += match.score >= threshold
         if not whole:
@@ -237,10 +230,9 @@ def forged(count: int, taken: int, key: bytes, side: int) -> dict[str, float]:
     for picture in drawn(count, side, seed=5):
         tile = np.mean([_taken_off(embed(next(victims), MAKER, key=key)) for _ in range(taken)], axis=0)
         shift = np.random.default_rng(found + read).integers(0, TILE, 2).tolist()
-        times = [-(-length // TILE) for length in picture.shape[:2]]
-        added = np.tile(np.roll(tile, shift, (0, 1)), times)[: picture.shape[0], : picture.shape[1], np.newaxis]
+        added = repeated(np.roll(tile, shift, (0, 1)), picture.shape)[..., np.newaxis]
         added *= 255 / 10 ** (FORGED_DB / 20) / added.std()
-        reading = read_watermark(np.clip(np.rint(picture + added), 0, 255).astype(np.uint8), [key])
+        reading = read_watermark(clipped(np.rint(picture + added)), [key])
         found += reading.found
         is_victims = reading.maker == f"{MAKER:06x}"
         read += is_victims
@@ -275,14 +267,9 @@ def peer(method: str, pictures: Sequence[Picture]) -> dict[str, Any]:
     encoder.set_watermark("bits", bits.tolist())
     marked = [np.ascontiguousarray(encoder.encode(each[..., ::-1], method)[..., ::-1]) for each in pictures]
     told: dict[str, Any] = {"least_bits": least}
-    errors = [np.mean((one.astype(float) - other) ** 2) for one, other in zip(marked, pictures, strict=True)]
-    told["psnr_db"] = round(float(np.mean(10 * np.log10(255**2 / np.array(errors)))), 2)
+    told["psnr_db"] = round(mean(picture_psnr_db(*each) for each in zip(pictures, marked, strict=True)), 2)
     for name, attack in (*BESIDE.items(), *NINE.items()):
         random = np.random.default_rng(1)
         read = [decoder.decode(np.ascontiguousarray(attack(each, random)[..., ::-1]), method) for each in marked]
-        told[name] = float(np.mean([(np.array(each) == bits).sum() >= least for each in read]))
-    return {"found": float(np.mean([told[name] for name in NINE])), **told}
-
-
-if __name__ == "__main__":
-    main()
+        told[name] = mean((np.array(each) == bits).sum() >= least for each in read)
+    return {"found": mean(told[name] for name in NINE), **told}

@@ -19,8 +19,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from tintype.bench.job import Job, with_steps
-from tintype.bench.process import status_bytes
-from tintype.engine import Reading, others_share, peak_rss_bytes
+from tintype.engine import Reading, others_share, peak_rss_bytes, status_bytes
 
 PEERS = {  # by kind, the module and its function that makes a peer of a job
     "tintype": ("tintype.bench.peers", "load_tintype"),

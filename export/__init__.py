@@ -5,8 +5,9 @@ Importing this package is cheap: torch and diffusers are loaded when `export_bun
 
 from __future__ import annotations
 
+from tintype.arrays import psnr_db
 from tintype.export.bundling import export_bundle
-from tintype.export.parity import Gate, GraphReport, ParityReport, psnr_db
+from tintype.export.parity import Gate, GraphReport, ParityReport
 from tintype.export.plans import Effort
 
 __all__ = ["Effort", "Gate", "GraphReport", "ParityReport", "export_bundle", "psnr_db"]

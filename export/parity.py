@@ -1,4 +1,4 @@
-"""Gates: how near a graph must come to its torch module, and the one definition of nearness.
+"""Gates: how near a graph must come to its torch module.
 
 PSNR in dB is 20 log10(range of the reference / root mean square error), range = max - min of the reference; a graph's
 figure is that of its worst call. The guidance error is |D' - D| / |D| with D = conditional - unconditional
@@ -16,12 +16,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tintype.arrays import EXACT_DB, psnr_db
 from tintype.bundle import Parity, PreviewFactors
 from tintype.errors import ExportError
 
 Array = NDArray[np.float32]
 
-EXACT_DB = 200.0  # what is written when there is no error at all
 GUIDANCE_GATE = 0.10
 
 # By precision of the export, then by role. The text encoder and the VAE work once a picture and their errors go
@@ -118,19 +118,6 @@ class ParityReport:
             "estimate": None if self.estimate is None else dict(self.estimate),
             "graphs": graphs,
         }
-
-
-def psnr_db(reference: Array, other: Array) -> float:
-    """20 log10((max - min of the reference) / rmse), in dB; 200 for equal arrays, -inf where `other` isn't finite."""
-    if not np.isfinite(other).all():
-        return -math.inf
-    error = math.sqrt(float(np.mean(np.square(reference.astype(np.float64) - other.astype(np.float64)))))
-    span = float(reference.max()) - float(reference.min())
-    if error == 0.0:
-        return EXACT_DB
-    if span == 0.0:
-        return -math.inf
-    return min(EXACT_DB, 20.0 * math.log10(span / error))
 
 
 def worst_psnr_db(references: Sequence[Array], others: Sequence[Array]) -> float:

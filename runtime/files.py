@@ -64,6 +64,14 @@ def read_given(path: str | os.PathLike[str], most_bytes: int, *, what: str, fix:
         raise RequestError(f"the {what} {path} cannot be read: {reason}", fix=fix) from None
 
 
+def read_given_text(path: str | os.PathLike[str], most_bytes: int, *, what: str, fix: str) -> str:
+    """The same of a text in UTF-8."""
+    try:
+        return read_given(path, most_bytes, what=what, fix=fix).decode("utf-8-sig")
+    except UnicodeDecodeError:
+        raise RequestError(f"the {what} {path} are no text in UTF-8", fix=fix) from None
+
+
 def others_can_read(path: str | os.PathLike[str]) -> bool:
     """Whether a file is for more than its owner. Who may read what is not asked on Windows. Raises OSError."""
     return os.name == "posix" and bool(stat.S_IMODE(Path(path).stat().st_mode) & 0o077)

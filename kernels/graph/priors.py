@@ -1,6 +1,6 @@
 """Which way to do a layer is likely the fastest: by what was timed on processors of each kind, without timing anything.
 
-`priors.json` holds, by kind of processor and number of threads, layers as `python -m tintype.bench.priors` timed them:
+`priors.json` holds, by kind of processor and number of threads, layers as `tintype bench priors` timed them:
 each with its kind, its size, and for each way the seconds, the bytes a weight takes, and how near it is to the layer as
 it is. A layer is taken to do as the timed ones of its kind do whose sizes are nearest.
 """

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from tintype.engine.device.hardware import Gpu, gpus
     from tintype.engine.device.installation import ort_version
     from tintype.engine.device.machine import cpu_name, default_threads, instruction_sets, most_threads, processor_kind
-    from tintype.engine.device.process_memory import peak_rss_bytes
+    from tintype.engine.device.process_memory import peak_rss_bytes, status_bytes
     from tintype.engine.device.providers import Target, resolve_provider
     from tintype.engine.run.heap import return_large_blocks
     from tintype.engine.run.placement import Placement
@@ -85,6 +85,7 @@ _HOMES = {
     "processor_kind": "device.machine",
     "read_report": "build.cache",
     "read_strips": "run.strips",
+    "status_bytes": "device.process_memory",
 }
 
 __all__ = [
@@ -131,6 +132,7 @@ __all__ = [
     "resolve_provider",
     "return_large_blocks",
     "run_graph",
+    "status_bytes",
     "with_kernels_settled",
 ]
 

@@ -9,7 +9,7 @@ from tintype.bounds import MAX_CALIBRATION_PROMPTS, MAX_PROMPTS_BYTES
 from tintype.bundle import EMBEDDED, Bundle
 from tintype.bundle.bundle import embedded_folder
 from tintype.errors import RequestError
-from tintype.files import read_given
+from tintype.files import read_given_text
 
 GENERAL = "ordinary-prompts.txt"  # beside this module
 OF_WORLD = "prompts.txt"  # beside the folder of an embedded bundle, which knows no other words
@@ -27,11 +27,7 @@ def ordinary_prompts(bundle: Bundle) -> list[str]:
 def read_prompts(path: str | os.PathLike[str]) -> list[str]:
     """A user's own: a text in UTF-8, a prompt a line. Raises RequestError."""
     fix = "give a text file in UTF-8, one prompt a line"
-    content = read_given(path, MAX_PROMPTS_BYTES, what="prompts", fix=fix)
-    try:
-        prompts = lines_of(content.decode("utf-8-sig"))
-    except UnicodeDecodeError:
-        raise RequestError(f"the prompts {path} are no text in UTF-8", fix=fix) from None
+    prompts = lines_of(read_given_text(path, MAX_PROMPTS_BYTES, what="prompts", fix=fix))
     if len(prompts) > MAX_CALIBRATION_PROMPTS:
         most = f"{MAX_CALIBRATION_PROMPTS:,} are the most"
         raise RequestError(f"{path} has {len(prompts):,} prompts; {most}", fix="leave some of them out")

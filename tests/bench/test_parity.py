@@ -37,7 +37,7 @@ def test_the_farthest_picture_is_judged_and_another_one_the_second_time_is_told(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     @contextlib.contextmanager
-    def drawn(kind: str, job: Job, environment: object) -> Iterator[Turn]:
+    def drawn(kind: str, job: Job, *_: object) -> Iterator[Turn]:
         each = iter(next(shades))
 
         def ask(changes: Mapping[str, str]) -> dict[str, float]:

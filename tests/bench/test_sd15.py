@@ -57,7 +57,7 @@ def test_turns_are_interleaved_and_every_figure_becomes_a_summary(monkeypatch: p
     order: list[str] = []
 
     @contextlib.contextmanager
-    def fake(kind: str, job: Any, environment: Any) -> Iterator[Turn]:
+    def fake(kind: str, job: Any, *_: Any) -> Iterator[Turn]:
         def ask(changes: Any) -> dict[str, Any]:
             order.append(f"{kind} {changes.get('steps')}")
             return {"seconds": 2.0, "anonymous_bytes": 20, "mine": 3.0, "absent": None}

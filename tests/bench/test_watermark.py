@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
+from tintype.bench import command
+from tintype.bench.command import OTHERS
 from tintype.bench.unmarked import KINDS, SIDES, unmarked
 from tintype.bench.watermark import OPERATOR, VIEWS, drawn, false_alarms, forged
 from tintype.cli import run
@@ -37,6 +41,11 @@ def test_a_mark_that_was_taken_off_one_picture_is_told_and_of_many_is_nobodys() 
     assert one["of_these_told"] > 0
     many = forged(2, 16, OPERATOR, side=256)
     assert many["read_as_the_victims"] == 0
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_every_command_of_the_bench_has_a_module(name: str) -> None:
+    assert "\ndef main(" in (Path(command.__file__).with_name(name.replace("-", "_") + ".py")).read_text("utf-8")
 
 
 def test_it_is_a_command_of_the_bench(capsys: pytest.CaptureFixture[str]) -> None:

@@ -11,12 +11,12 @@ import onnx_ir as ir
 import pytest
 import torch
 
+from tintype.arrays import psnr_db
 from tintype.bundle import Bundle, DefaultRequest, PreviewFactors, open_bundle
 from tintype.engine import run_graph
 from tintype.errors import ExportError
 from tintype.export import Effort, export_bundle, graphs
 from tintype.export.checkpoint import load_unet, load_vae, open_checkpoint
-from tintype.export.parity import psnr_db
 from tintype.export.storage import load_graph
 from tintype.image.preview import linear_samples
 

@@ -8,17 +8,16 @@ import numpy as np
 import pytest
 
 from tintype import strict_json
+from tintype.arrays import EXACT_DB, psnr_db
 from tintype.bundle import Parity
 from tintype.errors import ExportError
 from tintype.export.parity import (
-    EXACT_DB,
     GATES_DB,
     Gate,
     GraphReport,
     ParityReport,
     guidance_error,
     judge,
-    psnr_db,
     refuse_failures,
     worst_psnr_db,
 )

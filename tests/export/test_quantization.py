@@ -10,8 +10,8 @@ import pytest
 import torch
 from onnx.reference import ReferenceEvaluator
 
+from tintype.arrays import psnr_db
 from tintype.engine import run_graph
-from tintype.export.parity import psnr_db
 from tintype.export.quantization import (
     Layer,
     Range,

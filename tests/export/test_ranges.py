@@ -14,10 +14,10 @@ import pytest
 from plain_form import expand, in_float
 from safetensors.numpy import load_file, save_file
 
+from tintype.arrays import psnr_db
 from tintype.bundle import Bundle, open_bundle
 from tintype.engine import measure_ranges, peak_rss_bytes, run_graph
 from tintype.export import Effort, export_bundle
-from tintype.export.parity import psnr_db
 from tintype.kernels.graph.half import to_half
 from tintype.kernels.graph.ranges import mark
 from tintype.kernels.registry import kernels_for, lower

@@ -16,11 +16,11 @@ from families import GATE_DB, SEED, assert_near, family, generator, reference
 from pictures import PROMPT, photo, psnr_db
 
 import tintype
+from tintype.arrays import psnr_db as array_db
 from tintype.bundle import file_facts, read_manifest, write_manifest
 from tintype.errors import RequestError
 from tintype.export.checkpoint import open_checkpoint
 from tintype.export.defaults import usual_request
-from tintype.export.parity import psnr_db as array_db
 from tintype.image.encode import to_samples
 from tintype.memory.mode import Strips
 from tintype.memory.plan import ExecutionPlan

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 
-def status_bytes(field: str) -> int | None:
-    """A size of this process in /proc, as Linux has it; None where that isn't told."""
+def status_bytes(field: str, process: int | str = "self") -> int | None:
+    """A size of a process in /proc, as Linux has it; None where that isn't told, or the process is gone."""
     try:
-        status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
+        status = Path(f"/proc/{process}/status").read_text(encoding="ascii", errors="replace")
     except OSError:
         return None
     size = re.search(rf"^{field}:\s+(\d+) kB$", status, re.MULTILINE)
