@@ -6,6 +6,7 @@ a third of a second, so the time is a guess within a factor of about 1.5 where n
 
 from __future__ import annotations
 
+import functools
 import os
 import shutil
 import time
@@ -250,7 +251,14 @@ def count_operations(checkpoint: Checkpoint, role: str, latent_size: int, tokens
 
 
 def measure_rates(folder: Path) -> Rates:
-    """Try a convolution, a product, a search for scales and a file in `folder`."""
+    """Try a convolution, a product, a search for scales, once in a process, and a file in `folder`."""
+    operations, scaled_weights = _processor_rates()
+    return Rates(operations, _written_bytes(folder), scaled_weights)
+
+
+@functools.cache
+def _processor_rates() -> tuple[float, float]:
+    """See `Rates`: operations and scaled weights in a second."""
     with _same_numbers():
         image, kernel = torch.randn(2, 320, 32, 32), torch.randn(320, 320, 3, 3)
         rows, weight = torch.randn(2048, 640), torch.randn(640, 640)
@@ -259,7 +267,7 @@ def measure_rates(folder: Path) -> Rates:
         seconds = _quickest(lambda: torch.nn.functional.conv2d(image, kernel, padding=1))
         seconds += _quickest(lambda: rows @ weight)
         scaling = _quickest(lambda: weight_scales(weight))
-    return Rates(sum(operations) / seconds, _written_bytes(folder), weight.numel() / scaling)
+    return sum(operations) / seconds, weight.numel() / scaling
 
 
 @contextmanager
