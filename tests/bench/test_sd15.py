@@ -30,6 +30,8 @@ from tintype.bench.sd15 import (
 from tintype.bench.sd15_make import make
 from tintype.engine import cache_entries
 
+pytestmark = pytest.mark.slow
+
 MIB = 2**20
 
 

@@ -14,7 +14,7 @@ from seeds import SEEDS
 
 CORPUS = Path(__file__).parent / "corpus"
 KEPT = sorted(path for path in CORPUS.glob("*/*") if path.is_file())
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the judge reads /proc")
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(sys.platform != "linux", reason="the judge reads /proc")]
 
 
 @pytest.fixture(scope="module")

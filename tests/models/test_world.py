@@ -22,6 +22,8 @@ from tintype.models.postcard.world import (
     render,
 )
 
+pytestmark = pytest.mark.slow
+
 WORDS = {
     "subject": captions.SUBJECTS,
     "colour": captions.COLOURS,

@@ -24,6 +24,8 @@ from tintype.request import Request
 from tintype.sampling import noise_source
 from tintype.stages.encode import encode
 
+pytestmark = pytest.mark.slow
+
 HOUSE, BOAT, SNOW = "a blue house, clear sky", "a red sailboat at sunset", "snow at night"
 PROMPT = f"[{HOUSE}:{BOAT}:0.5] AND [green|red] hills:0.7 AND {SNOW}:-0.3"
 STEPS, SCALE, SEED = 4, 5.0, 7

@@ -18,6 +18,8 @@ import tintype
 from tintype.cli.verify import verify
 from tintype.trust.certificates import LOCAL_NAME, certificate_for
 
+pytestmark = pytest.mark.slow
+
 FIELDS = {"seed": 7, "num_inference_steps": 1, "width": 128, "height": 128}
 SOURCE = "http://cv.iptc.org/newscodes/digitalsourcetype/"
 

@@ -32,6 +32,8 @@ from tintype.trust.certificates import LOCAL_NAME
 from tintype.trust.credential_reading import NO_CREDENTIALS
 from tintype.trust.manifests import JPEG, PNG
 
+pytestmark = pytest.mark.slow
+
 FIELDS = {"seed": 7, "num_inference_steps": 1, "width": 256, "height": 256}  # a smaller one's payload may be lost
 SOURCE = "http://cv.iptc.org/newscodes/digitalsourcetype/"
 

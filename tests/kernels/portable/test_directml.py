@@ -23,6 +23,8 @@ from tintype.kernels.graph.opset import to_opset
 from tintype.kernels.portable.gelu import GeluAsMicrosofts
 from tintype.kernels.registry import NEWEST_OPSET, finish, kernels_for, lower
 
+pytestmark = pytest.mark.slow
+
 BUNDLE = Path(__file__).parents[3] / "models/postcard/bundle"
 SIDES = {"height": 16, "width": 16}
 DIMS = {
