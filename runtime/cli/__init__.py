@@ -15,6 +15,7 @@ __all__ = ["main", "run"]
 def main() -> None:
     """Run the command line and leave with its exit code: 0 done, 1 failed, 2 bad usage, 3 blocked, 130 interrupted."""
     try:
+        _collect_seldom()
         _open_standard_streams()
         import signal
 
@@ -49,6 +50,13 @@ def run(arguments: list[str]) -> int:
     except (Exception, KeyboardInterrupt) as error:
         return report(error, as_json="--json" in arguments)
     return code if isinstance(code, int) else 0
+
+
+def _collect_seldom() -> None:
+    """What modules are made of stays: to look through it again and again is a tenth of a command's time."""
+    import gc
+
+    gc.set_threshold(20_000, *gc.get_threshold()[1:])
 
 
 def _open_standard_streams() -> None:

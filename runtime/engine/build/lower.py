@@ -7,6 +7,7 @@ as `python -m tintype.engine.build.lower`.
 
 from __future__ import annotations
 
+import gc
 import json
 import shutil
 import sys
@@ -321,6 +322,7 @@ def make_builds(jobs: str) -> dict[str, Any]:
     import tintype.kernels.registry  # noqa: F401 - both imported once for all jobs
 
     load_onnxruntime()
+    gc.enable()
     return {"results": attempt_all(_make_measured, [Job.from_dict(job) for job in json.loads(jobs)])}
 
 
@@ -331,6 +333,7 @@ def _make_measured(job: Job) -> dict[str, Any]:
 
 def main() -> int:
     """Do the jobs on stdin; 0 when each of them was tried."""
+    gc.disable()  # until all is imported
     import_late()
     return answer_parent(make_builds)
 
