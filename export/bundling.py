@@ -33,7 +33,6 @@ if TYPE_CHECKING:
 
 
 PRECISIONS = tuple(GATES_DB)
-OF_GRAPHS = ("fp32", "fp16")  # which of them a folder of graphs can have
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,8 +68,7 @@ def export_bundle(
     source: a diffusers folder, one .safetensors file in the naming of latent-diffusion, or the address of either on the
     Hugging Face hub; or a folder of ONNX graphs as optimum exports it, for which neither torch nor diffusers is needed.
 
-    precision: fp32, fp16 (weights stored in half) or int8 (hybrid; layers that would miss the gate stay float; not of
-    ONNX graphs).
+    precision: fp32, fp16 (weights stored in half) or int8 (hybrid; layers that would miss the gate stay float).
     prompts: what calibration and gates draw; use words the model knows. None takes a general list.
     name: the bundle's name, None takes the folder's. licence: None takes what the checkpoint says.
     default_request: what a request gets that leaves fields out; None takes `usual_request`.
@@ -94,18 +92,17 @@ def export_bundle(
         progress.remark(sentence)
     request = default_request or usual_request(checkpoint, few_steps)
     check_place(bundle, checkpoint, overwrite=overwrite)
-    plan = None  # of a folder of graphs
-    if not checkpoint.source.graphs:
+    is_traced = not checkpoint.source.graphs
+    if is_traced:
         # torch and diffusers take seconds to import: only for a checkpoint and an output that are there.
         _quiet_libraries()
-        plan = export_plan(checkpoint, effort or Effort(), prompts, request.guidance_scale, parity)
-    key = export_key(checkpoint, {"precision": precision, "plan": prompts if plan is None else plan})
+    kind = parity if is_traced else "quick"  # graphs are judged against graphs, which are of no size
+    plan = export_plan(checkpoint, effort or Effort(), prompts, request.guidance_scale, kind)
+    key = export_key(checkpoint, {"precision": precision, "plan": plan})
     with placed(bundle, checkpoint, key=key, overwrite=overwrite) as scratch:
-        if plan is None:
-            made = _converted(checkpoint, precision, prompts, scratch, progress)
-        else:
-            made = _traced(checkpoint, precision, plan, scratch, progress)
-        kind, told = ("quick", None) if made.estimate is None else (parity, made.estimate.as_dict())
+        make = _traced if is_traced else _converted
+        made = make(checkpoint, precision, plan, scratch, progress)
+        told = None if made.estimate is None else made.estimate.as_dict()
         report = ParityReport(name or bundle.resolve().name, precision, tuple(made.reports), 0, 0.0, kind, told)
         refuse_failures(report)
         from tintype.export import writing
@@ -154,9 +151,7 @@ def _traced(checkpoint: Checkpoint, precision: str, plan: ExportPlan, scratch: S
     return _Made(tokenizers, graphs.write_graphs(job), told)  # 4. trace, meet real inputs, quantize, judge
 
 
-def _converted(
-    checkpoint: Checkpoint, precision: str, prompts: Sequence[str] | None, scratch: Scratch, progress: Progress
-) -> _Made:
+def _converted(checkpoint: Checkpoint, precision: str, plan: ExportPlan, scratch: Scratch, progress: Progress) -> _Made:
     """The graphs of a folder of graphs, without torch: rewritten, and judged against what they were."""
     from tintype.export import converting
     from tintype.export.plain_tokenizer import read_plain_tokenizer
@@ -165,7 +160,7 @@ def _converted(
     for role in checkpoint.family.text_encoders:
         name = tokenizer_of(role)
         tokenizers[name] = read_plain_tokenizer(checkpoint.tokenizers[name].folder, *checkpoint.text_limits(role))
-    reports = converting.write_graphs(checkpoint, tokenizers, precision, prompts, scratch, progress)
+    reports = converting.write_graphs(checkpoint, tokenizers, precision, plan, scratch, progress)
     return _Made(tokenizers, reports, None)
 
 
@@ -177,10 +172,10 @@ def _opened(source: Path | str, precision: str, options: SourceOptions | None, p
         )
     if not is_address(source):
         opened = open_checkpoint(Path(source), options)
-        if opened.source.graphs and precision not in OF_GRAPHS:
+        if opened.source.graphs and precision == "int8" and opened.takes_picture:
             raise ExportError(
-                f"{precision} is chosen by trials on the checkpoint's modules, and {source} holds graphs alone",
-                fix=f"say --precision {' or '.join(OF_GRAPHS)}, or export the checkpoint that they were made from",
+                f"int8 of a model that takes a picture is chosen on pictures, and {source} holds graphs alone",
+                fix="say --precision fp32 or fp16, or export the checkpoint that they were made from",
             )
         return opened
     fetched = fetch(source, progress)

@@ -81,7 +81,7 @@ def export(
     either on the Hugging Face hub: ORG/NAME, ORG/NAME/FILE.safetensors, with @REVISION behind it where one is meant.
     Every graph is compared with the checkpoint in torch; nothing is written when one isn't near enough. What it will
     take is said first. One that was broken off leaves what it has finished beside BUNDLE; the same command goes on.
-    SOURCE may be a folder of ONNX graphs as optimum exports it, too: torch isn't needed, and int8 isn't offered.
+    SOURCE may be a folder of ONNX graphs as optimum exports it, too, for which torch isn't needed.
 
     Without BUNDLE it goes to the models' folder (TINTYPE_MODELS, else one below your data folder), where --model NAME
     finds it.

@@ -17,24 +17,25 @@ from numpy.typing import NDArray
 
 from tintype.engine import graph_session, measure_ranges
 from tintype.errors import ExportError
+from tintype.export.calls import Feed
 from tintype.export.canonical import PortError, RolePlan, UnknownOperatorError, canonical_graph
 from tintype.export.checkpoint import Checkpoint
+from tintype.export.fallback import until_it_passes
+from tintype.export.onnx_int8 import Int8, Prepared
 from tintype.export.parity import Gate, GraphReport, judge
 from tintype.export.placing import Scratch
+from tintype.export.plans import ExportPlan
 from tintype.export.progress import Progress
-from tintype.export.quantization import halve_weights
+from tintype.export.quantization import Layer, halve_weights, quantize_graph
 from tintype.export.roles import CLIP_LAYERS, COMPONENT_OF, GRAPH_FILES, clip_skips
-from tintype.export.storage import save_graph, stored_bytes
+from tintype.export.storage import load_graph, save_graph, stored_bytes
 from tintype.export.tokenizer import BundleTokenizer
 from tintype.sources.families import tokenizer_of
 from tintype.sources.onnx_folder import EXPORT_AGAIN, GRAPH
 
 REFERENCE = "the folder's own graph, fp32"
-PROMPTS = ("a red sailboat on a calm sea at sunset", "an old man with a grey beard reading a newspaper, oil painting")
 TIMES = (999.0, 500.0, 1.0)
 GATE_UNITS = (2, 3)  # height and width of what graphs are judged on, in what they may be multiples of
-
-Feed = dict[str, NDArray[Any]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,30 +50,68 @@ def write_graphs(
     checkpoint: Checkpoint,
     tokenizers: Mapping[str, BundleTokenizer],
     precision: str,
-    prompts: Sequence[str] | None,
+    plan: ExportPlan,
     scratch: Scratch,
     progress: Progress,
 ) -> list[GraphReport]:
     """Write every role's graph into the scratch bundle; the reports say how near each came, nothing is refused here.
 
-    Raises ExportError for a graph that isn't known well enough to be rewritten.
+    plan: of what is walked for int8; in other precisions its words alone are read. Raises ExportError for a graph that
+    isn't known well enough to be rewritten.
     """
-    words = (prompts or PROMPTS)[:1]
+    roles = roles_of(checkpoint, progress)
+    if precision == "int8":
+        return _write_int8(Int8(checkpoint, tokenizers, plan, scratch, progress), roles)
     random = np.random.default_rng(0)
     reports, texts = [], dict[str, Mapping[str, NDArray[Any]]]()
-    for role in roles_of(checkpoint, progress):
+    for role in roles:
+        rewriting = _Rewriting.of(checkpoint, role)
+        path = scratch.bundle / GRAPH_FILES[role]
         with progress.stage(f"rewriting: {role}", 1):
-            plan = role_plan(checkpoint, role)
-            source = _graph_path(checkpoint, role)
-            path = scratch.bundle / GRAPH_FILES[role]
-            _write(source, plan, path, precision)
+            rewriting.write(path, precision)
         with progress.stage(f"parity: {role}", 1):
-            feeds = _feeds(checkpoint, role, tokenizers, words, texts, random)
-            calls = _run_source(source, plan, path, feeds)
+            feeds = _feeds(checkpoint, role, tokenizers, plan.gates.prompts[:1], texts, random)
+            calls = rewriting.answers(path, feeds)
             if role.startswith("text_encoder"):
                 texts[role] = calls[0].references
-            reports.append(_report(role, precision, path, calls))
+            report = _judged(role, Gate.of(role, precision), precision, path, calls)
+            reports.append(replace(report, largest=_largest(path, calls)))
     return reports
+
+
+def _write_int8(work: Int8, roles: Sequence[str]) -> list[GraphReport]:
+    """The same in int8: layers that would miss a gate stay float, in fp16."""
+    reports = []
+    for role in work.in_order(roles):
+        rewriting, path = _Rewriting.of(work.checkpoint, role), work.scratch.bundle / GRAPH_FILES[role]
+        with work.progress.stage(f"rewriting: {role}", 1):
+            rewriting.write(work.fp32(role), "fp32")
+        prepared = work.prepare(role)
+        with work.progress.stage(f"parity: {role}", 1):
+            calls = rewriting.answers(work.fp32(role), prepared.feeds)
+            report = _int8(role, prepared, work.fp32(role), path, calls)
+            reports.append(replace(report, largest=_largest(path, calls)))
+        work.fp32(role).with_name("model.onnx_data").unlink(missing_ok=True)
+    return reports
+
+
+def _int8(role: str, prepared: Prepared, source: Path, path: Path, calls: Sequence[Call]) -> GraphReport:
+    choice, gate = prepared.choice, Gate.of(role, "int8")
+
+    def attempt(layers: Sequence[Layer]) -> GraphReport:
+        model = load_graph(source)
+        quantize_graph(model, layers, prepared.scales)
+        halve_weights(model)
+        save_graph(model, path)
+        report = _judged(role, gate, "int8" if layers else "fp16", path, calls)
+        return replace(
+            report,
+            quantized_layers=len(choice.int8),
+            quantizable_layers=len(choice.layers),
+            float_layers=choice.float_names,
+        )
+
+    return until_it_passes(choice, attempt)
 
 
 def role_plan(checkpoint: Checkpoint, role: str) -> RolePlan:
@@ -125,16 +164,36 @@ def roles_of(checkpoint: Checkpoint, progress: Progress) -> list[str]:
     return roles
 
 
-def _graph_path(checkpoint: Checkpoint, role: str) -> Path:
-    part = "unet" if role == "denoiser" else role
-    return checkpoint.source.graphs[part].path
+@dataclass(frozen=True, slots=True)
+class _Rewriting:
+    """A folder's own graph of a role, and what it is to become."""
 
+    source: Path
+    plan: RolePlan
 
-def _write(source: Path, plan: RolePlan, path: Path, precision: str) -> None:
-    model = rewritten(source, plan)
-    if precision == "fp16":
-        halve_weights(model)
-    save_graph(model, path)
+    @classmethod
+    def of(cls, checkpoint: Checkpoint, role: str) -> _Rewriting:
+        part = "unet" if role == "denoiser" else role
+        return cls(checkpoint.source.graphs[part].path, role_plan(checkpoint, role))
+
+    def write(self, path: Path, precision: str) -> None:
+        """The canonical graph. Raises ExportError."""
+        model = rewritten(self.source, self.plan)
+        if precision == "fp16":
+            halve_weights(model)
+        save_graph(model, path)
+
+    def answers(self, path: Path, feeds: Sequence[Feed]) -> list[Call]:
+        """What the folder's own graph gives for each feed, by the names of the one at `path`."""
+        ports = {str(value.name): value for value in ir.load(self.source).graph.inputs}
+        ours = [str(value.name) for value in ir.load(path).graph.outputs]
+        theirs = {name: _their_name(name, self.plan) for name in ours}
+        calls = []
+        with graph_session(self.source, lowered=False) as session:
+            for feed in feeds:
+                outputs = session.run({name: _as_port(array, ports[name]) for name, array in feed.items()})
+                calls.append(Call(feed, {name: outputs[theirs[name]] for name in ours if theirs[name] in outputs}))
+        return calls
 
 
 def rewritten(source: Path, plan: RolePlan) -> ir.Model:
@@ -154,8 +213,7 @@ def rewritten(source: Path, plan: RolePlan) -> ir.Model:
         raise ExportError(f"{name} can't be rewritten: {told}", fix=EXPORT_AGAIN) from None
 
 
-def _report(role: str, precision: str, path: Path, calls: Sequence[Call]) -> GraphReport:
-    gate = Gate.of(role, precision)
+def _judged(role: str, gate: Gate, precision: str, path: Path, calls: Sequence[Call]) -> GraphReport:
     references, found = list[NDArray[Any]](), list[NDArray[Any]]()
     with graph_session(path) as session:
         for call in calls:
@@ -163,21 +221,11 @@ def _report(role: str, precision: str, path: Path, calls: Sequence[Call]) -> Gra
             references += call.references.values()
             found += [outputs[name] for name in call.references]
     parity = replace(judge(gate, references, found, "quick"), reference=REFERENCE)
-    largest = measure_ranges(path, [call.feed for call in calls])
-    return GraphReport(role, precision, parity, stored_bytes(path), largest=largest)
+    return GraphReport(role, precision, parity, stored_bytes(path))
 
 
-def _run_source(source: Path, plan: RolePlan, path: Path, feeds: Sequence[Feed]) -> list[Call]:
-    """What the folder's own graph gives, by our names, for each feed."""
-    ports = {str(value.name): value for value in ir.load(source).graph.inputs}
-    ours = [str(value.name) for value in ir.load(path).graph.outputs]
-    theirs = {name: _their_name(name, plan) for name in ours}
-    calls = []
-    with graph_session(source, lowered=False) as session:
-        for feed in feeds:
-            outputs = session.run({name: _as_port(array, ports[name]) for name, array in feed.items()})
-            calls.append(Call(feed, {name: outputs[theirs[name]] for name in ours if theirs[name] in outputs}))
-    return calls
+def _largest(path: Path, calls: Sequence[Call]) -> dict[str, float]:
+    return measure_ranges(path, [call.feed for call in calls])
 
 
 def _their_name(name: str, plan: RolePlan) -> str:

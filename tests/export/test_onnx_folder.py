@@ -312,12 +312,6 @@ def test_weights_that_were_cut_short_are_refused(copy: Path) -> None:
         open_checkpoint(copy)
 
 
-def test_int8_is_refused_with_what_there_is(onnx_folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(ExportError, match="int8 is chosen by trials") as caught:
-        export_bundle(onnx_folder, tmp_path / "bundle", precision="int8")
-    assert "--precision fp32 or fp16" in caught.value.fix
-
-
 def test_without_an_encoder_there_are_no_pictures_to_begin_with(copy: Path) -> None:
     shutil.rmtree(copy / "vae_encoder")
     remarks: list[str] = []
