@@ -12,7 +12,7 @@ from __future__ import annotations
 import functools
 import json
 import math
-import shutil
+import tempfile
 import time
 import zlib
 from pathlib import Path
@@ -29,7 +29,7 @@ from tintype.bench.shapes import CLIP, SHAPES, Shape
 from tintype.bundle import Parity, open_bundle
 from tintype.engine import peak_rss_bytes
 from tintype.export import tracing
-from tintype.export.checkpoint import open_checkpoint
+from tintype.export.checkpoint import Checkpoint, hollow_module, open_checkpoint
 from tintype.export.defaults import usual_request
 from tintype.export.parity import GraphReport
 from tintype.export.quantization import SMALLEST_HALF_BYTES, Scales, find_layers, halve_weights, quantize_graph
@@ -83,11 +83,9 @@ def make_checkpoint(folder: Path, shape: Shape) -> dict[str, int]:
     return parameters
 
 
-def hollow(library_and_class: tuple[str, str], config: dict[str, Any]) -> torch.nn.Module:
+def hollow(checkpoint: Checkpoint, component: str) -> torch.nn.Module:
     """A module whose every weight is one number in memory, seen in the weight's shape."""
-    with torch.device("meta"):
-        module = random_module(library_and_class, config)
-    count = 0
+    module, count = hollow_module(checkpoint, component), 0
     for part in module.modules():
         for name, weight in list(part._parameters.items()):
             if weight is not None:
@@ -142,33 +140,28 @@ def _drawn(name: str, shape: tuple[int, ...], seed: int) -> ir.TensorProtocol:
 
 def make(bundle: Path, precision: str, seed: int, shape: Shape, name: str) -> dict[str, Any]:
     """Write the bundle; figures of how it was made. name: of the shape."""
-    started, scratch = time.perf_counter(), bundle.with_name(f".{bundle.name}.partial")
-    shutil.rmtree(scratch, ignore_errors=True)
-    try:
-        write_checkpoint(scratch / "checkpoint", shape)
-        checkpoint = open_checkpoint(scratch / "checkpoint")
-        made = scratch / "bundle"
-        parameters, reports = {}, []
+    started, parameters, reports = time.perf_counter(), dict[str, int](), list[GraphReport]()
+    bundle.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{bundle.name}.", dir=bundle.parent) as scratch:
+        source, made = Path(scratch) / "checkpoint", Path(scratch) / "bundle"
+        write_checkpoint(source, shape)
+        checkpoint = open_checkpoint(source)
         for role, file in GRAPH_FILES.items():
-            if COMPONENT_OF[role] not in shape.configs:
-                continue
             component = COMPONENT_OF[role]
-            module = hollow(shape.index[component], dict(checkpoint.configs[component]))
-            model = tracing.trace(wrap(checkpoint, role, module), trace_plan(checkpoint, role, 77))
+            if component not in shape.configs:
+                continue
+            module = wrap(checkpoint, role, hollow(checkpoint, component))
+            model = tracing.trace(module, trace_plan(checkpoint, role, 77))
             take_scalar_timestep(model)
             parameters[role], stored = fill(model, precision, seed)
             save_graph(model, made / file)
             parity = Parity(graph=role, reference="none: random weights", psnr_db=0.0, gate_db=0.0, passed=True)
             # These weights keep variance from layer to layer, so that nothing comes near float16's end.
             reports.append(GraphReport(role, stored, parity, 0, largest={}))
-        tokenizers = {
-            place: read_tokenizer(scratch / "checkpoint" / place, 77, CLIP["vocab_size"]) for place in shape.tokenizers
-        }
+        tokenizers = {place: read_tokenizer(source / place, 77, CLIP["vocab_size"]) for place in shape.tokenizers}
         called = f"{name}-random-{precision}"
         write_rest(checkpoint, tokenizers, reports, made, called, "CC0-1.0", usual_request(checkpoint))
         made.replace(bundle)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
     opened = open_bundle(bundle)
     return {
         "bundle": str(bundle),
