@@ -22,6 +22,7 @@ from tintype.strict_json import Misfit
 
 MAX_WEIGHT_RANK = 8  # dimensions of one weight; a convolution over video has 5
 MAX_TENSORS = 2**15  # of one file; XL with its averages has 4,200
+MAX_BRACES = 2 * MAX_TENSORS  # of its header: one a tensor, and those in what trainers noted
 
 # Bytes of one number of each type, as the format names them.
 DTYPE_BYTES = {
@@ -85,6 +86,8 @@ def read_header(path: Path) -> Header:
         raise ExportError(f"{path} is missing", fix="download the checkpoint again; it is incomplete") from None
     except (OSError, ValueError) as error:
         raise broken(path, (error.strerror if isinstance(error, OSError) else None) or str(error)) from None
+    if text.count(b"{") > MAX_BRACES:  # to make objects of them all would take a second and more
+        raise broken(path, f"its header describes more than {MAX_TENSORS:,} tensors")
     try:
         value = strict_json.parse(text)
         if not isinstance(value, dict):

@@ -13,6 +13,7 @@ import pytest
 from deadline import deadline
 from safetensors.numpy import save_file
 
+from tintype import strict_json
 from tintype.bounds import MAX_WEIGHTS_HEADER_BYTES
 from tintype.errors import ExportError
 from tintype.sources.header import read_header
@@ -62,7 +63,7 @@ LIES: dict[str, tuple[Callable[[Path], Path], str]] = {
     "metadata that is no text": (lambda path: write(path, {"__metadata__": {"a": 1}, "b": entry(0, 16, 4)}), "metad"),
     "a list": (lambda path: write(path, b"[1]"), "no object"),
     "no JSON": (lambda path: write(path, b"{"), "not JSON"),
-    "depth without end": (lambda path: write(path, b'{"a":' * 100_000), "nests too deep"),
+    "depth without end": (lambda path: write(path, b'{"a":' * 60_000), "nests too deep"),
     "a page of HTML": (lambda path: _bytes(path, b"<!DOCTYPE html><html>404</html>"), "HTML"),
     "a pointer of Git LFS": (lambda path: _bytes(path, b"version https://git-lfs.github.com/spec/v1\n"), "Git LFS"),
     "GGUF": (lambda path: _bytes(path, b"GGUF\x03\0\0\0" + bytes(40)), "GGUF"),
@@ -73,6 +74,18 @@ LIES: dict[str, tuple[Callable[[Path], Path], str]] = {
 def _bytes(path: Path, content: bytes) -> Path:
     path.write_bytes(content)
     return path
+
+
+def test_a_header_of_one_tensor_again_and_again_is_refused_before_it_is_parsed(tmp_path: Path, monkeypatch) -> None:
+    again = b'"a":{"dtype":"F32","shape":[4],"data_offsets":[0,16]},' * 150_000
+    path = write(tmp_path / "again.safetensors", b"{" + again + b'"b":{}}')
+
+    def parse(text: bytes) -> Any:
+        raise AssertionError("it is parsed")
+
+    monkeypatch.setattr(strict_json, "parse", parse)
+    with pytest.raises(ExportError, match="more than 32,768 tensors"):
+        read_header(path)
 
 
 @pytest.mark.parametrize("name", LIES)
