@@ -40,6 +40,7 @@ MAX_LATENTS_HEADER_BYTES = 50_000_000  # of safetensors, which reads twice as mu
 MAX_NOISE_HEADER_BYTES = 512  # of a .npy, which numpy pads to 128; a stray quote costs it the cube of them
 MAX_WEIGHTS_HEADER_BYTES = 16 * 2**20  # of a checkpoint's .safetensors; XL's has 350 KB, and trainers add to it
 MAX_CACHE_BYTES = 16 * 2**20  # a JSON file of the cache, which is the user's own
+MAX_BUILD_FACTS_BYTES = 4 * 2**20  # what a build says of itself; XL's UNet, of a thousand layers, has some 700 KB
 MAX_EXIF_BYTES = 4 * 2**20  # of a picture's comments; in a JPEG it can't have more than 64 KiB
 MAX_PARAMETERS_CHARS = 2**18  # of A1111's text under a picture; both prompts at their bounds have half of that
 MAX_GRAPH_NODES = 2000  # of ComfyUI's graph of a picture; large ones have some hundred

@@ -19,10 +19,11 @@ from typing import Any
 import platformdirs
 
 from tintype import strict_json
+from tintype.bounds import MAX_BUILD_FACTS_BYTES
 from tintype.engine.run.chain import PARTS_NAME, read_chains
 from tintype.engine.run.strips import STRIPS_NAME, read_strips
 from tintype.errors import BuildError
-from tintype.files import read_cached, sha256_of
+from tintype.files import read_plain, sha256_of
 
 FACTS_NAME = "build.json"
 BUNDLES = "bundles"  # the folder of bundles that were made of folders of ONNX graphs, see `bundle.converted`
@@ -361,7 +362,7 @@ class _Facts:
 def _read_facts(folder: Path) -> _Facts | None:
     """build.json, or None where it is missing or isn't as it should be."""
     try:
-        return strict_json.read(_Facts, strict_json.parse(read_cached(folder / FACTS_NAME)))
+        return strict_json.read(_Facts, strict_json.parse(read_plain(folder / FACTS_NAME, MAX_BUILD_FACTS_BYTES)))
     except (OSError, ValueError):
         return None
 
