@@ -1,0 +1,16 @@
+/* Every kernel for one set of instructions; SET is its name. Compiled once for each set that the processor may have. */
+#include <string.h>
+
+#include "kernels.h"
+
+#include "vector.h"
+
+#include "group_norm.h"
+
+#define JOIN_(a, b) a##b
+#define JOIN(a, b) JOIN_(a, b)
+#define TEXT_(a) #a
+#define TEXT(a) TEXT_(a)
+
+extern const Kernels JOIN(kernels_, SET);
+const Kernels JOIN(kernels_, SET) = {.name = TEXT(SET), .group_norm = group_norm};

@@ -1,0 +1,180 @@
+/* The operators of domain `tintype`, as ONNX Runtime calls them: attributes and shapes are checked here, kernels.h has
+   what is computed. */
+#include <stdlib.h>
+
+#include "kernels.h"
+#include "ort.h"
+
+#if defined(_WIN32)
+#define EXPORTED __declspec(dllexport)
+#else
+#define EXPORTED __attribute__((visibility("default")))
+#endif
+#define RETURN_IF(call)          \
+  do {                           \
+    OrtStatus *status_ = (call); \
+    if (status_) return status_; \
+  } while (0)
+
+enum { MOST_DIMS = 8 };
+
+/* A node: what its attributes say. */
+typedef struct {
+  const OrtApi *api;
+  const Kernels *kernels;
+  int64_t groups, silu;
+  float epsilon;
+} Node;
+
+/* A tensor of floats: its shape, and where its numbers are. */
+typedef struct {
+  float *data;
+  size_t rank;
+  int64_t dims[MOST_DIMS];
+} Tensor;
+
+static OrtStatus *refuse(const OrtApi *api, const char *why) { return CreateStatus(api)(ORT_INVALID_ARGUMENT, why); }
+
+/* The attribute, or what is there already where the node has none. */
+static void read_int(const OrtApi *api, const OrtKernelInfo *info, const char *name, int64_t *value) {
+  OrtStatus *missing = KernelInfoGetAttribute_int64(api)(info, name, value);
+  if (missing) ReleaseStatus(api)(missing);
+}
+
+static void read_float(const OrtApi *api, const OrtKernelInfo *info, const char *name, float *value) {
+  OrtStatus *missing = KernelInfoGetAttribute_float(api)(info, name, value);
+  if (missing) ReleaseStatus(api)(missing);
+}
+
+static OrtStatus *read_shape(const OrtApi *api, const OrtValue *value, Tensor *tensor) {
+  OrtTensorShape *shape;
+  RETURN_IF(GetTensorTypeAndShape(api)(value, &shape));
+  OrtStatus *status = GetDimensionsCount(api)(shape, &tensor->rank);
+  if (!status && tensor->rank > MOST_DIMS) status = refuse(api, "a tensor of more than 8 dimensions");
+  if (!status) status = GetDimensions(api)(shape, tensor->dims, tensor->rank);
+  ReleaseTensorShape(api)(shape);
+  return status;
+}
+
+static OrtStatus *read_input(const OrtApi *api, const OrtKernelContext *context, size_t index, Tensor *tensor) {
+  OrtValue *value;
+  RETURN_IF(KernelContext_GetInput(api)(context, index, &value));
+  RETURN_IF(read_shape(api, value, tensor));
+  return GetTensorMutableData(api)(value, (void **)&tensor->data);
+}
+
+static OrtStatus *make_output(const OrtApi *api, OrtKernelContext *context, Tensor *tensor) {
+  OrtValue *value;
+  RETURN_IF(KernelContext_GetOutput(api)(context, 0, tensor->dims, tensor->rank, &value));
+  return GetTensorMutableData(api)(value, (void **)&tensor->data);
+}
+
+static size_t product(const int64_t *dims, size_t count) {
+  size_t numbers = 1;
+  for (size_t i = 0; i < count; i++) numbers *= (size_t)dims[i];
+  return numbers;
+}
+
+/* GroupNormSilu: x (batch, channels, ...), scale (channels), bias (channels) -> y as x. Attributes: groups, epsilon,
+   silu (0 leaves it out). */
+static OrtStatus *group_norm(const Node *node, OrtKernelContext *context) {
+  const OrtApi *api = node->api;
+  Tensor x, scale, bias;
+  RETURN_IF(read_input(api, context, 0, &x));
+  RETURN_IF(read_input(api, context, 1, &scale));
+  RETURN_IF(read_input(api, context, 2, &bias));
+  if (x.rank < 3) return refuse(api, "GroupNormSilu: x has fewer than 3 dimensions");
+  if (node->groups < 1 || x.dims[1] % node->groups) return refuse(api, "GroupNormSilu: channels don't make groups");
+  if (scale.rank != 1 || bias.rank != 1 || scale.dims[0] != x.dims[1] || bias.dims[0] != x.dims[1])
+    return refuse(api, "GroupNormSilu: scale and bias have to have a number for each channel");
+  Tensor y = x;
+  RETURN_IF(make_output(api, context, &y));
+  if (!product(x.dims, x.rank)) return NULL;
+  GroupNorm task = {x.data,
+                    scale.data,
+                    bias.data,
+                    y.data,
+                    (size_t)x.dims[1],
+                    (size_t)node->groups,
+                    product(x.dims + 2, x.rank - 2),
+                    node->epsilon,
+                    (int)node->silu};
+  size_t groups = (size_t)x.dims[0] * task.groups;
+  return KernelContext_ParallelFor(api)(context, node->kernels->group_norm, groups, 0, &task);
+}
+
+static OrtStatus *create(const OrtCustomOp *operator, const OrtApi *api, const OrtKernelInfo *info, void **kernel) {
+  (void)operator;
+  int64_t rank = -1; /* of the set of instructions: for tests alone */
+  Node *node = calloc(1, sizeof *node);
+  if (!node) return CreateStatus(api)(ORT_FAIL, "no memory");
+  *node = (Node){.api = api, .groups = 1, .epsilon = 1e-5f};
+  read_int(api, info, "groups", &node->groups);
+  read_int(api, info, "silu", &node->silu);
+  read_float(api, info, "epsilon", &node->epsilon);
+  read_int(api, info, "instructions", &rank);
+  node->kernels = rank < 0 ? best_kernels() : rank < 8 ? kernels_of_rank((int)rank) : NULL;
+  if (!node->kernels) {
+    free(node);
+    return refuse(api, "this processor hasn't these instructions");
+  }
+  *kernel = node;
+  return NULL;
+}
+
+static OrtStatus *compute_group_norm(void *kernel, OrtKernelContext *context) { return group_norm(kernel, context); }
+
+/* The output has the shape of the first input. */
+static OrtStatus *infer_as_first(const OrtCustomOp *operator, OrtShapeInferContext *context);
+
+static const char *group_norm_name(const OrtCustomOp *operator) { return (void)operator, "GroupNormSilu"; }
+static const char *processor(const OrtCustomOp *operator) { return (void)operator, "CPUExecutionProvider"; }
+static int float_type(const OrtCustomOp *operator, size_t index) { return (void)operator, (void)index, ORT_FLOAT; }
+static int required(const OrtCustomOp *operator, size_t index) { return (void)operator, (void)index, ORT_REQUIRED; }
+static int in_memory(const OrtCustomOp *operator, size_t index) { return (void)operator, (void)index, ORT_MEMORY_DEFAULT; }
+static int one(const OrtCustomOp *operator) { return (void)operator, 1; }
+static size_t one_port(const OrtCustomOp *operator) { return (void)operator, 1; }
+static size_t three_ports(const OrtCustomOp *operator) { return (void)operator, 3; }
+
+#define OPERATOR(name, inputs, run, infer)                                                                             \
+  {.version = ORT_VERSION_ASKED, .GetName = (name), .GetExecutionProviderType = processor, .GetInputType = float_type, \
+   .GetInputTypeCount = (inputs), .GetOutputType = float_type, .GetOutputTypeCount = one_port, .KernelDestroy = free,  \
+   .GetInputCharacteristic = required, .GetOutputCharacteristic = required, .GetInputMemoryType = in_memory,           \
+   .GetVariadicInputMinArity = one, .GetVariadicInputHomogeneity = one, .GetVariadicOutputMinArity = one,              \
+   .GetVariadicOutputHomogeneity = one, .CreateKernelV2 = create, .KernelComputeV2 = (run),                            \
+   .InferOutputShapeFn = (infer), .GetStartVersion = one, .GetEndVersion = one}
+
+static const OrtCustomOp operators[] = {OPERATOR(group_norm_name, three_ports, compute_group_norm, infer_as_first)};
+
+static const OrtApi *shape_api; /* the function that infers shapes is given none */
+
+static OrtStatus *infer_as_first(const OrtCustomOp *operator, OrtShapeInferContext *context) {
+  (void)operator;
+  OrtTensorShape *shape; /* stays the context's */
+  OrtStatus *unknown = ShapeInferContext_GetInputTypeShape(shape_api)(context, 0, &shape);
+  if (!unknown) return ShapeInferContext_SetOutputTypeShape(shape_api)(context, 0, shape);
+  ReleaseStatus(shape_api)(unknown);
+  return NULL;
+}
+
+/* What ONNX Runtime looks for in a library of operators. The domain lives as long as the process, as the operators do:
+   sessions keep pointers to it. */
+EXPORTED OrtStatus *RegisterCustomOps(OrtSessionOptions *options, const OrtApiBase *base) {
+  static OrtCustomOpDomain *domain;
+  const OrtApi *api = base->GetApi(ORT_VERSION_ASKED);
+  if (!api) {
+    api = base->GetApi(ORT_VERSION_LEAST);
+    return api ? CreateStatus(api)(ORT_FAIL, "this ONNX Runtime is older than 1.17") : NULL;
+  }
+  __atomic_store_n(&shape_api, api, __ATOMIC_RELEASE);
+  if (!__atomic_load_n(&domain, __ATOMIC_ACQUIRE)) {
+    OrtCustomOpDomain *made, *none = NULL;
+    RETURN_IF(CreateCustomOpDomain(api)("tintype", &made));
+    for (size_t i = 0; i < sizeof operators / sizeof *operators; i++)
+      RETURN_IF(CustomOpDomain_Add(api)(made, &operators[i]));
+    /* Of two threads that are here at once, one's is kept. */
+    if (!__atomic_compare_exchange_n(&domain, &none, made, 0, __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE))
+      ReleaseCustomOpDomain(api)(made);
+  }
+  return AddCustomOpDomain(api)(options, domain);
+}

@@ -1,0 +1,82 @@
+/* Every kernel by every set of instructions that the processor has, at odd shapes, against plain loops in double.
+
+   Each array ends where a page begins that may not be touched, so that one number too many ends the process. Prints the
+   sets that ran; ends with 1 at the first number that is off. */
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include "kernels.h"
+
+static const char *doing = "";
+
+static void demand(int holds, const char *what) {
+  if (holds) return;
+  fprintf(stderr, "%s: %s\n", doing, what);
+  exit(1);
+}
+
+static void *guarded(size_t bytes) {
+  size_t page = (size_t)sysconf(_SC_PAGESIZE), pages = (bytes + page - 1) / page;
+  char *start = mmap(NULL, (pages + 1) * page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  demand(start != MAP_FAILED, "no memory");
+  demand(mprotect(start + pages * page, page, PROT_NONE) == 0, "no guard");
+  return start + pages * page - bytes;
+}
+
+/* Numbers between -2 and 2, the same at every run. */
+static float *noise(size_t count) {
+  static unsigned state = 1;
+  float *made = guarded(count * sizeof(float));
+  for (size_t i = 0; i < count; i++) {
+    state = state * 1664525u + 1013904223u;
+    made[i] = (float)(state >> 8) * 0x1p-22f - 2.0f;
+  }
+  return made;
+}
+
+static void demand_near(const float *given, const double *expected, size_t count, double tolerance) {
+  for (size_t i = 0; i < count; i++) demand(fabs(given[i] - expected[i]) <= tolerance, "it is off");
+}
+
+static void check_group_norm(const Kernels *kernels, size_t images, size_t channels, size_t groups, size_t pixels,
+                             int silu) {
+  size_t count = images * channels * pixels, each = channels / groups * pixels;
+  double *expected = malloc(count * sizeof *expected);
+  GroupNorm task = {noise(count), noise(channels), noise(channels), guarded(count * sizeof(float)),
+                    channels,     groups,          pixels,          1e-5f, silu};
+  for (size_t group = 0; group < images * groups; group++) {
+    const float *x = task.x + group * each;
+    double mean = 0, squares = 0;
+    for (size_t i = 0; i < each; i++) mean += x[i] / (double)each;
+    for (size_t i = 0; i < each; i++) squares += (x[i] - mean) * (x[i] - mean) / (double)each;
+    for (size_t i = 0; i < each; i++) {
+      size_t channel = group % groups * (channels / groups) + i / pixels;
+      double y = (x[i] - mean) / sqrt(squares + 1e-5) * task.scale[channel] + task.bias[channel];
+      expected[group * each + i] = silu ? y / (1 + exp(-y)) : y;
+    }
+    kernels->group_norm(&task, group);
+  }
+  demand_near(task.y, expected, count, 1e-5);
+  free(expected);
+}
+
+int main(void) {
+  const Kernels *kernels;
+  for (int rank = 0; (kernels = kernels_of_rank(rank)); rank++) {
+    doing = kernels->name;
+    for (size_t pixels = 1; pixels < 70; pixels += pixels < 20 ? 1 : 13)
+      for (int silu = 0; silu < 2; silu++) {
+        check_group_norm(kernels, 2, 6, 3, pixels, silu);
+        check_group_norm(kernels, 1, 5, 1, pixels, silu);
+      }
+    check_group_norm(kernels, 1, 6, 2, 1025, 1);
+    check_group_norm(kernels, 3, 4, 4, 1023, 1);
+    printf("%s\n", kernels->name);
+  }
+  demand(kernels_of_rank(-1) == NULL && best_kernels() != NULL, "which sets there are");
+  return 0;
+}
