@@ -30,6 +30,7 @@ from tintype.kernels.cuda.nhwc_conv import ConvChannelsLast
 from tintype.kernels.cuda.skip_group_norm import SkipGroupNorm
 from tintype.kernels.graph.half import complete_types, to_half
 from tintype.kernels.graph.opset import to_opset
+from tintype.kernels.native.attention import NativeAttention
 from tintype.kernels.native.group_norm import NativeGroupNorm
 from tintype.kernels.portable.attention import AttentionAsMultiHead
 from tintype.kernels.portable.attention_products import AttentionAsProducts
@@ -67,6 +68,7 @@ _ALL: tuple[Rewrite, ...] = (
     UpsampleConvAsPhases(),
     UpsampleConvAsInt8Phases(),
     FloatLinear(),
+    NativeAttention(),
     NativeGroupNorm(),
     ChannelAffineAsBatchNorm(),  # where that one didn't win
 )

@@ -31,7 +31,8 @@ class Layer:
     signature: str  # layers of one signature cost the same
     kind: str  # what it is, without its size: Conv 3x3 upsampled int8
     # What its work grows with: (pixels, inputs, outputs) of a convolution, the input's pixels; (rows, inputs, outputs)
-    # of a product; (pixels, channels) of a pass over an image. Pixels and rows of the whole batch.
+    # of a product; (pixels, channels) of a pass over an image; (queries, keys, heads, a head's numbers) of attention.
+    # Pixels, rows and queries of the whole batch.
     size: tuple[int, ...]
     weights: int  # numbers in its weight
     stored_bytes: int  # of all that is fixed in it, as it is stored
@@ -161,6 +162,9 @@ def _size(node: ir.Node, inputs: Sequence[ir.Value]) -> tuple[int, ...]:
     if node.op_type == "LayerNormalization":
         source = inputs[0]
     dims = _dims(source)
+    if node.op_type == "MultiHeadAttention":
+        heads = node.attributes.get_int("num_heads", 1)
+        return dims[0] * dims[1], _dims(node.inputs[1])[1], heads, dims[2] // heads
     if node.op_type == "Conv":
         return math.prod(dims) // dims[1], dims[1], _dims(node.inputs[1])[0]
     if node.op_type in ("MatMul", "Gemm"):

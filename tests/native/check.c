@@ -64,6 +64,34 @@ static void check_group_norm(const Kernels *kernels, size_t images, size_t chann
   free(expected);
 }
 
+static void check_attention(const Kernels *kernels, size_t batch, size_t heads, size_t size, size_t queries,
+                            size_t keys) {
+  size_t width = heads * size, count = batch * queries * width;
+  double *expected = calloc(count, sizeof *expected), *weights = malloc(keys * sizeof *weights);
+  Attention task = {.q = noise(count), .k = noise(batch * keys * width), .v = noise(batch * keys * width)};
+  task.o = guarded(count * sizeof(float)), task.heads = heads, task.size = size, task.queries = queries;
+  task.keys = keys, task.scale = 0.5f;
+  task.packed_keys = guarded(batch * heads * kernels->attention_packed_keys(&task) * sizeof(float));
+  task.packed_values = guarded(batch * heads * kernels->attention_packed_values(&task) * sizeof(float));
+  for (size_t row = 0; row < batch * queries; row++)
+    for (size_t head = 0; head < heads; head++) {
+      size_t place = row * width + head * size, other = row / queries * keys * width + head * size;
+      double most = -INFINITY, sum = 0;
+      for (size_t key = 0; key < keys; key++) {
+        weights[key] = 0;
+        for (size_t i = 0; i < size; i++) weights[key] += 0.5 * task.q[place + i] * task.k[other + key * width + i];
+        most = fmax(most, weights[key]);
+      }
+      for (size_t key = 0; key < keys; key++) sum += weights[key] = exp(weights[key] - most);
+      for (size_t key = 0; key < keys; key++)
+        for (size_t i = 0; i < size; i++) expected[place + i] += weights[key] / sum * task.v[other + key * width + i];
+    }
+  for (size_t i = 0; i < batch * heads * kernels->attention_pieces(&task); i++) kernels->attention_pack(&task, i);
+  for (size_t i = 0; i < batch * heads * kernels->attention_blocks(&task); i++) kernels->attention(&task, i);
+  demand_near(task.o, expected, count, 1e-4);
+  free(expected), free(weights);
+}
+
 int main(void) {
   const Kernels *kernels;
   for (int rank = 0; (kernels = kernels_of_rank(rank)); rank++) {
@@ -75,6 +103,10 @@ int main(void) {
       }
     check_group_norm(kernels, 1, 6, 2, 1025, 1);
     check_group_norm(kernels, 3, 4, 4, 1023, 1);
+    for (size_t size = 1; size <= ATTENTION_MOST_SIZE; size += size < 12 ? 1 : 37)
+      for (size_t queries = 1; queries < 70; queries += 15) check_attention(kernels, 2, 2, size, queries, queries * 5);
+    check_attention(kernels, 1, 1, ATTENTION_MOST_SIZE, 33, 121);
+    check_attention(kernels, 1, 3, 40, 64, 240);
     printf("%s\n", kernels->name);
   }
   demand(kernels_of_rank(-1) == NULL && best_kernels() != NULL, "which sets there are");

@@ -7,10 +7,21 @@
 
 #include "group_norm.h"
 
+#include "attention.h"
+
 #define JOIN_(a, b) a##b
 #define JOIN(a, b) JOIN_(a, b)
 #define TEXT_(a) #a
 #define TEXT(a) TEXT_(a)
 
 extern const Kernels JOIN(kernels_, SET);
-const Kernels JOIN(kernels_, SET) = {.name = TEXT(SET), .group_norm = group_norm};
+const Kernels JOIN(kernels_, SET) = {
+    .name = TEXT(SET),
+    .group_norm = group_norm,
+    .attention_pack = attention_pack,
+    .attention = attention,
+    .attention_pieces = attention_pieces,
+    .attention_blocks = attention_blocks,
+    .attention_packed_keys = attention_packed_keys,
+    .attention_packed_values = attention_packed_values,
+};

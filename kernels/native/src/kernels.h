@@ -17,10 +17,25 @@ typedef struct {
   int silu;
 } GroupNorm;
 
+/* Attention: softmax(scale * queries keys^T) values for each head. A task of `pack` is some keys of one head, of `attention`
+   some queries of one head, once all is packed. */
+enum { ATTENTION_MOST_SIZE = 160 };
+typedef struct {
+  const float *q, *k, *v;            /* (batch, queries or keys, heads * size) */
+  float *o;                          /* as q */
+  float *packed_keys, *packed_values; /* of each head, as long as `packed` functions say */
+  size_t heads, size, queries, keys; /* size: numbers of a head, at most ATTENTION_MOST_SIZE */
+  float scale;
+} Attention;
+
 /* The kernels as they were compiled for one set of instructions. */
 typedef struct {
   const char *name;
   void (*group_norm)(void *, size_t index); /* of images * groups */
+  void (*attention_pack)(void *, size_t index); /* of batch * heads * attention_pieces */
+  void (*attention)(void *, size_t index);      /* of batch * heads * attention_blocks */
+  size_t (*attention_pieces)(const Attention *), (*attention_blocks)(const Attention *);
+  size_t (*attention_packed_keys)(const Attention *), (*attention_packed_values)(const Attention *); /* of one head */
 } Kernels;
 
 /* The best set of those that this processor has and its system lets programs use: never NULL. */

@@ -22,8 +22,8 @@ enum { MOST_DIMS = 8 };
 typedef struct {
   const OrtApi *api;
   const Kernels *kernels;
-  int64_t groups, silu;
-  float epsilon;
+  int64_t groups, silu, heads;
+  float epsilon, scale;
 } Node;
 
 /* A tensor of floats: its shape, and where its numbers are. */
@@ -103,15 +103,76 @@ static OrtStatus *group_norm(const Node *node, OrtKernelContext *context) {
   return KernelContext_ParallelFor(api)(context, node->kernels->group_norm, groups, 0, &task);
 }
 
+/* Memory for the time of a call, from the arena that the session's tensors come from. */
+typedef struct {
+  const OrtApi *api;
+  OrtAllocator *allocator;
+  void *data;
+} Scratch;
+
+static OrtStatus *take_scratch(const OrtApi *api, const OrtKernelContext *context, size_t bytes, Scratch *scratch) {
+  OrtMemoryInfo *memory;
+  *scratch = (Scratch){.api = api};
+  RETURN_IF(CreateCpuMemoryInfo(api)(ORT_ARENA_ALLOCATOR, ORT_MEMORY_DEFAULT, &memory));
+  OrtStatus *status = KernelContext_GetAllocator(api)(context, memory, &scratch->allocator);
+  ReleaseMemoryInfo(api)(memory);
+  if (!status) status = AllocatorAlloc(api)(scratch->allocator, bytes, &scratch->data);
+  return status;
+}
+
+static void release_scratch(Scratch *scratch) {
+  OrtStatus *status = scratch->data ? AllocatorFree(scratch->api)(scratch->allocator, scratch->data) : NULL;
+  if (status) ReleaseStatus(scratch->api)(status);
+  if (scratch->allocator) ReleaseAllocator(scratch->api)(scratch->allocator);
+}
+
+/* HeadsAttention: q (batch, queries, heads * size), k and v (batch, keys, heads * size) -> as q. Attributes: heads,
+   scale. */
+static OrtStatus *attention(const Node *node, OrtKernelContext *context) {
+  const OrtApi *api = node->api;
+  const Kernels *kernels = node->kernels;
+  Tensor q, k, v;
+  RETURN_IF(read_input(api, context, 0, &q));
+  RETURN_IF(read_input(api, context, 1, &k));
+  RETURN_IF(read_input(api, context, 2, &v));
+  if (q.rank != 3 || k.rank != 3 || v.rank != 3) return refuse(api, "HeadsAttention: q, k and v have 3 dimensions");
+  int64_t width = q.dims[2], batch = q.dims[0];
+  if (k.dims[0] != batch || v.dims[0] != batch || k.dims[1] != v.dims[1] || k.dims[2] != width || v.dims[2] != width)
+    return refuse(api, "HeadsAttention: q, k and v don't go together");
+  if (node->heads < 1 || width % node->heads || width / node->heads > ATTENTION_MOST_SIZE || !width)
+    return refuse(api, "HeadsAttention: the width doesn't make heads of 160 at most");
+  if (!k.dims[1]) return refuse(api, "HeadsAttention: there is no key");
+  Tensor o = q;
+  RETURN_IF(make_output(api, context, &o));
+  if (!product(q.dims, 3)) return NULL;
+  Attention task = {.q = q.data, .k = k.data, .v = v.data, .o = o.data, .scale = node->scale};
+  task.heads = (size_t)node->heads, task.size = (size_t)(width / node->heads);
+  task.queries = (size_t)q.dims[1], task.keys = (size_t)k.dims[1];
+  size_t heads = (size_t)batch * task.heads, keys = heads * kernels->attention_packed_keys(&task);
+  size_t values = heads * kernels->attention_packed_values(&task);
+  Scratch scratch;
+  OrtStatus *status = take_scratch(api, context, (keys + values) * sizeof(float), &scratch);
+  if (!status) {
+    task.packed_keys = scratch.data, task.packed_values = task.packed_keys + keys;
+    size_t pieces = heads * kernels->attention_pieces(&task), blocks = heads * kernels->attention_blocks(&task);
+    status = KernelContext_ParallelFor(api)(context, kernels->attention_pack, pieces, 0, &task);
+    if (!status) status = KernelContext_ParallelFor(api)(context, kernels->attention, blocks, 0, &task);
+  }
+  release_scratch(&scratch);
+  return status;
+}
+
 static OrtStatus *create(const OrtCustomOp *operator, const OrtApi *api, const OrtKernelInfo *info, void **kernel) {
   (void)operator;
   int64_t rank = -1; /* of the set of instructions: for tests alone */
   Node *node = calloc(1, sizeof *node);
   if (!node) return CreateStatus(api)(ORT_FAIL, "no memory");
-  *node = (Node){.api = api, .groups = 1, .epsilon = 1e-5f};
+  *node = (Node){.api = api, .groups = 1, .epsilon = 1e-5f, .heads = 1, .scale = 1.0f};
   read_int(api, info, "groups", &node->groups);
   read_int(api, info, "silu", &node->silu);
   read_float(api, info, "epsilon", &node->epsilon);
+  read_int(api, info, "heads", &node->heads);
+  read_float(api, info, "scale", &node->scale);
   read_int(api, info, "instructions", &rank);
   node->kernels = rank < 0 ? best_kernels() : rank < 8 ? kernels_of_rank((int)rank) : NULL;
   if (!node->kernels) {
@@ -123,11 +184,13 @@ static OrtStatus *create(const OrtCustomOp *operator, const OrtApi *api, const O
 }
 
 static OrtStatus *compute_group_norm(void *kernel, OrtKernelContext *context) { return group_norm(kernel, context); }
+static OrtStatus *compute_attention(void *kernel, OrtKernelContext *context) { return attention(kernel, context); }
 
 /* The output has the shape of the first input. */
 static OrtStatus *infer_as_first(const OrtCustomOp *operator, OrtShapeInferContext *context);
 
 static const char *group_norm_name(const OrtCustomOp *operator) { return (void)operator, "GroupNormSilu"; }
+static const char *attention_name(const OrtCustomOp *operator) { return (void)operator, "HeadsAttention"; }
 static const char *processor(const OrtCustomOp *operator) { return (void)operator, "CPUExecutionProvider"; }
 static int float_type(const OrtCustomOp *operator, size_t index) { return (void)operator, (void)index, ORT_FLOAT; }
 static int required(const OrtCustomOp *operator, size_t index) { return (void)operator, (void)index, ORT_REQUIRED; }
@@ -144,7 +207,10 @@ static size_t three_ports(const OrtCustomOp *operator) { return (void)operator, 
    .GetVariadicOutputHomogeneity = one, .CreateKernelV2 = create, .KernelComputeV2 = (run),                            \
    .InferOutputShapeFn = (infer), .GetStartVersion = one, .GetEndVersion = one}
 
-static const OrtCustomOp operators[] = {OPERATOR(group_norm_name, three_ports, compute_group_norm, infer_as_first)};
+static const OrtCustomOp operators[] = {
+    OPERATOR(group_norm_name, three_ports, compute_group_norm, infer_as_first),
+    OPERATOR(attention_name, three_ports, compute_attention, infer_as_first),
+};
 
 static const OrtApi *shape_api; /* the function that infers shapes is given none */
 

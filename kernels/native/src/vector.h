@@ -38,12 +38,11 @@ INLINE float sum_of(Floats x) {
   return sum;
 }
 
-/* 2^x for x <= 0, to some 1e-7 of it, and 2^-126 below that. NaN counts as -126: whoever asks multiplies by what made
-   it. The power of the nearest whole number goes into the exponent; the polynomial is the best of degree 6 for the rest,
+/* 2^x for x <= 0, to some 1e-7 of it, and 2^-126 below that; NaN of NaN. The power of the nearest whole number goes into the exponent; the polynomial is the best of degree 6 for the rest,
    -1/2 to 1/2 (Remez's algorithm, relative error 3e-9). */
 INLINE Floats power_of_two(Floats x) {
   const float shift = 0x1.8p23f; /* added to a float it leaves a whole number in its lowest bits */
-  x = __builtin_elementwise_max(x, (Floats)-126.0f);
+  x = x < -126.0f ? (Floats)-126.0f : x; /* not the larger of the two, which would not be NaN */
   Floats whole = x + shift, part = x - (whole - shift), power = 0x1.470b4ap-13f;
   power = multiply_add(power, part, (Floats)0x1.5f7276p-10f);
   power = multiply_add(power, part, (Floats)0x1.3b270ep-7f);

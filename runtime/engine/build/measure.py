@@ -139,15 +139,19 @@ def timed_ways(
 def layer_costs(
     model: onnx.ModelProto, target: Target, *, threads: int
 ) -> Iterator[tuple[str, list[int], dict[str, list[float]]]]:
-    """Kind, size and ways of each layer of a graph whose shapes are numbers, as `kernels/priors.json` has them."""
+    """Kind, size and ways of each layer of a graph whose shapes are numbers, as `kernels/priors.json` has them: lowered
+    as far as a build that chooses would be."""
     import onnx_ir as ir
+    from onnx_ir.passes.common import NameFixPass
 
     from tintype.engine.device.abilities import abilities
     from tintype.kernels.graph import choice
-    from tintype.kernels.registry import measured_kernels
+    from tintype.kernels.registry import kernels_for, lower, measured_kernels
 
-    loaded = ir.from_proto(model)
-    for layer in choice.layers(loaded.graph, measured_kernels(target.name, abilities(target))):
+    loaded, able = ir.from_proto(model), abilities(target)
+    NameFixPass()(loaded)
+    lower(loaded, target.name, kernels=kernels_for(target.name, able, choosing=True))
+    for layer in choice.layers(loaded.graph, measured_kernels(target.name, able)):
         ways = measure(layer, loaded, target, threads=threads, mapped=False)
         yield (
             layer.kind,
