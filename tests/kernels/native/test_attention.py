@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import onnx_ir as ir
+import onnxruntime
+import psutil
 import pytest
 from onnx import TensorProto, helper
 
+from tintype.engine.device import native
 from tintype.kernels.base import MICROSOFT, OWN
 from tintype.kernels.graph import choice
 from tintype.kernels.native.attention import NativeAttention
@@ -98,6 +101,22 @@ def test_tensors_that_do_not_go_together_are_an_error(instructions, run, random)
                     dim.dim_value = size
         with pytest.raises(Exception, match="go together"):
             run(model, feed | {port: np.ascontiguousarray(array)})
+
+
+def test_what_a_call_takes_beside_its_output_is_given_back(run, instructions, random):
+    """16 MiB of packed keys and values at each call, in one session."""
+    if not hasattr(psutil.Process().memory_info(), "shared"):
+        pytest.skip("this system counts a process's memory otherwise")
+    (*_, model), sizes = instructions(_model(OWN, (1, 2, 64, 8, 16384), heads=2)), (1, 2, 64, 8, 16384)
+    options = onnxruntime.SessionOptions()
+    native.register(options)
+    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    feed = _feed(random, sizes)
+    session.run(None, feed)
+    before = psutil.Process().memory_info().rss
+    for _ in range(6):
+        session.run(None, feed)
+    assert psutil.Process().memory_info().rss - before < 16 * 2**20
 
 
 @pytest.mark.parametrize("scale", [None, 0.5])
