@@ -32,6 +32,7 @@ from tintype.kernels.graph.half import complete_types, to_half
 from tintype.kernels.graph.opset import to_opset
 from tintype.kernels.native.attention import NativeAttention
 from tintype.kernels.native.group_norm import NativeGroupNorm
+from tintype.kernels.native.winograd import NativeWinograd
 from tintype.kernels.portable.attention import AttentionAsMultiHead
 from tintype.kernels.portable.attention_products import AttentionAsProducts
 from tintype.kernels.portable.gelu import GeluAsMicrosofts
@@ -64,6 +65,7 @@ _ALL: tuple[Rewrite, ...] = (
     WinogradConv(2),
     WinogradConv(4),
     WinogradConv(6),
+    NativeWinograd(),
     UpsampleConvAsProducts(),
     UpsampleConvAsPhases(),
     UpsampleConvAsInt8Phases(),

@@ -92,6 +92,51 @@ static void check_attention(const Kernels *kernels, size_t batch, size_t heads, 
   free(expected), free(weights);
 }
 
+static void check_winograd(const Kernels *kernels, size_t images, size_t inputs, size_t outputs, size_t height,
+                           size_t width, size_t strip) {
+  static const double g[6][3] = {{0.25, 0, 0},           {-1 / 6., -1 / 6., -1 / 6.}, {-1 / 6., 1 / 6., -1 / 6.},
+                                 {1 / 24., 1 / 12., 1 / 6.}, {1 / 24., -1 / 12., 1 / 6.}, {0, 0, 1}};
+  size_t blocks = (outputs + WINOGRAD_OUTPUTS - 1) / WINOGRAD_OUTPUTS, pixels = height * width;
+  size_t tiles = images * ((height + 3) / 4) * ((width + 3) / 4), count = images * outputs * pixels;
+  const float *weight = noise(outputs * inputs * 9);
+  float *packed = guarded(36 * blocks * inputs * WINOGRAD_OUTPUTS * sizeof(float));
+  for (size_t point = 0; point < 36; point++)
+    for (size_t o = 0; o < blocks * WINOGRAD_OUTPUTS; o++)
+      for (size_t i = 0; i < inputs; i++) {
+        double sum = 0;
+        for (size_t cell = 0; cell < 9 && o < outputs; cell++)
+          sum += g[point / 6][cell / 3] * weight[(o * inputs + i) * 9 + cell] * g[point % 6][cell % 3];
+        size_t place = (point * blocks + o / WINOGRAD_OUTPUTS) * inputs + i;
+        packed[place * WINOGRAD_OUTPUTS + o % WINOGRAD_OUTPUTS] = (float)sum;
+      }
+  Winograd task = {.x = noise(images * inputs * pixels), .weights = packed, .bias = noise(outputs)};
+  task.inputs = inputs, task.outputs = outputs, task.height = height, task.width = width;
+  task.y = guarded(count * sizeof(float)), task.panel = kernels->winograd_panel(tiles);
+  strip = strip ? strip * task.panel : (tiles + task.panel - 1) / task.panel * task.panel, task.room = strip;
+  task.scratch = guarded(kernels->winograd_scratch(&task) * sizeof(float));
+  for (; task.first < tiles; task.first += strip) {
+    task.tiles = tiles - task.first < strip ? tiles - task.first : strip;
+    task.room = (task.tiles + task.panel - 1) / task.panel * task.panel;
+    for (size_t i = 0; i < inputs; i++) kernels->winograd_input(&task, i);
+    for (size_t i = 0; i < kernels->winograd_products(&task); i++) kernels->winograd_multiply(&task, i);
+    for (size_t i = 0; i < outputs; i++) kernels->winograd_output(&task, i);
+  }
+  double *expected = malloc(count * sizeof *expected);
+  for (size_t at = 0; at < count; at++) {
+    size_t image = at / pixels / outputs, o = at / pixels % outputs, y = at / width % height, x = at % width;
+    expected[at] = task.bias[o];
+    for (size_t i = 0; i < inputs; i++)
+      for (size_t cell = 0; cell < 9; cell++) {
+        size_t row = y + cell / 3, column = x + cell % 3; /* one further on than what they stand for */
+        if (row >= 1 && row <= height && column >= 1 && column <= width)
+          expected[at] += (double)weight[(o * inputs + i) * 9 + cell] *
+                          task.x[(image * inputs + i) * pixels + (row - 1) * width + column - 1];
+      }
+  }
+  demand_near(task.y, expected, count, 1e-3);
+  free(expected);
+}
+
 int main(void) {
   const Kernels *kernels;
   for (int rank = 0; (kernels = kernels_of_rank(rank)); rank++) {
@@ -107,6 +152,10 @@ int main(void) {
       for (size_t queries = 1; queries < 70; queries += 15) check_attention(kernels, 2, 2, size, queries, queries * 5);
     check_attention(kernels, 1, 1, ATTENTION_MOST_SIZE, 33, 121);
     check_attention(kernels, 1, 3, 40, 64, 240);
+    for (size_t width = 1; width < 24; width += width < 10 ? 1 : 6)
+      for (size_t height = 1; height < 12; height += 3) check_winograd(kernels, 2, 3, 11, height, width, 0);
+    check_winograd(kernels, 1, 16, 20, 32, 33, 0);
+    check_winograd(kernels, 3, 5, 7, 36, 40, 1); /* in strips, of which the last is not full */
     printf("%s\n", kernels->name);
   }
   demand(kernels_of_rank(-1) == NULL && best_kernels() != NULL, "which sets there are");

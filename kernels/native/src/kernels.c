@@ -9,6 +9,8 @@
 
 #include "attention.h"
 
+#include "winograd.h"
+
 #define JOIN_(a, b) a##b
 #define JOIN(a, b) JOIN_(a, b)
 #define TEXT_(a) #a
@@ -24,4 +26,10 @@ const Kernels JOIN(kernels_, SET) = {
     .attention_blocks = attention_blocks,
     .attention_packed_keys = attention_packed_keys,
     .attention_packed_values = attention_packed_values,
+    .winograd_input = winograd_input,
+    .winograd_multiply = winograd_multiply,
+    .winograd_output = winograd_output,
+    .winograd_panel = winograd_panel,
+    .winograd_products = winograd_products,
+    .winograd_scratch = winograd_scratch,
 };

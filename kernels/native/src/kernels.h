@@ -28,6 +28,20 @@ typedef struct {
   float scale;
 } Attention;
 
+/* A 3x3 convolution of stride 1 and padding 1. For a strip of tiles: a task of `input` is an input channel, one of
+   `multiply` some outputs at one point, one of `output` an output channel; each begins when the one before is done. */
+enum { WINOGRAD_OUTPUTS = 10 }; /* outputs of a block of weights */
+typedef struct {
+  const float *x;       /* (images, inputs, height, width) */
+  const float *weights; /* (36, blocks of outputs, inputs, outputs of a block), zeros beyond the last output */
+  const float *bias;    /* (outputs) */
+  float *y;             /* (images, outputs, height, width) */
+  float *scratch;
+  size_t inputs, outputs, height, width;
+  size_t panel;              /* tiles that are multiplied at once, as `winograd_panel` has it for all */
+  size_t first, tiles, room; /* of the strip; room: the least multiple of panel that holds its tiles */
+} Winograd;
+
 /* The kernels as they were compiled for one set of instructions. */
 typedef struct {
   const char *name;
@@ -35,6 +49,10 @@ typedef struct {
   void (*attention_pack)(void *, size_t index); /* of batch * heads * attention_pieces */
   void (*attention)(void *, size_t index);      /* of batch * heads * attention_blocks */
   size_t (*attention_pieces)(const Attention *), (*attention_blocks)(const Attention *);
+  void (*winograd_input)(void *, size_t index);    /* of inputs */
+  void (*winograd_multiply)(void *, size_t index); /* of winograd_products */
+  void (*winograd_output)(void *, size_t index);   /* of outputs */
+  size_t (*winograd_panel)(size_t tiles), (*winograd_products)(const Winograd *), (*winograd_scratch)(const Winograd *);
   size_t (*attention_packed_keys)(const Attention *), (*attention_packed_values)(const Attention *); /* of one head */
 } Kernels;
 

@@ -162,6 +162,50 @@ static OrtStatus *attention(const Node *node, OrtKernelContext *context) {
   return status;
 }
 
+enum { WHOLE_NUMBERS = 8 << 20, STRIP_NUMBERS = 6 << 20 }; /* floats between the steps: 32 MiB at most, or strips of 24 */
+
+/* WinogradConv: x (batch, inputs, height, width), weights (36, blocks, inputs, 10), bias (outputs) -> (batch, outputs,
+   height, width). */
+static OrtStatus *winograd(const Node *node, OrtKernelContext *context) {
+  const OrtApi *api = node->api;
+  const Kernels *kernels = node->kernels;
+  Tensor x, weights, bias;
+  RETURN_IF(read_input(api, context, 0, &x));
+  RETURN_IF(read_input(api, context, 1, &weights));
+  RETURN_IF(read_input(api, context, 2, &bias));
+  if (x.rank != 4 || weights.rank != 4 || bias.rank != 1)
+    return refuse(api, "WinogradConv: x and weights have 4 dimensions, and bias 1");
+  int64_t blocks = (bias.dims[0] + WINOGRAD_OUTPUTS - 1) / WINOGRAD_OUTPUTS;
+  if (weights.dims[0] != 36 || weights.dims[1] != blocks || weights.dims[2] != x.dims[1] ||
+      weights.dims[3] != WINOGRAD_OUTPUTS)
+    return refuse(api, "WinogradConv: the weights are not those of such channels");
+  Tensor y = x;
+  y.dims[1] = bias.dims[0];
+  RETURN_IF(make_output(api, context, &y));
+  if (!product(y.dims, 4)) return NULL;
+  Winograd task = {.x = x.data, .weights = weights.data, .bias = bias.data, .y = y.data};
+  task.inputs = (size_t)x.dims[1], task.outputs = (size_t)bias.dims[0];
+  task.height = (size_t)x.dims[2], task.width = (size_t)x.dims[3];
+  size_t tiles = (size_t)x.dims[0] * ((task.height + 3) / 4) * ((task.width + 3) / 4);
+  task.panel = kernels->winograd_panel(tiles);
+  size_t strip = (tiles + task.panel - 1) / task.panel * task.panel, each = 36 * (task.inputs + task.outputs);
+  if (strip * each > WHOLE_NUMBERS) strip = STRIP_NUMBERS / each / task.panel * task.panel;
+  task.room = strip ? strip : task.panel;
+  Scratch scratch;
+  OrtStatus *status = take_scratch(api, context, kernels->winograd_scratch(&task) * sizeof(float), &scratch);
+  task.scratch = scratch.data;
+  for (strip = task.room; !status && task.first < tiles; task.first += strip) {
+    task.tiles = tiles - task.first < strip ? tiles - task.first : strip;
+    task.room = (task.tiles + task.panel - 1) / task.panel * task.panel;
+    status = KernelContext_ParallelFor(api)(context, kernels->winograd_input, task.inputs, 0, &task);
+    size_t products = kernels->winograd_products(&task);
+    if (!status) status = KernelContext_ParallelFor(api)(context, kernels->winograd_multiply, products, 0, &task);
+    if (!status) status = KernelContext_ParallelFor(api)(context, kernels->winograd_output, task.outputs, 0, &task);
+  }
+  release_scratch(&scratch);
+  return status;
+}
+
 static OrtStatus *create(const OrtCustomOp *operator, const OrtApi *api, const OrtKernelInfo *info, void **kernel) {
   (void)operator;
   int64_t rank = -1; /* of the set of instructions: for tests alone */
@@ -184,13 +228,16 @@ static OrtStatus *create(const OrtCustomOp *operator, const OrtApi *api, const O
 }
 
 static OrtStatus *compute_group_norm(void *kernel, OrtKernelContext *context) { return group_norm(kernel, context); }
+static OrtStatus *compute_winograd(void *kernel, OrtKernelContext *context) { return winograd(kernel, context); }
 static OrtStatus *compute_attention(void *kernel, OrtKernelContext *context) { return attention(kernel, context); }
 
-/* The output has the shape of the first input. */
+/* The output has the shape of the first input; of the third one the number of channels. */
 static OrtStatus *infer_as_first(const OrtCustomOp *operator, OrtShapeInferContext *context);
+static OrtStatus *infer_channels(const OrtCustomOp *operator, OrtShapeInferContext *context);
 
 static const char *group_norm_name(const OrtCustomOp *operator) { return (void)operator, "GroupNormSilu"; }
 static const char *attention_name(const OrtCustomOp *operator) { return (void)operator, "HeadsAttention"; }
+static const char *winograd_name(const OrtCustomOp *operator) { return (void)operator, "WinogradConv"; }
 static const char *processor(const OrtCustomOp *operator) { return (void)operator, "CPUExecutionProvider"; }
 static int float_type(const OrtCustomOp *operator, size_t index) { return (void)operator, (void)index, ORT_FLOAT; }
 static int required(const OrtCustomOp *operator, size_t index) { return (void)operator, (void)index, ORT_REQUIRED; }
@@ -210,6 +257,7 @@ static size_t three_ports(const OrtCustomOp *operator) { return (void)operator, 
 static const OrtCustomOp operators[] = {
     OPERATOR(group_norm_name, three_ports, compute_group_norm, infer_as_first),
     OPERATOR(attention_name, three_ports, compute_attention, infer_as_first),
+    OPERATOR(winograd_name, three_ports, compute_winograd, infer_channels),
 };
 
 static const OrtApi *shape_api; /* the function that infers shapes is given none */
@@ -220,6 +268,33 @@ static OrtStatus *infer_as_first(const OrtCustomOp *operator, OrtShapeInferConte
   OrtStatus *unknown = ShapeInferContext_GetInputTypeShape(shape_api)(context, 0, &shape);
   if (!unknown) return ShapeInferContext_SetOutputTypeShape(shape_api)(context, 0, shape);
   ReleaseStatus(shape_api)(unknown);
+  return NULL;
+}
+
+/* Sizes that are names stay open: what a build leaves open, it says itself. */
+static OrtStatus *infer_channels(const OrtCustomOp *operator, OrtShapeInferContext *context) {
+  (void)operator;
+  const OrtApi *api = shape_api;
+  OrtTensorShape *image, *bias, *made;
+  int64_t dims[4], channels;
+  size_t rank = 0, one_dim = 0;
+  OrtStatus *status = ShapeInferContext_GetInputTypeShape(api)(context, 0, &image);
+  if (!status) status = ShapeInferContext_GetInputTypeShape(api)(context, 2, &bias);
+  if (!status) status = GetDimensionsCount(api)(image, &rank);
+  if (!status) status = GetDimensionsCount(api)(bias, &one_dim);
+  if (!status && rank == 4 && one_dim == 1) {
+    status = GetDimensions(api)(image, dims, 4);
+    if (!status) status = GetDimensions(api)(bias, &channels, 1);
+    if (!status && dims[0] >= 0 && dims[2] >= 0 && dims[3] >= 0 && channels >= 0) {
+      dims[1] = channels;
+      RETURN_IF(CreateTensorShape(api)(&made));
+      status = SetTensorElementType(api)(made, ORT_FLOAT);
+      if (!status) status = SetDimensions(api)(made, dims, 4);
+      if (!status) status = ShapeInferContext_SetOutputTypeShape(api)(context, 0, made);
+      ReleaseTensorShape(api)(made);
+    }
+  }
+  if (status) ReleaseStatus(api)(status);
   return NULL;
 }
 
