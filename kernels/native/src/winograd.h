@@ -4,7 +4,11 @@
    multiplied as 36 matrices, and 36 results make 4 x 4 pixels of each output channel. Tiles go through in strips, so
    that what lies between the three steps stays in the caches. */
 
-enum { POINTS = 36, SPREAD = 80 }; /* SPREAD: numbers that keep what belongs together out of one set of a cache */
+enum {
+  POINTS = 36,
+  SPREAD = 80, /* numbers that keep what belongs together out of one set of a cache */
+  AHEAD = 640  /* weights that are asked of memory before they are needed: where there are few tiles it is the limit */
+};
 #if defined(__AVX512F__) || defined(__aarch64__)
 enum { ROWS = WINOGRAD_OUTPUTS };
 #else
@@ -119,9 +123,11 @@ INLINE void multiply(const float *weights, const float *tiles, size_t channels, 
       for (int j = 0; j < columns; j++) sums[i][j] = 0.0f;
     const float *weight = weights + first, *tile = tiles;
 #pragma clang loop unroll_count(4)
-    for (size_t channel = 0; channel < channels; channel++, weight += WINOGRAD_OUTPUTS, tile += columns * W)
+    for (size_t channel = 0; channel < channels; channel++, weight += WINOGRAD_OUTPUTS, tile += columns * W) {
+      __builtin_prefetch(weight + AHEAD);
       for (int i = 0; i < ROWS; i++)
         for (int j = 0; j < columns; j++) sums[i][j] = multiply_add(load(tile + j * W), (Floats)weight[i], sums[i][j]);
+    }
     for (size_t i = 0; i < ROWS; i++)
       for (int j = 0; j < columns; j++) store(to + (first + i) * apart + j * W, sums[i][j]);
   }
