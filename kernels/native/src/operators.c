@@ -162,7 +162,9 @@ static OrtStatus *attention(const Node *node, OrtKernelContext *context) {
   return status;
 }
 
-enum { WHOLE_NUMBERS = 8 << 20, STRIP_NUMBERS = 6 << 20 }; /* floats between the steps: 32 MiB at most, or strips of 24 */
+/* Numbers between the steps of a strip: half as many as there are weights, which each strip reads anew, 6 to 24 MiB.
+   Whether it is twice that or a fourth changes little in time. */
+enum { LEAST_STRIP = 3 << 19, MOST_STRIP = 6 << 20 };
 
 /* WinogradConv: x (batch, inputs, height, width), weights (36, blocks, inputs, 10), bias (outputs) -> (batch, outputs,
    height, width). */
@@ -189,7 +191,9 @@ static OrtStatus *winograd(const Node *node, OrtKernelContext *context) {
   size_t tiles = (size_t)x.dims[0] * ((task.height + 3) / 4) * ((task.width + 3) / 4);
   task.panel = kernels->winograd_panel(tiles);
   size_t strip = (tiles + task.panel - 1) / task.panel * task.panel, each = 36 * (task.inputs + task.outputs);
-  if (strip * each > WHOLE_NUMBERS) strip = STRIP_NUMBERS / each / task.panel * task.panel;
+  size_t most = 36 * task.inputs * task.outputs / 2;
+  most = most < LEAST_STRIP ? LEAST_STRIP : most > MOST_STRIP ? MOST_STRIP : most;
+  if (strip * each > most) strip = most / each / task.panel * task.panel;
   task.room = strip ? strip : task.panel;
   Scratch scratch;
   OrtStatus *status = take_scratch(api, context, kernels->winograd_scratch(&task) * sizeof(float), &scratch);
