@@ -48,12 +48,12 @@ class BuildLibrary(build_ext):
     def build_extension(self, ext: Extension) -> None:
         folder = Path(self.get_ext_fullpath(ext.name)).parent
         folders = {folder, NATIVE} if self.inplace or self.editable_mode else {folder}
-        for each in folders:  # what an earlier build left would be taken for this one's
-            for name in (compiler.MISSING, *(target.library for target in compiler.TARGETS.values())):
-                (each / name).unlink(missing_ok=True)
         try:
+            for each in folders:  # what an earlier build left would be taken for this one's
+                for name in (compiler.MISSING, *(target.library for target in compiler.TARGETS.values())):
+                    (each / name).unlink(missing_ok=True)
             compiler.compile_library(folder)
-        except compiler.CompileError as error:
+        except (compiler.CompileError, OSError) as error:  # Windows lets nobody remove a library that is in use
             print(f"warning: no library of operators: {error}", file=sys.stderr)
             for each in folders:
                 each.mkdir(parents=True, exist_ok=True)
