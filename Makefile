@@ -1,14 +1,15 @@
 # One place for what a person types. A virtual environment is made once and refilled only when
-# pyproject.toml or constraints.txt say something new.
+# pyproject.toml or constraints.txt say something new, or the operators in C changed.
 SHELL  := /bin/sh
 PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
-KEY    := $(shell cat pyproject.toml constraints.txt | cksum | tr -d ' ')
+KEY    := $(shell cat pyproject.toml constraints.txt setup.py kernels/native/compile.py kernels/native/src/* | cksum | tr -d ' ')
 PROMPT := a red sailboat on a calm sea at sunset
 
 RUN_STAMP  := $(VENV)/.installed-cpu-$(KEY)
 TEST_STAMP := $(VENV)/.installed-test-$(KEY)
+ZIG_STAMP  := $(VENV)/.installed-zig-$(KEY)
 
 # A processor that draws as a graphics card does (SwiftShader) comes with Debian's chromium; it is taken where it is
 # found and VK_ICD_FILENAMES names no other driver.
@@ -17,7 +18,7 @@ WEBGPU_ENV  := TINTYPE_REQUIRE_WEBGPU=1 XDG_RUNTIME_DIR=$${XDG_RUNTIME_DIR:-/tmp
 	VK_ICD_FILENAMES=$${VK_ICD_FILENAMES:-$(SWIFTSHADER)} ORT_WEBGPU_EP_ALLOW_SOFTWARE_ADAPTER=1)
 
 .PHONY: help image test test-fast test-bench test-memory test-webgpu test-openvino test-optimum test-cuda \
-	test-processors fuzz soak check lint types imports postcard bench bench-gpu clean
+	test-processors test-native native fuzz soak check lint types imports postcard bench bench-gpu clean
 help:
 	@echo "make image     install the runtime and write postcard.png"
 	@echo "make test      install what tests need and run the suite, on 2 processors (WORKERS=8 for more)"
@@ -29,6 +30,8 @@ help:
 	@echo "make test-optimum   take what optimum exports, and draw in it, in an environment of its own"
 	@echo "make test-cuda      run postcard by CUDA, on an NVIDIA GPU"
 	@echo "make test-processors  draw on processors that Debian's qemu-user emulates: minutes, 0.5 GB below build/"
+	@echo "make test-native  compile the operators in C for every system, and run them guarded and emulated: minutes"
+	@echo "make native    compile the operators in C for this machine, after a change"
 	@echo "make traces    trace the tests' checkpoints anew and pack what that gives, after a change of tracing"
 	@echo "make soak      thousands of pictures in one process, with faults between them, COUNT=2000"
 	@echo "make fuzz      hostile inputs for every door, for MINUTES=2 (FUZZ='--seed 1 --doors record' for more)"
@@ -129,6 +132,17 @@ test-cuda: .venv-gpu/.installed-$(KEY)
 GPU_FOLDER ?= build/bench-gpu
 bench-gpu: .venv-gpu/.installed-$(KEY)
 	.venv-gpu/bin/tintype bench gpu $(GPU_FOLDER) $(BENCH)
+
+$(ZIG_STAMP): $(TEST_STAMP)
+	$(BIN)/python -m pip install -q 'ziglang>=0.15' -c constraints.txt
+	@touch $@
+
+# The operators in C beside their sources, where this checkout's virtual environment finds them.
+native: $(ZIG_STAMP)
+	ZIG_GLOBAL_CACHE_DIR=$(CURDIR)/build/zig $(BIN)/python kernels/native/compile.py
+
+test-native: $(ZIG_STAMP)
+	ZIG_GLOBAL_CACHE_DIR=$(CURDIR)/build/zig $(BIN)/python -m pytest tests/native $(PYTEST)
 
 # Hostile inputs, each opened by a process of its own; what is found lies in build/fuzz/.
 MINUTES ?= 2

@@ -40,6 +40,23 @@ PRODUCTS = (
     (64, 128, 128), (256, 64, 64), (256, 64, 256), (256, 1280, 1280), (256, 1280, 5120), (1024, 128, 128),
     (1024, 640, 640), (1024, 640, 2560), (1024, 2560, 640), (4096, 320, 320), (4096, 320, 1280), (4096, 1280, 320),
 )  # fmt: skip
+# Pixels and channels of a GroupNormalization, of 32 groups; queries, keys, heads and a head's numbers of an attention.
+NORMS = (
+    (64, 160),
+    (64, 1280),
+    (256, 96),
+    (256, 1280),
+    (1024, 32),
+    (1024, 640),
+    (4096, 320),
+    (4096, 960),
+    (65536, 256),
+    (262144, 128),
+)
+ATTENTIONS = (
+    (64, 64, 8, 160), (64, 77, 4, 40), (256, 256, 4, 24), (256, 77, 8, 160), (256, 256, 8, 160), (1024, 77, 8, 80),
+    (1024, 1024, 8, 80), (1024, 1024, 10, 64), (4096, 77, 8, 40), (4096, 4096, 8, 40),
+)  # fmt: skip
 AFFINES = ((64, 64), (256, 64), (256, 192), (1024, 320), (4096, 320), (4096, 512), (65536, 256), (262144, 128))
 
 
@@ -87,6 +104,15 @@ def models(mixed_products: bool) -> Iterator[tuple[str, onnx.ModelProto]]:
         constants = _integers(_weight(inputs, outputs), mixed_products) | {"bias": np.zeros(outputs, np.float32)}
         nodes = f"{_WEIGHT.format(axis=1)} product = MatMul(x, weight) y = Add(product, bias)"
         yield f"product {rows} {inputs} {outputs}", _model(nodes, [1, rows, inputs], constants)
+    for pixels, channels in NORMS:
+        constants = {name: np.ones(channels, np.float32) for name in ("scale", "shift")}
+        for activation in ("y = Identity(normed)", "s = Sigmoid(normed) y = Mul(normed, s)"):
+            nodes = f"normed = GroupNormalization<num_groups=32>(x, scale, shift) {activation}"
+            yield f"norm {pixels} {channels}", _model(nodes, [1, channels, pixels // 8, 8], constants)
+    for queries, keys, heads, size in ATTENTIONS:
+        nodes = f"y = com.microsoft.MultiHeadAttention<num_heads={heads}>(x, {'x, x' if keys == queries else 'k, v'})"
+        constants = {name: _weight(keys, heads * size)[np.newaxis] for name in ("k", "v") if keys != queries}
+        yield f"attention {queries} {keys} {heads} {size}", _model(nodes, [1, queries, heads * size], constants)
     for pixels, channels in AFFINES:
         constants = {name: np.ones((1, channels, 1, 1), np.float32) for name in ("scale", "shift")}
         nodes = "scaled = Mul(x, scale) y = Add(scaled, shift)"
@@ -134,5 +160,7 @@ def _integers(weight: NDArray[np.float32], mixed_products: bool) -> dict[str, ND
 
 
 def _model(nodes: str, shape: list[int | str], constants: dict[str, NDArray[Any]]) -> onnx.ModelProto:
-    """With every value's shape."""
-    return onnx.shape_inference.infer_shapes(graph_of(nodes, shape, constants), data_prop=True)
+    """With every value's shape; onnx infers none for a GroupNormalization, which is called `normed` here."""
+    model = graph_of(nodes, shape, constants)
+    model.graph.value_info.append(onnx.helper.make_tensor_value_info("normed", onnx.TensorProto.FLOAT, shape))
+    return onnx.shape_inference.infer_shapes(model, data_prop=True)

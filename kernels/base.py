@@ -11,6 +11,8 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 MICROSOFT = "com.microsoft"
+OWN = "tintype"  # the domain of the operators in `native/`
+DOMAINS: Mapping[str, int] = {MICROSOFT: 1, OWN: 1}  # what rewritten graphs may have nodes of, with the version
 LARGEST = "largest"  # in the `meta` of a value or node: the largest magnitude that was seen there, see `ranges`
 Shape = tuple[int | str | None, ...]  # a number, a named dim, or unknown
 
@@ -45,6 +47,7 @@ class Kernel(ABC):
     exact_only: targets where only an `exact` build uses it.
     measured: it may be slower than what it replaces, so that a build times both at its own shape; see `choice`.
     by_default: of a measured one, that builds for any shape, which time nothing, put it in wherever it matches.
+    kind: of a measured one, what the layers that it matches are called, where that isn't their operator's name.
     """
 
     name: str
@@ -57,6 +60,7 @@ class Kernel(ABC):
     exact_only: ClassVar[tuple[str, ...]] = ()
     measured: ClassVar[bool] = False
     by_default: ClassVar[bool] = False
+    kind: ClassVar[str] = ""
 
     @abstractmethod
     def matches(self, node: ir.Node, shapes: Shapes) -> bool:

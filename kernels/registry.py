@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
-from tintype.kernels.base import MICROSOFT, GraphPass, Kernel, Shapes
+from tintype.kernels.base import DOMAINS, GraphPass, Kernel, Shapes
 from tintype.kernels.cpu.channel_affine import ChannelAffineAsBatchNorm
 from tintype.kernels.cpu.dynamic_linear import DynamicLinear
 from tintype.kernels.cpu.embedding import EmbeddingRows
@@ -30,6 +30,9 @@ from tintype.kernels.cuda.nhwc_conv import ConvChannelsLast
 from tintype.kernels.cuda.skip_group_norm import SkipGroupNorm
 from tintype.kernels.graph.half import complete_types, to_half
 from tintype.kernels.graph.opset import to_opset
+from tintype.kernels.native.attention import NativeAttention
+from tintype.kernels.native.group_norm import NativeGroupNorm
+from tintype.kernels.native.winograd import NativeWinograd
 from tintype.kernels.portable.attention import AttentionAsMultiHead
 from tintype.kernels.portable.attention_products import AttentionAsProducts
 from tintype.kernels.portable.gelu import GeluAsMicrosofts
@@ -62,11 +65,14 @@ _ALL: tuple[Rewrite, ...] = (
     WinogradConv(2),
     WinogradConv(4),
     WinogradConv(6),
+    NativeWinograd(),
     UpsampleConvAsProducts(),
     UpsampleConvAsPhases(),
     UpsampleConvAsInt8Phases(),
     FloatLinear(),
-    ChannelAffineAsBatchNorm(),
+    NativeAttention(),
+    NativeGroupNorm(),
+    ChannelAffineAsBatchNorm(),  # where that one didn't win
 )
 PLAIN_TARGETS = ("openvino", "coreml", "qnn", "tensorrt-rtx")  # operators that every provider knows
 TARGETS = ("cpu", "cuda", "directml", "webgpu", *PLAIN_TARGETS)
@@ -92,11 +98,7 @@ def kernels_for(
         kernel
         for kernel in _allowed(target, exactness)
         if isinstance(kernel, GraphPass)
-        or (
-            (not kernel.measured or (kernel.by_default and not choosing))
-            and (target not in kernel.needs or kernel.needs[target] in abilities)
-            and (target not in kernel.unless or kernel.unless[target] not in abilities)
-        )
+        or ((not kernel.measured or (kernel.by_default and not choosing)) and _can(kernel, target, abilities))
     )
 
 
@@ -111,9 +113,15 @@ class LoweringReport:
         return {name: count for name, count in self.rewrites.items() if count}
 
 
-def measured_kernels(target: str, *, exactness: str = "balanced") -> tuple[Kernel, ...]:
-    """The kernels that a build chooses between by timing them."""
-    return tuple(kernel for kernel in _allowed(target, exactness) if isinstance(kernel, Kernel) and kernel.measured)
+def measured_kernels(
+    target: str, abilities: Collection[str] = (), *, exactness: str = "balanced"
+) -> tuple[Kernel, ...]:
+    """The kernels that a build chooses between by timing them, without those that need what the device hasn't shown."""
+    return tuple(
+        kernel
+        for kernel in _allowed(target, exactness)
+        if isinstance(kernel, Kernel) and kernel.measured and _can(kernel, target, abilities)
+    )
 
 
 def lower(
@@ -141,7 +149,7 @@ def lower(
         if found:  # what no one reads any more would be matched by the next kernel, and counted
             RemoveUnusedNodesPass()(model)
     if report.rewrites:
-        model.opset_imports.setdefault(MICROSOFT, 1)
+        model.opset_imports.update(DOMAINS)
     return report
 
 
@@ -168,6 +176,12 @@ def tidy(model: ir.Model, target: str) -> dict[str, int]:
         return {}
     RemoveUnusedNodesPass()(model)
     return {idle.name: count}
+
+
+def _can(kernel: Kernel, target: str, abilities: Collection[str]) -> bool:
+    """Whether a device that has shown these abilities can run a kernel, and has need of it."""
+    needed, needless = kernel.needs.get(target), kernel.unless.get(target)
+    return (needed is None or needed in abilities) and (needless is None or needless not in abilities)
 
 
 def _allowed(target: str, exactness: str) -> tuple[Rewrite, ...]:

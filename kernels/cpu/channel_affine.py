@@ -25,14 +25,14 @@ class ChannelAffineAsBatchNorm(Kernel):
 
     def matches(self, node: ir.Node, shapes: Shapes) -> bool:
         """Mul of an image (batch, channels, ...) of known sizes by a fixed scale, then Add of a fixed bias."""
-        return _parts(node, shapes) is not None
+        return affine_parts(node, shapes) is not None
 
     def cluster(self, node: ir.Node) -> tuple[ir.Node, ...]:
-        found = _parts(node, Shapes())
+        found = affine_parts(node, Shapes())
         return (node,) if found is None else (node, found[1])
 
     def rewrite(self, node: ir.Node, graph: ir.Graph) -> None:
-        found = _parts(node, Shapes())
+        found = affine_parts(node, Shapes())
         if found is None:
             raise ValueError(f"{node.name} scales and shifts no image")
         image, add, scale, bias = found
@@ -57,7 +57,7 @@ class ChannelAffineAsBatchNorm(Kernel):
 Parts = tuple[ir.Value, ir.Node, NDArray[np.float32], NDArray[np.float32]]
 
 
-def _parts(node: ir.Node, shapes: Shapes) -> Parts | None:
+def affine_parts(node: ir.Node, shapes: Shapes) -> Parts | None:
     """The image, the Add, scale and bias (channels,), when this node is such a Mul."""
     if node.op_type != "Mul" or node.domain != "":
         return None

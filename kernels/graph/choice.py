@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
-from tintype.kernels.base import MICROSOFT, Kernel, Shapes, only_reader, producer
+from tintype.kernels.base import DOMAINS, Kernel, Shapes, only_reader, producer
 from tintype.kernels.graph.priors import AS_IS
 
 _AROUND = ("DequantizeLinear", "QuantizeLinear")  # ONNX Runtime fuses these into the layer between them
@@ -31,7 +31,8 @@ class Layer:
     signature: str  # layers of one signature cost the same
     kind: str  # what it is, without its size: Conv 3x3 upsampled int8
     # What its work grows with: (pixels, inputs, outputs) of a convolution, the input's pixels; (rows, inputs, outputs)
-    # of a product; (pixels, channels) of a pass over an image. Pixels and rows of the whole batch.
+    # of a product; (pixels, channels) of a pass over an image; (queries, keys, heads, a head's numbers) of attention.
+    # Pixels, rows and queries of the whole batch.
     size: tuple[int, ...]
     weights: int  # numbers in its weight
     stored_bytes: int  # of all that is fixed in it, as it is stored
@@ -47,8 +48,10 @@ class Layer:
 
     def describe(self) -> str:
         """Operator and shapes, for people: Conv 1x320x64x64 320x320x3x3."""
-        shapes = [value.shape for value in self.node.inputs[:2] if value is not None and value.shape is not None]
-        return " ".join([self.node.op_type, *("x".join(map(str, shape)) for shape in shapes)])
+        named = next((kernel.kind for kernel in self.kernels if kernel.kind), None)
+        ports = self.node.inputs[:2] if named is None else self.inputs
+        shapes = [value.shape for value in ports if value is not None and value.shape is not None]
+        return " ".join([named or self.node.op_type, *("x".join(map(str, shape)) for shape in shapes)])
 
 
 def layers(graph: ir.Graph, kernels: Iterable[Kernel]) -> Iterator[Layer]:
@@ -67,7 +70,7 @@ def model_of(layer: Layer, way: str, opset_imports: Mapping[str, int]) -> ir.Mod
     graph = ir.convenience.extract(layer.node.graph, layer.inputs, layer.outputs)  # type: ignore[arg-type]
     model = ir.Model(graph, ir_version=10)
     model.opset_imports.update(opset_imports)
-    model.opset_imports.setdefault(MICROSOFT, 1)
+    model.opset_imports.update(DOMAINS)
     if way != AS_IS:
         kernel = next(kernel for kernel in layer.kernels if kernel.name == way)
         kernel.rewrite(next(node for node in graph if node.name == layer.node.name), graph)
@@ -82,6 +85,11 @@ def weight_bytes(model: ir.Model) -> int:
     """Bytes of all that is fixed in a model."""
     tensors = (value.const_value for value in model.graph.initializers.values())
     return sum(tensor.nbytes for tensor in tensors if tensor is not None)
+
+
+def replaced(layer: Layer, way: str) -> tuple[ir.Node, ...]:
+    """The nodes that go where a layer is done this way: other layers there may be none any more."""
+    return () if way == AS_IS else next(k for k in layer.kernels if k.name == way).cluster(layer.node)
 
 
 def apply(layer: Layer, way: str, graph: ir.Graph) -> None:
@@ -117,7 +125,7 @@ def _layer(node: ir.Node, kernels: tuple[Kernel, ...]) -> Layer | None:
         for value in member.inputs
         if value is not None and value.const_value is not None and value not in inputs
     }
-    kind, size = _kind(node, nodes), _size(node)
+    kind, size = _kind(node, nodes, kernels), _size(node, tuple(inputs))
     return Layer(
         node,
         kernels,
@@ -131,23 +139,32 @@ def _layer(node: ir.Node, kernels: tuple[Kernel, ...]) -> Layer | None:
     )
 
 
-def _kind(node: ir.Node, members: Iterable[ir.Node]) -> str:
+def _kind(node: ir.Node, members: Iterable[ir.Node], kernels: Sequence[Kernel]) -> str:
     operators = {member.op_type for member in members}
-    words = ["MatMul" if node.op_type == "Gemm" else node.op_type]
+    named = next((kernel.kind for kernel in kernels if kernel.kind), None)
+    words = [named or ("MatMul" if node.op_type == "Gemm" else node.op_type)]
     if node.op_type == "Conv":
         words.append("x".join(map(str, _dims(node.inputs[1])[2:])))
+    if named is not None and "Sigmoid" in operators:
+        words.append("SiLU")
     if "Resize" in operators:
         words.append("upsampled")
     if "QuantizeLinear" in operators:
         words.append("int8")
-    elif node.op_type != "Conv" and producer(node.inputs[1], "DequantizeLinear") is not None:
+    elif node.op_type in ("MatMul", "Gemm") and producer(node.inputs[1], "DequantizeLinear") is not None:
         words.append("int8 weight")
     return " ".join(words)
 
 
-def _size(node: ir.Node) -> tuple[int, ...]:
+def _size(node: ir.Node, inputs: Sequence[ir.Value]) -> tuple[int, ...]:
+    """inputs: the layer's own, of which the first is what a pass over an image reads."""
     source = next(value for value in node.inputs if value is not None and value.const_value is None)
+    if node.op_type == "LayerNormalization":
+        source = inputs[0]
     dims = _dims(source)
+    if node.op_type == "MultiHeadAttention":
+        heads = node.attributes.get_int("num_heads", 1)
+        return dims[0] * dims[1], _dims(node.inputs[1])[1], heads, dims[2] // heads
     if node.op_type == "Conv":
         return math.prod(dims) // dims[1], dims[1], _dims(node.inputs[1])[0]
     if node.op_type in ("MatMul", "Gemm"):

@@ -34,6 +34,8 @@ def devices(as_json: bool) -> None:
         say(f"{device.target:<12} {_line(device)}{' (auto takes this)' if device.target == chosen else ''}")
         if device.fix is not None:
             say(f"{'':<12}   fix: {device.fix}")
+        if device.kind is not None:
+            say(f"{'':<12}   kernels of our own in C: {device.native_problem or 'there'}")
 
 
 def _line(device: Device) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 from tintype.engine import resolve_provider
+from tintype.engine.device.native import native_problem
 from tintype.engine.device.providers import TARGETS
 
 
@@ -15,6 +16,8 @@ def test_each_device_has_a_line_and_what_is_missing_a_remedy(command) -> None:
     assert sum(line.strip().startswith("fix: ") for line in shown) == sum(" no: " in line for line in shown)
     (chosen,) = [line for line in shown if line.endswith("(auto takes this)")]
     assert chosen.split()[0] == resolve_provider("auto").name
+    (kernels,) = [line for line in shown if "kernels of our own in C: " in line]
+    assert kernels.endswith(f": {native_problem() or 'there'}")
 
 
 def test_as_json_it_is_one_object(command) -> None:
@@ -23,4 +26,5 @@ def test_as_json_it_is_one_object(command) -> None:
     by_name = {device["target"]: device for device in told["devices"]}
     assert by_name["cpu"]["usable"] is True
     assert by_name["cpu"]["memory_bytes"] > 2**20
+    assert by_name["cpu"]["native_problem"] == native_problem()
     assert all(device["usable"] or device["fix"] for device in told["devices"])

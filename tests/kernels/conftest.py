@@ -16,7 +16,9 @@ from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
-from tintype.kernels.base import Kernel
+from tintype.engine.device import native
+from tintype.engine.device.machine import instruction_sets
+from tintype.kernels.base import DOMAINS, OWN, Kernel
 from tintype.kernels.graph import choice
 from tintype.kernels.registry import LoweringReport, kernels_for, lower
 
@@ -66,11 +68,12 @@ def make_model(
     return inferred
 
 
-def run_model(model: onnx.ModelProto, inputs: Arrays) -> dict[str, NDArray[Any]]:
-    """Every output of a model, on two threads, by ONNX Runtime."""
+def run_model(model: onnx.ModelProto, inputs: Arrays, threads: int = 2) -> dict[str, NDArray[Any]]:
+    """Every output of a model by ONNX Runtime, with the operators of our own where there are any."""
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 2
+    options.intra_op_num_threads = threads
     options.log_severity_level = 4
+    native.register(options)
     session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
     names = [output.name for output in session.get_outputs()]
     return dict(zip(names, session.run(names, dict(inputs)), strict=True))
@@ -100,7 +103,7 @@ def apply_and_run(model: onnx.ModelProto, inputs: Arrays, kernel: Kernel) -> Low
         onnx.checker.check_model(ir.to_proto(alone))
         choice.apply(layer, kernel.name, rewritten.graph)
     RemoveUnusedNodesPass()(rewritten)
-    rewritten.opset_imports.setdefault("com.microsoft", 1)
+    rewritten.opset_imports.update(DOMAINS)
     after = ir.to_proto(rewritten)
     onnx.checker.check_model(after)
     report = LoweringReport("cpu", Counter({kernel.name: len(found)}))
@@ -108,9 +111,35 @@ def apply_and_run(model: onnx.ModelProto, inputs: Arrays, kernel: Kernel) -> Low
     return Lowered(run_model(model, inputs), run_model(after, inputs), operators, report)
 
 
+def kernel_sets() -> list[str]:
+    """The sets of instructions that our own kernels have here, the plainest first, as numpy knows the processor."""
+    have = instruction_sets()
+    return ["baseline", *(name for name, needed in (("avx2", "avx2"), ("avx512", "avx512f")) if needed in have)]
+
+
 @pytest.fixture
 def applied() -> Callable[[onnx.ModelProto, Arrays, Kernel], Lowered]:
     return apply_and_run
+
+
+@pytest.fixture
+def instructions() -> Callable[[onnx.ModelProto], list[onnx.ModelProto]]:
+    """A model of nodes of our own as this processor can do it: by each set of instructions, the plainest first."""
+    if native.native_problem() is not None:
+        pytest.skip(f"no native kernels: {native.native_problem()}")
+
+    def by_each(model: onnx.ModelProto) -> list[onnx.ModelProto]:
+        found = []
+        for rank in range(len(kernel_sets())):
+            copy = onnx.ModelProto()
+            copy.CopyFrom(model)
+            for node in copy.graph.node:
+                if node.domain == OWN:
+                    node.attribute.append(helper.make_attribute("instructions", rank))
+            found.append(copy)
+        return found
+
+    return by_each
 
 
 @pytest.fixture

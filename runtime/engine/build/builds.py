@@ -25,6 +25,7 @@ from tintype.engine.build.options import ANY_SHAPE, BuildOptions
 from tintype.engine.device.devices import device_identity
 from tintype.engine.device.installation import ort_version
 from tintype.engine.device.machine import cpu_identity, default_threads
+from tintype.engine.device.native import NONE, native_version
 from tintype.engine.device.providers import Target
 from tintype.engine.run.session import Session, open_session
 from tintype.errors import BuildError, TintypeError, UncutError
@@ -176,6 +177,7 @@ def identify(
         lowering=lowering_version(),
         shape=options.shape,
         plan=options.plan,
+        native=native_version() if target.is_host else NONE,
     )
 
 
@@ -296,8 +298,8 @@ def _settled(options: BuildOptions, target: Target) -> BuildOptions:
 
 
 def _costs_path() -> Path:
-    """Where the times of kernels are kept: one file for each processor, ONNX Runtime and state of the kernels."""
-    facts = "\0".join((cpu_identity(), ort_version(), lowering_version()))
+    """Where the times of kernels are kept: one file for each processor, ONNX Runtime and state of all kernels."""
+    facts = "\0".join((cpu_identity(), ort_version(), lowering_version(), native_version()))
     return cache.cache_folder() / "costs" / f"{hashlib.sha256(facts.encode()).hexdigest()[:16]}.json"
 
 

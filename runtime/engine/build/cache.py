@@ -49,6 +49,7 @@ class BuildIdentity:
     lowering: str
     shape: str = "any"  # batch=2 height=64 width=64
     plan: str = "balanced"  # how exact, and where its weights lie
+    native: str = "none"  # the library of our own operators, by its bytes
 
     @property
     def key(self) -> str:
@@ -280,7 +281,7 @@ def discard(path: Path) -> None:
 
 
 def discard_stale(identity: BuildIdentity) -> None:
-    """Remove unused older builds of the same graph: other ONNX Runtime or lowering, idle for two weeks."""
+    """Remove unused older builds of the same graph: other ONNX Runtime, lowering or operators, idle for two weeks."""
     for entry in cache_entries():
         old = entry.identity
         if old is None or entry.used_seconds_ago < STALE_SECONDS or entry.key == identity.key:

@@ -121,6 +121,7 @@ def make_build(job: Job) -> dict[str, Any]:
 def _lower(model: ir.Model, job: Job, scratch: Path, report: dict[str, Any]) -> ir.Model | None:
     """Rewrite the model in place; returns the part that runs once a prompt, if there is one."""
     from tintype.engine.device.abilities import abilities
+    from tintype.kernels.base import DOMAINS
     from tintype.kernels.graph.dims import fold_sizes, pin
     from tintype.kernels.graph.hoist import split_held
     from tintype.kernels.registry import PINNED_TARGETS, finish, kernels_for, lower
@@ -140,7 +141,7 @@ def _lower(model: ir.Model, job: Job, scratch: Path, report: dict[str, Any]) -> 
     once = None
     if options.dims:
         kernels |= _choose(model, job, able, scratch, report)
-        model.opset_imports.setdefault("com.microsoft", 1)
+        model.opset_imports.update(DOMAINS)
         # Segments are for where memory is dear: no more is kept from step to step than a layer may weigh there.
         once = split_held(model, largest_bytes=_largest(options) if options.segment_bytes is not None else None)
     report["kernels"] = kernels
@@ -166,7 +167,7 @@ def _choose(model: ir.Model, job: Job, able: frozenset[str], scratch: Path, repo
     spill = Spill(scratch / "spilled", job.folder / WEIGHTS if target.is_host else None, job.weights)
     choices = measure.choose(
         model,
-        measured_kernels(target.name, exactness=options.exactness),
+        measured_kernels(target.name, able, exactness=options.exactness),
         ways_of,
         largest_bytes=_largest(options),
         after_each=lambda: spill.weights_of(model.graph),

@@ -110,17 +110,20 @@ def choose(
 
     from tintype.kernels.graph import choice
 
-    found = list(choice.layers(model.graph, kernels))
-    decided = []
-    for layer in found:
+    decided: list[tuple[Layer, Choice]] = []
+    gone: set[ir.Node] = set()  # what earlier layers, as they are chosen, leave nothing of
+    for layer in list(choice.layers(model.graph, kernels)):
+        if layer.node in gone:
+            continue
         ways = ways_of(layer)
         chosen = fastest(ways, _gates(layer), largest_bytes)
-        decided.append(Choice(str(layer.node.name), layer.describe(), ways, chosen))
-    for layer, each in zip(found, decided, strict=True):
+        decided.append((layer, Choice(str(layer.node.name), layer.describe(), ways, chosen)))
+        gone.update(choice.replaced(layer, chosen))
+    for layer, each in decided:
         choice.apply(layer, each.chosen, model.graph)
         after_each()
     RemoveUnusedNodesPass()(model)
-    return decided
+    return [each for _, each in decided]
 
 
 def timed_ways(
@@ -136,14 +139,19 @@ def timed_ways(
 def layer_costs(
     model: onnx.ModelProto, target: Target, *, threads: int
 ) -> Iterator[tuple[str, list[int], dict[str, list[float]]]]:
-    """Kind, size and ways of each layer of a graph whose shapes are numbers, as `kernels/priors.json` has them."""
+    """Kind, size and ways of each layer of a graph whose shapes are numbers, as `kernels/priors.json` has them: lowered
+    as far as a build that chooses would be."""
     import onnx_ir as ir
+    from onnx_ir.passes.common import NameFixPass
 
+    from tintype.engine.device.abilities import abilities
     from tintype.kernels.graph import choice
-    from tintype.kernels.registry import measured_kernels
+    from tintype.kernels.registry import kernels_for, lower, measured_kernels
 
-    loaded = ir.from_proto(model)
-    for layer in choice.layers(loaded.graph, measured_kernels(target.name)):
+    loaded, able = ir.from_proto(model), abilities(target)
+    NameFixPass()(loaded)
+    lower(loaded, target.name, kernels=kernels_for(target.name, able, choosing=True))
+    for layer in choice.layers(loaded.graph, measured_kernels(target.name, able)):
         ways = measure(layer, loaded, target, threads=threads, mapped=False)
         yield (
             layer.kind,

@@ -14,17 +14,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tintype.engine.device.native import native_problem, register
 from tintype.engine.device.providers import Target, load_onnxruntime, new_session
 
 QUERIES, KEYS, HEADS, SIZE = 64, 77, 2, 40
 DEPTH, COLUMNS = 64, 32  # of an integer product
+NATIVE_TOLERANCE = 1e-4  # numpy's sums in float32
 ATTENTION_TOLERANCE = 0.02  # float16 has 1e-3; a kernel that is wrong is off by the size of its values
 
 
 @functools.cache
 def abilities(target: Target) -> frozenset[str]:
     """What this target's device has shown: `float16` and `attention` (com.microsoft MultiHeadAttention) on a device,
-    `mixed_products` (uint8 times int8, added up exactly) on the processor."""
+    `mixed_products` (uint8 times int8, added up exactly) and `native` (our own operators) on the processor."""
     questions = _OF_PROCESSOR if target.is_host else _OF_DEVICE
     return frozenset(name for name, question in questions.items() if question(target))
 
@@ -62,8 +64,28 @@ def _has_mixed_products(target: Target) -> bool:
     return True
 
 
+def _has_native(target: Target) -> bool:
+    """Whether the library of operators is there, and computes what it should with this ONNX Runtime."""
+    if native_problem() is not None:
+        return False
+    from tintype.kernels.base import OWN
+
+    x = np.random.default_rng(0).standard_normal((2, 6, 5, 7), np.float32)
+    scale, bias = np.linspace(-1, 2, 6, dtype=np.float32), np.linspace(3, 1, 6, dtype=np.float32)
+    answer = _ask(target, "GroupNormSilu", [x, scale, bias], x, OWN, groups=3, silu=1)
+    return answer is not None and bool(np.abs(answer - _group_norm_silu(x, scale, bias, 3)).max() < NATIVE_TOLERANCE)
+
+
 _OF_DEVICE: dict[str, Callable[[Target], bool]] = {"float16": _has_float16, "attention": _has_attention}
-_OF_PROCESSOR: dict[str, Callable[[Target], bool]] = {"mixed_products": _has_mixed_products}
+_OF_PROCESSOR: dict[str, Callable[[Target], bool]] = {"mixed_products": _has_mixed_products, "native": _has_native}
+
+
+def _group_norm_silu(x: NDArray[Any], scale: NDArray[Any], bias: NDArray[Any], groups: int) -> NDArray[Any]:
+    grouped = x.reshape(len(x), groups, -1)
+    centred = grouped - grouped.mean(axis=-1, keepdims=True)
+    normed = (centred / np.sqrt((centred**2).mean(axis=-1, keepdims=True) + 1e-5)).reshape(x.shape)
+    shifted = normed * scale.reshape(-1, 1, 1) + bias.reshape(-1, 1, 1)
+    return shifted / (1 + np.exp(-shifted))
 
 
 def _attention(query: NDArray[Any], key: NDArray[Any], value: NDArray[Any]) -> NDArray[Any]:
@@ -80,6 +102,8 @@ def _ask(
     """What one node, whose output is of the type and shape of `like`, gives on the device; None if it won't run."""
     import onnx_ir as ir
 
+    from tintype.kernels.base import DOMAINS
+
     inputs = [
         ir.Value(name=f"x{index}", shape=ir.Shape(array.shape), type=ir.TensorType(ir.DataType.from_numpy(array.dtype)))
         for index, array in enumerate(arrays)
@@ -87,10 +111,12 @@ def _ask(
     node = ir.node(operator, inputs, attributes=attributes, domain=domain)
     output = node.outputs[0]
     output.name, output.shape, output.dtype = "y", ir.Shape(like.shape), ir.DataType.from_numpy(like.dtype)
-    imports = {"": 20, "com.microsoft": 1}
+    imports = {"": 20, **DOMAINS}
     model = ir.Model(ir.Graph(inputs, node.outputs, nodes=[node], opset_imports=imports, name="question"), ir_version=9)
     options = load_onnxruntime().SessionOptions()
     options.log_severity_level = 4
+    if target.is_host:
+        register(options)
     if not target.is_host:  # a processor has nothing to fall back to, and ONNX Runtime refuses the option there
         options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
     with TemporaryDirectory() as folder:

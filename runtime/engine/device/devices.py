@@ -11,6 +11,7 @@ from tintype.engine.device import plugins
 from tintype.engine.device.hardware import Gpu, gpu_identity, gpus
 from tintype.engine.device.installation import check_installation, load_onnxruntime
 from tintype.engine.device.machine import cpu_identity, cpu_name, processor_kind
+from tintype.engine.device.native import native_problem
 from tintype.engine.device.providers import TARGETS, Target, is_software, problem_of
 
 VENDOR_OF_TARGET = {"cuda": "NVIDIA", "tensorrt-rtx": "NVIDIA", "qnn": "Qualcomm"}
@@ -29,6 +30,7 @@ class Device:
     problem: str | None
     fix: str | None
     kind: str | None = None  # of a processor, by `processor_kind`
+    native_problem: str | None = None  # of a processor: why no kernel of our own runs on it; None where they do
 
     @property
     def usable(self) -> bool:
@@ -54,7 +56,8 @@ def _device(target: Target, cards: list[Gpu]) -> Device:
     if target.is_host:
         memory = psutil.virtual_memory().total
         kind = processor_kind()
-        return Device(target.name, target.provider, version, cpu_name(), memory, None, problem, fix, kind)
+        facts = (target.name, target.provider, version, cpu_name(), memory, None, problem, fix, kind)
+        return Device(*facts, native_problem())
     vendor = VENDOR_OF_TARGET.get(target.name)
     card = next((card for card in cards if vendor in (None, card.vendor)), None) if target.name != "openvino" else None
     named = _described(target) if problem is None else None

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from tintype.engine.device import native
 from tintype.engine.device.providers import Target, load_onnxruntime
 
 MODEL = "model.onnx"
@@ -47,4 +48,6 @@ def session_options(target: Target, *, threads: int, optimize: bool, mapped: boo
     # A pattern lays all tensors of a run out anew in one block: the second run is slow, memory doubles, and for graphs
     # of this size nothing is gained (a VAE decode at 512x512: 2.7 GB with it, 1.5 without). DirectML can't have it.
     options.enable_mem_pattern = False
+    if target.is_host:
+        native.register(options)
     return options

@@ -1,0 +1,35 @@
+/* Every kernel for one set of instructions; SET is its name. Compiled once for each set that the processor may have. */
+#include <string.h>
+
+#include "kernels.h"
+
+#include "vector.h"
+
+#include "group_norm.h"
+
+#include "attention.h"
+
+#include "winograd.h"
+
+#define JOIN_(a, b) a##b
+#define JOIN(a, b) JOIN_(a, b)
+#define TEXT_(a) #a
+#define TEXT(a) TEXT_(a)
+
+extern const Kernels JOIN(kernels_, SET);
+const Kernels JOIN(kernels_, SET) = {
+    .name = TEXT(SET),
+    .group_norm = group_norm,
+    .attention_pack = attention_pack,
+    .attention = attention,
+    .attention_pieces = attention_pieces,
+    .attention_blocks = attention_blocks,
+    .attention_packed_keys = attention_packed_keys,
+    .attention_packed_values = attention_packed_values,
+    .winograd_input = winograd_input,
+    .winograd_multiply = winograd_multiply,
+    .winograd_output = winograd_output,
+    .winograd_panel = winograd_panel,
+    .winograd_products = winograd_products,
+    .winograd_scratch = winograd_scratch,
+};

@@ -1,0 +1,64 @@
+/* What is computed, apart from ONNX Runtime: each kernel is a task that is run once for every index below its count, by
+   as many threads as there are, in any order. No task adds to what another one writes, so that the bytes are the same
+   for any number of threads. */
+#ifndef TINTYPE_KERNELS_H
+#define TINTYPE_KERNELS_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+/* Group normalization, and what becomes of it by SiLU. A task is one group of one image. */
+typedef struct {
+  const float *x;            /* (images, channels, pixels) */
+  const float *scale, *bias; /* (channels) */
+  float *y;                  /* as x */
+  size_t channels, groups, pixels;
+  float epsilon;
+  int silu;
+} GroupNorm;
+
+/* Attention: softmax(scale * queries keys^T) values for each head. A task of `pack` is some keys of one head, of `attention`
+   some queries of one head, once all is packed. */
+enum { ATTENTION_MOST_SIZE = 160 };
+typedef struct {
+  const float *q, *k, *v;            /* (batch, queries or keys, heads * size) */
+  float *o;                          /* as q */
+  float *packed_keys, *packed_values; /* of each head, as long as `packed` functions say */
+  size_t heads, size, queries, keys; /* size: numbers of a head, at most ATTENTION_MOST_SIZE */
+  float scale;
+} Attention;
+
+/* A 3x3 convolution of stride 1 and padding 1. For a strip of tiles: a task of `input` is an input channel, one of
+   `multiply` some outputs at one point, one of `output` an output channel; each begins when the one before is done. */
+enum { WINOGRAD_OUTPUTS = 10 }; /* outputs of a block of weights */
+typedef struct {
+  const float *x;       /* (images, inputs, height, width) */
+  const float *weights; /* (36, blocks of outputs, inputs, outputs of a block), zeros beyond the last output */
+  const float *bias;    /* (outputs) */
+  float *y;             /* (images, outputs, height, width) */
+  float *scratch;
+  size_t inputs, outputs, height, width;
+  size_t panel;              /* tiles that are multiplied at once, as `winograd_panel` has it for all */
+  size_t first, tiles, room; /* of the strip; room: the least multiple of panel that holds its tiles */
+} Winograd;
+
+/* The kernels as they were compiled for one set of instructions. */
+typedef struct {
+  const char *name;
+  void (*group_norm)(void *, size_t index); /* of images * groups */
+  void (*attention_pack)(void *, size_t index); /* of batch * heads * attention_pieces */
+  void (*attention)(void *, size_t index);      /* of batch * heads * attention_blocks */
+  size_t (*attention_pieces)(const Attention *), (*attention_blocks)(const Attention *);
+  void (*winograd_input)(void *, size_t index);    /* of inputs */
+  void (*winograd_multiply)(void *, size_t index); /* of winograd_products */
+  void (*winograd_output)(void *, size_t index);   /* of outputs */
+  size_t (*winograd_panel)(size_t tiles), (*winograd_products)(const Winograd *), (*winograd_scratch)(const Winograd *);
+  size_t (*attention_packed_keys)(const Attention *), (*attention_packed_values)(const Attention *); /* of one head */
+} Kernels;
+
+/* The best set of those that this processor has and its system lets programs use: never NULL. */
+const Kernels *best_kernels(void);
+/* The set of that rank, 0 for the plainest; NULL where this processor has no such set. */
+const Kernels *kernels_of_rank(int rank);
+
+#endif

@@ -1,0 +1,325 @@
+/* The operators of domain `tintype`, as ONNX Runtime calls them: attributes and shapes are checked here, kernels.h has
+   what is computed. */
+#include <stdlib.h>
+
+#include "kernels.h"
+#include "ort.h"
+
+#if defined(_WIN32)
+#define EXPORTED __declspec(dllexport)
+#else
+#define EXPORTED __attribute__((visibility("default")))
+#endif
+#define RETURN_IF(call)          \
+  do {                           \
+    OrtStatus *status_ = (call); \
+    if (status_) return status_; \
+  } while (0)
+
+enum { MOST_DIMS = 8 };
+
+/* A node: what its attributes say. */
+typedef struct {
+  const OrtApi *api;
+  const Kernels *kernels;
+  int64_t groups, silu, heads;
+  float epsilon, scale;
+} Node;
+
+/* A tensor of floats: its shape, and where its numbers are. */
+typedef struct {
+  float *data;
+  size_t rank;
+  int64_t dims[MOST_DIMS];
+} Tensor;
+
+static OrtStatus *refuse(const OrtApi *api, const char *why) { return CreateStatus(api)(ORT_INVALID_ARGUMENT, why); }
+
+/* The attribute, or what is there already where the node has none. */
+static void read_int(const OrtApi *api, const OrtKernelInfo *info, const char *name, int64_t *value) {
+  OrtStatus *missing = KernelInfoGetAttribute_int64(api)(info, name, value);
+  if (missing) ReleaseStatus(api)(missing);
+}
+
+static void read_float(const OrtApi *api, const OrtKernelInfo *info, const char *name, float *value) {
+  OrtStatus *missing = KernelInfoGetAttribute_float(api)(info, name, value);
+  if (missing) ReleaseStatus(api)(missing);
+}
+
+static OrtStatus *read_shape(const OrtApi *api, const OrtValue *value, Tensor *tensor) {
+  OrtTensorShape *shape;
+  RETURN_IF(GetTensorTypeAndShape(api)(value, &shape));
+  OrtStatus *status = GetDimensionsCount(api)(shape, &tensor->rank);
+  if (!status && tensor->rank > MOST_DIMS) status = refuse(api, "a tensor of more than 8 dimensions");
+  if (!status) status = GetDimensions(api)(shape, tensor->dims, tensor->rank);
+  ReleaseTensorShape(api)(shape);
+  return status;
+}
+
+static OrtStatus *read_input(const OrtApi *api, const OrtKernelContext *context, size_t index, Tensor *tensor) {
+  OrtValue *value;
+  RETURN_IF(KernelContext_GetInput(api)(context, index, &value));
+  RETURN_IF(read_shape(api, value, tensor));
+  return GetTensorMutableData(api)(value, (void **)&tensor->data);
+}
+
+static OrtStatus *make_output(const OrtApi *api, OrtKernelContext *context, Tensor *tensor) {
+  OrtValue *value;
+  RETURN_IF(KernelContext_GetOutput(api)(context, 0, tensor->dims, tensor->rank, &value));
+  return GetTensorMutableData(api)(value, (void **)&tensor->data);
+}
+
+static size_t product(const int64_t *dims, size_t count) {
+  size_t numbers = 1;
+  for (size_t i = 0; i < count; i++) numbers *= (size_t)dims[i];
+  return numbers;
+}
+
+/* GroupNormSilu: x (batch, channels, ...), scale (channels), bias (channels) -> y as x. Attributes: groups, epsilon,
+   silu (0 leaves it out). */
+static OrtStatus *group_norm(const Node *node, OrtKernelContext *context) {
+  const OrtApi *api = node->api;
+  Tensor x, scale, bias;
+  RETURN_IF(read_input(api, context, 0, &x));
+  RETURN_IF(read_input(api, context, 1, &scale));
+  RETURN_IF(read_input(api, context, 2, &bias));
+  if (x.rank < 3) return refuse(api, "GroupNormSilu: x has fewer than 3 dimensions");
+  if (node->groups < 1 || x.dims[1] % node->groups) return refuse(api, "GroupNormSilu: channels don't make groups");
+  if (scale.rank != 1 || bias.rank != 1 || scale.dims[0] != x.dims[1] || bias.dims[0] != x.dims[1])
+    return refuse(api, "GroupNormSilu: scale and bias have to have a number for each channel");
+  Tensor y = x;
+  RETURN_IF(make_output(api, context, &y));
+  if (!product(x.dims, x.rank)) return NULL;
+  GroupNorm task = {x.data,
+                    scale.data,
+                    bias.data,
+                    y.data,
+                    (size_t)x.dims[1],
+                    (size_t)node->groups,
+                    product(x.dims + 2, x.rank - 2),
+                    node->epsilon,
+                    (int)node->silu};
+  size_t groups = (size_t)x.dims[0] * task.groups;
+  return KernelContext_ParallelFor(api)(context, node->kernels->group_norm, groups, 0, &task);
+}
+
+/* Memory for the time of a call, from the arena that the session's tensors come from. */
+typedef struct {
+  const OrtApi *api;
+  OrtAllocator *allocator;
+  void *data;
+} Scratch;
+
+static OrtStatus *take_scratch(const OrtApi *api, const OrtKernelContext *context, size_t bytes, Scratch *scratch) {
+  OrtMemoryInfo *memory;
+  *scratch = (Scratch){.api = api};
+  RETURN_IF(CreateCpuMemoryInfo(api)(ORT_ARENA_ALLOCATOR, ORT_MEMORY_DEFAULT, &memory));
+  OrtStatus *status = KernelContext_GetAllocator(api)(context, memory, &scratch->allocator);
+  ReleaseMemoryInfo(api)(memory);
+  if (!status) status = AllocatorAlloc(api)(scratch->allocator, bytes, &scratch->data);
+  return status;
+}
+
+static void release_scratch(Scratch *scratch) {
+  OrtStatus *status = scratch->data ? AllocatorFree(scratch->api)(scratch->allocator, scratch->data) : NULL;
+  if (status) ReleaseStatus(scratch->api)(status);
+  if (scratch->allocator) ReleaseAllocator(scratch->api)(scratch->allocator);
+}
+
+/* HeadsAttention: q (batch, queries, heads * size), k and v (batch, keys, heads * size) -> as q. Attributes: heads,
+   scale. */
+static OrtStatus *attention(const Node *node, OrtKernelContext *context) {
+  const OrtApi *api = node->api;
+  const Kernels *kernels = node->kernels;
+  Tensor q, k, v;
+  RETURN_IF(read_input(api, context, 0, &q));
+  RETURN_IF(read_input(api, context, 1, &k));
+  RETURN_IF(read_input(api, context, 2, &v));
+  if (q.rank != 3 || k.rank != 3 || v.rank != 3) return refuse(api, "HeadsAttention: q, k and v have 3 dimensions");
+  int64_t width = q.dims[2], batch = q.dims[0];
+  if (k.dims[0] != batch || v.dims[0] != batch || k.dims[1] != v.dims[1] || k.dims[2] != width || v.dims[2] != width)
+    return refuse(api, "HeadsAttention: q, k and v don't go together");
+  if (node->heads < 1 || width % node->heads || width / node->heads > ATTENTION_MOST_SIZE || !width)
+    return refuse(api, "HeadsAttention: the width doesn't make heads of 160 at most");
+  if (!k.dims[1]) return refuse(api, "HeadsAttention: there is no key");
+  Tensor o = q;
+  RETURN_IF(make_output(api, context, &o));
+  if (!product(q.dims, 3)) return NULL;
+  Attention task = {.q = q.data, .k = k.data, .v = v.data, .o = o.data, .scale = node->scale};
+  task.heads = (size_t)node->heads, task.size = (size_t)(width / node->heads);
+  task.queries = (size_t)q.dims[1], task.keys = (size_t)k.dims[1];
+  size_t heads = (size_t)batch * task.heads, keys = heads * kernels->attention_packed_keys(&task);
+  size_t values = heads * kernels->attention_packed_values(&task);
+  Scratch scratch;
+  OrtStatus *status = take_scratch(api, context, (keys + values) * sizeof(float), &scratch);
+  if (!status) {
+    task.packed_keys = scratch.data, task.packed_values = task.packed_keys + keys;
+    size_t pieces = heads * kernels->attention_pieces(&task), blocks = heads * kernels->attention_blocks(&task);
+    status = KernelContext_ParallelFor(api)(context, kernels->attention_pack, pieces, 0, &task);
+    if (!status) status = KernelContext_ParallelFor(api)(context, kernels->attention, blocks, 0, &task);
+  }
+  release_scratch(&scratch);
+  return status;
+}
+
+/* Numbers between the steps of a strip: half as many as there are weights, which each strip reads anew, 6 to 24 MiB.
+   Whether it is twice that or a fourth changes little in time. */
+enum { LEAST_STRIP = 3 << 19, MOST_STRIP = 6 << 20 };
+
+/* WinogradConv: x (batch, inputs, height, width), weights (36, blocks, inputs, 10), bias (outputs) -> (batch, outputs,
+   height, width). */
+static OrtStatus *winograd(const Node *node, OrtKernelContext *context) {
+  const OrtApi *api = node->api;
+  const Kernels *kernels = node->kernels;
+  Tensor x, weights, bias;
+  RETURN_IF(read_input(api, context, 0, &x));
+  RETURN_IF(read_input(api, context, 1, &weights));
+  RETURN_IF(read_input(api, context, 2, &bias));
+  if (x.rank != 4 || weights.rank != 4 || bias.rank != 1)
+    return refuse(api, "WinogradConv: x and weights have 4 dimensions, and bias 1");
+  int64_t blocks = (bias.dims[0] + WINOGRAD_OUTPUTS - 1) / WINOGRAD_OUTPUTS;
+  if (weights.dims[0] != 36 || weights.dims[1] != blocks || weights.dims[2] != x.dims[1] ||
+      weights.dims[3] != WINOGRAD_OUTPUTS)
+    return refuse(api, "WinogradConv: the weights are not those of such channels");
+  Tensor y = x;
+  y.dims[1] = bias.dims[0];
+  RETURN_IF(make_output(api, context, &y));
+  if (!product(y.dims, 4)) return NULL;
+  Winograd task = {.x = x.data, .weights = weights.data, .bias = bias.data, .y = y.data};
+  task.inputs = (size_t)x.dims[1], task.outputs = (size_t)bias.dims[0];
+  task.height = (size_t)x.dims[2], task.width = (size_t)x.dims[3];
+  size_t tiles = (size_t)x.dims[0] * ((task.height + 3) / 4) * ((task.width + 3) / 4);
+  task.panel = kernels->winograd_panel(tiles);
+  size_t strip = (tiles + task.panel - 1) / task.panel * task.panel, each = 36 * (task.inputs + task.outputs);
+  size_t most = 36 * task.inputs * task.outputs / 2;
+  most = most < LEAST_STRIP ? LEAST_STRIP : most > MOST_STRIP ? MOST_STRIP : most;
+  if (strip * each > most) strip = most / each / task.panel * task.panel;
+  task.room = strip ? strip : task.panel;
+  Scratch scratch;
+  OrtStatus *status = take_scratch(api, context, kernels->winograd_scratch(&task) * sizeof(float), &scratch);
+  task.scratch = scratch.data;
+  for (strip = task.room; !status && task.first < tiles; task.first += strip) {
+    task.tiles = tiles - task.first < strip ? tiles - task.first : strip;
+    task.room = (task.tiles + task.panel - 1) / task.panel * task.panel;
+    status = KernelContext_ParallelFor(api)(context, kernels->winograd_input, task.inputs, 0, &task);
+    size_t products = kernels->winograd_products(&task);
+    if (!status) status = KernelContext_ParallelFor(api)(context, kernels->winograd_multiply, products, 0, &task);
+    if (!status) status = KernelContext_ParallelFor(api)(context, kernels->winograd_output, task.outputs, 0, &task);
+  }
+  release_scratch(&scratch);
+  return status;
+}
+
+static OrtStatus *create(const OrtCustomOp *operator, const OrtApi *api, const OrtKernelInfo *info, void **kernel) {
+  (void)operator;
+  int64_t rank = -1; /* of the set of instructions: for tests alone */
+  Node *node = calloc(1, sizeof *node);
+  if (!node) return CreateStatus(api)(ORT_FAIL, "no memory");
+  *node = (Node){.api = api, .groups = 1, .epsilon = 1e-5f, .heads = 1, .scale = 1.0f};
+  read_int(api, info, "groups", &node->groups);
+  read_int(api, info, "silu", &node->silu);
+  read_float(api, info, "epsilon", &node->epsilon);
+  read_int(api, info, "heads", &node->heads);
+  read_float(api, info, "scale", &node->scale);
+  read_int(api, info, "instructions", &rank);
+  node->kernels = rank < 0 ? best_kernels() : rank < 8 ? kernels_of_rank((int)rank) : NULL;
+  if (!node->kernels) {
+    free(node);
+    return refuse(api, "this processor hasn't these instructions");
+  }
+  *kernel = node;
+  return NULL;
+}
+
+static OrtStatus *compute_group_norm(void *kernel, OrtKernelContext *context) { return group_norm(kernel, context); }
+static OrtStatus *compute_winograd(void *kernel, OrtKernelContext *context) { return winograd(kernel, context); }
+static OrtStatus *compute_attention(void *kernel, OrtKernelContext *context) { return attention(kernel, context); }
+
+/* The output has the shape of the first input; of the third one the number of channels. */
+static OrtStatus *infer_as_first(const OrtCustomOp *operator, OrtShapeInferContext *context);
+static OrtStatus *infer_channels(const OrtCustomOp *operator, OrtShapeInferContext *context);
+
+static const char *group_norm_name(const OrtCustomOp *operator) { return (void)operator, "GroupNormSilu"; }
+static const char *attention_name(const OrtCustomOp *operator) { return (void)operator, "HeadsAttention"; }
+static const char *winograd_name(const OrtCustomOp *operator) { return (void)operator, "WinogradConv"; }
+static const char *processor(const OrtCustomOp *operator) { return (void)operator, "CPUExecutionProvider"; }
+static int float_type(const OrtCustomOp *operator, size_t index) { return (void)operator, (void)index, ORT_FLOAT; }
+static int required(const OrtCustomOp *operator, size_t index) { return (void)operator, (void)index, ORT_REQUIRED; }
+static int in_memory(const OrtCustomOp *operator, size_t index) { return (void)operator, (void)index, ORT_MEMORY_DEFAULT; }
+static int one(const OrtCustomOp *operator) { return (void)operator, 1; }
+static size_t one_port(const OrtCustomOp *operator) { return (void)operator, 1; }
+static size_t three_ports(const OrtCustomOp *operator) { return (void)operator, 3; }
+
+#define OPERATOR(name, inputs, run, infer)                                                                             \
+  {.version = ORT_VERSION_ASKED, .GetName = (name), .GetExecutionProviderType = processor, .GetInputType = float_type, \
+   .GetInputTypeCount = (inputs), .GetOutputType = float_type, .GetOutputTypeCount = one_port, .KernelDestroy = free,  \
+   .GetInputCharacteristic = required, .GetOutputCharacteristic = required, .GetInputMemoryType = in_memory,           \
+   .GetVariadicInputMinArity = one, .GetVariadicInputHomogeneity = one, .GetVariadicOutputMinArity = one,              \
+   .GetVariadicOutputHomogeneity = one, .CreateKernelV2 = create, .KernelComputeV2 = (run),                            \
+   .InferOutputShapeFn = (infer), .GetStartVersion = one, .GetEndVersion = one}
+
+static const OrtCustomOp operators[] = {
+    OPERATOR(group_norm_name, three_ports, compute_group_norm, infer_as_first),
+    OPERATOR(attention_name, three_ports, compute_attention, infer_as_first),
+    OPERATOR(winograd_name, three_ports, compute_winograd, infer_channels),
+};
+
+static const OrtApi *shape_api; /* the function that infers shapes is given none */
+
+static OrtStatus *infer_as_first(const OrtCustomOp *operator, OrtShapeInferContext *context) {
+  (void)operator;
+  OrtTensorShape *shape; /* stays the context's */
+  OrtStatus *unknown = ShapeInferContext_GetInputTypeShape(shape_api)(context, 0, &shape);
+  if (!unknown) return ShapeInferContext_SetOutputTypeShape(shape_api)(context, 0, shape);
+  ReleaseStatus(shape_api)(unknown);
+  return NULL;
+}
+
+/* Sizes that are names stay open: what a build leaves open, it says itself. */
+static OrtStatus *infer_channels(const OrtCustomOp *operator, OrtShapeInferContext *context) {
+  (void)operator;
+  const OrtApi *api = shape_api;
+  OrtTensorShape *image, *bias, *made;
+  int64_t dims[4], channels;
+  size_t rank = 0, one_dim = 0;
+  OrtStatus *status = ShapeInferContext_GetInputTypeShape(api)(context, 0, &image);
+  if (!status) status = ShapeInferContext_GetInputTypeShape(api)(context, 2, &bias);
+  if (!status) status = GetDimensionsCount(api)(image, &rank);
+  if (!status) status = GetDimensionsCount(api)(bias, &one_dim);
+  if (!status && rank == 4 && one_dim == 1) {
+    status = GetDimensions(api)(image, dims, 4);
+    if (!status) status = GetDimensions(api)(bias, &channels, 1);
+    if (!status && dims[0] >= 0 && dims[2] >= 0 && dims[3] >= 0 && channels >= 0) {
+      dims[1] = channels;
+      RETURN_IF(CreateTensorShape(api)(&made));
+      status = SetTensorElementType(api)(made, ORT_FLOAT);
+      if (!status) status = SetDimensions(api)(made, dims, 4);
+      if (!status) status = ShapeInferContext_SetOutputTypeShape(api)(context, 0, made);
+      ReleaseTensorShape(api)(made);
+    }
+  }
+  if (status) ReleaseStatus(api)(status);
+  return NULL;
+}
+
+/* What ONNX Runtime looks for in a library of operators. The domain lives as long as the process, as the operators do:
+   sessions keep pointers to it. */
+EXPORTED OrtStatus *RegisterCustomOps(OrtSessionOptions *options, const OrtApiBase *base) {
+  static OrtCustomOpDomain *domain;
+  const OrtApi *api = base->GetApi(ORT_VERSION_ASKED);
+  if (!api) {
+    api = base->GetApi(ORT_VERSION_LEAST);
+    return api ? CreateStatus(api)(ORT_FAIL, "this ONNX Runtime is older than 1.17") : NULL;
+  }
+  __atomic_store_n(&shape_api, api, __ATOMIC_RELEASE);
+  if (!__atomic_load_n(&domain, __ATOMIC_ACQUIRE)) {
+    OrtCustomOpDomain *made, *none = NULL;
+    RETURN_IF(CreateCustomOpDomain(api)("tintype", &made));
+    for (size_t i = 0; i < sizeof operators / sizeof *operators; i++)
+      RETURN_IF(CustomOpDomain_Add(api)(made, &operators[i]));
+    /* Of two threads that are here at once, one's is kept. */
+    if (!__atomic_compare_exchange_n(&domain, &none, made, 0, __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE))
+      ReleaseCustomOpDomain(api)(made);
+  }
+  return AddCustomOpDomain(api)(options, domain);
+}

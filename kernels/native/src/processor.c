@@ -1,0 +1,46 @@
+/* Which sets of instructions this processor has, and the system lets programs use.
+
+   The processor is asked itself (CPUID, XGETBV): the compilers' own means (__builtin_cpu_supports) answer wrongly where
+   the library is linked by zig. */
+#include "kernels.h"
+
+extern const Kernels kernels_baseline;
+
+#if defined(__x86_64__)
+#include <cpuid.h>
+
+extern const Kernels kernels_avx2, kernels_avx512;
+
+static unsigned long long enabled_states(void) {
+  unsigned low, high;
+  __asm__ volatile("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
+  return (unsigned long long)high << 32 | low;
+}
+
+/* All that a compiler may use for x86-64-v3: 2; and for x86-64-v4: 3; else 1. */
+static int count_sets(void) {
+  const unsigned v3_leaf1 = bit_SSE4_2 | bit_FMA | bit_MOVBE | bit_POPCNT | bit_OSXSAVE | bit_AVX | bit_F16C;
+  const unsigned v3_leaf7 = bit_BMI | bit_AVX2 | bit_BMI2;
+  const unsigned v4_leaf7 = bit_AVX512F | bit_AVX512DQ | bit_AVX512CD | bit_AVX512BW | bit_AVX512VL;
+  const unsigned ymm = 6, zmm = 0xe6; /* registers that the system keeps between threads */
+  unsigned a, b, c, d;
+  if (!__get_cpuid(1, &a, &b, &c, &d) || (c & v3_leaf1) != v3_leaf1 || (enabled_states() & ymm) != ymm) return 1;
+  if (!__get_cpuid(0x80000001, &a, &b, &c, &d) || !(c & bit_LZCNT)) return 1;
+  if (!__get_cpuid_count(7, 0, &a, &b, &c, &d) || (b & v3_leaf7) != v3_leaf7) return 1;
+  return (b & v4_leaf7) == v4_leaf7 && (enabled_states() & zmm) == zmm ? 3 : 2;
+}
+
+const Kernels *kernels_of_rank(int rank) {
+  const Kernels *sets[] = {&kernels_baseline, &kernels_avx2, &kernels_avx512};
+  return rank >= 0 && rank < count_sets() ? sets[rank] : 0;
+}
+
+const Kernels *best_kernels(void) { return kernels_of_rank(count_sets() - 1); }
+
+#else /* arm64, whose NEON every processor has */
+
+const Kernels *kernels_of_rank(int rank) { return rank == 0 ? &kernels_baseline : 0; }
+
+const Kernels *best_kernels(void) { return &kernels_baseline; }
+
+#endif

@@ -1,0 +1,122 @@
+"""A 3x3 convolution as one node of our own: what it means, at odd sizes, by every set of instructions."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+import onnxruntime
+import pytest
+from onnx import TensorProto, helper
+
+from tintype.engine.device import native
+from tintype.kernels.base import OWN
+from tintype.kernels.graph import choice
+from tintype.kernels.native.winograd import OUTPUTS, NativeWinograd, packed_weights
+
+KERNEL = NativeWinograd()
+# batch, inputs, outputs, height, width. Tiles are of 4 by 4; panels of 4 to 32 of them; blocks of 10 outputs.
+SIZES = [
+    (1, 1, 1, 1, 1),
+    (2, 3, 7, 5, 9),
+    (1, 16, 20, 8, 8),
+    (1, 5, 11, 16, 16),
+    (3, 7, 10, 4, 40),
+    (1, 17, 31, 33, 18),
+    (1, 1200, 20, 64, 65),  # in strips
+]
+
+
+def _arrays(random, sizes):
+    batch, inputs, outputs, height, width = sizes
+    weight = (random.standard_normal((outputs, inputs, 3, 3)) / (3 * np.sqrt(inputs))).astype(np.float32)
+    x = random.standard_normal((batch, inputs, height, width), np.float32)
+    return x, weight, random.standard_normal(outputs, np.float32)
+
+
+def _convolved(x, weight, bias):
+    """By nine products in float64."""
+    height, width = x.shape[2:]
+    padded = np.pad(x.astype(np.float64), ((0, 0), (0, 0), (1, 1), (1, 1)))
+    y = np.zeros((len(x), len(weight), height, width)) + bias.reshape(-1, 1, 1)
+    for row in range(3):
+        for column in range(3):
+            seen = padded[:, :, row : row + height, column : column + width]
+            y += np.einsum("oc,nchw->nohw", weight[:, :, row, column].astype(np.float64), seen, optimize=True)
+    return y
+
+
+def _node(x, weight, bias):
+    arrays = {"x": x, "weights": packed_weights(weight), "bias": bias}
+    node = helper.make_node("WinogradConv", list(arrays), ["y"], domain=OWN)
+    ports = [helper.make_tensor_value_info(name, TensorProto.FLOAT, a.shape) for name, a in arrays.items()]
+    output = helper.make_tensor_value_info("y", TensorProto.FLOAT, None)
+    imports = [helper.make_opsetid("", 20), helper.make_opsetid(OWN, 1)]
+    model = helper.make_model(helper.make_graph([node], "graph", ports, [output]), opset_imports=imports, ir_version=10)
+    return model, arrays
+
+
+@pytest.mark.parametrize("sizes", SIZES, ids=str)
+def test_it_is_the_convolution_by_every_set_of_instructions(instructions, run, random, sizes):
+    x, weight, bias = _arrays(random, sizes)
+    expected, (model, feed) = _convolved(x, weight, bias), _node(x, weight, bias)
+    for each in instructions(model):
+        one, two = run(each, feed, 1)["y"], run(each, feed, 2)["y"]
+        np.testing.assert_allclose(one, expected, atol=2e-4)
+        np.testing.assert_array_equal(one, two)
+
+
+@pytest.mark.parametrize("sizes", SIZES[1:4], ids=str)
+def test_the_reference_is_the_convolution(random, sizes):
+    arrays = _arrays(random, sizes)
+    np.testing.assert_allclose(KERNEL.reference(*arrays), _convolved(*arrays), atol=1e-10)
+
+
+def test_nan_spreads_as_far_as_its_tile_and_no_further(instructions, run, random):
+    x, weight, bias = _arrays(random, (1, 4, 3, 24, 24))
+    x[0, 1, 9, 9] = np.nan
+    model, feed = _node(x, weight, bias)
+    for each in instructions(model):
+        lost = np.isnan(run(each, feed)["y"]).any((0, 1))
+        assert lost[8:11, 8:11].all()
+        assert not lost[:4].any()
+        assert not lost[16:].any()
+
+
+def test_the_output_has_its_shape_in_the_graph(instructions, random):
+    options = onnxruntime.SessionOptions()
+    native.register(options)
+    model, _ = _node(*_arrays(random, (2, 3, 7, 5, 9)))
+    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    assert session.get_outputs()[0].shape == [2, 7, 5, 9]
+
+
+@pytest.mark.parametrize("cut", [np.s_[:35], np.s_[:, :1], np.s_[:, :, :2], np.s_[..., :9]], ids=str)
+def test_weights_of_other_channels_are_an_error(instructions, run, random, cut):
+    model, feed = _node(*_arrays(random, (1, 3, OUTPUTS + 1, 5, 9)))
+    feed["weights"] = np.ascontiguousarray(feed["weights"][cut])
+    for dim, size in zip(model.graph.input[1].type.tensor_type.shape.dim, feed["weights"].shape, strict=True):
+        dim.dim_value = size
+    with pytest.raises(Exception, match="such channels"):
+        run(model, feed)
+
+
+@pytest.mark.parametrize("with_bias", [False, True])
+def test_it_takes_the_place_of_a_convolution(instructions, model_of, applied, random, with_bias):
+    x, weight, bias = _arrays(random, (2, 16, 24, 9, 12))
+    names = ["x", "weight", "bias"][: 2 + with_bias]
+    nodes = [helper.make_node("Conv", names, ["y"], name="layer", pads=[1, 1, 1, 1])]
+    constants = {"weight": weight, "bias": bias} if with_bias else {"weight": weight}
+    result = applied(model_of(nodes, {"x": (TensorProto.FLOAT, list(x.shape))}, ["y"], constants), {"x": x}, KERNEL)
+    assert result.operators == ["WinogradConv"]
+    np.testing.assert_allclose(result.after["y"], result.before["y"], atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("channels", "side", "pads", "strides"),
+    [(8, 16, [1] * 4, [1, 1]), (16, 3, [1] * 4, [1, 1]), (16, 16, [0] * 4, [1, 1]), (16, 16, [1] * 4, [2, 2])],
+)
+def test_other_convolutions_are_left_alone(model_of, random, channels, side, pads, strides):
+    weight = random.standard_normal((16, channels, 3, 3), np.float32)
+    nodes = [helper.make_node("Conv", ["x", "weight"], ["y"], name="layer", pads=pads, strides=strides)]
+    model = model_of(nodes, {"x": (TensorProto.FLOAT, [1, channels, side, side])}, ["y"], {"weight": weight})
+    assert list(choice.layers(ir.from_proto(model).graph, [KERNEL])) == []
