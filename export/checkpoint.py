@@ -21,6 +21,7 @@ from tintype.export.sources.one_file import open_file
 from tintype.export.sources.onnx_folder import open_onnx_folder, parts_of
 from tintype.export.sources.replacement import with_tiny_vae, with_vae
 from tintype.export.sources.source import TINY, TINY_VAE, CheckpointSource, SourceOptions, TokenizerPlace
+from tintype.files import is_there
 from tintype.sources.families import (
     Configs,
     Family,
@@ -174,7 +175,7 @@ def open_checkpoint(source: Path, options: SourceOptions | None = None) -> Check
     name.
     """
     options = options or SourceOptions()
-    if not _exists(source):
+    if not is_there(source):
         raise ExportError(
             f"there is no checkpoint at {str(source)!r}",
             fix="check the path; give a folder, a .safetensors file, or ORG/NAME on the Hugging Face hub",
@@ -211,13 +212,6 @@ def _refuse_parts(options: SourceOptions) -> None:
                 f"{name} is given, and a folder of ONNX graphs has its parts already",
                 fix=f"leave {name} out, or export the checkpoint that the graphs were made from",
             )
-
-
-def _exists(path: Path) -> bool:
-    try:
-        return path.exists()
-    except (OSError, ValueError):  # a name that is too long, or none
-        return False
 
 
 def hollow_module(checkpoint: Checkpoint, component: str, *, on_meta: bool = True) -> torch.nn.Module:

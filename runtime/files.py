@@ -83,6 +83,14 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def is_there(path: Path) -> bool:
+    """Whether a name that a user gave has anything behind it; one that no system takes has nothing."""
+    try:
+        return path.exists()
+    except (OSError, ValueError):  # too long, a NUL inside
+        return False
+
+
 def read_cached(path: Path) -> bytes:
     """The bytes of a JSON file in the cache. Raises OSError."""
     return read_plain(path, MAX_CACHE_BYTES)

@@ -12,6 +12,7 @@ from tintype.export.sources.autoencoder import vae_config, vae_entries
 from tintype.export.sources.entries import Entries
 from tintype.export.sources.source import TINY, TINY_VAE, CheckpointSource
 from tintype.export.sources.taesd import has_numbered_layers, numbered_entries
+from tintype.files import is_there
 from tintype.sources.folder import find_weights, read_config
 from tintype.sources.header import read_header
 from tintype.sources.looks import looks_like
@@ -23,7 +24,7 @@ def with_vae(source: CheckpointSource, vae: Path) -> CheckpointSource:
 
     Raises ExportError for what isn't there or is no VAE.
     """
-    if not vae.exists():
+    if not is_there(vae):
         raise ExportError(f"there is no VAE at {str(vae)!r}", fix="give a .safetensors file, or a folder vae/")
     if vae.is_dir():
         folder = vae / "vae" if (vae / "vae").is_dir() else vae

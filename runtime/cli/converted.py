@@ -13,10 +13,11 @@ def runnable(model: str) -> str:
 
     Raises ExportError for a folder that can't be taken.
     """
-    from tintype.bundle import EMBEDDED, MANIFEST_NAME
+    from tintype.bundle import EMBEDDED
+    from tintype.bundle.library import is_bundle
 
     folder = Path(model)
-    if model in EMBEDDED or (folder / MANIFEST_NAME).exists():
+    if model in EMBEDDED or is_bundle(folder):
         return model
     from tintype.sources.onnx_folder import is_onnx_folder
 

@@ -13,6 +13,7 @@ import click
 from tintype.cli.options import json_option
 from tintype.cli.say import say, say_json
 from tintype.errors import RequestError, TintypeError
+from tintype.files import is_there
 
 if TYPE_CHECKING:
     from tintype import Pipeline
@@ -71,7 +72,7 @@ def _loaded(model: str) -> Pipeline:
 
 
 def _pictures(path: Path) -> Iterator[Path]:
-    if not path.is_dir():
+    if not (is_there(path) and path.is_dir()):
         yield path
         return
     found = sorted(each for each in path.iterdir() if each.suffix.lower() in SUFFIXES)

@@ -20,6 +20,7 @@ import numpy as np
 from tintype.arrays import Pixels
 from tintype.bundle import Bundle
 from tintype.errors import InstallError, NumericError, RequestError
+from tintype.files import is_there
 from tintype.record.record import SafetyFacts
 from tintype.trust.image_graph import CLIP, ImageGraph, image_graph, unfit, unfit_for
 from tintype.trust.operator_graph import open_graph
@@ -65,7 +66,7 @@ def open_checker(named: str | os.PathLike[str], bundle: Bundle | None = None, th
     RequestError for what is none, BundleError for a bundle without one, InstallError without the extra.
     """
     path, threshold = _named(named)
-    if str(path) == OF_EXTRA and not path.is_file():
+    if str(path) == OF_EXTRA and not is_there(path):
         path = _file_of_extra()
     is_own = bundle is not None and str(path) == OF_BUNDLE
     if bundle is not None and is_own:
@@ -84,7 +85,7 @@ def open_checker(named: str | os.PathLike[str], bundle: Bundle | None = None, th
 def _named(named: str | os.PathLike[str]) -> tuple[Path, float]:
     text = os.fspath(named)
     file, equals, number = text.rpartition("=")
-    if not equals or Path(text).is_file():
+    if not equals or is_there(Path(text)):
         return Path(text), DEFAULT_THRESHOLD
     try:
         threshold = float(number)

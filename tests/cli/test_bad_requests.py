@@ -91,3 +91,25 @@ def test_a_prompt_that_is_no_text_is_refused(spawn, tiny_bundle: Path, tmp_path:
     outcome = spawn("generate", words, "--model", tiny_bundle, "-o", tmp_path / "x.png")
     outcome.assert_one_clear_error(2, "prompt")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "x/" * 3000], ids=["a part", "all"])
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("plan", "NAME"),
+        ("build", "NAME"),
+        ("info", "NAME"),
+        ("verify", "NAME"),
+        ("models", "remove", "NAME"),
+        ("export", "NAME", "x"),
+        ("generate", "a house", "--model", "NAME"),
+        ("generate", "a house", "--safety", "NAME"),
+        ("generate", "a house", "--policy", "NAME"),
+        ("generate", "a house", "--image", "NAME"),
+    ],
+    ids=" ".join,
+)
+def test_a_name_that_is_too_long_for_a_file_is_none(command, words, name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    command(*[name if word == "NAME" else word for word in words]).assert_one_clear_error(1)
