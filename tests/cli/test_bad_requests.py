@@ -95,21 +95,26 @@ def test_a_prompt_that_is_no_text_is_refused(spawn, tiny_bundle: Path, tmp_path:
 
 @pytest.mark.parametrize("name", ["x" * 300, "x/" * 3000], ids=["a part", "all"])
 @pytest.mark.parametrize(
-    "words",
+    ("code", "words"),
     [
-        ("plan", "NAME"),
-        ("build", "NAME"),
-        ("info", "NAME"),
-        ("verify", "NAME"),
-        ("models", "remove", "NAME"),
-        ("export", "NAME", "x"),
-        ("generate", "a house", "--model", "NAME"),
-        ("generate", "a house", "--safety", "NAME"),
-        ("generate", "a house", "--policy", "NAME"),
-        ("generate", "a house", "--image", "NAME"),
+        (1, ("plan", "NAME")),
+        (1, ("build", "NAME")),
+        (1, ("info", "NAME")),
+        (1, ("models", "remove", "NAME")),
+        (1, ("export", "NAME", "x")),
+        (1, ("generate", "a house", "--model", "NAME")),
+        (2, ("generate", "a house", "--safety", "NAME")),
+        (2, ("generate", "a house", "--policy", "NAME")),
+        (2, ("generate", "a house", "--image", "NAME")),
     ],
-    ids=" ".join,
+    ids=str,
 )
-def test_a_name_that_is_too_long_for_a_file_is_none(command, words, name, tmp_path, monkeypatch):
+def test_a_name_that_is_too_long_for_a_file_is_none(command, code, words, name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    command(*[name if word == "NAME" else word for word in words]).assert_one_clear_error(1)
+    command(*[name if word == "NAME" else word for word in words]).assert_one_clear_error(code)
+
+
+def test_verify_says_of_such_a_name_that_it_cannot_be_opened(command):
+    outcome = command("verify", "x" * 300)
+    assert outcome.code != 0
+    assert "too long" in outcome.stdout + outcome.stderr
