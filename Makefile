@@ -17,12 +17,13 @@ SWIFTSHADER := $(wildcard /usr/lib/chromium/vk_swiftshader_icd.json)
 WEBGPU_ENV  := TINTYPE_REQUIRE_WEBGPU=1 XDG_RUNTIME_DIR=$${XDG_RUNTIME_DIR:-/tmp} $(if $(SWIFTSHADER),\
 	VK_ICD_FILENAMES=$${VK_ICD_FILENAMES:-$(SWIFTSHADER)} ORT_WEBGPU_EP_ALLOW_SOFTWARE_ADAPTER=1)
 
-.PHONY: help image test test-fast test-bench test-memory test-webgpu test-openvino test-optimum test-cuda \
+.PHONY: help image test test-fast test-long test-bench test-memory test-webgpu test-openvino test-optimum test-cuda \
 	test-processors test-native native fuzz soak check lint types imports postcard bench bench-gpu clean
 help:
 	@echo "make image     install the runtime and write postcard.png"
 	@echo "make test      install what tests need and run the suite, on 2 processors (WORKERS=8 for more)"
 	@echo "make test-fast     what needs no checkpoint and takes little: a minute"
+	@echo "make test-long     what trains, judges many pictures, or exports time and again: minutes"
 	@echo "make test-bench    run what measures on a tiny model, one test at a time"
 	@echo "make test-memory   hold pictures to their memory budgets, one test at a time"
 	@echo "make test-webgpu    run postcard by WebGPU, on a GPU or on Debian's chromium (libvulkan1 too)"
@@ -67,7 +68,10 @@ WORKERS ?= 2
 XDIST   := -n $(WORKERS) --dist worksteal
 
 test: $(TEST_STAMP)
-	$(BIN)/python -m pytest $(XDIST) -m "not bench and not memory" $(PYTEST)
+	$(BIN)/python -m pytest $(XDIST) -m "not long and not bench and not memory" $(PYTEST)
+
+test-long: $(TEST_STAMP)
+	$(BIN)/python -m pytest $(XDIST) -m "long and not bench and not memory" $(PYTEST)
 
 # What tracing gives for the tests' checkpoints, packed anew: where the exporter's tracing or its libraries changed.
 traces: $(TEST_STAMP)
@@ -76,7 +80,7 @@ traces: $(TEST_STAMP)
 	$(BIN)/python tests/support/traces.py build/traces/tintype-cache/traces
 
 test-fast: $(TEST_STAMP)
-	$(BIN)/python -m pytest $(XDIST) -m "not slow and not bench and not memory" $(PYTEST)
+	$(BIN)/python -m pytest $(XDIST) -m "not slow and not long and not bench and not memory" $(PYTEST)
 
 test-bench: $(TEST_STAMP)
 	$(BIN)/python -m pytest -m bench $(PYTEST)

@@ -95,6 +95,7 @@ def measured(tmp_path: Path, capsys: pytest.CaptureFixture[str], *options: str) 
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_dealing_brings_postcards_colours_nearer_to_the_shares(
     deck_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

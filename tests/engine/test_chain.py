@@ -20,6 +20,7 @@ from tintype.engine import BuildOptions, ensure_build, open_role, resolve_provid
 from tintype.engine.build import probe
 from tintype.engine.build.builds import lower_into
 from tintype.engine.build.probe import known_costs, measured_costs, random_inputs
+from tintype.engine.device.native import register
 from tintype.engine.device.providers import TARGETS
 from tintype.engine.run.chain import PARTS_NAME, Chain, prefetch, read_chains
 from tintype.engine.run.pages import can_give_back
@@ -215,6 +216,7 @@ def mapped_options():
     found = onnxruntime.SessionOptions()
     found.add_session_config_entry("session.disable_prepacking", "1")
     found.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+    register(found)
     return found
 
 

@@ -74,7 +74,9 @@ def saved(model: Any, folder: Path) -> list[bytes]:
     return [(folder / name).read_bytes() for name in ("model.onnx", "model.onnx_data")]
 
 
-@pytest.mark.parametrize("role", ["text_encoder", "denoiser", "vae_decoder"])
+@pytest.mark.parametrize(
+    "role", ["text_encoder", *(pytest.param(role, marks=pytest.mark.long) for role in ("denoiser", "vae_decoder"))]
+)
 def test_weights_fill_a_structure_that_was_traced_without_any(role, parts, of_role, traces, tmp_path, monkeypatch):
     monkeypatch.setenv("TINTYPE_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(known_graphs, "HOLLOW_BYTES", 20_000)  # so that large weights are one number while it is traced

@@ -291,6 +291,8 @@ def test_an_assumption_is_said_before_the_work_begins(
     assert fix
 
 
+@pytest.mark.slow
+@pytest.mark.long
 def test_the_bundle_of_a_file_is_that_of_its_folder(
     published: Published, tiny_checkpoint: Path, export_once: Callable[..., Path], tmp_path: Path
 ) -> None:

@@ -66,6 +66,8 @@ def breaks(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[BaseException]]:
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs SIGKILL")
+@pytest.mark.slow
+@pytest.mark.long
 def test_a_killed_export_goes_on_after_each_graph_and_ends_byte_for_byte_as_another(
     tiny_checkpoint: Path, tmp_path: Path, breaks: list[BaseException], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -50,6 +50,7 @@ def test_the_judge_reads_the_originals_without_an_error() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_what_is_inpainted_has_the_colour_asked_for_and_the_rest_is_kept(pipeline: tintype.Pipeline) -> None:
     chosen = edits.recolourings(12)
     made = edits.make(pipeline, chosen, edits.INPAINT)
@@ -61,6 +62,7 @@ def test_what_is_inpainted_has_the_colour_asked_for_and_the_rest_is_kept(pipelin
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_outside_exact_keeps_the_bytes_and_makes_the_colour_all_the_same(pipeline: tintype.Pipeline) -> None:
     way = dataclasses.replace(edits.INPAINT, fields={**edits.INPAINT.fields, "keep_outside": "exact"})
     chosen = edits.recolourings(4)
@@ -70,6 +72,7 @@ def test_outside_exact_keeps_the_bytes_and_makes_the_colour_all_the_same(pipelin
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_a_subject_comes_under_another_sky(pipeline: tintype.Pipeline) -> None:
     chosen = edits.new_skies(8)
     way = edits.Way(name="", fields={"strength": NEW_SKY_STRENGTH})

@@ -111,6 +111,7 @@ def overfitted(
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_captions_that_a_copy_has_by_heart_score_above_fresh_prompts(
     overfitted: tintype.Pipeline, memorised: list[tuple[str, np.ndarray]]
 ) -> None:
@@ -125,6 +126,7 @@ def test_captions_that_a_copy_has_by_heart_score_above_fresh_prompts(
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_of_postcards_own_prompts_about_one_in_a_hundred_is_told_of() -> None:
     """Fresh words and seeds: with a chance of 1 % each, four or more of 40 come once in 1,200 times."""
     with tintype.load("postcard", provider="cpu") as pipeline:

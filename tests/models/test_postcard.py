@@ -49,6 +49,7 @@ def test_the_bundle_came_from_the_checkpoint_in_the_repository() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_it_draws_what_held_out_prompts_say() -> None:
     from tintype.models.postcard.judge import Judge
 

@@ -212,6 +212,8 @@ def key(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.mark.slow
+@pytest.mark.long
 def test_pictures_that_begin_so_are_found_and_made_again(
     postcard: tintype.Pipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
