@@ -36,7 +36,7 @@ from tintype.export.trajectories import Words, gate_walks
 from tintype.export.watched import WatchedGraph
 from tintype.sampling import noise_source
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.long]
 
 WITHOUT_TORCH = """
 import json, sys

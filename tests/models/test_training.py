@@ -24,6 +24,7 @@ def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_the_stages_make_a_checkpoint_that_diffusers_loads_and_draws_with(runs: Path) -> None:
     from diffusers import StableDiffusionPipeline
 
