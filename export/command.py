@@ -14,6 +14,7 @@ from tintype.cli.say import say, say_json
 from tintype.errors import ExportError, printable
 from tintype.export.parity import GATES_DB, ParityReport
 from tintype.export.sources.source import SourceOptions
+from tintype.files import is_there
 from tintype.sources.prediction import CHOICES
 
 
@@ -121,7 +122,7 @@ def _note(sentence: str) -> None:
 
 def source_name(source: str) -> str:
     """What a checkpoint's bundle is called where nobody says: sd15 of models/sd15/, sd15.safetensors or ORG/sd15@v1."""
-    last = Path(source).name if Path(source).exists() else PurePosixPath(source.partition("@")[0]).name
+    last = Path(source).name if is_there(Path(source)) else PurePosixPath(source.partition("@")[0]).name
     return last.removesuffix(".safetensors")
 
 

@@ -46,9 +46,13 @@ class Layer:
         """Whether the layer's output is rounded to 8 bits."""
         return any(producer(value, "DequantizeLinear") is not None for value in self.outputs)
 
+    def kernel(self, way: str) -> Kernel | None:
+        """What does it this way; None as it is."""
+        return None if way == AS_IS else next(kernel for kernel in self.kernels if kernel.name == way)
+
     def describe(self) -> str:
         """Operator and shapes, for people: Conv 1x320x64x64 320x320x3x3."""
-        named = next((kernel.kind for kernel in self.kernels if kernel.kind), None)
+        named = _named(self.kernels)
         ports = self.node.inputs[:2] if named is None else self.inputs
         shapes = [value.shape for value in ports if value is not None and value.shape is not None]
         return " ".join([named or self.node.op_type, *("x".join(map(str, shape)) for shape in shapes)])
@@ -71,8 +75,8 @@ def model_of(layer: Layer, way: str, opset_imports: Mapping[str, int]) -> ir.Mod
     model = ir.Model(graph, ir_version=10)
     model.opset_imports.update(opset_imports)
     model.opset_imports.update(DOMAINS)
-    if way != AS_IS:
-        kernel = next(kernel for kernel in layer.kernels if kernel.name == way)
+    kernel = layer.kernel(way)
+    if kernel is not None:
         kernel.rewrite(next(node for node in graph if node.name == layer.node.name), graph)
         RemoveUnusedNodesPass()(model)
     for value in graph.initializers.values():
@@ -89,13 +93,15 @@ def weight_bytes(model: ir.Model) -> int:
 
 def replaced(layer: Layer, way: str) -> tuple[ir.Node, ...]:
     """The nodes that go where a layer is done this way: other layers there may be none any more."""
-    return () if way == AS_IS else next(k for k in layer.kernels if k.name == way).cluster(layer.node)
+    kernel = layer.kernel(way)
+    return () if kernel is None else kernel.cluster(layer.node)
 
 
 def apply(layer: Layer, way: str, graph: ir.Graph) -> None:
     """Do a layer the way that was chosen, in place."""
-    if way != AS_IS:
-        next(kernel for kernel in layer.kernels if kernel.name == way).rewrite(layer.node, graph)
+    kernel = layer.kernel(way)
+    if kernel is not None:
+        kernel.rewrite(layer.node, graph)
 
 
 def _layer(node: ir.Node, kernels: tuple[Kernel, ...]) -> Layer | None:
@@ -139,9 +145,14 @@ def _layer(node: ir.Node, kernels: tuple[Kernel, ...]) -> Layer | None:
     )
 
 
+def _named(kernels: Sequence[Kernel]) -> str | None:
+    """What such layers are called where that isn't their operator's name."""
+    return next((kernel.kind for kernel in kernels if kernel.kind), None)
+
+
 def _kind(node: ir.Node, members: Iterable[ir.Node], kernels: Sequence[Kernel]) -> str:
     operators = {member.op_type for member in members}
-    named = next((kernel.kind for kernel in kernels if kernel.kind), None)
+    named = _named(kernels)
     words = [named or ("MatMul" if node.op_type == "Gemm" else node.op_type)]
     if node.op_type == "Conv":
         words.append("x".join(map(str, _dims(node.inputs[1])[2:])))
@@ -158,10 +169,8 @@ def _kind(node: ir.Node, members: Iterable[ir.Node], kernels: Sequence[Kernel]) 
 
 def _size(node: ir.Node, inputs: Sequence[ir.Value]) -> tuple[int, ...]:
     """inputs: the layer's own, of which the first is what a pass over an image reads."""
-    source = next(value for value in node.inputs if value is not None and value.const_value is None)
-    if node.op_type == "LayerNormalization":
-        source = inputs[0]
-    dims = _dims(source)
+    given = (value for value in node.inputs if value is not None and value.const_value is None)
+    dims = _dims(inputs[0] if node.op_type == "LayerNormalization" else next(given))
     if node.op_type == "MultiHeadAttention":
         heads = node.attributes.get_int("num_heads", 1)
         return dims[0] * dims[1], _dims(node.inputs[1])[1], heads, dims[2] // heads

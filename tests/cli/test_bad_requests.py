@@ -101,6 +101,7 @@ def test_a_prompt_that_is_no_text_is_refused(spawn, tiny_bundle: Path, tmp_path:
         (1, ("build", "NAME")),
         (1, ("info", "NAME")),
         (1, ("models", "remove", "NAME")),
+        (1, ("export", "NAME")),
         (1, ("export", "NAME", "x")),
         (1, ("generate", "a house", "--model", "NAME")),
         (2, ("generate", "a house", "--safety", "NAME")),

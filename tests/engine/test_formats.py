@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tintype.bounds import MAX_BUILD_FACTS_BYTES
 from tintype.bundle import open_bundle
 from tintype.engine import BuildOptions, cache_entries, ensure_build, open_role, open_session, resolve_provider
 from tintype.engine.build.builds import build_id, find_build
@@ -180,6 +181,17 @@ def test_facts_of_another_format_are_refused(tiny, cpu, originals, harm: str) ->
     assert damage(folder) is not None
     entry = next(entry for entry in cache_entries() if entry.path == folder)
     assert (entry.identity, entry.whole) == (None, False)
+    assert find_build(tiny, "vae_decoder", cpu, options=chosen) is None
+
+
+def test_facts_beyond_their_bound_are_refused_before_they_are_parsed(tiny, cpu, originals) -> None:
+    chosen = options("vae_decoder")
+    folder = originals("vae_decoder", chosen)
+    whole = (folder / FACTS_NAME).read_bytes()
+    (folder / FACTS_NAME).write_bytes(whole.ljust(MAX_BUILD_FACTS_BYTES))
+    assert damage(folder) is None
+    (folder / FACTS_NAME).write_bytes(whole.ljust(MAX_BUILD_FACTS_BYTES + 1))
+    assert damage(folder) is not None
     assert find_build(tiny, "vae_decoder", cpu, options=chosen) is None
 
 

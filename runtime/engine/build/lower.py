@@ -320,6 +320,7 @@ def optimize(source: Path, path: Path, target: Target) -> None:
 
 def make_builds(jobs: str) -> dict[str, Any]:
     """Make the builds of a JSON list of jobs: for each in `results` its report, as `attempt` has it."""
+    gc.disable()  # what modules are made of stays
     import tintype.kernels.registry  # noqa: F401 - both imported once for all jobs
 
     load_onnxruntime()
@@ -334,7 +335,6 @@ def _make_measured(job: Job) -> dict[str, Any]:
 
 def main() -> int:
     """Do the jobs on stdin; 0 when each of them was tried."""
-    gc.disable()  # until all is imported
     import_late()
     return answer_parent(make_builds)
 

@@ -69,23 +69,17 @@ def _has_native(target: Target) -> bool:
     if native_problem() is not None:
         return False
     from tintype.kernels.base import OWN
+    from tintype.kernels.native.group_norm import NativeGroupNorm
 
     x = np.random.default_rng(0).standard_normal((2, 6, 5, 7), np.float32)
     scale, bias = np.linspace(-1, 2, 6, dtype=np.float32), np.linspace(3, 1, 6, dtype=np.float32)
     answer = _ask(target, "GroupNormSilu", [x, scale, bias], x, OWN, groups=3, silu=1)
-    return answer is not None and bool(np.abs(answer - _group_norm_silu(x, scale, bias, 3)).max() < NATIVE_TOLERANCE)
+    expected = NativeGroupNorm.reference(x, scale, bias, 3, 1e-5, silu=True)
+    return answer is not None and bool(np.abs(answer - expected).max() < NATIVE_TOLERANCE)
 
 
 _OF_DEVICE: dict[str, Callable[[Target], bool]] = {"float16": _has_float16, "attention": _has_attention}
 _OF_PROCESSOR: dict[str, Callable[[Target], bool]] = {"mixed_products": _has_mixed_products, "native": _has_native}
-
-
-def _group_norm_silu(x: NDArray[Any], scale: NDArray[Any], bias: NDArray[Any], groups: int) -> NDArray[Any]:
-    grouped = x.reshape(len(x), groups, -1)
-    centred = grouped - grouped.mean(axis=-1, keepdims=True)
-    normed = (centred / np.sqrt((centred**2).mean(axis=-1, keepdims=True) + 1e-5)).reshape(x.shape)
-    shifted = normed * scale.reshape(-1, 1, 1) + bias.reshape(-1, 1, 1)
-    return shifted / (1 + np.exp(-shifted))
 
 
 def _attention(query: NDArray[Any], key: NDArray[Any], value: NDArray[Any]) -> NDArray[Any]:

@@ -4,20 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from image_groups import SHAPES
 from onnx import TensorProto, helper
 
 from tintype.kernels.cpu.group_norm import GroupNormAsLayerNorm
-
-# batch, channels, spatial dims; groups
-SHAPES = [
-    ((1, 4, 1), 2),
-    ((1, 32, 8, 8), 32),
-    ((2, 30, 7, 5), 5),
-    ((3, 16, 1, 9), 1),
-    ((4, 64, 33, 17), 16),
-    ((2, 12, 50), 4),
-    ((2, 8, 3, 4, 5), 2),
-]
 
 
 def _model(model_of, shape, groups, scale, bias, epsilon):
