@@ -23,6 +23,7 @@ from tintype.bench.measurement import Report, count_option, measurement
 from tintype.bench.process import Run, imported_modules, tintype_command
 from tintype.bench.runner import Answer, Command, Contestant, Peer
 from tintype.cli.options import Size
+from tintype.errors import RequestError, near_names
 
 MEASURES = ("help", "fresh", "steady", "peers")
 NEVER_IMPORTED = frozenset({"torch", "diffusers", "transformers", "onnx", "onnx_ir", "onnxscript"})
@@ -46,6 +47,9 @@ class WithOthers(click.Command):
     def make_context(
         self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
     ) -> click.Context:
+        names = (*MEASURES, *OTHERS)
+        if args and not args[0].startswith("-") and args[0] not in names:
+            raise RequestError(f"{args[0]!r} is nothing that bench measures", fix=near_names(args[0], names))
         if not args or args[0] not in OTHERS:
             return super().make_context(info_name, args, parent, **extra)
         other: click.Command = import_module(f"tintype.bench.{args[0].replace('-', '_')}").main

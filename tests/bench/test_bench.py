@@ -14,7 +14,7 @@ import psutil
 import pytest
 
 from tintype.bench import runner
-from tintype.bench.command import NEVER_IMPORTED, PEERS, comparison
+from tintype.bench.command import MEASURES, NEVER_IMPORTED, OTHERS, PEERS, comparison
 from tintype.bench.figures import summary
 from tintype.bench.job import PROMPT, Job, build_arguments, generate_arguments
 from tintype.bench.measurement import machine_facts
@@ -40,6 +40,16 @@ def test_the_machine_has_a_name_a_processor_versions_and_a_date() -> None:
     assert "numpy" in facts["versions"]
     assert facts["date"].endswith("+00:00")
     json.dumps(facts)
+
+
+def test_a_word_that_is_no_measure_is_told_what_is(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["bench", "skeww"]) == 2
+    assert capsys.readouterr().err.endswith("fix: did you mean skew?\n")
+    assert run(["bench", "zzz"]) == 2
+    assert f"choose one of {', '.join((*MEASURES, *OTHERS))}" in capsys.readouterr().err
+    assert run(["bench", "--help"]) == 0
+    told = set(capsys.readouterr().out.replace(",", " ").replace(".", " ").split())
+    assert told >= {*MEASURES, *OTHERS}
 
 
 @pytest.mark.bench
