@@ -12,6 +12,7 @@ and else the emulated processor's, as ONNX Runtime reads it there.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import os
 import platform
@@ -130,6 +131,7 @@ def _debian(machine: str, folder: Path) -> Path:
     return system
 
 
+@functools.cache  # one for all processors of an architecture, whatever is installed here meanwhile
 def _wheels(machine: str, python_version: str, folder: Path) -> Path:
     """What the runtime and pytest need, as wheels of an architecture in the versions that are installed here."""
     project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())
