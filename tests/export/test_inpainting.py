@@ -58,6 +58,7 @@ def test_the_denoiser_answers_at_sizes_it_was_not_traced_at(
     assert psnr_db(expected, run_graph(bundle.graph_path("denoiser"), feed)["out_sample"]) >= 80.0
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("inpainting_checkpoint", ["sd"], indirect=True)  # XL in int8: test_xl.py
 def test_int8_passes_its_gates_on_masked_pictures_with_one_part_in_memory_at_a_time(
     inpainting_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -116,6 +116,7 @@ def test_the_denoiser_answers_at_sizes_it_was_not_traced_at(
     assert psnr_db(expected, run_graph(bundle.graph_path("denoiser"), other)["out_sample"]) < 80.0
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("precision", ["fp16", "int8"])
 def test_smaller_precisions_pass_their_gates_with_one_part_in_memory_at_a_time(
     xl_checkpoint: Path, tmp_path: Path, precision: str, monkeypatch: pytest.MonkeyPatch

@@ -29,6 +29,7 @@ def test_a_kept_input_is_opened_or_refused_within_the_bounds(path: Path, judge: 
     assert verdict.problem is None
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("door", DOORS)
 def test_what_a_door_is_usually_given_is_judged_well(door: str, judge: Judge) -> None:
     usual = SEEDS[door]()

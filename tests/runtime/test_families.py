@@ -42,7 +42,9 @@ pytestmark = MARKS
 __all__ = ["family"]  # the fixture
 
 
-@pytest.mark.parametrize("name", ["bk-sdm", "ssd-1b", "vega"])
+@pytest.mark.parametrize(
+    "name", ["ssd-1b", *(pytest.param(name, marks=pytest.mark.long) for name in ("bk-sdm", "vega"))]
+)
 def test_pruned_unets_draw_as_in_diffusers(family, name):
     import diffusers
 
