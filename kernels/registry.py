@@ -32,7 +32,7 @@ from tintype.kernels.graph.half import complete_types, to_half
 from tintype.kernels.graph.opset import to_opset
 from tintype.kernels.native.attention import NativeAttention
 from tintype.kernels.native.group_norm import NativeGroupNorm
-from tintype.kernels.native.winograd import NativeWinograd
+from tintype.kernels.native.winograd import NativeWinograd, NativeWinogradFew
 from tintype.kernels.portable.attention import AttentionAsMultiHead
 from tintype.kernels.portable.attention_products import AttentionAsProducts
 from tintype.kernels.portable.gelu import GeluAsMicrosofts
@@ -66,6 +66,7 @@ _ALL: tuple[Rewrite, ...] = (
     WinogradConv(4),
     WinogradConv(6),
     NativeWinograd(),
+    NativeWinogradFew(),
     UpsampleConvAsProducts(),
     UpsampleConvAsPhases(),
     UpsampleConvAsInt8Phases(),

@@ -1,28 +1,31 @@
-"""Winograd convolutions as one node of our own: transforms, products and bias, strip by strip."""
+"""Winograd convolutions as one node of our own: transforms, products, bias, and the sums behind it."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from tintype.kernels.base import OWN, Kernel, Shapes, add_constant, insert, replace
-from tintype.kernels.cpu.product_conv import float_constant, plain_conv, winograd
+from tintype.kernels.base import OWN, Kernel, Shapes, add_constant, insert, only_reader, replace
+from tintype.kernels.cpu.product_conv import PlainConv, float_constant, plain_conv, winograd
 from tintype.kernels.cpu.winograd import LEAST_CHANNELS
 from tintype.kernels.native.library import ABILITY
 
 TILE = 4
-OUTPUTS = 10  # of a block, whose weights lie side by side
+OUTPUTS, FEW_OUTPUTS = 10, 32  # of a block, whose weights lie side by side
+FEW_TILES = 32  # two images of 16x16: from there on transformed weights are read often enough to be worth their size
 
 
 class NativeWinograd(Kernel):
     """A 3x3 convolution as WinogradConv (src/winograd.h), F(4x4, 3x3) of Lavin & Gray 2016.
 
-    What ONNX Runtime does in eight nodes for `winograd4`, two of them on one thread, is one. Weights are stored in the
-    order in which they are read, so that they may stay in their mapped file.
+    What ONNX Runtime does in eight nodes for `winograd4`, two of them on one thread, is one; a number for each channel
+    and an image of the output's size that are added behind it are added before the output is written. Weights are
+    stored in the order in which they are read, so that they may stay in their mapped file.
     """
 
     name = "native_winograd"
@@ -34,29 +37,83 @@ class NativeWinograd(Kernel):
     def matches(self, node: ir.Node, shapes: Shapes) -> bool:
         """3x3, stride 1, padding 1, not grouped, of a known size."""
         conv = plain_conv(node, shapes)
-        shape = shapes.of(conv.source) if conv is not None else None
-        if conv is None or shape is None or min(conv.weight_shape) < LEAST_CHANNELS:
+        if conv is None or min(conv.weight_shape) < LEAST_CHANNELS:
             return False
-        return min(int(str(shape[2])), int(str(shape[3]))) >= TILE
+        batch, height, width = (_dim(conv.source, shapes, axis) for axis in (0, 2, 3))
+        tiles = batch * -(-height // TILE) * -(-width // TILE)
+        return min(height, width) >= TILE and self._suits(tiles)
+
+    def cluster(self, node: ir.Node) -> tuple[ir.Node, ...]:
+        return (node, *_Sums.behind(node).nodes)
 
     def rewrite(self, node: ir.Node, graph: ir.Graph) -> None:
         conv, weight = plain_conv(node, Shapes()), node.inputs[1]
         if conv is None or weight is None:
             raise ValueError(f"{node.name} is no 3x3 convolution of a known size")
-        name = f"{weight.name}_native"
+        sums = _Sums.behind(node)
+        name = f"{weight.name}_{self.name}"
         packed = graph.initializers.get(name)  # of another layer with the same weight
         if packed is None:
-            packed = add_constant(graph, packed_weights(float_constant(weight)), name)
-        bias = np.zeros(conv.weight_shape[0], np.float32) if conv.bias is None else conv.bias
-        inputs = [conv.source, packed, add_constant(graph, bias, f"{name}_bias")]
-        output = node.outputs[0]
-        replace(output, insert(node, "WinogradConv", inputs, domain=OWN, like=output))
+            packed = add_constant(graph, self._packed(float_constant(weight)), name)
+        inputs = [conv.source, packed, _bias(conv, graph, name), sums.shift, sums.added]
+        while inputs[-1] is None:
+            inputs.pop()
+        last = sums.nodes[-1] if sums.nodes else node
+        output = last.outputs[0]
+        replace(output, insert(last, "WinogradConv", inputs, domain=OWN, like=output))
+
+    def _suits(self, tiles: int) -> bool:
+        return tiles > FEW_TILES
+
+    def _packed(self, weight: NDArray[np.float32]) -> NDArray[np.float32]:
+        return packed_weights(weight)
 
     @staticmethod
     def reference(x: NDArray[Any], weight: NDArray[Any], bias: NDArray[Any]) -> NDArray[Any]:
         """x (batch, inputs, height, width), weight (outputs, inputs, 3, 3), bias (outputs); zeros around x."""
         made = winograd(TILE).reference(x.astype(np.float64), weight.astype(np.float64))
         return made + bias.reshape(-1, 1, 1)
+
+
+class NativeWinogradFew(NativeWinograd):
+    """The same for a small picture (src/few_tiles.h): weights stay as they are, and are transformed on the way.
+
+    There transformed weights would be read from memory once, four times as many bytes for nothing.
+    """
+
+    name = "native_winograd_few"
+
+    def _suits(self, tiles: int) -> bool:
+        return tiles <= FEW_TILES
+
+    def _packed(self, weight: NDArray[np.float32]) -> NDArray[np.float32]:
+        return few_packed_weights(weight)
+
+
+@dataclass(frozen=True, slots=True)
+class _Sums:
+    """What alone reads a convolution, and adds to it: a number for each channel, then an image."""
+
+    nodes: tuple[ir.Node, ...] = ()
+    shift: ir.Value | None = None  # (batch or 1, channels, 1, 1)
+    added: ir.Value | None = None  # as the output
+
+    @classmethod
+    def behind(cls, node: ir.Node) -> _Sums:
+        found, output = cls(), node.outputs[0]
+        while (add := only_reader(output, "Add")) is not None and add.inputs[0] is not add.inputs[1]:
+            other = add.inputs[1] if add.inputs[0] is output else add.inputs[0]
+            shape, own = Shapes().of(other), Shapes().of(output)
+            if shape is None or own is None or other is None or other.dtype != ir.DataType.FLOAT:
+                break
+            if found.added is None and shape == own and shape[2:] != (1, 1):
+                found = cls((*found.nodes, add), found.shift, other)
+            elif not found.nodes and shape in ((own[0], own[1], 1, 1), (1, own[1], 1, 1)):
+                found = cls((add,), other)
+            else:
+                break
+            output = add.outputs[0]
+        return found
 
 
 def packed_weights(weight: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -66,3 +123,22 @@ def packed_weights(weight: NDArray[np.float32]) -> NDArray[np.float32]:
     padded = np.zeros((36, blocks * OUTPUTS, inputs), np.float32)
     padded[:, :outputs] = winograd(TILE).weights(weight)
     return np.ascontiguousarray(padded.reshape(36, blocks, OUTPUTS, inputs).swapaxes(2, 3))
+
+
+def few_packed_weights(weight: NDArray[np.float32]) -> NDArray[np.float32]:
+    """(outputs, inputs, 3, 3) -> (blocks, inputs, 9, 32); zeros beyond the last output."""
+    outputs, inputs = weight.shape[:2]
+    blocks = -(-outputs // FEW_OUTPUTS)
+    padded = np.zeros((blocks * FEW_OUTPUTS, inputs, 9), np.float32)
+    padded[:outputs] = weight.reshape(outputs, inputs, 9)
+    return np.ascontiguousarray(padded.reshape(blocks, FEW_OUTPUTS, inputs, 9).transpose(0, 2, 3, 1))
+
+
+def _bias(conv: PlainConv, graph: ir.Graph, name: str) -> ir.Value:
+    bias = np.zeros(conv.weight_shape[0], np.float32) if conv.bias is None else conv.bias
+    return add_constant(graph, bias, f"{name}_bias")
+
+
+def _dim(value: ir.Value, shapes: Shapes, axis: int) -> int:
+    shape = shapes.of(value)
+    return 0 if shape is None else int(str(shape[axis]))

@@ -9,7 +9,11 @@
 
 #include "attention.h"
 
+#include "linear.h"
+
 #include "winograd.h"
+
+#include "few_tiles.h"
 
 #define JOIN_(a, b) a##b
 #define JOIN(a, b) JOIN_(a, b)
@@ -26,10 +30,16 @@ const Kernels JOIN(kernels_, SET) = {
     .attention_blocks = attention_blocks,
     .attention_packed_keys = attention_packed_keys,
     .attention_packed_values = attention_packed_values,
+    .linear = linear,
+    .linear_tasks = linear_tasks,
+    .linear_panels = linear_panels,
     .winograd_input = winograd_input,
     .winograd_multiply = winograd_multiply,
     .winograd_output = winograd_output,
     .winograd_panel = winograd_panel,
     .winograd_products = winograd_products,
+    .few_tiles = few_tiles,
+    .few_tasks = few_tasks,
+    .few_scratch = few_scratch,
     .winograd_scratch = winograd_scratch,
 };

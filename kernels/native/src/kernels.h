@@ -28,18 +28,38 @@ typedef struct {
   float scale;
 } Attention;
 
-/* A 3x3 convolution of stride 1 and padding 1. For a strip of tiles: a task of `input` is an input channel, one of
-   `multiply` some outputs at one point, one of `output` an output channel; each begins when the one before is done. */
-enum { WINOGRAD_OUTPUTS = 10 }; /* outputs of a block of weights */
+/* Rows times a fixed matrix. With LINEAR_GEGLU a panel has half as many outputs, which are multiplied in its first half and
+   gated in its second. */
+enum { LINEAR_COLUMNS = 32, LINEAR_MOST_INPUTS = 1280 }; /* of a panel; that sums are made of before they are written */
+enum { LINEAR_PLAIN, LINEAR_GELU, LINEAR_SILU, LINEAR_GEGLU };
+typedef struct {
+  const float *x;       /* (rows, inputs) */
+  const float *weights; /* (panels, inputs, columns), zeros beyond the last output */
+  const float *bias;    /* (outputs); of a gated layer (2, outputs) */
+  const float *added;   /* as y, or NULL */
+  float *y;             /* (rows, outputs) */
+  size_t rows, inputs, outputs;
+  int activation; /* with LINEAR_GEGLU inputs are at most LINEAR_MOST_INPUTS */
+} Linear;
+
+/* A 3x3 convolution of stride 1 and padding 1, of a strip of tiles. A task of `input` is an input channel. Then, of
+   weights that are transformed, one of `multiply` is some outputs at one point, and one of `output` an output channel; of
+   those that are not, one of `few_tiles` is a block of outputs. Each begins when the one before is done. */
+enum { WINOGRAD_OUTPUTS = 10, FEW_OUTPUTS = 32 }; /* outputs of a block of weights */
+enum { FEW_TILES = 64 };                          /* that a strip may have whose weights aren't transformed */
 typedef struct {
   const float *x;       /* (images, inputs, height, width) */
-  const float *weights; /* (36, blocks of outputs, inputs, outputs of a block), zeros beyond the last output */
+  const float *weights; /* transformed: (36, blocks of outputs, inputs, 10); else (blocks, inputs, 9, 32); zeros beyond
+                           the last output */
   const float *bias;    /* (outputs) */
+  const float *shift;   /* (images, outputs), added to every pixel, or NULL */
+  size_t shifts;        /* how far those of two images are apart; 0 where all have the same */
+  const float *added;   /* as y, or NULL */
   float *y;             /* (images, outputs, height, width) */
   float *scratch;
   size_t inputs, outputs, height, width;
-  size_t panel;              /* tiles that are multiplied at once, as `winograd_panel` has it for all */
-  size_t first, tiles, room; /* of the strip; room: the least multiple of panel that holds its tiles */
+  size_t panel;              /* tiles that lie together; winograd_panel, or as `room` for few_tiles */
+  size_t first, tiles, room; /* of the strip; room: the least multiple of panel (of 16 for few_tiles) that holds its tiles */
 } Winograd;
 
 /* The kernels as they were compiled for one set of instructions. */
@@ -49,10 +69,14 @@ typedef struct {
   void (*attention_pack)(void *, size_t index); /* of batch * heads * attention_pieces */
   void (*attention)(void *, size_t index);      /* of batch * heads * attention_blocks */
   size_t (*attention_pieces)(const Attention *), (*attention_blocks)(const Attention *);
+  void (*linear)(void *, size_t index); /* of linear_tasks */
+  size_t (*linear_tasks)(const Linear *), (*linear_panels)(const Linear *);
   void (*winograd_input)(void *, size_t index);    /* of inputs */
   void (*winograd_multiply)(void *, size_t index); /* of winograd_products */
   void (*winograd_output)(void *, size_t index);   /* of outputs */
   size_t (*winograd_panel)(size_t tiles), (*winograd_products)(const Winograd *), (*winograd_scratch)(const Winograd *);
+  void (*few_tiles)(void *, size_t index); /* of few_tasks */
+  size_t (*few_tasks)(const Winograd *), (*few_scratch)(const Winograd *);
   size_t (*attention_packed_keys)(const Attention *), (*attention_packed_values)(const Attention *); /* of one head */
 } Kernels;
 

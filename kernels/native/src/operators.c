@@ -1,6 +1,7 @@
 /* The operators of domain `tintype`, as ONNX Runtime calls them: attributes and shapes are checked here, kernels.h has
    what is computed. */
 #include <stdlib.h>
+#include <string.h>
 
 #include "kernels.h"
 #include "ort.h"
@@ -22,7 +23,7 @@ enum { MOST_DIMS = 8 };
 typedef struct {
   const OrtApi *api;
   const Kernels *kernels;
-  int64_t groups, silu, heads;
+  int64_t groups, silu, heads, activation;
   float epsilon, scale;
 } Node;
 
@@ -61,6 +62,20 @@ static OrtStatus *read_input(const OrtApi *api, const OrtKernelContext *context,
   RETURN_IF(KernelContext_GetInput(api)(context, index, &value));
   RETURN_IF(read_shape(api, value, tensor));
   return GetTensorMutableData(api)(value, (void **)&tensor->data);
+}
+
+/* The same; its data is NULL where the node has no such input. */
+static OrtStatus *read_optional(const OrtApi *api, const OrtKernelContext *context, size_t index, Tensor *tensor) {
+  size_t count;
+  OrtValue *value = NULL;
+  *tensor = (Tensor){0};
+  RETURN_IF(KernelContext_GetInputCount(api)(context, &count));
+  if (index < count) RETURN_IF(KernelContext_GetInput(api)(context, index, &value));
+  return value ? read_input(api, context, index, tensor) : NULL;
+}
+
+static int same_shape(const Tensor *one, const Tensor *other) {
+  return one->rank == other->rank && !memcmp(one->dims, other->dims, one->rank * sizeof *one->dims);
 }
 
 static OrtStatus *make_output(const OrtApi *api, OrtKernelContext *context, Tensor *tensor) {
@@ -166,48 +181,114 @@ static OrtStatus *attention(const Node *node, OrtKernelContext *context) {
    Whether it is twice that or a fourth changes little in time. */
 enum { LEAST_STRIP = 3 << 19, MOST_STRIP = 6 << 20 };
 
-/* WinogradConv: x (batch, inputs, height, width), weights (36, blocks, inputs, 10), bias (outputs) -> (batch, outputs,
-   height, width). */
-static OrtStatus *winograd(const Node *node, OrtKernelContext *context) {
+static OrtStatus *winograd_strips(const Node *node, OrtKernelContext *context, Winograd *task, size_t tiles) {
   const OrtApi *api = node->api;
   const Kernels *kernels = node->kernels;
-  Tensor x, weights, bias;
-  RETURN_IF(read_input(api, context, 0, &x));
-  RETURN_IF(read_input(api, context, 1, &weights));
-  RETURN_IF(read_input(api, context, 2, &bias));
-  if (x.rank != 4 || weights.rank != 4 || bias.rank != 1)
-    return refuse(api, "WinogradConv: x and weights have 4 dimensions, and bias 1");
-  int64_t blocks = (bias.dims[0] + WINOGRAD_OUTPUTS - 1) / WINOGRAD_OUTPUTS;
-  if (weights.dims[0] != 36 || weights.dims[1] != blocks || weights.dims[2] != x.dims[1] ||
-      weights.dims[3] != WINOGRAD_OUTPUTS)
-    return refuse(api, "WinogradConv: the weights are not those of such channels");
-  Tensor y = x;
-  y.dims[1] = bias.dims[0];
-  RETURN_IF(make_output(api, context, &y));
-  if (!product(y.dims, 4)) return NULL;
-  Winograd task = {.x = x.data, .weights = weights.data, .bias = bias.data, .y = y.data};
-  task.inputs = (size_t)x.dims[1], task.outputs = (size_t)bias.dims[0];
-  task.height = (size_t)x.dims[2], task.width = (size_t)x.dims[3];
-  size_t tiles = (size_t)x.dims[0] * ((task.height + 3) / 4) * ((task.width + 3) / 4);
-  task.panel = kernels->winograd_panel(tiles);
-  size_t strip = (tiles + task.panel - 1) / task.panel * task.panel, each = 36 * (task.inputs + task.outputs);
-  size_t most = 36 * task.inputs * task.outputs / 2;
+  task->panel = kernels->winograd_panel(tiles);
+  size_t strip = (tiles + task->panel - 1) / task->panel * task->panel, each = 36 * (task->inputs + task->outputs);
+  size_t most = 36 * task->inputs * task->outputs / 2;
   most = most < LEAST_STRIP ? LEAST_STRIP : most > MOST_STRIP ? MOST_STRIP : most;
-  if (strip * each > most) strip = most / each / task.panel * task.panel;
-  task.room = strip ? strip : task.panel;
+  if (strip * each > most) strip = most / each / task->panel * task->panel;
+  task->room = strip ? strip : task->panel;
   Scratch scratch;
-  OrtStatus *status = take_scratch(api, context, kernels->winograd_scratch(&task) * sizeof(float), &scratch);
-  task.scratch = scratch.data;
-  for (strip = task.room; !status && task.first < tiles; task.first += strip) {
-    task.tiles = tiles - task.first < strip ? tiles - task.first : strip;
-    task.room = (task.tiles + task.panel - 1) / task.panel * task.panel;
-    status = KernelContext_ParallelFor(api)(context, kernels->winograd_input, task.inputs, 0, &task);
-    size_t products = kernels->winograd_products(&task);
-    if (!status) status = KernelContext_ParallelFor(api)(context, kernels->winograd_multiply, products, 0, &task);
-    if (!status) status = KernelContext_ParallelFor(api)(context, kernels->winograd_output, task.outputs, 0, &task);
+  OrtStatus *status = take_scratch(api, context, kernels->winograd_scratch(task) * sizeof(float), &scratch);
+  task->scratch = scratch.data;
+  for (strip = task->room; !status && task->first < tiles; task->first += strip) {
+    task->tiles = tiles - task->first < strip ? tiles - task->first : strip;
+    task->room = (task->tiles + task->panel - 1) / task->panel * task->panel;
+    status = KernelContext_ParallelFor(api)(context, kernels->winograd_input, task->inputs, 0, task);
+    size_t products = kernels->winograd_products(task);
+    if (!status) status = KernelContext_ParallelFor(api)(context, kernels->winograd_multiply, products, 0, task);
+    if (!status) status = KernelContext_ParallelFor(api)(context, kernels->winograd_output, task->outputs, 0, task);
   }
   release_scratch(&scratch);
   return status;
+}
+
+static OrtStatus *few_tiles(const Node *node, OrtKernelContext *context, Winograd *task, size_t tiles) {
+  const OrtApi *api = node->api;
+  const Kernels *kernels = node->kernels;
+  task->tiles = tiles < FEW_TILES ? tiles : FEW_TILES;
+  task->panel = task->room = (task->tiles + 15) / 16 * 16;
+  Scratch scratch;
+  OrtStatus *status = take_scratch(api, context, kernels->few_scratch(task) * sizeof(float), &scratch);
+  task->scratch = scratch.data;
+  for (; !status && task->first < tiles; task->first += FEW_TILES) {
+    if (tiles - task->first < FEW_TILES) task->tiles = tiles - task->first;
+    status = KernelContext_ParallelFor(api)(context, kernels->winograd_input, task->inputs, 0, task);
+    size_t blocks = kernels->few_tasks(task);
+    if (!status) status = KernelContext_ParallelFor(api)(context, kernels->few_tiles, blocks, 0, task);
+  }
+  release_scratch(&scratch);
+  return status;
+}
+
+/* WinogradConv: x (batch, inputs, height, width); weights, transformed (36, blocks, inputs, 10) or as they are (blocks,
+   inputs, 9, 32); bias (outputs); and what is added: shift (batch or 1, outputs, 1, 1), to every pixel, and added, as y -> y
+   (batch, outputs, height, width). */
+static OrtStatus *winograd(const Node *node, OrtKernelContext *context) {
+  const OrtApi *api = node->api;
+  Tensor x, weights, bias, shift, added;
+  RETURN_IF(read_input(api, context, 0, &x));
+  RETURN_IF(read_input(api, context, 1, &weights));
+  RETURN_IF(read_input(api, context, 2, &bias));
+  RETURN_IF(read_optional(api, context, 3, &shift));
+  RETURN_IF(read_optional(api, context, 4, &added));
+  if (x.rank != 4 || weights.rank != 4 || bias.rank != 1)
+    return refuse(api, "WinogradConv: x and weights have 4 dimensions, and bias 1");
+  int few = weights.dims[3] == FEW_OUTPUTS;
+  int64_t each = few ? FEW_OUTPUTS : WINOGRAD_OUTPUTS, blocks = (bias.dims[0] + each - 1) / each, inputs = x.dims[1];
+  const int64_t transformed[4] = {36, blocks, inputs, each}, filters[4] = {blocks, inputs, 9, each};
+  if (memcmp(weights.dims, few ? filters : transformed, sizeof filters))
+    return refuse(api, "WinogradConv: the weights are not those of such channels");
+  Tensor y = x;
+  y.dims[1] = bias.dims[0];
+  int one = shift.rank && shift.dims[0] == 1; /* for all images */
+  const int64_t shifts[4] = {one ? 1 : x.dims[0], bias.dims[0], 1, 1};
+  if (shift.data && (shift.rank != 4 || memcmp(shift.dims, shifts, sizeof shifts)))
+    return refuse(api, "WinogradConv: the shift has to have a number for each channel, of each image or of all");
+  if (added.data && !same_shape(&added, &y))
+    return refuse(api, "WinogradConv: what is added has another shape than the output");
+  RETURN_IF(make_output(api, context, &y));
+  if (!product(y.dims, 4)) return NULL;
+  Winograd task = {.x = x.data, .weights = weights.data, .bias = bias.data, .y = y.data};
+  task.shift = shift.data, task.added = added.data, task.shifts = one ? 0 : (size_t)bias.dims[0];
+  task.inputs = (size_t)inputs, task.outputs = (size_t)bias.dims[0];
+  task.height = (size_t)x.dims[2], task.width = (size_t)x.dims[3];
+  size_t tiles = (size_t)x.dims[0] * ((task.height + 3) / 4) * ((task.width + 3) / 4);
+  return (few ? few_tiles : winograd_strips)(node, context, &task, tiles);
+}
+
+/* LinearLayer: x (..., inputs), weights (panels, inputs, 32), bias (1, outputs), with a gate (2, outputs), and what is
+   added, as y -> y (..., outputs). Attribute: activation, as kernels.h numbers them. */
+static OrtStatus *linear(const Node *node, OrtKernelContext *context) {
+  const OrtApi *api = node->api;
+  const Kernels *kernels = node->kernels;
+  Tensor x, weights, bias, added;
+  RETURN_IF(read_input(api, context, 0, &x));
+  RETURN_IF(read_input(api, context, 1, &weights));
+  RETURN_IF(read_input(api, context, 2, &bias));
+  RETURN_IF(read_optional(api, context, 3, &added));
+  if (!x.rank || weights.rank != 3 || bias.rank != 2)
+    return refuse(api, "LinearLayer: weights have 3 dimensions, bias has 2, and x one at least");
+  if (node->activation < LINEAR_PLAIN || node->activation > LINEAR_GEGLU)
+    return refuse(api, "LinearLayer: there is no such activation");
+  Tensor y = x;
+  y.dims[y.rank - 1] = bias.dims[1];
+  Linear task = {.x = x.data, .weights = weights.data, .bias = bias.data, .added = added.data};
+  task.rows = product(x.dims, x.rank - 1), task.inputs = (size_t)x.dims[x.rank - 1];
+  task.outputs = (size_t)bias.dims[1], task.activation = (int)node->activation;
+  if (weights.dims[0] != (int64_t)kernels->linear_panels(&task) || weights.dims[1] != x.dims[x.rank - 1] ||
+      weights.dims[2] != LINEAR_COLUMNS || bias.dims[0] != 1 + (task.activation == LINEAR_GEGLU) || !task.inputs)
+    return refuse(api, "LinearLayer: the weights are not those of such a layer");
+  if (task.activation == LINEAR_GEGLU && task.inputs > LINEAR_MOST_INPUTS)
+    return refuse(api, "LinearLayer: a gated layer has more than 1280 inputs");
+  if (added.data && !same_shape(&added, &y))
+    return refuse(api, "LinearLayer: what is added has another shape than the output");
+  RETURN_IF(make_output(api, context, &y));
+  if (!task.rows || !task.outputs) return NULL;
+  task.y = y.data;
+  return KernelContext_ParallelFor(api)(context, kernels->linear, kernels->linear_tasks(&task), 0, &task);
 }
 
 static OrtStatus *create(const OrtCustomOp *operator, const OrtApi *api, const OrtKernelInfo *info, void **kernel) {
@@ -221,6 +302,7 @@ static OrtStatus *create(const OrtCustomOp *operator, const OrtApi *api, const O
   read_float(api, info, "epsilon", &node->epsilon);
   read_int(api, info, "heads", &node->heads);
   read_float(api, info, "scale", &node->scale);
+  read_int(api, info, "activation", &node->activation);
   read_int(api, info, "instructions", &rank);
   node->kernels = rank < 0 ? best_kernels() : rank < 8 ? kernels_of_rank((int)rank) : NULL;
   if (!node->kernels) {
@@ -234,21 +316,28 @@ static OrtStatus *create(const OrtCustomOp *operator, const OrtApi *api, const O
 static OrtStatus *compute_group_norm(void *kernel, OrtKernelContext *context) { return group_norm(kernel, context); }
 static OrtStatus *compute_winograd(void *kernel, OrtKernelContext *context) { return winograd(kernel, context); }
 static OrtStatus *compute_attention(void *kernel, OrtKernelContext *context) { return attention(kernel, context); }
+static OrtStatus *compute_linear(void *kernel, OrtKernelContext *context) { return linear(kernel, context); }
 
-/* The output has the shape of the first input; of the third one the number of channels. */
+/* The output has the shape of the first input; of the third one the number of channels, or of columns. */
 static OrtStatus *infer_as_first(const OrtCustomOp *operator, OrtShapeInferContext *context);
 static OrtStatus *infer_channels(const OrtCustomOp *operator, OrtShapeInferContext *context);
+static OrtStatus *infer_columns(const OrtCustomOp *operator, OrtShapeInferContext *context);
 
 static const char *group_norm_name(const OrtCustomOp *operator) { return (void)operator, "GroupNormSilu"; }
 static const char *attention_name(const OrtCustomOp *operator) { return (void)operator, "HeadsAttention"; }
 static const char *winograd_name(const OrtCustomOp *operator) { return (void)operator, "WinogradConv"; }
+static const char *linear_name(const OrtCustomOp *operator) { return (void)operator, "LinearLayer"; }
 static const char *processor(const OrtCustomOp *operator) { return (void)operator, "CPUExecutionProvider"; }
 static int float_type(const OrtCustomOp *operator, size_t index) { return (void)operator, (void)index, ORT_FLOAT; }
-static int required(const OrtCustomOp *operator, size_t index) { return (void)operator, (void)index, ORT_REQUIRED; }
+static int required(const OrtCustomOp *operator, size_t index) {
+  return (void)operator, index < 3 ? ORT_REQUIRED : ORT_OPTIONAL;
+}
 static int in_memory(const OrtCustomOp *operator, size_t index) { return (void)operator, (void)index, ORT_MEMORY_DEFAULT; }
 static int one(const OrtCustomOp *operator) { return (void)operator, 1; }
 static size_t one_port(const OrtCustomOp *operator) { return (void)operator, 1; }
 static size_t three_ports(const OrtCustomOp *operator) { return (void)operator, 3; }
+static size_t four_ports(const OrtCustomOp *operator) { return (void)operator, 4; }
+static size_t five_ports(const OrtCustomOp *operator) { return (void)operator, 5; }
 
 #define OPERATOR(name, inputs, run, infer)                                                                             \
   {.version = ORT_VERSION_ASKED, .GetName = (name), .GetExecutionProviderType = processor, .GetInputType = float_type, \
@@ -261,7 +350,8 @@ static size_t three_ports(const OrtCustomOp *operator) { return (void)operator, 
 static const OrtCustomOp operators[] = {
     OPERATOR(group_norm_name, three_ports, compute_group_norm, infer_as_first),
     OPERATOR(attention_name, three_ports, compute_attention, infer_as_first),
-    OPERATOR(winograd_name, three_ports, compute_winograd, infer_channels),
+    OPERATOR(winograd_name, five_ports, compute_winograd, infer_channels),
+    OPERATOR(linear_name, four_ports, compute_linear, infer_columns),
 };
 
 static const OrtApi *shape_api; /* the function that infers shapes is given none */
@@ -275,31 +365,41 @@ static OrtStatus *infer_as_first(const OrtCustomOp *operator, OrtShapeInferConte
   return NULL;
 }
 
-/* Sizes that are names stay open: what a build leaves open, it says itself. */
-static OrtStatus *infer_channels(const OrtCustomOp *operator, OrtShapeInferContext *context) {
-  (void)operator;
+/* The first input's shape with the third one's last dim at `place`, counted from the end where it is negative. Sizes
+   that are names stay open: what a build leaves open, it says itself. */
+static OrtStatus *infer_with(OrtShapeInferContext *context, int place) {
   const OrtApi *api = shape_api;
-  OrtTensorShape *image, *bias, *made;
-  int64_t dims[4], channels;
-  size_t rank = 0, one_dim = 0;
-  OrtStatus *status = ShapeInferContext_GetInputTypeShape(api)(context, 0, &image);
+  OrtTensorShape *x, *bias, *made;
+  int64_t dims[MOST_DIMS], of_bias[MOST_DIMS];
+  size_t rank = 0, bias_rank = 0;
+  OrtStatus *status = ShapeInferContext_GetInputTypeShape(api)(context, 0, &x);
   if (!status) status = ShapeInferContext_GetInputTypeShape(api)(context, 2, &bias);
-  if (!status) status = GetDimensionsCount(api)(image, &rank);
-  if (!status) status = GetDimensionsCount(api)(bias, &one_dim);
-  if (!status && rank == 4 && one_dim == 1) {
-    status = GetDimensions(api)(image, dims, 4);
-    if (!status) status = GetDimensions(api)(bias, &channels, 1);
-    if (!status && dims[0] >= 0 && dims[2] >= 0 && dims[3] >= 0 && channels >= 0) {
-      dims[1] = channels;
+  if (!status) status = GetDimensionsCount(api)(x, &rank);
+  if (!status) status = GetDimensionsCount(api)(bias, &bias_rank);
+  if (!status && rank && rank <= MOST_DIMS && bias_rank && bias_rank <= MOST_DIMS && place < (int)rank) {
+    status = GetDimensions(api)(x, dims, rank);
+    if (!status) status = GetDimensions(api)(bias, of_bias, bias_rank);
+    dims[place < 0 ? (int)rank + place : place] = of_bias[bias_rank - 1];
+    int known = !status;
+    for (size_t i = 0; i < rank && known; i++) known = dims[i] >= 0;
+    if (known) {
       RETURN_IF(CreateTensorShape(api)(&made));
       status = SetTensorElementType(api)(made, ORT_FLOAT);
-      if (!status) status = SetDimensions(api)(made, dims, 4);
+      if (!status) status = SetDimensions(api)(made, dims, rank);
       if (!status) status = ShapeInferContext_SetOutputTypeShape(api)(context, 0, made);
       ReleaseTensorShape(api)(made);
     }
   }
   if (status) ReleaseStatus(api)(status);
   return NULL;
+}
+
+static OrtStatus *infer_channels(const OrtCustomOp *operator, OrtShapeInferContext *context) {
+  return (void)operator, infer_with(context, 1);
+}
+
+static OrtStatus *infer_columns(const OrtCustomOp *operator, OrtShapeInferContext *context) {
+  return (void)operator, infer_with(context, -1);
 }
 
 /* What ONNX Runtime looks for in a library of operators. The domain lives as long as the process, as the operators do:

@@ -33,7 +33,7 @@ typedef struct OrtCustomOp OrtCustomOp;
 
 enum { ORT_FAIL = 1, ORT_INVALID_ARGUMENT = 2 };             /* OrtErrorCode */
 enum { ORT_FLOAT = 1 };                                      /* ONNXTensorElementDataType */
-enum { ORT_REQUIRED = 0 };                                   /* OrtCustomOpInputOutputCharacteristic */
+enum { ORT_REQUIRED = 0, ORT_OPTIONAL = 1 };                                   /* OrtCustomOpInputOutputCharacteristic */
 enum { ORT_ARENA_ALLOCATOR = 1, ORT_MEMORY_DEFAULT = 0 };    /* OrtAllocatorType, OrtMemType */
 
 struct OrtCustomOp {
@@ -82,6 +82,7 @@ struct OrtCustomOp {
 #define AllocatorFree(api) ORT_CALL(api, 76, OrtAllocator *, void *)
 #define KernelInfoGetAttribute_float(api) ORT_CALL(api, 85, const OrtKernelInfo *, const char *name, float *)
 #define KernelInfoGetAttribute_int64(api) ORT_CALL(api, 86, const OrtKernelInfo *, const char *name, int64_t *)
+#define KernelContext_GetInputCount(api) ORT_CALL(api, 88, const OrtKernelContext *, size_t *)
 #define KernelContext_GetInput(api) ORT_CALL(api, 90, const OrtKernelContext *, size_t index, OrtValue **)
 #define KernelContext_GetOutput(api) \
   ORT_CALL(api, 91, OrtKernelContext *, size_t index, const int64_t *dims, size_t count, OrtValue **)

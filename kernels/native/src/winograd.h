@@ -160,7 +160,7 @@ static void winograd_multiply(void *argument, size_t index) {
   }
 }
 
-/* Pixels of W tiles, (row, column, tile), to where they belong. */
+/* Pixels of W tiles, (row, column, tile), to where they belong, with what is added. */
 static void write_tiles(const Winograd *task, size_t channel, size_t tile, const float *from) {
   size_t pixels = task->height * task->width, end = task->first + task->tiles;
   for (size_t lane = 0; lane < W && tile + lane < end; lane += 4) {
@@ -168,10 +168,12 @@ static void write_tiles(const Winograd *task, size_t channel, size_t tile, const
     int inside = tile + lane + 4 <= end && at.column * 4 + 16 <= task->width;
     for (size_t i = 0; i < 4; i++) {
       float lines[4][4];
-      float *image = task->y + (at.image * task->outputs + channel) * pixels;
+      size_t place = (at.image * task->outputs + channel) * pixels + (at.row * 4 + i) * task->width + at.column * 4;
       if (inside) {
-        if (at.row * 4 + i < task->height)
-          turn_four(from + i * 4 * W + lane, W, image + (at.row * 4 + i) * task->width + at.column * 4, 4, 1.0f);
+        if (at.row * 4 + i >= task->height) break;
+        turn_four(from + i * 4 * W + lane, W, task->y + place, 4, 1.0f);
+        for (size_t four = 0; four < 16 && task->added; four += 4)
+          *(Four *)(task->y + place + four) += *(const Four *)(task->added + place + four);
         continue;
       }
       turn_four(from + i * 4 * W + lane, W, lines[0], 4, 1.0f);
@@ -179,11 +181,20 @@ static void write_tiles(const Winograd *task, size_t channel, size_t tile, const
         Place its = place_of(task, tile + lane + each);
         if (its.row * 4 + i >= task->height) continue;
         size_t count = task->width - its.column * 4 < 4 ? task->width - its.column * 4 : 4;
-        image = task->y + (its.image * task->outputs + channel) * pixels;
-        memcpy(image + (its.row * 4 + i) * task->width + its.column * 4, lines[each], count * sizeof(float));
+        place = (its.image * task->outputs + channel) * pixels + (its.row * 4 + i) * task->width + its.column * 4;
+        for (size_t j = 0; j < count; j++) task->y[place + j] = lines[each][j] + (task->added ? task->added[place + j] : 0.0f);
       }
     }
   }
+}
+
+/* A channel's bias for W tiles, and its shift of the images that they are of. */
+static Floats bias_of(const Winograd *task, size_t channel, size_t tile) {
+  Floats bias = task->bias[channel];
+  size_t each = tiles_across(task->width) * tiles_across(task->height), end = task->first + task->tiles;
+  for (size_t lane = 0; lane < W && task->shift && tile + lane < end; lane++)
+    bias[lane] += task->shift[(tile + lane) / each * task->shifts + channel];
+  return bias;
 }
 
 /* One output channel of a strip. */
@@ -193,11 +204,12 @@ static void winograd_output(void *argument, size_t channel) {
   const float *from = task->scratch + POINTS * point_of_input(task) + channel * task->room;
   for (size_t tile = 0; tile < task->room; tile += W) {
     Floats products[POINTS], halves[24], pixels[16];
+    Floats bias = bias_of(task, channel, task->first + tile);
     float patch[16 * W];
     for (int i = 0; i < POINTS; i++) products[i] = load(from + (size_t)i * point + tile);
     for (int i = 0; i < 6; i++) transform_output(products + i * 6, 1, halves + i * 4, 1);
     for (int i = 0; i < 4; i++) transform_output(halves + i, 4, pixels + i, 4);
-    for (int i = 0; i < 16; i++) store(patch + i * W, pixels[i] + task->bias[channel]);
+    for (int i = 0; i < 16; i++) store(patch + i * W, pixels[i] + bias);
     write_tiles(task, channel, task->first + tile, patch);
   }
 }

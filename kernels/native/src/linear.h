@@ -1,0 +1,145 @@
+/* Rows times a fixed matrix, with what is done to the sums before they are written; part of kernels.c.
+
+   A panel is 32 columns of the matrix, two halves of 16 that lie side by side. The sums of some rows and one vector of
+   each half stay in registers over all inputs; some rows are laid out by input before, on the stack of the thread. */
+
+enum { HALF = LINEAR_COLUMNS / 2 };
+#if defined(__AVX512F__) || defined(__aarch64__)
+enum { LINEAR_ROWS = 12 }; /* of 32 registers: 24 sums, 2 of weights */
+#else
+enum { LINEAR_ROWS = 4 }; /* of 16: 8 sums, 2 of weights, what the products of a set without fused ones need */
+#endif
+enum { LINEAR_AHEAD = 16 * LINEAR_COLUMNS }; /* weights that are asked of the cache before they are needed */
+enum { LINEAR_TASK_ROWS = 192, LINEAR_TASK_NUMBERS = 1 << 17 }; /* of rows, and of weights that stay in a core's cache */
+
+static size_t linear_panels(const Linear *task) {
+  size_t columns = task->activation == LINEAR_GEGLU ? HALF : LINEAR_COLUMNS;
+  return (task->outputs + columns - 1) / columns;
+}
+static size_t even_share(size_t count, size_t most) { /* of as many equal parts as it takes for none to be larger */
+  size_t parts = (count + most - 1) / most;
+  return (count + parts - 1) / parts;
+}
+static size_t task_rows(const Linear *task) {
+  return (even_share(task->rows, LINEAR_TASK_ROWS) + LINEAR_ROWS - 1) / LINEAR_ROWS * LINEAR_ROWS;
+}
+static size_t task_panels(const Linear *task) {
+  size_t most = LINEAR_TASK_NUMBERS / (even_share(task->inputs, LINEAR_MOST_INPUTS) * LINEAR_COLUMNS);
+  return even_share(linear_panels(task), most ? most : 1);
+}
+static size_t linear_tasks(const Linear *task) {
+  size_t rows = task_rows(task), panels = task_panels(task);
+  return (task->rows + rows - 1) / rows * ((linear_panels(task) + panels - 1) / panels);
+}
+
+/* x * Phi(x), where Phi is the share of a normal distribution below x: 2 to a polynomial's power from 0 to 6, beyond
+   which it is less than 1e-9 (degree 9 by weighted least squares; within 4e-8 of Phi). */
+INLINE Floats gelu(Floats x) {
+  Floats far = __builtin_elementwise_min(__builtin_elementwise_abs(x), (Floats)6.0f), power = 0x1.b329eap-22f;
+  power = multiply_add(power, far, (Floats)-0x1.0c8158p-17f);
+  power = multiply_add(power, far, (Floats)0x1.13ca6ap-14f);
+  power = multiply_add(power, far, (Floats)-0x1.0be576p-12f);
+  power = multiply_add(power, far, (Floats)-0x1.33de3cp-15f);
+  power = multiply_add(power, far, (Floats)0x1.c9bdacp-8f);
+  power = multiply_add(power, far, (Floats)-0x1.adcbc4p-5f);
+  power = multiply_add(power, far, (Floats)-0x1.d63be4p-2f);
+  power = multiply_add(power, far, (Floats)-0x1.26aed4p+0f);
+  power = multiply_add(power, far, (Floats)-1.0f);
+  Floats tail = power_of_two(power);
+  return x * (x < 0 ? tail : 1.0f - tail);
+}
+
+/* Some inputs of some rows, which are `stride` apart, to (input, row). */
+static void lay_out(const float *from, size_t stride, size_t inputs, size_t rows, float *to) {
+  size_t whole = rows / 4 * 4, turned = inputs / 4 * 4;
+  for (size_t row = 0; row < whole; row += 4)
+    for (size_t input = 0; input < turned; input += 4)
+      turn_four(from + row * stride + input, stride, to + input * LINEAR_ROWS + row, LINEAR_ROWS, 1.0f);
+  for (size_t row = 0; row < rows; row++)
+    for (size_t input = row < whole ? turned : 0; input < inputs; input++)
+      to[input * LINEAR_ROWS + row] = from[row * stride + input];
+}
+
+/* Writes what some rows of a panel came to: what lies in y already, bias, activation and what is added. */
+INLINE void finish_rows(const Linear *task, Floats sums[LINEAR_ROWS][2], int begun, int ended, size_t row, size_t panel,
+                        size_t part, int rows) {
+  int gated = task->activation == LINEAR_GEGLU;
+  for (int half = 0; half < (gated ? 1 : 2); half++) {
+    size_t column = panel * (gated ? HALF : LINEAR_COLUMNS) + half * HALF + part;
+    if (column >= task->outputs) return;
+    size_t count = task->outputs - column < W ? task->outputs - column : W;
+    for (int i = 0; i < rows; i++) {
+      float *to = task->y + (row + i) * task->outputs + column;
+      Floats sum = sums[i][half];
+      if (begun) sum += count == W ? load(to) : load_part(to, count);
+      if (ended) {
+        const float *bias = task->bias + column, *gate = bias + task->outputs;
+        sum += count == W ? load(bias) : load_part(bias, count);
+        if (gated) sum *= gelu(sums[i][1] + (count == W ? load(gate) : load_part(gate, count)));
+        if (task->activation == LINEAR_GELU) sum = gelu(sum);
+        if (task->activation == LINEAR_SILU) sum = silu(sum);
+        if (task->added) {
+          const float *added = task->added + (row + i) * task->outputs + column;
+          sum += count == W ? load(added) : load_part(added, count);
+        }
+      }
+      if (count == W) store(to, sum);
+      else store_part(to, sum, count);
+    }
+  }
+}
+
+/* Some rows of a panel, for inputs from `first` on. x (input, row). */
+INLINE void multiply_rows(const Linear *task, const float *x, size_t first, size_t inputs, size_t row, size_t panel,
+                          int rows) {
+  for (size_t part = 0; part < HALF; part += W) {
+    Floats sums[LINEAR_ROWS][2];
+    for (int i = 0; i < rows; i++) sums[i][0] = sums[i][1] = 0.0f;
+    const float *weight = task->weights + (panel * task->inputs + first) * LINEAR_COLUMNS + part, *each = x;
+#pragma clang loop unroll_count(4)
+    for (size_t input = 0; input < inputs; input++, weight += LINEAR_COLUMNS, each += LINEAR_ROWS) {
+      __builtin_prefetch(weight + LINEAR_AHEAD), __builtin_prefetch(weight + LINEAR_AHEAD + HALF);
+      Floats low = load(weight), high = load(weight + HALF);
+      for (int i = 0; i < rows; i++) {
+        sums[i][0] = multiply_add((Floats)each[i], low, sums[i][0]);
+        sums[i][1] = multiply_add((Floats)each[i], high, sums[i][1]);
+      }
+    }
+    finish_rows(task, sums, first > 0, first + inputs == task->inputs, row, panel, part, rows);
+  }
+}
+static __attribute__((noinline)) void multiply_all(const Linear *task, const float *x, size_t first, size_t inputs,
+                                                   size_t row, size_t panel) {
+  multiply_rows(task, x, first, inputs, row, panel, LINEAR_ROWS);
+}
+static __attribute__((noinline)) void multiply_four(const Linear *task, const float *x, size_t first, size_t inputs,
+                                                    size_t row, size_t panel) {
+  multiply_rows(task, x, first, inputs, row, panel, 4);
+}
+static __attribute__((noinline)) void multiply_row(const Linear *task, const float *x, size_t first, size_t inputs,
+                                                   size_t row, size_t panel) {
+  multiply_rows(task, x, first, inputs, row, panel, 1);
+}
+
+static void linear(void *argument, size_t index) {
+  const Linear *task = argument;
+  size_t rows = task_rows(task), panels = task_panels(task), across = (linear_panels(task) + panels - 1) / panels;
+  size_t row_end = (index / across + 1) * rows, panel_end = (index % across + 1) * panels;
+  if (row_end > task->rows) row_end = task->rows;
+  if (panel_end > linear_panels(task)) panel_end = linear_panels(task);
+  size_t some = even_share(task->inputs, LINEAR_MOST_INPUTS);
+  float x[LINEAR_MOST_INPUTS * LINEAR_ROWS]; /* 60 KiB at most, on the stack of the thread */
+  for (size_t first = 0; first < task->inputs; first += some) {
+    size_t inputs = task->inputs - first < some ? task->inputs - first : some;
+    for (size_t row = index / across * rows; row < row_end; row += LINEAR_ROWS) {
+      size_t count = row_end - row < LINEAR_ROWS ? row_end - row : LINEAR_ROWS;
+      lay_out(task->x + row * task->inputs + first, task->inputs, inputs, count, x);
+      for (size_t panel = index % across * panels; panel < panel_end; panel++) {
+        size_t done = 0;
+        if (count == LINEAR_ROWS) multiply_all(task, x, first, inputs, row, panel), done = count;
+        for (; count - done >= 4; done += 4) multiply_four(task, x + done, first, inputs, row + done, panel);
+        for (; done < count; done++) multiply_row(task, x + done, first, inputs, row + done, panel);
+      }
+    }
+  }
+}
