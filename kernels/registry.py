@@ -32,6 +32,7 @@ from tintype.kernels.graph.half import complete_types, to_half
 from tintype.kernels.graph.opset import to_opset
 from tintype.kernels.native.attention import NativeAttention
 from tintype.kernels.native.group_norm import NativeGroupNorm
+from tintype.kernels.native.linear import NativeGeglu, NativeLinear
 from tintype.kernels.native.winograd import NativeWinograd, NativeWinogradFew
 from tintype.kernels.portable.attention import AttentionAsMultiHead
 from tintype.kernels.portable.attention_products import AttentionAsProducts
@@ -71,6 +72,8 @@ _ALL: tuple[Rewrite, ...] = (
     UpsampleConvAsPhases(),
     UpsampleConvAsInt8Phases(),
     FloatLinear(),
+    NativeLinear(),
+    NativeGeglu(),
     NativeAttention(),
     NativeGroupNorm(),
     ChannelAffineAsBatchNorm(),  # where that one didn't win
