@@ -40,6 +40,7 @@ PRODUCTS = (
     (64, 128, 128), (256, 64, 64), (256, 64, 256), (256, 1280, 1280), (256, 1280, 5120), (1024, 128, 128),
     (1024, 640, 640), (1024, 640, 2560), (1024, 2560, 640), (4096, 320, 320), (4096, 320, 1280), (4096, 1280, 320),
 )  # fmt: skip
+GATED = ((64, 128, 512), (256, 96, 384), (256, 1280, 5120), (1024, 640, 2560), (4096, 320, 1280))
 # Pixels and channels of a GroupNormalization, of 32 groups; queries, keys, heads and a head's numbers of an attention.
 NORMS = (
     (64, 160),
@@ -104,6 +105,15 @@ def models(mixed_products: bool) -> Iterator[tuple[str, onnx.ModelProto]]:
         constants = _integers(_weight(inputs, outputs), mixed_products) | {"bias": np.zeros(outputs, np.float32)}
         nodes = f"{_WEIGHT.format(axis=1)} product = MatMul(x, weight) y = Add(product, bias)"
         yield f"product {rows} {inputs} {outputs}", _model(nodes, [1, rows, inputs], constants)
+        constants = {"weight": _weight(inputs, outputs), "bias": np.zeros(outputs, np.float32)}
+        nodes = "product = MatMul(x, weight) y = Add(product, bias)"
+        yield f"float product {rows} {inputs} {outputs}", _model(nodes, [1, rows, inputs], constants)
+    for rows, inputs, outputs in GATED:
+        constants = {name: _weight(inputs, outputs) for name in ("weight", "gate")}
+        constants |= {name: np.zeros(outputs, np.float32) for name in ("bias", "shift")}
+        nodes = "product = MatMul(x, weight) value = Add(product, bias) g = MatMul(x, gate) "
+        nodes += "shifted = Add(g, shift) gelu = Gelu(shifted) y = Mul(value, gelu)"
+        yield f"geglu {rows} {inputs} {outputs}", _model(nodes, [1, rows, inputs], constants)
     for pixels, channels in NORMS:
         constants = {name: np.ones(channels, np.float32) for name in ("scale", "shift")}
         for activation in ("y = Identity(normed)", "s = Sigmoid(normed) y = Mul(normed, s)"):

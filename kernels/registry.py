@@ -30,7 +30,7 @@ from tintype.kernels.cuda.nhwc_conv import ConvChannelsLast
 from tintype.kernels.cuda.skip_group_norm import SkipGroupNorm
 from tintype.kernels.graph.half import complete_types, to_half
 from tintype.kernels.graph.opset import to_opset
-from tintype.kernels.native.attention import NativeAttention
+from tintype.kernels.native.attention import NativeAttention, NativeAttentionBfloat16
 from tintype.kernels.native.group_norm import NativeGroupNorm
 from tintype.kernels.native.linear import NativeGeglu, NativeLinear
 from tintype.kernels.native.winograd import NativeWinograd, NativeWinogradFew
@@ -75,6 +75,7 @@ _ALL: tuple[Rewrite, ...] = (
     NativeLinear(),
     NativeGeglu(),
     NativeAttention(),
+    NativeAttentionBfloat16(),
     NativeGroupNorm(),
     ChannelAffineAsBatchNorm(),  # where that one didn't win
 )

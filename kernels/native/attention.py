@@ -1,4 +1,4 @@
-"""Attention in float32 as one node of our own, which packs keys and values once a call."""
+"""Attention as one node of our own, which packs keys and values once a call: in float32, or with bfloat16 products."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from tintype.kernels.base import MICROSOFT, OWN, Kernel, Shapes, insert, replace
-from tintype.kernels.native.library import ABILITY
+from tintype.kernels.native.library import ABILITY, BFLOAT16
 from tintype.kernels.portable.attention import AttentionAsMultiHead
 
 MOST_SIZE = 160  # numbers of a head: what a block of queries needs lies on a thread's stack
@@ -30,6 +30,7 @@ class NativeAttention(Kernel):
     exactness = "the same sums in another order: fp32 error below 1e-5 on unit-variance data"
     measured = True
     kind = "Attention"
+    attributes: ClassVar[Mapping[str, int]] = {}
 
     def matches(self, node: ir.Node, shapes: Shapes) -> bool:
         """Queries, keys and values alone, (batch, length, heads * size) of known sizes, size 160 at most."""
@@ -53,7 +54,7 @@ class NativeAttention(Kernel):
         if shape is None:
             raise ValueError(f"{node.name} has no known sizes")
         default = 1.0 / math.sqrt(int(str(shape[2])) // heads)
-        attributes = {"heads": heads, "scale": node.attributes.get_float("scale", default)}
+        attributes = {"heads": heads, "scale": node.attributes.get_float("scale", default), **self.attributes}
         inputs = list(node.inputs[:3])
         replace(output, insert(node, "HeadsAttention", inputs, domain=OWN, attributes=attributes, like=output))
 
@@ -65,3 +66,16 @@ class NativeAttention(Kernel):
         q, k, v = (tensor.reshape(*tensor.shape[:2], heads, -1).swapaxes(1, 2) for tensor in (query, key, value))
         attended = AttentionAsMultiHead.reference(q, k, v, scale=scale)
         return np.ascontiguousarray(attended.swapaxes(1, 2)).reshape(query.shape)
+
+
+class NativeAttentionBfloat16(NativeAttention):
+    """The same with queries, keys, weights and values rounded to bfloat16 (src/attention_bf16.h); sums are floats.
+
+    AVX512_BF16 multiplies two pairs in the time of one product of floats.
+    """
+
+    name = "native_attention_bf16"
+    needs: ClassVar[Mapping[str, str]] = {"cpu": BFLOAT16}
+    exactness = "rounded to 8 significant bits: 0.3 % of the output's deviation"
+    lossy = True
+    attributes: ClassVar[Mapping[str, int]] = {"bfloat16": 1}

@@ -38,6 +38,7 @@ X86_SETS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("baseline", ("-mcpu=x86_64",)),
     ("avx2", ("-mcpu=x86_64_v3",)),
     ("avx512", ("-mcpu=x86_64_v4", "-mprefer-vector-width=512")),
+    ("avx512bf16", ("-mcpu=x86_64_v4+avx512bf16", "-mprefer-vector-width=512")),
 )
 ARM_SETS = (("baseline", ("-mcpu=generic",)),)
 

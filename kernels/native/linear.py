@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -59,7 +59,7 @@ class NativeLinear(Kernel):
         layer = _layer(node, Shapes())
         if layer is None:
             raise ValueError(f"{node.name} is no linear layer of a known size")
-        _write(layer, packed_weights(layer.weights()), layer.biases(), graph, "native")
+        _write(layer, lambda: packed_weights(layer.weights()), layer.biases(), graph, "native")
 
     @staticmethod
     def reference(x: NDArray[Any], weight: NDArray[Any], bias: NDArray[Any], activation: int = PLAIN) -> NDArray[Any]:
@@ -95,9 +95,9 @@ class NativeGeglu(NativeLinear):
         if found is None:
             raise ValueError(f"{node.name} is no value of a GEGLU")
         value, gate, product = found
-        weights = packed_weights(value.weights(), gate.weights())
         whole = _Layer(node, (product,), value.source, value.weight, value.width, None, GEGLU, None)
-        _write(whole, weights, np.stack([value.biases()[0], gate.biases()[0]]), graph, "native_geglu")
+        biases = np.concatenate([value.biases(), gate.biases()])
+        _write(whole, lambda: packed_weights(value.weights(), gate.weights()), biases, graph, "native_geglu")
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,10 +138,13 @@ def packed_weights(*weights: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def _write(
-    layer: _Layer, weights: NDArray[np.float32], biases: NDArray[np.float32], graph: ir.Graph, suffix: str
+    layer: _Layer, weights: Callable[[], NDArray[np.float32]], biases: NDArray[np.float32], graph: ir.Graph, suffix: str
 ) -> None:
     name = f"{layer.weight.name}_{suffix}"
-    inputs = [layer.source, add_constant(graph, weights, name), add_constant(graph, biases, f"{name}_bias")]
+    packed = graph.initializers.get(name)  # of another layer with the same weight
+    if packed is None:
+        packed = add_constant(graph, weights(), name)
+    inputs = [layer.source, packed, add_constant(graph, biases, f"{name}_bias")]
     if layer.added is not None:
         inputs.append(layer.added)
     last = layer.nodes[-1]

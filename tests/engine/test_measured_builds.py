@@ -90,7 +90,7 @@ def test_every_layer_is_measured_and_the_result_is_right(unet, cpu, cache):
     choices = read_report(ensure_build(bundle, "denoiser", cpu, options=OPTIONS))["choices"]
     assert [choice["node"] for choice in choices] == ["first", "second"]
     for choice in choices:
-        ours = {"native_winograd"} if has_ability(cpu, "native") else set()
+        ours = {"native_winograd_few"} if has_ability(cpu, "native") else set()
         assert set(choice["ways"]) == {AS_IS, "winograd2", "winograd4", "winograd6"} | ours
         assert choice["chosen"] in choice["ways"]
         assert all(way["seconds"] > 0 and way["psnr_db"] > 90 for way in choice["ways"].values())
@@ -180,7 +180,9 @@ def test_mapped_builds_take_no_larger_weights(unet, cpu, cache):
     bundle, constants = unet
     options = BuildOptions.for_shape(dict(OPTIONS.dims), mapped=True, threads=1, timed=True)
     folder = ensure_build(bundle, "denoiser", cpu, options=options)
-    assert {choice["chosen"] for choice in read_report(folder)["choices"]} == {AS_IS}
+    for choice in read_report(folder)["choices"]:
+        assert choice["ways"][choice["chosen"]]["weight_bytes"] <= choice["ways"][AS_IS]["weight_bytes"]
+        assert choice["chosen"] not in ("winograd2", "winograd4", "winograd6")
     feed = _feed(np.random.default_rng(0), 1, 24, 16)
     with open_role(bundle, "denoiser", cpu, options=options) as session:
         assert psnr_db(_expected(feed, constants), session.run(feed)["out_sample"]) >= 100

@@ -9,6 +9,10 @@
 
 #include "attention.h"
 
+#if defined(__AVX512BF16__)
+#include "attention_bf16.h"
+#endif
+
 #include "linear.h"
 
 #include "winograd.h"
@@ -30,6 +34,12 @@ const Kernels JOIN(kernels_, SET) = {
     .attention_blocks = attention_blocks,
     .attention_packed_keys = attention_packed_keys,
     .attention_packed_values = attention_packed_values,
+#if defined(__AVX512BF16__)
+    .attention_half_pack = attention_half_pack,
+    .attention_half = attention_half,
+    .attention_half_keys = attention_half_keys,
+    .attention_half_values = attention_half_values,
+#endif
     .linear = linear,
     .linear_tasks = linear_tasks,
     .linear_panels = linear_panels,

@@ -69,6 +69,9 @@ typedef struct {
   void (*attention_pack)(void *, size_t index); /* of batch * heads * attention_pieces */
   void (*attention)(void *, size_t index);      /* of batch * heads * attention_blocks */
   size_t (*attention_pieces)(const Attention *), (*attention_blocks)(const Attention *);
+  /* The same with products of bfloat16; all NULL in a set without such. Packed numbers are pairs, as large as a float. */
+  void (*attention_half_pack)(void *, size_t index), (*attention_half)(void *, size_t index);
+  size_t (*attention_half_keys)(const Attention *), (*attention_half_values)(const Attention *);
   void (*linear)(void *, size_t index); /* of linear_tasks */
   size_t (*linear_tasks)(const Linear *), (*linear_panels)(const Linear *);
   void (*winograd_input)(void *, size_t index);    /* of inputs */

@@ -23,7 +23,7 @@ enum { MOST_DIMS = 8 };
 typedef struct {
   const OrtApi *api;
   const Kernels *kernels;
-  int64_t groups, silu, heads, activation;
+  int64_t groups, silu, heads, bfloat16, activation;
   float epsilon, scale;
 } Node;
 
@@ -142,7 +142,7 @@ static void release_scratch(Scratch *scratch) {
 }
 
 /* HeadsAttention: q (batch, queries, heads * size), k and v (batch, keys, heads * size) -> as q. Attributes: heads,
-   scale. */
+   scale, bfloat16 (1 rounds what is multiplied). */
 static OrtStatus *attention(const Node *node, OrtKernelContext *context) {
   const OrtApi *api = node->api;
   const Kernels *kernels = node->kernels;
@@ -163,15 +163,19 @@ static OrtStatus *attention(const Node *node, OrtKernelContext *context) {
   Attention task = {.q = q.data, .k = k.data, .v = v.data, .o = o.data, .scale = node->scale};
   task.heads = (size_t)node->heads, task.size = (size_t)(width / node->heads);
   task.queries = (size_t)q.dims[1], task.keys = (size_t)k.dims[1];
-  size_t heads = (size_t)batch * task.heads, keys = heads * kernels->attention_packed_keys(&task);
-  size_t values = heads * kernels->attention_packed_values(&task);
+  int half = node->bfloat16 != 0;
+  size_t heads = (size_t)batch * task.heads;
+  size_t keys = heads * (half ? kernels->attention_half_keys : kernels->attention_packed_keys)(&task);
+  size_t values = heads * (half ? kernels->attention_half_values : kernels->attention_packed_values)(&task);
   Scratch scratch;
   OrtStatus *status = take_scratch(api, context, (keys + values) * sizeof(float), &scratch);
   if (!status) {
     task.packed_keys = scratch.data, task.packed_values = task.packed_keys + keys;
     size_t pieces = heads * kernels->attention_pieces(&task), blocks = heads * kernels->attention_blocks(&task);
-    status = KernelContext_ParallelFor(api)(context, kernels->attention_pack, pieces, 0, &task);
-    if (!status) status = KernelContext_ParallelFor(api)(context, kernels->attention, blocks, 0, &task);
+    void (*pack)(void *, size_t) = half ? kernels->attention_half_pack : kernels->attention_pack;
+    status = KernelContext_ParallelFor(api)(context, pack, pieces, 0, &task);
+    void (*attend)(void *, size_t) = half ? kernels->attention_half : kernels->attention;
+    if (!status) status = KernelContext_ParallelFor(api)(context, attend, blocks, 0, &task);
   }
   release_scratch(&scratch);
   return status;
@@ -301,11 +305,12 @@ static OrtStatus *create(const OrtCustomOp *operator, const OrtApi *api, const O
   read_int(api, info, "silu", &node->silu);
   read_float(api, info, "epsilon", &node->epsilon);
   read_int(api, info, "heads", &node->heads);
+  read_int(api, info, "bfloat16", &node->bfloat16);
   read_float(api, info, "scale", &node->scale);
   read_int(api, info, "activation", &node->activation);
   read_int(api, info, "instructions", &rank);
   node->kernels = rank < 0 ? best_kernels() : rank < 8 ? kernels_of_rank((int)rank) : NULL;
-  if (!node->kernels) {
+  if (!node->kernels || (node->bfloat16 && !node->kernels->attention_half)) {
     free(node);
     return refuse(api, "this processor hasn't these instructions");
   }

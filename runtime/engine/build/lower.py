@@ -172,6 +172,7 @@ def _choose(model: ir.Model, job: Job, able: frozenset[str], scratch: Path, repo
         largest_bytes=_largest(options),
         after_each=lambda: spill.weights_of(model.graph),
     )
+    spill.settle(model.graph)
     table.write()
     report["choices"] = [asdict(choice) for choice in choices]
     counts = Counter(choice.chosen for choice in choices if choice.chosen != measure.AS_IS)

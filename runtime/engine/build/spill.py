@@ -6,13 +6,12 @@ Runs in the child process that makes a build.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx_ir as ir
-from numpy.typing import NDArray
 
 from tintype.engine.build.weights import put
+from tintype.kernels.base import OWN
 
 PRODUCTS = {"MatMul", "FusedMatMul"}  # of which ONNX Runtime changes no weight while it optimizes
 SPILLED_BYTES = 2**20  # larger weights that a kernel made go to disk at once
@@ -21,13 +20,15 @@ SPILLED_BYTES = 2**20  # larger weights that a kernel made go to disk at once
 class Spill:
     """Large weights that kernels make, moved to files: those of a whole UNet would not fit into memory.
 
-    Where products alone read them, on the processor, to where the build will have them: see `take_final`.
+    Where on the processor only operators of our own read them, to where the build will have them, see `take_final`;
+    those of products too, once no kernel may take these any more.
     """
 
     def __init__(self, path: Path, folder: Path | None, store: Path | None) -> None:
-        """path: of the file. folder: the build's of weights, where products' go, shared with `store`; None for none."""
+        """path: of the file. folder: where the build has its weights, which it shares with `store`; None for none."""
         self._path, self._folder, self._store = path, folder, store
         self._seen: set[ir.Value] = set()
+        self._movable: list[ir.Value] = []
 
     def weights_of(self, graph: ir.Graph) -> None:
         """Move every large weight of the graph that is in memory."""
@@ -38,26 +39,49 @@ class Spill:
             tensor = value.const_value
             if tensor is None or isinstance(tensor, ir.ExternalTensor) or tensor.nbytes < SPILLED_BYTES:
                 continue
-            place, offset = self._put(value, tensor.numpy())
-            value.const_value = ir.ExternalTensor(
-                place.name,
-                offset,
-                tensor.nbytes,
-                tensor.dtype,
-                shape=ir.Shape(tensor.shape.numpy()),
-                name=str(value.name),
-                base_dir=place.parent,
-            )
+            if self._folder is not None and all(use.node.domain == OWN for use in value.uses()):
+                self._put(value, self._folder)
+            else:
+                self._append(value)
+                self._movable.append(value)
 
-    def _put(self, value: ir.Value, weight: NDArray[Any]) -> tuple[Path, int]:
-        """Where a weight is then, and from which byte on."""
-        if self._folder is not None and all(use.node.op_type in PRODUCTS for use in value.uses()):
-            return put(np.ascontiguousarray(weight).data.cast("B"), self._folder, self._store), 0
+    def settle(self, graph: ir.Graph) -> None:
+        """Move those of products to where the build will have them: every kernel is chosen."""
+        for value in self._movable:
+            uses = value.uses() if graph.initializers.get(str(value.name)) is value else ()
+            if uses and self._folder is not None and all(use.node.op_type in PRODUCTS for use in uses):
+                self._put(value, self._folder)
+
+    def _put(self, value: ir.Value, folder: Path) -> None:
+        """Into a file of its own, which other builds may share."""
+        content = np.ascontiguousarray(_data(value).numpy()).data.cast("B")
+        self._point(value, put(content, folder, self._store), 0)
+
+    def _append(self, value: ir.Value) -> None:
         with self._path.open("ab") as file:
             file.write(b"\0" * (-file.tell() % 4096))
             offset = file.tell()
-            file.write(weight.tobytes())
-        return self._path, offset
+            file.write(_data(value).numpy().tobytes())
+        self._point(value, self._path, offset)
+
+    @staticmethod
+    def _point(value: ir.Value, place: Path, offset: int) -> None:
+        tensor = _data(value)
+        value.const_value = ir.ExternalTensor(
+            place.name,
+            offset,
+            tensor.nbytes,
+            tensor.dtype,
+            shape=ir.Shape(tensor.shape.numpy()),
+            name=str(value.name),
+            base_dir=place.parent,
+        )
+
+
+def _data(value: ir.Value) -> ir.TensorProtocol:
+    if value.const_value is None:
+        raise ValueError(f"{value.name} is not fixed")
+    return value.const_value
 
 
 def take_final(model: ir.Model, folder: Path) -> dict[str, ir.ExternalTensor]:

@@ -26,7 +26,8 @@ ATTENTION_TOLERANCE = 0.02  # float16 has 1e-3; a kernel that is wrong is off by
 @functools.cache
 def abilities(target: Target) -> frozenset[str]:
     """What this target's device has shown: `float16` and `attention` (com.microsoft MultiHeadAttention) on a device,
-    `mixed_products` (uint8 times int8, added up exactly) and `native` (our own operators) on the processor."""
+    `mixed_products` (uint8 times int8, added up exactly), `native` (our own operators) and `native_bfloat16` (those of
+    them with such products) on the processor."""
     questions = _OF_PROCESSOR if target.is_host else _OF_DEVICE
     return frozenset(name for name, question in questions.items() if question(target))
 
@@ -78,8 +79,29 @@ def _has_native(target: Target) -> bool:
     return answer is not None and bool(np.abs(answer - expected).max() < NATIVE_TOLERANCE)
 
 
+def _has_native_bfloat16(target: Target) -> bool:
+    """Whether the library's products of bfloat16 are there, which few processors have, and are right."""
+    if native_problem() is not None:
+        return False
+    from tintype.kernels.base import OWN
+    from tintype.kernels.native.attention import NativeAttention
+
+    random = np.random.default_rng(0)
+    query, key, value = (
+        random.standard_normal((1, length, HEADS * SIZE), np.float32) for length in (QUERIES, KEYS, KEYS)
+    )
+    attributes = {"heads": HEADS, "scale": SIZE**-0.5, "bfloat16": 1}
+    answer = _ask(target, "HeadsAttention", [query, key, value], query, OWN, **attributes)
+    expected = NativeAttention.reference(query, key, value, HEADS)
+    return answer is not None and bool(np.abs(answer - expected).max() < ATTENTION_TOLERANCE)
+
+
 _OF_DEVICE: dict[str, Callable[[Target], bool]] = {"float16": _has_float16, "attention": _has_attention}
-_OF_PROCESSOR: dict[str, Callable[[Target], bool]] = {"mixed_products": _has_mixed_products, "native": _has_native}
+_OF_PROCESSOR: dict[str, Callable[[Target], bool]] = {
+    "mixed_products": _has_mixed_products,
+    "native": _has_native,
+    "native_bfloat16": _has_native_bfloat16,
+}
 
 
 def _attention(query: NDArray[Any], key: NDArray[Any], value: NDArray[Any]) -> NDArray[Any]:

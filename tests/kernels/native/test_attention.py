@@ -9,10 +9,12 @@ import psutil
 import pytest
 from onnx import TensorProto, helper
 
+from tintype.engine import has_ability, resolve_provider
 from tintype.engine.device import native
 from tintype.kernels.base import MICROSOFT, OWN
 from tintype.kernels.graph import choice
-from tintype.kernels.native.attention import NativeAttention
+from tintype.kernels.native.attention import NativeAttention, NativeAttentionBfloat16
+from tintype.kernels.native.library import BFLOAT16
 
 KERNEL = NativeAttention()
 # batch, heads, size, queries, keys. Tiles are of 5 and 8, blocks of 8, 16 and 32 queries and of 120 keys.
@@ -59,6 +61,59 @@ def test_it_is_the_reference_by_every_set_of_instructions(instructions, run, ran
         one, two = run(model, feed, 1)["o"], run(model, feed, 2)["o"]
         np.testing.assert_allclose(one, expected, atol=1e-5)
         np.testing.assert_array_equal(one, two)
+
+
+@pytest.fixture
+def bfloat16() -> None:
+    if not has_ability(resolve_provider("cpu"), BFLOAT16):
+        pytest.skip("this processor multiplies no bfloat16")
+
+
+def _rounded(array):
+    """To bfloat16, the even one of two as near."""
+    bits = array.view(np.uint32).astype(np.uint64)
+    return (((bits + 0x7FFF + (bits >> 16 & 1)) >> 16 << 16).astype(np.uint32)).view(np.float32)
+
+
+@pytest.mark.parametrize("sizes", SIZES, ids=str)
+def test_with_bfloat16_it_is_that_of_rounded_numbers(bfloat16, run, random, sizes):
+    feed, scale = _feed(random, sizes), 0.3
+    kept = {"k": _rounded(feed["k"]), "v": _rounded(feed["v"])}
+    log2_e = np.float32(1.44269504)
+    asked = _rounded(feed["q"] * (np.float32(scale) * log2_e)) / log2_e  # scaled, then rounded
+    expected = KERNEL.reference(asked, kept["k"], kept["v"], sizes[1], 1.0)
+    model = _model(OWN, sizes, heads=sizes[1], scale=scale, bfloat16=1)
+    one, two = run(model, feed, 1)["o"], run(model, feed, 2)["o"]
+    np.testing.assert_array_equal(one, two)
+    # What is left are the weights' roundings, of 2^-9 at most each, which partly cancel.
+    np.testing.assert_allclose(one, expected, atol=2.0**-8 * np.abs(feed["v"]).max())
+    whole = KERNEL.reference(*feed.values(), sizes[1], scale)
+    assert np.square(one - whole).mean() < np.square(0.01) * whole.var() + 1e-4 * (sizes[4] == 1)
+
+
+def test_with_bfloat16_what_is_lost_in_one_key_reaches_all_queries_and_none_of_another_head(bfloat16, run, random):
+    sizes = (1, 2, 8, 20, 30)
+    feed = _feed(random, sizes)
+    feed["k"][0, 11, 3] = np.nan
+    lost = np.isnan(run(_model(OWN, sizes, heads=2, scale=0.3, bfloat16=1), feed)["o"])
+    assert lost[..., :8].all()
+    assert not lost[..., 8:].any()
+
+
+def test_a_set_without_bfloat16_refuses_it(instructions, run, random):
+    plainest = instructions(_model(OWN, SIZES[1], heads=3, scale=1.0, bfloat16=1))[0]
+    with pytest.raises(Exception, match="hasn't these instructions"):
+        run(plainest, _feed(random, SIZES[1]))
+
+
+def test_with_bfloat16_it_takes_the_place_of_multi_head_attention(bfloat16, applied, random):
+    sizes = (1, 2, 40, 64, 77)
+    feed, kernel = _feed(random, sizes), NativeAttentionBfloat16()
+    result = applied(_model(MICROSOFT, sizes, num_heads=2), feed, kernel)
+    assert result.operators == ["HeadsAttention"]
+    assert kernel.lossy
+    np.testing.assert_allclose(result.after["o"], result.before["o"], atol=0.02)
+    assert not np.allclose(result.after["o"], result.before["o"], atol=1e-5)
 
 
 def test_scores_far_apart_and_rising_from_block_to_block_are_right(instructions, run, random):

@@ -1,0 +1,170 @@
+/* The same attention with products of bfloat16 numbers, two at a time, added up in floats; part of kernels.c.
+
+   For processors with AVX512_BF16. Scores and sums stay floats. Two numbers of a query, or weights of two keys, lie side by
+   side in a lane. */
+#include <immintrin.h>
+
+enum { PAIRS = KEYS / 2 };
+
+/* Two vectors rounded to bfloat16: in each lane the first's number, then the second's. */
+INLINE __m512i pair_of(Floats first, Floats second) {
+  const __m512i order = _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7, 22, 6, 21, 5,
+                                         20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
+  return _mm512_permutexvar_epi16(order, (__m512i)_mm512_cvtne2ps_pbh((__m512)second, (__m512)first));
+}
+INLINE Floats add_products(Floats sums, __m512i pairs, uint32_t pair) {
+  return (Floats)_mm512_dpbf16_ps((__m512)sums, (__m512bh)pairs, (__m512bh)_mm512_set1_epi32((int)pair));
+}
+INLINE __m512i load_pairs(const uint32_t *from) { return _mm512_loadu_si512(from); }
+
+/* A number rounded to bfloat16, to the even one of two as near. */
+INLINE uint32_t rounded(float x) {
+  uint32_t bits;
+  memcpy(&bits, &x, sizeof bits);
+  if ((bits & 0x7fffffff) > 0x7f800000) return bits >> 16 | 0x40; /* NaN stays NaN */
+  return (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
+}
+
+/* 2^x for x <= 0 to some 1e-4 of it, 2^-126 below that; NaN of NaN. */
+INLINE Floats rough_power_of_two(Floats x) {
+  const float shift = 0x1.8p23f;
+  x = x < -126.0f ? (Floats)-126.0f : x;
+  Floats whole = x + shift, part = x - (whole - shift), power = 0x1.c3f4cap-5f;
+  power = multiply_add(power, part, (Floats)0x1.f0dd32p-3f);
+  power = multiply_add(power, part, (Floats)0x1.62f31cp-1f);
+  power = multiply_add(power, part, (Floats)0x1.fff696p-1f);
+  Integers exponent, bits;
+  memcpy(&exponent, &whole, sizeof whole);
+  memcpy(&bits, &power, sizeof power);
+  bits += exponent << 23;
+  memcpy(&power, &bits, sizeof power);
+  return power;
+}
+
+static size_t half_pairs(size_t count) { return (count + 1) / 2; }
+
+/* Pairs of one head's keys, and of its values. */
+static size_t attention_half_keys(const Attention *task) { return tiles_of(task->keys) * TILE * half_pairs(task->size); }
+static size_t attention_half_values(const Attention *task) {
+  return half_pairs(task->keys) * tiles_of(task->size) * TILE;
+}
+
+/* Keys (tile, pair of numbers, key of the tile), the last one again where a tile is not full; values (tile of numbers, pair
+   of keys, number), zeros where one is missing. */
+static void attention_half_pack(void *argument, size_t index) {
+  const Attention *task = argument;
+  size_t pieces = attention_pieces(task), head = index / pieces, first = index % pieces * KEYS, size = task->size;
+  size_t end = first + KEYS < task->keys ? first + KEYS : task->keys, stride = task->heads * size;
+  size_t from = head / task->heads * task->keys * stride + head % task->heads * size;
+  uint32_t *keys = (uint32_t *)task->packed_keys + head * attention_half_keys(task) + first * half_pairs(size);
+  for (size_t key = first; key < end; key += TILE)
+    for (size_t number = 0; number < size; number += 2)
+      for (size_t i = 0; i < TILE; i++) {
+        const float *k = task->k + from + (key + i < task->keys ? key + i : task->keys - 1) * stride + number;
+        *keys++ = rounded(k[0]) | (number + 1 < size ? rounded(k[1]) << 16 : 0);
+      }
+  uint32_t *values = (uint32_t *)task->packed_values + head * attention_half_values(task);
+  for (size_t tile = 0; tile < tiles_of(size); tile++)
+    for (size_t key = first; key < end; key += 2)
+      for (size_t i = 0; i < TILE; i++) {
+        size_t number = tile * TILE + i;
+        const float *v = task->v + from + key * stride + number;
+        uint32_t pair = 0;
+        if (number < size) pair = rounded(v[0]) | (key + 1 < task->keys ? rounded(v[stride]) << 16 : 0);
+        values[(tile * half_pairs(task->keys) + key / 2) * TILE + i] = pair;
+      }
+}
+
+static __attribute__((noinline)) void find_half_scores(const uint32_t *queries, const uint32_t *keys, size_t pairs,
+                                                       size_t tiles, float *scores, float *largest) {
+  for (size_t tile = 0; tile < tiles; tile++, scores += TILE * QUERIES) {
+    Floats sums[TILE][COLUMNS];
+    for (int i = 0; i < TILE; i++)
+      for (int j = 0; j < COLUMNS; j++) sums[i][j] = 0.0f;
+    const uint32_t *query = queries;
+#pragma clang loop unroll_count(4)
+    for (size_t pair = 0; pair < pairs; pair++, query += QUERIES, keys += TILE)
+      for (int i = 0; i < TILE; i++)
+        for (int j = 0; j < COLUMNS; j++) sums[i][j] = add_products(sums[i][j], load_pairs(query + j * W), keys[i]);
+    for (int j = 0; j < COLUMNS; j++) {
+      Floats most = load(largest + j * W);
+      for (int i = 0; i < TILE; i++) {
+        store(scores + i * QUERIES + j * W, sums[i][j]);
+        most = __builtin_elementwise_max(most, sums[i][j]);
+      }
+      store(largest + j * W, most);
+    }
+  }
+}
+
+static __attribute__((noinline)) void add_half_values(const uint32_t *weights, const uint32_t *values, size_t pairs,
+                                                      float *to) {
+  Floats sums[TILE][COLUMNS];
+  for (int i = 0; i < TILE; i++)
+    for (int j = 0; j < COLUMNS; j++) sums[i][j] = load(to + i * QUERIES + j * W);
+#pragma clang loop unroll_count(4)
+  for (size_t pair = 0; pair < pairs; pair++, weights += QUERIES, values += TILE)
+    for (int i = 0; i < TILE; i++)
+      for (int j = 0; j < COLUMNS; j++) sums[i][j] = add_products(sums[i][j], load_pairs(weights + j * W), values[i]);
+  for (int i = 0; i < TILE; i++)
+    for (int j = 0; j < COLUMNS; j++) store(to + i * QUERIES + j * W, sums[i][j]);
+}
+
+/* One block of queries; queries and weights of keys as pairs too. */
+typedef struct {
+  Block floats;
+  uint32_t queries[ATTENTION_MOST_SIZE / 2 * QUERIES], weights[PAIRS * QUERIES];
+} HalfBlock;
+
+/* As `weigh`, to pairs of weights. */
+static void weigh_half(HalfBlock *block, size_t keys, size_t numbers, const float *before) {
+  for (int j = 0; j < COLUMNS; j++) {
+    Floats largest = load(block->floats.largest + j * W), shrunk = power_of_two(load(before + j * W) - largest);
+    Floats sum = load(block->floats.weights + j * W) * shrunk;
+    if (__builtin_reduce_or(largest > load(before + j * W)))
+      for (size_t number = 0; number < numbers; number++) {
+        float *sums = block->floats.sums + number * QUERIES + j * W;
+        store(sums, load(sums) * shrunk);
+      }
+    for (size_t key = 0; key < keys; key += 2) {
+      const float *score = block->floats.scores + key * QUERIES + j * W;
+      Floats first = rough_power_of_two(load(score) - largest), second = 0.0f;
+      if (key + 1 < keys) second = rough_power_of_two(load(score + QUERIES) - largest);
+      sum += first + second;
+      _mm512_storeu_si512(block->weights + key / 2 * QUERIES + j * W, pair_of(first, second));
+    }
+    store(block->floats.weights + j * W, sum);
+  }
+}
+
+static void attention_half(void *argument, size_t index) {
+  const Attention *task = argument;
+  const float log2_e = 1.44269504f;
+  size_t size = task->size, tiles = tiles_of(size), blocks = attention_blocks(task), head = index / blocks;
+  size_t first = index % blocks * QUERIES, stride = task->heads * size, pairs = half_pairs(size);
+  size_t count = task->queries - first < QUERIES ? task->queries - first : QUERIES;
+  size_t place = (head / task->heads * task->queries + first) * stride + head % task->heads * size;
+  const uint32_t *keys = (const uint32_t *)task->packed_keys + head * attention_half_keys(task);
+  const uint32_t *values = (const uint32_t *)task->packed_values + head * attention_half_values(task);
+  HalfBlock block; /* 80 KiB at most, on the stack of the thread */
+  read_queries(&block.floats, task->q + place, stride, size, count, task->scale * log2_e);
+  for (size_t pair = 0; pair < pairs; pair++)
+    for (int j = 0; j < COLUMNS; j++) {
+      const float *query = block.floats.queries + pair * 2 * QUERIES + j * W;
+      Floats second = pair * 2 + 1 < size ? load(query + QUERIES) : (Floats)0.0f;
+      _mm512_storeu_si512(block.queries + pair * QUERIES + j * W, pair_of(load(query), second));
+    }
+  memset(block.floats.sums, 0, tiles * TILE * QUERIES * sizeof(float));
+  for (int i = 0; i < QUERIES; i++) block.floats.largest[i] = -__builtin_inff(), block.floats.weights[i] = 0.0f;
+  for (size_t key = 0; key < task->keys; key += KEYS) {
+    size_t some = task->keys - key < KEYS ? task->keys - key : KEYS;
+    float before[QUERIES];
+    memcpy(before, block.floats.largest, sizeof before);
+    find_half_scores(block.queries, keys + key * pairs, pairs, tiles_of(some), block.floats.scores, block.floats.largest);
+    weigh_half(&block, some, size, before);
+    for (size_t tile = 0; tile < tiles; tile++)
+      add_half_values(block.weights, values + (tile * half_pairs(task->keys) + key / 2) * TILE, half_pairs(some),
+                      block.floats.sums + tile * TILE * QUERIES);
+  }
+  write_sums(&block.floats, task->o + place, stride, size, count);
+}
