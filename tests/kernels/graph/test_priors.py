@@ -65,7 +65,7 @@ def test_a_kind_that_nobody_timed_stays_as_it_is(model_of, random):
 def test_what_timing_tells_is_what_a_table_holds(model_of, random):
     ((kind, size, ways),) = layer_costs(_convolution(model_of, random), TARGETS["cpu"], threads=1)
     assert (kind, size) == ("Conv 3x3", [256, 32, 48])
-    ours = {"native_winograd"} if has_ability(TARGETS["cpu"], "native") else set()
+    ours = {"native_winograd_few"} if has_ability(TARGETS["cpu"], "native") else set()
     assert set(ways) == {AS_IS, "winograd2", "winograd4", "winograd6"} | ours
     assert all(seconds > 0 and psnr > 90 for seconds, _, psnr in ways.values())
     assert ways["winograd4"][1] == pytest.approx(16, rel=0.1)
