@@ -65,14 +65,16 @@ static void check_group_norm(const Kernels *kernels, size_t images, size_t chann
 }
 
 static void check_attention(const Kernels *kernels, size_t batch, size_t heads, size_t size, size_t queries,
-                            size_t keys) {
+                            size_t keys, int half) {
   size_t width = heads * size, count = batch * queries * width;
   double *expected = calloc(count, sizeof *expected), *weights = malloc(keys * sizeof *weights);
   Attention task = {.q = noise(count), .k = noise(batch * keys * width), .v = noise(batch * keys * width)};
   task.o = guarded(count * sizeof(float)), task.heads = heads, task.size = size, task.queries = queries;
   task.keys = keys, task.scale = 0.5f;
-  task.packed_keys = guarded(batch * heads * kernels->attention_packed_keys(&task) * sizeof(float));
-  task.packed_values = guarded(batch * heads * kernels->attention_packed_values(&task) * sizeof(float));
+  size_t (*keys_of)(const Attention *) = half ? kernels->attention_half_keys : kernels->attention_packed_keys;
+  size_t (*values_of)(const Attention *) = half ? kernels->attention_half_values : kernels->attention_packed_values;
+  task.packed_keys = guarded(batch * heads * keys_of(&task) * sizeof(float));
+  task.packed_values = guarded(batch * heads * values_of(&task) * sizeof(float));
   for (size_t row = 0; row < batch * queries; row++)
     for (size_t head = 0; head < heads; head++) {
       size_t place = row * width + head * size, other = row / queries * keys * width + head * size;
@@ -86,18 +88,50 @@ static void check_attention(const Kernels *kernels, size_t batch, size_t heads, 
       for (size_t key = 0; key < keys; key++)
         for (size_t i = 0; i < size; i++) expected[place + i] += weights[key] / sum * task.v[other + key * width + i];
     }
-  for (size_t i = 0; i < batch * heads * kernels->attention_pieces(&task); i++) kernels->attention_pack(&task, i);
-  for (size_t i = 0; i < batch * heads * kernels->attention_blocks(&task); i++) kernels->attention(&task, i);
-  demand_near(task.o, expected, count, 1e-4);
+  size_t pieces = batch * heads * kernels->attention_pieces(&task);
+  size_t blocks = batch * heads * kernels->attention_blocks(&task);
+  for (size_t i = 0; i < pieces; i++) (half ? kernels->attention_half_pack : kernels->attention_pack)(&task, i);
+  for (size_t i = 0; i < blocks; i++) (half ? kernels->attention_half : kernels->attention)(&task, i);
+  /* Scores of numbers up to 2, rounded to 8 bits each, may be off by so much where there are 160 of them. */
+  demand_near(task.o, expected, count, half ? 0.5 : 1e-4);
   free(expected), free(weights);
 }
 
+/* What a convolution is, with what is added to it. */
+static double *convolved(const Winograd *task, const float *weight, size_t images) {
+  size_t pixels = task->height * task->width, count = images * task->outputs * pixels;
+  double *expected = malloc(count * sizeof *expected);
+  for (size_t at = 0; at < count; at++) {
+    size_t image = at / pixels / task->outputs, o = at / pixels % task->outputs;
+    size_t y = at / task->width % task->height, x = at % task->width;
+    expected[at] = task->bias[o] + (task->shift ? task->shift[image * task->shifts + o] : 0);
+    expected[at] += task->added ? task->added[at] : 0;
+    for (size_t i = 0; i < task->inputs; i++)
+      for (size_t cell = 0; cell < 9; cell++) {
+        size_t row = y + cell / 3, column = x + cell % 3; /* one further on than what they stand for */
+        if (row >= 1 && row <= task->height && column >= 1 && column <= task->width)
+          expected[at] += (double)weight[(o * task->inputs + i) * 9 + cell] *
+                          task->x[(image * task->inputs + i) * pixels + (row - 1) * task->width + column - 1];
+      }
+  }
+  return expected;
+}
+
+static Winograd convolution(size_t images, size_t inputs, size_t outputs, size_t height, size_t width, int sums) {
+  size_t pixels = height * width, count = images * outputs * pixels;
+  Winograd task = {.x = noise(images * inputs * pixels), .bias = noise(outputs), .y = guarded(count * sizeof(float))};
+  task.inputs = inputs, task.outputs = outputs, task.height = height, task.width = width;
+  if (sums) task.shifts = sums == 1 ? 0 : outputs, task.shift = noise(sums == 1 ? outputs : images * outputs);
+  if (sums) task.added = noise(count);
+  return task;
+}
+
 static void check_winograd(const Kernels *kernels, size_t images, size_t inputs, size_t outputs, size_t height,
-                           size_t width, size_t strip) {
+                           size_t width, size_t strip, int sums) {
   static const double g[6][3] = {{0.25, 0, 0},           {-1 / 6., -1 / 6., -1 / 6.}, {-1 / 6., 1 / 6., -1 / 6.},
                                  {1 / 24., 1 / 12., 1 / 6.}, {1 / 24., -1 / 12., 1 / 6.}, {0, 0, 1}};
-  size_t blocks = (outputs + WINOGRAD_OUTPUTS - 1) / WINOGRAD_OUTPUTS, pixels = height * width;
-  size_t tiles = images * ((height + 3) / 4) * ((width + 3) / 4), count = images * outputs * pixels;
+  size_t blocks = (outputs + WINOGRAD_OUTPUTS - 1) / WINOGRAD_OUTPUTS;
+  size_t tiles = images * ((height + 3) / 4) * ((width + 3) / 4), count = images * outputs * height * width;
   const float *weight = noise(outputs * inputs * 9);
   float *packed = guarded(36 * blocks * inputs * WINOGRAD_OUTPUTS * sizeof(float));
   for (size_t point = 0; point < 36; point++)
@@ -109,9 +143,8 @@ static void check_winograd(const Kernels *kernels, size_t images, size_t inputs,
         size_t place = (point * blocks + o / WINOGRAD_OUTPUTS) * inputs + i;
         packed[place * WINOGRAD_OUTPUTS + o % WINOGRAD_OUTPUTS] = (float)sum;
       }
-  Winograd task = {.x = noise(images * inputs * pixels), .weights = packed, .bias = noise(outputs)};
-  task.inputs = inputs, task.outputs = outputs, task.height = height, task.width = width;
-  task.y = guarded(count * sizeof(float)), task.panel = kernels->winograd_panel(tiles);
+  Winograd task = convolution(images, inputs, outputs, height, width, sums);
+  task.weights = packed, task.panel = kernels->winograd_panel(tiles);
   strip = strip ? strip * task.panel : (tiles + task.panel - 1) / task.panel * task.panel, task.room = strip;
   task.scratch = guarded(kernels->winograd_scratch(&task) * sizeof(float));
   for (; task.first < tiles; task.first += strip) {
@@ -121,19 +154,66 @@ static void check_winograd(const Kernels *kernels, size_t images, size_t inputs,
     for (size_t i = 0; i < kernels->winograd_products(&task); i++) kernels->winograd_multiply(&task, i);
     for (size_t i = 0; i < outputs; i++) kernels->winograd_output(&task, i);
   }
+  double *expected = convolved(&task, weight, images);
+  demand_near(task.y, expected, count, 1e-3);
+  free(expected);
+}
+
+static void check_few_tiles(const Kernels *kernels, size_t images, size_t inputs, size_t outputs, size_t height,
+                            size_t width, int sums) {
+  size_t blocks = (outputs + FEW_OUTPUTS - 1) / FEW_OUTPUTS, count = images * outputs * height * width;
+  size_t tiles = images * ((height + 3) / 4) * ((width + 3) / 4);
+  const float *weight = noise(outputs * inputs * 9);
+  float *packed = guarded(blocks * inputs * 9 * FEW_OUTPUTS * sizeof(float));
+  for (size_t o = 0; o < blocks * FEW_OUTPUTS; o++)
+    for (size_t i = 0; i < inputs; i++)
+      for (size_t cell = 0; cell < 9; cell++)
+        packed[((o / FEW_OUTPUTS * inputs + i) * 9 + cell) * FEW_OUTPUTS + o % FEW_OUTPUTS] =
+            o < outputs ? weight[(o * inputs + i) * 9 + cell] : 0;
+  Winograd task = convolution(images, inputs, outputs, height, width, sums);
+  task.weights = packed, task.tiles = tiles < FEW_TILES ? tiles : FEW_TILES;
+  task.panel = task.room = (task.tiles + 15) / 16 * 16;
+  task.scratch = guarded(kernels->few_scratch(&task) * sizeof(float));
+  for (; task.first < tiles; task.first += FEW_TILES) {
+    if (tiles - task.first < FEW_TILES) task.tiles = tiles - task.first;
+    for (size_t i = 0; i < inputs; i++) kernels->winograd_input(&task, i);
+    for (size_t i = 0; i < kernels->few_tasks(&task); i++) kernels->few_tiles(&task, i);
+  }
+  double *expected = convolved(&task, weight, images);
+  demand_near(task.y, expected, count, 1e-3);
+  free(expected);
+}
+
+static double activated(double x, int activation) {
+  if (activation == LINEAR_GELU) return x * erfc(-x / sqrt(2)) / 2;
+  return activation == LINEAR_SILU ? x / (1 + exp(-x)) : x;
+}
+
+static void check_linear(const Kernels *kernels, size_t rows, size_t inputs, size_t outputs, int activation, int sums) {
+  size_t count = rows * outputs, halves = activation == LINEAR_GEGLU ? 2 : 1, each = LINEAR_COLUMNS / halves;
+  const float *weight = noise(halves * inputs * outputs);
+  Linear task = {.x = noise(rows * inputs), .bias = noise(halves * outputs), .y = guarded(count * sizeof(float))};
+  task.rows = rows, task.inputs = inputs, task.outputs = outputs, task.activation = activation;
+  if (sums) task.added = noise(count);
+  size_t panels = kernels->linear_panels(&task);
+  float *packed = guarded(panels * inputs * LINEAR_COLUMNS * sizeof(float));
+  for (size_t half = 0; half < halves; half++)
+    for (size_t i = 0; i < inputs; i++)
+      for (size_t o = 0; o < panels * each; o++)
+        packed[(o / each * inputs + i) * LINEAR_COLUMNS + half * each + o % each] =
+            o < outputs ? weight[(half * inputs + i) * outputs + o] : 0;
+  task.weights = packed;
+  for (size_t i = 0; i < kernels->linear_tasks(&task); i++) kernels->linear(&task, i);
   double *expected = malloc(count * sizeof *expected);
   for (size_t at = 0; at < count; at++) {
-    size_t image = at / pixels / outputs, o = at / pixels % outputs, y = at / width % height, x = at % width;
-    expected[at] = task.bias[o];
-    for (size_t i = 0; i < inputs; i++)
-      for (size_t cell = 0; cell < 9; cell++) {
-        size_t row = y + cell / 3, column = x + cell % 3; /* one further on than what they stand for */
-        if (row >= 1 && row <= height && column >= 1 && column <= width)
-          expected[at] += (double)weight[(o * inputs + i) * 9 + cell] *
-                          task.x[(image * inputs + i) * pixels + (row - 1) * width + column - 1];
-      }
+    double made[2] = {task.bias[at % outputs], halves == 2 ? task.bias[outputs + at % outputs] : 0};
+    for (size_t half = 0; half < halves; half++)
+      for (size_t i = 0; i < inputs; i++)
+        made[half] += (double)task.x[at / outputs * inputs + i] * weight[(half * inputs + i) * outputs + at % outputs];
+    expected[at] = halves == 2 ? made[0] * activated(made[1], LINEAR_GELU) : activated(made[0], activation);
+    expected[at] += sums ? task.added[at] : 0;
   }
-  demand_near(task.y, expected, count, 1e-3);
+  demand_near(task.y, expected, count, 2e-3); /* of sums of up to 1,500 numbers up to 4 */
   free(expected);
 }
 
@@ -148,14 +228,28 @@ int main(void) {
       }
     check_group_norm(kernels, 1, 6, 2, 1025, 1);
     check_group_norm(kernels, 3, 4, 4, 1023, 1);
-    for (size_t size = 1; size <= ATTENTION_MOST_SIZE; size += size < 12 ? 1 : 37)
-      for (size_t queries = 1; queries < 70; queries += 15) check_attention(kernels, 2, 2, size, queries, queries * 5);
-    check_attention(kernels, 1, 1, ATTENTION_MOST_SIZE, 33, 121);
-    check_attention(kernels, 1, 3, 40, 64, 240);
+    for (int half = 0; half <= (kernels->attention_half != NULL); half++) {
+      for (size_t size = 1; size <= ATTENTION_MOST_SIZE; size += size < 12 ? 1 : 37)
+        for (size_t queries = 1; queries < 70; queries += 15)
+          check_attention(kernels, 2, 2, size, queries, queries * 5, half);
+      check_attention(kernels, 1, 1, ATTENTION_MOST_SIZE, 33, 121, half);
+      check_attention(kernels, 1, 3, 40, 64, 240, half);
+    }
     for (size_t width = 1; width < 24; width += width < 10 ? 1 : 6)
-      for (size_t height = 1; height < 12; height += 3) check_winograd(kernels, 2, 3, 11, height, width, 0);
-    check_winograd(kernels, 1, 16, 20, 32, 33, 0);
-    check_winograd(kernels, 3, 5, 7, 36, 40, 1); /* in strips, of which the last is not full */
+      for (size_t height = 1; height < 12; height += 3) {
+        check_winograd(kernels, 2, 3, 11, height, width, 0, (int)(width + height) % 3);
+        check_few_tiles(kernels, 2, 3, 35, height, width, (int)(width + height) % 3);
+      }
+    check_winograd(kernels, 1, 16, 20, 32, 33, 0, 1);
+    check_winograd(kernels, 3, 5, 7, 36, 40, 1, 2); /* in strips, of which the last is not full */
+    check_few_tiles(kernels, 1, 70, 40, 16, 16, 1);
+    check_few_tiles(kernels, 3, 5, 7, 36, 40, 2);
+    for (int activation = LINEAR_PLAIN; activation <= LINEAR_GEGLU; activation++)
+      for (size_t rows = 1; rows < 30; rows += 7)
+        for (size_t outputs = 1; outputs < 70; outputs += 11)
+          check_linear(kernels, rows, rows * 3, outputs, activation, (int)(rows + outputs) % 2);
+    check_linear(kernels, 300, 20, 33, LINEAR_PLAIN, 1);
+    check_linear(kernels, 5, 1500, 40, LINEAR_SILU, 0); /* more inputs than a sum is made of at once */
     printf("%s\n", kernels->name);
   }
   demand(kernels_of_rank(-1) == NULL && best_kernels() != NULL, "which sets there are");
