@@ -83,7 +83,7 @@ static __attribute__((noinline)) void add_values(const float *weights, const flo
 
 /* One block of queries, as far as some keys are known. */
 typedef struct {
-  float queries[ATTENTION_MOST_SIZE * QUERIES];       /* (number, query), scaled */
+  LINE_ALIGNED float queries[ATTENTION_MOST_SIZE * QUERIES];       /* (number, query), scaled */
   float sums[(ATTENTION_MOST_SIZE + TILE) * QUERIES]; /* (number, query), not yet divided by the weights */
   float scores[KEYS * QUERIES];                       /* (key, query), then their weights */
   float largest[QUERIES], weights[QUERIES];           /* of each query: score, and the sum of weights */

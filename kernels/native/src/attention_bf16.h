@@ -113,7 +113,7 @@ static __attribute__((noinline)) void add_half_values(const uint32_t *weights, c
 /* One block of queries; queries and weights of keys as pairs too. */
 typedef struct {
   Block floats;
-  uint32_t queries[ATTENTION_MOST_SIZE / 2 * QUERIES], weights[PAIRS * QUERIES];
+  LINE_ALIGNED uint32_t queries[ATTENTION_MOST_SIZE / 2 * QUERIES], weights[PAIRS * QUERIES];
 } HalfBlock;
 
 /* As `weigh`, to pairs of weights. */

@@ -5,7 +5,7 @@
 
 enum { HALF = LINEAR_COLUMNS / 2 };
 #if defined(__AVX512F__) || defined(__aarch64__)
-enum { LINEAR_ROWS = 12 }; /* of 32 registers: 24 sums, 2 of weights */
+enum { LINEAR_ROWS = 8 }; /* of 32 registers 16 sums, 2 of weights; rows often come by eights */
 #else
 enum { LINEAR_ROWS = 4 }; /* of 16: 8 sums, 2 of weights, what the products of a set without fused ones need */
 #endif
@@ -128,7 +128,7 @@ static void linear(void *argument, size_t index) {
   if (row_end > task->rows) row_end = task->rows;
   if (panel_end > linear_panels(task)) panel_end = linear_panels(task);
   size_t some = even_share(task->inputs, LINEAR_MOST_INPUTS);
-  float x[LINEAR_MOST_INPUTS * LINEAR_ROWS]; /* 60 KiB at most, on the stack of the thread */
+  LINE_ALIGNED float x[LINEAR_MOST_INPUTS * LINEAR_ROWS]; /* 60 KiB at most, on the stack of the thread */
   for (size_t first = 0; first < task->inputs; first += some) {
     size_t inputs = task->inputs - first < some ? task->inputs - first : some;
     for (size_t row = index / across * rows; row < row_end; row += LINEAR_ROWS) {

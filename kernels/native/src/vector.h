@@ -12,6 +12,8 @@ typedef float Floats __attribute__((ext_vector_type(W)));
 typedef float FloatsAnywhere __attribute__((ext_vector_type(W), aligned(4)));
 typedef int32_t Integers __attribute__((ext_vector_type(W)));
 
+#define LINE_ALIGNED _Alignas(64) /* a vector that lies across two lines of a cache is loaded twice */
+
 INLINE Floats load(const float *from) { return *(const FloatsAnywhere *)from; }
 INLINE void store(float *to, Floats x) { *(FloatsAnywhere *)to = x; }
 

@@ -104,7 +104,7 @@ static void winograd_input(void *argument, size_t channel) {
   const Winograd *task = argument;
   size_t panel = task->panel, point = point_of_input(task);
   for (size_t tile = 0; tile < task->room; tile += W) {
-    float patch[POINTS * W];
+    LINE_ALIGNED float patch[POINTS * W];
     Floats numbers[POINTS];
     read_tiles(task, channel, task->first + tile, patch);
     for (int i = 0; i < POINTS; i++) numbers[i] = load(patch + i * W);
@@ -205,7 +205,7 @@ static void winograd_output(void *argument, size_t channel) {
   for (size_t tile = 0; tile < task->room; tile += W) {
     Floats products[POINTS], halves[24], pixels[16];
     Floats bias = bias_of(task, channel, task->first + tile);
-    float patch[16 * W];
+    LINE_ALIGNED float patch[16 * W];
     for (int i = 0; i < POINTS; i++) products[i] = load(from + (size_t)i * point + tile);
     for (int i = 0; i < 6; i++) transform_output(products + i * 6, 1, halves + i * 4, 1);
     for (int i = 0; i < 4; i++) transform_output(halves + i, 4, pixels + i, 4);

@@ -16,7 +16,7 @@ from tintype.kernels.graph import choice
 from tintype.kernels.native.linear import GEGLU, GELU, PLAIN, SILU, NativeGeglu, NativeLinear, packed_weights
 
 LINEAR, GATED = NativeLinear(), NativeGeglu()
-# rows, inputs, outputs. Panels are of 32 columns, or 16 and 16; rows go through by 4 or 12, tasks have 192 at most.
+# rows, inputs, outputs. Panels are of 32 columns, or 16 and 16; rows go through by 4 or 8, tasks have 192 at most.
 SIZES = [(1, 1, 1), (3, 5, 7), (8, 33, 32), (13, 64, 17), (31, 7, 65), (205, 40, 48), (16, 1280, 20)]
 LONG = (5, 1400, 40)  # more inputs than a sum is made of at once
 
