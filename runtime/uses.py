@@ -10,7 +10,7 @@ EXACTNESS = ("exact", "balanced")  # see Request.exactness
 # Graphs of one phase may be used in turn, call by call. Phases follow one another.
 ENCODE, START, DENOISE, DECODE = "encode", "start", "denoise", "decode"
 
-# Inner values of a denoiser that a step may take over from an earlier one, and what the graph that takes them is called.
+# Inner values of a denoiser that a step may take over from an earlier one, and what the graph that takes them is called
 DEEP_FEATURES, CROSS_ATTENTION = "deep_features", "cross_attention"
 TAKERS = {DEEP_FEATURES: "shallow", CROSS_ATTENTION: "gated"}
 

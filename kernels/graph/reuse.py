@@ -1,9 +1,9 @@
 """A denoiser's graph as two over the same weights: one also gives some of its inner values, the other takes them.
 
-What the second one is given it doesn't compute, nor what was needed for that alone; given the values of the same step it
-computes what the whole graph does. From one step to the next such values change little, so that most steps can do with
-those of an earlier one: the deep features of a UNet (DeepCache: Ma et al. 2023), the outputs of its cross-attentions
-(T-GATE: Zhang et al. 2024).
+What the second one is given it doesn't compute, nor what was needed for that alone; given the values of the same step
+it computes what the whole graph does. From one step to the next such values change little, so that most steps can do
+with those of an earlier one: the deep features of a UNet (DeepCache: Ma et al. 2023), the outputs of its
+cross-attentions (T-GATE: Zhang et al. 2024).
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ WORDS = "encoder_hidden_states"  # the input that cross-attentions look at
 def deep_features(graph: ir.Graph) -> list[ir.Value]:
     """What enters the up path at each skip connection from below, the outermost first: a UNet's branches.
 
-    A skip connection is a Concat of two images' channels, of which the first comes from below (Ronneberger et al. 2015).
+    A skip connection is a Concat of two images' channels, the first of which comes from below (Ronneberger et al.
+    2015).
     """
     joins = [node for node in graph if node.op_type == "Concat" and node.domain == "" and _joins_channels(node)]
     return [value for node in reversed(joins) if (value := node.inputs[0]) is not None]

@@ -81,9 +81,8 @@ class Planner:
     # Known to have no measured build.
     _unmeasured: Recent[tuple[str, BuildOptions], bool] = field(default_factory=lambda: Recent(COSTS_KEPT))
     _uncut: set[str] = field(default_factory=set)  # roles whose graphs can't run in strips
-    _facts: Recent[tuple[str, str], GraphFacts] = field(
-        default_factory=lambda: Recent(FACTS_KEPT)
-    )  # by role, and shape with its cut
+    # By role, and shape with its cut.
+    _facts: Recent[tuple[str, str], GraphFacts] = field(default_factory=lambda: Recent(FACTS_KEPT))
     _corrections: Corrections | None = None
 
     def planned(self, work: Work, memory: str | int) -> Plan:
@@ -223,8 +222,8 @@ class Planner:
 
         def measured(folder: Path) -> Costs:
             self.on_progress(f"measuring {what}")
-            working = self._facts_of(role, options).live_bytes
-            return measured_costs(folder, graphs.target, options, graphs.threads, working_bytes=working)
+            facts = self._facts_of(role, options)
+            return measured_costs(folder, graphs.target, options, graphs.threads, facts=facts)
 
         try:
             costs = use_build(graphs.bundle, role, graphs.target, measured, options=options)
@@ -284,6 +283,7 @@ def _need(use: GraphUse, modes: Sequence[Mode], *, can_split: bool) -> Need:
         calls=use.calls,
         can_split=can_split,
         branches=use.branches,
+        phase=use.phase,
     )
 
 

@@ -6,7 +6,7 @@ import dataclasses
 
 import pytest
 
-from tintype.costs import Costs
+from tintype.costs import Costs, GraphFacts
 from tintype.errors import MemoryBudgetError
 from tintype.memory.budget import MemoryLimits, parse_memory
 from tintype.memory.mode import MAPPED, MIB, PACKED, Mode, Segments, Strips, Tiles, parse_mode
@@ -217,6 +217,53 @@ def test_with_parts_of_a_prompt_each_branch_has_a_call_and_holds_its_own():
     assert four.seconds == pytest.approx(four.opens * once + four.calls * four.costs.call_seconds)
 
 
+SHALLOW = Need(role="denoiser.shallow", modes=(PACKED, MAPPED), opens=1, calls=20, can_split=True, phase="denoise")
+IN_TURN = (NEEDS[0], dataclasses.replace(NEEDS[1], phase="denoise"), SHALLOW, NEEDS[2])
+
+
+def shallow_costs(candidate):
+    found = costs(candidate)
+    if candidate.role != "denoiser.shallow":
+        return found
+    return dataclasses.replace(found, peak_bytes=90 * MIB, resident_bytes=40 * MIB, arena_bytes=50 * MIB)
+
+
+@pytest.mark.parametrize("budget", [1100, 1500])
+def test_graphs_of_one_phase_are_open_together_where_others_are_closed(budget):
+    plan = make_plan(IN_TURN, BASE, budget * MIB, shallow_costs)
+    assert not plan.keep
+    assert plan.most_bytes <= budget * MIB * MARGIN
+    text, whole, shallow, decoder = plan.stages
+    assert text.before_bytes == decoder.before_bytes == BASE
+    assert whole.before_bytes == BASE + 40 * MIB + 50 * MIB  # the shallow one's arena is the larger
+    assert shallow.before_bytes == BASE + whole.resident_bytes
+
+
+@pytest.mark.parametrize("budget", [450, 700, 1100, 5000])
+def test_guidance_is_split_for_all_graphs_of_a_step_or_for_none(budget):
+    """By itself each would choose otherwise: a whole call is faster, a shallow one is slower than its halves."""
+
+    def known(candidate):
+        found = shallow_costs(candidate)
+        halves = candidate.role == "denoiser.shallow" and candidate.split_guidance
+        return dataclasses.replace(found, call_seconds=found.call_seconds / 4) if halves else found
+
+    plan = make_plan(IN_TURN, BASE, budget * MIB, known)
+    assert plan.stages[1].split_guidance == plan.stages[2].split_guidance
+    with pytest.raises(MemoryBudgetError) as refusal:
+        make_plan(IN_TURN, BASE, 200 * MIB, known)
+    least = make_plan(IN_TURN, BASE, refusal.value.least_bytes, known)
+    assert least.stages[1].split_guidance
+    assert least.stages[2].split_guidance
+
+
+def test_where_some_steps_have_one_prompt_alone_guidance_is_split_for_all_graphs_of_a_step():
+    needs = (IN_TURN[0], dataclasses.replace(IN_TURN[1], unguided_calls=3), *IN_TURN[2:])
+    plan = make_plan(needs, BASE, 5000 * MIB, shallow_costs)
+    assert [stage.split_guidance for stage in plan.stages] == [False, True, True, False]
+    assert [stage.calls for stage in plan.stages] == [2, 23, 40, 1]
+
+
 def test_nothing_fits_names_the_smallest_budget_that_would_and_it_does():
     with pytest.raises(MemoryBudgetError, match="denoiser") as caught:
         make_plan(NEEDS, BASE, 200 * MIB, costs)
@@ -418,13 +465,17 @@ def test_a_large_device_does_not_make_the_process_s_own_memory_larger():
         make_plan(ON_DEVICE, BASE, budget, device_costs, room=MemoryLimits(host=100 * MIB, device=19 * 2**30))
 
 
-class Facts:
-    float_bytes, stored_bytes, largest_bytes, live_bytes = 3000 * MIB, 800 * MIB, 110 * MIB, 100 * MIB
-    multiplications = 4 * 10**11
+FACTS = GraphFacts(
+    float_bytes=3000 * MIB,
+    stored_bytes=800 * MIB,
+    largest_bytes=110 * MIB,
+    live_bytes=100 * MIB,
+    multiplications=4 * 10**11,
+)
 
 
 def reckoned(mode, **kwargs):
-    return reckon(Facts(), mode, floats=kwargs.pop("floats", True), rate=2e11, **kwargs)
+    return reckon(kwargs.pop("facts", FACTS), mode, floats=kwargs.pop("floats", True), rate=2e11, **kwargs)
 
 
 def test_reckoning_knows_what_saves_memory():
@@ -442,10 +493,18 @@ def test_on_a_device_its_own_memory_is_reckoned_without_copies():
     here, there = reckoned(PACKED), reckoned(PACKED, on_device=True)
     assert here.device_bytes == here.device_resident_bytes == 0
     assert there.peak_bytes < here.peak_bytes
-    assert Facts.float_bytes < there.device_bytes == there.device_resident_bytes < there.peak_bytes
+    assert FACTS.float_bytes < there.device_bytes == there.device_resident_bytes < there.peak_bytes
     parts = reckoned(Segments(512), on_device=True)
     assert parts.device_resident_bytes == 0 < parts.device_bytes < there.device_bytes / 2
     assert not there.device_told
+
+
+def test_inner_values_that_a_graph_is_given_are_there_in_every_mode():
+    given = dataclasses.replace(FACTS, taken_bytes=50 * MIB)
+    for mode in (PACKED, MAPPED, Segments(64)):
+        plain, more = reckoned(mode), reckoned(mode, facts=given)
+        assert more.peak_bytes - plain.peak_bytes == more.resident_bytes - plain.resident_bytes == 50 * MIB
+        assert more.held_bytes == 50 * MIB
 
 
 def test_what_was_measured_corrects_what_is_reckoned():

@@ -65,10 +65,9 @@ def _answer(text: str) -> dict[str, Any]:
 
     job = json.loads(text)
     model = ir.load(Path(job["source"]))
-    if job["cut"] is not None:
-        cut_graph(model, Cut(**job["cut"]), job["dims"])
+    taken_bytes = 0 if job["cut"] is None else cut_graph(model, Cut(**job["cut"]), job["dims"])
     pin(model, job["dims"])
-    return asdict(analyse(model.graph))
+    return asdict(analyse(model.graph)) | {"taken_bytes": taken_bytes}
 
 
 if __name__ == "__main__":

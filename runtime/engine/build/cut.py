@@ -15,18 +15,23 @@ if TYPE_CHECKING:
     import onnx_ir as ir
 
 
-def cut_graph(model: ir.Model, cut: Cut, dims: Mapping[str, int]) -> None:
-    """Make one of the two of a canonical graph, in place, for these numbers of its dims.
+def cut_graph(model: ir.Model, cut: Cut, dims: Mapping[str, int]) -> int:
+    """Make one of the two of a canonical graph, in place, for these numbers of its dims; the bytes that it takes.
 
     Raises RequestError where the graph has no such values.
     """
     from tintype.kernels.graph.dims import fold_sizes, pin
     from tintype.kernels.graph.reuse import give_values, take_values
+    from tintype.kernels.graph.segments import value_nbytes
 
     pin(model, dims)
     fold_sizes(model)  # a size that is read off a deep value would keep all that it takes to compute that
     values = _values(model.graph, cut)
-    (take_values if cut.takes else give_values)(model, values)
+    if not cut.takes:
+        give_values(model, values)
+        return 0
+    take_values(model, values)
+    return int(sum(map(value_nbytes, values)))
 
 
 def _values(graph: ir.Graph, cut: Cut) -> list[ir.Value]:
