@@ -41,7 +41,8 @@ class Cut:
     branch: int = 0
 
     def __str__(self) -> str:
-        return f"{'takes' if self.takes else 'gives'} {self.values}[{self.branch}]"
+        place = f"[{self.branch}]" if self.values == DEEP_FEATURES else ""
+        return f"{'takes' if self.takes else 'gives'} {self.values}{place}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -249,6 +249,14 @@ def test_guidance_that_begins_behind_the_gate_is_refused(pipeline):
         pipeline.steps(PROMPT, **ASKED, gate_start=0.4, guidance_interval="0.5,1")
 
 
+def test_words_that_come_behind_the_gate_are_refused(pipeline):
+    prompt, asked = "a [house:tent:0.5] in the snow", {**ASKED, "cache_interval": 1}
+    with pytest.raises(RequestError, match=r"the prompt changes where a gate_start of 0\.4"):
+        pipeline.steps(prompt, **asked, gate_start=0.4)
+    earlier = pipeline.generate(prompt, **asked, gate_start=0.7)
+    assert earlier.image.tobytes() != pipeline.generate("a house in the snow", **asked, gate_start=0.7).image.tobytes()
+
+
 def test_how_strongly_words_drew_it_is_not_judged_by_pictures_that_skipped_nothing(pipeline):
     for way in WAYS.values():
         reason = why_unlike_ordinary(pipeline.resolve(tintype.Request(prompt=PROMPT, **ASKED, **way)))
