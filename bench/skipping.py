@@ -37,6 +37,8 @@ WAYS: Mapping[str, Mapping[str, Any]] = {
     "deepcache-3": {"cache_interval": 3},
     "deepcache-3-inner": {"cache_interval": 3, "cache_branch": 2},
     "deepcache-5": {"cache_interval": 5},
+    "merging-0.3": {"token_merging": 0.3},
+    "merging-0.5": {"token_merging": 0.5},
     "deepcache-2-interval": {"cache_interval": 2, "guidance_interval": "0.2,0.8"},
 }
 

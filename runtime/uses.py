@@ -53,7 +53,8 @@ class GraphUse:
     opened where graphs don't stay open. branches: prompts that one call computes together, which can be so many calls
     of a batch that much smaller. unguided: the same graph in another shape, for the steps that guidance leaves to fewer
     branches; where each prompt has a call of its own, these calls are of the guided use's shape. cut: where steps take
-    inner values over, which of the two graphs it is; None is the whole graph as it stands.
+    inner values over, which of the two graphs it is; None is the whole graph as it stands. token_merging: the share of
+    tokens that its self-attentions leave out, see `kernels.graph.token_merging`.
     """
 
     ref: GraphRef
@@ -64,6 +65,7 @@ class GraphUse:
     branches: int = 1
     unguided: bool = False
     cut: Cut | None = None
+    token_merging: float = 0.0
 
     @property
     def takes(self) -> bool:

@@ -41,7 +41,7 @@ def cross_attentions(graph: ir.Graph) -> list[ir.Value]:
         keys = node.inputs[1] if node.op_type == "Attention" else None
         if keys is None or node.inputs[0] in of_words or keys not in of_words:
             continue
-        found.append(_projected(node.outputs[0], fixed))
+        found.append(projected(node.outputs[0], fixed))
     return found
 
 
@@ -78,7 +78,7 @@ def _dependent(graph: ir.Graph, source: ir.Value) -> dict[ir.Value, None]:
     return found
 
 
-def _projected(value: ir.Value, fixed: set[ir.Value]) -> ir.Value:
+def projected(value: ir.Value, fixed: set[ir.Value]) -> ir.Value:
     """What becomes of a value until it meets another one that isn't fixed."""
     while len(value.uses()) == 1 and not value.is_graph_output():
         (use,) = value.uses()

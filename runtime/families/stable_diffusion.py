@@ -137,6 +137,7 @@ def denoiser_uses(
             branches=branches,
             unguided=branches < max(calls[takes]),
             cut=_cut_of(request, takes=takes) if calls[True] else None,
+            token_merging=request.token_merging,
         )
         for takes in calls
         for branches, count in sorted(calls[takes].items(), reverse=True)

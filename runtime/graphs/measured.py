@@ -81,7 +81,7 @@ class Planner:
     # Known to have no measured build.
     _unmeasured: Recent[tuple[str, BuildOptions], bool] = field(default_factory=lambda: Recent(COSTS_KEPT))
     _uncut: set[str] = field(default_factory=set)  # roles whose graphs can't run in strips
-    # By role, and shape with its cut.
+    # By role, and shape with what is changed.
     _facts: Recent[tuple[str, str], GraphFacts] = field(default_factory=lambda: Recent(FACTS_KEPT))
     _corrections: Corrections | None = None
 
@@ -257,7 +257,7 @@ class Planner:
     def _facts_of(self, role: str, options: BuildOptions) -> GraphFacts:
         from tintype.engine.build.analyse import analysis_of
 
-        key = (role, f"{options.shape} {options.cut or ''}")
+        key = (role, f"{options.shape} {options.change}")
         return self._facts.get(key) or self._facts.put(key, analysis_of(self.graphs.bundle, role, options))
 
     def _correction_place(self, candidate: Candidate, options: BuildOptions) -> str:

@@ -38,6 +38,7 @@ class RequestFields(InputFields, total=False):
     cache_interval: int
     cache_branch: int
     gate_start: float | None
+    token_merging: float
     width: int | None
     height: int | None
     seed: int | None
@@ -123,6 +124,11 @@ class Request:
         metadata=_option(
             "The share of the steps after which cross-attentions keep what they gave and guidance ends.", float
         ),
+    )
+    # Bolya & Hoffman 2023 (ToMe for Stable Diffusion).
+    token_merging: float = field(
+        default=0.0,
+        metadata=_option("The share of tokens, 0 to 0.75, that the finest self-attentions merge into others.", float),
     )
     width: int | None = None  # pixels
     height: int | None = None

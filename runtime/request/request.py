@@ -27,6 +27,7 @@ MAX_COUNT = 10_000
 MAX_BATCH = 64
 SEEDS = 2**64
 MAX_HIRES = 8.0
+MAX_MERGED = 0.75  # of the tokens: one of each 2x2 stays
 MAX_CACHE_BRANCH = 99  # how deep a model really goes its graph tells
 MAX_CLIP_SKIP = 11  # as far as A1111's slider goes
 IMAGE_GUIDANCE = 1.5  # of InstructPix2Pix, as its authors and diffusers have it
@@ -69,6 +70,7 @@ class ResolvedRequest:
     cache_interval: int = 1  # of so many calls of the denoiser one computes its deep part
     cache_branch: int = 0  # the skip connection at which that part ends, the outermost being 0
     gate_start: float | None = None  # the share of the way from which on cross-attentions keep what they gave
+    token_merging: float = 0.0  # of the tokens, the share that the finest self-attentions leave out
     image: InitImage | None = None
     mask: Mask | None = None
     latents: str | None = None  # sha256 of the noise that was given
@@ -177,6 +179,7 @@ def _resolved(request: Request, opened: Opened, manifest: Manifest) -> ResolvedR
         cache_interval=checks.whole_number("cache_interval", request.cache_interval, 1, MAX_STEPS),
         cache_branch=_cache_branch(request),
         gate_start=_gate_start(request),
+        token_merging=checks.number("token_merging", request.token_merging, 0.0, MAX_MERGED),
         width=checks.side("width", width, manifest.size),
         height=checks.side("height", height, manifest.size),
         seed=checks.whole_number("seed", seed, 0, SEEDS - count),

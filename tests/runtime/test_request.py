@@ -24,7 +24,7 @@ OF_IMAGE_FACTS = ("strength", "fit", "background", "outpaint")
 OF_MASK_FACTS = ("mask_grow", "mask_blur", "keep_outside")
 OF_WORDS = (
     "prompt", "negative_prompt", "num_inference_steps", "guidance_scale", "guidance_rescale", "guidance_interval",
-    "cache_interval", "cache_branch", "gate_start",
+    "cache_interval", "cache_branch", "gate_start", "token_merging",
     "width", "height", "seed", "sampler", "sigmas", "eta", "noise", "count", "batch_size", "exactness",
     "clip_skip", "image_guidance_scale", "refiner_start", "decoder", "encoder", "watermark", "private", "code_noise",
 )  # fmt: skip
@@ -221,6 +221,7 @@ def test_impossible_guidance_intervals(manifest, value):
         ({"cache_interval": 2, "cache_branch": -1}, ["cache_branch -1"]),
         ({"gate_start": 0}, ["gate_start of 0", "0.4"]),
         ({"gate_start": 1.5}, ["gate_start 1.5"]),
+        ({"token_merging": 0.76}, ["token_merging 0.76", "0 to 0.75"]),
         ({"gate_start": 0.5, "cache_interval": 2}, ["contradict", "leave one of them out"]),
     ],
     ids=str,

@@ -13,6 +13,7 @@ from pictures import PROMPT, photo, psnr_db
 import tintype
 from tintype.errors import MemoryBudgetError, RequestError
 from tintype.graphs.resident import BoundGraphs
+from tintype.kernels.graph.token_merging import Tokens, reference
 from tintype.memory.plan import ExecutionPlan
 from tintype.pipeline import picture_steps
 from tintype.sampling import noise_source
@@ -27,8 +28,13 @@ WAYS: dict[str, dict[str, Any]] = {
     "deep": {"cache_interval": 3},
     "deeper": {"cache_interval": 2, "cache_branch": 2},
     "gated": {"gate_start": 0.5},
+    "merged": {"token_merging": 0.5},
+    "deep-merged": {"cache_interval": 2, "token_merging": 0.3},
 }
-TAKER = {"deep": "denoiser.shallow", "deeper": "denoiser.shallow", "gated": "denoiser.gated"}
+TAKER = {
+    "deep": "denoiser.shallow", "deeper": "denoiser.shallow", "gated": "denoiser.gated", "merged": None,
+    "deep-merged": "denoiser.shallow",
+}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -60,10 +66,12 @@ class Hooked:
     """diffusers' pipeline with hooks that put values of an earlier call of its UNet in the place of this one's.
 
     interval, branch: of DeepCache. gate: the step from which on cross-attentions keep what they gave, and there is no
-    guidance.
+    guidance. merging: the share of tokens that self-attentions of the whole image merge.
     """
 
-    def __init__(self, checkpoint, *, interval: int = 1, branch: int = 0, gate: int = STEPS) -> None:
+    def __init__(
+        self, checkpoint, *, interval: int = 1, branch: int = 0, gate: int = STEPS, merging: float = 0.0
+    ) -> None:
         import diffusers
 
         self.pipeline = diffusers.StableDiffusionPipeline.from_pretrained(checkpoint, safety_checker=None)
@@ -78,6 +86,33 @@ class Hooked:
         for name, module in unet.named_modules():
             if name.endswith("attn2"):
                 module.register_forward_hook(self._at_cross_attention)
+        for seed, block in enumerate(self._finest_blocks() if merging else ()):
+            block.norm1.register_forward_pre_hook(lambda _, inputs: self.kept.update(alike=inputs[0]))
+            block.attn1.forward = self._merged(block.attn1.forward, merging, seed)
+
+    def _finest_blocks(self):
+        unet = self.pipeline.unet
+        blocks = (*unet.down_blocks[0].attentions, *unet.up_blocks[-1].attentions)
+        return [each for attention in blocks for each in attention.transformer_blocks]
+
+    def _merged(self, attend, merging, seed):
+        import torch
+
+        chosen = Tokens.of((ASKED["height"] // 4, ASKED["width"] // 4), merging, seed=seed)
+
+        def forward(states, **more):
+            rows = [
+                reference(
+                    states[row].double().numpy(),
+                    self.kept["alike"][row].double().numpy(),
+                    chosen,
+                    lambda tokens: attend(torch.from_numpy(tokens)[None].float(), **more)[0].double().numpy(),
+                )
+                for row in range(len(states))
+            ]
+            return torch.from_numpy(np.stack(rows)).float()
+
+        return forward
 
     def _at_skip_connection(self, module, inputs):
         import torch
@@ -124,7 +159,13 @@ class Hooked:
 @pytest.mark.filterwarnings("ignore:__array_:DeprecationWarning")  # diffusers with numpy 2
 @pytest.mark.parametrize(
     ("way", "hooks"),
-    [("deep", {"interval": 3}), ("deeper", {"interval": 2, "branch": 2}), ("gated", {"gate": STEPS // 2})],
+    [
+        ("deep", {"interval": 3}),
+        ("deeper", {"interval": 2, "branch": 2}),
+        ("gated", {"gate": STEPS // 2}),
+        ("merged", {"merging": 0.5}),
+        ("deep-merged", {"interval": 2, "merging": 0.3}),
+    ],
 )
 def test_whole_pictures_are_those_of_a_unet_with_the_same_hooks(pipeline, tiny_checkpoint, way, hooks):
     plain = pipeline.generate(PROMPT, **ASKED)
@@ -156,10 +197,10 @@ def test_calls_are_those_that_the_request_is_planned_by(request, calls, model, s
     made = opened.generate(PROMPT, **asked)
     uses = {use.name: use.calls for use in opened.model.uses(made.record.request) if use.ref.role == "denoiser"}
     assert uses == {name: count for name, count in calls.items() if name.startswith("denoiser")}
-    assert set(uses) == {"denoiser", TAKER[way]} <= set(made.record.made_with.builds)
+    assert set(uses) == {"denoiser", TAKER[way]} - {None} <= set(made.record.made_with.builds)
     total = 2 * (2 * STEPS - 1 if sampler == "heun" else STEPS)
     assert sum(uses.values()) == total
-    whole = -(-total // 2 // asked["cache_interval"]) if way != "gated" else {"heun": 6, "dpmpp_2m": 3}[sampler]
+    whole = {"heun": 6, "dpmpp_2m": 3}[sampler] if way == "gated" else -(-total // 2 // asked.get("cache_interval", 1))
     assert uses["denoiser"] == 2 * whole
 
 
@@ -258,6 +299,12 @@ def test_words_that_come_behind_the_gate_are_refused(pipeline):
 
 
 def test_how_strongly_words_drew_it_is_not_judged_by_pictures_that_skipped_nothing(pipeline):
-    for way in WAYS.values():
+    for name, way in WAYS.items():
         reason = why_unlike_ordinary(pipeline.resolve(tintype.Request(prompt=PROMPT, **ASKED, **way)))
-        assert reason == "steps took over what earlier ones computed"
+        assert reason == ("tokens were merged" if name == "merged" else "steps took over what earlier ones computed")
+
+
+def test_without_merging_the_bytes_are_those_without(pipeline):
+    plain, made = (pipeline.generate(PROMPT, **ASKED, **more) for more in ({}, {"token_merging": 0.0}))
+    assert made.image.tobytes() == plain.image.tobytes()
+    assert made.record == plain.record

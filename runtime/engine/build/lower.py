@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tintype.engine.build.cache import WEIGHTS
+from tintype.engine.build.change import change_graph
 from tintype.engine.build.child import answer_parent, attempt_all
-from tintype.engine.build.cut import cut_graph
 from tintype.engine.build.late import import_late
 from tintype.engine.build.options import ANY_SHAPE, BuildOptions
 from tintype.engine.device.machine import default_threads, processor_kind
@@ -100,8 +100,8 @@ def make_build(job: Job) -> dict[str, Any]:
     started = time.perf_counter()
     model = ir.load(job.source)
     NameFixPass()(model)  # layers are told apart by their nodes' names, which a graph may leave out
-    if job.options.cut is not None:
-        cut_graph(model, job.options.cut, dict(job.options.dims))
+    if job.options.is_changed:
+        change_graph(model, job.options.cut, job.options.token_merging, dict(job.options.dims))
     report: dict[str, Any] = {"kernels": {}, "choices": [], "optimized": job.target.is_host}
     report["timed"] = bool(job.options.timed and job.options.dims)
     scratch = job.folder / ".scratch"
