@@ -217,53 +217,6 @@ def test_with_parts_of_a_prompt_each_branch_has_a_call_and_holds_its_own():
     assert four.seconds == pytest.approx(four.opens * once + four.calls * four.costs.call_seconds)
 
 
-SHALLOW = Need(role="denoiser.shallow", modes=(PACKED, MAPPED), opens=1, calls=20, can_split=True, phase="denoise")
-IN_TURN = (NEEDS[0], dataclasses.replace(NEEDS[1], phase="denoise"), SHALLOW, NEEDS[2])
-
-
-def shallow_costs(candidate):
-    found = costs(candidate)
-    if candidate.role != "denoiser.shallow":
-        return found
-    return dataclasses.replace(found, peak_bytes=90 * MIB, resident_bytes=40 * MIB, arena_bytes=50 * MIB)
-
-
-@pytest.mark.parametrize("budget", [1100, 1500])
-def test_graphs_of_one_phase_are_open_together_where_others_are_closed(budget):
-    plan = make_plan(IN_TURN, BASE, budget * MIB, shallow_costs)
-    assert not plan.keep
-    assert plan.most_bytes <= budget * MIB * MARGIN
-    text, whole, shallow, decoder = plan.stages
-    assert text.before_bytes == decoder.before_bytes == BASE
-    assert whole.before_bytes == BASE + 40 * MIB + 50 * MIB  # the shallow one's arena is the larger
-    assert shallow.before_bytes == BASE + whole.resident_bytes
-
-
-@pytest.mark.parametrize("budget", [450, 700, 1100, 5000])
-def test_guidance_is_split_for_all_graphs_of_a_step_or_for_none(budget):
-    """By itself each would choose otherwise: a whole call is faster, a shallow one is slower than its halves."""
-
-    def known(candidate):
-        found = shallow_costs(candidate)
-        halves = candidate.role == "denoiser.shallow" and candidate.split_guidance
-        return dataclasses.replace(found, call_seconds=found.call_seconds / 4) if halves else found
-
-    plan = make_plan(IN_TURN, BASE, budget * MIB, known)
-    assert plan.stages[1].split_guidance == plan.stages[2].split_guidance
-    with pytest.raises(MemoryBudgetError) as refusal:
-        make_plan(IN_TURN, BASE, 200 * MIB, known)
-    least = make_plan(IN_TURN, BASE, refusal.value.least_bytes, known)
-    assert least.stages[1].split_guidance
-    assert least.stages[2].split_guidance
-
-
-def test_where_some_steps_have_one_prompt_alone_guidance_is_split_for_all_graphs_of_a_step():
-    needs = (IN_TURN[0], dataclasses.replace(IN_TURN[1], unguided_calls=3), *IN_TURN[2:])
-    plan = make_plan(needs, BASE, 5000 * MIB, shallow_costs)
-    assert [stage.split_guidance for stage in plan.stages] == [False, True, True, False]
-    assert [stage.calls for stage in plan.stages] == [2, 23, 40, 1]
-
-
 def test_nothing_fits_names_the_smallest_budget_that_would_and_it_does():
     with pytest.raises(MemoryBudgetError, match="denoiser") as caught:
         make_plan(NEEDS, BASE, 200 * MIB, costs)
