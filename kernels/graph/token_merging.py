@@ -17,7 +17,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 from onnx_ir.passes.common import ShapeInferencePass
 
-from tintype.kernels.base import add_constant, insert
+from tintype.kernels.base import add_constant, describe, insert
 from tintype.kernels.graph.reuse import projected
 from tintype.kernels.graph.segments import constant_values, is_fixed
 
@@ -98,8 +98,8 @@ class Tokens:
         """seed: of the place within each 2x2 that stays. What is left over at an odd edge may be merged."""
         height, width = image
         places = np.arange(height * width, dtype=np.int64).reshape(height, width)
-        cells = places[: height // 2 * 2, : width // 2 * 2].reshape(height // 2, 2, width // 2, 2)
-        cells = cells.transpose(0, 2, 1, 3).reshape(-1, 4)
+        squares = places[: height // 2 * 2, : width // 2 * 2].reshape(height // 2, 2, width // 2, 2)
+        cells = squares.transpose(0, 2, 1, 3).reshape(-1, 4)
         stay = np.sort(cells[np.arange(len(cells)), np.random.default_rng(seed).integers(0, 4, len(cells))])
         others = np.setdiff1d(places, stay)
         return cls(stay, others, min(int(height * width * ratio), len(others)))
@@ -186,7 +186,7 @@ def _merge(graph: ir.Graph, attention: SelfAttention, chosen: Tokens) -> None:
     sizes = make("ReduceSum", [is_into, make.numbers([-1])], keepdims=1)
     mean = make("Div", [total, make("Add", [sizes, make.constant(np.ones(1, np.float32))])])
     merged = make("Concat", [rows(others, stays), mean], axis=1)
-    merged.dtype, merged.shape = tokens.dtype, ir.Shape((batch, left, int(str(tokens.shape[2]))))
+    describe(merged, ir.Shape((batch, left, int(str(tokens.shape[2])))), tokens.dtype)
 
     for node in attention.inside:
         for index, value in enumerate(node.inputs):
@@ -206,7 +206,7 @@ def _merge(graph: ir.Graph, attention: SelfAttention, chosen: Tokens) -> None:
     found = make("Gather", [found, make.numbers(back)], axis=1)
     readers = [(use.node, use.idx) for use in output.uses()]
     handed_out = rows(output, found)
-    handed_out.dtype = output.dtype
+    describe(handed_out, None, output.dtype)
     for reader, index in readers:
         reader.replace_input_with(index, handed_out)
 

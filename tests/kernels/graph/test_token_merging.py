@@ -7,6 +7,7 @@ import onnx_ir as ir
 import pytest
 from onnx import TensorProto, helper
 
+from tintype.kernels.graph.half import to_half
 from tintype.kernels.graph.token_merging import Tokens, image_size, merge_tokens, reference, self_attentions
 
 BATCH, CHANNELS, HEADS = 2, 8, 2
@@ -118,3 +119,15 @@ def test_attention_to_something_else_is_none_of_these(model_of):
     attention.replace_input_with(1, model.graph.inputs[0])
     assert self_attentions(model.graph) == []
     assert merge_tokens(model, 0.5, (2, 3)) == 0
+
+
+def test_in_float16_it_is_the_same_layer(model_of, run, random):
+    model, weights = block(model_of, 24)
+    x = random.standard_normal((BATCH, 24, CHANNELS)).astype(np.float32)
+    merge_tokens(model, 0.5, (4, 6))
+    assert to_half(model) > 20
+    found = run(ir.to_proto(model), {"x": x})["y"]
+    chosen = Tokens.of((4, 6), 0.5, seed=0)
+    for row, result in zip(x.astype(np.float64), found, strict=True):
+        expected = reference(normed(row, weights), row, chosen, attend(weights)) + row
+        assert np.abs(result - expected).max() < 0.01 * np.abs(expected).max()
