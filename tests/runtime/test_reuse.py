@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from families import family
 from pictures import PROMPT, photo, psnr_db
 
 import tintype
@@ -19,6 +20,7 @@ from tintype.pipeline import picture_steps
 from tintype.sampling import noise_source
 from tintype.trust.thresholds import why_unlike_ordinary
 
+__all__ = ["family"]  # the fixture
 SEED, STEPS, SCALE = 7, 6, 5.0
 ASKED: dict[str, Any] = {
     "seed": SEED, "num_inference_steps": STEPS, "width": 64, "height": 48, "guidance_scale": SCALE, "sampler": "euler",
@@ -215,6 +217,22 @@ def test_a_record_of_it_is_made_again_byte_for_byte(pipeline, tmp_path, way, beg
         record = tintype.read_record(tmp_path / f"x-{index + 1}.png")
         assert {name: getattr(record.request, name) for name in WAYS[way]} == WAYS[way]
         assert pipeline.reproduce(record, **inputs).image.tobytes() == image.tobytes()
+
+
+@pytest.mark.filterwarnings("ignore:__array_:DeprecationWarning")  # diffusers with numpy 2
+@pytest.mark.parametrize("name", ["bk-sdm", "ssd-1b", "lcm", "instruct-pix2pix"])
+def test_models_of_every_build_can_skip(family, name):
+    """Without a middle, with few blocks, told their guidance scale, or with a picture beside the noise."""
+    began = {"image": photo(64, 48)} if name == "instruct-pix2pix" else {}
+    asked = {"seed": 1, "num_inference_steps": 4, "width": 64, "height": 48, **began}
+    with tintype.load(family(name)[1], provider="cpu", threads=1) as opened:
+        plain = opened.generate(PROMPT, **asked)
+        for way in ({"cache_interval": 2}, {"gate_start": 0.5}, {"token_merging": 0.5}):
+            made = opened.generate(PROMPT, **asked, **way)
+            taken = [use.calls for use in opened.model.uses(made.record.request) if use.takes]
+            assert taken == ([] if "token_merging" in way else [2])
+            assert psnr_db(plain.image, made.image) < 80.0
+            assert opened.reproduce(made.record, **began).image.tobytes() == made.image.tobytes()
 
 
 @pytest.mark.parametrize("way", WAYS)
