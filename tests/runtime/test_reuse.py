@@ -235,6 +235,20 @@ def test_models_of_every_build_can_skip(family, name):
             assert opened.reproduce(made.record, **began).image.tobytes() == made.image.tobytes()
 
 
+@pytest.mark.parametrize("way", ["deep", "gated"])
+def test_a_refiner_begins_with_a_whole_call_of_its_own(xl_bundle, calls, way):
+    with tintype.load(xl_bundle, provider="cpu", threads=1, refiner=xl_bundle) as both:
+        made = both.generate(PROMPT, **ASKED, **WAYS[way], refiner_start=0.5)
+        drawn, request = Counter(calls), made.record.request
+        assert both.reproduce(made.record).image.tobytes() == made.image.tobytes()
+        first, second = both.model.read(request).uses, both.refiner.model.read(request, refines=True).uses
+    before, after = ({use.name: use.calls for use in uses if use.phase == "denoise"} for uses in (first, second))
+    assert {"denoiser", TAKER[way]} == set(after)
+    assert after["denoiser"] == (1 if way == "gated" else -(-sum(after.values()) // WAYS[way]["cache_interval"]))
+    assert Counter(before) + Counter(after) == Counter({name: drawn[name] for name in after})
+    assert {*before, *(f"refiner {name}" for name in after)} <= set(made.record.made_with.builds)
+
+
 @pytest.mark.parametrize("way", WAYS)
 def test_in_a_call_for_each_branch_it_is_the_same_picture(pipeline, way):
     whole = pipeline.generate(PROMPT, **ASKED, **WAYS[way])
