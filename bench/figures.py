@@ -24,6 +24,7 @@ COLUMNS = {  # what is printed, in this order; medians of summaries, MiB of byte
     "denoise_seconds": "loop {:.3f} s",
     "cold_seconds": "first {:.1f} s",
     "psnr_db": "{:.1f} dB",
+    "accuracy": "{:.3f} right",
     "total_variation": "{:.3f} from the shares",
     "by_chance": "{:.3f} by chance",
     "peak_rss_bytes": "peak {:,.0f} MiB",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,7 @@ class Job:
     mapped: bool = False  # tintype's: weights used where they lie in their files
     strip_bytes: int | None = None  # tintype's: the VAE in strips of that size
     timed: bool | None = None  # tintype's: True times each layer's kernels, None takes a timed build where there is one
+    more: Mapping[str, Any] = field(default_factory=dict)  # tintype's: further fields of its request
     products: Sequence[tuple[int, int, int]] = ()  # of the processor's rates: rows, inner, columns
     output: str | None = None  # a file that the picture's samples or the graph's answer are saved to, as .npy
 

@@ -103,14 +103,16 @@ def count_option(*names: str, default: int | None, least: int = 1, help: str | N
     return click.option(*names, type=click.IntRange(min=least), default=default, show_default=True, help=help)
 
 
-def folder_argument(name: str, *, cache: str = "cache", exists: bool = True) -> Option:
+def folder_argument(name: str, *, cache: str = "cache", exists: bool = True, required: bool = True) -> Option:
     """A folder; builds are kept beside what lies in it unless told otherwise. cache: where, from the folder."""
 
-    def convert(_context: click.Context, _parameter: click.Parameter, folder: Path) -> Path:
-        os.environ.setdefault("TINTYPE_CACHE", str((folder / cache).resolve()))
+    def convert(_context: click.Context, _parameter: click.Parameter, folder: Path | None) -> Path | None:
+        if folder is not None:
+            os.environ.setdefault("TINTYPE_CACHE", str((folder / cache).resolve()))
         return folder
 
-    return click.argument(name, type=click.Path(exists=exists, file_okay=False, path_type=Path), callback=convert)
+    kind = click.Path(exists=exists, file_okay=False, path_type=Path)
+    return click.argument(name, type=kind, callback=convert, required=required)
 
 
 def command_help(text: str | None) -> str:

@@ -96,6 +96,7 @@ class TintypePeer:
 
     def picture(self, seed: int, job: Job) -> Figures:
         fields: dict[str, Any] = {name: getattr(job, name) for name in FIELDS if getattr(job, name) is not None}
+        fields |= job.more
         fields["watermark"] = job.output is None  # it follows from the picture: what is compared has none
         result = self._pipeline.generate(job.prompt, seed=seed, **fields)
         timings = result.timings

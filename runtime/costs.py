@@ -12,7 +12,7 @@ class Costs:
     peak_bytes: int  # the most while it opens and runs
     resident_bytes: int  # while it is open and doesn't run, without the code and the arena that all graphs share
     copied_bytes: int  # of these, memory of the process's own; the rest are mapped weights
-    held_bytes: int = 0  # of these, what depends on the prompt alone and is kept from call to call
+    held_bytes: int = 0  # of these, what a prompt has for itself alone and is kept from call to call
     open_seconds: float
     held_seconds: float  # what depends on the prompt alone, once a picture
     call_seconds: float
@@ -52,3 +52,4 @@ class GraphFacts:
     largest_bytes: int
     live_bytes: int
     multiplications: int
+    taken_bytes: int = 0  # of inner values that it is given, see `uses.Cut`

@@ -10,6 +10,10 @@ EXACTNESS = ("exact", "balanced")  # see Request.exactness
 # Graphs of one phase may be used in turn, call by call. Phases follow one another.
 ENCODE, START, DENOISE, DECODE = "encode", "start", "denoise", "decode"
 
+# Inner values of a denoiser that a step may take over from an earlier one, and what the graph that takes them is called
+DEEP_FEATURES, CROSS_ATTENTION = "deep_features", "cross_attention"
+TAKERS = {DEEP_FEATURES: "shallow", CROSS_ATTENTION: "gated"}
+
 
 @dataclass(frozen=True, slots=True, order=True)
 class GraphRef:
@@ -24,6 +28,23 @@ class GraphRef:
         return f"{self.role}{variant}" + (f"[{self.index}]" if self.index else "")
 
 
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """One of the two graphs that a denoiser's is lowered to where steps take inner values over from earlier ones.
+
+    values: DEEP_FEATURES or CROSS_ATTENTION. takes: it takes them, and leaves out what only they needed; the other one
+    is whole and gives them. branch: of the deep features, at which skip connection they enter, the outermost being 0.
+    """
+
+    values: str
+    takes: bool
+    branch: int = 0
+
+    def __str__(self) -> str:
+        place = f"[{self.branch}]" if self.values == DEEP_FEATURES else ""
+        return f"{'takes' if self.takes else 'gives'} {self.values}{place}"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GraphUse:
     """One graph's part in making the pictures of a request.
@@ -31,7 +52,9 @@ class GraphUse:
     dims: the numbers for its symbolic dims in one call. calls: over the whole request. opens: how often it has to be
     opened where graphs don't stay open. branches: prompts that one call computes together, which can be so many calls
     of a batch that much smaller. unguided: the same graph in another shape, for the steps that guidance leaves to fewer
-    branches; where each prompt has a call of its own, these calls are of the guided use's shape.
+    branches; where each prompt has a call of its own, these calls are of the guided use's shape. cut: where steps take
+    inner values over, which of the two graphs it is; None is the whole graph as it stands. token_merging: the share of
+    tokens that its self-attentions leave out, see `kernels.graph.token_merging`.
     """
 
     ref: GraphRef
@@ -41,11 +64,19 @@ class GraphUse:
     opens: int = 1
     branches: int = 1
     unguided: bool = False
+    cut: Cut | None = None
+    token_merging: float = 0.0
+
+    @property
+    def takes(self) -> bool:
+        """Whether it takes inner values over."""
+        return self.cut is not None and self.cut.takes
 
     @property
     def name(self) -> str:
         """What plans and records call it: unique among the uses of a request."""
-        return f"{self.ref}.unguided" if self.unguided else str(self.ref)
+        taker = f".{TAKERS[self.cut.values]}" if self.cut is not None and self.cut.takes else ""
+        return f"{self.ref}{taker}{'.unguided' if self.unguided else ''}"
 
     def split(self) -> GraphUse:
         """The same with a call for each prompt."""

@@ -19,7 +19,8 @@ from tintype.cli.say import say, say_json
 @click.option("--size", type=Size(), help="Of the pictures, in pixels, as in 512x384 [default: the model's own].")
 @click.option("--refiner", help="A model that draws the last steps: its graphs are built too.")
 @request_options(
-    "batch_size", "guidance_scale", "guidance_interval", "exactness", "image", "strength", "fit", "mask", "outpaint",
+    "batch_size", "guidance_scale", "guidance_interval", "cache_interval", "cache_branch", "gate_start",
+    "token_merging", "exactness", "image", "strength", "fit", "mask", "outpaint",
     "decoder", "encoder", "refiner_start", "num_inference_steps",
 )  # fmt: skip
 @provider_option

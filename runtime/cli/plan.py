@@ -24,8 +24,9 @@ ANY_WORDS = "words"  # other ones than the negative prompt's
 
 # Fields that change what a picture takes.
 ONLY_OF_REQUESTS = (
-    "count", "batch_size", "num_inference_steps", "guidance_scale", "guidance_interval", "sampler", "image",
-    "strength", "fit", "mask", "outpaint", "refiner_start", "decoder", "encoder",
+    "count", "batch_size", "num_inference_steps", "guidance_scale", "guidance_interval", "cache_interval",
+    "cache_branch", "gate_start", "token_merging", "sampler", "image", "strength", "fit", "mask", "outpaint",
+    "refiner_start", "decoder", "encoder",
 )  # fmt: skip
 
 

@@ -81,6 +81,8 @@ class Model:
         if hands_over:
             schedule = _handing_over(schedule, request.refiner_start or 0.0)
         prompts = edited_prompts([branch.wording for branch in branches], _step_count(request, schedule))
+        if request.gate_start is not None:
+            _demand_heard(prompts, guidance, schedule, request.gate_start)
         tokens = tokenize(self.tokenizers(), prompts.wordings)
         uses = self.family.uses(request, self.manifest, tokens, schedule)
         if hands_over:  # its latents are never decoded
@@ -125,6 +127,17 @@ def _handing_over(schedule: Schedule, start: float) -> Schedule:
             fix="give a share between, such as 0.8, or more steps",
         )
     return replace(schedule, stops_after=steps)
+
+
+def _demand_heard(prompts: EditedPrompts, guidance: Guidance, schedule: Schedule, gate: float) -> None:
+    """RequestError where words come when no cross-attention looks at them any more."""
+    gated = [index for index in range(schedule.steps_taken) if schedule.progress(index) >= gate]
+    branches = guidance.active(schedule.progress(gated[0])) if gated else ()
+    if len({prompts.at(branches, index) for index in (max(0, gated[0] - 1), *gated)} if gated else ()) > 1:
+        raise RequestError(
+            f"the prompt changes where a gate_start of {gate:g} has words do nothing any more",
+            fix="give a larger gate_start, let the words change earlier, or leave gate_start out",
+        )
 
 
 def _step_count(request: ResolvedRequest, schedule: Schedule) -> StepCount:

@@ -23,8 +23,18 @@ from tintype.families.base import (
 )
 from tintype.prompt import Wording, parse_parts
 from tintype.request import ResolvedRequest
-from tintype.sampling import PARAMETRIZATIONS, ClassifierFreeGuidance, Guidance, Interval, Schedule, Unguided
-from tintype.uses import DECODE, DENOISE, ENCODE, START, GraphRef, GraphUse
+from tintype.sampling import (
+    PARAMETRIZATIONS,
+    ClassifierFreeGuidance,
+    DeepCache,
+    Gate,
+    Guidance,
+    Interval,
+    Reuse,
+    Schedule,
+    Unguided,
+)
+from tintype.uses import CROSS_ATTENTION, DECODE, DEEP_FEATURES, DENOISE, ENCODE, START, Cut, GraphRef, GraphUse
 
 # Of the VAE that 1.x and 2.x have: colours by least squares over many pictures, as several tools publish them.
 LATENTS_PREVIEW = PreviewFactors(
@@ -107,23 +117,44 @@ def part_weights(request: ResolvedRequest) -> tuple[float, ...]:
 def denoiser_uses(
     request: ResolvedRequest, guidance: Guidance, schedule: Schedule, dims: Mapping[str, int]
 ) -> tuple[GraphUse, ...]:
-    """A use for each number of branches that a step may take, the most first. dims: all but the batch."""
-    calls = Counter[int]()
+    """A use for each number of branches that a call may take, the most first, and first those of whole calls where
+    others take inner values over. dims: all but the batch."""
+    calls: dict[bool, Counter[int]] = {False: Counter(), True: Counter()}  # True: of those that take them over
+    reuse = reuse_of(request)
     for index in range(schedule.steps_taken):
-        calls[len(guidance.active(schedule.progress(index)))] += schedule.calls_in(index)
+        progress = schedule.progress(index)
+        active = guidance.active(progress)
+        for _ in range(schedule.calls_in(index)):
+            calls[reuse is not None and reuse.takes(active, progress)][len(active)] += 1
     batches = request.batches
     return tuple(
         GraphUse(
             ref=GraphRef("denoiser"),
             phase=DENOISE,
             dims={"batch": len(batches[0]) * branches, **dims},
-            calls=len(batches) * calls[branches],
+            calls=len(batches) * count,
             opens=len(batches),
             branches=branches,
-            unguided=branches < max(calls),
+            unguided=branches < max(calls[takes]),
+            cut=_cut_of(request, takes=takes) if calls[True] else None,
+            token_merging=request.token_merging,
         )
-        for branches in sorted(calls, reverse=True)
+        for takes in calls
+        for branches, count in sorted(calls[takes].items(), reverse=True)
     )
+
+
+def reuse_of(request: ResolvedRequest) -> Reuse | None:
+    """How calls of the denoiser take over what earlier ones computed, for one batch; None: each computes all of it."""
+    if request.cache_interval > 1:
+        return DeepCache(request.cache_interval)
+    return None if request.gate_start is None else Gate(request.gate_start)
+
+
+def _cut_of(request: ResolvedRequest, *, takes: bool) -> Cut:
+    if request.cache_interval > 1:
+        return Cut(DEEP_FEATURES, takes, request.cache_branch)
+    return Cut(CROSS_ATTENTION, takes)
 
 
 def is_guided(request: ResolvedRequest, manifest: Manifest) -> bool:
@@ -140,8 +171,17 @@ def is_guided(request: ResolvedRequest, manifest: Manifest) -> bool:
 
 
 def interval_of(request: ResolvedRequest) -> Interval:
-    """Where a guided request takes guidance. Raises RequestError."""
-    return Interval() if request.guidance_interval is None else Interval.parse(request.guidance_interval)
+    """Where a guided request takes guidance, which a gate ends. Raises RequestError."""
+    interval = Interval() if request.guidance_interval is None else Interval.parse(request.guidance_interval)
+    gate = request.gate_start
+    if gate is None or gate >= interval.stop:
+        return interval
+    if gate <= interval.start:
+        raise RequestError(
+            f"guidance begins at {interval.start:g} of the way, and a gate_start of {gate:g} ends it before",
+            fix="give a larger gate_start, or a guidance_interval that begins earlier",
+        )
+    return Interval(interval.start, gate)
 
 
 def refuse_interval(request: ResolvedRequest, manifest: Manifest) -> None:

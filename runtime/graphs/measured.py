@@ -81,7 +81,8 @@ class Planner:
     # Known to have no measured build.
     _unmeasured: Recent[tuple[str, BuildOptions], bool] = field(default_factory=lambda: Recent(COSTS_KEPT))
     _uncut: set[str] = field(default_factory=set)  # roles whose graphs can't run in strips
-    _facts: Recent[tuple[str, str], GraphFacts] = field(default_factory=lambda: Recent(FACTS_KEPT))  # by role and shape
+    # By role, and shape with what is changed.
+    _facts: Recent[tuple[str, str], GraphFacts] = field(default_factory=lambda: Recent(FACTS_KEPT))
     _corrections: Corrections | None = None
 
     def planned(self, work: Work, memory: str | int) -> Plan:
@@ -142,7 +143,11 @@ class Planner:
         most = self._facts_of(use.ref.role, options).float_bytes // (2 * MIB)
         kept = tuple(mode for mode in self._modes(use) if not isinstance(mode, Segments) or mode.mib <= most)
         # Where some steps have fewer branches, a call for each serves all of them with one build in memory.
-        unguided_calls = sum(each.calls * each.branches for each in work.uses if each.unguided and each.ref == use.ref)
+        unguided_calls = sum(
+            each.calls * each.branches
+            for each in work.uses
+            if each.unguided and (each.ref, each.cut) == (use.ref, use.cut)
+        )
         return replace(_need(use, kept, can_split=use.branches > 1), unguided_calls=unguided_calls)
 
     def _modes(self, use: GraphUse) -> tuple[Mode, ...]:
@@ -217,8 +222,8 @@ class Planner:
 
         def measured(folder: Path) -> Costs:
             self.on_progress(f"measuring {what}")
-            working = self._facts_of(role, options).live_bytes
-            return measured_costs(folder, graphs.target, options, graphs.threads, working_bytes=working)
+            facts = self._facts_of(role, options)
+            return measured_costs(folder, graphs.target, options, graphs.threads, facts=facts)
 
         try:
             costs = use_build(graphs.bundle, role, graphs.target, measured, options=options)
@@ -252,7 +257,7 @@ class Planner:
     def _facts_of(self, role: str, options: BuildOptions) -> GraphFacts:
         from tintype.engine.build.analyse import analysis_of
 
-        key = (role, options.shape)
+        key = (role, f"{options.shape} {options.change}")
         return self._facts.get(key) or self._facts.put(key, analysis_of(self.graphs.bundle, role, options))
 
     def _correction_place(self, candidate: Candidate, options: BuildOptions) -> str:
@@ -278,6 +283,7 @@ def _need(use: GraphUse, modes: Sequence[Mode], *, can_split: bool) -> Need:
         calls=use.calls,
         can_split=can_split,
         branches=use.branches,
+        phase=use.phase,
     )
 
 

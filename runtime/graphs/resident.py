@@ -71,7 +71,15 @@ class Graphs:
         from tintype.engine import BuildOptions, with_kernels_settled
 
         dims, held, timed = plan.called(use).dims, plan.mode(use.name).options(), plan.timed.get(use.name)
-        options = BuildOptions.for_shape(dims, exactness=exactness, threads=self.threads, timed=timed, **held)
+        options = BuildOptions.for_shape(
+            dims,
+            exactness=exactness,
+            threads=self.threads,
+            timed=timed,
+            cut=use.cut,
+            token_merging=use.token_merging,
+            **held,
+        )
         return self._settled.get((use.ref, options)) or self._settled.put(
             (use.ref, options), with_kernels_settled(self.bundle, use.ref.role, self.target, options=options)
         )

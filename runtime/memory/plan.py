@@ -46,6 +46,7 @@ class Stage:
     calls: int
     costs: Costs
     before_bytes: int  # what the process holds when this stage begins
+    phase: str = ""  # whose graphs are open together, even where others are closed; "": it has its own
     branches: int = 2  # that a call has a part of its own for, or with split guidance is one of
     kernels: Mapping[str, int] = field(default_factory=dict)  # which ways of computing its build has, and how often
     build_bytes: int = 0  # the most that the process had, or is reckoned to have, that makes its build

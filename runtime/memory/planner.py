@@ -39,6 +39,15 @@ class Need:
     can_split: bool = False
     branches: int = 2  # of a call, which become calls of their own where guidance is split
     unguided_calls: int = 0  # further ones for single branches, for which guidance is split then
+    splits: tuple[bool, ...] | None = None  # whether guidance may be split; None: as the fields above say
+    phase: str = ""  # graphs of one phase are used in turn and stay open for all of it; "": it has its own
+
+    @property
+    def choices(self) -> tuple[bool, ...]:
+        """Whether guidance may be split for it, and whether it may not."""
+        if self.splits is not None:
+            return self.splits
+        return (True,) if self.unguided_calls else (False, True) if self.can_split else (False,)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +86,7 @@ Oracle = Callable[[Candidate], Costs]
 
 def candidates(need: Need) -> Iterator[Candidate]:
     """Every way to run a role."""
-    for split in (True,) if need.unguided_calls else (False, True) if need.can_split else (False,):
+    for split in need.choices:
         for mode in need.modes:
             yield Candidate(need.role, mode, split)
 
@@ -157,7 +166,28 @@ def whole_plan(
     return None
 
 
+def _alike(needs: Sequence[Need]) -> Iterator[Sequence[Need]]:
+    """The needs as often as guidance can be split for all of them alike: a step's graphs are called for the same
+    prompts."""
+    splitting = [need.choices for need in needs if len(need.choices) > 1 or need.choices == (True,)]
+    if len(splitting) < 2:
+        yield needs
+        return
+    for split in (False, True):
+        if all(split in choices for choices in splitting):
+            yield [replace(need, splits=(split,)) if True in need.choices else need for need in needs]
+
+
 def _best(needs: Sequence[Need], base: int, budget: int | None, known: Oracle, room: MemoryLimits) -> Plan | None:
+    found = (_best_of(alike, base, budget, known, room) for alike in _alike(needs))
+    return min((plan for plan in found if plan is not None), key=_plan_seconds, default=None)
+
+
+def _plan_seconds(plan: Plan) -> float:
+    return sum(map(_ranked_seconds, plan.stages))
+
+
+def _best_of(needs: Sequence[Need], base: int, budget: int | None, known: Oracle, room: MemoryLimits) -> Plan | None:
     # By graph, how much of the budget is for what graphs before it leave behind when they are closed.
     less = {need.role: 0 for need in needs}
     while True:
@@ -196,14 +226,20 @@ def _prefer_warm(plan: Plan, needs: Sequence[Need], known: Oracle, room: MemoryL
 
 
 def _sequential(plan: Plan) -> Plan:
-    """The same with each graph closed before the next: each stage begins with what those before it have left.
+    """The same with each graph closed before the next phase's: each stage begins with what those before it have left,
+    and with what others of its phase hold.
 
-    Some of that it uses again; how much is not known, and a budget has to hold where it is nothing.
+    Some of what is left it uses again; how much is not known, and a budget has to hold where it is nothing.
     """
     stages, left = [], 0
-    for stage in plan.stages:
-        stages.append(replace(stage, before_bytes=plan.base_bytes + plan.device_base_bytes + left))
-        left = max(left, stage.costs.left_bytes)
+    for number, stage in enumerate(plan.stages):
+        others = [other for other in plan.stages if stage.phase and other.phase == stage.phase and other is not stage]
+        arena = max(0, max((other.costs.arena_bytes for other in others), default=0) - stage.costs.arena_bytes)
+        beside = sum(other.resident_bytes for other in others) + arena
+        stages.append(replace(stage, before_bytes=plan.base_bytes + plan.device_base_bytes + left + beside))
+        last = number + 1 == len(plan.stages) or not stage.phase or plan.stages[number + 1].phase != stage.phase
+        if last:
+            left = max(left, stage.costs.left_bytes, *(other.costs.left_bytes for other in others))
     return replace(plan, stages=tuple(stages))
 
 
@@ -233,8 +269,13 @@ def _all_resident(plan: Plan) -> Plan:
     return replace(plan, stages=tuple(stages), keep=True, repeats=any(stage.opens > 1 for stage in plan.stages))
 
 
-def _smallest(needs: Iterable[Need], base: int, known: Oracle, budget: int | None = None) -> Plan:
+def _smallest(needs: Sequence[Need], base: int, known: Oracle, budget: int | None = None) -> Plan:
     """The plan with the lowest peak, whatever time it takes."""
+    plans = (_smallest_of(alike, base, known, budget) for alike in _alike(needs))
+    return min(plans, key=lambda plan: plan.most_bytes)
+
+
+def _smallest_of(needs: Sequence[Need], base: int, known: Oracle, budget: int | None) -> Plan:
     stages = tuple(
         min(
             (_stage(need, candidate, known(candidate), base) for candidate in candidates(need)),
@@ -264,6 +305,7 @@ def _stage(need: Need, candidate: Candidate, costs: Costs, base: int) -> Stage:
         branches=need.branches,
         costs=costs,
         before_bytes=base + costs.device_base_bytes,
+        phase=need.phase,
     )
 
 

@@ -57,12 +57,13 @@ def reckon(
     if isinstance(mode, Strips):
         live = min(live, 6 * mode.mib * MIB)
     held = weights * (1.0 if on_device else _COPIES[mode.kind])
-    peak = (held + live * _WORKSPACE + _SESSION_BYTES) * correction.peak
+    peak = (held + live * _WORKSPACE + _SESSION_BYTES) * correction.peak + facts.taken_bytes
     whole = not mode.is_cut
     there = max(0, int(peak) - _SESSION_BYTES) if on_device else 0
     return Costs(
         peak_bytes=int(peak),
-        resident_bytes=int(peak) if whole else _SESSION_BYTES,
+        resident_bytes=int(peak) if whole else _SESSION_BYTES + facts.taken_bytes,
+        held_bytes=facts.taken_bytes,
         copied_bytes=int(peak - weights) if whole else 0,
         open_seconds=0.0,
         held_seconds=0.0,

@@ -35,6 +35,10 @@ class RequestFields(InputFields, total=False):
     guidance_rescale: float | None
     image_guidance_scale: float | None
     guidance_interval: str | None
+    cache_interval: int
+    cache_branch: int
+    gate_start: float | None
+    token_merging: float
     width: int | None
     height: int | None
     seed: int | None
@@ -104,6 +108,27 @@ class Request:
         metadata=_option(
             "Guide between these shares of the steps alone, as in 0.2,0.8; the others take half the time."
         ),
+    )
+    # Ma et al. 2023 (DeepCache).
+    cache_interval: int = field(
+        default=1,
+        metadata=_option("Compute the denoiser's deep part in every so many-th call alone, and keep it between.", int),
+    )
+    cache_branch: int = field(
+        default=0,
+        metadata=_option("The skip connection at which what is kept enters: 0 skips most, and changes most.", int),
+    )
+    # Zhang et al. 2024 (T-GATE).
+    gate_start: float | None = field(
+        default=None,
+        metadata=_option(
+            "The share of the steps after which cross-attentions keep what they gave and guidance ends.", float
+        ),
+    )
+    # Bolya & Hoffman 2023 (ToMe for Stable Diffusion).
+    token_merging: float = field(
+        default=0.0,
+        metadata=_option("The share of tokens, 0 to 0.75, that the finest self-attentions merge into others.", float),
     )
     width: int | None = None  # pixels
     height: int | None = None

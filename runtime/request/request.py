@@ -27,6 +27,8 @@ MAX_COUNT = 10_000
 MAX_BATCH = 64
 SEEDS = 2**64
 MAX_HIRES = 8.0
+MAX_MERGED = 0.75  # of the tokens: one of each 2x2 stays
+MAX_CACHE_BRANCH = 99  # how deep a model really goes its graph tells
 MAX_CLIP_SKIP = 11  # as far as A1111's slider goes
 IMAGE_GUIDANCE = 1.5  # of InstructPix2Pix, as its authors and diffusers have it
 UPSCALES = ("latent", "pixel")
@@ -65,6 +67,10 @@ class ResolvedRequest:
     exactness: str = "balanced"
     clip_skip: int = 0  # of the text encoder's last layers, how many are left out for the prompt
     guidance_interval: str | None = None  # start,stop: shares of the way; None: all of it
+    cache_interval: int = 1  # of so many calls of the denoiser one computes its deep part
+    cache_branch: int = 0  # the skip connection at which that part ends, the outermost being 0
+    gate_start: float | None = None  # the share of the way from which on cross-attentions keep what they gave
+    token_merging: float = 0.0  # of the tokens, the share that the finest self-attentions leave out
     image: InitImage | None = None
     mask: Mask | None = None
     latents: str | None = None  # sha256 of the noise that was given
@@ -170,6 +176,10 @@ def _resolved(request: Request, opened: Opened, manifest: Manifest) -> ResolvedR
         ),
         image_guidance_scale=_image_guidance(request, manifest),
         guidance_interval=_interval(request.guidance_interval, sampling.Interval.parse),
+        cache_interval=checks.whole_number("cache_interval", request.cache_interval, 1, MAX_STEPS),
+        cache_branch=_cache_branch(request),
+        gate_start=_gate_start(request),
+        token_merging=checks.number("token_merging", request.token_merging, 0.0, MAX_MERGED),
         width=checks.side("width", width, manifest.size),
         height=checks.side("height", height, manifest.size),
         seed=checks.whole_number("seed", seed, 0, SEEDS - count),
@@ -278,6 +288,30 @@ def _hires(request: Request, width: int, height: int) -> Hires:
         strength=checks.number("hires_strength", request.hires_strength, 0.0, 1.0),
         upscale=checks.name("hires_upscale", request.hires_upscale, UPSCALES),
     )
+
+
+def _cache_branch(request: Request) -> int:
+    branch = checks.whole_number("cache_branch", request.cache_branch, 0, MAX_CACHE_BRANCH)
+    if branch and request.cache_interval == 1:
+        raise RequestError(
+            f"cache_branch {branch} is given, and with a cache_interval of 1 nothing is kept",
+            fix="give a cache_interval of 2 or more, or leave cache_branch out",
+        )
+    return branch
+
+
+def _gate_start(request: Request) -> float | None:
+    if request.gate_start is None:
+        return None
+    start = checks.number("gate_start", request.gate_start, 0.0, 1.0)
+    if start == 0.0:
+        raise RequestError("a gate_start of 0 leaves no step to keep anything of", fix="give a share such as 0.4")
+    if request.cache_interval > 1:
+        raise RequestError(
+            "gate_start and cache_interval contradict each other: one keeps what the other one skips",
+            fix="leave one of them out",
+        )
+    return start
 
 
 def _refiner_start(request: Request, opened: Opened, manifest: Manifest) -> float | None:

@@ -20,6 +20,7 @@ from tintype.sampling.names import SAMPLER_ALIASES, SPACING_ALIASES, sampler_nam
 from tintype.sampling.noise import NOISE_MODES, NoiseSource, noise_source
 from tintype.sampling.parametrization import PARAMETRIZATIONS, Parametrization
 from tintype.sampling.respacing import SPACINGS
+from tintype.sampling.reuse import DeepCache, Gate, Reuse
 from tintype.sampling.samplers import CFG_PP, RENOISING, SAMPLERS, Sampler
 from tintype.sampling.schedule import ETAS, Schedule, make_schedule
 from tintype.sampling.scheduler_config import SchedulerConfig
@@ -38,13 +39,16 @@ __all__ = [
     "SPACING_ALIASES",
     "AfterStep",
     "ClassifierFreeGuidance",
+    "DeepCache",
     "Denoise",
     "Denoised",
+    "Gate",
     "Guidance",
     "Interval",
     "NoiseSource",
     "Parametrization",
     "PictureGuidance",
+    "Reuse",
     "Sampler",
     "Schedule",
     "SchedulerConfig",

@@ -8,10 +8,12 @@ import numpy as np
 
 from tintype.arrays import Arrays, Latents
 from tintype.families.base import Conditioning
+from tintype.families.stable_diffusion import reuse_of
 from tintype.graphs.resident import not_finite
 from tintype.image.decode import demand_shape
 from tintype.sampling import SAMPLERS, Denoised, NoiseSource, Step
 from tintype.stages.context import Context
+from tintype.stages.reuse import KeptValues
 from tintype.stages.start import Start
 from tintype.trust.memorisation import StepNorms
 from tintype.uses import GraphUse
@@ -55,6 +57,8 @@ class Denoiser:
         self.norms = StepNorms()  # of what the words change at each of them
         self._ctx = ctx
         self._conditioning, self._pictures = conditioning, pictures
+        self._reuse = reuse_of(ctx.request)
+        self._kept = KeptValues(blends=self._reuse is not None and self._reuse.blends)
         # By the branches of a call: their wordings at the last step, and what it is told of them.
         self._held: dict[tuple[int, ...], tuple[tuple[int, ...], Arrays]] = {}
         self._channels = tuple(each.repeat(pictures // len(each), axis=0) for each in channels or ())
@@ -66,8 +70,10 @@ class Denoiser:
         """latents: (pictures, channels, height, width), at noise level sigma."""
         ctx, parametrization = self._ctx, self._ctx.parametrization
         sample = parametrization.model_input(latents, sigma)
-        active = ctx.guidance.active(ctx.schedule.progress(self.step))
-        predictions = self._predictions(active, sample, parametrization.timestep(sigma, timestep))
+        progress = ctx.schedule.progress(self.step)
+        active = ctx.guidance.active(progress)
+        takes = self._reuse is not None and self._reuse.takes(active, progress)
+        predictions = self._predictions(active, sample, parametrization.timestep(sigma, timestep), takes=takes)
         difference = ctx.guidance.difference(predictions)
         if difference is not None:
             self.norms.observe(self.step, difference)
@@ -75,20 +81,32 @@ class Denoiser:
             predictions, lambda prediction: parametrization.denoised(prediction, latents, sigma)
         )
 
-    def _predictions(self, active: tuple[int, ...], sample: Latents, timestep: float) -> dict[int, Latents]:
-        """By branch; all in one call, or each in a call of its own where the plan has guidance split."""
+    def _predictions(
+        self, active: tuple[int, ...], sample: Latents, timestep: float, *, takes: bool
+    ) -> dict[int, Latents]:
+        """By branch; all in one call, or each in a call of its own where the plan has guidance split.
+
+        takes: over what the last whole call gave of its inner values.
+        """
+        uses = [use for use in self.uses if use.takes == takes]
+        if not takes:
+            self._kept.clear()
         if self._ctx.graphs.plan.split_guidance:
-            return {branch: self._call(self.uses[0], (branch,), sample, timestep) for branch in active}
-        use = next(use for use in self.uses if use.branches == len(active))
-        outputs = self._call(use, active, sample, timestep)
+            return {branch: self._call(uses[0], (branch,), active, sample, timestep) for branch in active}
+        use = next(use for use in uses if use.branches == len(active))
+        outputs = self._call(use, active, active, sample, timestep)
         return dict(zip(active, np.split(outputs, len(active)), strict=True))
 
-    def _call(self, use: GraphUse, branches: tuple[int, ...], sample: Latents, timestep: float) -> Latents:
+    def _call(
+        self, use: GraphUse, branches: tuple[int, ...], active: tuple[int, ...], sample: Latents, timestep: float
+    ) -> Latents:
+        """branches: of the active ones those of this call."""
         sample = np.concatenate([self._with_channels(sample, branch) for branch in branches])
         shape = tuple(len(sample) if isinstance(size, str) else size for size in self._timestep_shape)
         inputs = {
             "sample": sample.astype(np.float32, copy=False),
             "timestep": np.full(shape, timestep, dtype=self._timestep_type),
+            **(self._kept.given(branches, active) if use.takes else {}),
         }
         number, total = self.step + 1, self._ctx.schedule.total
         outputs = self._ctx.graphs.call(
@@ -99,6 +117,8 @@ class Denoiser:
             since=f" from step {number} on",
         )
         prediction = outputs["out_sample"].astype(np.float32, copy=False)
+        if use.cut is not None and not use.takes:
+            self._kept.keep(branches, {name: values for name, values in outputs.items() if name != "out_sample"})
         latent = (len(sample), self._ctx.bundle.manifest.latent_channels, *sample.shape[2:])
         demand_shape("the denoiser", prediction, latent)  # numpy would stretch one that is smaller
         return prediction

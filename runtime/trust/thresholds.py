@@ -174,6 +174,10 @@ def why_unlike_ordinary(request: ResolvedRequest) -> str | None:
         return "a refiner drew the last steps"
     if request.guidance_interval is not None:
         return "guidance had an interval"
+    if request.cache_interval > 1 or request.gate_start is not None:
+        return "steps took over what earlier ones computed"
+    if request.token_merging:
+        return "tokens were merged"
     if tuple(part.weight for part in parse_parts(request.prompt)) != ALONE:
         return "its prompt has parts"
     return None

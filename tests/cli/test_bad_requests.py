@@ -24,6 +24,11 @@ REFUSED = {
     "rescale nan": (["--guidance-rescale", "nan"], ["guidance_rescale nan"]),
     "guidance interval backwards": (["--guidance-interval", "0.8,0.2"], ["guidance_interval '0.8,0.2'", "0.2,0.8"]),
     "interval of no guidance": (["--guidance-interval", "0,1", "--guidance-scale", "1"], ["guidance_scale of 1"]),
+    "branch of nothing": (["--cache-branch", "1"], ["cache_branch 1", "cache_interval of 2"]),
+    "branch too deep": (
+        ["--cache-interval", "2", "--cache-branch", "50", "--num-inference-steps", "2"],
+        ["cache_branch 50", "give 0 to"],
+    ),
     "unknown sampler": (["--sampler", "eulr"], ["sampler 'eulr'", "did you mean euler"]),
     "sampler like nothing": (["--sampler", "zzzzzz"], ["choose one of", "dpmpp_2m"]),
     "unknown sigmas": (["--sigmas", "karas"], ["sigmas 'karas'", "did you mean karras"]),

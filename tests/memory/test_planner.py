@@ -6,7 +6,7 @@ import dataclasses
 
 import pytest
 
-from tintype.costs import Costs
+from tintype.costs import Costs, GraphFacts
 from tintype.errors import MemoryBudgetError
 from tintype.memory.budget import MemoryLimits, parse_memory
 from tintype.memory.mode import MAPPED, MIB, PACKED, Mode, Segments, Strips, Tiles, parse_mode
@@ -418,13 +418,17 @@ def test_a_large_device_does_not_make_the_process_s_own_memory_larger():
         make_plan(ON_DEVICE, BASE, budget, device_costs, room=MemoryLimits(host=100 * MIB, device=19 * 2**30))
 
 
-class Facts:
-    float_bytes, stored_bytes, largest_bytes, live_bytes = 3000 * MIB, 800 * MIB, 110 * MIB, 100 * MIB
-    multiplications = 4 * 10**11
+FACTS = GraphFacts(
+    float_bytes=3000 * MIB,
+    stored_bytes=800 * MIB,
+    largest_bytes=110 * MIB,
+    live_bytes=100 * MIB,
+    multiplications=4 * 10**11,
+)
 
 
 def reckoned(mode, **kwargs):
-    return reckon(Facts(), mode, floats=kwargs.pop("floats", True), rate=2e11, **kwargs)
+    return reckon(kwargs.pop("facts", FACTS), mode, floats=kwargs.pop("floats", True), rate=2e11, **kwargs)
 
 
 def test_reckoning_knows_what_saves_memory():
@@ -442,10 +446,18 @@ def test_on_a_device_its_own_memory_is_reckoned_without_copies():
     here, there = reckoned(PACKED), reckoned(PACKED, on_device=True)
     assert here.device_bytes == here.device_resident_bytes == 0
     assert there.peak_bytes < here.peak_bytes
-    assert Facts.float_bytes < there.device_bytes == there.device_resident_bytes < there.peak_bytes
+    assert FACTS.float_bytes < there.device_bytes == there.device_resident_bytes < there.peak_bytes
     parts = reckoned(Segments(512), on_device=True)
     assert parts.device_resident_bytes == 0 < parts.device_bytes < there.device_bytes / 2
     assert not there.device_told
+
+
+def test_inner_values_that_a_graph_is_given_are_there_in_every_mode():
+    given = dataclasses.replace(FACTS, taken_bytes=50 * MIB)
+    for mode in (PACKED, MAPPED, Segments(64)):
+        plain, more = reckoned(mode), reckoned(mode, facts=given)
+        assert more.peak_bytes - plain.peak_bytes == more.resident_bytes - plain.resident_bytes == 50 * MIB
+        assert more.held_bytes == 50 * MIB
 
 
 def test_what_was_measured_corrects_what_is_reckoned():

@@ -24,6 +24,7 @@ OF_IMAGE_FACTS = ("strength", "fit", "background", "outpaint")
 OF_MASK_FACTS = ("mask_grow", "mask_blur", "keep_outside")
 OF_WORDS = (
     "prompt", "negative_prompt", "num_inference_steps", "guidance_scale", "guidance_rescale", "guidance_interval",
+    "cache_interval", "cache_branch", "gate_start", "token_merging",
     "width", "height", "seed", "sampler", "sigmas", "eta", "noise", "count", "batch_size", "exactness",
     "clip_skip", "image_guidance_scale", "refiner_start", "decoder", "encoder", "watermark", "private", "code_noise",
 )  # fmt: skip
@@ -209,6 +210,24 @@ def test_cfg_pp_has_a_measure_of_its_own(manifest):
 @pytest.mark.parametrize("value", ["", "0.2", "0.8,0.2", "0.2,1.5", (0.2, 0.8), 0.5, b"0,1"])
 def test_impossible_guidance_intervals(manifest, value):
     refused(manifest, "guidance_interval", guidance_interval=value)
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"cache_interval": 0}, ["cache_interval 0", "1 to 1,000"]),
+        ({"cache_interval": 2.5}, ["cache_interval"]),
+        ({"cache_branch": 1}, ["cache_branch 1", "cache_interval of 2"]),
+        ({"cache_interval": 2, "cache_branch": -1}, ["cache_branch -1"]),
+        ({"gate_start": 0}, ["gate_start of 0", "0.4"]),
+        ({"gate_start": 1.5}, ["gate_start 1.5"]),
+        ({"token_merging": 0.76}, ["token_merging 0.76", "0 to 0.75"]),
+        ({"gate_start": 0.5, "cache_interval": 2}, ["contradict", "leave one of them out"]),
+    ],
+    ids=str,
+)
+def test_impossible_ways_to_take_over_what_steps_computed(manifest, fields, words):
+    refused(manifest, *words, **fields)
 
 
 @pytest.mark.parametrize("steps", [0, -1, 1001, 10**30])

@@ -17,26 +17,35 @@ from tintype import strict_json
 from tintype.costs import GraphFacts
 from tintype.engine.build import cache
 from tintype.engine.build.builds import GraphSource
-from tintype.engine.build.child import MEMORY, ChildError, answer_parent, run_child
+from tintype.engine.build.change import change_graph
+from tintype.engine.build.child import MEMORY, REFUSED, ChildError, answer_parent, run_child
 from tintype.engine.build.code_version import lowering_version
 from tintype.engine.build.late import import_late
 from tintype.engine.build.options import BuildOptions
-from tintype.errors import BuildError
+from tintype.errors import BuildError, RequestError
 from tintype.files import read_cached, write_cached
+from tintype.uses import Cut
 
 MOST_SECONDS = 600.0  # against a graph that never ends; the largest we know takes seconds
 
 
 def analysis_of(bundle: GraphSource, role: str, options: BuildOptions) -> GraphFacts:
-    """What a bundle's graph will need at the shape of the options. Raises BuildError when it can't be read."""
-    facts = "\0".join((bundle.hash, role, options.shape, lowering_version()))
+    """What a bundle's graph will need at the shape of the options, and changed as they want it.
+
+    Raises BuildError when it can't be read, RequestError when it can't be changed so.
+    """
+    facts = "\0".join((bundle.hash, role, options.shape, options.change, lowering_version()))
     place = cache.cache_folder() / "costs" / f"analysis-{hashlib.sha256(facts.encode()).hexdigest()[:24]}.json"
     with contextlib.suppress(OSError, ValueError):
         return strict_json.read(GraphFacts, strict_json.parse(read_cached(place)))
-    job = {"source": str(bundle.graph_path(role).resolve()), "dims": dict(options.dims)}
+    job: dict[str, Any] = {"source": str(bundle.graph_path(role).resolve()), "dims": dict(options.dims)}
+    job["cut"] = None if options.cut is None else asdict(options.cut)
+    job["token_merging"] = options.token_merging
     try:
         found = GraphFacts(**run_child("tintype.engine.build.analyse", json.dumps(job), MOST_SECONDS))
     except ChildError as error:
+        if error.kind == REFUSED and error.fix is not None:
+            raise RequestError(error.message, fix=error.fix) from None
         fix = "close other programs" if error.kind == MEMORY else "export the bundle again"
         raise BuildError(f"{role} cannot be analysed: {error.message}", fix=fix, kind=error.kind) from None
     write_cached(place, json.dumps(asdict(found)))
@@ -57,8 +66,11 @@ def _answer(text: str) -> dict[str, Any]:
 
     job = json.loads(text)
     model = ir.load(Path(job["source"]))
+    taken_bytes, cut = 0, None if job["cut"] is None else Cut(**job["cut"])
+    if cut is not None or job["token_merging"]:
+        taken_bytes = change_graph(model, cut, job["token_merging"], job["dims"])
     pin(model, job["dims"])
-    return asdict(analyse(model.graph))
+    return asdict(analyse(model.graph)) | {"taken_bytes": taken_bytes}
 
 
 if __name__ == "__main__":

@@ -18,7 +18,17 @@ from typing import Any, Protocol, TypeVar
 
 from tintype.engine.build import cache
 from tintype.engine.build.cache import BuildIdentity
-from tintype.engine.build.child import DISK, MEMORY, UNCUT, ChildError, answer_in, file_lock, kind_of, run_child
+from tintype.engine.build.child import (
+    DISK,
+    MEMORY,
+    REFUSED,
+    UNCUT,
+    ChildError,
+    answer_in,
+    file_lock,
+    kind_of,
+    run_child,
+)
 from tintype.engine.build.code_version import lowering_version
 from tintype.engine.build.lower import Job
 from tintype.engine.build.options import ANY_SHAPE, BuildOptions
@@ -28,7 +38,7 @@ from tintype.engine.device.machine import cpu_identity, default_threads
 from tintype.engine.device.native import NONE, native_version
 from tintype.engine.device.providers import Target
 from tintype.engine.run.session import Session, open_session
-from tintype.errors import BuildError, TintypeError, UncutError
+from tintype.errors import BuildError, RequestError, TintypeError, UncutError
 
 Made = TypeVar("Made")
 
@@ -54,7 +64,8 @@ def ensure_build(
 ) -> Path:
     """The folder of the build of one graph, made first when it is missing, damaged or of another machine.
 
-    Raises BundleError when the bundle has no such graph, BuildError when it cannot be lowered or written.
+    Raises BundleError when the bundle has no such graph, BuildError when it cannot be lowered or written, RequestError
+    when it can't be cut as the options want it.
     """
     options = with_kernels_settled(bundle, role, target, variant=variant, options=options)
     identity = identify(bundle, role, target, variant=variant, options=options)
@@ -264,6 +275,8 @@ def lower_into(
         (said,) = run_child("tintype.engine.build.lower", json.dumps([job.as_dict()]))["results"]
         return answer_in(said)
     except ChildError as error:
+        if error.kind == REFUSED and error.fix is not None:
+            raise RequestError(error.message, fix=error.fix) from None
         message, kind = error.message, error.kind
     least = max(FULL_BYTES, stored_bytes(source))  # of a disk that isn't full: it holds the graph once more
     if kind is None and shutil.disk_usage(folder).free < least:  # ONNX Runtime says only that it could not write

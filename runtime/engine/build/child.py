@@ -23,22 +23,24 @@ import filelock
 
 from tintype.engine.device.process_memory import status_bytes
 from tintype.engine.device.remedies import says_no_memory
-from tintype.errors import NO_ROOM, CancelledError, MemoryBudgetError, UncutError
+from tintype.errors import NO_ROOM, CancelledError, MemoryBudgetError, RequestError, UncutError
 from tintype.free_memory import free_bytes
 
 Job = TypeVar("Job")
 LOOK_SECONDS = 0.5
-DISK, MEMORY, UNCUT = "disk", "memory", "uncut"  # no space left; none to compute in; a graph that can't run in pieces
+# No space left; none to compute in; a graph that can't run in pieces; what nobody can have of this model.
+DISK, MEMORY, UNCUT, REFUSED = "disk", "memory", "uncut", "refused"
 _KILLED = (-9, 137)  # mostly by the system, for want of memory
 UNTOUCHED_BYTES = 2**28  # of address space that a child reserves and never uses: stacks, arenas
 
 
 class ChildError(Exception):
-    """A child that gave no answer: its message, and of the kinds above the one that it is of, or None."""
+    """A child that gave no answer: its message, of the kinds above the one that it is of, or None, and the remedy that
+    it knew, if any."""
 
-    def __init__(self, message: str, kind: str | None) -> None:
+    def __init__(self, message: str, kind: str | None, fix: str | None = None) -> None:
         super().__init__(message)
-        self.message, self.kind = message, kind
+        self.message, self.kind, self.fix = message, kind, fix
 
 
 def run_child(module: str, job: str, most_seconds: float = math.inf) -> dict[str, Any]:
@@ -117,7 +119,7 @@ def answer_in(said: Mapping[str, Any]) -> dict[str, Any]:
     """The answer in what `attempt` gave; raises ChildError where that is an error."""
     if isinstance(said.get("answer"), dict):
         return dict(said["answer"])
-    raise ChildError(str(said.get("error", "the child process gave no answer")), said.get("kind"))
+    raise ChildError(str(said.get("error", "the child process gave no answer")), said.get("kind"), said.get("fix"))
 
 
 def answer_parent(work: Callable[[str], dict[str, Any]]) -> int:
@@ -130,9 +132,11 @@ def answer_parent(work: Callable[[str], dict[str, Any]]) -> int:
 
 
 def attempt(work: Callable[[Job], dict[str, Any]], job: Job) -> dict[str, Any]:
-    """Do a job: {"answer": ...}, or {"error": ..., "kind": ...}."""
+    """Do a job: {"answer": ...}, or {"error": ..., "kind": ...}, with "fix" where the job is refused."""
     try:
         return {"answer": work(job)}
+    except RequestError as error:
+        return {"error": error.message, "kind": REFUSED, "fix": error.fix}
     except Exception as error:
         message = f"{type(error).__name__}: {error}".strip().splitlines()[0]
         return {"error": message, "kind": kind_of(error)}

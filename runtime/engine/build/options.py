@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from tintype.uses import EXACTNESS
+from tintype.uses import EXACTNESS, Cut
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,7 +20,8 @@ class BuildOptions:
     stay open, and only their weights leave memory after each run; otherwise a part is opened for each run. It is no
     matter of the build. threads: those that the build's kernels are chosen for; None is one a physical core. timed:
     True times each layer's kernels here, which takes minutes for a large graph; False takes those that were the fastest
-    on such processors, see `kernels.priors`; None is a timed build where there is one, else one that isn't.
+    on such processors, see `kernels.priors`; None is a timed build where there is one, else one that isn't. cut: see
+    `GraphUse`, and so token_merging; a graph is changed so for one shape only.
     """
 
     dims: tuple[tuple[str, int], ...] = ()
@@ -31,10 +32,14 @@ class BuildOptions:
     standing: bool = False
     threads: int | None = None
     timed: bool | None = None
+    cut: Cut | None = None
+    token_merging: float = 0.0
 
     def __post_init__(self) -> None:
         if self.exactness not in EXACTNESS:
             raise ValueError(f"exactness is {self.exactness!r}, not one of {', '.join(EXACTNESS)}")
+        if self.is_changed and not self.dims:
+            raise ValueError("a graph is cut, and tokens are merged, for one shape only")
 
     @classmethod
     def for_shape(
@@ -48,6 +53,8 @@ class BuildOptions:
         standing: bool = False,
         threads: int | None = None,
         timed: bool | None = None,
+        cut: Cut | None = None,
+        token_merging: float = 0.0,
     ) -> BuildOptions:
         return cls(
             dims=tuple(sorted(dims.items())),
@@ -58,7 +65,20 @@ class BuildOptions:
             standing=standing,
             threads=threads,
             timed=timed,
+            cut=cut,
+            token_merging=token_merging,
         )
+
+    @property
+    def is_changed(self) -> bool:
+        """Whether it is a build of another graph than the canonical one, which is made of that."""
+        return self.cut is not None or self.token_merging > 0.0
+
+    @property
+    def change(self) -> str:
+        """Of the canonical graph, in words; empty where there is none."""
+        merging = [f"merging={self.token_merging:g}"] if self.token_merging else []
+        return " ".join([*merging, *([] if self.cut is None else [str(self.cut)])])
 
     @property
     def shape(self) -> str:
@@ -79,6 +99,8 @@ class BuildOptions:
             words.append(f"threads={self.threads}")
         if self.dims and self.timed:
             words.append("timed")
+        if self.is_changed:
+            words.append(self.change)
         return " ".join(words)
 
 

@@ -21,7 +21,7 @@ import psutil
 from numpy.typing import NDArray
 
 from tintype import strict_json
-from tintype.costs import Costs
+from tintype.costs import Costs, GraphFacts
 from tintype.engine.build.child import MEMORY, ChildError, answer_parent, run_child
 from tintype.engine.build.options import BuildOptions
 from tintype.engine.device.device_memory import device_bytes
@@ -45,11 +45,11 @@ _LIBRARY = re.compile(r"\.(so|dll|dylib|pyd)(\.[0-9.]+)?$", re.IGNORECASE)
 
 
 def measured_costs(
-    folder: Path, target: Target, options: BuildOptions, threads: int, *, working_bytes: int = 0
+    folder: Path, target: Target, options: BuildOptions, threads: int, *, facts: GraphFacts | None = None
 ) -> Costs:
     """The costs of a build for one shape; measured the first time, which takes as long as two calls.
 
-    working_bytes: what its activations take in a device's memory, for where no driver tells.
+    facts: of its graph; None where it lies in this process's memory and takes no inner values.
 
     Raises BuildError when the build fails, MemoryBudgetError when the machine hasn't the memory for it.
     """
@@ -57,7 +57,9 @@ def measured_costs(
     known = known_costs(folder, options, threads)
     if known is not None:
         return known
-    costs = _probe(folder, target, options, threads, working_bytes)
+    working, taken = (0, 0) if facts is None else (facts.live_bytes, facts.taken_bytes)
+    costs = _probe(folder, target, options, threads, working)
+    costs = replace(costs, held_bytes=costs.held_bytes + taken)
     rows = {name: asdict(value) for name, value in {**_stored(stored), key: costs}.items()}
     write_cached(stored, json.dumps({"format": _FORMAT, "costs": rows}, indent=1))
     return costs

@@ -1,0 +1,59 @@
+"""What a denoiser's canonical graph is made before it is lowered, where steps are to take less: for one shape.
+
+Where steps take inner values over from earlier ones it is cut in two, see `kernels.graph.reuse`; where tokens are
+merged its self-attentions get fewer, see `kernels.graph.token_merging`. It happens in the process that builds, of the
+bundle's one graph, over its one file of weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from tintype.errors import RequestError
+from tintype.uses import DEEP_FEATURES, Cut
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+
+def change_graph(model: ir.Model, cut: Cut | None, token_merging: float, dims: Mapping[str, int]) -> int:
+    """Change a canonical graph in place, for these numbers of its dims; the bytes of inner values that it takes.
+
+    Raises RequestError where the graph has nothing that could be changed so.
+    """
+    from tintype.kernels.graph.dims import fold_sizes, pin
+    from tintype.kernels.graph.reuse import give_values, take_values
+    from tintype.kernels.graph.segments import value_nbytes
+    from tintype.kernels.graph.token_merging import merge_tokens
+
+    pin(model, dims)
+    fold_sizes(model)  # a size that is read off a deep value would keep all that it takes to compute that
+    # Before the cut, which may leave other layers the finest.
+    if token_merging and not merge_tokens(model, token_merging, (dims["height"], dims["width"])):
+        raise RequestError("this model has no self-attention whose tokens could be merged", fix="leave it out")
+    if cut is None:
+        return 0
+    values = _values(model.graph, cut)
+    if not cut.takes:
+        give_values(model, values)
+        return 0
+    take_values(model, values)
+    return int(sum(map(value_nbytes, values)))
+
+
+def _values(graph: ir.Graph, cut: Cut) -> list[ir.Value]:
+    from tintype.kernels.graph.reuse import cross_attentions, deep_features
+
+    if cut.values == DEEP_FEATURES:
+        found = deep_features(graph)
+        if cut.branch >= len(found):
+            raise RequestError(
+                f"cache_branch {cut.branch} is deeper than this model goes, which has {len(found)} skip connections",
+                fix=f"give 0 to {len(found) - 1}" if found else "leave cache_interval out",
+            )
+        return [found[cut.branch]]
+    found = cross_attentions(graph)
+    if not found:
+        raise RequestError("this model has no cross-attention to gate", fix="leave gate_start out")
+    return found
