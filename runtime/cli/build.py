@@ -20,7 +20,7 @@ from tintype.cli.say import say, say_json
 @click.option("--refiner", help="A model that draws the last steps: its graphs are built too.")
 @request_options(
     "batch_size", "guidance_scale", "guidance_interval", "exactness", "image", "strength", "fit", "mask", "outpaint",
-    "decoder", "encoder", "refiner_start", "num_inference_steps",
+    "fast", "decoder", "encoder", "refiner_start", "num_inference_steps",
 )  # fmt: skip
 @provider_option
 @threads_option

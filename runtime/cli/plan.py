@@ -25,7 +25,7 @@ ANY_WORDS = "words"  # other ones than the negative prompt's
 # Fields that change what a picture takes.
 ONLY_OF_REQUESTS = (
     "count", "batch_size", "num_inference_steps", "guidance_scale", "guidance_interval", "sampler", "image",
-    "strength", "fit", "mask", "outpaint", "refiner_start", "decoder", "encoder",
+    "strength", "fit", "mask", "outpaint", "refiner_start", "fast", "decoder", "encoder",
 )  # fmt: skip
 
 

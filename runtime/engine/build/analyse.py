@@ -23,22 +23,23 @@ from tintype.engine.build.late import import_late
 from tintype.engine.build.options import BuildOptions
 from tintype.errors import BuildError
 from tintype.files import read_cached, write_cached
+from tintype.uses import GraphRef
 
 MOST_SECONDS = 600.0  # against a graph that never ends; the largest we know takes seconds
 
 
-def analysis_of(bundle: GraphSource, role: str, options: BuildOptions) -> GraphFacts:
+def analysis_of(bundle: GraphSource, ref: GraphRef, options: BuildOptions) -> GraphFacts:
     """What a bundle's graph will need at the shape of the options. Raises BuildError when it can't be read."""
-    facts = "\0".join((bundle.hash, role, options.shape, lowering_version()))
+    facts = "\0".join((bundle.hash, str(ref), options.shape, lowering_version()))
     place = cache.cache_folder() / "costs" / f"analysis-{hashlib.sha256(facts.encode()).hexdigest()[:24]}.json"
     with contextlib.suppress(OSError, ValueError):
         return strict_json.read(GraphFacts, strict_json.parse(read_cached(place)))
-    job = {"source": str(bundle.graph_path(role).resolve()), "dims": dict(options.dims)}
+    job = {"source": str(bundle.graph_path(ref.role, ref.variant).resolve()), "dims": dict(options.dims)}
     try:
         found = GraphFacts(**run_child("tintype.engine.build.analyse", json.dumps(job), MOST_SECONDS))
     except ChildError as error:
         fix = "close other programs" if error.kind == MEMORY else "export the bundle again"
-        raise BuildError(f"{role} cannot be analysed: {error.message}", fix=fix, kind=error.kind) from None
+        raise BuildError(f"{ref} cannot be analysed: {error.message}", fix=fix, kind=error.kind) from None
     write_cached(place, json.dumps(asdict(found)))
     return found
 
