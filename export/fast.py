@@ -75,13 +75,19 @@ def add_fast(bundle: Path, distilled: Path) -> Manifest:
     return made
 
 
+def _inputs(bundle: Bundle) -> dict[str, tuple[str, tuple[int | str, ...]]]:
+    """Types and shapes by name; of the timestep, which older bundles have as one number in a list, no shape."""
+    ports = bundle.graph(DENOISER).inputs
+    return {port.name: (port.dtype, () if port.name == "timestep" else port.shape) for port in ports}
+
+
 def _differences(receiver: Bundle, giver: Bundle) -> Iterator[str]:
     """Why the second's denoiser can't draw in the first, a clause each."""
     ours, theirs = receiver.manifest, giver.manifest
     for name in SHARED:
         if getattr(ours, name) != getattr(theirs, name):
             yield f"its {name} is {getattr(theirs, name)}, not {getattr(ours, name)}"
-    if receiver.graph(DENOISER).inputs != giver.graph(DENOISER).inputs:
+    if _inputs(receiver) != _inputs(giver):
         yield "it takes other inputs"
     first, second = (
         SchedulerConfig.from_json(read_json(each.folder, each.manifest.scheduler, MAX_SCHEDULER_BYTES)).alphas_cumprod

@@ -18,13 +18,14 @@ import math
 import platform
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tintype.request import RequestFields
+from tintype.request import RequestFields, make_request
 
 from .captions import caption
 from .judge import Judge
@@ -52,10 +53,11 @@ def draw_with_bundle(
     """One picture a prompt, (n, height, width, 3), through the runtime; picture i has seed i."""
     import tintype
 
+    asked = make_request("", fields)
     pipeline = tintype.load(bundle, provider="cpu", threads=threads)
     pictures = []
     for seed, prompt in enumerate(prompts):
-        result = pipeline.generate(prompt, **{**fields, "seed": seed})
+        result = pipeline.generate(replace(asked, prompt=prompt, seed=seed))
         pictures.append(np.asarray(result.image))
         if sys.stderr.isatty() or seed % 50 == 49:
             print(f"\r{seed + 1}/{len(prompts)} pictures", end="", file=sys.stderr, flush=True)

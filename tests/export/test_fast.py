@@ -74,6 +74,20 @@ def test_what_was_trained_on_other_noise_or_takes_many_steps_is_refused(copies: 
     assert file_facts(bundle) == before, "a refused one leaves nothing"
 
 
+def test_an_older_bundle_whose_timestep_is_in_a_list_takes_one(copies: tuple[Path, Path]) -> None:
+    bundle, distilled = copies
+    manifest, _ = read_manifest(bundle)
+    graph = manifest.graphs["denoiser"]["full"]
+    inputs = tuple(replace(port, shape=(1,)) if port.name == "timestep" else port for port in graph.inputs)
+    graphs = {**manifest.graphs, "denoiser": {"full": replace(graph, inputs=inputs)}}
+    write_manifest(bundle, replace(manifest, graphs=graphs))
+    made = add_fast(bundle, distilled)
+    assert [
+        next(port.shape for port in made.graphs["denoiser"][variant].inputs if port.name == "timestep")
+        for variant in ("full", "fast")
+    ] == [(1,), ()]
+
+
 def test_another_family_is_refused(xl_bundle: Path, copies: tuple[Path, Path]) -> None:
     with pytest.raises(ExportError, match="family"):
         add_fast(copies[0], xl_bundle)
