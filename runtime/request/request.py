@@ -228,7 +228,7 @@ def _fast(value: Any, manifest: Manifest) -> bool:
     if fast and manifest.fast is None:
         raise RequestError(
             "this model has no fast denoiser",
-            fix="leave fast out; fewer steps are faster too, and the embedded model postcard has one",
+            fix="leave fast out, or export it with a distilled model's bundle: tintype export ... --fast BUNDLE",
         )
     return fast
 
@@ -259,6 +259,11 @@ def _code_noise(request: Request, opened: Opened, sampler: str, size: tuple[int,
                 f"code_noise and {name} contradict each other: such a picture isn't drawn from this noise alone",
                 fix=f"leave {name} out, or code_noise; the watermark needs neither",
             )
+    if request.fast:
+        raise RequestError(
+            "code_noise and fast contradict each other: the way back from so few steps doesn't find the noise again",
+            fix="leave fast out, or code_noise; the watermark needs neither",
+        )
     if sampler in RENOISING or request.eta:
         what = f"eta {request.eta:g}" if request.eta else f"the sampler {sampler}"
         raise RequestError(

@@ -158,6 +158,11 @@ def test_a_refiner_has_no_place_in_so_few_steps(pipeline: tintype.Pipeline) -> N
         pipeline.resolve(Request(prompt=PROMPT, fast=True, refiner_start=0.8))
 
 
+def test_noise_that_could_not_be_read_back_is_not_coded(pipeline: tintype.Pipeline) -> None:
+    with pytest.raises(RequestError, match="code_noise and fast contradict each other"):
+        pipeline.resolve(Request(prompt=PROMPT, fast=True, code_noise=True, width=128, height=128))
+
+
 def test_the_command_draws_repeats_and_asks_for_the_like(fast_bundle: Path, tiny_bundle: Path, tmp_path: Path) -> None:
     def drawn(name: str, *asked: object) -> Path:
         done = CliRunner().invoke(generate, [*map(str, asked), "--provider", "cpu", "-o", str(tmp_path / name)])
