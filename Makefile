@@ -18,7 +18,7 @@ WEBGPU_ENV  := TINTYPE_REQUIRE_WEBGPU=1 XDG_RUNTIME_DIR=$${XDG_RUNTIME_DIR:-/tmp
 	VK_ICD_FILENAMES=$${VK_ICD_FILENAMES:-$(SWIFTSHADER)} ORT_WEBGPU_EP_ALLOW_SOFTWARE_ADAPTER=1)
 
 .PHONY: help image test test-fast test-long test-bench test-memory test-webgpu test-openvino test-optimum test-cuda \
-	test-processors test-native native fuzz soak check lint types imports postcard bench bench-gpu clean
+	test-processors test-native native fuzz soak check lint types imports postcard postcard-fast bench bench-gpu clean
 help:
 	@echo "make image     install the runtime and write postcard.png"
 	@echo "make test      install what tests need and run the suite, on 2 processors (WORKERS=8 for more)"
@@ -40,6 +40,7 @@ help:
 	@echo "make bench     measure this machine; figures go to bench/results/"
 	@echo "make bench-gpu     measure an NVIDIA GPU beside diffusers and torch.compile: hours, 30 GB of disk"
 	@echo "make postcard  draw the world, train, judge and export the embedded default again"
+	@echo "make postcard-fast  distil its denoiser to four steps again"
 	@echo "make clean     remove what was built, not the virtual environment"
 
 $(BIN)/python:
@@ -182,17 +183,28 @@ postcard: $(TEST_STAMP)
 	$(BIN)/python -m tintype.models.postcard.judge train
 	$(BIN)/python -m tintype.models.postcard.train
 	$(BIN)/python -m tintype.models.postcard.pack
+	$(BIN)/python -m tintype.models.postcard.pack --fast
 	$(BIN)/python -m tintype.models.postcard.memorisation
 	$(BIN)/python -m tintype.models.postcard.pack --precision fp32 --out build/postcard-fp32
 	$(BIN)/python -m tintype.models.postcard.evaluate autoencoder --out bench/results/postcard-autoencoder.json
 	$(BIN)/python -m tintype.models.postcard.evaluate bundle --out bench/results/postcard-int8.json
 	$(BIN)/python -m tintype.models.postcard.evaluate bundle --exactness balanced --out bench/results/postcard-int8-balanced.json
+	$(BIN)/python -m tintype.models.postcard.evaluate bundle --fast --out bench/results/postcard-fast-int8.json
 	PYTHONPATH=tests/processors/pretend $(BIN)/python -m tintype.models.postcard.evaluate bundle --exactness balanced \
 		--out bench/results/postcard-int8-balanced-avx2.json
 	$(BIN)/python -m tintype.models.postcard.evaluate bundle --bundle build/postcard-fp32 --out bench/results/postcard-fp32.json
 	$(BIN)/python -m tintype.models.postcard.edits inpaint --out bench/results/postcard-inpaint.json
 	$(BIN)/python -m tintype.models.postcard.edits image-to-image --count 100 --out bench/results/postcard-image-to-image.json
 	$(BIN)/python -m tintype.models.postcard.gallery
+
+# The distilled denoiser again, from the checkpoint in the repository: about an hour and a half.
+postcard-fast: $(TEST_STAMP)
+	[ -e models/postcard/runs/cpu/unet.pt ] || $(BIN)/python -m tintype.models.postcard.train --recipe cpu --stage adopt
+	$(BIN)/python -m tintype.models.postcard.train --recipe cpu --stage ways
+	$(BIN)/python -m tintype.models.postcard.train --recipe cpu --stage fast
+	$(BIN)/python -m tintype.models.postcard.pack --fast
+	$(BIN)/python -m tintype.models.postcard.memorisation
+	$(BIN)/python -m tintype.models.postcard.evaluate bundle --fast --out bench/results/postcard-fast-int8.json
 
 bench: $(RUN_STAMP)
 	$(BIN)/tintype bench

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from tintype.arrays import psnr_db
 from tintype.export.bundling import export_bundle
+from tintype.export.fast import add_fast
 from tintype.export.parity import Gate, GraphReport, ParityReport
 from tintype.export.plans import Effort
 
-__all__ = ["Effort", "Gate", "GraphReport", "ParityReport", "export_bundle", "psnr_db"]
+__all__ = ["Effort", "Gate", "GraphReport", "ParityReport", "add_fast", "export_bundle", "psnr_db"]

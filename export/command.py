@@ -54,6 +54,11 @@ from tintype.sources.prediction import CHOICES
 @click.option("--prompts", type=click.Path(path_type=Path), help="A text file to calibrate with, one prompt a line.")
 @click.option("--few-steps", type=int, help="How many steps the model was distilled to, where its names don't say.")
 @click.option("--tiny-vae", type=click.Path(path_type=Path), help="A folder or file of TAESD, for --decoder tiny.")
+@click.option(
+    "--fast",
+    type=click.Path(path_type=Path),
+    help="The bundle of a model that was distilled from this one: its denoiser is added, for generate --fast.",
+)
 @click.option("--name", help="The bundle's name [default: its folder's].")
 @click.option("--licence", help="The weights' licence [default: what the checkpoint says].")
 @click.option("--skew", type=click.Path(path_type=Path), help="What tintype bench skew wrote, for the bundle to state.")
@@ -70,6 +75,7 @@ def export(
     prompts: Path | None,
     few_steps: int | None,
     tiny_vae: Path | None,
+    fast: Path | None,
     name: str | None,
     licence: str | None,
     skew: Path | None,
@@ -91,6 +97,7 @@ def export(
     from rich.console import Console
 
     from tintype.export.bundling import export_bundle
+    from tintype.export.fast import add_fast
     from tintype.export.progress import Bars, Silent
 
     console = Console(stderr=True)
@@ -110,6 +117,8 @@ def export(
             progress=progress,
             options=SourceOptions(vae=vae, tiny_vae=tiny_vae, tokenizer=tokenizer, prediction_type=prediction_type),
         )
+    if fast is not None:
+        add_fast(bundle, fast)
     if as_json:
         say_json(report.as_dict())
     else:

@@ -14,6 +14,7 @@ import hashlib
 import inspect
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -127,6 +128,30 @@ def tiny_checkpoint(_tiny: Path) -> Path:
 def tiny_bundle(tiny_checkpoint: Path, export_once: Callable[..., Path]) -> Path:
     """The fp32 bundle of `tiny_checkpoint`. Read only: copy it to change it."""
     return export_once("tiny", tiny_checkpoint, precision="fp32", prompts=CAPTIONS)
+
+
+@pytest.fixture(scope="session")
+def distilled_bundle(
+    tiny_checkpoint: Path, export_once: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """The fp32 bundle of `tiny_checkpoint` as if it was distilled to 4 steps: its UNet predicts half. Read only."""
+    from safetensors.numpy import load_file, save_file
+
+    folder = Path(shutil.copytree(tiny_checkpoint, tmp_path_factory.mktemp("distilled") / "distilled"))
+    (file,) = (folder / "unet").glob("*.safetensors")
+    weights = load_file(file)
+    save_file({**weights, "conv_out.weight": weights["conv_out.weight"] * 0.5}, file)
+    return export_once("tiny-distilled", folder, precision="fp32", prompts=CAPTIONS, few_steps=4)
+
+
+@pytest.fixture(scope="session")
+def fast_bundle(tiny_bundle: Path, distilled_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`tiny_bundle` with the denoiser of `distilled_bundle` as its fast one. Read only: copy it to change it."""
+    from tintype.export import add_fast
+
+    folder = Path(shutil.copytree(tiny_bundle, tmp_path_factory.mktemp("fast") / "tiny"))
+    add_fast(folder, distilled_bundle)
+    return folder
 
 
 @pytest.fixture(scope="session")

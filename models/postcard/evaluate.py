@@ -1,6 +1,7 @@
 """How well postcard draws what it is told: the judge's word on prompts whose combinations training never saw.
 
     python -m tintype.models.postcard.evaluate bundle [--bundle FOLDER] [--exactness balanced] [--count 500]
+                                                      [--fast] [--steps N] [--sigmas SPACING]
                                                       [--out RESULT.json] [--sheet PNG]
     python -m tintype.models.postcard.evaluate autoencoder [--count 1000]     renders against their reconstructions
     python -m tintype.models.postcard.evaluate training [--count 50]          the state of a run, while it trains
@@ -17,11 +18,14 @@ import math
 import platform
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+
+from tintype.request import RequestFields, make_request
 
 from .captions import caption
 from .judge import Judge
@@ -44,17 +48,16 @@ def fixed_prompts(count: int, *, held_out: bool = True) -> list[tuple[str, Scene
 
 
 def draw_with_bundle(
-    bundle: str, prompts: Sequence[str], *, guidance_scale: float | None, exactness: str | None, threads: int | None
+    bundle: str, prompts: Sequence[str], fields: RequestFields, *, threads: int | None
 ) -> NDArray[np.uint8]:
-    """One picture a prompt, (n, height, width, 3), through the runtime; picture i has seed i; None is the bundle's."""
+    """One picture a prompt, (n, height, width, 3), through the runtime; picture i has seed i."""
     import tintype
 
+    asked = make_request("", fields)
     pipeline = tintype.load(bundle, provider="cpu", threads=threads)
     pictures = []
     for seed, prompt in enumerate(prompts):
-        result = pipeline.generate(
-            prompt, seed=seed, num_inference_steps=STEPS, guidance_scale=guidance_scale, exactness=exactness
-        )
+        result = pipeline.generate(replace(asked, prompt=prompt, seed=seed))
         pictures.append(np.asarray(result.image))
         if sys.stderr.isatty() or seed % 50 == 49:
             print(f"\r{seed + 1}/{len(prompts)} pictures", end="", file=sys.stderr, flush=True)
@@ -138,6 +141,9 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=500)
     parser.add_argument("--seen", action="store_true", help="prompts that training may have seen, to choose settings")
     parser.add_argument("--guidance-scale", type=float)
+    parser.add_argument("--fast", action="store_true", help="by the bundle's fast denoiser, as that is drawn with")
+    parser.add_argument("--steps", type=int, help=f"{STEPS}, or of the fast denoiser its own, where nothing is said")
+    parser.add_argument("--sigmas", help="their spacing, not the bundle's own")
     parser.add_argument("--exactness", choices=("exact", "balanced"), help="not the bundle's own")
     parser.add_argument("--threads", type=int)
     parser.add_argument("--out", type=Path)
@@ -147,22 +153,26 @@ def main() -> None:
     if options.what == "autoencoder":
         figures = score_autoencoder(recipe, options.count)
     else:
+        steps = options.steps or (recipe.fast_steps if options.fast else STEPS)
         prompts, scenes = zip(*fixed_prompts(options.count, held_out=not options.seen), strict=True)
         if options.what == "bundle":
-            pictures = draw_with_bundle(
-                options.bundle,
-                prompts,
-                guidance_scale=options.guidance_scale,
-                exactness=options.exactness,
-                threads=options.threads,
-            )
+            fields: RequestFields = {
+                "fast": options.fast,
+                "num_inference_steps": steps,
+                "guidance_scale": options.guidance_scale,
+                "sigmas": options.sigmas,
+                "exactness": options.exactness,
+            }
+            pictures = draw_with_bundle(options.bundle, prompts, fields, threads=options.threads)
         else:
             pictures = draw_with_state(recipe, prompts, guidance_scale=options.guidance_scale or 3.0)
         figures = {
             "prompts": len(prompts),
             "held_out": not options.seen,
-            "steps": STEPS,
+            "fast": options.fast,
+            "steps": steps,
             "guidance_scale": options.guidance_scale,
+            "sigmas": options.sigmas,
             "exactness": options.exactness,
         }
         figures |= score_pictures(pictures, scenes)

@@ -39,6 +39,11 @@ class Recipe:
     unet_samples: int
     unet_learning_rate: float
     ema_decay: float
+    fast_steps: int  # that the distilled denoiser takes
+    fast_ways: int  # from noise to picture, of the guided denoiser that it learns from
+    fast_batch: int
+    fast_samples: int
+    fast_learning_rate: float
     cooldown: float = 0.3  # the last share of the samples, over which the learning rate goes to zero
 
     @property
@@ -54,6 +59,11 @@ class Recipe:
     def folder(self) -> Path:
         return RUNS / self.name
 
+    @property
+    def fast_folder(self) -> Path:
+        """Where the checkpoint with the distilled denoiser lies, as diffusers reads it; never in git."""
+        return self.folder / "fast"
+
 
 RECIPES = {
     recipe.name: recipe
@@ -64,6 +74,7 @@ RECIPES = {
             text_width=128, text_layers=4, text_heads=4, text_batch=64, text_samples=40_000,
             unet_channels=(32, 96, 160), unet_layers=1, unet_heads=4, unet_batch=32, unet_samples=86_000,
             unet_learning_rate=8e-4, ema_decay=0.999,
+            fast_steps=4, fast_ways=3_000, fast_batch=16, fast_samples=18_000, fast_learning_rate=3e-4,
         ),
         Recipe(
             name="gpu", resolution=256, pictures=120_000, crop=128,
@@ -72,6 +83,7 @@ RECIPES = {
             text_width=128, text_layers=4, text_heads=4, text_batch=512, text_samples=1_000_000,
             unet_channels=(48, 96, 160), unet_layers=1, unet_heads=4, unet_batch=256, unet_samples=4_000_000,
             unet_learning_rate=1e-3, ema_decay=0.9995,
+            fast_steps=4, fast_ways=50_000, fast_batch=64, fast_samples=1_000_000, fast_learning_rate=3e-4,
         ),
         Recipe(  # minutes of nothing: what the tests run from one end to the other
             name="smoke", resolution=32, pictures=48, crop=16,
@@ -79,6 +91,7 @@ RECIPES = {
             text_width=16, text_layers=1, text_heads=2, text_batch=16, text_samples=64,
             unet_channels=(8, 16, 16), unet_layers=1, unet_heads=2, unet_batch=4, unet_samples=48,
             unet_learning_rate=1e-3, ema_decay=0.9,
+            fast_steps=4, fast_ways=6, fast_batch=4, fast_samples=16, fast_learning_rate=1e-3,
         ),
     )
 }  # fmt: skip

@@ -1,7 +1,8 @@
 """Train postcard from nothing, or from wherever the last run stopped.
 
-    python -m tintype.models.postcard.train [--recipe cpu|gpu|smoke] [--stage render|vae|latents|text|unet|save|all]
+    python -m tintype.models.postcard.train [--recipe cpu|gpu|smoke] [--stage STAGE|all]
     python -m tintype.models.postcard.train --stage adopt     a run from the checkpoint in the repository, to train on
+    python -m tintype.models.postcard.train --stage ways      what the distilled denoiser learns from; then fast
     python -m tintype.models.postcard.train --stage plot      the logs so far, as runs/<recipe>/plot.png
 
 CUDA when there is one. State, caches and logs lie in runs/<recipe>/; every stage picks up its own state file.
@@ -14,16 +15,17 @@ import os
 
 import torch
 
-from . import autoencoder, dataset
+from . import autoencoder, dataset, distill
 from .denoiser import adopt_checkpoint, save_checkpoint, train_denoiser
 from .progress import plot
 from .recipe import CHECKPOINT, RECIPES, Recipe
 from .text import train_text_encoder
 
-STAGES = ("render", "vae", "latents", "text", "unet", "save")
+STAGES = ("render", "vae", "latents", "text", "unet", "save", "ways", "fast")
 
 
 def run(recipe: Recipe, stage: str, device: torch.device, workers: int) -> None:
+    checkpoint = recipe.folder / "checkpoint" if recipe.name == "smoke" else CHECKPOINT
     if stage == "render":
         dataset.render_all(recipe, workers)
     elif stage == "vae":
@@ -34,12 +36,17 @@ def run(recipe: Recipe, stage: str, device: torch.device, workers: int) -> None:
         train_text_encoder(recipe, device)
     elif stage == "unet":
         train_denoiser(recipe, device)
+    elif stage == "ways":
+        distill.draw_ways(recipe, device)
+    elif stage == "fast":
+        distill.train_fast(recipe, device)
+        distill.save_fast(recipe, checkpoint, recipe.fast_folder)
     elif stage == "plot":
         plot(sorted(recipe.folder.glob("*.jsonl")), recipe.folder / "plot.png")
     elif stage == "adopt":
         adopt_checkpoint(recipe, CHECKPOINT)
     else:
-        save_checkpoint(recipe, recipe.folder / "checkpoint" if recipe.name == "smoke" else CHECKPOINT)
+        save_checkpoint(recipe, checkpoint)
 
 
 def main() -> None:

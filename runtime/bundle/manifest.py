@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from tintype.bounds import (
@@ -42,6 +42,7 @@ XL = "stable-diffusion-xl"  # the family with two text encoders, whose denoiser 
 REFINER = "stable-diffusion-xl-refiner"  # XL's second half: text_encoder_2 alone, and an aesthetic score
 PIX2PIX = "instruct-pix2pix"  # its denoiser takes a picture's latents beside the noisy ones
 
+FULL, FAST = "full", "fast"  # variants of a role: what every request takes, and what one that asks for it does
 GUIDANCE_INPUT = "timestep_cond"  # of a denoiser that is told its guidance scale (latent consistency models)
 
 # Outputs that a text encoder may have: clip_skip.1, clip_skip.2, ... are what it gives without so many last layers.
@@ -145,6 +146,7 @@ class Source:
     sha256: str | None = None
     vae: ReplacedPart | None = None  # that the user gave in place of the checkpoint's own
     tiny_vae: ReplacedPart | None = None  # and beside it
+    fast: ReplacedPart | None = None  # the checkpoint of the fast denoiser
     origin: Mapping[str, str] = field(default_factory=dict)  # what one file's metadata says, by key of ModelSpec
     assumed: tuple[str, ...] = ()  # what nothing in the checkpoint says, a sentence each
 
@@ -182,6 +184,19 @@ class DefaultRequest:
         require(length <= MAX_PROMPT_BYTES, f"negative_prompt has {length:,} bytes; {MAX_PROMPT_BYTES:,} are the most")
         known = self.exactness in EXACTNESS
         require(known, f"exactness {self.exactness!r} is not one of {', '.join(EXACTNESS)}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FastRequest:
+    """What a request that asks for the fast denoiser gets in place of the usual."""
+
+    num_inference_steps: int
+    guidance_scale: float
+    sampler: str
+    sigmas: str | None = None  # as in `DefaultRequest`
+
+    def __post_init__(self) -> None:
+        require(1 <= self.num_inference_steps <= 1000, "num_inference_steps of fast should be 1 to 1000")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -264,6 +279,7 @@ class Manifest:
     vae_scale_factor: int  # image pixels per latent cell, each side
     latent_channels: int
     default_request: DefaultRequest
+    fast: FastRequest | None = None  # None: there is no fast denoiser
     size: SizeLimits
     tokenizer: TokenizerFacts
     tokenizer_2: TokenizerFacts | None = None  # of text_encoder_2, in XL
@@ -281,6 +297,12 @@ class Manifest:
         self._check_files()
         check_skews(self.skew)
         check_graphs(self, OPTIONAL_GRAPHS)
+
+    def defaults(self, *, fast: bool) -> DefaultRequest:
+        """What a request that leaves a field out gets, with the fast denoiser or without."""
+        if self.fast is None or not fast:
+            return self.default_request
+        return replace(self.default_request, **asdict(self.fast))
 
     @property
     def text_encoders(self) -> dict[str, TokenizerFacts]:
@@ -370,6 +392,10 @@ class Manifest:
         )
         rows = self.latent_channels if self.preview is None else len(self.preview.weights)
         require(rows == self.latent_channels, f"preview has {rows:,} channels, the latents {self.latent_channels}")
+        denoisers = self.graphs.get("denoiser", {})
+        require(self.fast is None or FAST in denoisers, "it says how to draw with a fast denoiser, and has none")
+        inputs = {frozenset(port.name for port in graph.inputs) for graph in denoisers.values()}
+        require(len(inputs) <= 1, "the variants of its denoiser don't take the same inputs")
         for name in ("width", "height"):
             pixels = getattr(self.default_request, name)
             require(self.size.allows(pixels), f"default_request.{name} {pixels} does not keep to the limits in size")

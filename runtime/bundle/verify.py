@@ -92,19 +92,22 @@ def _check_sampling(folder: Path, manifest: Manifest) -> None:
     """The scheduler's config makes sense, and goes with what the manifest says of predictions and samplers."""
     from tintype.sampling import SAMPLERS, SPACINGS, SchedulerConfig
 
-    file, default = manifest.scheduler, manifest.default_request
+    file = manifest.scheduler
     config = SchedulerConfig.from_json(read_json(folder, file, MAX_SCHEDULER_BYTES))
     if config.prediction_type != manifest.prediction_type:
         raise BundleError(
             f"{file} says that the model predicts {config.prediction_type}, {MANIFEST_NAME} {manifest.prediction_type}",
             fix=COPY_AGAIN,
         )
-    for name, known in ((default.sampler, SAMPLERS), (default.sigmas, (None, *SPACINGS))):
-        if name not in known:
-            raise BundleError(
-                f"the default_request of {MANIFEST_NAME} has {name!r}, which this tintype doesn't know",
-                fix=f"upgrade tintype; {COPY_AGAIN}",
-            )
+    for place, said in (("default_request", manifest.default_request), ("fast", manifest.fast)):
+        if said is None:
+            continue
+        for name, known in ((said.sampler, SAMPLERS), (said.sigmas, (None, *SPACINGS))):
+            if name not in known:
+                raise BundleError(
+                    f"the {place} of {MANIFEST_NAME} has {name!r}, which this tintype doesn't know",
+                    fix=f"upgrade tintype; {COPY_AGAIN}",
+                )
 
 
 def read_json(folder: Path, file: str, most_bytes: int) -> Any:

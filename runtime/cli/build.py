@@ -21,7 +21,7 @@ from tintype.cli.say import say, say_json
 @request_options(
     "batch_size", "guidance_scale", "guidance_interval", "cache_interval", "cache_branch", "gate_start",
     "token_merging", "exactness", "image", "strength", "fit", "mask", "outpaint",
-    "decoder", "encoder", "refiner_start", "num_inference_steps",
+    "fast", "decoder", "encoder", "refiner_start", "num_inference_steps",
 )  # fmt: skip
 @provider_option
 @threads_option

@@ -17,7 +17,7 @@ from tintype.cli.say import say, say_json
 from tintype.errors import TintypeError
 
 if TYPE_CHECKING:
-    from tintype.bundle import Bundle
+    from tintype.bundle import Bundle, DefaultRequest, FastRequest
     from tintype.sources.facts import SourceFacts
     from tintype.trust.thresholds import Calibration
 
@@ -89,7 +89,6 @@ def _checkpoint_rows(facts: SourceFacts) -> list[tuple[str, str]]:
 
 def _bundle_rows(bundle: Bundle) -> list[tuple[str, str]]:
     manifest, default, size = bundle.manifest, bundle.manifest.default_request, bundle.manifest.size
-    sampler = default.sampler if default.sigmas is None else f"{default.sampler} on {default.sigmas} sigmas"
     rows = [
         ("bundle", f"{manifest.name} ({manifest.family}, {manifest.prediction_type})"),
         ("folder", str(bundle.folder)),
@@ -102,10 +101,11 @@ def _bundle_rows(bundle: Bundle) -> list[tuple[str, str]]:
         ("pictures", f"{size.minimum} to {size.maximum} pixels a side, multiples of {size.multiple}"),
         (
             "by default",
-            f"{default.width}x{default.height}, {default.num_inference_steps} steps of {sampler}, "
-            f"guidance {default.guidance_scale:g}, {default.exactness}",
+            f"{default.width}x{default.height}, {_steps_of(default)}, {default.exactness}",
         ),
     ]
+    if manifest.fast is not None:
+        rows.append(("with --fast", _steps_of(manifest.fast)))
     if manifest.needs_picture:
         rows.append(("needs", "a picture and a mask" if manifest.is_inpainting else "a picture"))
     for role, variants in manifest.graphs.items():
@@ -120,6 +120,11 @@ def _bundle_rows(bundle: Bundle) -> list[tuple[str, str]]:
         shares = ", ".join(f"{label} {count / skew.pictures:.0%}" for label, count in skew.most_first)
         rows.append(("skew", f"{skew.prompt!r}: {shares}; {skew.pictures:,} pictures, by {skew.judge}"))
     return [*rows, *(("memorised", sentence) for sentence in _about_memorisation(bundle))]
+
+
+def _steps_of(usual: DefaultRequest | FastRequest) -> str:
+    sampler = usual.sampler if usual.sigmas is None else f"{usual.sampler} on {usual.sigmas} sigmas"
+    return f"{usual.num_inference_steps} steps of {sampler}, guidance {usual.guidance_scale:g}"
 
 
 def _about_memorisation(bundle: Bundle) -> list[str]:

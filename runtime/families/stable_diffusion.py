@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tintype.bundle import Manifest, PreviewFactors
-from tintype.bundle.manifest import DECODERS, ENCODER, ENCODERS, GUIDANCE_INPUT
+from tintype.bundle.manifest import DECODERS, ENCODER, ENCODERS, FAST, FULL, GUIDANCE_INPUT
 from tintype.errors import RequestError
 from tintype.families.base import (
     EMBEDDINGS,
@@ -129,7 +129,7 @@ def denoiser_uses(
     batches = request.batches
     return tuple(
         GraphUse(
-            ref=GraphRef("denoiser"),
+            ref=GraphRef("denoiser", FAST if request.fast else FULL),
             phase=DENOISE,
             dims={"batch": len(batches[0]) * branches, **dims},
             calls=len(batches) * count,
@@ -160,13 +160,13 @@ def _cut_of(request: ResolvedRequest, *, takes: bool) -> Cut:
 def is_guided(request: ResolvedRequest, manifest: Manifest) -> bool:
     """Whether a request takes two predictions a step.
 
-    1 is off. 0 is the negative prompt alone; but a bundle that by default has no guidance was distilled to do without,
-    as SDXL-Turbo was, and there 0 is off too: that is how its users say it. A denoiser that is told the scale takes
-    one prediction with any.
+    1 is off. 0 is the negative prompt alone; but a denoiser that by default has no guidance was distilled to do
+    without, as SDXL-Turbo was, and there 0 is off too: that is how its users say it. A denoiser that is told the scale
+    takes one prediction with any.
     """
     if manifest.guidance_embedding is not None:
         return False
-    distilled = manifest.default_request.guidance_scale in (0.0, 1.0)
+    distilled = manifest.defaults(fast=request.fast).guidance_scale in (0.0, 1.0)
     return request.guidance_scale != 1.0 and not (distilled and request.guidance_scale == 0.0)
 
 

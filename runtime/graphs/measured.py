@@ -33,7 +33,7 @@ from tintype.memory.planner import (
 )
 from tintype.memory.reckoning import Correction, reckon
 from tintype.recent import Recent
-from tintype.uses import GraphUse
+from tintype.uses import GraphRef, GraphUse
 
 if TYPE_CHECKING:
     from tintype.engine import BuildOptions
@@ -60,8 +60,8 @@ class Work:
     def use(self, name: str) -> GraphUse:
         return next(use for use in self.uses if use.name == name)
 
-    def role(self, name: str) -> str:
-        return self.use(name).ref.role
+    def ref(self, name: str) -> GraphRef:
+        return self.use(name).ref
 
 
 @dataclass(slots=True)
@@ -81,8 +81,8 @@ class Planner:
     # Known to have no measured build.
     _unmeasured: Recent[tuple[str, BuildOptions], bool] = field(default_factory=lambda: Recent(COSTS_KEPT))
     _uncut: set[str] = field(default_factory=set)  # roles whose graphs can't run in strips
-    # By role, and shape with what is changed.
-    _facts: Recent[tuple[str, str], GraphFacts] = field(default_factory=lambda: Recent(FACTS_KEPT))
+    # By graph, and shape with what is changed.
+    _facts: Recent[tuple[GraphRef, str], GraphFacts] = field(default_factory=lambda: Recent(FACTS_KEPT))
     _corrections: Corrections | None = None
 
     def planned(self, work: Work, memory: str | int) -> Plan:
@@ -140,7 +140,7 @@ class Planner:
     def _worthwhile(self, work: Work, use: GraphUse) -> Need:
         """A need without segments that would be the whole graph, or two of which would: nothing is gained by them."""
         options = self._options(Candidate(use.name, PACKED, False), work)
-        most = self._facts_of(use.ref.role, options).float_bytes // (2 * MIB)
+        most = self._facts_of(use.ref, options).float_bytes // (2 * MIB)
         kept = tuple(mode for mode in self._modes(use) if not isinstance(mode, Segments) or mode.mib <= most)
         # Where some steps have fewer branches, a call for each serves all of them with one build in memory.
         unguided_calls = sum(
@@ -181,7 +181,6 @@ class Planner:
         return self.graphs.options(work.use(candidate.role), work.exactness, plan)
 
     def _known(self, candidate: Candidate, work: Work) -> Costs:
-        from tintype.engine.build.builds import find_build
         from tintype.engine.build.probe import known_costs
 
         if isinstance(candidate.mode, Strips) and candidate.role in self._uncut:
@@ -192,7 +191,7 @@ class Planner:
         if measured is not None:
             return measured
         if self._unmeasured.get(key) is None:
-            folder = find_build(self.graphs.bundle, work.role(candidate.role), self.graphs.target, options=options)
+            folder = self._find_build(work.ref(candidate.role), options)
             known = known_costs(folder, options, self.graphs.threads) if folder is not None else None
             if known is not None:
                 return self._measured.put(key, known)
@@ -201,32 +200,38 @@ class Planner:
 
     def _with_build(self, stage: Stage, work: Work) -> Stage:
         """The stage with what its build says of itself, or with what making one is reckoned to take."""
-        from tintype.engine.build.builds import find_build, reckoned_build_bytes
+        from tintype.engine.build.builds import reckoned_build_bytes
         from tintype.engine.build.cache import read_report
 
         options = self._options(Candidate(stage.role, stage.mode, stage.split_guidance), work)
-        folder = find_build(self.graphs.bundle, work.role(stage.role), self.graphs.target, options=options)
+        ref = work.ref(stage.role)
+        folder = self._find_build(ref, options)
         if folder is None:
-            graph = self.graphs.bundle.graph_path(work.role(stage.role))
+            graph = self.graphs.bundle.graph_path(ref.role, ref.variant)
             return replace(stage, build_bytes=reckoned_build_bytes(graph))
         report = read_report(folder)
         return replace(stage, kernels=report.get("kernels", {}), build_bytes=report.get("peak_bytes", 0), built=True)
+
+    def _find_build(self, ref: GraphRef, options: BuildOptions) -> Path | None:
+        from tintype.engine.build.builds import find_build
+
+        return find_build(self.graphs.bundle, ref.role, self.graphs.target, variant=ref.variant, options=options)
 
     def _measure(self, candidate: Candidate, work: Work) -> Costs:
         from tintype.engine.build.builds import use_build
         from tintype.engine.build.probe import measured_costs
 
-        graphs, options, role = self.graphs, self._options(candidate, work), work.role(candidate.role)
+        graphs, options, ref = self.graphs, self._options(candidate, work), work.ref(candidate.role)
         what = f"{candidate.role} in {candidate.mode}" if candidate.mode.is_cut else candidate.role
         self.on_progress(f"building {what}")
 
         def measured(folder: Path) -> Costs:
             self.on_progress(f"measuring {what}")
-            facts = self._facts_of(role, options)
+            facts = self._facts_of(ref, options)
             return measured_costs(folder, graphs.target, options, graphs.threads, facts=facts)
 
         try:
-            costs = use_build(graphs.bundle, role, graphs.target, measured, options=options)
+            costs = use_build(graphs.bundle, ref.role, graphs.target, measured, variant=ref.variant, options=options)
         except UncutError:  # however large the strips
             self._uncut.add(candidate.role)
             return IMPOSSIBLE
@@ -244,21 +249,21 @@ class Planner:
         corrections = self._known_corrections()
         place = self._correction_place(candidate, options)
         factor = corrections.factor(place, candidate.mode.kind) if corrected else None
-        role = work.role(candidate.role)
+        ref = work.ref(candidate.role)
         return reckon(
-            self._facts_of(role, options),
+            self._facts_of(ref, options),
             candidate.mode,
-            floats=options.exactness == "exact" or self.graphs.bundle.graph(role).precision != "int8",
+            floats=options.exactness == "exact" or self.graphs.bundle.graph(ref.role, ref.variant).precision != "int8",
             rate=corrections.machine_rate(),
             correction=factor,
             on_device=not computes_on_processor(self.graphs.target),
         )
 
-    def _facts_of(self, role: str, options: BuildOptions) -> GraphFacts:
+    def _facts_of(self, ref: GraphRef, options: BuildOptions) -> GraphFacts:
         from tintype.engine.build.analyse import analysis_of
 
-        key = (role, f"{options.shape} {options.change}")
-        return self._facts.get(key) or self._facts.put(key, analysis_of(self.graphs.bundle, role, options))
+        key = (ref, f"{options.shape} {options.change}")
+        return self._facts.get(key) or self._facts.put(key, analysis_of(self.graphs.bundle, ref, options))
 
     def _correction_place(self, candidate: Candidate, options: BuildOptions) -> str:
         """What decides how far reckoning is off, beside the kind of mode: half a batch takes more than half."""

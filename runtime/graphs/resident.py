@@ -81,7 +81,8 @@ class Graphs:
             **held,
         )
         return self._settled.get((use.ref, options)) or self._settled.put(
-            (use.ref, options), with_kernels_settled(self.bundle, use.ref.role, self.target, options=options)
+            (use.ref, options),
+            with_kernels_settled(self.bundle, use.ref.role, self.target, variant=use.ref.variant, options=options),
         )
 
     def session(self, use: GraphUse, options: BuildOptions, plan: ExecutionPlan, beside: Iterable[str] = ()) -> Session:
@@ -108,7 +109,10 @@ class Graphs:
         from tintype.engine.run.cuda import SMALLEST_LIMIT
 
         device_bytes = None if device_bytes is None else max(device_bytes, SMALLEST_LIMIT)
-        return open_role(self.bundle, use.ref.role, self.target, options=options, device_bytes=device_bytes)
+        ref = use.ref
+        return open_role(
+            self.bundle, ref.role, self.target, variant=ref.variant, options=options, device_bytes=device_bytes
+        )
 
     @property
     def device_bytes(self) -> int:
@@ -129,7 +133,8 @@ class Graphs:
 
         for use in uses:
             options = replace(self.options(use, exactness), timed=self.target.is_host)
-            yield use.name, ensure_build(self.bundle, use.ref.role, self.target, options=options)
+            ref = use.ref
+            yield use.name, ensure_build(self.bundle, ref.role, self.target, variant=ref.variant, options=options)
             self._settled.clear()
 
     def begin_builds(self, uses: Iterable[GraphUse], exactness: str) -> None:
@@ -140,9 +145,7 @@ class Graphs:
         from tintype.engine import begin_builds
 
         wanted = [(use, self.options(use, exactness)) for use in uses]
-        missing = [
-            (use.ref.role, options) for use, options in wanted if self._sessions.get(use.name, (None,))[0] != options
-        ]
+        missing = [(use.ref, options) for use, options in wanted if self._sessions.get(use.name, (None,))[0] != options]
         begin_builds(self.bundle, missing, self.target, free_bytes=free_bytes())
 
     def build_facts(self, use: GraphUse, options: BuildOptions) -> BuildFacts:
@@ -151,7 +154,8 @@ class Graphs:
 
         known = self._builds.get((use.ref, options))
         if known is None:
-            folder = ensure_build(self.bundle, use.ref.role, self.target, options=options)
+            ref = use.ref
+            folder = ensure_build(self.bundle, ref.role, self.target, variant=ref.variant, options=options)
             known = self._builds.put((use.ref, options), BuildFacts(build_id(folder), is_timed(folder)))
         return known
 

@@ -16,6 +16,7 @@ from tintype.request import Request, RequestFields, make_request
 
 MAX_LEFT_OUT = 40  # sentences
 MAX_VALUE_CHARS = 100  # of what a sentence quotes
+OF_FAST = ("fast", "num_inference_steps", "guidance_scale", "sampler", "sigmas", "eta")
 OF_MASK = ("mask_grow", "mask_blur", "keep_outside")
 
 
@@ -64,6 +65,9 @@ class Likeness:
                 if made != fields[side]:
                     left_out.append(f"a {side} of {fields[side]} pixels: this model makes {made}")
                 fields[side] = made
+        if fields.get("fast") and bundle.manifest.fast is None:
+            left_out.append("the fast denoiser, and how it is drawn with: this model has none")
+            fields = {name: value for name, value in fields.items() if name not in OF_FAST}
         if self.clip_layer is not None:
             skip = self._clip_skip(bundle, left_out)
             if skip:

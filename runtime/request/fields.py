@@ -61,6 +61,7 @@ class RequestFields(InputFields, total=False):
     hires_strength: float
     hires_upscale: str
     refiner_start: float | None
+    fast: bool
     decoder: str
     encoder: str
     watermark: bool
@@ -206,6 +207,10 @@ class Request:
     refiner_start: float | None = field(
         default=None,
         metadata=_option("The share of the way after which the refiner goes on [default: 0.8 with a refiner].", float),
+    )
+    fast: bool = field(
+        default=False,
+        metadata=_option("Draw with the model's fast denoiser, where it has one: few steps, without guidance.", bool),
     )
     decoder: str = field(
         default="full", metadata=_option("What makes pixels of latents: full, or tiny where the model has one.")

@@ -204,7 +204,7 @@ def _default_strength(request: Request, manifest: Manifest) -> float:
     """What a request with a picture has where it says nothing."""
     if manifest.is_editing or request.mask is not None or request.outpaint is not None:
         return MASK_STRENGTH
-    default = manifest.default_request
+    default = manifest.defaults(fast=request.fast)
     steps = request.num_inference_steps or default.num_inference_steps
     one_step = 1 / max(1, steps) if isinstance(steps, int) else 0.0  # what a model of one step takes
     return max(IMAGE_STRENGTH if default.strength is None else default.strength, one_step)

@@ -19,7 +19,7 @@ from tintype.request.inputs import NO_INPUTS, InitImage, Inputs, Mask, Opened, c
 from tintype.uses import EXACTNESS
 
 if TYPE_CHECKING:
-    from tintype.bundle.manifest import Manifest
+    from tintype.bundle.manifest import DefaultRequest, Manifest
 
 MAX_STEPS = 1000
 MAX_GUIDANCE = 100.0
@@ -77,6 +77,7 @@ class ResolvedRequest:
     hires: Hires | None = None
     image_guidance_scale: float | None = None  # None: the model takes no picture beside the noise
     refiner_start: float | None = None  # the share of the way after which the refiner goes on; None: there is none
+    fast: bool = False  # by the fast denoiser
     decoder: str = "full"
     encoder: str = "full"
     watermark: bool = False  # as in records from before there was one
@@ -145,7 +146,8 @@ def _resolved(request: Request, opened: Opened, manifest: Manifest) -> ResolvedR
     from tintype import sampling  # numpy comes with it; a request alone needs neither
     from tintype.bundle.manifest import DECODERS, ENCODERS
 
-    default = manifest.default_request
+    fast = _fast(request.fast, manifest)
+    default = manifest.defaults(fast=fast)
     count = checks.whole_number("count", request.count, 1, MAX_COUNT)
     width, height = opened.size or (default.width, default.height)
     width = checks.side("width", _either(request.width, width), manifest.size)
@@ -158,7 +160,7 @@ def _resolved(request: Request, opened: Opened, manifest: Manifest) -> ResolvedR
         step = manifest.size.multiple
         width, height = (int(side * hires.factor) // step * step for side in (width, height))
     seed = secrets.randbits(32) if request.seed is None else request.seed
-    sampler, spacing = _sampler_and_spacing(request, manifest)
+    sampler, spacing = _sampler_and_spacing(request, default)
     scale = default.guidance_scale
     if sampler in sampling.CFG_PP and scale > 1.0:  # another measure
         scale = sampling.CFG_PP_GUIDANCE
@@ -196,6 +198,7 @@ def _resolved(request: Request, opened: Opened, manifest: Manifest) -> ResolvedR
         latents=opened.latents,
         hires=hires,
         refiner_start=_refiner_start(request, opened, manifest),
+        fast=fast,
         decoder=_autoencoder("decoder", request.decoder, DECODERS, manifest),
         encoder=_autoencoder("encoder", request.encoder, ENCODERS, manifest),
         watermark=checks.yes_or_no("watermark", request.watermark),
@@ -230,6 +233,16 @@ def _image_guidance(request: Request, manifest: Manifest) -> float | None:
     return None
 
 
+def _fast(value: Any, manifest: Manifest) -> bool:
+    fast = checks.yes_or_no("fast", value)
+    if fast and manifest.fast is None:
+        raise RequestError(
+            "this model has no fast denoiser",
+            fix="leave fast out, or export it with a distilled model's bundle: tintype export ... --fast BUNDLE",
+        )
+    return fast
+
+
 def _autoencoder(field: str, value: Any, roles: Mapping[str, str], manifest: Manifest) -> str:
     name = checks.name(field, value, tuple(roles))
     if name != "full" and roles[name] not in manifest.graphs:
@@ -256,6 +269,11 @@ def _code_noise(request: Request, opened: Opened, sampler: str, size: tuple[int,
                 f"code_noise and {name} contradict each other: such a picture isn't drawn from this noise alone",
                 fix=f"leave {name} out, or code_noise; the watermark needs neither",
             )
+    if request.fast:
+        raise RequestError(
+            "code_noise and fast contradict each other: the way back from so few steps doesn't find the noise again",
+            fix="leave fast out, or code_noise; the watermark needs neither",
+        )
     if sampler in RENOISING or request.eta:
         what = f"eta {request.eta:g}" if request.eta else f"the sampler {sampler}"
         raise RequestError(
@@ -318,7 +336,9 @@ def _refiner_start(request: Request, opened: Opened, manifest: Manifest) -> floa
     if request.refiner_start is None:
         return None
     start = checks.number("refiner_start", request.refiner_start, 0.0, 1.0)
-    for name, value in (("hires", request.hires), ("mask", opened.mask), ("outpaint", request.outpaint)):
+    for name, value in (
+        ("hires", request.hires), ("mask", opened.mask), ("outpaint", request.outpaint), ("fast", request.fast or None),
+    ):  # fmt: skip
         if value is not None:
             raise RequestError(f"a refiner and {name} contradict each other", fix=f"leave the refiner out, or {name}")
     if manifest.needs_picture:
@@ -351,7 +371,7 @@ def _interval(value: Any, parse: Callable[[str], object]) -> str | None:
     return value  # type: ignore[no-any-return]
 
 
-def _sampler_and_spacing(request: Request, manifest: Manifest) -> tuple[str, str | None]:
+def _sampler_and_spacing(request: Request, default: DefaultRequest) -> tuple[str, str | None]:
     """By their canonical names. A sampler's name that ends in a spacing's, as in DPM++ 2M Karras, chooses both.
 
     Where neither chooses a spacing it is the bundle's, if the sampler takes that one.
@@ -359,7 +379,6 @@ def _sampler_and_spacing(request: Request, manifest: Manifest) -> tuple[str, str
     from tintype.sampling import sampler_named, spacing_named
     from tintype.sampling.layout import LAYOUTS
 
-    default = manifest.default_request
     sampler, implied = sampler_named(_either(request.sampler, default.sampler))
     chosen = None if request.sigmas is None else spacing_named(request.sigmas)
     if chosen is None:

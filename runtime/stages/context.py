@@ -19,7 +19,7 @@ from tintype.record.record import DealFacts, PolicyFacts, SafetyFacts
 from tintype.request import ResolvedRequest
 from tintype.sampling import Guidance, NoiseSource, Parametrization, Schedule, noise_source
 from tintype.stages.clock import StageClock
-from tintype.uses import DENOISE, GraphUse
+from tintype.uses import DENOISE, GraphRef, GraphUse
 
 if TYPE_CHECKING:
     from tintype.trust.coded_noise import NoiseCoder
@@ -148,6 +148,11 @@ class Context:
     def is_refining(self) -> bool:
         """Whether it goes on where another model's run stopped."""
         return self.base is not None and self.request.refiner_start is not None
+
+    @property
+    def denoiser(self) -> GraphRef:
+        """The variant that the request asks for."""
+        return self.use("denoiser").ref
 
     @property
     def decoder(self) -> GraphUse:

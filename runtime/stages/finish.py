@@ -26,6 +26,7 @@ from tintype.stages.context import Context
 from tintype.stages.decode import decode, samples_in
 from tintype.trust.memorisation import about_memorisation
 from tintype.trust.thresholds import judge_score
+from tintype.uses import GraphRef
 
 SAFETY = "safety"  # the rule of a BlockedError
 
@@ -195,7 +196,7 @@ def provenance_of(ctx: Context, picture: int) -> Provenance:
         builds[use.name] = facts.id
         if graphs.target.is_host:
             kernels[use.name] = TIMED if facts.timed else BY_PRIORS
-    here = provenance(ctx.bundle, graphs, builds, kernels, plan)
+    here = provenance(ctx.bundle, graphs, builds, kernels, plan, denoiser=ctx.denoiser)
     if ctx.base is None:
         return here
     before = provenance_of(ctx.base, picture)
@@ -204,10 +205,11 @@ def provenance_of(ctx: Context, picture: int) -> Provenance:
 
 def circumstances(ctx: Context, builds: Mapping[str, str]) -> Provenance:
     """The same as far as it is known before any build is made; these are taken for its builds."""
-    here = provenance(ctx.bundle, ctx.graphs.all, builds)
+    here = provenance(ctx.bundle, ctx.graphs.all, builds, denoiser=ctx.denoiser)
     if ctx.base is None or not ctx.is_refining:
         return here
-    return replace(with_refiner(provenance(ctx.base.bundle, ctx.base.graphs.all, builds), here), builds=builds)
+    before = provenance(ctx.base.bundle, ctx.base.graphs.all, builds, denoiser=ctx.base.denoiser)
+    return replace(with_refiner(before, here), builds=builds)
 
 
 def provenance(
@@ -216,6 +218,8 @@ def provenance(
     builds: Mapping[str, str],
     kernels: Mapping[str, str] | None = None,
     plan: ExecutionPlan = ALL_RESIDENT,
+    *,
+    denoiser: GraphRef,
 ) -> Provenance:
     """What these builds of a bundle are on this machine."""
     from tintype.engine import ort_version
@@ -225,7 +229,7 @@ def provenance(
         onnxruntime=ort_version(),
         bundle=bundle.name,
         bundle_hash=bundle.hash,
-        precision=bundle.graph("denoiser").precision,
+        precision=bundle.graph(denoiser.role, denoiser.variant).precision,
         target=graphs.target.name,
         builds=dict(builds),
         threads=graphs.threads,

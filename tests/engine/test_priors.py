@@ -15,6 +15,7 @@ from tintype.engine.build.cache import damage, read_report
 from tintype.engine.build.code_version import read_sources, version_of
 from tintype.engine.build.measure import AS_IS
 from tintype.record.provenance import BY_PRIORS, TIMED
+from tintype.uses import GraphRef
 
 pytestmark = pytest.mark.slow
 
@@ -82,7 +83,7 @@ def test_a_damaged_timed_build_costs_no_picture_and_no_timing(postcard):
 def _wanted(postcard):
     sizes = {"height": 8, "width": 8}
     dims = {"text_encoder": {}, "denoiser": {**sizes, "sequence": 77}, "vae_decoder": sizes}
-    return [(role, BuildOptions.for_shape({"batch": 1, **each}, threads=1)) for role, each in dims.items()]
+    return [(GraphRef(role), BuildOptions.for_shape({"batch": 1, **each}, threads=1)) for role, each in dims.items()]
 
 
 def test_what_a_picture_lacks_is_built_together_and_found_by_whoever_waits(postcard, monkeypatch):
@@ -94,8 +95,8 @@ def test_what_a_picture_lacks_is_built_together_and_found_by_whoever_waits(postc
     monkeypatch.setattr(builds, "run_child", lambda *words: processes.append(words) or run_child(*words))
     wanted = _wanted(postcard)
     begin_builds(postcard.bundle, wanted, postcard.target, free_bytes=2**40)
-    for role, options in wanted:
-        folder = ensure_build(postcard.bundle, role, postcard.target, options=options)
+    for ref, options in wanted:
+        folder = ensure_build(postcard.bundle, ref.role, postcard.target, options=options)
         assert damage(folder) is None
     assert len(processes) == 1
 
@@ -122,8 +123,8 @@ def test_one_that_cannot_be_built_is_an_error_where_it_is_wanted_and_costs_the_o
 
     monkeypatch.setattr(type(bundle), "graph_path", other_path)
     begin_builds(bundle, wanted, postcard.target, free_bytes=2**40)
-    for role, options in wanted[:2]:
-        assert damage(ensure_build(bundle, role, postcard.target, options=options)) is None
+    for ref, options in wanted[:2]:
+        assert damage(ensure_build(bundle, ref.role, postcard.target, options=options)) is None
     with pytest.raises(BuildError, match="cannot be built"):
         ensure_build(bundle, "vae_decoder", postcard.target, options=wanted[2][1])
     assert not list((cache_folder() / "builds").glob(".partial*"))

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from pictures import psnr_db
 
 import tintype
 from tintype.models.postcard.evaluate import fixed_prompts
@@ -29,9 +30,10 @@ def test_the_bundle_is_int8_licensed_and_within_its_size() -> None:
     manifest = bundle.manifest
     assert manifest.licence.lower() == "apache-2.0"
     assert bundle.graph("denoiser").precision == "int8"
-    assert sum(path.stat().st_size for path in BUNDLE.rglob("*") if path.is_file()) <= 12 * MIB
+    assert sum(path.stat().st_size for path in BUNDLE.rglob("*") if path.is_file()) <= 21 * MIB
     assert all(entry.passed for entry in manifest.parity)
-    assert {entry.graph for entry in manifest.parity} >= {"text_encoder", "denoiser", "vae_decoder"}
+    assert {entry.graph for entry in manifest.parity} >= {"text_encoder", "denoiser", "denoiser.fast", "vae_decoder"}
+    assert bundle.graph("denoiser", "fast").precision == "int8"
 
 
 def test_the_model_card_and_the_licence_come_with_the_package() -> None:
@@ -58,6 +60,35 @@ def test_it_draws_what_held_out_prompts_say() -> None:
         pictures = np.stack([np.asarray(pipeline.generate(text, seed=i).image) for i, (text, _) in enumerate(prompts)])
     accuracy = Judge.load().accuracy(pictures, [scene for _, scene in prompts])
     assert accuracy["mean"] >= 0.85, accuracy  # of 500 prompts: models/postcard/README.md
+
+
+@pytest.mark.slow
+@pytest.mark.long
+def test_the_fast_denoiser_draws_what_held_out_prompts_say_in_four_calls() -> None:
+    from tintype.models.postcard.judge import Judge
+
+    prompts = fixed_prompts(16)
+    with tintype.load("postcard", provider="cpu") as pipeline:
+        runs = [pipeline.steps(text, seed=i, fast=True) for i, (text, _) in enumerate(prompts)]
+        assert {len(list(run)) for run in runs} == {4}
+        (use,) = (use for use in runs[0].result.records[0].made_with.builds if use.startswith("denoiser"))
+        assert use == "denoiser.fast"
+        pictures = np.stack([np.asarray(run.result.image) for run in runs])
+    accuracy = Judge.load().accuracy(pictures, [scene for _, scene in prompts])
+    assert accuracy["mean"] >= 0.85, accuracy  # of 500 prompts: models/postcard/README.md
+
+
+@pytest.mark.slow
+def test_the_fast_picture_is_near_that_of_the_whole_way() -> None:
+    """It was distilled from the guided denoiser on trailing timesteps: from the same noise they go to one picture."""
+    with tintype.load("postcard", provider="cpu") as pipeline:
+        fast = pipeline.generate(PROMPT, seed=7, fast=True, watermark=False).image
+        whole = pipeline.generate(PROMPT, seed=7, sigmas="trailing", watermark=False).image
+        undistilled = pipeline.generate(
+            PROMPT, seed=7, sigmas="trailing", watermark=False, num_inference_steps=4, guidance_scale=1.0
+        ).image
+    assert psnr_db(fast, whole) >= 22
+    assert psnr_db(fast, whole) >= psnr_db(undistilled, whole) + 3
 
 
 @pytest.mark.slow
@@ -114,6 +145,6 @@ def test_fp32_pictures_are_those_of_diffusers(
 def test_the_figures_of_the_model_card_are_those_of_the_results() -> None:
     results = Path(__file__).parents[2] / "bench" / "results"
     card = (CHECKPOINT.parent / "README.md").read_text()
-    for name in ("postcard-int8", "postcard-fp32"):
+    for name in ("postcard-int8", "postcard-fast-int8", "postcard-fp32"):
         accuracy = json.loads((results / f"{name}.json").read_text())["accuracy"]["mean"]
         assert f"{100 * accuracy:.1f} %" in card, name

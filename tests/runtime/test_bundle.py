@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import dataclasses
 import hashlib
 import json
@@ -24,6 +25,16 @@ from tintype.errors import BundleError
 from tintype.strict_json import Misfit
 
 WEIGHTS = "unet/model.onnx_data"
+
+FAST = {"num_inference_steps": 4, "guidance_scale": 1.0, "sampler": "euler", "sigmas": "trailing"}
+EXTRA = {"name": "more", "dtype": "float32", "shape": ["batch"]}
+
+
+def add_variant(value):
+    """The denoiser once more, as the fast one."""
+    variants = value["graphs"]["denoiser"]
+    variants["fast"] = copy.deepcopy(variants["full"])
+    return variants["fast"]
 
 
 def refused(folder: object, *words: str) -> None:
@@ -211,6 +222,12 @@ def test_a_version_that_is_none(hand_made, edit, version):
         (lambda v: v["default_request"].update(strength=-1), "strength"),
         (lambda v: v["default_request"].update(image_guidance_scale=0.5), "image_guidance_scale"),
         (lambda v: v["graphs"].update(tiny_decoder=v["graphs"]["denoiser"]), "latent_sample"),
+        (lambda v: v.update(fast=FAST), "and has none"),
+        (
+            lambda v: (v.update(fast={**FAST, "num_inference_steps": 0}), add_variant(v)),
+            "num_inference_steps of fast",
+        ),
+        (lambda v: (v.update(fast=FAST), add_variant(v)["inputs"].append(EXTRA)), "the same inputs"),
         (
             lambda v: v["graphs"]["denoiser"]["full"]["inputs"].append(
                 {"name": "timestep_cond", "dtype": "float32", "shape": ["batch", 2]}
@@ -222,6 +239,15 @@ def test_a_version_that_is_none(hand_made, edit, version):
 def test_a_manifest_that_claims_what_cannot_be(hand_made, edit, change, word):
     edit(change)
     refused(hand_made, "tintype.json", word)
+
+
+def test_a_fast_denoiser_with_a_sampler_that_is_none_is_refused(hand_made, edit):
+    edit(lambda v: (v.update(fast=FAST), add_variant(v)))
+    assert open_bundle(hand_made).manifest.defaults(fast=True).num_inference_steps == 4
+    edit(lambda v: v["fast"].update(sampler="eulr"))
+    refused(hand_made, "fast of tintype.json", "eulr")
+    edit(lambda v: v["fast"].update(sampler="euler", sigmas="trailling"))
+    refused(hand_made, "fast of tintype.json", "trailling")
 
 
 def test_numbers_that_are_not_finite_are_refused(hand_made):

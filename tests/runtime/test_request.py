@@ -26,7 +26,8 @@ OF_WORDS = (
     "prompt", "negative_prompt", "num_inference_steps", "guidance_scale", "guidance_rescale", "guidance_interval",
     "cache_interval", "cache_branch", "gate_start", "token_merging",
     "width", "height", "seed", "sampler", "sigmas", "eta", "noise", "count", "batch_size", "exactness",
-    "clip_skip", "image_guidance_scale", "refiner_start", "decoder", "encoder", "watermark", "private", "code_noise",
+    "clip_skip", "image_guidance_scale", "refiner_start", "fast", "decoder", "encoder", "watermark", "private",
+    "code_noise",
 )  # fmt: skip
 MADE_WITH = Provenance(
     tintype="0",
@@ -183,6 +184,8 @@ def test_what_a_record_keeps_is_asked_for_again(manifest):
 
 def test_what_a_model_has_not_is_refused(manifest):
     refused(manifest, "no picture beside the noise", image_guidance_scale=1.5)
+    refused(manifest, "no fast denoiser", "leave fast out", fast=True)
+    refused(manifest, "fast should be true or false", fast="yes")
     refused(manifest, "no tiny decoder", decoder="tiny")
     refused(manifest, "no tiny encoder", encoder="tiny")
     refused(manifest, "no decoder", decoder="half")

@@ -24,21 +24,21 @@ from tintype.engine.build.late import import_late
 from tintype.engine.build.options import BuildOptions
 from tintype.errors import BuildError, RequestError
 from tintype.files import read_cached, write_cached
-from tintype.uses import Cut
+from tintype.uses import Cut, GraphRef
 
 MOST_SECONDS = 600.0  # against a graph that never ends; the largest we know takes seconds
 
 
-def analysis_of(bundle: GraphSource, role: str, options: BuildOptions) -> GraphFacts:
+def analysis_of(bundle: GraphSource, ref: GraphRef, options: BuildOptions) -> GraphFacts:
     """What a bundle's graph will need at the shape of the options, and changed as they want it.
 
     Raises BuildError when it can't be read, RequestError when it can't be changed so.
     """
-    facts = "\0".join((bundle.hash, role, options.shape, options.change, lowering_version()))
+    facts = "\0".join((bundle.hash, str(ref), options.shape, options.change, lowering_version()))
     place = cache.cache_folder() / "costs" / f"analysis-{hashlib.sha256(facts.encode()).hexdigest()[:24]}.json"
     with contextlib.suppress(OSError, ValueError):
         return strict_json.read(GraphFacts, strict_json.parse(read_cached(place)))
-    job: dict[str, Any] = {"source": str(bundle.graph_path(role).resolve()), "dims": dict(options.dims)}
+    job: dict[str, Any] = {"source": str(bundle.graph_path(ref.role, ref.variant).resolve()), "dims": dict(options.dims)}
     job["cut"] = None if options.cut is None else asdict(options.cut)
     job["token_merging"] = options.token_merging
     try:
@@ -47,7 +47,7 @@ def analysis_of(bundle: GraphSource, role: str, options: BuildOptions) -> GraphF
         if error.kind == REFUSED and error.fix is not None:
             raise RequestError(error.message, fix=error.fix) from None
         fix = "close other programs" if error.kind == MEMORY else "export the bundle again"
-        raise BuildError(f"{role} cannot be analysed: {error.message}", fix=fix, kind=error.kind) from None
+        raise BuildError(f"{ref} cannot be analysed: {error.message}", fix=fix, kind=error.kind) from None
     write_cached(place, json.dumps(asdict(found)))
     return found
 

@@ -39,6 +39,7 @@ from tintype.engine.device.native import NONE, native_version
 from tintype.engine.device.providers import Target
 from tintype.engine.run.session import Session, open_session
 from tintype.errors import BuildError, RequestError, TintypeError, UncutError
+from tintype.uses import GraphRef
 
 Made = TypeVar("Made")
 
@@ -85,18 +86,18 @@ def ensure_build(
 
 
 def begin_builds(
-    bundle: GraphSource, wanted: Iterable[tuple[str, BuildOptions]], target: Target, *, free_bytes: int
+    bundle: GraphSource, wanted: Iterable[tuple[GraphRef, BuildOptions]], target: Target, *, free_bytes: int
 ) -> None:
-    """Begin those builds that are missing, by role, in one child process, where there is memory for all at once.
+    """Begin those builds that are missing, by graph, in one child process, where there is memory for all at once.
 
     Whoever wants one calls `ensure_build`, which waits for it. What fails, fails there again, with its error.
     """
     missing = {}
-    for role, options in wanted:
-        folder = cache.builds_folder() / build_key(bundle, role, target, options=options)
+    for ref, options in wanted:
+        folder = cache.builds_folder() / build_key(bundle, ref.role, target, variant=ref.variant, options=options)
         if not folder.is_dir():  # one that is damaged is found out where it is opened
-            missing[folder] = role, options
-    stored = sum(stored_bytes(bundle.graph_path(role)) for role, _ in missing.values())
+            missing[folder] = ref, options
+    stored = sum(stored_bytes(bundle.graph_path(ref.role, ref.variant)) for ref, _ in missing.values())
     if len(missing) < 2 or stored * BYTES_TO_BUILD > free_bytes:
         return
     locked = threading.Event()
@@ -116,7 +117,7 @@ def stored_bytes(graph: Path) -> int:
 
 
 def _make_together(
-    bundle: GraphSource, wanted: Mapping[Path, tuple[str, BuildOptions]], target: Target, locked: threading.Event
+    bundle: GraphSource, wanted: Mapping[Path, tuple[GraphRef, BuildOptions]], target: Target, locked: threading.Event
 ) -> None:
     """Make builds, by their folders, in one child process; locked is set once nobody else can begin one of them."""
     with contextlib.ExitStack() as locks:
@@ -126,24 +127,25 @@ def _make_together(
         for folder in sorted(wanted):  # in one order everywhere: two processes that wait for one another wait for ever
             locks.enter_context(file_lock(folder.with_suffix(".lock")))
             if not folder.is_dir():
-                role, options = wanted[folder]
+                ref, options = wanted[folder]
                 made = locks.enter_context(_beside(folder))
                 jobs[folder] = Job(
-                    source=bundle.graph_path(role),
+                    source=bundle.graph_path(ref.role, ref.variant),
                     folder=made,
                     target=target,
                     options=options,
                     costs=_costs_path(),
                     weights=cache.weights_folder(),
-                    largest=bundle.largest(role),
+                    largest=bundle.largest(ref.role, ref.variant),
                 )
         locked.set()
         text = json.dumps([job.as_dict() for job in jobs.values()])
         results = run_child("tintype.engine.build.lower", text)["results"] if jobs else []
         for (folder, job), said in zip(jobs.items(), results, strict=True):
-            role, options = wanted[folder]
+            ref, options = wanted[folder]
+            identity = identify(bundle, ref.role, target, variant=ref.variant, options=options)
             with contextlib.suppress(ChildError):
-                _put_in_place(job.folder, folder, identify(bundle, role, target, options=options), answer_in(said))
+                _put_in_place(job.folder, folder, identity, answer_in(said))
 
 
 def find_build(
