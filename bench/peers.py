@@ -28,7 +28,7 @@ from tintype.prompt.chunks import encode_prompt
 
 Inputs = Mapping[str, NDArray[Any]]
 CONDITION = "encoder_hidden_states"
-ROWS = {"text_encoder": 2, "denoiser": 2, "vae_decoder": 1}  # of a picture with guidance, by role
+ROWS = {"text_encoder": 2, "denoiser": 2, "vae_decoder": 1}  # of a picture with guidance, by role; without, each has 1
 Run = Callable[[Inputs], NDArray[np.float32]]  # inputs by name, in the graph's order -> the first output
 SIGMA_MAX, SIGMA_MIN = 14.6, 0.03
 OPENVINO_FILES = {"text_encoder": "text_encoder.xml", "denoiser": "unet.xml", "vae_decoder": "vae_decoder.xml"}
@@ -136,12 +136,21 @@ def bare_peer(job: Job, open_graph: Callable[[Job], Run]) -> Peer:
     """One graph, or pictures of three, of a runtime that opens the graph of a job with a role."""
     if job.role is not None:
         return GraphPeer(job, open_graph(job))
-    runs = {role: open_graph(dataclasses.replace(job, role=role, batch_size=rows)) for role, rows in ROWS.items()}
-    return EulerPeer(open_bundle(job.model), runs)
+    bundle = open_bundle(job.model)
+    most = 2 if _scale(bundle.manifest, job) != 1.0 else 1
+    rows = {role: min(each, most) for role, each in ROWS.items()}
+    return EulerPeer(
+        bundle, {role: open_graph(dataclasses.replace(job, role=role, batch_size=rows[role])) for role in rows}
+    )
+
+
+def _scale(manifest: Manifest, job: Job) -> float:
+    """1 is without guidance."""
+    return manifest.default_request.guidance_scale if job.guidance_scale is None else job.guidance_scale
 
 
 class EulerPeer:
-    """Pictures with guidance as one batch of 2, of a bundle's graphs by role."""
+    """Pictures of a bundle's graphs by role, with guidance as one batch of 2."""
 
     def __init__(self, bundle: Bundle, runs: Mapping[str, Run]) -> None:
         self._manifest, self._runs = bundle.manifest, runs
@@ -149,7 +158,8 @@ class EulerPeer:
 
     def picture(self, seed: int, job: Job) -> Figures:
         started = time.perf_counter()
-        input_ids = [encode_prompt(self._tokenizer, text).input_ids for text in ("", job.prompt)]
+        texts = ("", job.prompt) if _scale(self._manifest, job) != 1.0 else (job.prompt,)
+        input_ids = [encode_prompt(self._tokenizer, text).input_ids for text in texts]
         embeddings = self._runs["text_encoder"]({"input_ids": np.concatenate(input_ids)})
         encoded = time.perf_counter()
         latents = self._denoise(embeddings, seed, job)
@@ -162,17 +172,17 @@ class EulerPeer:
         }
 
     def _denoise(self, embeddings: NDArray[np.float32], seed: int, job: Job) -> NDArray[np.float32]:
-        steps, usual = job.num_inference_steps, self._manifest.default_request.guidance_scale
-        scale = usual if job.guidance_scale is None else job.guidance_scale
+        steps, scale = job.num_inference_steps, _scale(self._manifest, job)
         sigmas = np.append(np.geomspace(SIGMA_MAX, SIGMA_MIN, steps), 0.0).astype(np.float32)
         shape = (1, self._manifest.latent_channels, *graph_size(job))
         latents = np.random.default_rng(seed).standard_normal(shape, dtype=np.float32) * sigmas[0]
         timestep_shape = _port_shape(self._manifest, "timestep")
         for index, (sigma, sigma_next) in enumerate(itertools.pairwise(sigmas)):
-            sample = np.repeat(latents / np.sqrt(1 + sigma**2), 2, axis=0)
+            sample = np.repeat(latents / np.sqrt(1 + sigma**2), len(embeddings), axis=0)
             timestep = np.full(timestep_shape, 999 * (1 - index / steps), np.float32)
             inputs = {"sample": sample, "timestep": timestep, CONDITION: embeddings}
-            without, with_words = np.split(self._runs["denoiser"](inputs), 2)
+            predicted = self._runs["denoiser"](inputs)
+            without, with_words = predicted[:1], predicted[-1:]  # the same without guidance
             noise = without + scale * (with_words - without)
             latents = (latents + noise * (sigma_next - sigma)).astype(np.float32)
         return latents

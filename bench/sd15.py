@@ -136,7 +136,7 @@ def measure_graph(graph: str, contestants: Mapping[str, Peer], schedule: Schedul
 def picture_contestants(
     folder: Path, *, size: tuple[int, int] = (512, 512), num_inference_steps: int = 20,
     peers: Sequence[str] = PICTURE_PEERS, exactness: Sequence[str] = EXACTNESS, measured_steps: int | None = None,
-    sdcpp_steps: int | None = None, threads: int | None = 2,
+    sdcpp_steps: int | None = None, threads: int | None = 2, guidance_scale: float = 7.5,
 ) -> dict[str, Peer]:  # fmt: skip
     """Every runtime with whole pictures, after one of a single step; ours of builds that are timed.
 
@@ -147,7 +147,7 @@ def picture_contestants(
     for name in (*peers, *(f"tintype-{each}" for each in exactness)):
         steps = (sdcpp_steps if name == SDCPP else None) or measured_steps or num_inference_steps
         counts = {"num_inference_steps": steps, "projected_steps": num_inference_steps}
-        job, kind = sd15_job(folder, name, size, threads, **counts), SOURCES[name][0]
+        job, kind = sd15_job(folder, name, size, threads, guidance_scale=guidance_scale, **counts), SOURCES[name][0]
         build = build_arguments(job) if kind == "tintype" else ()
         contestants[name] = Peer(kind, job, warm_ups=() if name == SDCPP else (ONE_STEP,), build=build)
     return contestants
@@ -197,10 +197,11 @@ def graphs(
     _exactness,
     click.option("--size", type=PictureSize(), default="512x512", show_default=True, help="Width x height."),
     count_option("--num-inference-steps", default=20),
+    click.option("--guidance-scale", type=float, default=7.5, show_default=True, help="1 is none, as of few-step models."),
     names_option("--peers", PICTURE_PEERS),
     count_option("--measured-steps", default=None, least=2, help="Fewer for every peer, then projected."),
     count_option("--sdcpp-steps", default=None, least=2, help="Fewer for stable-diffusion.cpp, then projected."),
 )
 def picture(report: Report, folder: Path, **chosen: Any) -> None:
-    """Time whole pictures, guidance on."""
+    """Time whole pictures; a latent consistency model's are of 4 steps without guidance."""
     report.compare("picture", picture_comparison(picture_contestants(folder, **chosen)))
