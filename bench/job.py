@@ -28,7 +28,7 @@ class Job:
     height: int | None = None
     threads: int | None = None
     sampler: str | None = None  # tintype's; the others walk by Euler
-    exactness: str | None = None  # tintype's: exact or balanced
+    exactness: str | None = None  # tintype's: exact or balanced; OpenVINO's precision, where that isn't f32
     device: str | None = None  # tintype's provider, None is auto; torch's device, None is the processor
     compile: str | None = None  # of diffusers on a GPU: a mode of torch.compile, or "eager" for its graphs alone
     memory: str | None = None  # tintype's budget

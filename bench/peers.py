@@ -233,7 +233,7 @@ def _openvino_graph(job: Job) -> Run:
     model = core.read_model(file)
     ports = zip(model.inputs, graph_inputs(job).values(), strict=True)
     model.reshape({port: openvino.PartialShape(list(array.shape)) for port, array in ports})
-    options: dict[str, Any] = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"}
+    options: dict[str, Any] = {"INFERENCE_PRECISION_HINT": job.exactness or "f32", "PERFORMANCE_HINT": "LATENCY"}
     if job.threads is not None:
         options["INFERENCE_NUM_THREADS"] = job.threads
     request = core.compile_model(model, "CPU", options).create_infer_request()

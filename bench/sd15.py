@@ -38,9 +38,10 @@ from tintype.bench.sd15_make import make as make_parts
 SDCPP, REFERENCE = "stable-diffusion.cpp", "onnxruntime-f32"
 EXACT, BALANCED = "tintype-exact", "tintype-balanced"
 MAPPED = "tintype-mapped"  # exact, without larger weights (Winograd's) and prepacked copies: the one to open fast
-# The worker, bundle, source of weights and exactness of each contestant, in the forms that `make` leaves.
+# The worker, bundle, source of weights, and exactness or precision of each contestant, in the forms that `make` leaves.
 SOURCES: dict[str, tuple[str, str, str, str | None]] = {
     "openvino-f32": ("openvino", "fp32", "openvino-f32", None),
+    "openvino-bf16": ("openvino", "fp32", "openvino-f32", "bf16"),  # what it takes by itself where a processor has it
     "openvino-int8": ("openvino", "fp32", "openvino-int8", None),
     REFERENCE: ("onnxruntime", "fp32", "checkpoint", None),
     SDCPP: (SDCPP, "fp32", "sdcpp", None),
@@ -49,7 +50,7 @@ SOURCES: dict[str, tuple[str, str, str, str | None]] = {
     BALANCED: ("tintype", "int8", "checkpoint", "balanced"),
 }
 ROLES = {"unet": "denoiser", "vae": "vae_decoder"}
-GRAPH_PEERS = ("openvino-f32", "openvino-int8", REFERENCE)
+GRAPH_PEERS = ("openvino-f32", "openvino-bf16", "openvino-int8", REFERENCE)
 PICTURE_PEERS = ("openvino-f32", "openvino-int8", SDCPP)
 EXACTNESS = ("exact", "balanced")
 ONE_STEP = {"num_inference_steps": 1, "projected_steps": None}
@@ -197,7 +198,9 @@ def graphs(
     _exactness,
     click.option("--size", type=PictureSize(), default="512x512", show_default=True, help="Width x height."),
     count_option("--num-inference-steps", default=20),
-    click.option("--guidance-scale", type=float, default=7.5, show_default=True, help="1 is none, as of few-step models."),
+    click.option(
+        "--guidance-scale", type=float, default=7.5, show_default=True, help="1 is none, as of few-step models."
+    ),
     names_option("--peers", PICTURE_PEERS),
     count_option("--measured-steps", default=None, least=2, help="Fewer for every peer, then projected."),
     count_option("--sdcpp-steps", default=None, least=2, help="Fewer for stable-diffusion.cpp, then projected."),
