@@ -21,20 +21,18 @@ from tintype.families.base import (
     run_text_encoder,
     with_zeros,
 )
+from tintype.families.reuse import cut_of, reuse_of
 from tintype.prompt import Wording, parse_parts
 from tintype.request import ResolvedRequest
 from tintype.sampling import (
     PARAMETRIZATIONS,
     ClassifierFreeGuidance,
-    DeepCache,
-    Gate,
     Guidance,
     Interval,
-    Reuse,
     Schedule,
     Unguided,
 )
-from tintype.uses import CROSS_ATTENTION, DECODE, DEEP_FEATURES, DENOISE, ENCODE, START, Cut, GraphRef, GraphUse
+from tintype.uses import DECODE, DENOISE, ENCODE, START, GraphRef, GraphUse
 
 # Of the VAE that 1.x and 2.x have: colours by least squares over many pictures, as several tools publish them.
 LATENTS_PREVIEW = PreviewFactors(
@@ -136,25 +134,12 @@ def denoiser_uses(
             opens=len(batches),
             branches=branches,
             unguided=branches < max(calls[takes]),
-            cut=_cut_of(request, takes=takes) if calls[True] else None,
+            cut=cut_of(request, takes=takes) if calls[True] else None,
             token_merging=request.token_merging,
         )
         for takes in calls
         for branches, count in sorted(calls[takes].items(), reverse=True)
     )
-
-
-def reuse_of(request: ResolvedRequest) -> Reuse | None:
-    """How calls of the denoiser take over what earlier ones computed, for one batch; None: each computes all of it."""
-    if request.cache_interval > 1:
-        return DeepCache(request.cache_interval)
-    return None if request.gate_start is None else Gate(request.gate_start)
-
-
-def _cut_of(request: ResolvedRequest, *, takes: bool) -> Cut:
-    if request.cache_interval > 1:
-        return Cut(DEEP_FEATURES, takes, request.cache_branch)
-    return Cut(CROSS_ATTENTION, takes)
 
 
 def is_guided(request: ResolvedRequest, manifest: Manifest) -> bool:

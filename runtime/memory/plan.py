@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -144,9 +144,17 @@ class Plan:
     @property
     def device_bytes(self) -> int:
         """The most in a device's memory; part of the peak, and 0 where tensors lie in the process's own."""
-        held = sum(stage.device_resident_bytes for stage in self.stages) if self.keep else 0
-        rest = (stage.device_bytes - (stage.device_resident_bytes if self.keep else 0) for stage in self.stages)
-        return self.device_base_bytes + held + max(rest, default=0)
+        most = (
+            stage.device_bytes + sum(other.device_resident_bytes for other in self.open_beside(stage))
+            for stage in self.stages
+        )
+        return self.device_base_bytes + max(most, default=0)
+
+    def open_beside(self, stage: Stage) -> Iterator[Stage]:
+        """The other stages whose graphs are open while this one's is: all of them, or those of its phase."""
+        for other in self.stages:
+            if other is not stage and (self.keep or (stage.phase and other.phase == stage.phase)):
+                yield other
 
     @property
     def _first_bytes(self) -> int:

@@ -233,7 +233,7 @@ def _sequential(plan: Plan) -> Plan:
     """
     stages, left = [], 0
     for number, stage in enumerate(plan.stages):
-        others = [other for other in plan.stages if stage.phase and other.phase == stage.phase and other is not stage]
+        others = list(plan.open_beside(stage))
         arena = max(0, max((other.costs.arena_bytes for other in others), default=0) - stage.costs.arena_bytes)
         beside = sum(other.resident_bytes for other in others) + arena
         stages.append(replace(stage, before_bytes=plan.base_bytes + plan.device_base_bytes + left + beside))

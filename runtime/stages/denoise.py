@@ -8,7 +8,7 @@ import numpy as np
 
 from tintype.arrays import Arrays, Latents
 from tintype.families.base import Conditioning
-from tintype.families.stable_diffusion import reuse_of
+from tintype.families.reuse import reuse_of
 from tintype.graphs.resident import not_finite
 from tintype.image.decode import demand_shape
 from tintype.sampling import SAMPLERS, Denoised, NoiseSource, Step

@@ -47,6 +47,21 @@ def test_graphs_of_one_phase_are_open_together_where_others_are_closed(budget: i
     assert text.before_bytes == decoder.before_bytes == BASE
     assert whole.before_bytes == BASE + 40 * MIB + 50 * MIB  # the shallow one's arena is the larger
     assert shallow.before_bytes == BASE + whole.resident_bytes
+    there = {"text_encoder": 7, "denoiser": 300, "denoiser.shallow": 20, "vae_decoder": 9}
+    on_device = dataclasses.replace(
+        plan,
+        stages=tuple(
+            dataclasses.replace(
+                stage,
+                costs=dataclasses.replace(
+                    stage.costs, device_bytes=there[stage.role] * 2, device_resident_bytes=there[stage.role]
+                ),
+            )
+            for stage in plan.stages
+        ),
+    )
+    assert on_device.device_bytes == 2 * 300 + 20
+    assert dataclasses.replace(on_device, keep=True).device_bytes == 2 * 300 + 7 + 20 + 9
     alone = make_plan([dataclasses.replace(need, phase="") for need in NEEDS], BASE, budget * MIB, costs)
     assert alone.stages[1].before_bytes == BASE
 

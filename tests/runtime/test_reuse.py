@@ -220,7 +220,7 @@ def test_a_record_of_it_is_made_again_byte_for_byte(pipeline, tmp_path, way, beg
 
 
 @pytest.mark.filterwarnings("ignore:__array_:DeprecationWarning")  # diffusers with numpy 2
-@pytest.mark.parametrize("name", ["bk-sdm", "ssd-1b", "lcm", "instruct-pix2pix"])
+@pytest.mark.parametrize("name", ["ssd-1b", "lcm", "instruct-pix2pix", pytest.param("bk-sdm", marks=pytest.mark.long)])
 def test_models_of_every_build_can_skip(family, name):
     """Without a middle, with few blocks, told their guidance scale, or with a picture beside the noise."""
     began = {"image": photo(64, 48)} if name == "instruct-pix2pix" else {}
