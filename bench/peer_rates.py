@@ -25,8 +25,7 @@ from tintype.bench.job import Job
 from tintype.bench.peers import graph_build, graph_dims, plain_session
 from tintype.bench.worker import Figures
 from tintype.bundle import open_bundle
-from tintype.cli.build import by_kind
-from tintype.engine import AS_IS, graph_bytes, graph_operations, read_report
+from tintype.engine import AS_IS, by_kind, graph_bytes, graph_operations, read_report
 
 # Rows, inner, columns of linear layers in SD 1.5 at 512x512, from the first level to the last.
 PRODUCTS = ((4096, 320, 320), (4096, 320, 1280), (4096, 1280, 320), (1024, 640, 2560), (256, 1280, 5120))

@@ -205,7 +205,7 @@ class Planner:
             graph = self.graphs.bundle.graph_path(work.role(stage.role))
             return replace(stage, build_bytes=reckoned_build_bytes(graph))
         report = read_report(folder)
-        return replace(stage, kernels=report.get("kernels", {}), build_bytes=report.get("peak_bytes", 0), built=True)
+        return replace(stage, kernels=report.get("kernels", {}), build_bytes=report.get("peak_bytes", 0), build=folder)
 
     def _measure(self, candidate: Candidate, work: Work) -> Costs:
         from tintype.engine.build.builds import use_build
