@@ -25,7 +25,7 @@ import click
 import psutil
 
 from tintype.bench.comparison import Bar, Comparison, judge
-from tintype.bench.figures import Table, bar_lines, table_lines
+from tintype.bench.figures import Table, bar_lines, share_lines, table_lines
 from tintype.bench.runner import Schedule
 from tintype.engine import cpu_name, instruction_sets, processor_kind
 from tintype.errors import TintypeError
@@ -187,7 +187,8 @@ class Report(dict[str, Any]):
     def add(self, title: str, part: Mapping[str, Any], **facts: Any) -> None:
         """Keep a part, with what else is known, and print its table and bars."""
         self["parts"][title] = {**part, **facts}
-        self.lines += [*table_lines(part["peers"], title), *bar_lines(part["bars"])]
+        peers = part["peers"]
+        self.lines += [*table_lines(peers, title), *share_lines(peers, title), *bar_lines(part["bars"])]
 
     def path(self, suffix: str = ".json") -> Path:
         machine = re.sub(r"[^A-Za-z0-9.-]+", "-", self["machine"]["machine"]) or "machine"
