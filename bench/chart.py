@@ -85,10 +85,7 @@ def draw_peers(machine: Mapping[str, Any], parts: Parts, path: Path) -> None:
             (exact, reference), held = exactness_of(part["peers"]), memory_of(part["peers"])
             left.set(title=f"{title}: exactness", ylabel="dB to the reference")
             right.set(title=f"{title}: memory", ylabel="peak memory, GiB")
-            labels += [
-                (left, draw_points(left, exact, reference)),
-                (right, draw_points(right, held)),
-            ]
+            labels += [(left, draw_points(left, exact, reference)), (right, draw_points(right, held))]
         left.figure.draw_without_rendering()  # where labels go depends on where all else is
         for place, points in labels:
             label(place, points)

@@ -88,8 +88,10 @@ def share_lines(table: Table, title: str = "") -> Iterator[str]:
     """A line for each stage of each contestant: what it reaches of the machine's own rates."""
     for name, figures in table.items():
         for stage, told in figures.get("shares", {}).items():
-            products = f"{told['of_products']:.0%} of {told['products_gflops']:.0f} GFLOP/s ({told['precision']})"
-            copied = f"{told['of_copy']:.0%} of {told['copy_gbytes']:.0f} GB/s"
+            products = (
+                f"{told['of_products'] * 100:.0f} % of {told['products_gflops']:.0f} GFLOP/s ({told['precision']})"
+            )
+            copied = f"{told['of_copy'] * 100:.0f} % of {told['copy_gbytes']:.0f} GB/s"
             yield f"{title:<17} {name:<21} {stage}: {products}, {copied}"
 
 

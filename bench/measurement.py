@@ -33,6 +33,7 @@ from tintype.files import write_text
 
 Option = Callable[..., Any]
 
+PACKAGE = Path(__file__).resolve().parent
 DISTRIBUTIONS = (
     "tintype", "numpy", "onnxruntime", "onnxruntime-gpu", "onnxruntime-directml", "onnxruntime-webgpu", "torch",
     "diffusers", "transformers", "triton", "nvidia-cudnn-cu13", "openvino", "nncf", "stable-diffusion-cpp-python",
@@ -174,7 +175,8 @@ class Report(dict[str, Any]):
         super().__init__(machine=machine_facts(threads), **facts, parts={})
         self.lines: list[str] = []
         self.names, self.schedule = list(names), schedule
-        self._results, self._as_json = results or default_results_folder(), as_json
+        checkout = (PACKAGE.parent / "pyproject.toml").is_file()
+        self._results, self._as_json = results or (PACKAGE / "results" if checkout else Path.cwd()), as_json
         self._scratch = tempfile.TemporaryDirectory(prefix="tintype-bench-")
         self.scratch = Path(self._scratch.name)
 
@@ -208,9 +210,3 @@ class Report(dict[str, Any]):
         write_text(self.path(), json.dumps(self, indent=1) + "\n")
         lines = [json.dumps(self)] if self._as_json else [*self.lines, f"written to {self.path()}"]
         click.echo("\n".join(lines))
-
-
-def default_results_folder() -> Path:
-    """bench/results of the checkout that this module lies in, else the current folder."""
-    package = Path(__file__).resolve().parent
-    return package / "results" if (package.parent / "pyproject.toml").is_file() else Path.cwd()

@@ -91,9 +91,9 @@ def test_a_stage_is_told_as_shares_of_the_rates_of_its_own_precision() -> None:
     }
     add_shares(table, stages, rates, int8=["integers"])
     assert list(share_lines(table, "picture")) == [
-        "picture           float                 denoise: 70% of 200 GFLOP/s (fp32), 10% of 40 GB/s",
-        "picture           float                 decode: 25% of 200 GFLOP/s (fp32), 2% of 40 GB/s",
-        "picture           integers              denoise: 35% of 800 GFLOP/s (int8), 20% of 40 GB/s",
+        "picture           float                 denoise: 70 % of 200 GFLOP/s (fp32), 10 % of 40 GB/s",
+        "picture           float                 decode: 25 % of 200 GFLOP/s (fp32), 2 % of 40 GB/s",
+        "picture           integers              denoise: 35 % of 800 GFLOP/s (int8), 20 % of 40 GB/s",
     ]
     assert table["float"]["shares"]["denoise"]["gflops"] == 140.0
     assert "shares" not in table["told nothing"]
