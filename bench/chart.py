@@ -128,7 +128,7 @@ def draw_points(axes: Any, points: Sequence[Point], reference: str | None = None
         colour = OURS if name.startswith("tintype") else THEIRS
         axes.plot(seconds, height, "o", ms=7, color=colour, mfc="none" if name == reference else colour)
     axes.set_ylim(0, 1.15 * max((height for *_, height in points), default=1.0))
-    return [(f"{name} (reference)" if name == reference else name, *place) for name, *place in points]
+    return [(f"{each[0]} (reference)" if each[0] == reference else each[0], *each[1:]) for each in points]
 
 
 def label(axes: Any, points: Sequence[Point]) -> None:
@@ -141,7 +141,7 @@ def label(axes: Any, points: Sequence[Point]) -> None:
         taken.append(Bbox.from_bounds(x - GAP_POINTS, y - GAP_POINTS, 2 * GAP_POINTS, 2 * GAP_POINTS))
     for name, seconds, height in points:
         colour = OURS if name.startswith("tintype") else THEIRS
-        tried = []
+        tried: list[tuple[int, int, Any, Any]] = []  # overlaps, place, label, box
         for across, up, right, above in PLACES:
             words = axes.annotate(
                 name, (seconds, height), (right * GAP_POINTS, above * GAP_POINTS), textcoords="offset points",

@@ -158,7 +158,7 @@ class EulerPeer:
         shape = (1, self._manifest.latent_channels, *graph_size(job))
         latents = np.random.default_rng(seed).standard_normal(shape, dtype=np.float32) * sigmas[0]
         ports = self._manifest.graphs["denoiser"]["full"].inputs
-        timestep_shape = next(each.shape for each in ports if each.name == "timestep")  # () or (1,)
+        timestep_shape: Any = next(each.shape for each in ports if each.name == "timestep")  # () or (1,)
         for index, (sigma, sigma_next) in enumerate(itertools.pairwise(sigmas)):
             sample = np.repeat(latents / np.sqrt(1 + sigma**2), 2, axis=0)
             timestep = np.full(timestep_shape, 999 * (1 - index / steps), np.float32)
