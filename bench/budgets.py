@@ -18,6 +18,7 @@ from typing import Any
 import click
 import numpy as np
 
+from tintype.bench.chart import draw_budgets, pyplot
 from tintype.bench.command import read_timings
 from tintype.bench.comparison import Bar, Comparison
 from tintype.bench.job import Job, generate_arguments, plan_arguments
@@ -61,6 +62,7 @@ Plan = dict[str, Any]
 def main(
     report: Report, bundle: Path, sizes: Sequence[tuple[int, int]], budgets: int, given: str, steps: int, **fields: Any
 ) -> None:
+    pyplot()  # its lack is told before hours of measuring
     wanted, slowest = given_budgets(given)
     report.names.append(open_bundle(bundle).name)
     usual = Job(model=str(bundle), prompt=PROMPT, num_inference_steps=steps, guidance_scale=None, **fields)
@@ -68,7 +70,7 @@ def main(
         job = dataclasses.replace(usual, width=width, height=height)
         plans = settled_plans(job, budgets, wanted)
         report.compare(f"{width}x{height}", comparison(job, plans, slowest, report.scratch), plans=plans)
-    plot(report, report.path(".svg"))
+    draw_budgets(report.names[-1], report["parts"], report.path(".svg"))
 
 
 def settled_plans(job: Job, count: int, given: Sequence[int]) -> dict[str, Plan]:
@@ -169,23 +171,3 @@ def given_budgets(text: str) -> tuple[tuple[int, ...], dict[str, float]]:
 
 def budget_name(budget: int | None) -> str:
     return UNLIMITED if budget is None else f"{budget / MIB:,.1f} MiB".replace(".0 ", " ")
-
-
-def plot(report: Report, path: Path) -> None:
-    """Seconds against the peak, a line a size, as an SVG or PNG."""
-    import matplotlib as mpl
-
-    mpl.use("Agg")
-    import matplotlib.pyplot as plt
-
-    figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
-    for size, part in report["parts"].items():
-        rows = [(each["peak_rss_bytes"] / MIB, *each["ratios"].values()) for each in part["peers"].values()]
-        axes.plot(*zip(*sorted(rows), strict=True), marker="o", label=size)
-    axes.set(xscale="log", xlabel="peak memory of the process, MiB", ylabel="time against no budget")
-    axes.set_title(report.names[-1])
-    axes.grid(alpha=0.3, which="both")
-    axes.legend()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path)
-    plt.close(figure)

@@ -22,6 +22,8 @@ from tintype.bench.job import PROMPT, Job, build_arguments, generate_arguments, 
 from tintype.bench.measurement import Report, count_option, measurement
 from tintype.bench.process import Run, imported_modules, tintype_command
 from tintype.bench.runner import Answer, Command, Contestant, Peer
+from tintype.bench.shares import picture_stages
+from tintype.bundle import open_bundle
 from tintype.cli.options import Size
 from tintype.errors import RequestError, near_names
 
@@ -37,7 +39,7 @@ PEER_BARS = (Bar(BALANCED, "denoise_seconds", over="onnxruntime", at_most=0.7), 
 
 
 OTHERS = (  # commands with options of their own, each in a module of its name
-    "budgets", "coded-noise", "gpu", "make-sdxl", "memory", "parity", "priors", "sd15", "skew", "skipping",
+    "budgets", "chart", "coded-noise", "gpu", "make-sdxl", "memory", "parity", "priors", "sd15", "skew", "skipping",
     "watermark", "words",
 )  # fmt: skip
 
@@ -80,8 +82,8 @@ def bench(
 
     MEASURES: help (the command's start), fresh (a picture from a new process: cold, with builds cached, and later
     ones), steady (pictures in one process), peers (beside diffusers and plain onnxruntime; extra: peers). Without any:
-    help, fresh and steady. Commands of their own, as in tintype bench skew --help: budgets, coded-noise, gpu,
-    make-sdxl, memory, parity, priors, sd15, skew, skipping, watermark, words.
+    help, fresh and steady. Commands of their own, as in tintype bench skew --help: budgets, chart, coded-noise,
+    gpu, make-sdxl, memory, parity, priors, sd15, skew, skipping, watermark, words.
     """
     width, height = size or (None, None)
     job = Job(width=width, height=height, **fields)
@@ -109,11 +111,20 @@ def comparison(name: str, job: Job, scratch: Path) -> Comparison:
     if name == "fresh":
         return Comparison(contestants=fresh_contestants(job, scratch), bars=[COLD_BAR])
     if name == "steady":
-        return Comparison(contestants={"tintype": ours(job)}, resident=True)
+        return Comparison(contestants={"tintype": ours(job)}, resident=True, **shares(job))
     contestants: dict[str, Contestant] = {each: Peer(each, job) for each in PEERS}
     contestants |= {"tintype": ours(job), BALANCED: ours(dataclasses.replace(job, exactness="balanced"))}
     ratios = (("seconds", "tintype"), ("denoise_seconds", "tintype"))
-    return Comparison(contestants=contestants, ratios=ratios, bars=PEER_BARS, resident=True)
+    return Comparison(contestants=contestants, ratios=ratios, bars=PEER_BARS, resident=True, **shares(job))
+
+
+def shares(job: Job) -> dict[str, Any]:
+    """What of the machine's rates each stage reaches; the exported int8 graphs have integer products unless exact."""
+    bundle = open_bundle(job.model)
+    rounding = bundle.graph("denoiser").precision == "int8"
+    usual = (job.exactness or bundle.manifest.default_request.exactness) == "balanced"
+    int8 = (BALANCED, "onnxruntime", *(["tintype"] if usual else [])) if rounding else ()
+    return {"stages": picture_stages(job), "threads": job.threads, "int8": int8}
 
 
 def ours(job: Job) -> Peer:

@@ -7,20 +7,21 @@
         bars=(Bar("ours", over="theirs", at_most=0.7), Bar(figure="psnr_db", at_least=70.0)),
     ).run(Schedule(rounds=3), scratch)
 
-The part is {"peers": figures by contestant, "bars": verdicts}. What makes contestants is a function of its own, so that
-tests see them without measuring.
+The part is {"peers": figures by contestant, "bars": verdicts}, and has "rates" where shares of them are asked for. What
+makes contestants is a function of its own, so that tests see them without measuring.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from tintype.bench.figures import Table, Verdict, figure_value, file_psnr_db, summary, verdict
 from tintype.bench.runner import Contestant, Schedule, measure
+from tintype.bench.shares import RATES, Stage, add_shares, rates_peer
 
 OUTSIDE_SHARE = 0.03  # of a denoising loop, spent outside the graphs
 
@@ -80,12 +81,16 @@ def add_ratios(table: Mapping[str, dict[str, Any]], ratios: Iterable[tuple[str, 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Comparison:
-    """near: by contestant, whose answers its own are compared with, in dB. ratios: figures and references."""
+    """near: by contestant, whose answers its own are compared with, in dB. ratios: figures and references. stages: what
+    is told of the machine's rates, which are measured by so many `threads`; int8: see `shares.add_shares`."""
 
     contestants: Mapping[str, Contestant]
     near: Mapping[str, str] = field(default_factory=dict)
     ratios: Sequence[tuple[str, str]] = ()
     bars: Sequence[Bar] = ()
+    stages: Mapping[str, Stage] = field(default_factory=dict)
+    threads: int | None = None
+    int8: Collection[str] = ()
     resident: bool = False  # all stay open from the first round to the last
     least_rounds: int = 1
 
@@ -96,9 +101,15 @@ class Comparison:
         contestants, files = dict(self.contestants), {}
         for number, name in enumerate(sorted({*self.near, *self.near.values()})):
             contestants[name], files[name] = contestants[name].saving(scratch / f"{number}")
+        if self.stages:
+            contestants = {RATES: rates_peer(self.threads), **contestants}
         table = {name: made.figures() for name, made in measure(contestants, schedule).items()}
+        part: dict[str, Any] = {}
+        if self.stages:
+            part["rates"] = {name: each for name, each in table.pop(RATES).items() if name.endswith("/s")}
+            add_shares(table, self.stages, part["rates"], self.int8)
         for name, reference in self.near.items():
             each_db = [file_psnr_db(*pair) for pair in zip(files[reference], files[name], strict=True)]
             table[name]["psnr_db"] = {**summary(each_db), "each": each_db}
         add_ratios(table, self.ratios)
-        return {"peers": table, "bars": judge(self.bars, table)}
+        return {"peers": table, "bars": judge(self.bars, table), **part}

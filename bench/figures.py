@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +83,17 @@ def table_lines(table: Table, title: str = "") -> list[str]:
         cells += [f"{key} {value:.2f}" for key, value in figures.get("ratios", {}).items()]
         lines.append(f"{title:<17} {name:<21} {', '.join(cells)}")
     return lines
+
+
+def share_lines(table: Table, title: str = "") -> Iterator[str]:
+    """A line for each stage of each contestant: what it reaches of the machine's own rates."""
+    for name, figures in table.items():
+        for stage, told in figures.get("shares", {}).items():
+            products = (
+                f"{told['of_products'] * 100:.0f} % of {told['products_gflops']:.0f} GFLOP/s ({told['precision']})"
+            )
+            copied = f"{told['of_copy'] * 100:.0f} % of {told['copy_gbytes']:.0f} GB/s"
+            yield f"{title:<17} {name:<21} {stage}: {products}, {copied}"
 
 
 def bar_lines(verdicts: Iterable[Verdict]) -> list[str]:

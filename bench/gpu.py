@@ -60,16 +60,11 @@ def main(report: Report, folder: Path, shapes: Sequence[str], checks: bool, **ch
     for cache in ("cache", "inductor"):  # so that the first picture is a first picture
         shutil.rmtree(folder / cache, ignore_errors=True)
     for shape in shapes:
-        ensure_bundle(folder, shape)
+        if not (folder / shape).is_dir():
+            folder.mkdir(parents=True, exist_ok=True)
+            click.echo(f"making {folder / shape}", err=True)
+            run_process(tintype_command("bench", "make-sdxl", str(folder / shape), "--shape", shape))
         report.compare(shape, comparison(shape, peers_of(folder, shape, **chosen)))
-
-
-def ensure_bundle(folder: Path, shape: str) -> None:
-    """The random bundle of a shape, made in a process of its own where it is missing."""
-    if not (folder / shape).is_dir():
-        folder.mkdir(parents=True, exist_ok=True)
-        click.echo(f"making {folder / shape}", err=True)
-        run_process(tintype_command("bench", "make-sdxl", str(folder / shape), "--shape", shape))
 
 
 def peers_of(

@@ -153,24 +153,18 @@ def make(bundle: Path, precision: str, seed: int, shape: Shape, name: str) -> di
             module = wrap(checkpoint, role, hollow(checkpoint, component))
             model = tracing.trace(module, trace_plan(checkpoint, role, 77))
             take_scalar_timestep(model)
-            parameters[role], stored = fill(model, precision, seed)
+            parameters[role], stored_as = fill(model, precision, seed)
             save_graph(model, made / file)
             parity = Parity(graph=role, reference="none: random weights", psnr_db=0.0, gate_db=0.0, passed=True)
             # These weights keep variance from layer to layer, so that nothing comes near float16's end.
-            reports.append(GraphReport(role, stored, parity, 0, largest={}))
+            reports.append(GraphReport(role, stored_as, parity, 0, largest={}))
         tokenizers = {place: read_tokenizer(source / place, 77, CLIP["vocab_size"]) for place in shape.tokenizers}
         called = f"{name}-random-{precision}"
         write_rest(checkpoint, tokenizers, reports, made, called, "CC0-1.0", usual_request(checkpoint))
         made.replace(bundle)
-    opened = open_bundle(bundle)
-    return {
-        "bundle": str(bundle),
-        "precision": precision,
-        "parameters": parameters,
-        "bytes": sum(facts.bytes for facts in opened.manifest.files.values()),
-        "seconds": round(time.perf_counter() - started, 1),
-        "peak_rss_bytes": peak_rss_bytes(),
-    }
+    stored = sum(facts.bytes for facts in open_bundle(bundle).manifest.files.values())
+    facts = {"bundle": str(bundle), "precision": precision, "parameters": parameters, "bytes": stored}
+    return {**facts, "seconds": round(time.perf_counter() - started, 1), "peak_rss_bytes": peak_rss_bytes()}
 
 
 @click.command(help=command_help(__doc__))

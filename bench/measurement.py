@@ -25,7 +25,7 @@ import click
 import psutil
 
 from tintype.bench.comparison import Bar, Comparison, judge
-from tintype.bench.figures import Table, bar_lines, table_lines
+from tintype.bench.figures import Table, bar_lines, share_lines, table_lines
 from tintype.bench.runner import Schedule
 from tintype.engine import cpu_name, instruction_sets, processor_kind
 from tintype.errors import TintypeError
@@ -33,6 +33,7 @@ from tintype.files import write_text
 
 Option = Callable[..., Any]
 
+PACKAGE = Path(__file__).resolve().parent
 DISTRIBUTIONS = (
     "tintype", "numpy", "onnxruntime", "onnxruntime-gpu", "onnxruntime-directml", "onnxruntime-webgpu", "torch",
     "diffusers", "transformers", "triton", "nvidia-cudnn-cu13", "openvino", "nncf", "stable-diffusion-cpp-python",
@@ -176,7 +177,8 @@ class Report(dict[str, Any]):
         super().__init__(machine=machine_facts(threads), **facts, parts={})
         self.lines: list[str] = []
         self.names, self.schedule = list(names), schedule
-        self._results, self._as_json = results or default_results_folder(), as_json
+        checkout = (PACKAGE.parent / "pyproject.toml").is_file()
+        self._results, self._as_json = results or (PACKAGE / "results" if checkout else Path.cwd()), as_json
         self._scratch = tempfile.TemporaryDirectory(prefix="tintype-bench-")
         self.scratch = Path(self._scratch.name)
 
@@ -189,7 +191,8 @@ class Report(dict[str, Any]):
     def add(self, title: str, part: Mapping[str, Any], **facts: Any) -> None:
         """Keep a part, with what else is known, and print its table and bars."""
         self["parts"][title] = {**part, **facts}
-        self.lines += [*table_lines(part["peers"], title), *bar_lines(part["bars"])]
+        peers = part["peers"]
+        self.lines += [*table_lines(peers, title), *share_lines(peers, title), *bar_lines(part["bars"])]
 
     def path(self, suffix: str = ".json") -> Path:
         machine = re.sub(r"[^A-Za-z0-9.-]+", "-", self["machine"]["machine"]) or "machine"
@@ -209,9 +212,3 @@ class Report(dict[str, Any]):
         write_text(self.path(), json.dumps(self, indent=1) + "\n")
         lines = [json.dumps(self)] if self._as_json else [*self.lines, f"written to {self.path()}"]
         click.echo("\n".join(lines))
-
-
-def default_results_folder() -> Path:
-    """bench/results of the checkout that this module lies in, else the current folder."""
-    package = Path(__file__).resolve().parent
-    return package / "results" if (package.parent / "pyproject.toml").is_file() else Path.cwd()

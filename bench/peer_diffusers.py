@@ -42,14 +42,10 @@ class DiffusersPeer:
 
         started = time.perf_counter()
         self._pipeline(
-            job.prompt,
-            num_inference_steps=job.num_inference_steps,
-            guidance_scale=job.guidance_scale,
-            width=job.width,
-            height=job.height,
-            generator=torch.Generator(self._device).manual_seed(seed),
+            job.prompt, num_inference_steps=job.num_inference_steps, guidance_scale=job.guidance_scale,
+            width=job.width, height=job.height, generator=torch.Generator(self._device).manual_seed(seed),
             callback_on_step_end=note_step,
-        )
+        )  # fmt: skip
         self._synchronize()
         # The first step has no start to measure from, so the rate of the others stands for all; of one step, nothing.
         a_step = (ends[-1] - ends[0]) / (len(ends) - 1) if len(ends) > 1 else ends[0] - started

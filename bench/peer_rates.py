@@ -22,14 +22,11 @@ from onnx import numpy_helper, parser
 
 from tintype.bench.figures import Table
 from tintype.bench.job import Job
-from tintype.bench.peers import graph_build, graph_dims, plain_session
+from tintype.bench.peers import graph_build, plain_session
+from tintype.bench.shares import Stage, product_rate
 from tintype.bench.worker import Figures
-from tintype.bundle import open_bundle
-from tintype.cli.build import by_kind
-from tintype.engine import AS_IS, graph_bytes, graph_operations, read_report
+from tintype.engine import AS_IS, by_kind, read_report
 
-# Rows, inner, columns of linear layers in SD 1.5 at 512x512, from the first level to the last.
-PRODUCTS = ((4096, 320, 320), (4096, 320, 1280), (4096, 1280, 320), (1024, 640, 2560), (256, 1280, 5120))
 COPIED_BYTES = 256 * 2**20
 CALLS = 5
 
@@ -96,24 +93,12 @@ def median_seconds(run: Callable[[], Any]) -> float:
     return statistics.median(timeit.repeat(run, number=1, repeat=CALLS))
 
 
-def layer_facts(jobs: Mapping[str, Job], table: Mapping[str, dict[str, Any]], rates: Table) -> dict[str, Any]:
-    """Operations of the canonical graph, the same for every runtime, and what was tried for each layer of our builds.
-
-    jobs: ours. The table's contestants are given their `gflops`. rates: as `peer_rates` tells them, summarized.
-    """
-    if not jobs:
-        return {}
-    some = next(iter(jobs.values()))
-    graph = open_bundle(some.model).graph_path(some.role or "")
-    operations, moved = graph_operations(graph, graph_dims(some)), graph_bytes(graph, graph_dims(some))
-    for figures in table.values():
-        figures["gflops"] = round(sum(operations.values()) / figures["seconds"]["median"] / 1e9, 1)
+def layer_facts(jobs: Mapping[str, Job], stage: Stage, rates: Table) -> dict[str, Any]:
+    """Operations of a call, the same for every runtime, and what was tried for each layer of our builds' jobs."""
     layers = {name: tried_layers(job) for name, job in jobs.items()}
     return {
-        "gigaoperations": {operator: round(number / 1e9, 2) for operator, number in operations.items()},
-        "tried": {
-            name: {"limits": limits(rows, operations, moved, rates), "layers": rows} for name, rows in layers.items()
-        },
+        "gigaoperations": {operator: round(number / 1e9, 2) for operator, number in stage.operations.items()},
+        "tried": {name: {"limits": limits(rows, stage, rates), "layers": rows} for name, rows in layers.items()},
     }
 
 
@@ -133,22 +118,19 @@ def tried_layers(job: Job) -> list[dict[str, Any]]:
     return sorted(rows, key=lambda row: -row["milliseconds_together"])
 
 
-def limits(
-    layers: Sequence[Mapping[str, Any]], operations: Mapping[str, int], moved_bytes: int, rates: Table
-) -> dict[str, float]:
+def limits(layers: Sequence[Mapping[str, Any]], stage: Stage, rates: Table) -> dict[str, float]:
     """Seconds that a call is made of, and seconds that its parts would take at the rates measured in the same run.
 
     Winograd's kernels compute with fewer operations than the canonical graph, and so may be below what that would take.
     """
-    products = [rate for name, rate in rates.items() if name.startswith("fp32") and name.endswith("GFLOP/s")]
     seconds = {
         "layers_as_chosen_seconds": sum(row["milliseconds_together"] for row in layers) / 1e3,
         "layers_as_is_seconds": sum(row["count"] * row["ways"][AS_IS]["seconds"] for row in layers),
-        "bytes_moved": float(moved_bytes),
-        "bytes_moved at the copy rate, seconds": moved_bytes / rates["copy GB/s"]["median"] / 1e9,
+        "bytes_moved": float(stage.moved_bytes),
+        "bytes_moved at the copy rate, seconds": stage.moved_bytes / rates["copy GB/s"]["median"] / 1e9,
     }
-    for name, figure in (("best", "largest"), ("median", "median")):
-        rate = max(each[figure] for each in products)
-        for operator, count in operations.items():
+    for name, statistic in (("best", "largest"), ("median", "median")):
+        rate = product_rate(rates, "fp32", statistic)
+        for operator, count in stage.operations.items():
             seconds[f"{operator} at the {name} product rate, seconds"] = count / rate / 1e9
     return {name: round(value, 4) for name, value in seconds.items()}

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 import tintype
 from tintype.bench.job import Job
 from tintype.bench.worker import Figures, Peer
-from tintype.bundle import Bundle, Manifest, open_bundle
+from tintype.bundle import Bundle, open_bundle
 from tintype.engine import BuildOptions, ensure_build, open_role, resolve_provider
 from tintype.families.model import Model
 from tintype.prompt.chunks import encode_prompt
@@ -59,11 +59,6 @@ def graph_inputs(job: Job, seed: int = 0) -> dict[str, NDArray[Any]]:
     return inputs
 
 
-def _port_shape(manifest: Manifest, name: str) -> Any:
-    """The dims of one of the denoiser's inputs; of a timestep () or (1,)."""
-    return next(each.shape for each in manifest.graphs["denoiser"]["full"].inputs if each.name == name)
-
-
 def graph_dims(job: Job) -> dict[str, int]:
     """Numbers for the named dims of the job's graph."""
     height, width = graph_size(job)
@@ -75,13 +70,9 @@ def graph_dims(job: Job) -> dict[str, int]:
 def graph_options(job: Job) -> BuildOptions:
     """What the job's graph is built for."""
     return BuildOptions.for_shape(
-        graph_dims(job),
-        exactness=job.exactness or "balanced",
-        mapped=job.mapped,
-        strip_bytes=job.strip_bytes,
-        threads=job.threads,
-        timed=job.timed,
-    )
+        graph_dims(job), exactness=job.exactness or "balanced", mapped=job.mapped, strip_bytes=job.strip_bytes,
+        threads=job.threads, timed=job.timed,
+    )  # fmt: skip
 
 
 def graph_build(job: Job) -> Path:
@@ -176,7 +167,8 @@ class EulerPeer:
         sigmas = np.append(np.geomspace(SIGMA_MAX, SIGMA_MIN, steps), 0.0).astype(np.float32)
         shape = (1, self._manifest.latent_channels, *graph_size(job))
         latents = np.random.default_rng(seed).standard_normal(shape, dtype=np.float32) * sigmas[0]
-        timestep_shape = _port_shape(self._manifest, "timestep")
+        ports = self._manifest.graphs["denoiser"]["full"].inputs
+        timestep_shape: Any = next(each.shape for each in ports if each.name == "timestep")  # () or (1,)
         for index, (sigma, sigma_next) in enumerate(itertools.pairwise(sigmas)):
             sample = np.repeat(latents / np.sqrt(1 + sigma**2), len(embeddings), axis=0)
             timestep = np.full(timestep_shape, 999 * (1 - index / steps), np.float32)
@@ -273,15 +265,9 @@ class SdcppPeer:
                 ends.append((step, time.perf_counter()))
 
         self._model.generate_image(
-            prompt=job.prompt,
-            width=job.width or SDCPP_SIDE,
-            height=job.height or SDCPP_SIDE,
-            sample_method="euler",
-            sample_steps=steps,
-            cfg_scale=job.guidance_scale,
-            seed=seed,
-            progress_callback=note,
-        )
+            prompt=job.prompt, width=job.width or SDCPP_SIDE, height=job.height or SDCPP_SIDE, sample_method="euler",
+            sample_steps=steps, cfg_scale=job.guidance_scale, seed=seed, progress_callback=note,
+        )  # fmt: skip
         return loop_figures(ends, steps)
 
 

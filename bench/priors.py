@@ -43,17 +43,9 @@ PRODUCTS = (
 GATED = ((64, 128, 512), (256, 96, 384), (256, 1280, 5120), (1024, 640, 2560), (4096, 320, 1280))
 # Pixels and channels of a GroupNormalization, of 32 groups; queries, keys, heads and a head's numbers of an attention.
 NORMS = (
-    (64, 160),
-    (64, 1280),
-    (256, 96),
-    (256, 1280),
-    (1024, 32),
-    (1024, 640),
-    (4096, 320),
-    (4096, 960),
-    (65536, 256),
+    (64, 160), (64, 1280), (256, 96), (256, 1280), (1024, 32), (1024, 640), (4096, 320), (4096, 960), (65536, 256),
     (262144, 128),
-)
+)  # fmt: skip
 ATTENTIONS = (
     (64, 64, 8, 160), (64, 77, 4, 40), (256, 256, 4, 24), (256, 77, 8, 160), (256, 256, 8, 160), (1024, 77, 8, 80),
     (1024, 1024, 8, 80), (1024, 1024, 10, 64), (4096, 77, 8, 40), (4096, 4096, 8, 40),
@@ -82,13 +74,11 @@ def main(threads: tuple[int, ...], out: Path, processor: str | None) -> None:
         out.write_text(_text(stored), encoding="utf-8")
 
 
-def _text(stored: dict[str, list[dict[str, object]]]) -> str:
+def _text(stored: dict[str, list[dict[str, Any]]]) -> str:
     """JSON with a line for each layer."""
     tables = []
-    for table in sorted(stored["tables"], key=lambda each: (str(each["processor"]), each["threads"])):
-        rows = table["rows"]
-        assert isinstance(rows, list)
-        lines = ",\n".join(json.dumps(row) for row in rows)
+    for table in sorted(stored["tables"], key=lambda each: (each["processor"], each["threads"])):
+        lines = ",\n".join(map(json.dumps, table["rows"]))
         tables.append(f'{{"processor": "{table["processor"]}", "threads": {table["threads"]}, "rows": [\n{lines}]}}')
     return '{"tables": [\n' + ",\n".join(tables) + "]}\n"
 

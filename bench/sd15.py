@@ -30,10 +30,11 @@ from tintype.bench.measurement import (
     names_option,
     sizes_option,
 )
-from tintype.bench.peer_rates import PRODUCTS, layer_facts
-from tintype.bench.runner import Contestant, Peer, Schedule
+from tintype.bench.peer_rates import layer_facts
+from tintype.bench.runner import Peer, Schedule
 from tintype.bench.sd15_make import PARTS
 from tintype.bench.sd15_make import make as make_parts
+from tintype.bench.shares import STAGES, graph_stage, picture_stages
 
 SDCPP, REFERENCE = "stable-diffusion.cpp", "onnxruntime-f32"
 EXACT, BALANCED = "tintype-exact", "tintype-balanced"
@@ -49,6 +50,7 @@ SOURCES: dict[str, tuple[str, str, str, str | None]] = {
     MAPPED: ("tintype", "fp32", "checkpoint", "exact"),
     BALANCED: ("tintype", "int8", "checkpoint", "balanced"),
 }
+INT8 = ("openvino-int8", BALANCED)  # whose products are of integers, most of them
 ROLES = {"unet": "denoiser", "vae": "vae_decoder"}
 GRAPH_PEERS = ("openvino-f32", "openvino-bf16", "openvino-int8", REFERENCE)
 PICTURE_PEERS = ("openvino-f32", "openvino-int8", SDCPP)
@@ -119,19 +121,23 @@ def graph_contestants(
 
 
 def measure_graph(graph: str, contestants: Mapping[str, Peer], schedule: Schedule, scratch: Path) -> dict[str, Any]:
-    """A part with what was tried for each layer, and the machine's own rates."""
-    some = next(iter(contestants.values()))
-    rates = Peer("rates", Job(products=PRODUCTS, threads=some.job.threads), requests=some.requests)
+    """A part with what was tried for each layer, and what of the machine's own rates a call reaches."""
+    some = next(iter(contestants.values())).job
     near = {name: REFERENCE for name in contestants if REFERENCE in contestants and name != REFERENCE}
+    name, stage = STAGES[ROLES[graph]], graph_stage(some)
     part = Comparison(
-        contestants={"rates": rates, **contestants},
+        contestants=contestants,
         near=near,
         ratios=(("seconds", "openvino-f32"), ("seconds", "openvino-int8")),
         bars=[bar for bar in GRAPH_BARS[graph] if near or bar.figure != "psnr_db"],
+        stages={name: stage},
+        threads=some.threads,
+        int8=INT8,
     ).run(schedule, scratch)
-    told = {name: figure for name, figure in part["peers"].pop("rates").items() if name.endswith("/s")}
+    for figures in part["peers"].values():
+        figures["gflops"] = figures["shares"][name]["gflops"]
     ours = {name: peer.job for name, peer in contestants.items() if peer.kind == "tintype"}
-    return {**part, "rates": told, **layer_facts(ours, part["peers"], told)}
+    return {**part, **layer_facts(ours, stage, part["rates"])}
 
 
 def picture_contestants(
@@ -154,9 +160,10 @@ def picture_contestants(
     return contestants
 
 
-def picture_comparison(contestants: Mapping[str, Contestant]) -> Comparison:
-    ratios = [("seconds", reference) for reference in PICTURE_PEERS]
-    return Comparison(contestants=contestants, ratios=ratios, bars=PICTURE_BARS)
+def picture_comparison(contestants: Mapping[str, Peer]) -> Comparison:
+    ratios, some = [("seconds", reference) for reference in PICTURE_PEERS], next(iter(contestants.values())).job
+    shares: dict[str, Any] = {"stages": picture_stages(some), "threads": some.threads, "int8": INT8}
+    return Comparison(contestants=contestants, ratios=ratios, bars=PICTURE_BARS, **shares)
 
 
 @_measurement(

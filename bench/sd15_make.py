@@ -100,11 +100,9 @@ def _make_openvino_int8(folder: Path, into: Path) -> None:
         job = Job(model=str(folder / "fp32"), role=role)
         samples = [graph_inputs(job, seed) for seed in range(CALIBRATION_SAMPLES)]
         quantized = nncf.quantize(
-            model,
-            nncf.Dataset(samples, lambda sample: list(sample.values())),
-            model_type=nncf.ModelType.TRANSFORMER,
-            subset_size=CALIBRATION_SAMPLES,
-        )
+            model, nncf.Dataset(samples, lambda sample: list(sample.values())),
+            model_type=nncf.ModelType.TRANSFORMER, subset_size=CALIBRATION_SAMPLES,
+        )  # fmt: skip
         openvino.save_model(quantized, into / OPENVINO_FILES[role], compress_to_fp16=False)
         del model, quantized
 

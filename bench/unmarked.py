@@ -110,17 +110,10 @@ def _marked_by_others(random: np.random.Generator, side: int) -> Picture:
 
 
 KINDS: dict[str, Maker] = {
-    "renders": rendered,
-    "like photographs": _photographed,
-    "drawings": _drawn,
-    "text": _written,
-    "screens": _screen,
-    "repeated patterns": _tiled,
-    "flat": _flat,
-    "noise": _noisy,
-    "saved again as JPEG": _saved_again,
+    "renders": rendered, "like photographs": _photographed, "drawings": _drawn, "text": _written, "screens": _screen,
+    "repeated patterns": _tiled, "flat": _flat, "noise": _noisy, "saved again as JPEG": _saved_again,
     "marked by others": _marked_by_others,
-}
+}  # fmt: skip
 
 
 def unmarked(count: int, seed: int, *, views: int = 1) -> Iterator[tuple[str, Picture]]:

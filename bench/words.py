@@ -96,12 +96,6 @@ def main(report: Report, threads: int) -> None:
     table["harmless prompts"] = {"share_blocked": len(alarms) / len(HARMLESS)}
     bars = [Bar(name, "share_blocked", at_least=LEAST_RECALL) for name in STRONG]
     bars.append(Bar("harmless prompts", "share_blocked", at_most=MOST_FALSE_ALARMS))
-    report.judge(
-        "the policy strict",
-        table,
-        bars,
-        policy={"name": policy.facts.name, "sha256": policy.facts.sha256},
-        prompts={"a_disguise": len(PHRASES), "harmless": len(HARMLESS)},
-        false_alarms=alarms,
-        weak=list(WEAK),
-    )
+    facts = {"policy": {"name": policy.facts.name, "sha256": policy.facts.sha256}, "false_alarms": alarms}
+    prompts = {"a_disguise": len(PHRASES), "harmless": len(HARMLESS)}
+    report.judge("the policy strict", table, bars, **facts, prompts=prompts, weak=list(WEAK))

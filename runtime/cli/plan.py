@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from click.core import ParameterSource
 
 from tintype.cli.converted import runnable
+from tintype.cli.explain import explanation
 from tintype.cli.options import (
     Size,
     asked,
@@ -19,6 +20,9 @@ from tintype.cli.options import (
 )
 from tintype.cli.progress import spinner
 from tintype.cli.say import say, say_json
+
+if TYPE_CHECKING:
+    from tintype.memory.plan import Plan
 
 ANY_WORDS = "words"  # other ones than the negative prompt's
 
@@ -41,6 +45,7 @@ ONLY_OF_REQUESTS = (
 @threads_option
 @click.option("--encode", is_flag=True, help="Plan turning one picture of that size into latents instead.")
 @click.option("--no-build", is_flag=True, help="Build and measure nothing; what isn't known yet is reckoned.")
+@click.option("--explain", is_flag=True, help="Say which kernel each kind of operator has, and why; builds nothing.")
 @json_option
 def plan(
     bundle: str,
@@ -52,6 +57,7 @@ def plan(
     threads: int | None,
     encode: bool,
     no_build: bool,
+    explain: bool,
     as_json: bool,
     **fields: Any,
 ) -> None:
@@ -64,21 +70,38 @@ def plan(
 
     if encode:
         _refuse_what_no_encoding_has(click.get_current_context())
-    request = asked(size, fields, prompt)
+    request, build = asked(size, fields, prompt), not (no_build or explain)
     with load(runnable(bundle), provider=provider, memory=memory, threads=threads, refiner=refiner) as pipeline:
         with spinner("planning") as pipeline.on_progress:
             if encode:
-                found = pipeline.plan_encoding(
-                    request.width, request.height, exactness=request.exactness, build=not no_build
-                )
+                found = pipeline.plan_encoding(request.width, request.height, exactness=request.exactness, build=build)
             else:
-                found = pipeline.plan(request, build=not no_build)
+                found = pipeline.plan(request, build=build)
         facts = {"bundle": pipeline.bundle.name, "hash": pipeline.bundle.hash, "target": pipeline.target.name}
+        kernels = _kernels(found, on_processor=pipeline.target.is_host) if explain else {}
     if as_json:
-        say_json({**facts, "plan": found.as_dict()})
+        say_json({**facts, "plan": found.as_dict(), **({"explained": kernels} if explain else {})})
         return
     for line in found.lines():
         say(line)
+    for role, explained in kernels.items():
+        say(f"{role}:")
+        for line in explanation(explained):
+            say(line)
+
+
+def _kernels(plan: Plan, *, on_processor: bool) -> dict[str, dict[str, Any]]:
+    """By a stage's name what its build says of its kernels; of one that isn't there yet, how it is planned to be held,
+    and of which processors the priors are that its kernels will be chosen by (None: a device has no choice)."""
+    from tintype.engine import explained, processor_kind, read_report
+
+    processor = processor_kind() if on_processor else None
+    return {
+        stage.role: explained(read_report(stage.build))
+        if stage.build
+        else {"by": None, "held": str(stage.mode), "processor": processor}
+        for stage in plan.stages
+    }
 
 
 def _refuse_what_no_encoding_has(context: click.Context) -> None:

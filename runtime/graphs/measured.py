@@ -210,7 +210,7 @@ class Planner:
             graph = self.graphs.bundle.graph_path(ref.role, ref.variant)
             return replace(stage, build_bytes=reckoned_build_bytes(graph))
         report = read_report(folder)
-        return replace(stage, kernels=report.get("kernels", {}), build_bytes=report.get("peak_bytes", 0), built=True)
+        return replace(stage, kernels=report.get("kernels", {}), build_bytes=report.get("peak_bytes", 0), build=folder)
 
     def _find_build(self, ref: GraphRef, options: BuildOptions) -> Path | None:
         from tintype.engine.build.builds import find_build

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 from tintype.costs import Costs
@@ -50,7 +51,11 @@ class Stage:
     branches: int = 2  # that a call has a part of its own for, or with split guidance is one of
     kernels: Mapping[str, int] = field(default_factory=dict)  # which ways of computing its build has, and how often
     build_bytes: int = 0  # the most that the process had, or is reckoned to have, that makes its build
-    built: bool = False  # it is there
+    build: Path | None = None  # its folder, where it is there
+
+    @property
+    def built(self) -> bool:
+        return self.build is not None
 
     @property
     def peak_bytes(self) -> int:

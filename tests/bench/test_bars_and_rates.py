@@ -11,10 +11,11 @@ import pytest
 
 from tintype.bench.command import COLD_BAR, PEER_BARS
 from tintype.bench.comparison import Bar, add_ratios, judge
-from tintype.bench.figures import bar_lines, table_lines, verdict
+from tintype.bench.figures import bar_lines, share_lines, table_lines, verdict
 from tintype.bench.job import Job
 from tintype.bench.peer_rates import RatesPeer, copy_rate, float_product, int8_product
 from tintype.bench.peers import plain_session
+from tintype.bench.shares import Stage, add_shares, picture_stages
 
 MIB = 2**20
 
@@ -71,6 +72,38 @@ def test_a_product_is_the_product_in_fp32_and_its_weight_is_near_in_int8() -> No
     step = np.abs(weight).max(axis=0) / 127
     error = np.abs(rounded - weight) / step
     assert 0.25 < error.max() <= 0.501
+
+
+def test_a_stage_is_told_as_shares_of_the_rates_of_its_own_precision() -> None:
+    def rate(value: float) -> dict[str, float]:
+        return {"median": value, "largest": value}
+
+    rates = {"fp32 a GFLOP/s": rate(200.0), "fp32 b GFLOP/s": rate(100.0), "int8 a GFLOP/s": rate(800.0)}
+    rates["copy GB/s"] = rate(40.0)
+    table: dict[str, dict[str, Any]] = {
+        "float": {"seconds_a_step": {"median": 2.0}, "decode_seconds": {"median": 1.0}},
+        "integers": {"seconds_a_step": {"median": 1.0}},
+        "told nothing": {"seconds": {"median": 1.0}},
+    }
+    stages = {
+        "denoise": Stage("seconds_a_step", {"Conv": 100 * 10**9, "MatMul": 180 * 10**9}, 8 * 10**9),
+        "decode": Stage("decode_seconds", {"Conv": 50 * 10**9}, 10**9),
+    }
+    add_shares(table, stages, rates, int8=["integers"])
+    assert list(share_lines(table, "picture")) == [
+        "picture           float                 denoise: 70 % of 200 GFLOP/s (fp32), 10 % of 40 GB/s",
+        "picture           float                 decode: 25 % of 200 GFLOP/s (fp32), 2 % of 40 GB/s",
+        "picture           integers              denoise: 35 % of 800 GFLOP/s (int8), 20 % of 40 GB/s",
+    ]
+    assert table["float"]["shares"]["denoise"]["gflops"] == 140.0
+    assert "shares" not in table["told nothing"]
+
+
+def test_a_picture_with_guidance_is_of_two_rows_but_its_decode() -> None:
+    guided, plain = (picture_stages(Job(guidance_scale=scale)) for scale in (7.5, 1.0))
+    assert set(guided) == {"encode", "denoise", "decode"}
+    assert sum(guided["denoise"].operations.values()) == 2 * sum(plain["denoise"].operations.values())
+    assert guided["decode"] == plain["decode"]
 
 
 @pytest.mark.bench

@@ -169,6 +169,7 @@ def test_a_warm_process_is_measured_after_its_first_picture(tiny_bundle: Path, t
     steady = comparison("steady", Job(model=str(tiny_bundle), num_inference_steps=2), tmp_path)
     figures = steady.run(Schedule(rounds=2), tmp_path)["peers"]["tintype"]
     assert figures["seconds"]["runs"] == 2
+    assert set(figures["shares"]) == {"encode", "denoise", "decode"}
     assert figures["peak_rss_bytes"] > 20 * MIB
     assert any(entry.identity.plan.endswith("timed") for entry in cache_entries() if entry.identity is not None)
 

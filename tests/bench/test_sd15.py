@@ -14,7 +14,7 @@ import pytest
 from click.testing import CliRunner
 
 from tintype.bench.comparison import judge
-from tintype.bench.figures import table_lines
+from tintype.bench.figures import share_lines, table_lines
 from tintype.bench.job import Job, with_steps
 from tintype.bench.peers import graph_inputs, loop_figures
 from tintype.bench.runner import Command, Peer, Schedule, Turn, measure
@@ -129,8 +129,11 @@ def test_graphs_are_compared_with_the_canonical_one_on_the_same_inputs(folder: P
     for part in report.values():
         assert set(part["peers"]) >= {"onnxruntime-f32", "tintype-exact", "tintype-balanced"}
         operations = sum(part["gigaoperations"].values())
+        assert "GB/s" in next(share_lines(part["peers"]))
         for figures in part["peers"].values():
             assert figures["gflops"] == pytest.approx(operations / figures["seconds"]["median"], rel=0.2, abs=0.06)
+            (share,) = figures["shares"].values()
+            assert share["of_products"] == pytest.approx(share["gflops"] / share["products_gflops"], rel=0.2, abs=0.001)
         exact = part["peers"]["tintype-exact"]
         assert exact["psnr_db"]["smallest"] > 70
         assert exact["seconds"]["runs"] == 2
@@ -230,6 +233,10 @@ def test_a_picture_has_its_loop_and_steps_told_apart(folder: Path, tmp_path: Pat
         assert figures["seconds"]["median"] > figures["denoise_seconds"]["median"] > 0
         assert 0 < figures["outside_share"]["median"] < 1
         assert figures["cold_seconds"] > 0
+        assert set(figures["shares"]) == {"encode", "denoise", "decode"}
+        assert all(share["of_products"] > 0 and share["of_copy"] > 0 for share in figures["shares"].values())
+    assert table["tintype-balanced"]["shares"]["denoise"]["precision"] == "int8"
+    assert part["rates"]["copy GB/s"]["median"] > 0
     assert {bar["what"] for bar in part["bars"]} == {
         "tintype-exact, share of the loop outside the graph",
         "tintype-balanced, share of the loop outside the graph",

@@ -13,7 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 from tintype.engine import BuildOptions, build_id, cache_entries, clear_cache, ensure_build, has_ability, open_role
 from tintype.engine.build import cache as caching
 from tintype.engine.build.cache import bytes_on_disk, damage, read_report, sweep_weights, weights_folder
-from tintype.engine.build.measure import AS_IS, CostTable, Way, fastest, psnr_db
+from tintype.engine.build.measure import AS_IS, CostTable, Way, fastest, psnr_db, refusals
 
 pytestmark = pytest.mark.slow
 
@@ -197,10 +197,12 @@ def test_the_choice_goes_by_time_then_size_and_never_below_the_gate():
         "wrong": Way(0.10, 100_000, 50.0),
     }
     gates = {"fast": 90.0, "small": 90.0, "wrong": 90.0}
-    assert fastest(ways, gates) == "small"
-    assert fastest(ways, {**gates, "wrong": 40.0}) == "wrong"
-    assert fastest(ways, gates, 0) == AS_IS
-    assert fastest({AS_IS: ways[AS_IS]}, {}) == AS_IS
+    assert refusals(ways, gates) == {"wrong": "below 90 dB"}
+    assert fastest(ways, refusals(ways, gates)) == "small"
+    assert fastest(ways, refusals(ways, {**gates, "wrong": 40.0})) == "wrong"
+    assert set(refusals(ways, gates, 0)) == {"fast", "small", "wrong"}
+    assert fastest(ways, refusals(ways, gates, 0)) == AS_IS
+    assert fastest({AS_IS: ways[AS_IS]}, ()) == AS_IS
 
 
 def test_tables_of_two_processes_are_joined(tmp_path):

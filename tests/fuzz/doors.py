@@ -309,10 +309,11 @@ def cache(path: Path, scratch: Scratch) -> None:
     """A JSON file of the cache; its first line says which, and so who reads it."""
     from tintype import strict_json
     from tintype.bundle.verify import _read_verdict
-    from tintype.cli.build import explanation
     from tintype.cli.calibrate import describe
+    from tintype.cli.explain import explanation
     from tintype.costs import GraphFacts
     from tintype.engine.build import cache as builds
+    from tintype.engine.build.explain import explained
     from tintype.engine.build.measure import CostTable
     from tintype.engine.build.probe import _stored
     from tintype.files import read_cached
@@ -348,7 +349,7 @@ def cache(path: Path, scratch: Scratch) -> None:
     else:
         builds.damage(folder)
         builds.cache_entries()
-        list(explanation(builds.read_report(folder).get("choices", [])))
+        list(explanation(explained(builds.read_report(folder))))
 
 
 def picture(path: Path, scratch: Scratch) -> None:

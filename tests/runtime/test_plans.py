@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,7 @@ from click.testing import CliRunner
 import tintype
 import tintype.memory.budget
 from tintype.cli.plan import plan as plan_command
+from tintype.engine import cache_entries
 from tintype.errors import MemoryBudgetError
 from tintype.graphs.measured import PLANS_KEPT, Planner
 from tintype.memory.mode import MIB
@@ -117,6 +120,29 @@ def test_a_plan_counts_the_denoisers_calls_as_they_are_made(
         plan = pipeline.plan(PROMPT, build=False, **asked)
         pipeline.generate(PROMPT, **asked)
     assert {stage.role: stage.calls for stage in plan.stages}["denoiser"] == calls
+
+
+def test_a_plan_explains_its_kernels_and_builds_nothing_and_needs_no_onnx(tiny_bundle: Path, no_builds) -> None:
+    asked = [str(tiny_bundle), "--size", "64x64", "--provider", "cpu", "--threads", "1", "--explain"]
+    code = "import sys; from tintype.cli.plan import plan; plan(sys.argv[1:], standalone_mode=False); "
+    code += "print({'onnx', 'onnx_ir'} & set(sys.modules))"
+    before = subprocess.run([sys.executable, "-c", code, *asked], capture_output=True, text=True, check=True).stdout
+    assert before.count("not built yet, planned as packed; the first picture builds it, its kernels chosen") == 3
+    assert before.endswith("set()\n")
+    assert not cache_entries()
+    with tintype.load(tiny_bundle, provider="cpu", threads=1) as pipeline:
+        pipeline.generate(PROMPT, width=64, height=64, num_inference_steps=1)
+    told = json.loads(CliRunner().invoke(plan_command, [*asked, "--json"]).stdout)["explained"]
+    assert set(told) == {"text_encoder", "denoiser", "vae_decoder"}
+    assert {kernels["by"] for kernels in told.values()} == {"priors"}
+    assert told["denoiser"]["priors"]["processor"]
+    layers = [row for kernels in told.values() for row in kernels["layers"]]
+    assert any(row["layer"].startswith("Conv") and row["chosen"] in row["ways"] for row in layers)
+    assert told["denoiser"]["always"]["attention"] > 0
+    assert told["denoiser"]["others"]["Concat"] > 0
+    lines = CliRunner().invoke(plan_command, asked).stdout
+    assert "in times of the layer as it is" in lines
+    assert "the only kernel, put in wherever it matches: attention" in lines
 
 
 def test_the_command_plans_for_the_parts_of_a_prompt() -> None:

@@ -24,6 +24,7 @@ from tintype.engine.run.chain import PARTS_NAME, read_chains
 from tintype.engine.run.strips import STRIPS_NAME, read_strips
 from tintype.errors import BuildError
 from tintype.files import read_plain, sha256_of
+from tintype.kernels.graph.priors import AS_IS
 
 FACTS_NAME = "build.json"
 BUNDLES = "bundles"  # the folder of bundles that were made of folders of ONNX graphs, see `bundle.converted`
@@ -335,6 +336,17 @@ class _ChoiceFacts:
     layer: str
     chosen: str
     ways: Mapping[str, _WayFacts]
+    refused: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not {self.chosen, AS_IS} <= set(self.ways) or min(way.seconds for way in self.ways.values()) <= 0:
+            raise strict_json.Misfit("a layer's ways lack the one that was chosen, or take no time")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _PriorsFacts:
+    processor: str
+    threads: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -343,6 +355,9 @@ class _ReportFacts:
 
     kernels: Mapping[str, int] = field(default_factory=dict)
     choices: tuple[_ChoiceFacts, ...] = ()
+    timed: bool = False
+    priors: _PriorsFacts | None = None
+    others: Mapping[str, int] = field(default_factory=dict)
     peak_bytes: int = 0  # of the process that made it
 
 

@@ -102,7 +102,7 @@ def make_build(job: Job) -> dict[str, Any]:
     NameFixPass()(model)  # layers are told apart by their nodes' names, which a graph may leave out
     if job.options.is_changed:
         change_graph(model, job.options.cut, job.options.token_merging, dict(job.options.dims))
-    report: dict[str, Any] = {"kernels": {}, "choices": [], "optimized": job.target.is_host}
+    report: dict[str, Any] = {"kernels": {}, "choices": [], "others": {}, "optimized": job.target.is_host}
     report["timed"] = bool(job.options.timed and job.options.dims)
     scratch = job.folder / ".scratch"
     scratch.mkdir()
@@ -132,6 +132,7 @@ def _lower(model: ir.Model, job: Job, scratch: Path, report: dict[str, Any]) -> 
     from tintype.kernels.registry import PINNED_TARGETS, finish, kernels_for, lower
 
     options, able = job.options, abilities(job.target)
+    named = {node.name for node in model.graph}
     if options.dims or job.target.name in PINNED_TARGETS:
         pin(model, dict(options.dims))
     if options.segment_bytes is not None and not job.target.is_host:
@@ -143,9 +144,13 @@ def _lower(model: ir.Model, job: Job, scratch: Path, report: dict[str, Any]) -> 
     kernels = lower(model, job.target.name, kernels=chosen).as_dict()
     report["abilities"] = sorted(able)
     report["half_nodes"] = finish(model, job.target.name, able, exactness=options.exactness)
-    once = None
+    once, choosable = None, set[str]()
     if options.dims:
         kernels |= _choose(model, job, able, scratch, report)
+        choosable = {choice["node"] for choice in report["choices"]}
+    others = (node.op_type for node in model.graph if node.name in named and node.name not in choosable)
+    report["others"] = dict(Counter(others))
+    if options.dims:
         model.opset_imports.update(DOMAINS)
         # Segments are for where memory is dear: no more is kept from step to step than a layer may weigh there.
         once = split_held(model, largest_bytes=_largest(options) if options.segment_bytes is not None else None)
@@ -180,6 +185,8 @@ def _choose(model: ir.Model, job: Job, able: frozenset[str], scratch: Path, repo
     spill.settle(model.graph)
     table.write()
     report["choices"] = [asdict(choice) for choice in choices]
+    if not options.timed:
+        report["priors"] = {"processor": priors.processor, "threads": priors.threads}
     counts = Counter(choice.chosen for choice in choices if choice.chosen != measure.AS_IS)
     return dict(counts) | tidy(model, target.name)
 
@@ -245,7 +252,9 @@ def _save_strips(model: ir.Model, job: Job, scratch: Path, report: dict[str, Any
         if _lower(piece, job, scratch, told) is not None:
             raise ValueError("a graph that takes a prompt does not run in strips")
         report["choices"] += told["choices"]
-        report["kernels"] = dict(Counter(report["kernels"]) + Counter(told["kernels"]))
+        report["priors"] = told.get("priors")
+        for name in ("kernels", "others"):
+            report[name] = dict(Counter(report[name]) + Counter(told[name]))
 
     save_strips(
         model,

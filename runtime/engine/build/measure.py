@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -60,6 +60,7 @@ class Choice:
     layer: str
     ways: dict[str, Way]
     chosen: str
+    refused: dict[str, str]  # by way, why it could not be taken, however fast
 
 
 @dataclass(slots=True)
@@ -116,8 +117,9 @@ def choose(
         if layer.node in gone:
             continue
         ways = ways_of(layer)
-        chosen = fastest(ways, _gates(layer), largest_bytes)
-        decided.append((layer, Choice(str(layer.node.name), layer.describe(), ways, chosen)))
+        refused = refusals(ways, _gates(layer), largest_bytes)
+        chosen = fastest(ways, refused)
+        decided.append((layer, Choice(str(layer.node.name), layer.describe(), ways, chosen, refused)))
         gone.update(choice.replaced(layer, chosen))
     for layer, each in decided:
         choice.apply(layer, each.chosen, model.graph)
@@ -181,16 +183,20 @@ def _gates(layer: Layer) -> dict[str, float]:
     return {kernel.name: LOSSY_GATE_DB if kernel.lossy else exact for kernel in layer.kernels}
 
 
-def fastest(ways: dict[str, Way], gates_db: dict[str, float], largest_bytes: int | None = None) -> str:
-    """The way to take: of those that are about as fast as the fastest, the one with the smallest weights.
-
-    A way has to be near enough to the layer as it is, and its weights no larger than as they are or than
-    `largest_bytes`, if that is given.
-    """
+def refusals(
+    ways: Mapping[str, Way], gates_db: Mapping[str, float], largest_bytes: int | None = None
+) -> dict[str, str]:
+    """The ways that can't be taken, each with the reason: it has to be near enough to the layer as it is, and its
+    weights no larger than as they are or than `largest_bytes`, if that is given."""
     most = math.inf if largest_bytes is None else max(ways[AS_IS].weight_bytes * 1.05 + 4096, largest_bytes)
-    allowed = {
-        name: way for name, way in ways.items() if way.psnr_db >= gates_db.get(name, 0.0) and way.weight_bytes <= most
-    }
+    refused = {name: "its weights are too large here" for name, way in ways.items() if way.weight_bytes > most}
+    gates = {name: gates_db.get(name, 0.0) for name in ways}
+    return refused | {name: f"below {gates[name]:.0f} dB" for name, way in ways.items() if way.psnr_db < gates[name]}
+
+
+def fastest(ways: Mapping[str, Way], refused: Collection[str]) -> str:
+    """The way to take: of those that are about as fast as the fastest, the one with the smallest weights."""
+    allowed = {name: way for name, way in ways.items() if name not in refused}
     limit = min(way.seconds for way in allowed.values()) * CLOSE
     close = {name: way for name, way in allowed.items() if way.seconds <= limit}
     return min(close, key=lambda name: (close[name].weight_bytes, close[name].seconds))
