@@ -74,7 +74,7 @@ RECIPES = {
             text_width=128, text_layers=4, text_heads=4, text_batch=64, text_samples=40_000,
             unet_channels=(32, 96, 160), unet_layers=1, unet_heads=4, unet_batch=32, unet_samples=86_000,
             unet_learning_rate=8e-4, ema_decay=0.999,
-            fast_steps=4, fast_ways=3_000, fast_batch=16, fast_samples=18_000, fast_learning_rate=3e-4,
+            fast_steps=4, fast_ways=3_000, fast_batch=16, fast_samples=19_000, fast_learning_rate=3e-4,
         ),
         Recipe(
             name="gpu", resolution=256, pictures=120_000, crop=128,
