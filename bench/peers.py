@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 import tintype
 from tintype.bench.job import Job
 from tintype.bench.worker import Figures, Peer
-from tintype.bundle import Bundle, open_bundle
+from tintype.bundle import Bundle, Manifest, open_bundle
 from tintype.engine import BuildOptions, ensure_build, open_role, resolve_provider
 from tintype.families.model import Model
 from tintype.prompt.chunks import encode_prompt

@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 import click
 
 from tintype.bundle.library import library_place
-from tintype.bundle.manifest import PARITY_KINDS
+from tintype.bundle.parity import PARITY_KINDS
 from tintype.bundle.skew import read_skews
 from tintype.cli.say import say, say_json
 from tintype.errors import ExportError, printable

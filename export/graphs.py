@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 
 from tintype.bundle import PreviewFactors
-from tintype.bundle.manifest import MAX_PREVIEW_FACTOR
+from tintype.bundle.preview import MAX_PREVIEW_FACTOR
 from tintype.engine import BuildOptions, graph_session, measure_ranges, return_large_blocks
 from tintype.export.calibration_data import CalibrationData
 from tintype.export.calls import Call, TrajectoryPlan

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from tintype.bundle.manifest import PARITY_KINDS
+from tintype.bundle.parity import PARITY_KINDS
 from tintype.errors import ExportError, near_names
 from tintype.export.calls import DEFAULT_PROMPTS, TrajectoryPlan
 from tintype.export.checkpoint import Checkpoint

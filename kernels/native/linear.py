@@ -178,7 +178,7 @@ def _layer(node: ir.Node, shapes: Shapes) -> _Layer | None:
         plain = all(node.attributes.get_float(name, 1.0) == 1.0 for name in ("alpha", "beta"))
         bias = node.inputs[2] if len(node.inputs) > 2 else None
         known = constant_of(bias)
-        if not plain or node.attributes.get_int("transA", 0) or (bias is not None and known is None):
+        if not plain or node.attributes.get_int("transA", 0) != 0 or (bias is not None and known is None):
             return None
         if known is not None and known.size != width:
             return None

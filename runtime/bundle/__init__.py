@@ -19,14 +19,14 @@ from tintype.bundle.manifest import (
     FileFacts,
     Graph,
     Manifest,
-    Parity,
     Port,
-    PreviewFactors,
     ReplacedPart,
     SizeLimits,
     Source,
     TokenizerFacts,
 )
+from tintype.bundle.parity import Parity
+from tintype.bundle.preview import PreviewFactors
 
 __all__ = [
     "EMBEDDED",

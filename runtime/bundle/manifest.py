@@ -21,6 +21,8 @@ from tintype.bounds import (
     MAX_ORIGIN_TEXTS,
     MAX_PROMPT_BYTES,
 )
+from tintype.bundle.parity import Parity
+from tintype.bundle.preview import PreviewFactors
 from tintype.bundle.shapes import channels, check_graphs
 from tintype.bundle.skew import Skew, check_skews
 from tintype.strict_json import require
@@ -30,12 +32,10 @@ FORMAT_VERSION = 1
 MANIFEST_NAME = "tintype.json"
 COPY_AGAIN = "copy the bundle again, or export the checkpoint again"  # what helps where a file of it is damaged
 
-MAX_PREVIEW_FACTOR = 1000  # of a colour, for one channel; real ones are below 1
 MAX_DIMENSION = 2**24  # elements along one axis of an input or output
 
 DTYPES = ("float32", "float16", "float64", "int64", "int32", "bool")  # as numpy names them
 PRECISIONS = ("fp32", "fp16", "int8")
-PARITY_KINDS = ("quick", "full")
 PREDICTION_TYPES = ("epsilon", "v_prediction", "sample")
 
 XL = "stable-diffusion-xl"  # the family with two text encoders, whose denoiser is told of sizes
@@ -231,37 +231,6 @@ class TokenizerFacts:
         require(3 <= self.max_length <= 4096, f"max_length is {self.max_length}; 3 to 4096 makes sense")
         for token in (self.bos_token_id, self.eos_token_id, self.pad_token_id):
             require(0 <= token < 2**31, f"{token} is no token id")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PreviewFactors:
-    """What a cell's latents, as the denoiser leaves them, look like without a decoder; see `image.preview`."""
-
-    weights: tuple[tuple[float, ...], ...]  # by channel, for red, green and blue
-    bias: tuple[float, ...] = (0.0, 0.0, 0.0)  # -1 is black, 1 is white
-
-    def __post_init__(self) -> None:
-        rows = (*self.weights, self.bias)
-        require(all(len(row) == 3 for row in rows), "preview has rows that are not red, green and blue")
-        sane = all(abs(value) <= MAX_PREVIEW_FACTOR for row in rows for value in row)
-        require(sane, f"preview has a factor beyond {MAX_PREVIEW_FACTOR}")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Parity:
-    """One gate of the export: how near the canonical graph came to its reference. Exact is written as 200 dB."""
-
-    graph: str
-    reference: str
-    psnr_db: float
-    gate_db: float
-    passed: bool
-    guidance_error: float | None = None  # relative error of conditional minus unconditional prediction
-    kind: str | None = None  # on which inputs: of PARITY_KINDS; None: full, by an exporter that had no other
-
-    def __post_init__(self) -> None:
-        known = self.kind is None or self.kind in PARITY_KINDS
-        require(known, f"a parity of kind {str(self.kind)[:60]!r} is not one of {', '.join(PARITY_KINDS)}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

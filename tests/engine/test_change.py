@@ -14,7 +14,7 @@ from tintype.engine.build.analyse import analysis_of
 from tintype.engine.build.lower import Job
 from tintype.engine.build.probe import random_inputs
 from tintype.errors import RequestError
-from tintype.uses import CROSS_ATTENTION, DEEP_FEATURES, Cut
+from tintype.uses import CROSS_ATTENTION, DEEP_FEATURES, Cut, GraphRef
 
 DIMS = {"batch": 1, "height": 16, "width": 16, "sequence": 77}
 WAYS = {"packed": {}, "mapped": {"mapped": True}, "segments": {"segment_bytes": 2**20}}
@@ -65,7 +65,8 @@ def test_a_graph_is_cut_for_one_shape_only():
 
 def test_what_the_second_graph_needs_is_known_before_it_is_built(postcard):
     whole, gives, takes = (
-        analysis_of(postcard, "denoiser", BuildOptions.for_shape(DIMS, cut=cut)) for cut in (None, *PAIRS["outermost"])
+        analysis_of(postcard, GraphRef("denoiser"), BuildOptions.for_shape(DIMS, cut=cut))
+        for cut in (None, *PAIRS["outermost"])
     )
     assert (gives.multiplications, gives.taken_bytes) == (whole.multiplications, 0)
     assert 0 <= gives.float_bytes - whole.float_bytes < 1024  # sizes that are numbers in it
@@ -82,6 +83,6 @@ def test_a_cut_that_a_graph_does_not_have_is_refused_with_those_it_has(postcard,
         open_role(postcard, "denoiser", cpu, options=too_deep)
     assert refusal.value.fix == "give 0 to 5"
     with pytest.raises(RequestError, match="6 skip connections"):
-        analysis_of(postcard, "denoiser", too_deep)
+        analysis_of(postcard, GraphRef("denoiser"), too_deep)
     with pytest.raises(RequestError, match="no cross-attention"):
         open_role(bundle, "denoiser", cpu, options=nothing)

@@ -38,7 +38,8 @@ def analysis_of(bundle: GraphSource, ref: GraphRef, options: BuildOptions) -> Gr
     place = cache.cache_folder() / "costs" / f"analysis-{hashlib.sha256(facts.encode()).hexdigest()[:24]}.json"
     with contextlib.suppress(OSError, ValueError):
         return strict_json.read(GraphFacts, strict_json.parse(read_cached(place)))
-    job: dict[str, Any] = {"source": str(bundle.graph_path(ref.role, ref.variant).resolve()), "dims": dict(options.dims)}
+    source = bundle.graph_path(ref.role, ref.variant).resolve()
+    job: dict[str, Any] = {"source": str(source), "dims": dict(options.dims)}
     job["cut"] = None if options.cut is None else asdict(options.cut)
     job["token_merging"] = options.token_merging
     try:
