@@ -205,6 +205,10 @@ postcard-fast: $(TEST_STAMP)
 	$(BIN)/python -m tintype.models.postcard.pack --fast
 	$(BIN)/python -m tintype.models.postcard.memorisation
 	$(BIN)/python -m tintype.models.postcard.evaluate bundle --fast --out bench/results/postcard-fast-int8.json
+	$(BIN)/python -m tintype.models.postcard.evaluate bundle --steps 4 --sigmas trailing \
+		--out bench/results/postcard-4-steps-int8.json
+	$(BIN)/python -m tintype.models.postcard.evaluate bundle --steps 4 --sigmas trailing --guidance-scale 1 \
+		--out bench/results/postcard-4-steps-unguided-int8.json
 
 bench: $(RUN_STAMP)
 	$(BIN)/tintype bench
