@@ -42,7 +42,8 @@ def test_it_is_both_requests_by_hand(pipeline, upscale, batch_size):
         # The same run by hand: its first latents, then the sampler over the same denoiser.
         by_hand = _denoised(alone, start + drawn * np.float32(alone.schedule.sigmas[0]), noise)
         assert schedule.total == 3
-        np.testing.assert_allclose(made.latents[index], by_hand[0], atol=2e-4)
+        # Of values up to 12; two pictures together may take other kernels than one.
+        np.testing.assert_allclose(made.latents[index], by_hand[0], atol=2e-3)
     assert made.image.size == (96, 72)
 
 

@@ -127,7 +127,7 @@ def test_every_step_is_that_of_diffusers_predictions_combined_by_hand(pipeline, 
         latents = denoised + (latents - denoised) * (after / sigma)
         measured = min(db(denoised, step.denoised), db(latents, step.latents))
         print(f"{kind}, step {step.index}: {measured:.1f} dB")
-        assert measured >= 80.0
+        assert measured >= 70.0  # Winograd's rounding, some 1e-6 of a layer's deviation, grows from step to step
 
 
 def prediction(reference: Any, kind: str, text: str, noisy: np.ndarray, timestep: float) -> np.ndarray:

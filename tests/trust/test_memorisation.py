@@ -64,8 +64,8 @@ def predictions(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, dict[int, np
     recorded: list[tuple[int, dict[int, np.ndarray]]] = []
     honest = Denoiser._predictions
 
-    def recording(self: Denoiser, *given: Any) -> dict[int, np.ndarray]:
-        found = honest(self, *given)
+    def recording(self: Denoiser, *given: Any, **named: Any) -> dict[int, np.ndarray]:
+        found = honest(self, *given, **named)
         recorded.append((self.step, {branch: values.copy() for branch, values in found.items()}))
         return found
 

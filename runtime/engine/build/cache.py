@@ -196,8 +196,14 @@ def remove_builds(bundle: str) -> int:
 
 def bytes_on_disk(folders: Iterable[Path]) -> int:
     """Bytes of all files below these folders; weights that builds share count once."""
-    files = (file.stat() for folder in folders for file in folder.rglob("*") if file.is_file())
-    return sum({(status.st_dev, status.st_ino): status.st_size for status in files}.values())
+    found = {}
+    for folder in folders:
+        for parent, _, names in os.walk(folder):
+            for name in names:
+                with contextlib.suppress(OSError):  # another process may be at work there
+                    status = Path(parent, name).stat()
+                    found[status.st_dev, status.st_ino] = status.st_size
+    return sum(found.values())
 
 
 def sweep_weights() -> None:

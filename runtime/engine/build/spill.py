@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import onnx_ir as ir
 
-from tintype.engine.build.weights import put
+from tintype.engine.build.weights import put, share
 from tintype.kernels.base import OWN
 
 PRODUCTS = {"MatMul", "FusedMatMul"}  # of which ONNX Runtime changes no weight while it optimizes
@@ -29,6 +29,7 @@ class Spill:
         self._path, self._folder, self._store = path, folder, store
         self._seen: set[ir.Value] = set()
         self._movable: list[ir.Value] = []
+        self._placed: list[Path] = []
 
     def weights_of(self, graph: ir.Graph) -> None:
         """Move every large weight of the graph that is in memory."""
@@ -40,22 +41,26 @@ class Spill:
             if tensor is None or isinstance(tensor, ir.ExternalTensor) or tensor.nbytes < SPILLED_BYTES:
                 continue
             if self._folder is not None and all(use.node.domain == OWN for use in value.uses()):
-                self._put(value, self._folder)
+                self._put(value, self._folder, None)  # a build that fails leaves nothing with others
             else:
                 self._append(value)
                 self._movable.append(value)
 
     def settle(self, graph: ir.Graph) -> None:
-        """Move those of products to where the build will have them: every kernel is chosen."""
+        """Move those of products to where the build will have them, and share all there: every kernel is chosen."""
+        for place in self._placed if self._store is not None else ():
+            share(place, self._store)
         for value in self._movable:
             uses = value.uses() if graph.initializers.get(str(value.name)) is value else ()
             if uses and self._folder is not None and all(use.node.op_type in PRODUCTS for use in uses):
-                self._put(value, self._folder)
+                self._put(value, self._folder, self._store)
 
-    def _put(self, value: ir.Value, folder: Path) -> None:
+    def _put(self, value: ir.Value, folder: Path, store: Path | None) -> None:
         """Into a file of its own, which other builds may share."""
-        content = np.ascontiguousarray(_data(value).numpy()).data.cast("B")
-        self._point(value, put(content, folder, self._store), 0)
+        place = put(np.ascontiguousarray(_data(value).numpy()).data.cast("B"), folder, store)
+        if store is None:
+            self._placed.append(place)
+        self._point(value, place, 0)
 
     def _append(self, value: ir.Value) -> None:
         with self._path.open("ab") as file:

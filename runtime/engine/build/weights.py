@@ -5,6 +5,8 @@ A model built for three sizes holds its weights once. Runs in the child process 
 
 from __future__ import annotations
 
+import contextlib
+import filecmp
 import hashlib
 import os
 import shutil
@@ -70,28 +72,41 @@ def weight_files(model: Path) -> tuple[str, ...]:
 
 def put(content: bytes | memoryview, folder: Path, store: Path | None) -> Path:
     """Put a weight into the build's folder of them, under the sha256 of its bytes; returns its place."""
-    name = hashlib.sha256(content).hexdigest()
-    place = folder / name
+    place = folder / hashlib.sha256(content).hexdigest()
     if place.exists():
         return place
     folder.mkdir(exist_ok=True)
-    shared = store / name if store is not None else None
-    if shared is not None and _holds(shared, content):
+    if store is not None and _holds(store / place.name, content):
         try:
-            os.link(shared, place)
+            os.link(store / place.name, place)
         except OSError:
-            shutil.copyfile(shared, place)
+            shutil.copyfile(store / place.name, place)
         return place
     place.write_bytes(content)
-    if shared is not None:
-        shared.parent.mkdir(parents=True, exist_ok=True)
-        scratch = shared.with_name(f".{name}.{os.getpid()}")
-        try:
-            os.link(place, scratch)
-            scratch.replace(shared)
-        except OSError:
-            scratch.unlink(missing_ok=True)  # no hard links here: the build keeps its own
+    if store is not None:
+        _link(place, store / place.name)
     return place
+
+
+def share(place: Path, store: Path) -> None:
+    """Let a build have a weight in common with others that have it already, or will."""
+    shared = store / place.name
+    with contextlib.suppress(OSError):
+        if filecmp.cmp(place, shared, shallow=False):
+            _link(shared, place)
+            return
+    _link(place, shared)
+
+
+def _link(source: Path, target: Path) -> None:
+    """Let a name stand for a file that is there, in place of what else may lie under it."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    scratch = target.with_name(f".{target.name}.{os.getpid()}")
+    try:
+        os.link(source, scratch)
+        scratch.replace(target)
+    except OSError:
+        scratch.unlink(missing_ok=True)  # no hard links here: the build keeps its own
 
 
 def _holds(path: Path, content: bytes | memoryview) -> bool:
