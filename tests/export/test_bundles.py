@@ -142,6 +142,7 @@ def test_the_decoder_answers_at_sizes_it_was_not_traced_at(bundle: Bundle, tiny_
     assert psnr_db(expected, run_graph(bundle.graph_path("vae_decoder"), {"latent_sample": latents})["sample"]) >= 80.0
 
 
+@pytest.mark.long
 def test_the_int8_export_passes_its_gates(int8_export: Export) -> None:
     folder, printed = int8_export
     found = {parity.graph: parity for parity in open_bundle(folder).manifest.parity}
@@ -155,6 +156,7 @@ def test_the_int8_export_passes_its_gates(int8_export: Export) -> None:
     }
 
 
+@pytest.mark.long
 def test_the_int8_bundle_is_small_and_says_what_it_is(int8_export: Export, tiny_bundle: Path) -> None:
     folder, printed = int8_export
     manifest = open_bundle(folder).manifest
@@ -168,6 +170,7 @@ def test_the_int8_bundle_is_small_and_says_what_it_is(int8_export: Export, tiny_
     assert printed["bundle_bytes"] == small + (folder / "tintype.json").stat().st_size
 
 
+@pytest.mark.long
 def test_int8_graphs_are_hybrid(int8_export: Export) -> None:
     folder, printed = int8_export
     for graph in printed["graphs"]:
@@ -194,6 +197,7 @@ def test_a_default_request_that_the_model_cannot_do_is_refused(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.long
 def test_both_exports_come_from_the_same_checkpoint(int8_export: Export, bundle: Bundle) -> None:
     other = open_bundle(int8_export[0]).manifest
     assert other.source == bundle.manifest.source

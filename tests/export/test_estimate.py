@@ -127,6 +127,7 @@ def test_it_is_said_and_stands_in_the_report(
         assert word in caught.value.message
 
 
+@pytest.mark.long
 def test_an_export_reports_what_it_said_and_which_parity_it_did(tiny_bundle: Path, int8_export) -> None:  # type: ignore[no-untyped-def]
     _, printed = int8_export
     assert printed["parity"] == "quick"

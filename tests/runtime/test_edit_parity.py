@@ -12,7 +12,7 @@ import tintype
 
 pytestmark = MARKS
 
-SIZES = [(64, 64), (96, 40)]
+SIZES = [(64, 64), pytest.param((96, 40), marks=pytest.mark.long)]
 CASES = [(sampler, strength) for sampler in SCHEDULERS for strength in (0.3, 0.75, 1.0)]
 CASES.remove(("pndm", 1.0))  # nothing is left out: see tests/sampling/test_trajectories.py
 PIPELINES = {

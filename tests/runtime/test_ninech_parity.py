@@ -52,7 +52,7 @@ def assert_same(made: Any, expected: np.ndarray) -> None:
     assert measured >= GATE_DB
 
 
-@pytest.mark.parametrize("size", [(64, 64), (96, 40)], ids=str)
+@pytest.mark.parametrize("size", [(64, 64), pytest.param((96, 40), marks=pytest.mark.long)], ids=str)
 @pytest.mark.parametrize("strength", [0.75, 1.0])
 @pytest.mark.parametrize("sampler", ["euler", "ddim", "dpmpp_2m"])
 def test_inpainting_is_that_of_diffusers(pair, sampler, strength, size):

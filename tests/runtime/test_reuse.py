@@ -191,7 +191,7 @@ def test_where_every_call_is_whole_the_bytes_are_those_without(pipeline, change)
 
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("sampler", ["heun", "dpmpp_2m"])
-@pytest.mark.parametrize("model", ["pipeline", "xl"])
+@pytest.mark.parametrize("model", ["pipeline", pytest.param("xl", marks=pytest.mark.long)])
 def test_calls_are_those_that_the_request_is_planned_by(request, calls, model, sampler, way):
     """Of a sampler with two calls a step each counts; a second batch begins with a whole one."""
     opened = request.getfixturevalue(model)
@@ -220,7 +220,9 @@ def test_a_record_of_it_is_made_again_byte_for_byte(pipeline, tmp_path, way, beg
 
 
 @pytest.mark.filterwarnings("ignore:__array_:DeprecationWarning")  # diffusers with numpy 2
-@pytest.mark.parametrize("name", ["ssd-1b", "lcm", "instruct-pix2pix", pytest.param("bk-sdm", marks=pytest.mark.long)])
+@pytest.mark.parametrize(
+    "name", ["ssd-1b", *(pytest.param(name, marks=pytest.mark.long) for name in ("lcm", "instruct-pix2pix", "bk-sdm"))]
+)
 def test_models_of_every_build_can_skip(family, name):
     """Without a middle, with few blocks, told their guidance scale, or with a picture beside the noise."""
     began = {"image": photo(64, 48)} if name == "instruct-pix2pix" else {}
@@ -271,7 +273,9 @@ def test_with_parts_of_a_prompt_each_branch_keeps_its_own(pipeline, way):
 
 
 @pytest.mark.parametrize("way", ["deep", "gated"])
-@pytest.mark.parametrize("more", [{}, {"guidance_interval": "0.2,0.6"}], ids=["guided", "in-part"])
+@pytest.mark.parametrize(
+    "more", [{}, pytest.param({"guidance_interval": "0.2,0.6"}, marks=pytest.mark.long)], ids=["guided", "in-part"]
+)
 def test_the_smallest_budget_is_kept_and_splits_guidance_for_both_graphs(tiny_bundle, pipeline, calls, way, more):
     asked = {**ASKED, **WAYS[way], **more}
     with tintype.load(tiny_bundle, provider="cpu", memory="1MiB", threads=1) as bounded:
