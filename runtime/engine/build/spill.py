@@ -48,8 +48,9 @@ class Spill:
 
     def settle(self, graph: ir.Graph) -> None:
         """Move those of products to where the build will have them, and share all there: every kernel is chosen."""
-        for place in self._placed if self._store is not None else ():
-            share(place, self._store)
+        if self._store is not None:
+            for place in self._placed:
+                share(place, self._store)
         for value in self._movable:
             uses = value.uses() if graph.initializers.get(str(value.name)) is value else ()
             if uses and self._folder is not None and all(use.node.op_type in PRODUCTS for use in uses):
