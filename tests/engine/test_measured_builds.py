@@ -119,7 +119,7 @@ def test_a_build_made_again_chooses_the_same(unet, cpu, cache):
     (folder / "model.onnx").unlink()
     assert damage(folder) is not None
     assert build_id(ensure_build(bundle, "denoiser", cpu, options=OPTIONS)) == first
-    (table,) = (cache / "costs").iterdir()
+    (table,) = (path for path in (cache / "costs").iterdir() if path.name != "lowering.json")
     known = json.loads(table.read_text())
     for ways in known.values():  # a machine on which nothing but winograd2 is fast
         for name, way in ways.items():
