@@ -24,14 +24,7 @@ from tintype.families.base import (
 from tintype.families.reuse import cut_of, reuse_of
 from tintype.prompt import Wording, parse_parts
 from tintype.request import ResolvedRequest
-from tintype.sampling import (
-    PARAMETRIZATIONS,
-    ClassifierFreeGuidance,
-    Guidance,
-    Interval,
-    Schedule,
-    Unguided,
-)
+from tintype.sampling import PARAMETRIZATIONS, ClassifierFreeGuidance, Guidance, Interval, Schedule, Unguided
 from tintype.uses import DECODE, DENOISE, ENCODE, START, GraphRef, GraphUse
 
 # Of the VAE that 1.x and 2.x have: colours by least squares over many pictures, as several tools publish them.

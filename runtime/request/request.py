@@ -161,18 +161,13 @@ def _resolved(request: Request, opened: Opened, manifest: Manifest) -> ResolvedR
         width, height = (int(side * hires.factor) // step * step for side in (width, height))
     seed = secrets.randbits(32) if request.seed is None else request.seed
     sampler, spacing = _sampler_and_spacing(request, default)
-    scale = default.guidance_scale
-    if sampler in sampling.CFG_PP and scale > 1.0:  # another measure
-        scale = sampling.CFG_PP_GUIDANCE
     return ResolvedRequest(
         prompt=checks.words("prompt", request.prompt),
         negative_prompt=checks.words("negative_prompt", _either(request.negative_prompt, default.negative_prompt)),
         num_inference_steps=checks.whole_number(
             "num_inference_steps", _either(request.num_inference_steps, default.num_inference_steps), 1, MAX_STEPS
         ),
-        guidance_scale=checks.number(
-            "guidance_scale", _either(request.guidance_scale, scale), -MAX_GUIDANCE, MAX_GUIDANCE
-        ),
+        guidance_scale=_guidance_scale(request, sampler, default),
         guidance_rescale=checks.number(
             "guidance_rescale", _either(request.guidance_rescale, default.guidance_rescale), 0.0, 1.0
         ),
@@ -206,6 +201,16 @@ def _resolved(request: Request, opened: Opened, manifest: Manifest) -> ResolvedR
         code_noise=_code_noise(request, opened, sampler, (width, height), manifest),
         inputs=opened.inputs,
     )
+
+
+def _guidance_scale(request: Request, sampler: str, default: DefaultRequest) -> float:
+    """The one that was asked for, else the model's own; of CFG++, which has another measure, its usual one."""
+    from tintype import sampling
+
+    usual = default.guidance_scale
+    if sampler in sampling.CFG_PP and usual > 1.0:
+        usual = sampling.CFG_PP_GUIDANCE
+    return checks.number("guidance_scale", _either(request.guidance_scale, usual), -MAX_GUIDANCE, MAX_GUIDANCE)
 
 
 def _clip_skip(value: Any, manifest: Manifest) -> int:

@@ -198,11 +198,10 @@ def bytes_on_disk(folders: Iterable[Path]) -> int:
     """Bytes of all files below these folders; weights that builds share count once."""
     found = {}
     for folder in folders:
-        for parent, _, names in os.walk(folder):
-            for name in names:
-                with contextlib.suppress(OSError):  # another process may be at work there
-                    status = Path(parent, name).stat()
-                    found[status.st_dev, status.st_ino] = status.st_size
+        for name in _files_below(folder):
+            with contextlib.suppress(OSError):  # another process may be at work there
+                status = (folder / name).stat()
+                found[status.st_dev, status.st_ino] = status.st_size
     return sum(found.values())
 
 
@@ -396,6 +395,4 @@ def _files_below(folder: Path) -> Iterator[str]:
 
 
 def _bytes_below(path: Path) -> int:
-    if path.is_file():
-        return path.stat().st_size
-    return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+    return path.stat().st_size if path.is_file() else bytes_on_disk([path])
