@@ -24,7 +24,7 @@ HASHED_BYTES = 4e8  # a second takes, beside the door's own; files are hashed wh
 USUAL_SECONDS = 0.038  # of an AMD EPYC (Zen 4) with half of a core's time
 MOST_BYTES = 500 * 2**20
 # What libtiff says of a damaged file on stderr, in fixed words and numbers; Pillow has no way to silence it.
-LIBTIFF_LINES = re.compile(r"^\w+: [ -~]{1,200}\.\n", re.MULTILINE)
+LIBTIFF_LINES = re.compile(r"^(?:\w+|tempfile\.tif): [ -~]{1,200}\.\n", re.MULTILINE)
 START_SECONDS = 180.0  # to import what a door needs
 
 
