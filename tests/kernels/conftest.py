@@ -124,10 +124,15 @@ def applied() -> Callable[[onnx.ModelProto, Arrays, Kernel], Lowered]:
 
 
 @pytest.fixture
-def instructions() -> Callable[[onnx.ModelProto], list[onnx.ModelProto]]:
-    """A model of nodes of our own as this processor can do it: by each set of instructions, the plainest first."""
+def library() -> None:
+    """The operators in C, without which a test is skipped."""
     if native.native_problem() is not None:
         pytest.skip(f"no native kernels: {native.native_problem()}")
+
+
+@pytest.fixture
+def instructions(library: None) -> Callable[[onnx.ModelProto], list[onnx.ModelProto]]:
+    """A model of nodes of our own as this processor can do it: by each set of instructions, the plainest first."""
 
     def by_each(model: onnx.ModelProto) -> list[onnx.ModelProto]:
         found = []

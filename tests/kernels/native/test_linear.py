@@ -109,6 +109,7 @@ def test_the_output_has_its_shape_in_the_graph(instructions, random):
     ],
     ids=str,
 )
+@pytest.mark.usefixtures("library")
 def test_what_does_not_go_together_is_an_error(run, random, change, message):
     x, weight, bias = _arrays(random, (3, 5, 40), PLAIN)
     model, feed = _node(x, weight, bias, PLAIN, np.zeros((3, 40), np.float32))
@@ -121,12 +122,14 @@ def test_what_does_not_go_together_is_an_error(run, random, change, message):
 
 
 @pytest.mark.parametrize("activation", [-1, 4])
+@pytest.mark.usefixtures("library")
 def test_an_activation_that_there_is_not_is_an_error(run, random, activation):
     x, weight, bias = _arrays(random, (3, 5, 7), PLAIN)
     with pytest.raises(Exception, match="no such activation"):
         run(*_node(x, weight, bias, activation))
 
 
+@pytest.mark.usefixtures("library")
 def test_a_gated_layer_of_too_many_inputs_is_an_error(run, random):
     with pytest.raises(Exception, match="more than 1280"):
         run(*_node(*_arrays(random, (2, 1281, 3), GEGLU), GEGLU))

@@ -100,6 +100,7 @@ def test_what_is_added_is_added(instructions, run, random, weights, shifts, is_a
         ("added", (2, 7, 9, 5)),
     ],
 )
+@pytest.mark.usefixtures("library")
 def test_sums_of_other_shapes_are_an_error(run, random, name, shape):
     x, weight, bias = _arrays(random, (2, 3, 7, 5, 9))
     with pytest.raises(Exception, match=r"the shift has to have|another shape"):
@@ -147,6 +148,7 @@ def test_weights_of_other_channels_are_an_error(instructions, run, random, cut):
     [(np.s_[:1], "as they are"), (np.s_[:, :2], "as they are"), (np.s_[:, :, :8], "as they are")],
     ids=str,
 )
+@pytest.mark.usefixtures("library")
 def test_filters_of_other_channels_are_an_error(run, random, cut, weights):
     model, feed = _node(*_arrays(random, (1, 3, 33, 5, 9)), PACKED[weights])
     feed["weights"] = np.ascontiguousarray(feed["weights"][cut])
