@@ -38,7 +38,8 @@ X86_SETS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("baseline", ("-mcpu=x86_64",)),
     ("avx2", ("-mcpu=x86_64_v3",)),
     ("avx512", ("-mcpu=x86_64_v4", "-mprefer-vector-width=512")),
-    ("avx512bf16", ("-mcpu=x86_64_v4+avx512bf16", "-mprefer-vector-width=512")),
+    ("avx512vnni", ("-mcpu=x86_64_v4+avx512vnni", "-mprefer-vector-width=512")),
+    ("avx512bf16", ("-mcpu=x86_64_v4+avx512vnni+avx512bf16+avx512vbmi", "-mprefer-vector-width=512")),
 )
 ARM_SETS = (("baseline", ("-mcpu=generic",)),)
 

@@ -114,7 +114,7 @@ def apply_and_run(model: onnx.ModelProto, inputs: Arrays, kernel: Kernel) -> Low
 def kernel_sets() -> list[str]:
     """The sets of instructions that our own kernels have here, the plainest first, as numpy knows the processor."""
     have = instruction_sets()
-    sets = {"avx2": "avx2", "avx512": "avx512f", "avx512bf16": "avx512bf16"}
+    sets = {"avx2": "avx2", "avx512": "avx512f", "avx512vnni": "avx512vnni", "avx512bf16": "avx512bf16"}
     return ["baseline", *(name for name, needed in sets.items() if needed in have)]
 
 

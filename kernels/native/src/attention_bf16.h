@@ -25,20 +25,29 @@ INLINE uint32_t rounded(float x) {
   return (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
 }
 
-/* 2^x for x <= 0 to some 1e-4 of it, 2^-126 below that; NaN of NaN. */
-INLINE Floats rough_power_of_two(Floats x) {
-  const float shift = 0x1.8p23f;
-  x = x < -126.0f ? (Floats)-126.0f : x;
-  Floats whole = x + shift, part = x - (whole - shift), power = 0x1.c3f4cap-5f;
-  power = multiply_add(power, part, (Floats)0x1.f0dd32p-3f);
-  power = multiply_add(power, part, (Floats)0x1.62f31cp-1f);
-  power = multiply_add(power, part, (Floats)0x1.fff696p-1f);
-  Integers exponent, bits;
-  memcpy(&exponent, &whole, sizeof whole);
-  memcpy(&bits, &power, sizeof power);
-  bits += exponent << 23;
-  memcpy(&power, &bits, sizeof power);
-  return power;
+/* Scores are counted in PARTS to an octave: as whole numbers of 16 bits, beside bfloat16's exponent of one, they are the
+   exponents of their powers of two and, in the lowest bits, the places of what is behind the point. */
+enum { PARTS = 128, ONE = 127 * PARTS, ONES = ONE * 0x10001 };
+
+/* bfloat16's digits of 2^(i / PARTS), as `python -c "print([round((2 ** (i / 128) - 1) * 128) for i in range(128)])"`. */
+static const LINE_ALIGNED uint8_t octave[PARTS] = {
+  0, 1, 1, 2, 3, 4, 4, 5, 6, 6, 7, 8, 9, 9, 10, 11, 12, 12, 13, 14,
+  15, 15, 16, 17, 18, 19, 19, 20, 21, 22, 23, 23, 24, 25, 26, 27, 28, 28, 29, 30,
+  31, 32, 33, 34, 34, 35, 36, 37, 38, 39, 40, 41, 42, 43, 43, 44, 45, 46, 47, 48,
+  49, 50, 51, 52, 53, 54, 55, 56, 57, 58, 59, 60, 61, 62, 63, 64, 65, 66, 67, 68,
+  69, 70, 72, 73, 74, 75, 76, 77, 78, 79, 80, 82, 83, 84, 85, 86, 87, 88, 90, 91,
+  92, 93, 94, 96, 97, 98, 99, 100, 102, 103, 104, 105, 107, 108, 109, 111, 112, 113, 115, 116,
+  117, 118, 120, 121, 123, 124, 125, 127};
+
+/* Powers of two of two vectors of parts of an octave, none above 0, as pairs; what is below 2^-127 is 0. A part is met to
+   half of it, which is 0.3 % of the power, and so are digits. */
+INLINE __m512i power_pairs(Floats first, Floats second, __m512i low, __m512i high) {
+  const __m512i digits = _mm512_set1_epi32((PARTS - 1) * 0x10001);
+  first = __builtin_elementwise_max(first + (float)ONE, (Floats)0.0f);
+  second = __builtin_elementwise_max(multiply_add(second, (Floats)65536.0f, (Floats)(65536.0f * (ONE + 0.5f))), (Floats)0.0f);
+  __m512i parts = _mm512_mask_blend_epi16(0x55555555, _mm512_cvttps_epi32((__m512)second), _mm512_cvtps_epi32((__m512)first));
+  __m512i found = _mm512_maskz_permutex2var_epi8(0x5555555555555555, low, parts, high);
+  return _mm512_ternarylogic_epi32(digits, parts, found, 0xae);
 }
 
 static size_t half_pairs(size_t count) { return (count + 1) / 2; }
@@ -49,8 +58,18 @@ static size_t attention_half_values(const Attention *task) {
   return half_pairs(task->keys) * tiles_of(task->size) * TILE;
 }
 
+static int all_finite(const float *x, size_t count) {
+  uint32_t odd = 0, bits;
+  for (size_t i = 0; i < count; i++) {
+    memcpy(&bits, x + i, sizeof bits);
+    odd |= (bits & 0x7f800000) == 0x7f800000;
+  }
+  return !odd;
+}
+
 /* Keys (tile, pair of numbers, key of the tile), the last one again where a tile is not full; values (tile of numbers, pair
-   of keys, number), zeros where one is missing. */
+   of keys, number), zeros where one is missing. Scores that are not finite have no weight, so the values of a key that is
+   not are NaN: whoever asks is to get NaN. */
 static void attention_half_pack(void *argument, size_t index) {
   const Attention *task = argument;
   size_t pieces = attention_pieces(task), head = index / pieces, first = index % pieces * KEYS, size = task->size;
@@ -64,15 +83,18 @@ static void attention_half_pack(void *argument, size_t index) {
         *keys++ = rounded(k[0]) | (number + 1 < size ? rounded(k[1]) << 16 : 0);
       }
   uint32_t *values = (uint32_t *)task->packed_values + head * attention_half_values(task);
-  for (size_t tile = 0; tile < tiles_of(size); tile++)
-    for (size_t key = first; key < end; key += 2)
+  for (size_t key = first; key < end; key += 2) {
+    int two = key + 1 < task->keys;
+    const float *k = task->k + from + key * stride, *v = task->v + from + key * stride;
+    uint32_t lost = all_finite(k, size) ? 0 : 0x7fc0;
+    if (two && !all_finite(k + stride, size)) lost |= 0x7fc0u << 16;
+    for (size_t tile = 0; tile < tiles_of(size); tile++)
       for (size_t i = 0; i < TILE; i++) {
         size_t number = tile * TILE + i;
-        const float *v = task->v + from + key * stride + number;
-        uint32_t pair = 0;
-        if (number < size) pair = rounded(v[0]) | (key + 1 < task->keys ? rounded(v[stride]) << 16 : 0);
-        values[(tile * half_pairs(task->keys) + key / 2) * TILE + i] = pair;
+        uint32_t pair = number < size ? rounded(v[number]) | (two ? rounded(v[stride + number]) << 16 : 0) : 0;
+        values[(tile * half_pairs(task->keys) + key / 2) * TILE + i] = pair | lost;
       }
+  }
 }
 
 static __attribute__((noinline)) void find_half_scores(const uint32_t *queries, const uint32_t *keys, size_t pairs,
@@ -118,8 +140,10 @@ typedef struct {
 
 /* As `weigh`, to pairs of weights. */
 static void weigh_half(HalfBlock *block, size_t keys, size_t numbers, const float *before) {
+  const __m512i low = _mm512_load_si512(octave), high = _mm512_load_si512(octave + 64);
   for (int j = 0; j < COLUMNS; j++) {
-    Floats largest = load(block->floats.largest + j * W), shrunk = power_of_two(load(before + j * W) - largest);
+    Floats largest = load(block->floats.largest + j * W);
+    Floats shrunk = power_of_two((load(before + j * W) - largest) * (1.0f / PARTS));
     Floats sum = load(block->floats.weights + j * W) * shrunk;
     if (__builtin_reduce_or(largest > load(before + j * W)))
       for (size_t number = 0; number < numbers; number++) {
@@ -128,10 +152,10 @@ static void weigh_half(HalfBlock *block, size_t keys, size_t numbers, const floa
       }
     for (size_t key = 0; key < keys; key += 2) {
       const float *score = block->floats.scores + key * QUERIES + j * W;
-      Floats first = rough_power_of_two(load(score) - largest), second = 0.0f;
-      if (key + 1 < keys) second = rough_power_of_two(load(score + QUERIES) - largest);
-      sum += first + second;
-      _mm512_storeu_si512(block->weights + key / 2 * QUERIES + j * W, pair_of(first, second));
+      Floats second = key + 1 < keys ? load(score + QUERIES) - largest : (Floats)-ONE;
+      __m512i pair = power_pairs(load(score) - largest, second, low, high);
+      sum = add_products(sum, pair, ONES);
+      _mm512_storeu_si512(block->weights + key / 2 * QUERIES + j * W, pair);
     }
     store(block->floats.weights + j * W, sum);
   }
@@ -147,7 +171,7 @@ static void attention_half(void *argument, size_t index) {
   const uint32_t *keys = (const uint32_t *)task->packed_keys + head * attention_half_keys(task);
   const uint32_t *values = (const uint32_t *)task->packed_values + head * attention_half_values(task);
   HalfBlock block; /* 80 KiB at most, on the stack of the thread */
-  read_queries(&block.floats, task->q + place, stride, size, count, task->scale * log2_e);
+  read_queries(&block.floats, task->q + place, stride, size, count, task->scale * log2_e * PARTS);
   for (size_t pair = 0; pair < pairs; pair++)
     for (int j = 0; j < COLUMNS; j++) {
       const float *query = block.floats.queries + pair * 2 * QUERIES + j * W;
@@ -165,6 +189,12 @@ static void attention_half(void *argument, size_t index) {
     for (size_t tile = 0; tile < tiles; tile++)
       add_half_values(block.weights, values + (tile * half_pairs(task->keys) + key / 2) * TILE, half_pairs(some),
                       block.floats.sums + tile * TILE * QUERIES);
+  }
+  for (int j = 0; j < COLUMNS; j++) { /* a query that isn't finite, or whose scores grew too large, gets NaN */
+    Floats lost = load(block.floats.largest + j * W) * 0.0f;
+    for (size_t number = 0; number < size; number++)
+      lost = multiply_add(load(block.floats.queries + number * QUERIES + j * W), (Floats)0.0f, lost);
+    store(block.floats.weights + j * W, load(block.floats.weights + j * W) + lost);
   }
   write_sums(&block.floats, task->o + place, stride, size, count);
 }

@@ -15,6 +15,10 @@
 
 #include "linear.h"
 
+#if defined(__AVX512VNNI__)
+#include "integer_linear.h"
+#endif
+
 #include "winograd.h"
 
 #include "few_tiles.h"
@@ -43,6 +47,11 @@ const Kernels JOIN(kernels_, SET) = {
     .linear = linear,
     .linear_tasks = linear_tasks,
     .linear_panels = linear_panels,
+#if defined(__AVX512VNNI__)
+    .integer_round = integer_round,
+    .integer_linear = integer_linear,
+    .integer_tasks = integer_tasks,
+#endif
     .winograd_input = winograd_input,
     .winograd_multiply = winograd_multiply,
     .winograd_output = winograd_output,

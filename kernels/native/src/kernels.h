@@ -42,6 +42,23 @@ typedef struct {
   int activation; /* with LINEAR_GEGLU inputs are at most LINEAR_MOST_INPUTS */
 } Linear;
 
+/* The same with 8-bit weights. Each row is rounded first, to 256 steps from its least number to its largest, 0 among them:
+   a task of `round` is a block of rows. `layer` has no weights; numbers of columns lie as those do, zeros beyond the last
+   output. */
+enum { INTEGER_ROWS = 8, INTEGER_MOST_INPUTS = 1 << 16 }; /* of a block; whose sums surely fit in 32 bits */
+typedef struct {
+  float step;
+  int32_t zero; /* what stands for 0 */
+} Rounding;
+typedef struct {
+  Linear layer;
+  const int8_t *weights; /* (panels, inputs / 4, columns, 4), zeros beyond the last input */
+  const float *scales;   /* (panels, columns) */
+  const int32_t *totals; /* (panels, columns): sums of the weights */
+  uint32_t *fours;       /* (blocks of rows, inputs / 4, rows): four inputs each */
+  Rounding *roundings;   /* (blocks of rows, rows) */
+} IntegerLinear;
+
 /* A 3x3 convolution of stride 1 and padding 1, of a strip of tiles. A task of `input` is an input channel. Then, of
    weights that are transformed, one of `multiply` is some outputs at one point, and one of `output` an output channel; of
    those that are not, one of `few_tiles` is a block of outputs. Each begins when the one before is done. */
@@ -74,6 +91,9 @@ typedef struct {
   size_t (*attention_half_keys)(const Attention *), (*attention_half_values)(const Attention *);
   void (*linear)(void *, size_t index); /* of linear_tasks */
   size_t (*linear_tasks)(const Linear *), (*linear_panels)(const Linear *);
+  void (*integer_round)(void *, size_t index);  /* of blocks of rows; NULL in a set without such products */
+  void (*integer_linear)(void *, size_t index); /* of integer_tasks */
+  size_t (*integer_tasks)(const IntegerLinear *);
   void (*winograd_input)(void *, size_t index);    /* of inputs */
   void (*winograd_multiply)(void *, size_t index); /* of winograd_products */
   void (*winograd_output)(void *, size_t index);   /* of outputs */

@@ -27,9 +27,9 @@ typedef struct {
   float epsilon, scale;
 } Node;
 
-/* A tensor of floats: its shape, and where its numbers are. */
+/* A tensor: its shape, and where its numbers are, which the operator knows the type of. */
 typedef struct {
-  float *data;
+  void *data;
   size_t rank;
   int64_t dims[MOST_DIMS];
 } Tensor;
@@ -61,7 +61,7 @@ static OrtStatus *read_input(const OrtApi *api, const OrtKernelContext *context,
   OrtValue *value;
   RETURN_IF(KernelContext_GetInput(api)(context, index, &value));
   RETURN_IF(read_shape(api, value, tensor));
-  return GetTensorMutableData(api)(value, (void **)&tensor->data);
+  return GetTensorMutableData(api)(value, &tensor->data);
 }
 
 /* The same; its data is NULL where the node has no such input. */
@@ -81,7 +81,7 @@ static int same_shape(const Tensor *one, const Tensor *other) {
 static OrtStatus *make_output(const OrtApi *api, OrtKernelContext *context, Tensor *tensor) {
   OrtValue *value;
   RETURN_IF(KernelContext_GetOutput(api)(context, 0, tensor->dims, tensor->rank, &value));
-  return GetTensorMutableData(api)(value, (void **)&tensor->data);
+  return GetTensorMutableData(api)(value, &tensor->data);
 }
 
 static size_t product(const int64_t *dims, size_t count) {
@@ -263,36 +263,78 @@ static OrtStatus *winograd(const Node *node, OrtKernelContext *context) {
   return (few ? few_tiles : winograd_strips)(node, context, &task, tiles);
 }
 
-/* LinearLayer: x (..., inputs), weights (panels, inputs, 32), bias (1, outputs), with a gate (2, outputs), and what is
-   added, as y -> y (..., outputs). Attribute: activation, as kernels.h numbers them. */
+/* The sizes of a layer, whose bias is its third input and what is added its `place`th: x (..., inputs), bias (1, outputs),
+   with a gate (2, outputs), added as y, y (..., outputs). Its output is made once the weights are known to be right. */
+static OrtStatus *read_layer(const Node *node, OrtKernelContext *context, size_t place, Linear *task, Tensor *y) {
+  const OrtApi *api = node->api;
+  Tensor bias, added;
+  RETURN_IF(read_input(api, context, 0, y));
+  RETURN_IF(read_input(api, context, 2, &bias));
+  RETURN_IF(read_optional(api, context, place, &added));
+  if (!y->rank || bias.rank != 2) return refuse(api, "a layer's bias has 2 dimensions, and x one at least");
+  if (node->activation < LINEAR_PLAIN || node->activation > LINEAR_GEGLU)
+    return refuse(api, "a layer has no such activation");
+  *task = (Linear){.x = y->data, .bias = bias.data, .added = added.data, .activation = (int)node->activation};
+  task->rows = product(y->dims, y->rank - 1), task->inputs = (size_t)y->dims[y->rank - 1];
+  task->outputs = (size_t)bias.dims[1];
+  if (bias.dims[0] != 1 + (task->activation == LINEAR_GEGLU) || !task->inputs)
+    return refuse(api, "the weights are not those of such a layer");
+  y->dims[y->rank - 1] = bias.dims[1];
+  if (added.data && !same_shape(&added, y)) return refuse(api, "what is added has another shape than a layer's output");
+  return NULL;
+}
+
+/* LinearLayer: x, weights (panels, inputs, 32), bias, and what is added. Attribute: activation, as kernels.h numbers them. */
 static OrtStatus *linear(const Node *node, OrtKernelContext *context) {
   const OrtApi *api = node->api;
   const Kernels *kernels = node->kernels;
-  Tensor x, weights, bias, added;
-  RETURN_IF(read_input(api, context, 0, &x));
+  Linear task;
+  Tensor weights, y;
+  RETURN_IF(read_layer(node, context, 3, &task, &y));
   RETURN_IF(read_input(api, context, 1, &weights));
-  RETURN_IF(read_input(api, context, 2, &bias));
-  RETURN_IF(read_optional(api, context, 3, &added));
-  if (!x.rank || weights.rank != 3 || bias.rank != 2)
-    return refuse(api, "LinearLayer: weights have 3 dimensions, bias has 2, and x one at least");
-  if (node->activation < LINEAR_PLAIN || node->activation > LINEAR_GEGLU)
-    return refuse(api, "LinearLayer: there is no such activation");
-  Tensor y = x;
-  y.dims[y.rank - 1] = bias.dims[1];
-  Linear task = {.x = x.data, .weights = weights.data, .bias = bias.data, .added = added.data};
-  task.rows = product(x.dims, x.rank - 1), task.inputs = (size_t)x.dims[x.rank - 1];
-  task.outputs = (size_t)bias.dims[1], task.activation = (int)node->activation;
-  if (weights.dims[0] != (int64_t)kernels->linear_panels(&task) || weights.dims[1] != x.dims[x.rank - 1] ||
-      weights.dims[2] != LINEAR_COLUMNS || bias.dims[0] != 1 + (task.activation == LINEAR_GEGLU) || !task.inputs)
+  const int64_t fit[3] = {(int64_t)kernels->linear_panels(&task), (int64_t)task.inputs, LINEAR_COLUMNS};
+  if (weights.rank != 3 || memcmp(weights.dims, fit, sizeof fit))
     return refuse(api, "LinearLayer: the weights are not those of such a layer");
   if (task.activation == LINEAR_GEGLU && task.inputs > LINEAR_MOST_INPUTS)
     return refuse(api, "LinearLayer: a gated layer has more than 1280 inputs");
-  if (added.data && !same_shape(&added, &y))
-    return refuse(api, "LinearLayer: what is added has another shape than the output");
   RETURN_IF(make_output(api, context, &y));
   if (!task.rows || !task.outputs) return NULL;
-  task.y = y.data;
+  task.weights = weights.data, task.y = y.data;
   return KernelContext_ParallelFor(api)(context, kernels->linear, kernels->linear_tasks(&task), 0, &task);
+}
+
+/* IntegerLinear: the same with weights (panels, inputs / 4, 32, 4), int8; bias; scales (panels, 32); totals (panels, 32), int32,
+   sums of the weights; and what is added. */
+static OrtStatus *integer_linear(const Node *node, OrtKernelContext *context) {
+  const OrtApi *api = node->api;
+  const Kernels *kernels = node->kernels;
+  IntegerLinear task = {0};
+  Tensor weights, scales, totals, y;
+  RETURN_IF(read_layer(node, context, 5, &task.layer, &y));
+  RETURN_IF(read_input(api, context, 1, &weights));
+  RETURN_IF(read_input(api, context, 3, &scales));
+  RETURN_IF(read_input(api, context, 4, &totals));
+  int64_t panels = (int64_t)kernels->linear_panels(&task.layer), fours = (int64_t)(task.layer.inputs + 3) / 4;
+  const int64_t fit[4] = {panels, fours, LINEAR_COLUMNS, 4}, columns[2] = {panels, LINEAR_COLUMNS};
+  if (weights.rank != 4 || scales.rank != 2 || totals.rank != 2 || memcmp(weights.dims, fit, sizeof fit) ||
+      memcmp(scales.dims, columns, sizeof columns) || memcmp(totals.dims, columns, sizeof columns))
+    return refuse(api, "IntegerLinear: the weights are not those of such a layer");
+  if (task.layer.inputs > INTEGER_MOST_INPUTS) return refuse(api, "IntegerLinear: there are more than 65536 inputs");
+  RETURN_IF(make_output(api, context, &y));
+  if (!task.layer.rows || !task.layer.outputs) return NULL;
+  task.weights = weights.data, task.scales = scales.data, task.totals = totals.data, task.layer.y = y.data;
+  size_t blocks = (task.layer.rows + INTEGER_ROWS - 1) / INTEGER_ROWS, rows = blocks * INTEGER_ROWS;
+  Scratch scratch;
+  size_t each = (size_t)fours * sizeof *task.fours + sizeof *task.roundings;
+  OrtStatus *status = take_scratch(api, context, rows * each, &scratch);
+  if (!status) {
+    task.fours = scratch.data, task.roundings = (Rounding *)(task.fours + rows * (size_t)fours);
+    status = KernelContext_ParallelFor(api)(context, kernels->integer_round, blocks, 0, &task);
+    size_t count = kernels->integer_tasks(&task);
+    if (!status) status = KernelContext_ParallelFor(api)(context, kernels->integer_linear, count, 0, &task);
+  }
+  release_scratch(&scratch);
+  return status;
 }
 
 static OrtStatus *create(const OrtCustomOp *operator, const OrtApi *api, const OrtKernelInfo *info, void **kernel) {
@@ -318,10 +360,18 @@ static OrtStatus *create(const OrtCustomOp *operator, const OrtApi *api, const O
   return NULL;
 }
 
+static OrtStatus *create_integers(const OrtCustomOp *operator, const OrtApi *api, const OrtKernelInfo *info, void **kernel) {
+  RETURN_IF(create(operator, api, info, kernel));
+  if (((Node *)*kernel)->kernels->integer_linear) return NULL;
+  free(*kernel);
+  return refuse(api, "this processor hasn't these instructions");
+}
+
 static OrtStatus *compute_group_norm(void *kernel, OrtKernelContext *context) { return group_norm(kernel, context); }
 static OrtStatus *compute_winograd(void *kernel, OrtKernelContext *context) { return winograd(kernel, context); }
 static OrtStatus *compute_attention(void *kernel, OrtKernelContext *context) { return attention(kernel, context); }
 static OrtStatus *compute_linear(void *kernel, OrtKernelContext *context) { return linear(kernel, context); }
+static OrtStatus *compute_integers(void *kernel, OrtKernelContext *context) { return integer_linear(kernel, context); }
 
 /* The output has the shape of the first input; of the third one the number of channels, or of columns. */
 static OrtStatus *infer_as_first(const OrtCustomOp *operator, OrtShapeInferContext *context);
@@ -332,10 +382,17 @@ static const char *group_norm_name(const OrtCustomOp *operator) { return (void)o
 static const char *attention_name(const OrtCustomOp *operator) { return (void)operator, "HeadsAttention"; }
 static const char *winograd_name(const OrtCustomOp *operator) { return (void)operator, "WinogradConv"; }
 static const char *linear_name(const OrtCustomOp *operator) { return (void)operator, "LinearLayer"; }
+static const char *integers_name(const OrtCustomOp *operator) { return (void)operator, "IntegerLinear"; }
 static const char *processor(const OrtCustomOp *operator) { return (void)operator, "CPUExecutionProvider"; }
 static int float_type(const OrtCustomOp *operator, size_t index) { return (void)operator, (void)index, ORT_FLOAT; }
+static int integers_type(const OrtCustomOp *operator, size_t index) {
+  return (void)operator, index == 1 ? ORT_INT8 : index == 4 ? ORT_INT32 : ORT_FLOAT;
+}
 static int required(const OrtCustomOp *operator, size_t index) {
   return (void)operator, index < 3 ? ORT_REQUIRED : ORT_OPTIONAL;
+}
+static int five_required(const OrtCustomOp *operator, size_t index) {
+  return (void)operator, index < 5 ? ORT_REQUIRED : ORT_OPTIONAL;
 }
 static int in_memory(const OrtCustomOp *operator, size_t index) { return (void)operator, (void)index, ORT_MEMORY_DEFAULT; }
 static int one(const OrtCustomOp *operator) { return (void)operator, 1; }
@@ -343,20 +400,23 @@ static size_t one_port(const OrtCustomOp *operator) { return (void)operator, 1; 
 static size_t three_ports(const OrtCustomOp *operator) { return (void)operator, 3; }
 static size_t four_ports(const OrtCustomOp *operator) { return (void)operator, 4; }
 static size_t five_ports(const OrtCustomOp *operator) { return (void)operator, 5; }
+static size_t six_ports(const OrtCustomOp *operator) { return (void)operator, 6; }
 
-#define OPERATOR(name, inputs, run, infer)                                                                             \
-  {.version = ORT_VERSION_ASKED, .GetName = (name), .GetExecutionProviderType = processor, .GetInputType = float_type, \
-   .GetInputTypeCount = (inputs), .GetOutputType = float_type, .GetOutputTypeCount = one_port, .KernelDestroy = free,  \
-   .GetInputCharacteristic = required, .GetOutputCharacteristic = required, .GetInputMemoryType = in_memory,           \
-   .GetVariadicInputMinArity = one, .GetVariadicInputHomogeneity = one, .GetVariadicOutputMinArity = one,              \
-   .GetVariadicOutputHomogeneity = one, .CreateKernelV2 = create, .KernelComputeV2 = (run),                            \
+#define OPERATOR(name, inputs, type, needed, make, run, infer)                                                          \
+  {.version = ORT_VERSION_ASKED, .GetName = (name), .GetExecutionProviderType = processor, .GetInputType = (type),      \
+   .GetInputTypeCount = (inputs), .GetOutputType = float_type, .GetOutputTypeCount = one_port, .KernelDestroy = free,   \
+   .GetInputCharacteristic = (needed), .GetOutputCharacteristic = required, .GetInputMemoryType = in_memory,            \
+   .GetVariadicInputMinArity = one, .GetVariadicInputHomogeneity = one, .GetVariadicOutputMinArity = one,               \
+   .GetVariadicOutputHomogeneity = one, .CreateKernelV2 = (make), .KernelComputeV2 = (run),                             \
    .InferOutputShapeFn = (infer), .GetStartVersion = one, .GetEndVersion = one}
+#define OF_FLOATS(name, inputs, run, infer) OPERATOR(name, inputs, float_type, required, create, run, infer)
 
 static const OrtCustomOp operators[] = {
-    OPERATOR(group_norm_name, three_ports, compute_group_norm, infer_as_first),
-    OPERATOR(attention_name, three_ports, compute_attention, infer_as_first),
-    OPERATOR(winograd_name, five_ports, compute_winograd, infer_channels),
-    OPERATOR(linear_name, four_ports, compute_linear, infer_columns),
+    OF_FLOATS(group_norm_name, three_ports, compute_group_norm, infer_as_first),
+    OF_FLOATS(attention_name, three_ports, compute_attention, infer_as_first),
+    OF_FLOATS(winograd_name, five_ports, compute_winograd, infer_channels),
+    OF_FLOATS(linear_name, four_ports, compute_linear, infer_columns),
+    OPERATOR(integers_name, six_ports, integers_type, five_required, create_integers, compute_integers, infer_columns),
 };
 
 static const OrtApi *shape_api; /* the function that infers shapes is given none */

@@ -9,7 +9,7 @@ extern const Kernels kernels_baseline;
 #if defined(__x86_64__)
 #include <cpuid.h>
 
-extern const Kernels kernels_avx2, kernels_avx512, kernels_avx512bf16;
+extern const Kernels kernels_avx2, kernels_avx512, kernels_avx512vnni, kernels_avx512bf16;
 
 static unsigned long long enabled_states(void) {
   unsigned low, high;
@@ -17,7 +17,8 @@ static unsigned long long enabled_states(void) {
   return (unsigned long long)high << 32 | low;
 }
 
-/* All that a compiler may use for x86-64-v3: 2; and for x86-64-v4: 3; and AVX512_BF16: 4; else 1. */
+/* All that a compiler may use for x86-64-v3: 2; and for x86-64-v4: 3; and AVX512_VNNI: 4; and AVX512_BF16 and
+   AVX512_VBMI: 5; else 1. */
 static int count_sets(void) {
   const unsigned v3_leaf1 = bit_SSE4_2 | bit_FMA | bit_MOVBE | bit_POPCNT | bit_OSXSAVE | bit_AVX | bit_F16C;
   const unsigned v3_leaf7 = bit_BMI | bit_AVX2 | bit_BMI2;
@@ -28,11 +29,13 @@ static int count_sets(void) {
   if (!__get_cpuid(0x80000001, &a, &b, &c, &d) || !(c & bit_LZCNT)) return 1;
   if (!__get_cpuid_count(7, 0, &a, &b, &c, &d) || (b & v3_leaf7) != v3_leaf7) return 1;
   if ((b & v4_leaf7) != v4_leaf7 || (enabled_states() & zmm) != zmm) return 2;
-  return __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a & bit_AVX512BF16) ? 4 : 3;
+  if (!(c & bit_AVX512VNNI)) return 3;
+  int permutes = (c & bit_AVX512VBMI) != 0;
+  return permutes && __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a & bit_AVX512BF16) ? 5 : 4;
 }
 
 const Kernels *kernels_of_rank(int rank) {
-  const Kernels *sets[] = {&kernels_baseline, &kernels_avx2, &kernels_avx512, &kernels_avx512bf16};
+  const Kernels *sets[] = {&kernels_baseline, &kernels_avx2, &kernels_avx512, &kernels_avx512vnni, &kernels_avx512bf16};
   return rank >= 0 && rank < count_sets() ? sets[rank] : 0;
 }
 

@@ -26,8 +26,8 @@ ATTENTION_TOLERANCE = 0.02  # float16 has 1e-3; a kernel that is wrong is off by
 @functools.cache
 def abilities(target: Target) -> frozenset[str]:
     """What this target's device has shown: `float16` and `attention` (com.microsoft MultiHeadAttention) on a device,
-    `mixed_products` (uint8 times int8, added up exactly), `native` (our own operators) and `native_bfloat16` (those of
-    them with such products) on the processor."""
+    `mixed_products` (uint8 times int8, added up exactly), `native` (our own operators), `native_bfloat16` and
+    `native_integers` (those of them with such products) on the processor."""
     questions = _OF_PROCESSOR if target.is_host else _OF_DEVICE
     return frozenset(name for name, question in questions.items() if question(target))
 
@@ -96,11 +96,28 @@ def _has_native_bfloat16(target: Target) -> bool:
     return answer is not None and bool(np.abs(answer - expected).max() < ATTENTION_TOLERANCE)
 
 
+def _has_native_integers(target: Target) -> bool:
+    """Whether the library's products of 8-bit integers are there, and are exact."""
+    if native_problem() is not None:
+        return False
+    from tintype.kernels.base import OWN
+    from tintype.kernels.native.integer_linear import NativeIntegerLinear, packed_integers
+
+    x = np.full((9, DEPTH), 255, np.float32)  # whole steps, the largest that there are
+    weight, of_columns = np.full((DEPTH, COLUMNS), 127, np.int8), np.ones((1, COLUMNS), np.float32)
+    totals = weight.sum(axis=0, dtype=np.int32, keepdims=True)
+    inputs = [x, packed_integers(weight), of_columns, of_columns, totals]
+    expected = NativeIntegerLinear.reference(x, weight, of_columns[0], of_columns[0])
+    answer = _ask(target, "IntegerLinear", inputs, np.zeros((9, COLUMNS), np.float32), OWN)
+    return answer is not None and np.array_equal(answer, expected)
+
+
 _OF_DEVICE: dict[str, Callable[[Target], bool]] = {"float16": _has_float16, "attention": _has_attention}
 _OF_PROCESSOR: dict[str, Callable[[Target], bool]] = {
     "mixed_products": _has_mixed_products,
     "native": _has_native,
     "native_bfloat16": _has_native_bfloat16,
+    "native_integers": _has_native_integers,
 }
 
 

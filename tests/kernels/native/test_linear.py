@@ -13,7 +13,8 @@ from tintype.engine.device import native
 from tintype.kernels.base import DOMAINS, OWN, Shapes
 from tintype.kernels.cpu.geglu import GegluAsTwoLinears
 from tintype.kernels.graph import choice
-from tintype.kernels.native.linear import GEGLU, GELU, PLAIN, SILU, NativeGeglu, NativeLinear, packed_weights
+from tintype.kernels.native.layers import GEGLU, GELU, PLAIN, SILU
+from tintype.kernels.native.linear import NativeGeglu, NativeLinear, packed_weights
 
 LINEAR, GATED = NativeLinear(), NativeGeglu()
 # rows, inputs, outputs. Panels are of 32 columns, or 16 and 16; rows go through by 4 or 8, tasks have 192 at most.

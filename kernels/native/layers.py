@@ -1,0 +1,138 @@
+"""Linear layers as our own nodes do them whole: a product with fixed weights and what alone reads it in turn."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from tintype.kernels.base import MICROSOFT, Shapes, constant_of, only_reader, producer
+from tintype.kernels.graph.linear import fixed_bias
+
+LEAST_ROWS = 8  # with fewer, weights are all that is read, and ONNX Runtime reads them as fast
+PLAIN, GELU, SILU, GEGLU = range(4)  # the attribute `activation`, see src/kernels.h
+
+Accepts = Callable[[ir.Node, Shapes], bool]  # a MatMul or Gemm whose weight a kernel can take
+
+
+@dataclass(frozen=True, slots=True)
+class FoundLayer:
+    """A product with fixed weights and what is done to it before anyone else reads it."""
+
+    node: ir.Node
+    nodes: tuple[ir.Node, ...]  # in their order; the last one's output is the layer's
+    source: ir.Value
+    weight: ir.Value
+    width: int  # outputs
+    bias: ir.Value | None
+    activation: int
+    added: ir.Value | None
+
+    def biases(self) -> NDArray[np.float32]:
+        """(1, outputs)"""
+        known = constant_of(self.bias)
+        return np.zeros((1, self.width), np.float32) if known is None else known.reshape(1, -1).astype(np.float32)
+
+
+def is_turned(node: ir.Node) -> bool:
+    return node.op_type == "Gemm" and node.attributes.get_int("transB", 0) == 1
+
+
+def find_layer(node: ir.Node, shapes: Shapes, accepts: Accepts) -> FoundLayer | None:
+    """The linear layer that begins at a node, with as much behind it as one node of ours does; eight rows at least."""
+    if node.domain != "" or node.op_type not in ("MatMul", "Gemm") or not accepts(node, shapes):
+        return None
+    source, weight = node.inputs[0], node.inputs[1]
+    shape, matrix = shapes.of(source), shapes.of(weight)
+    if source is None or weight is None or shape is None or matrix is None or len(matrix) != 2:
+        return None
+    dims = (*shape, *matrix)
+    if len(shape) < 2 or not all(isinstance(dim, int) and dim > 0 for dim in dims):
+        return None
+    if math.prod(int(str(dim)) for dim in shape[:-1]) < LEAST_ROWS or source.dtype != ir.DataType.FLOAT:
+        return None
+    nodes, bias, activation, added = [node], None, PLAIN, None
+    width = int(str(matrix[0 if is_turned(node) else 1]))
+    if node.op_type == "Gemm":
+        plain = all(node.attributes.get_float(name, 1.0) == 1.0 for name in ("alpha", "beta"))
+        bias = node.inputs[2] if len(node.inputs) > 2 else None
+        known = constant_of(bias)
+        if not plain or node.attributes.get_int("transA", 0) != 0 or (bias is not None and known is None):
+            return None
+        if known is not None and known.size != width:
+            return None
+    if bias is None:
+        add = only_reader(node.outputs[0], "Add")
+        bias = fixed_bias(add, node.outputs[0], width)
+        nodes += [add] if add is not None and bias is not None else []
+    activation, bias = _activate(nodes, bias, width)
+    add = only_reader(nodes[-1].outputs[0], "Add")
+    if add is not None and add.inputs[0] is not add.inputs[1]:
+        other = add.inputs[1] if add.inputs[0] is nodes[-1].outputs[0] else add.inputs[0]
+        alike = shapes.of(other) == (*shape[:-1], width) == shapes.of(add.outputs[0])
+        if other is not None and other.const_value is None and other.dtype == ir.DataType.FLOAT and alike:
+            nodes, added = [*nodes, add], other
+    return FoundLayer(node, tuple(nodes), source, weight, width, bias, activation, added)
+
+
+def _activate(nodes: list[ir.Node], bias: ir.Value | None, width: int) -> tuple[int, ir.Value | None]:
+    """Takes the activation that alone reads the last of these nodes; returns which, and the bias."""
+    output = nodes[-1].outputs[0]
+    readers = {use.node for use in output.uses()}
+    if output.is_graph_output():
+        return PLAIN, bias
+    if len(readers) == 1:
+        (reader,) = readers
+        is_exact = reader.attributes.get_string("approximate", "none") == "none"
+        if reader.op_type == "Gelu" and reader.domain == "" and is_exact:
+            nodes.append(reader)
+            return GELU, bias
+        if reader.op_type == "BiasGelu" and reader.domain == MICROSOFT and bias is None:
+            known = constant_of(reader.inputs[1])
+            if reader.inputs[0] is output and known is not None and known.shape == (width,):
+                nodes.append(reader)
+                return GELU, reader.inputs[1]
+    sigmoid = next((reader for reader in readers if reader.op_type == "Sigmoid" and reader.domain == ""), None)
+    if sigmoid is not None and len(readers) == 2:
+        product = only_reader(sigmoid.outputs[0], "Mul")
+        if product is not None and set(product.inputs) == {output, sigmoid.outputs[0]}:
+            nodes += [sigmoid, product]
+            return SILU, bias
+    return PLAIN, bias
+
+
+def find_gated(node: ir.Node, shapes: Shapes, accepts: Accepts) -> tuple[FoundLayer, FoundLayer, ir.Node] | None:
+    """The layer at a node as the value of a GEGLU, the layer of its gate, and the Mul of both."""
+    value = find_layer(node, shapes, accepts)
+    if value is None or value.activation != PLAIN or value.added is not None:
+        return None
+    output = value.nodes[-1].outputs[0]
+    product = only_reader(output, "Mul")
+    if product is None or product.inputs[0] is product.inputs[1]:
+        return None
+    other = product.inputs[1] if product.inputs[0] is output else product.inputs[0]
+    gate = _layer_behind(other, shapes, accepts)
+    if gate is None or gate.activation != GELU or gate.source is not value.source:
+        return None
+    if len(gate.nodes[-1].outputs[0].uses()) != 1 or gate.nodes[-1].outputs[0].is_graph_output():
+        return None
+    return (value, gate, product) if gate.width == value.width else None
+
+
+def _layer_behind(value: ir.Value | None, shapes: Shapes, accepts: Accepts) -> FoundLayer | None:
+    """The linear layer, without a residual, whose last node makes a value."""
+    made_by = value.producer() if value is not None else None
+    before: ir.Value | None = None
+    if made_by is not None and made_by.op_type in ("Gelu", "BiasGelu"):
+        before = made_by.inputs[0]
+    product = producer(before, "MatMul")
+    if product is None:
+        add = producer(before, "Add")
+        products = (producer(each, "MatMul") for each in add.inputs) if add is not None else iter(())
+        product = next((each for each in products if each is not None), None)
+    layer = find_layer(product, shapes, accepts) if product is not None else None
+    return layer if layer is not None and layer.nodes[-1] is made_by else None
