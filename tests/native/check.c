@@ -217,6 +217,56 @@ static void check_linear(const Kernels *kernels, size_t rows, size_t inputs, siz
   free(expected);
 }
 
+static const float INTEGER_SCALE = 0x1p-8f; /* so that a layer's numbers are about as large as its bias */
+
+static void check_integers(const Kernels *kernels, size_t rows, size_t inputs, size_t outputs, int activation, int sums) {
+  size_t count = rows * outputs, halves = activation == LINEAR_GEGLU ? 2 : 1, each = LINEAR_COLUMNS / halves;
+  size_t blocks = (rows + INTEGER_ROWS - 1) / INTEGER_ROWS, fours = (inputs + 3) / 4;
+  const float *weight = noise(halves * inputs * outputs), *scale = noise(halves * outputs);
+  IntegerLinear task = {.layer = {.x = noise(rows * inputs), .bias = noise(halves * outputs)}};
+  task.layer.rows = rows, task.layer.inputs = inputs, task.layer.outputs = outputs, task.layer.activation = activation;
+  task.layer.y = guarded(count * sizeof(float));
+  if (sums) task.layer.added = noise(count);
+  size_t columns = kernels->linear_panels(&task.layer) * LINEAR_COLUMNS;
+  int8_t *packed = guarded(columns * fours * 4);
+  float *scales = guarded(columns * sizeof *scales);
+  int32_t *totals = guarded(columns * sizeof *totals);
+  for (size_t column = 0; column < columns; column++) {
+    size_t panel = column / LINEAR_COLUMNS, half = column % LINEAR_COLUMNS / each, o = panel * each + column % each;
+    scales[column] = o < outputs ? scale[half * outputs + o] * INTEGER_SCALE : 0, totals[column] = 0;
+    for (size_t i = 0; i < fours * 4; i++) {
+      int8_t number = o < outputs && i < inputs ? (int8_t)(weight[(half * inputs + i) * outputs + o] * 63) : 0;
+      packed[((panel * fours + i / 4) * LINEAR_COLUMNS + column % LINEAR_COLUMNS) * 4 + i % 4] = number;
+      totals[column] += number;
+    }
+  }
+  task.weights = packed, task.scales = scales, task.totals = totals;
+  task.fours = guarded(blocks * INTEGER_ROWS * fours * sizeof *task.fours);
+  task.roundings = guarded(blocks * INTEGER_ROWS * sizeof *task.roundings);
+  for (size_t i = 0; i < blocks; i++) kernels->integer_round(&task, i);
+  for (size_t i = 0; i < kernels->integer_tasks(&task); i++) kernels->integer_linear(&task, i);
+  double *expected = malloc(count * sizeof *expected);
+  for (size_t at = 0; at < count; at++) {
+    const float *x = task.layer.x + at / outputs * inputs, *bias = task.layer.bias;
+    float low = 0, high = 0;
+    for (size_t i = 0; i < inputs; i++) low = fminf(low, x[i]), high = fmaxf(high, x[i]);
+    float step = 255.0f / (high - low), zero = rintf(-low * step);
+    double made[2];
+    for (size_t half = 0; half < halves; half++) {
+      double sum = 0;
+      for (size_t i = 0; i < inputs; i++) {
+        double number = fmin(fmax(rintf(x[i] * step) + zero, 0), 255) - zero;
+        sum += number * (int8_t)(weight[(half * inputs + i) * outputs + at % outputs] * 63);
+      }
+      made[half] = sum / step * INTEGER_SCALE * scale[half * outputs + at % outputs] + bias[half * outputs + at % outputs];
+    }
+    expected[at] = halves == 2 ? made[0] * activated(made[1], LINEAR_GELU) : activated(made[0], activation);
+    if (sums) expected[at] += task.layer.added[at];
+  }
+  demand_near(task.layer.y, expected, count, 1e-4);
+  free(expected);
+}
+
 int main(void) {
   const Kernels *kernels;
   for (int rank = 0; (kernels = kernels_of_rank(rank)); rank++) {
@@ -250,6 +300,11 @@ int main(void) {
           check_linear(kernels, rows, rows * 3, outputs, activation, (int)(rows + outputs) % 2);
     check_linear(kernels, 300, 20, 33, LINEAR_PLAIN, 1);
     check_linear(kernels, 5, 1500, 40, LINEAR_SILU, 0); /* more inputs than a sum is made of at once */
+    for (int activation = LINEAR_PLAIN; activation <= LINEAR_GEGLU && kernels->integer_linear; activation++)
+      for (size_t rows = 1; rows < 30; rows += 7)
+        for (size_t outputs = 1; outputs < 70; outputs += 11)
+          check_integers(kernels, rows, rows * 3, outputs, activation, (int)(rows + outputs) % 2);
+    if (kernels->integer_linear) check_integers(kernels, 300, 20, 33, LINEAR_PLAIN, 1);
     printf("%s\n", kernels->name);
   }
   demand(kernels_of_rank(-1) == NULL && best_kernels() != NULL, "which sets there are");

@@ -1,4 +1,4 @@
-"""A layer of 8-bit integers as one node of our own: what it means, by each set of instructions, and what it takes along."""
+"""A layer of 8-bit integers as one node of our own: what it means, and what it takes along."""
 
 from __future__ import annotations
 
