@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from tintype.kernels.base import OWN, Kernel, Shapes, add_constant, insert, only_reader, replace
+from tintype.kernels.base import OWN, Kernel, Shapes, add_constant, insert, replace
 from tintype.kernels.cpu.product_conv import PlainConv, float_constant, plain_conv, winograd
 from tintype.kernels.cpu.winograd import LEAST_CHANNELS
 from tintype.kernels.native.library import ABILITY
+from tintype.kernels.native.sums import Sums
 
 TILE = 4
 OUTPUTS, FEW_OUTPUTS = 10, 32  # of a block, whose weights lie side by side
@@ -44,13 +44,13 @@ class NativeWinograd(Kernel):
         return min(height, width) >= TILE and self._suits(tiles)
 
     def cluster(self, node: ir.Node) -> tuple[ir.Node, ...]:
-        return (node, *_Sums.behind(node).nodes)
+        return (node, *Sums.behind(node.outputs[0]).nodes)
 
     def rewrite(self, node: ir.Node, graph: ir.Graph) -> None:
         conv, weight = plain_conv(node, Shapes()), node.inputs[1]
         if conv is None or weight is None:
             raise ValueError(f"{node.name} is no 3x3 convolution of a known size")
-        sums = _Sums.behind(node)
+        sums = Sums.behind(node.outputs[0])
         name = f"{weight.name}_{self.name}"
         packed = graph.initializers.get(name)  # of another layer with the same weight
         if packed is None:
@@ -88,32 +88,6 @@ class NativeWinogradFew(NativeWinograd):
 
     def _packed(self, weight: NDArray[np.float32]) -> NDArray[np.float32]:
         return few_packed_weights(weight)
-
-
-@dataclass(frozen=True, slots=True)
-class _Sums:
-    """What alone reads a convolution, and adds to it: a number for each channel, then an image."""
-
-    nodes: tuple[ir.Node, ...] = ()
-    shift: ir.Value | None = None  # (batch or 1, channels, 1, 1)
-    added: ir.Value | None = None  # as the output
-
-    @classmethod
-    def behind(cls, node: ir.Node) -> _Sums:
-        found, output = cls(), node.outputs[0]
-        while (add := only_reader(output, "Add")) is not None and add.inputs[0] is not add.inputs[1]:
-            other = add.inputs[1] if add.inputs[0] is output else add.inputs[0]
-            shape, own = Shapes().of(other), Shapes().of(output)
-            if shape is None or own is None or other is None or other.dtype != ir.DataType.FLOAT:
-                break
-            if found.added is None and shape == own and shape[2:] != (1, 1):
-                found = cls((*found.nodes, add), found.shift, other)
-            elif not found.nodes and shape in ((own[0], own[1], 1, 1), (1, own[1], 1, 1)):
-                found = cls((add,), other)
-            else:
-                break
-            output = add.outputs[0]
-        return found
 
 
 def packed_weights(weight: NDArray[np.float32]) -> NDArray[np.float32]:

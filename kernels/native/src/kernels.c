@@ -17,6 +17,8 @@
 
 #if defined(__AVX512VNNI__)
 #include "integer_linear.h"
+
+#include "integer_conv.h"
 #endif
 
 #include "winograd.h"
@@ -51,6 +53,9 @@ const Kernels JOIN(kernels_, SET) = {
     .integer_round = integer_round,
     .integer_linear = integer_linear,
     .integer_tasks = integer_tasks,
+    .integer_bytes = integer_bytes,
+    .integer_conv = integer_conv,
+    .integer_conv_tasks = integer_conv_tasks,
 #endif
     .winograd_input = winograd_input,
     .winograd_multiply = winograd_multiply,

@@ -59,6 +59,25 @@ typedef struct {
   Rounding *roundings;   /* (blocks of rows, rows) */
 } IntegerLinear;
 
+/* A convolution with 8-bit weights. A task of `bytes` is a row of an image with what is around it, rounded as QuantizeLinear
+   does; one of `integer_conv` some outputs of some pixels, once all is rounded. */
+typedef struct {
+  const float *x;        /* (images, inputs, height, width) */
+  const int8_t *weights; /* (panels, rows and columns of the filter, inputs / 4, LINEAR_COLUMNS, 4), zeros beyond the last input */
+  const float *scales;   /* (panels, LINEAR_COLUMNS): of the input times those of the weights */
+  const int32_t *totals; /* as scales: sums of the weights */
+  const float *bias;     /* as scales */
+  const float *shift;    /* (images, outputs), added to every pixel, or NULL */
+  size_t shifts;         /* how far those of two images are apart; 0 where all have the same */
+  const float *added;    /* as y, or NULL */
+  float *y;              /* (images, outputs, made_height, made_width) */
+  uint8_t *bytes;        /* (images, height and twice the padding, width and twice the padding, inputs by fours) */
+  size_t images, inputs, outputs, height, width, made_height, made_width;
+  size_t filter_height, filter_width, stride, padding;
+  float step; /* of the input */
+  int32_t zero;
+} IntegerConv;
+
 /* A 3x3 convolution of stride 1 and padding 1, of a strip of tiles. A task of `input` is an input channel. Then, of
    weights that are transformed, one of `multiply` is some outputs at one point, and one of `output` an output channel; of
    those that are not, one of `few_tiles` is a block of outputs. Each begins when the one before is done. */
@@ -94,6 +113,9 @@ typedef struct {
   void (*integer_round)(void *, size_t index);  /* of blocks of rows; NULL in a set without such products */
   void (*integer_linear)(void *, size_t index); /* of integer_tasks */
   size_t (*integer_tasks)(const IntegerLinear *);
+  void (*integer_bytes)(void *, size_t index); /* of images * rows of `bytes` */
+  void (*integer_conv)(void *, size_t index);  /* of integer_conv_tasks */
+  size_t (*integer_conv_tasks)(const IntegerConv *);
   void (*winograd_input)(void *, size_t index);    /* of inputs */
   void (*winograd_multiply)(void *, size_t index); /* of winograd_products */
   void (*winograd_output)(void *, size_t index);   /* of outputs */

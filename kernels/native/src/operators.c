@@ -23,7 +23,7 @@ enum { MOST_DIMS = 8 };
 typedef struct {
   const OrtApi *api;
   const Kernels *kernels;
-  int64_t groups, silu, heads, bfloat16, activation;
+  int64_t groups, silu, heads, bfloat16, activation, stride, padding, zero;
   float epsilon, scale;
 } Node;
 
@@ -227,6 +227,12 @@ static OrtStatus *few_tiles(const Node *node, OrtKernelContext *context, Winogra
   return status;
 }
 
+/* A number for each channel, added to every pixel of an image or of all of them. */
+static int is_shift(const Tensor *shift, const Tensor *y) {
+  const int64_t shape[4] = {shift->dims[0] == 1 ? 1 : y->dims[0], y->dims[1], 1, 1};
+  return shift->rank == 4 && !memcmp(shift->dims, shape, sizeof shape);
+}
+
 /* WinogradConv: x (batch, inputs, height, width); weights, transformed (36, blocks, inputs, 10) or as they are (blocks,
    inputs, 9, 32); bias (outputs); and what is added: shift (batch or 1, outputs, 1, 1), to every pixel, and added, as y -> y
    (batch, outputs, height, width). */
@@ -247,16 +253,14 @@ static OrtStatus *winograd(const Node *node, OrtKernelContext *context) {
     return refuse(api, "WinogradConv: the weights are not those of such channels");
   Tensor y = x;
   y.dims[1] = bias.dims[0];
-  int one = shift.rank && shift.dims[0] == 1; /* for all images */
-  const int64_t shifts[4] = {one ? 1 : x.dims[0], bias.dims[0], 1, 1};
-  if (shift.data && (shift.rank != 4 || memcmp(shift.dims, shifts, sizeof shifts)))
+  if (shift.data && !is_shift(&shift, &y))
     return refuse(api, "WinogradConv: the shift has to have a number for each channel, of each image or of all");
   if (added.data && !same_shape(&added, &y))
     return refuse(api, "WinogradConv: what is added has another shape than the output");
   RETURN_IF(make_output(api, context, &y));
   if (!product(y.dims, 4)) return NULL;
   Winograd task = {.x = x.data, .weights = weights.data, .bias = bias.data, .y = y.data};
-  task.shift = shift.data, task.added = added.data, task.shifts = one ? 0 : (size_t)bias.dims[0];
+  task.shift = shift.data, task.added = added.data, task.shifts = shift.rank && shift.dims[0] == 1 ? 0 : (size_t)bias.dims[0];
   task.inputs = (size_t)inputs, task.outputs = (size_t)bias.dims[0];
   task.height = (size_t)x.dims[2], task.width = (size_t)x.dims[3];
   size_t tiles = (size_t)x.dims[0] * ((task.height + 3) / 4) * ((task.width + 3) / 4);
@@ -337,12 +341,75 @@ static OrtStatus *integer_linear(const Node *node, OrtKernelContext *context) {
   return status;
 }
 
+/* IntegerConv: x (batch, inputs, height, width), weights (panels, rows, columns, inputs / 4, 32, 4), int8; bias, scales and
+   totals (panels, 32), of the last int32; like (outputs), whatever its numbers; shift and added as WinogradConv has them.
+   Attributes: scale and zero, by which x is rounded to uint8; stride; padding on each side. */
+static OrtStatus *integer_conv(const Node *node, OrtKernelContext *context) {
+  const OrtApi *api = node->api;
+  const Kernels *kernels = node->kernels;
+  Tensor x, weights, bias, scales, totals, like, shift, added;
+  RETURN_IF(read_input(api, context, 0, &x));
+  RETURN_IF(read_input(api, context, 1, &weights));
+  RETURN_IF(read_input(api, context, 2, &bias));
+  RETURN_IF(read_input(api, context, 3, &scales));
+  RETURN_IF(read_input(api, context, 4, &totals));
+  RETURN_IF(read_input(api, context, 5, &like));
+  RETURN_IF(read_optional(api, context, 6, &shift));
+  RETURN_IF(read_optional(api, context, 7, &added));
+  if (x.rank != 4 || weights.rank != 6 || like.rank != 1)
+    return refuse(api, "IntegerConv: x has 4 dimensions, weights have 6");
+  int64_t outputs = like.dims[0], panels = (outputs + LINEAR_COLUMNS - 1) / LINEAR_COLUMNS;
+  const int64_t columns[2] = {panels, LINEAR_COLUMNS}, *filter = weights.dims + 1;
+  const int64_t fit[6] = {panels, filter[0], filter[1], (x.dims[1] + 3) / 4, LINEAR_COLUMNS, 4};
+  const Tensor *of_columns[3] = {&bias, &scales, &totals};
+  int fits = !memcmp(weights.dims, fit, sizeof fit) && x.dims[1] > 0;
+  for (int i = 0; i < 3; i++)
+    fits = fits && of_columns[i]->rank == 2 && !memcmp(of_columns[i]->dims, columns, sizeof columns);
+  if (!fits || filter[0] < 1 || filter[1] < 1 || (size_t)(filter[0] * filter[1] * fit[3]) * 4 > INTEGER_MOST_INPUTS)
+    return refuse(api, "IntegerConv: the weights are not those of such channels");
+  if (node->stride < 1 || node->padding < 0 || node->zero < 0 || node->zero > 255 || !(node->scale > 0))
+    return refuse(api, "IntegerConv: there is no such stride, padding or rounding");
+  Tensor y = x;
+  y.dims[1] = outputs;
+  for (int i = 0; i < 2; i++) {
+    int64_t room = x.dims[2 + i] + 2 * node->padding - filter[i];
+    if (room < 0) return refuse(api, "IntegerConv: the filter is larger than the picture");
+    y.dims[2 + i] = room / node->stride + 1;
+  }
+  if (shift.data && !is_shift(&shift, &y))
+    return refuse(api, "IntegerConv: the shift has to have a number for each channel, of each image or of all");
+  if (added.data && !same_shape(&added, &y))
+    return refuse(api, "IntegerConv: what is added has another shape than the output");
+  RETURN_IF(make_output(api, context, &y));
+  if (!product(y.dims, 4)) return NULL;
+  IntegerConv task = {.x = x.data, .weights = weights.data, .scales = scales.data, .totals = totals.data, .y = y.data};
+  task.bias = bias.data, task.shift = shift.data, task.added = added.data;
+  task.shifts = shift.rank && shift.dims[0] == 1 ? 0 : (size_t)outputs;
+  task.images = (size_t)x.dims[0], task.inputs = (size_t)x.dims[1], task.outputs = (size_t)outputs;
+  task.height = (size_t)x.dims[2], task.width = (size_t)x.dims[3];
+  task.made_height = (size_t)y.dims[2], task.made_width = (size_t)y.dims[3];
+  task.filter_height = (size_t)filter[0], task.filter_width = (size_t)filter[1];
+  task.stride = (size_t)node->stride, task.padding = (size_t)node->padding;
+  task.step = node->scale, task.zero = (int32_t)node->zero;
+  size_t rows = task.images * (task.height + 2 * task.padding), row = (task.width + 2 * task.padding) * (size_t)fit[3] * 4;
+  Scratch scratch;
+  OrtStatus *status = take_scratch(api, context, rows * row, &scratch);
+  if (!status) {
+    task.bytes = scratch.data;
+    status = KernelContext_ParallelFor(api)(context, kernels->integer_bytes, rows, 0, &task);
+    size_t count = kernels->integer_conv_tasks(&task);
+    if (!status) status = KernelContext_ParallelFor(api)(context, kernels->integer_conv, count, 0, &task);
+  }
+  release_scratch(&scratch);
+  return status;
+}
+
 static OrtStatus *create(const OrtCustomOp *operator, const OrtApi *api, const OrtKernelInfo *info, void **kernel) {
   (void)operator;
   int64_t rank = -1; /* of the set of instructions: for tests alone */
   Node *node = calloc(1, sizeof *node);
   if (!node) return CreateStatus(api)(ORT_FAIL, "no memory");
-  *node = (Node){.api = api, .groups = 1, .epsilon = 1e-5f, .heads = 1, .scale = 1.0f};
+  *node = (Node){.api = api, .groups = 1, .epsilon = 1e-5f, .heads = 1, .scale = 1.0f, .stride = 1};
   read_int(api, info, "groups", &node->groups);
   read_int(api, info, "silu", &node->silu);
   read_float(api, info, "epsilon", &node->epsilon);
@@ -350,6 +417,9 @@ static OrtStatus *create(const OrtCustomOp *operator, const OrtApi *api, const O
   read_int(api, info, "bfloat16", &node->bfloat16);
   read_float(api, info, "scale", &node->scale);
   read_int(api, info, "activation", &node->activation);
+  read_int(api, info, "stride", &node->stride);
+  read_int(api, info, "padding", &node->padding);
+  read_int(api, info, "zero", &node->zero);
   read_int(api, info, "instructions", &rank);
   node->kernels = rank < 0 ? best_kernels() : rank < 8 ? kernels_of_rank((int)rank) : NULL;
   if (!node->kernels || (node->bfloat16 && !node->kernels->attention_half)) {
@@ -371,18 +441,23 @@ static OrtStatus *compute_group_norm(void *kernel, OrtKernelContext *context) { 
 static OrtStatus *compute_winograd(void *kernel, OrtKernelContext *context) { return winograd(kernel, context); }
 static OrtStatus *compute_attention(void *kernel, OrtKernelContext *context) { return attention(kernel, context); }
 static OrtStatus *compute_linear(void *kernel, OrtKernelContext *context) { return linear(kernel, context); }
+static OrtStatus *compute_integer_conv(void *kernel, OrtKernelContext *context) { return integer_conv(kernel, context); }
 static OrtStatus *compute_integers(void *kernel, OrtKernelContext *context) { return integer_linear(kernel, context); }
 
 /* The output has the shape of the first input; of the third one the number of channels, or of columns. */
 static OrtStatus *infer_as_first(const OrtCustomOp *operator, OrtShapeInferContext *context);
 static OrtStatus *infer_channels(const OrtCustomOp *operator, OrtShapeInferContext *context);
 static OrtStatus *infer_columns(const OrtCustomOp *operator, OrtShapeInferContext *context);
+static OrtStatus *infer_nothing(const OrtCustomOp *operator, OrtShapeInferContext *context) { /* builds say it */
+  return (void)operator, (void)context, NULL;
+}
 
 static const char *group_norm_name(const OrtCustomOp *operator) { return (void)operator, "GroupNormSilu"; }
 static const char *attention_name(const OrtCustomOp *operator) { return (void)operator, "HeadsAttention"; }
 static const char *winograd_name(const OrtCustomOp *operator) { return (void)operator, "WinogradConv"; }
 static const char *linear_name(const OrtCustomOp *operator) { return (void)operator, "LinearLayer"; }
 static const char *integers_name(const OrtCustomOp *operator) { return (void)operator, "IntegerLinear"; }
+static const char *integer_conv_name(const OrtCustomOp *operator) { return (void)operator, "IntegerConv"; }
 static const char *processor(const OrtCustomOp *operator) { return (void)operator, "CPUExecutionProvider"; }
 static int float_type(const OrtCustomOp *operator, size_t index) { return (void)operator, (void)index, ORT_FLOAT; }
 static int integers_type(const OrtCustomOp *operator, size_t index) {
@@ -390,6 +465,9 @@ static int integers_type(const OrtCustomOp *operator, size_t index) {
 }
 static int required(const OrtCustomOp *operator, size_t index) {
   return (void)operator, index < 3 ? ORT_REQUIRED : ORT_OPTIONAL;
+}
+static int six_required(const OrtCustomOp *operator, size_t index) {
+  return (void)operator, index < 6 ? ORT_REQUIRED : ORT_OPTIONAL;
 }
 static int five_required(const OrtCustomOp *operator, size_t index) {
   return (void)operator, index < 5 ? ORT_REQUIRED : ORT_OPTIONAL;
@@ -401,6 +479,7 @@ static size_t three_ports(const OrtCustomOp *operator) { return (void)operator, 
 static size_t four_ports(const OrtCustomOp *operator) { return (void)operator, 4; }
 static size_t five_ports(const OrtCustomOp *operator) { return (void)operator, 5; }
 static size_t six_ports(const OrtCustomOp *operator) { return (void)operator, 6; }
+static size_t eight_ports(const OrtCustomOp *operator) { return (void)operator, 8; }
 
 #define OPERATOR(name, inputs, type, needed, make, run, infer)                                                          \
   {.version = ORT_VERSION_ASKED, .GetName = (name), .GetExecutionProviderType = processor, .GetInputType = (type),      \
@@ -417,6 +496,7 @@ static const OrtCustomOp operators[] = {
     OF_FLOATS(winograd_name, five_ports, compute_winograd, infer_channels),
     OF_FLOATS(linear_name, four_ports, compute_linear, infer_columns),
     OPERATOR(integers_name, six_ports, integers_type, five_required, create_integers, compute_integers, infer_columns),
+    OPERATOR(integer_conv_name, eight_ports, integers_type, six_required, create_integers, compute_integer_conv, infer_nothing),
 };
 
 static const OrtApi *shape_api; /* the function that infers shapes is given none */

@@ -1,0 +1,196 @@
+"""A convolution of 8-bit integers as one node of our own: what it means, and what of a graph it takes along."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import pytest
+from onnx import TensorProto, helper
+from onnx.reference import ReferenceEvaluator
+from onnx_ir.passes.common import RemoveUnusedNodesPass
+
+from tintype.engine import resolve_provider
+from tintype.engine.device.abilities import has_ability
+from tintype.kernels.base import DOMAINS, OWN, Shapes
+from tintype.kernels.native.integer_conv import NativeIntegerConv, by_panel, packed_filters
+from tintype.kernels.native.library import INTEGERS
+
+KERNEL = NativeIntegerConv()
+# batch, inputs, outputs, height, width, filter, stride, padding. Pixels go through by 8, are written by 16 and shared
+# out by 256; panels are of 32 outputs.
+SIZES = [
+    (1, 1, 1, 1, 1, 3, 1, 1),
+    (2, 3, 7, 5, 9, 3, 1, 1),
+    (1, 16, 33, 8, 8, 3, 1, 1),
+    (1, 5, 40, 18, 17, 3, 1, 1),
+    (3, 6, 10, 9, 20, 3, 2, 1),
+    (2, 20, 65, 7, 24, 1, 1, 0),
+    (1, 2, 3, 6, 7, 5, 1, 2),
+    (1, 600, 20, 4, 6, 3, 1, 1),
+]
+STEP, ZERO = 0.03, 121
+
+
+@pytest.fixture
+def able(library) -> None:
+    if not has_ability(resolve_provider("cpu"), INTEGERS):
+        pytest.skip("this processor adds up no products of four bytes")
+
+
+@pytest.fixture
+def sets(able, instructions):
+    """The sets that have such products: the fourth and what comes after it."""
+    return lambda model: instructions(model)[3:]
+
+
+def _arrays(random, sizes):
+    batch, inputs, outputs, height, width, side, _, _ = sizes
+    x = 2 * random.standard_normal((batch, inputs, height, width), np.float32)
+    weights = random.integers(-127, 128, (outputs, inputs, side, side), dtype=np.int8)
+    scales = (random.uniform(0.5, 1.5, outputs) * STEP / np.sqrt(inputs) / 200).astype(np.float32)
+    return x, weights, scales, random.standard_normal(outputs, np.float32)
+
+
+def _port(name, array):
+    return helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(array.dtype), array.shape)
+
+
+def _node(x, weights, scales, bias, stride, padding, **added):
+    """added: the inputs `shift` and `added`, where there are any."""
+    totals = weights.sum(axis=(1, 2, 3), dtype=np.int32)
+    arrays = {"x": x, "weights": packed_filters(weights), "bias": by_panel(bias), "scales": by_panel(scales)}
+    arrays |= {"totals": by_panel(totals), "like": np.zeros(len(bias), np.float32)} | added
+    names = [*list(arrays)[:6], *(name if name in added else "" for name in ("shift", "added"))]
+    how = {"scale": STEP, "zero": ZERO, "stride": stride, "padding": padding}
+    node = helper.make_node("IntegerConv", names, ["y"], domain=OWN, **how)
+    ports = [_port(name, array) for name, array in arrays.items()]
+    output = helper.make_tensor_value_info("y", TensorProto.FLOAT, None)
+    imports = [helper.make_opsetid("", 20), helper.make_opsetid(OWN, 1)]
+    model = helper.make_model(helper.make_graph([node], "graph", ports, [output]), opset_imports=imports, ir_version=10)
+    return model, arrays
+
+
+@pytest.mark.parametrize("sizes", SIZES, ids=str)
+def test_it_is_the_convolution_by_every_set_of_instructions(sets, run, random, sizes):
+    arrays = _arrays(random, sizes)
+    expected, (model, feed) = KERNEL.reference(*arrays, STEP, ZERO, *sizes[6:]), _node(*arrays, *sizes[6:])
+    for each in sets(model):
+        one, two = run(each, feed, 1)["y"], run(each, feed, 2)["y"]
+        np.testing.assert_allclose(one, expected, atol=2e-5)
+        np.testing.assert_array_equal(one, two)
+
+
+@pytest.mark.parametrize("shifts", [0, 1, 3], ids=["no shift", "a shift for all", "a shift for each image"])
+@pytest.mark.parametrize("adds", [False, True])
+def test_sums_are_made_before_it_writes(sets, run, random, shifts, adds):
+    sizes, more = (3, 6, 37, 5, 7, 3, 1, 1), {}
+    arrays = _arrays(random, sizes)
+    expected = KERNEL.reference(*arrays, STEP, ZERO, 1, 1)
+    if shifts:
+        more["shift"] = random.standard_normal((shifts, 37, 1, 1), np.float32)
+    if adds:
+        more["added"] = random.standard_normal(expected.shape).astype(np.float32)
+    model, feed = _node(*arrays, 1, 1, **more)
+    for each in sets(model):
+        np.testing.assert_allclose(run(each, feed)["y"], sum(more.values(), expected), atol=2e-5)
+
+
+def test_the_reference_is_onnxs_words(random):
+    x, weights, scales, bias = _arrays(random, (2, 3, 4, 5, 6, 3, 2, 1))
+    text = """<ir_version: 10, opset_import: ["" : 20]>
+        graph (float[2, 3, 5, 6] x, int8[4, 3, 3, 3] weights, float step, uint8 zero) => (int32[2, 4, 3, 3] y) {
+            rounded = QuantizeLinear (x, step, zero)
+            y = ConvInteger <pads = [1, 1, 1, 1], strides = [2, 2]> (rounded, weights, zero)
+        }"""
+    feed = {"x": x, "weights": weights, "step": np.float32(STEP), "zero": np.uint8(ZERO)}
+    (product,) = ReferenceEvaluator(onnx.parser.parse_model(text)).run(None, feed)
+    expected = product * scales.reshape(-1, 1, 1) + bias.reshape(-1, 1, 1)
+    np.testing.assert_allclose(KERNEL.reference(x, weights, scales, bias, STEP, ZERO, 2, 1), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"weights": (np.int8, (1, 3, 3, 2, 32, 4))}, "such channels"),
+        ({"weights": (np.int8, (2, 3, 3, 1, 32, 4))}, "such channels"),
+        ({"weights": (np.int8, (1, 8, 3, 1, 32, 4))}, "larger than the picture"),
+        ({"scales": (np.float32, (2, 32))}, "such channels"),
+        ({"totals": (np.int32, (1, 16))}, "such channels"),
+        ({"shift": (np.float32, (2, 7, 1, 1))}, "for each channel"),
+        ({"added": (np.float32, (1, 7, 5, 8))}, "another shape"),
+    ],
+    ids=str,
+)
+def test_what_does_not_go_together_is_an_error(able, run, random, change, message):
+    more = {"shift": np.zeros((1, 7, 1, 1), np.float32), "added": np.zeros((1, 7, 5, 9), np.float32)}
+    model, feed = _node(*_arrays(random, (1, 3, 7, 5, 9, 3, 1, 1)), 1, 1, **more)
+    ((name, (dtype, shape)),) = change.items()
+    feed[name] = np.zeros(shape, dtype)
+    port = next(port for port in model.graph.input if port.name == name)
+    port.type.CopyFrom(_port(name, feed[name]).type)
+    with pytest.raises(Exception, match=message):
+        run(model, feed)
+
+
+def _model(random, *, strides="[1, 1]", size=8, zero=0):
+    """A convolution between roundings, then a number for each channel and a residual."""
+    text = f"""<ir_version: 10, opset_import: ["" : 20]>
+        graph (float[1, 6, 8, 8] x, float[1, 40, 1, 1] shift, float[1, 40, {size}, {size}] residual)
+            => (float[1, 40, {size}, {size}] y) {{
+            in_8 = QuantizeLinear (x, step, middle)
+            given = DequantizeLinear (in_8, step, middle)
+            weight = DequantizeLinear <axis = 0> (integers, scale, around)
+            bias = DequantizeLinear <axis = 0> (whole, bias_scale)
+            made = Conv <pads = [1, 1, 1, 1], strides = {strides}> (given, weight, bias)
+            out_8 = QuantizeLinear (made, out_step, middle)
+            back = DequantizeLinear (out_8, out_step, middle)
+            shifted = Add (back, shift)
+            y = Add (residual, shifted)
+        }}"""
+    model = onnx.parser.parse_model(text)
+    constants = {
+        "step": np.array(STEP, np.float32),
+        "middle": np.array(128, np.uint8),
+        "out_step": np.array(0.05, np.float32),
+        "integers": random.integers(-127, 128, (40, 6, 3, 3), dtype=np.int8),
+        "scale": random.uniform(0.001, 0.002, 40).astype(np.float32),
+        "around": np.full(40, zero, np.int8),
+        "whole": random.integers(-9000, 9000, 40, dtype=np.int32),
+    }
+    constants["bias_scale"] = constants["scale"] * np.float32(STEP)
+    model.graph.initializer.extend(onnx.numpy_helper.from_array(array, name) for name, array in constants.items())
+    return ir.from_proto(onnx.shape_inference.infer_shapes(model))
+
+
+@pytest.mark.parametrize(("strides", "size"), [("[1, 1]", 8), ("[2, 2]", 4)])
+def test_a_convolution_between_roundings_becomes_one_node_with_what_is_added(able, run, random, strides, size):
+    model = _model(random, strides=strides, size=size)
+    feed = {
+        "x": random.standard_normal((1, 6, 8, 8), np.float32),
+        "shift": random.standard_normal((1, 40, 1, 1), np.float32),
+        "residual": random.standard_normal((1, 40, size, size), np.float32),
+    }
+    before = run(ir.to_proto(model), feed)["y"]
+    (node,) = [node for node in model.graph if KERNEL.matches(node, Shapes())]
+    assert {each.op_type for each in KERNEL.cluster(node)} == {"Conv", "QuantizeLinear", "DequantizeLinear", "Add"}
+    KERNEL.rewrite(node, model.graph)
+    RemoveUnusedNodesPass()(model)
+    model.opset_imports.update(DOMAINS)
+    assert [each.op_type for each in model.graph] == ["IntegerConv"]
+    off = np.abs(run(ir.to_proto(model), feed)["y"] - before)
+    assert 0.001 < off.max() < 0.026  # half of a step of the output, which is not rounded any more
+
+
+def test_the_rounding_that_another_convolution_wants_stays(random):
+    model = _model(random)
+    back = next(node.outputs[0] for node in model.graph if node.outputs[0].name == "back")
+    model.graph.append(ir.node("Conv", [back, model.graph.initializers["integers"]], name="next"))
+    (node,) = [node for node in model.graph if KERNEL.matches(node, Shapes())]
+    assert KERNEL.cluster(node) == (node,)
+
+
+@pytest.mark.parametrize("zero", [0, 3])
+def test_weights_around_another_number_than_0_are_left_alone(random, zero):
+    model = _model(random, zero=zero)
+    assert [KERNEL.matches(node, Shapes()) for node in model.graph if node.op_type == "Conv"] == [zero == 0]
