@@ -267,6 +267,56 @@ static void check_integers(const Kernels *kernels, size_t rows, size_t inputs, s
   free(expected);
 }
 
+static void check_conv(const Kernels *kernels, size_t images, size_t inputs, size_t outputs, size_t height, size_t width,
+                       size_t filter, size_t stride, int sums) {
+  size_t padding = filter / 2, fours = (inputs + 3) / 4, pixels = height * width, cells = filter * filter;
+  size_t panels = (outputs + LINEAR_COLUMNS - 1) / LINEAR_COLUMNS, columns = panels * LINEAR_COLUMNS;
+  IntegerConv task = {.x = noise(images * inputs * pixels), .images = images, .inputs = inputs, .outputs = outputs};
+  task.height = height, task.width = width, task.filter_height = task.filter_width = filter;
+  task.made_height = (height + 2 * padding - filter) / stride + 1;
+  task.made_width = (width + 2 * padding - filter) / stride + 1;
+  task.stride = stride, task.padding = padding, task.step = 0x1p-7f, task.zero = 128; /* cut off at 1 */
+  size_t made = task.made_height * task.made_width, count = images * outputs * made;
+  const float *weight = noise(outputs * inputs * cells);
+  float *scales = guarded(columns * sizeof *scales), *bias = guarded(columns * sizeof *bias);
+  int32_t *totals = guarded(columns * sizeof *totals);
+  int8_t *packed = guarded(columns * cells * fours * 4);
+  for (size_t o = 0; o < columns; o++) {
+    scales[o] = o < outputs ? 0x1p-14f * (float)(o + 1) : 0, bias[o] = o < outputs ? (float)o : 0, totals[o] = 0;
+    for (size_t cell = 0; cell < cells; cell++)
+      for (size_t i = 0; i < fours * 4; i++) {
+        int8_t number = o < outputs && i < inputs ? (int8_t)(weight[(o * inputs + i) * cells + cell] * 63) : 0;
+        size_t row = (o / LINEAR_COLUMNS * cells + cell) * fours + i / 4;
+        packed[(row * LINEAR_COLUMNS + o % LINEAR_COLUMNS) * 4 + i % 4] = number, totals[o] += number;
+      }
+  }
+  task.weights = packed, task.scales = scales, task.totals = totals, task.bias = bias;
+  task.y = guarded(count * sizeof(float));
+  if (sums) task.shift = noise(images * outputs), task.shifts = outputs, task.added = noise(count);
+  size_t rows = height + 2 * padding, row = width + 2 * padding;
+  task.bytes = guarded(images * rows * row * fours * 4);
+  for (size_t i = 0; i < images * rows; i++) kernels->integer_bytes(&task, i);
+  for (size_t i = 0; i < kernels->integer_conv_tasks(&task); i++) kernels->integer_conv(&task, i);
+  double *expected = malloc(count * sizeof *expected);
+  for (size_t at = 0; at < count; at++) {
+    size_t image = at / made / outputs, o = at / made % outputs, y = at % made / task.made_width * stride;
+    size_t x = at % task.made_width * stride;
+    double sum = 0;
+    for (size_t i = 0; i < inputs; i++)
+      for (size_t cell = 0; cell < cells; cell++) {
+        size_t down = y + cell / filter, across = x + cell % filter; /* further by the padding */
+        if (down < padding || across < padding || down >= height + padding || across >= width + padding) continue;
+        float number = task.x[(image * inputs + i) * pixels + (down - padding) * width + across - padding];
+        number = fminf(fmaxf(rintf(number * 128) + 128, 0), 255) - 128;
+        sum += (double)number * (int8_t)(weight[(o * inputs + i) * cells + cell] * 63);
+      }
+    expected[at] = sum * scales[o] + bias[o];
+    if (sums) expected[at] += task.shift[image * outputs + o] + task.added[at];
+  }
+  demand_near(task.y, expected, count, 1e-3);
+  free(expected);
+}
+
 int main(void) {
   const Kernels *kernels;
   for (int rank = 0; (kernels = kernels_of_rank(rank)); rank++) {
@@ -305,6 +355,13 @@ int main(void) {
         for (size_t outputs = 1; outputs < 70; outputs += 11)
           check_integers(kernels, rows, rows * 3, outputs, activation, (int)(rows + outputs) % 2);
     if (kernels->integer_linear) check_integers(kernels, 300, 20, 33, LINEAR_PLAIN, 1);
+    for (size_t width = 1; width < 24 && kernels->integer_conv; width += width < 10 ? 1 : 6)
+      for (size_t height = 1; height < 12; height += 3) {
+        check_conv(kernels, 2, height + width, 35, height, width, 3, 1, (int)(width + height) % 2);
+        check_conv(kernels, 1, 5, width, height, width, 1, 1, 0);
+        check_conv(kernels, 1, 6, 33, height, width, 3, 2, 1);
+      }
+    if (kernels->integer_conv) check_conv(kernels, 2, 9, 40, 17, 32, 3, 1, 1); /* more pixels than in a task */
     printf("%s\n", kernels->name);
   }
   demand(kernels_of_rank(-1) == NULL && best_kernels() != NULL, "which sets there are");
