@@ -34,6 +34,10 @@ UPSAMPLED = (
     (32, 32, 32), (64, 64, 16), (64, 64, 64), (128, 128, 16), (192, 192, 8), (256, 256, 64), (256, 256, 128),
     (512, 512, 64), (512, 512, 128), (640, 640, 32), (1280, 1280, 8), (1280, 1280, 16),
 )  # fmt: skip
+POINTWISE = (
+    (320, 320, 64), (960, 320, 64), (640, 640, 32), (1920, 640, 32), (1280, 1280, 16), (2560, 1280, 16),
+    (1280, 1280, 8), (64, 64, 16),
+)  # fmt: skip
 # Rows, inputs, outputs.
 PRODUCTS = (
     (1, 320, 1280), (1, 64, 256), (77, 64, 64), (77, 768, 768), (77, 768, 3072), (77, 3072, 768), (77, 768, 320),
@@ -57,7 +61,8 @@ AFFINES = ((64, 64), (256, 64), (256, 192), (1024, 320), (4096, 320), (4096, 512
 @click.option("--threads", type=click.IntRange(1), multiple=True, default=(1, 2), show_default=True)
 @click.option("--out", type=click.Path(dir_okay=False, path_type=Path), default=DEFAULT, show_default=True)
 @click.option("--processor", help="The kind to write down [default: this machine's].")
-def main(threads: tuple[int, ...], out: Path, processor: str | None) -> None:
+@click.option("--only", default="", help="Layers whose name begins so, such as int8; what is known of others stays.")
+def main(threads: tuple[int, ...], out: Path, processor: str | None, only: str) -> None:
     """Time layers and write the table of this kind of processor into --out."""
     cpu = resolve_provider("cpu")
     kind = processor or processor_kind()
@@ -65,11 +70,18 @@ def main(threads: tuple[int, ...], out: Path, processor: str | None) -> None:
     for count in threads:
         rows = []
         for label, model in models(has_ability(cpu, "mixed_products")):
+            if not label.startswith(only):
+                continue
             for layer_kind, size, ways in layer_costs(model, cpu, threads=count):
                 best = min(seconds for seconds, _, _ in ways.values())
                 click.echo(f"{label:<40} {layer_kind:<28} {best * 1e3:9.3f} ms {min(ways, key=lambda w: ways[w][0])}")
                 rows.append([layer_kind, size, ways])
-        others = [each for each in stored["tables"] if (each["processor"], each["threads"]) != (kind, count)]
+        timed, others = {(row[0], tuple(row[1])) for row in rows}, []
+        for table in stored["tables"]:
+            if (table["processor"], table["threads"]) != (kind, count):
+                others.append(table)
+            elif only:
+                rows += [row for row in table["rows"] if (row[0], tuple(row[1])) not in timed]
         stored["tables"] = [*others, {"processor": kind, "threads": count, "rows": rows}]
         out.write_text(_text(stored), encoding="utf-8")
 
@@ -89,21 +101,27 @@ def models(mixed_products: bool) -> Iterator[tuple[str, onnx.ModelProto]]:
         for inputs, outputs, side in convolutions:
             for is_rounded in (False, True):
                 nodes, constants = _convolution(inputs, outputs, is_upsampled, is_rounded, mixed_products)
-                label = f"{'up' if is_upsampled else 'conv'} {inputs} {outputs} {side}"
+                label = f"{'int8 ' if is_rounded else ''}{'up' if is_upsampled else 'conv'} {inputs} {outputs} {side}"
                 yield label, _model(nodes, [1, inputs, side, side], constants)
+    for inputs, outputs, side in POINTWISE:
+        nodes, constants = _convolution(inputs, outputs, False, True, mixed_products, cells=1)
+        yield f"int8 pointwise {inputs} {outputs} {side}", _model(nodes, [1, inputs, side, side], constants)
     for rows, inputs, outputs in PRODUCTS:
         constants = _integers(_weight(inputs, outputs), mixed_products) | {"bias": np.zeros(outputs, np.float32)}
         nodes = f"{_WEIGHT.format(axis=1)} product = MatMul(x, weight) y = Add(product, bias)"
-        yield f"product {rows} {inputs} {outputs}", _model(nodes, [1, rows, inputs], constants)
+        yield f"int8 product {rows} {inputs} {outputs}", _model(nodes, [1, rows, inputs], constants)
         constants = {"weight": _weight(inputs, outputs), "bias": np.zeros(outputs, np.float32)}
         nodes = "product = MatMul(x, weight) y = Add(product, bias)"
-        yield f"float product {rows} {inputs} {outputs}", _model(nodes, [1, rows, inputs], constants)
+        yield f"product {rows} {inputs} {outputs}", _model(nodes, [1, rows, inputs], constants)
     for rows, inputs, outputs in GATED:
         constants = {name: _weight(inputs, outputs) for name in ("weight", "gate")}
-        constants |= {name: np.zeros(outputs, np.float32) for name in ("bias", "shift")}
+        biases = {name: np.zeros(outputs, np.float32) for name in ("bias", "shift")}
         nodes = "product = MatMul(x, weight) value = Add(product, bias) g = MatMul(x, gate) "
         nodes += "shifted = Add(g, shift) gelu = Gelu(shifted) y = Mul(value, gelu)"
-        yield f"geglu {rows} {inputs} {outputs}", _model(nodes, [1, rows, inputs], constants)
+        yield f"geglu {rows} {inputs} {outputs}", _model(nodes, [1, rows, inputs], constants | biases)
+        stored = _integers(constants["weight"], mixed_products)
+        nodes = f"{_WEIGHT.format(axis=1)} gate = DequantizeLinear<axis=1>(integers, scale, zero) {nodes}"
+        yield f"int8 geglu {rows} {inputs} {outputs}", _model(nodes, [1, rows, inputs], stored | biases)
     for pixels, channels in NORMS:
         constants = {name: np.ones(channels, np.float32) for name in ("scale", "shift")}
         for activation in ("y = Identity(normed)", "s = Sigmoid(normed) y = Mul(normed, s)"):
@@ -126,20 +144,21 @@ _RESIZE = (
 
 
 def _convolution(
-    inputs: int, outputs: int, is_upsampled: bool, is_rounded: bool, mixed_products: bool
+    inputs: int, outputs: int, is_upsampled: bool, is_rounded: bool, mixed_products: bool, cells: int = 9
 ) -> tuple[str, dict[str, NDArray[Any]]]:
-    """Nodes and constants of a 3x3 convolution in float or in integers, of x or of x upsampled."""
-    weight, source = _weight(9 * inputs, outputs), "wide" if is_upsampled else "x"
+    """Nodes and constants of a 3x3 or 1x1 convolution in float or in integers, of x or of x upsampled."""
+    weight, source = _weight(cells * inputs, outputs), "wide" if is_upsampled else "x"
+    pads, side = ("[1, 1, 1, 1]", 3) if cells == 9 else ("[0, 0, 0, 0]", 1)
     nodes = _RESIZE if is_upsampled else ""
     constants: dict[str, NDArray[Any]] = {"sizes": np.array([1, 1, 2, 2], np.float32)} if is_upsampled else {}
     if not is_rounded:
-        constants |= {"weight": _kernel(weight), "bias": np.zeros(outputs, np.float32)}
-        return nodes + f"y = Conv<pads=[1, 1, 1, 1]>({source}, weight, bias)", constants
+        constants |= {"weight": _kernel(weight, side), "bias": np.zeros(outputs, np.float32)}
+        return nodes + f"y = Conv<pads={pads}>({source}, weight, bias)", constants
     constants |= _integers(weight, mixed_products)
-    constants["integers"] = _kernel(constants["integers"])
+    constants["integers"] = _kernel(constants["integers"], side)
     constants |= {"step": np.array(8 / 255, np.float32), "middle": np.array(128, np.uint8)}
     nodes += f"xq = QuantizeLinear({source}, step, middle) xd = DequantizeLinear(xq, step, middle) "
-    nodes += f"{_WEIGHT.format(axis=0)} c = Conv<pads=[1, 1, 1, 1]>(xd, weight) "
+    nodes += f"{_WEIGHT.format(axis=0)} c = Conv<pads={pads}>(xd, weight) "
     return nodes + "cq = QuantizeLinear(c, step, middle) y = DequantizeLinear(cq, step, middle)", constants
 
 
@@ -147,9 +166,9 @@ def _weight(inputs: int, outputs: int) -> NDArray[np.float32]:
     return (np.random.default_rng(0).standard_normal((inputs, outputs)) / np.sqrt(inputs)).astype(np.float32)
 
 
-def _kernel(weight: NDArray[Any]) -> NDArray[Any]:
-    """(9 inputs, outputs) as a convolution has it: (outputs, inputs, 3, 3)."""
-    return np.ascontiguousarray(weight.T).reshape(weight.shape[1], -1, 3, 3)
+def _kernel(weight: NDArray[Any], side: int) -> NDArray[Any]:
+    """(cells * inputs, outputs) as a convolution has it: (outputs, inputs, side, side)."""
+    return np.ascontiguousarray(weight.T).reshape(weight.shape[1], -1, side, side)
 
 
 def _integers(weight: NDArray[np.float32], mixed_products: bool) -> dict[str, NDArray[Any]]:
