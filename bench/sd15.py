@@ -4,6 +4,8 @@
     tintype bench sd15 make FOLDER        # once: weights in every runtime's form, about 20 GB
     tintype bench sd15 graphs FOLDER      # one UNet call, one decode, at several sizes
     tintype bench sd15 picture FOLDER     # 20 steps with guidance, from prompt to pixels
+    tintype bench sd15 make TURBO --shape sd-turbo     # the same of a model that draws in one step:
+    tintype bench sd15 picture TURBO --num-inference-steps 1 --guidance-scale 1
 
 Peers: OpenVINO in fp32 and after NNCF's quantization, ONNX Runtime as it comes, stable-diffusion.cpp (which pip builds
 from source: that takes a C++ compiler and minutes).
@@ -170,13 +172,16 @@ def picture_comparison(contestants: Mapping[str, Peer]) -> Comparison:
     "sd15-make",
     folder_argument("folder", exists=False),
     names_option("--parts", PARTS),
+    click.option("--shape", type=click.Choice(("sd15", "sd-turbo", "tiny")), default="sd15", show_default=True),
     click.option("--damage-seconds", default=1.0, show_default=True, help="What export may take to see int8's cost."),
     rounds=1,
     threads=None,
 )
-def make(report: Report, folder: Path, parts: tuple[str, ...], damage_seconds: float, threads: int | None) -> None:
+def make(
+    report: Report, folder: Path, parts: tuple[str, ...], damage_seconds: float, shape: str, threads: int | None
+) -> None:
     """Make the weights in every runtime's form; what is there already is kept. Tells what each took, exports too."""
-    report.judge("make", make_parts(folder, parts, damage_seconds), MAKE_BARS)
+    report.judge("make", make_parts(folder, parts, damage_seconds, shape), MAKE_BARS)
 
 
 @_measurement(

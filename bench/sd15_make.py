@@ -1,4 +1,4 @@
-"""What comparisons at the size of Stable Diffusion 1.5 run on, made once into a folder: random weights in every form.
+"""What comparisons at the size of Stable Diffusion 1.5 (or another) run on: random weights in every form, made once.
 
 A part that is there is left as it is. Each is made beside its place and renamed when it is whole, in a process of
 its own, so that a run that was broken off goes on where it stopped and no part's memory burdens the next.
@@ -19,7 +19,7 @@ import click
 from tintype.bench.job import Job
 from tintype.bench.peers import OPENVINO_FILES, graph_inputs
 from tintype.bench.process import run_process
-from tintype.bench.shapes import SD15_PNDM
+from tintype.bench.shapes import SD15_PNDM, SHAPES
 
 LATENT_SIDE = 64  # latent cells
 CALIBRATION_SAMPLES = 2
@@ -27,10 +27,13 @@ QUANTIZED = ("denoiser", "vae_decoder")
 EXPORTS = ("fp32", "int8")
 
 
-def make(folder: Path, chosen: tuple[str, ...] = (), damage_seconds: float = 1.0) -> dict[str, dict[str, Any]]:
+def make(
+    folder: Path, chosen: tuple[str, ...] = (), damage_seconds: float = 1.0, shape: str = "sd15"
+) -> dict[str, dict[str, Any]]:
     """Make the parts that are missing, or those of `chosen`; returns time and memory of each that was made.
 
-    damage_seconds: what an export may take to measure what each layer's quantization costs.
+    damage_seconds: what an export may take to measure what each layer's quantization costs. shape: of a checkpoint that
+    isn't there yet.
     """
     folder.mkdir(parents=True, exist_ok=True)
     figures: dict[str, dict[str, Any]] = {}
@@ -42,7 +45,8 @@ def make(folder: Path, chosen: tuple[str, ...] = (), damage_seconds: float = 1.0
         partial = folder / f".partial-{name}"
         shutil.rmtree(partial, ignore_errors=True)
         command = [sys.executable, "-m", "tintype.bench.sd15_make", name, str(folder), str(partial)]
-        run = run_process([*command, str(damage_seconds)] if name in EXPORTS else command)
+        more = [str(damage_seconds)] if name in EXPORTS else [shape] if name == "checkpoint" else []
+        run = run_process([*command, *more])
         partial.rename(folder / name)
         memory = {"peak_rss_bytes": run.own_peak_bytes, "together_peak_bytes": run.together_peak_bytes}
         figures[name] = {"seconds": round(run.seconds, 1), **memory}
@@ -51,19 +55,19 @@ def make(folder: Path, chosen: tuple[str, ...] = (), damage_seconds: float = 1.0
     return figures
 
 
-def _make_checkpoint(folder: Path, into: Path) -> None:
+def _make_checkpoint(folder: Path, into: Path, shape: str) -> None:
     """A diffusers folder, fp32."""
     from tintype.bench.make_sdxl import make_checkpoint
 
-    make_checkpoint(into, SD15_PNDM)
+    make_checkpoint(into, SD15_PNDM if shape == "sd15" else SHAPES[shape])
 
 
-def _make_bundle(precision: str, folder: Path, into: Path, damage_seconds: float) -> None:
+def _make_bundle(precision: str, folder: Path, into: Path, damage_seconds: str) -> None:
     """An export like any other, gates and all, with the least denoising behind its ranges."""
     from tintype.export import Effort, export_bundle
 
     least = {"steps": 2, "calibration_prompts": 1, "gate_prompts": 1, "gate_calls": 1}
-    effort = Effort(**least, latent_size=LATENT_SIDE, damage_seconds=damage_seconds)
+    effort = Effort(**least, latent_size=LATENT_SIDE, damage_seconds=float(damage_seconds))
     name = f"sd15-{precision}"
     report = export_bundle(folder / "checkpoint", into, precision=precision, name=name, effort=effort)
     print(json.dumps(report.as_dict()))
@@ -130,4 +134,4 @@ PARTS: dict[str, Callable[..., None]] = {  # each makes its part of the folder's
 
 
 if __name__ == "__main__":
-    PARTS[sys.argv[1]](Path(sys.argv[2]), Path(sys.argv[3]), *map(float, sys.argv[4:]))
+    PARTS[sys.argv[1]](Path(sys.argv[2]), Path(sys.argv[3]), *sys.argv[4:])

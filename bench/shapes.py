@@ -88,6 +88,22 @@ SD15 = Shape(
 _PNDM: Config = {**_BETAS, "_class_name": "PNDMScheduler", "skip_prk_steps": True, "set_alpha_to_one": False}
 SD15_PNDM = dataclasses.replace(SD15, scheduler=_PNDM)
 
+# Stable Diffusion 2.1's, distilled to one step.
+SD_TURBO = dataclasses.replace(
+    SD15.with_configs(
+        {
+            "text_encoder": {
+                "hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 23, "num_attention_heads": 16,
+                "hidden_act": "gelu", "projection_dim": 512,
+            },
+            "unet": {
+                "attention_head_dim": [5, 10, 20, 20], "cross_attention_dim": 1024, "use_linear_projection": True,
+            },
+        }
+    ),
+    scheduler={**_EULER, "timestep_spacing": "trailing"}, steps=1, guidance_scale=0.0,
+)  # fmt: skip
+
 SDXL = Shape(
     configs={
         "text_encoder": {**_CLIP_L, "projection_dim": 768},
@@ -131,4 +147,4 @@ TINY = dataclasses.replace(
     side=64, steps=3,
 )  # fmt: skip
 
-SHAPES = {"sd15": SD15, "sdxl": SDXL, "sdxl-turbo": SDXL_TURBO, "tiny": TINY}
+SHAPES = {"sd15": SD15, "sd-turbo": SD_TURBO, "sdxl": SDXL, "sdxl-turbo": SDXL_TURBO, "tiny": TINY}
