@@ -71,12 +71,13 @@ class WithOthers(click.Command):
     click.option("--guidance-scale", type=float, default=7.5, show_default=True),
     click.option("--size", type=Size(), help="Pixels, as in 512x512 [default: the model's own]."),
     click.option("--exactness", type=click.Choice(["exact", "balanced"]), help="[default: the model's own]"),
+    click.option("--fast", is_flag=True, help="The model's fast denoiser, with its own steps and guidance."),
     rounds=5,
     threads=None,
     cls=WithOthers,
 )
 def bench(
-    report: Report, measures: tuple[str, ...], size: tuple[int, int] | None, **fields: Any,
+    report: Report, measures: tuple[str, ...], size: tuple[int, int] | None, fast: bool, **fields: Any,
 ) -> None:  # fmt: skip
     """Measure latency and memory on this machine.
 
@@ -86,6 +87,10 @@ def bench(
     gpu, make-sdxl, memory, parity, priors, sd15, skew, skipping, watermark, words.
     """
     width, height = size or (None, None)
+    if fast:
+        usual = open_bundle(fields["model"]).manifest.defaults(fast=True)
+        steps = {"num_inference_steps": usual.num_inference_steps, "guidance_scale": usual.guidance_scale}
+        fields |= {**steps, "sampler": usual.sampler, "more": {"fast": True}}
     job = Job(width=width, height=height, **fields)
     report.names = list(dict.fromkeys(measures or MEASURES[:3]))
     for name in report.names:

@@ -78,4 +78,5 @@ def _options(job: Job, *more: str) -> list[str]:
     given = {name: getattr(job, name) for name in (*more, "guidance_scale", "threads", "exactness")}
     given |= {"provider": job.device, "size": job.width and job.height and f"{job.width}x{job.height}"}
     given = {f"--{name.replace('_', '-')}": str(value) for name, value in given.items() if value is not None}
-    return [word for pair in given.items() for word in pair]
+    fast = ["--fast"] if job.more.get("fast") else []
+    return [*fast, *(word for pair in given.items() for word in pair)]
