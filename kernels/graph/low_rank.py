@@ -32,7 +32,8 @@ _FOLLOWS = ("Conv", "MatMul", "Gemm")
 class AdaptableLayer:
     """A linear layer or a convolution of fixed weights.
 
-    output: what it gives in the end. shape: of its weight as torch has it, (outputs, inputs) or (outputs, inputs, height, width) of the kernel.
+    output: what it gives in the end. shape: of its weight as torch has it, (outputs, inputs) or (outputs, inputs,
+    height, width) of the kernel.
     """
 
     name: str

@@ -101,7 +101,7 @@ def split_tags(prompt: str, folder: str | os.PathLike[str] | None) -> tuple[str,
             f"the prompt names the LoRA {tags[0][1]!r}, and no folder is given to look for it",
             fix="say where LoRAs lie: --lora-dir FOLDER, lora_dir=; or give the file itself: --lora FILE=WEIGHT",
         )
-    found = [Lora(file=_in_folder(tag[1], Path(folder)), weight=_tag_weight(tag)) for tag in tags]
+    found = [Lora(weight=_tag_weight(tag), file=_in_folder(tag[1], Path(folder))) for tag in tags]
     return re.sub(r"[ \t]{2,}", " ", _TAG.sub("", prompt)).strip(), found
 
 

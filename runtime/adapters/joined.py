@@ -220,8 +220,9 @@ def _misfit(
     path = lora.file.path
     theirs, ours = _family_of(lora), _width(layers_of(DENOISER).shapes)
     another = f"give a LoRA for {FAMILIES.get(ours or 0, 'this model')}, or a bundle of the model that it was made for"
-    if theirs is not None and theirs != FAMILIES.get(ours or 0, theirs):
-        return LoraError(f"{path} is a LoRA of {theirs}, and {model} is no such model", fix=another)
+    if theirs is not None and theirs != FAMILIES.get(ours or 0):
+        what = FAMILIES.get(ours or 0, "no such model")
+        return LoraError(f"{path} is a LoRA of {theirs}, and {model} is {what}", fix=another)
     if odd:
         name, shape = odd[0]
         more = f", and {len(odd) - 1:,} more" if len(odd) > 1 else ""
@@ -243,7 +244,9 @@ def _family_of(lora: GivenLora) -> str | None:
             return family
     for name, layer in layers.items():
         if plain(name).endswith(("attn2_to_k", "attn2_to_v")) and layer.kind == "lora":
-            return FAMILIES.get(lora.file.shape(layer.parts["down"])[1])
+            width = lora.file.shape(layer.parts["down"])[1]
+            if width in FAMILIES:
+                return FAMILIES[width]
     if any((role_of(name) or ("",))[0] == TEXT_ENCODER_2 for name in layers):
         return FAMILIES[2048]
     return None
