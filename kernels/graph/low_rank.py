@@ -60,10 +60,10 @@ def add_low_rank_inputs(graph: ir.Graph, layers: Iterable[AdaptableLayer], rank:
     """
     for layer in layers:
         outputs, inputs, *kernel = layer.shape
-        down, up = ((inputs, rank), (rank, outputs))
+        shapes: dict[str, tuple[int, ...]] = {"down": (inputs, rank), "up": (rank, outputs)}
         if kernel:
-            down, up = ((rank, inputs, *kernel), (outputs, rank, 1, 1))
-        for part, shape in (("down", down), ("up", up)):
+            shapes = {"down": (rank, inputs, *kernel), "up": (outputs, rank, 1, 1)}
+        for part, shape in shapes.items():
             value = ir.Value(name=f"{PREFIX}{layer.name}.{part}", shape=ir.Shape(shape))
             value.dtype = ir.DataType.FLOAT
             graph.inputs.append(value)

@@ -32,7 +32,7 @@ KINDS: Mapping[str, tuple[frozenset[str], frozenset[str]]] = {
     "lokr": (frozenset(), frozenset({"k1", "k1_a", "k1_b", "k2", "k2_a", "k2_b", "k2_t"})),
     "full": (frozenset({"diff"}), frozenset()),
 }
-ANYWAY = frozenset({"alpha", "magnitude"})
+ANYWAY = frozenset({"alpha", "magnitude", "dora"})
 READABLE = {"F16": np.float16, "F32": np.float32, "F64": np.float64, "BF16": np.uint16}
 _DOWNLOAD = "download the file again, or take another LoRA"
 _opened: Recent[tuple[str, int, int, int], AdapterFile] = Recent(16)
@@ -50,7 +50,7 @@ class AdapterLayer:
     @property
     def is_decomposed(self) -> bool:
         """Whether the file says how large each row of the changed weight is (DoRA: Liu et al. 2024)."""
-        return "magnitude" in self.parts
+        return "magnitude" in self.parts or "dora" in self.parts
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from tintype.adapters.files import AdapterLayer
 from tintype.adapters.forms import Shape, fits, pair_of, pair_rank
@@ -71,7 +72,7 @@ class LoraWeights:
         return list({id(each.lora): each.lora for layers in self.fitted.values() for each in layers}.values())
 
     def _arrays(self, weights: Mapping[int, float]) -> Arrays:
-        rank, made = self.low_rank.rank, {}
+        rank, made = self.low_rank.rank, dict[str, NDArray[Any]]()
         for name, (outputs, inputs, *kernel) in self.shapes.items():
             down = np.zeros((rank, inputs, *kernel), np.float32)
             up = np.zeros((outputs, rank), np.float32)
@@ -85,8 +86,8 @@ class LoraWeights:
                     first = last
             if not (np.isfinite(up).all() and np.isfinite(down).all()):
                 raise LoraError(f"the LoRAs for {name} grow beyond all numbers", fix="give smaller weights")
-            down, up = (down, up.reshape(outputs, rank, 1, 1)) if kernel else (down.T, up.T)
-            made |= {f"lora.{name}.down": np.ascontiguousarray(down), f"lora.{name}.up": np.ascontiguousarray(up)}
+            made[f"lora.{name}.down"] = down if kernel else np.ascontiguousarray(down.T)
+            made[f"lora.{name}.up"] = up.reshape(outputs, rank, 1, 1) if kernel else np.ascontiguousarray(up.T)
         return made
 
 

@@ -18,7 +18,7 @@ PARTS: Mapping[str, str] = {
     "lora_up.weight": "up", "lora_B.weight": "up", "lora_B.default.weight": "up", "lora.up.weight": "up",
     "lora_linear_layer.up.weight": "up",
     "lora_mid.weight": "mid", "alpha": "alpha",
-    "dora_scale": "magnitude", "lora_magnitude_vector": "magnitude", "lora_magnitude_vector.weight": "magnitude",
+    "dora_scale": "dora", "lora_magnitude_vector": "magnitude", "lora_magnitude_vector.weight": "magnitude",
     "lora_magnitude_vector.default.weight": "magnitude",
     "hada_w1_a": "w1_a", "hada_w1_b": "w1_b", "hada_w2_a": "w2_a", "hada_w2_b": "w2_b",
     "hada_t1": "t1", "hada_t2": "t2",

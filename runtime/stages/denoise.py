@@ -135,9 +135,10 @@ class Denoiser:
         before, held = self._held.get(branches, (None, {}))
         if before != told:
             self._ctx.graphs.release(held)  # so that there is never more than one set for a call
-            held = {
+            words = {
                 name: np.repeat(values[list(wordings)], self._pictures, axis=0)
                 for name, values in self._conditioning.items()
-            } | self._ctx.loras.inputs("denoiser", progress)
+            }
+            held = {**words, **self._ctx.loras.inputs("denoiser", progress)}
             self._held[branches] = (told, held)
         return held

@@ -52,6 +52,7 @@ class Job:
     costs: Path | None = None  # what was measured before
     weights: Path | None = None  # where builds share large weights
     largest: Mapping[str, float] | None = None  # of the canonical graph's values, as the export measured them
+    changed: Path | None = None  # weights in the place of the graph's own, as `merge.merge_weights` wrote them
 
     @property
     def computes_half(self) -> bool:
@@ -73,7 +74,7 @@ class Job:
 
     @classmethod
     def from_dict(cls, told: dict[str, Any]) -> Job:
-        paths = {name: Path(told[name]) if told[name] else None for name in ("costs", "weights")}
+        paths = {name: Path(told[name]) if told[name] else None for name in ("costs", "weights", "changed")}
         return cls(
             source=Path(told["source"]),
             folder=Path(told["folder"]),
@@ -85,7 +86,8 @@ class Job:
         )
 
     def _paths(self) -> dict[str, Path | None]:
-        return {"source": self.source, "folder": self.folder, "costs": self.costs, "weights": self.weights}
+        names = ("source", "folder", "costs", "weights", "changed")
+        return {name: getattr(self, name) for name in names}
 
 
 def make_build(job: Job) -> dict[str, Any]:
@@ -95,6 +97,11 @@ def make_build(job: Job) -> dict[str, Any]:
 
     started = time.perf_counter()
     model = ir.load(job.source)
+    if job.changed is not None:
+        from tintype.engine.build.merge import changed_weights
+        from tintype.kernels.graph.merge import put_weights
+
+        put_weights(model.graph, changed_weights(job.changed))
     NameFixPass()(model)  # layers are told apart by their nodes' names, which a graph may leave out
     if job.options.is_changed:
         change_graph(model, job.options)
