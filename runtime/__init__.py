@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from tintype._version import __version__
 
 if TYPE_CHECKING:
+    from tintype.adapters.facts import Lora
     from tintype.bundle import Bundle, Manifest, open_bundle
     from tintype.errors import (
         BlockedError,
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
         ExportError,
         InstallError,
         LicenceError,
+        LoraError,
         MemoryBudgetError,
         NumericError,
         OutputError,
@@ -57,6 +59,7 @@ _HOMES = {
     "ExportError": "errors",
     "InstallError": "errors",
     "LicenceError": "errors",
+    "LoraError": "errors",
     "MemoryBudgetError": "errors",
     "NumericError": "errors",
     "OutputError": "errors",
@@ -74,6 +77,7 @@ _HOMES = {
     "verify": "trust.verify",
     "Verification": "trust.verify",
     "Likeness": "record.likeness",
+    "Lora": "adapters.facts",
     "like": "record.like",
     "calibrate": "stages.calibrate",
     "Request": "request",
@@ -94,6 +98,8 @@ __all__ = [
     "InstallError",
     "LicenceError",
     "Likeness",
+    "Lora",
+    "LoraError",
     "Manifest",
     "MemoryBudgetError",
     "NumericError",

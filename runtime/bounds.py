@@ -39,6 +39,7 @@ MAX_LATENTS_BYTES = 2**31
 MAX_LATENTS_HEADER_BYTES = 50_000_000  # of safetensors, which reads twice as much; a record a picture stands there
 MAX_NOISE_HEADER_BYTES = 512  # of a .npy, which numpy pads to 128; a stray quote costs it the cube of them
 MAX_WEIGHTS_HEADER_BYTES = 16 * 2**20  # of a checkpoint's .safetensors; XL's has 350 KB, and trainers add to it
+MAX_ADAPTER_BYTES = 2**31  # of a LoRA; XL's largest have 1.7 GB. It is read through once, a tensor at a time
 MAX_CACHE_BYTES = 16 * 2**20  # a JSON file of the cache, which is the user's own
 MAX_BUILD_FACTS_BYTES = 4 * 2**20  # what a build says of itself; XL's UNet, of a thousand layers, has some 700 KB
 MAX_EXIF_BYTES = 4 * 2**20  # of a picture's comments; in a JPEG it can't have more than 64 KiB
@@ -52,6 +53,12 @@ MAX_RECORD_BYTES = 2 * 2**20  # of JSON; both prompts, and the first as it was t
 # What is shown of a text, in characters.
 MAX_MESSAGE_CHARS = 2000  # an error's message, and its fix
 MAX_LINE_CHARS = 8000  # a line of the command; two paths of the greatest length fit
+
+# LoRAs.
+MAX_LORAS = 64  # of a request
+MAX_ADAPTER_TENSOR_BYTES = 2**28  # the widest layer of XL, changed whole, has 52 MB in float32
+MAX_LORA_RANK = 1024  # of all that change a layer together, while they are inputs of a graph
+MAX_LORA_FOLDER = 100_000  # entries of the folder that names in a prompt are looked up in
 
 # Words.
 MAX_PROMPT_BYTES = 2**16  # of UTF-8, each of the two prompts; 32 chunks of ordinary words have 15,000

@@ -2,6 +2,7 @@
 
 TintypeError
 ├── RequestError     what the user asked for cannot be done as asked     (exit 2)
+│   └── LoraError    a LoRA cannot be read, or does not fit this model
 ├── BlockedError     a policy, or a safety checker, forbids it             (exit 3)
 ├── BundleError      a bundle is missing, damaged, hostile or too new
 ├── LicenceError     a licence that binds was not accepted yet
@@ -71,6 +72,10 @@ class TintypeError(Exception):
 
 class RequestError(TintypeError, ValueError):
     exit_code = 2
+
+
+class LoraError(RequestError):
+    pass
 
 
 class BlockedError(TintypeError):

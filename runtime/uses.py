@@ -14,6 +14,10 @@ ENCODE, START, DENOISE, DECODE = "encode", "start", "denoise", "decode"
 DEEP_FEATURES, CROSS_ATTENTION = "deep_features", "cross_attention"
 TAKERS = {DEEP_FEATURES: "shallow", CROSS_ATTENTION: "gated"}
 
+# Layers that LoRAs change, each name with those before it: queries, keys, values and outputs of attentions; what else
+# transformers consist of; every linear layer and convolution.
+LAYERS = ("attention", "transformer", "all")
+
 
 @dataclass(frozen=True, slots=True, order=True)
 class GraphRef:
@@ -45,6 +49,21 @@ class Cut:
         return f"{'takes' if self.takes else 'gives'} {self.values}{place}"
 
 
+@dataclass(frozen=True, slots=True)
+class LowRank:
+    """Inputs that a graph takes for what LoRAs add to its layers, see `kernels.graph.low_rank`: the same for all LoRAs
+    of one pattern, whatever is in them.
+
+    layers: which, by a name of `LAYERS`. rank: of each pair; what has less is filled up with zeros, which add nothing.
+    """
+
+    layers: str
+    rank: int
+
+    def __str__(self) -> str:
+        return f"lora={self.layers}/{self.rank}"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GraphUse:
     """One graph's part in making the pictures of a request.
@@ -54,7 +73,8 @@ class GraphUse:
     of a batch that much smaller. unguided: the same graph in another shape, for the steps that guidance leaves to fewer
     branches; where each prompt has a call of its own, these calls are of the guided use's shape. cut: where steps take
     inner values over, which of the two graphs it is; None is the whole graph as it stands. token_merging: the share of
-    tokens that its self-attentions leave out, see `kernels.graph.token_merging`.
+    tokens that its self-attentions leave out, see `kernels.graph.token_merging`. low_rank: what it takes of LoRAs; None
+    is nothing.
     """
 
     ref: GraphRef
@@ -66,6 +86,7 @@ class GraphUse:
     unguided: bool = False
     cut: Cut | None = None
     token_merging: float = 0.0
+    low_rank: LowRank | None = None
 
     @property
     def takes(self) -> bool:

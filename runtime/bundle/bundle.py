@@ -10,14 +10,14 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from tintype import strict_json
 from tintype.bounds import MAX_MANIFEST_BYTES
 from tintype.bundle.library import library_bundle, library_bundles
-from tintype.bundle.manifest import FORMAT_VERSION, MANIFEST_NAME, FileFacts, Graph, Manifest
+from tintype.bundle.manifest import FORMAT_VERSION, FULL, MANIFEST_NAME, FileFacts, Graph, Manifest
 from tintype.bundle.verify import check_files
 from tintype.errors import BundleError, near_names
 from tintype.files import read_plain, sha256_of, write_text
@@ -33,6 +33,7 @@ class Bundle:
     folder: Path
     manifest: Manifest
     hash: str  # sha256 of tintype.json, which holds the sha256 of everything else
+    changed: Mapping[str, Path] = field(default_factory=dict)  # by role, an overlay's weights; see `bundle.overlay`
 
     @property
     def name(self) -> str:
@@ -63,17 +64,26 @@ class Bundle:
         """How large values of a role's graph get, see `Graph.largest`."""
         return self.graph(role, variant).largest
 
+    def changed_weights(self, role: str, variant: str = "full") -> Path | None:
+        """The file with weights in the place of a role's own; None: it has its own. A fast denoiser always has."""
+        return self.changed.get(role) if variant == FULL else None
+
 
 def open_bundle(name_or_path: str | os.PathLike[str]) -> Bundle:
     """Open a bundle by its embedded name ("postcard"), its folder, or its name in the library, and check all of it.
 
     An embedded name wins over a folder of the same name, and that over one in the library (see `bundle.library`);
     `./postcard` is the folder. Files of a bundle above 64 MiB
-    are hashed once and then remembered by size and time of change; smaller bundles are hashed each time.
+    are hashed once and then remembered by size and time of change; smaller bundles are hashed each time. An overlay
+    (`bundle.overlay`) is opened as the bundle that it changes.
 
     Raises BundleError for what is missing, cut short, changed, hostile or of a newer format.
     """
     folder = bundle_folder(name_or_path)
+    from tintype.bundle.overlay import is_overlay, open_overlay
+
+    if is_overlay(folder):
+        return open_overlay(folder)
     manifest, digest = read_manifest(folder)
     check_files(folder, manifest, digest)
     return Bundle(folder=folder, manifest=manifest, hash=digest)

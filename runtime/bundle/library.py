@@ -15,6 +15,7 @@ from pathlib import Path
 from tintype.bundle.manifest import MANIFEST_NAME, Manifest
 from tintype.errors import BundleError, OutputError
 
+OVERLAY_NAME = "overlay.json"  # of a folder that is an overlay, see `bundle.overlay`
 _NAME = re.compile(r"\w[\w.+-]{0,99}")
 
 
@@ -62,9 +63,9 @@ def library_bundles() -> Iterator[tuple[str, Path]]:
 
 
 def is_bundle(folder: Path) -> bool:
-    """Whether a folder has a manifest, whatever that says."""
+    """Whether a folder has a manifest, or is an overlay of one that has, whatever that says."""
     try:
-        return (folder / MANIFEST_NAME).is_file()
+        return any((folder / name).is_file() for name in (MANIFEST_NAME, OVERLAY_NAME))
     except (OSError, ValueError):
         return False
 

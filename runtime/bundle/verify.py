@@ -8,12 +8,13 @@ from __future__ import annotations
 import hashlib
 import json
 import stat
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from tintype import strict_json
 from tintype.bounds import MAX_SCHEDULER_BYTES, MAX_TOKENIZER_BYTES
-from tintype.bundle.manifest import COPY_AGAIN, MANIFEST_NAME, Manifest
+from tintype.bundle.manifest import COPY_AGAIN, MANIFEST_NAME, FileFacts, Manifest
 from tintype.engine.build.cache import cache_folder
 from tintype.errors import BundleError
 from tintype.files import read_cached, read_plain, sha256_of, write_cached
@@ -28,13 +29,7 @@ def check_files(folder: Path, manifest: Manifest, digest: str) -> None:
 
     folder: links resolved. digest: the sha256 of tintype.json.
     """
-    stamps = {file: _check_place_and_size(folder, file, facts.bytes) for file, facts in manifest.files.items()}
-    verdict = _verdict_path(folder, digest)
-    remembered = _read_verdict(verdict)
-    is_small = sum(facts.bytes for facts in manifest.files.values()) <= ALWAYS_HASHED_BYTES
-    for file, stamp in stamps.items():
-        if is_small or remembered.get(file) != stamp:
-            _check_hash(folder / file, file, manifest.files[file].sha256)
+    stamps, remembered = _check_hashes(folder, manifest.files, digest)
     if set(remembered) != set(stamps):  # the bytes are those of the manifest, so one look within is enough
         from tintype.bundle.graph_check import check_graphs
 
@@ -43,7 +38,27 @@ def check_files(folder: Path, manifest: Manifest, digest: str) -> None:
             _check_tokenizer(folder, tokenizer.file)
         _check_sampling(folder, manifest)
     if remembered != stamps:
-        _write_verdict(verdict, stamps)
+        _write_verdict(_verdict_path(folder, digest), stamps)
+
+
+def check_hashes(folder: Path, files: Mapping[str, FileFacts], digest: str) -> None:
+    """BundleError unless these files are inside the folder, whole and unchanged. digest: of what lists them."""
+    stamps, remembered = _check_hashes(folder, files, digest)
+    if remembered != stamps:
+        _write_verdict(_verdict_path(folder, digest), stamps)
+
+
+def _check_hashes(
+    folder: Path, files: Mapping[str, FileFacts], digest: str
+) -> tuple[dict[str, list[int]], dict[str, list[int]]]:
+    """The files' stamps, and those that are remembered of when they were checked before."""
+    stamps = {file: _check_place_and_size(folder, file, facts.bytes) for file, facts in files.items()}
+    remembered = _read_verdict(_verdict_path(folder, digest))
+    is_small = sum(facts.bytes for facts in files.values()) <= ALWAYS_HASHED_BYTES
+    for file, stamp in stamps.items():
+        if is_small or remembered.get(file) != stamp:
+            _check_hash(folder / file, file, files[file].sha256)
+    return stamps, remembered
 
 
 def _check_place_and_size(folder: Path, file: str, expected: int) -> list[int]:

@@ -20,7 +20,7 @@ from tintype.cli.say import say, say_json
 @click.option("--refiner", help="A model that draws the last steps: its graphs are built too.")
 @request_options(
     "batch_size", "guidance_scale", "guidance_interval", "cache_interval", "cache_branch", "gate_start",
-    "token_merging", "exactness", "image", "strength", "fit", "mask", "outpaint",
+    "token_merging", "loras", "exactness", "image", "strength", "fit", "mask", "outpaint",
     "fast", "decoder", "encoder", "refiner_start", "num_inference_steps",
 )  # fmt: skip
 @provider_option

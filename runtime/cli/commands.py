@@ -20,6 +20,7 @@ OWN_COMMANDS: dict[str, tuple[str | None, str]] = {
     "devices": ("tintype.cli.devices:devices", "List the devices that work here, and what the others lack."),
     "plan": ("tintype.cli.plan:plan", "Say what a picture will take in memory and time."),
     "build": ("tintype.cli.build:build", "Prepare a bundle for this machine ahead of time."),
+    "merge": ("tintype.cli.merge:merge", "Merge LoRAs into a bundle: an overlay of it, which draws as fast."),
     "calibrate": ("tintype.cli.calibrate:calibrate", "Measure what tells pictures that a model has by heart."),
     "models": ("tintype.cli.models:models", "List the models that are here, or remove one."),
     "licence": ("tintype.cli.licence:licence", "Accept a model's licence, once, where it binds."),

@@ -107,7 +107,8 @@ def _keep_latents(run: Run, output: Path, inputs: InputFields, error: TintypeErr
         kept = run.save_latents(latents_path(output))
         mask = run.request.mask
         needed = inputs if mask is not None and mask.keep_outside == "exact" else {}
-        again = "".join(f" --{name} {file}" for name, file in needed.items())
+        again = "".join(f" --{name} {file}" for name, file in needed.items() if name not in ("loras", "lora_dir"))
+        again += "".join(f" --lora {lora.file.path}" for lora in run.request.inputs.loras)
         told = f"the latents are kept: go on with tintype generate --from-latents {kept}{again} -o {output}"
     except (OutputError, MemoryError) as problem:
         reason = problem.message if isinstance(problem, OutputError) else "there is no memory left"

@@ -125,6 +125,10 @@ def request_options(*names: str, leave_out: tuple[str, ...] = ()) -> Callable[[C
                 continue
             kind, name = field.metadata["kind"], field.name.replace("_", "-")
             shown = "" if field.default is None else f" [default: {field.default}]"
+            each = field.metadata.get("each")
+            if each is not None:
+                command = click.option(f"--{each}", field.name, multiple=True, help=field.metadata["help"])(command)
+                continue
             option = click.option(
                 f"--{name}/--no-{name}" if kind is bool else f"--{name}",
                 type=click.Path(path_type=Path) if kind is Path else kind,
@@ -148,7 +152,7 @@ def asked(size: tuple[int, int] | None, fields: Mapping[str, Any], prompt: str =
 def typed(size: tuple[int, int] | None, fields: Mapping[str, Any]) -> RequestFields:
     """The fields of a request that were typed, and no others."""
     given = {**fields, **({} if size is None else {"width": size[0], "height": size[1]})}
-    return cast("RequestFields", {name: value for name, value in given.items() if value is not None})
+    return cast("RequestFields", {name: value for name, value in given.items() if value not in (None, ())})
 
 
 def human_bytes(count: int) -> str:

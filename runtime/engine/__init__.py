@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from tintype.engine.build.cache import CacheEntry, cache_entries, cache_folder, clear_cache, read_report
     from tintype.engine.build.explain import by_kind, explained
     from tintype.engine.build.graph import graph_bytes, graph_operations, graph_session, run_graph
+    from tintype.engine.build.layers import AdaptableShapes, adaptable_shapes
     from tintype.engine.build.measure import AS_IS, layer_costs
     from tintype.engine.build.options import BuildOptions
     from tintype.engine.build.ranges import graph_as_it_stands, measure_ranges
@@ -57,6 +58,8 @@ _HOMES = {
     "explained": "build.explain",
     "Device": "device.devices",
     "list_devices": "device.devices",
+    "AdaptableShapes": "build.layers",
+    "adaptable_shapes": "build.layers",
     "graph_session": "build.graph",
     "run_graph": "build.graph",
     "Gpu": "device.hardware",
@@ -93,6 +96,7 @@ _HOMES = {
 
 __all__ = [
     "AS_IS",
+    "AdaptableShapes",
     "BuildOptions",
     "CacheEntry",
     "Device",
@@ -103,6 +107,7 @@ __all__ = [
     "Reading",
     "Session",
     "Target",
+    "adaptable_shapes",
     "begin_builds",
     "build_id",
     "build_key",

@@ -6,8 +6,11 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from tintype.adapters.joined import NO_LORAS, FittedLoras, Layers, fit
+from tintype.adapters.names import DENOISER
 from tintype.bounds import MAX_SCHEDULER_BYTES
 from tintype.bundle import Bundle, Manifest, TokenizerFacts
+from tintype.bundle.manifest import FAST, FULL
 from tintype.bundle.verify import read_json
 from tintype.errors import BundleError, RequestError, near_names
 from tintype.families.base import EMBEDDINGS, Branch, Family, Tokens, tokenize
@@ -16,7 +19,7 @@ from tintype.prompt import EditedPrompts, PromptTokenizer, StepCount, edited_pro
 from tintype.request import ResolvedRequest
 from tintype.request.inputs import NO_INPUTS
 from tintype.sampling import Guidance, Parametrization, Schedule, SchedulerConfig, make_schedule
-from tintype.uses import DECODE, GraphUse
+from tintype.uses import DECODE, GraphRef, GraphUse
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +33,7 @@ class Reading:
     schedule: Schedule
     uses: tuple[GraphUse, ...]
     words_bytes: int  # of the embeddings of all wordings, and of those that one call of the denoiser takes
+    loras: FittedLoras = NO_LORAS
 
 
 @dataclass(slots=True)
@@ -41,6 +45,7 @@ class Model:
     parametrization: Parametrization
     scheduler: SchedulerConfig
     _tokenizers: dict[str, PromptTokenizer] = field(default_factory=dict)
+    _layers: dict[GraphRef, Layers] = field(default_factory=dict)
 
     @classmethod
     def of(cls, bundle: Bundle) -> Model:
@@ -84,16 +89,38 @@ class Model:
         if request.gate_start is not None:
             _demand_heard(prompts, guidance, schedule, request.gate_start)
         tokens = tokenize(self.tokenizers(), prompts.wordings)
-        uses = self.family.uses(request, self.manifest, tokens, schedule)
+        uses, loras = self.family.uses(request, self.manifest, tokens, schedule), self.fitted(request)
+        if loras.by_role:
+            uses = tuple(replace(use, low_rank=loras.low_rank(use.ref.role)) for use in uses)
         if hands_over:  # its latents are never decoded
             uses = tuple(use for use in uses if use.phase != DECODE)
         rows = len(prompts.wordings) + len(branches) * len(request.batches[0])
         words_bytes = rows * tokens.length * self._embedding_bytes()
-        return Reading(branches, prompts, guidance, tokens, schedule, uses, words_bytes)
+        return Reading(branches, prompts, guidance, tokens, schedule, uses, words_bytes, loras)
 
     def uses(self, request: ResolvedRequest) -> tuple[GraphUse, ...]:
         """The graphs that a request uses; see `Family.uses`."""
         return self.read(request).uses
+
+    def fitted(self, request: ResolvedRequest) -> FittedLoras:
+        """A request's LoRAs on this bundle's graphs. Raises LoraError."""
+        if not request.inputs.loras:
+            return NO_LORAS
+        roles = [role for role in self.manifest.graph_names if role == DENOISER or role in self.manifest.text_encoders]
+        variant = FAST if request.fast else FULL
+        return fit(
+            request.inputs.loras,
+            roles,
+            lambda role: self._layers_of(GraphRef(role, variant if role == DENOISER else FULL)),
+            self.bundle.name,
+        )
+
+    def _layers_of(self, ref: GraphRef) -> Layers:
+        from tintype.engine import adaptable_shapes
+
+        if ref not in self._layers:
+            self._layers[ref] = adaptable_shapes(self.bundle, ref)
+        return self._layers[ref]
 
     def _embedding_bytes(self) -> int:
         """Of one token, as the denoiser takes it; 0 where its graph leaves that open."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, TypedDict
@@ -13,8 +14,10 @@ from tintype.errors import RequestError, near_names
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from tintype.adapters.facts import Lora
     from tintype.image.source import Source
 
+GivenLora: TypeAlias = "Lora | str | os.PathLike[str] | tuple[str | os.PathLike[str], float]"
 GivenLatents: TypeAlias = "NDArray[Any] | str | os.PathLike[str]"
 
 
@@ -24,6 +27,8 @@ class InputFields(TypedDict, total=False):
     image: Source | None
     mask: Source | None
     latents: GivenLatents | None
+    loras: Sequence[GivenLora]
+    lora_dir: str | os.PathLike[str] | None
 
 
 class RequestFields(InputFields, total=False):
@@ -69,9 +74,12 @@ class RequestFields(InputFields, total=False):
     code_noise: bool
 
 
-def _option(text: str, kind: type = str) -> dict[str, Any]:
-    """What the command line says of a field of `Request`. kind: what is typed there, a file for a Path."""
-    return {"help": text, "kind": kind}
+def _option(text: str, kind: type = str, **more: Any) -> dict[str, Any]:
+    """What the command line says of a field of `Request`. kind: what is typed there, a file for a Path.
+
+    more: `each`, what the option is called that may be given again and again, for a field of several values.
+    """
+    return {"help": text, "kind": kind, **more}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -195,6 +203,17 @@ class Request:
         metadata=_option(
             "Noise to begin with, a .npy of (count, channels, height / 8, width / 8) or what the model has.", Path
         ),
+    )
+    loras: Sequence[GivenLora] = field(
+        default=(),
+        metadata=_option(
+            "A LoRA, LoCon, LoHa or LoKr, again for more: FILE, FILE=0.8, FILE=0.8@0.2-0.7 from and to which share of "
+            "the steps, FILE=0.8,down=0.5,text=0 in which parts.",
+            each="lora",
+        ),
+    )
+    lora_dir: str | os.PathLike[str] | None = field(
+        default=None, metadata=_option("Where those lie that the prompt names, as in <lora:NAME:0.8>.", Path)
     )
     hires: float | None = field(
         default=None, metadata=_option("Draw at --size, then enlarge so many times and draw on, as in 2.", float)

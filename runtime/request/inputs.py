@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from PIL.Image import Image
 
+    from tintype.adapters.facts import LoraFacts
+    from tintype.adapters.given import GivenLora
     from tintype.arrays import Latents, Pixels
     from tintype.bundle.manifest import Manifest
     from tintype.image.source import Source
@@ -68,6 +70,7 @@ class Inputs:
     picture: Latents | None = None  # what they would be encoded to, (1 or count, channels, height, width)
     mask: NDArray[np.float32] | None = None  # (height, width), 1 is made new
     latents: Latents | None = None  # noise of unit variance, (count, channels, height, width), in latent cells
+    loras: tuple[GivenLora, ...] = ()  # those that were given, in the order of the request's own
     file: Path | None = None  # that the picture was read from, where it was one
 
 
@@ -82,11 +85,34 @@ class Opened:
     image: InitImage | None = None
     mask: Mask | None = None
     latents: str | None = None  # sha256
+    loras: tuple[LoraFacts, ...] = ()
     inputs: Inputs = NO_INPUTS
 
 
 def open_inputs(request: Request, manifest: Manifest) -> Opened:
-    """Open what a request begins with. Raises RequestError, each with what would work."""
+    """Open what a request begins with, and its LoRAs. Raises RequestError, each with what would work."""
+    opened = _open_begun(request, manifest)
+    if request.loras in (None, ()):
+        return opened
+    from tintype.adapters.given import open_loras
+
+    loras = open_loras(request.loras)
+    inputs = dataclasses.replace(opened.inputs, loras=loras)
+    return dataclasses.replace(opened, loras=tuple(lora.facts for lora in loras), inputs=inputs)
+
+
+def without_tags(request: Request) -> Request:
+    """The LoRAs that a prompt names, <lora:NAME:WEIGHT>, as those that are given. Raises LoraError."""
+    if not isinstance(request.prompt, str) or "<lora:" not in request.prompt.lower():
+        return request
+    from tintype.adapters.given import split_tags
+
+    prompt, named = split_tags(checks.words("prompt", request.prompt), request.lora_dir)
+    loras = [request.loras] if isinstance(request.loras, str | os.PathLike) else list(request.loras)
+    return dataclasses.replace(request, prompt=prompt, loras=(*loras, *named))
+
+
+def _open_begun(request: Request, manifest: Manifest) -> Opened:
     _refuse_orphans(request)
     if manifest.is_inpainting:
         _demand_image_and_mask(request)

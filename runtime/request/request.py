@@ -12,10 +12,21 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from tintype.adapters.facts import LoraFacts
 from tintype.errors import RequestError
 from tintype.request import checks
 from tintype.request.fields import Request
-from tintype.request.inputs import NO_INPUTS, InitImage, Inputs, Mask, Opened, check_latents, demand_facts, open_inputs
+from tintype.request.inputs import (
+    NO_INPUTS,
+    InitImage,
+    Inputs,
+    Mask,
+    Opened,
+    check_latents,
+    demand_facts,
+    open_inputs,
+    without_tags,
+)
 from tintype.uses import EXACTNESS
 
 if TYPE_CHECKING:
@@ -74,6 +85,7 @@ class ResolvedRequest:
     image: InitImage | None = None
     mask: Mask | None = None
     latents: str | None = None  # sha256 of the noise that was given
+    loras: tuple[LoraFacts, ...] = ()
     hires: Hires | None = None
     image_guidance_scale: float | None = None  # None: the model takes no picture beside the noise
     refiner_start: float | None = None  # the share of the way after which the refiner goes on; None: there is none
@@ -113,6 +125,7 @@ class ResolvedRequest:
 def resolve(request: Request, manifest: Manifest) -> ResolvedRequest:
     """Fill the gaps from the bundle and check every value. Raises RequestError, each with what would work."""
     checks.whole_number("count", request.count, 1, MAX_COUNT)  # before a row is opened for each
+    request = without_tags(request)
     return _resolved(request, open_inputs(request, manifest), manifest)
 
 
@@ -122,14 +135,14 @@ def demand_resolved(known: ResolvedRequest, manifest: Manifest) -> None:
     Of what it began with there are only facts; that they are those of the inputs is seen when these are there.
     """
     demand_facts(known.image, known.mask, known.latents)
-    facts = Opened(size=None, image=known.image, mask=known.mask, latents=known.latents)
+    facts = Opened(size=None, image=known.image, mask=known.mask, latents=known.latents, loras=known.loras)
     if _resolved(Request(**fields_of(known)), facts, manifest) != known:
         raise RequestError("the request contradicts itself", fix="ask for it anew")
 
 
 def fields_of(known: ResolvedRequest) -> dict[str, Any]:
     """A request's fields as somebody would ask for it again, without what it began with."""
-    names = {each.name for each in dataclasses.fields(Request)} - {"image", "mask", "latents", "hires"}
+    names = {each.name for each in dataclasses.fields(Request)} - {"image", "mask", "latents", "hires", "loras"}
     found = {each.name: getattr(known, each.name) for each in dataclasses.fields(known) if each.name in names}
     if known.image is not None:
         found |= {name: getattr(known.image, name) for name in ("strength", "fit", "background", "outpaint")}
@@ -147,7 +160,7 @@ def _resolved(request: Request, opened: Opened, manifest: Manifest) -> ResolvedR
     from tintype.bundle.manifest import DECODERS, ENCODERS
 
     fast = _fast(request.fast, manifest)
-    default = manifest.defaults(fast=fast)
+    default = _default(opened, manifest, fast=fast)
     count = checks.whole_number("count", request.count, 1, MAX_COUNT)
     width, height = opened.size or (default.width, default.height)
     width = checks.side("width", _either(request.width, width), manifest.size)
@@ -191,6 +204,7 @@ def _resolved(request: Request, opened: Opened, manifest: Manifest) -> ResolvedR
         image=opened.image,
         mask=opened.mask,
         latents=opened.latents,
+        loras=opened.loras,
         hires=hires,
         refiner_start=_refiner_start(request, opened, manifest),
         fast=fast,
@@ -200,6 +214,27 @@ def _resolved(request: Request, opened: Opened, manifest: Manifest) -> ResolvedR
         private=checks.yes_or_no("private", request.private),
         code_noise=_code_noise(request, opened, sampler, (width, height), manifest),
         inputs=opened.inputs,
+    )
+
+
+def _default(opened: Opened, manifest: Manifest, *, fast: bool) -> DefaultRequest:
+    """What a request that leaves a field out gets: as the bundle has it, or a LoRA that was distilled to few steps."""
+    default = manifest.defaults(fast=fast)
+    if not opened.inputs.loras:
+        return default
+    from tintype.adapters.few_steps import asked_by
+
+    asked = asked_by(opened.inputs.loras)
+    if asked is None:
+        return default
+    _, few = asked
+    return dataclasses.replace(
+        default,
+        num_inference_steps=few.num_inference_steps,
+        sampler=few.sampler,
+        sigmas=few.sigmas,
+        guidance_scale=few.guidance_scale,
+        guidance_rescale=0.0,
     )
 
 

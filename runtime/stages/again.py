@@ -5,6 +5,9 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Generator, Sequence
 
+from tintype.adapters.facts import Lora, parse_parts
+from tintype.adapters.files import open_adapter
+from tintype.adapters.given import adapters_in, parse_lora
 from tintype.errors import RecordError
 from tintype.events import Picture
 from tintype.record import Record
@@ -31,19 +34,49 @@ def request_of(record: Record, given: InputFields) -> Request:
 
     given: the inputs themselves, of which a record has hashes alone. Raises RecordError where some are missing.
     """
-    known = record.request
+    known, loras = record.request, _loras_of(record, given)
+    others = {name: value for name, value in given.items() if name in INPUTS}
     for name in INPUTS:
         wanted = getattr(known, name) is not None and getattr(getattr(known, name), "sha256", "text") is not None
         if wanted != (given.get(name) is not None):
             began = "began with" if wanted else "did not begin with"
             fix = f"give that one: {name}=, or --{name} FILE" if wanted else f"leave {name} out"
             raise RecordError(f"the record's picture {began} {NAMES[name]}", fix=fix)
-    return Request(**fields_of(known), **given)
+    return Request(**fields_of(known), **others, loras=loras)  # type: ignore[arg-type]
+
+
+def _loras_of(record: Record, given: InputFields) -> list[Lora]:
+    """A record's LoRAs with their files, of those that are given, or that lie in a folder that is. Raises RecordError
+    for one that is missing, by its name, and for one that the picture was drawn without."""
+    known = record.request.loras
+    files = {open_adapter(file).sha256: file for file in (parse_lora(each).file for each in given.get("loras") or ())}
+    folder = given.get("lora_dir")
+    for path in adapters_in(folder) if known and folder is not None else ():
+        if any(path.stem == each.name for each in known):
+            files.setdefault(open_adapter(path).sha256, path)
+    for each in known:
+        if each.sha256 not in files:
+            raise RecordError(
+                f"the record's picture was drawn with the LoRA {each.name}, sha256 {each.sha256[:12]}",
+                fix="give that file: loras=[FILE], --lora FILE; or the folder where it lies: --lora-dir FOLDER",
+            )
+    others = [file for sha256, file in files.items() if all(sha256 != each.sha256 for each in known)]
+    if others and folder is None:
+        raise RecordError(f"the record's picture was drawn without the LoRA {others[0]}", fix="leave it out")
+    return [
+        Lora(
+            file=files[each.sha256], weight=each.weight, start=each.start, stop=each.stop, parts=parse_parts(each.parts)
+        )
+        for each in known
+    ]
 
 
 def needs_inputs(record: Record) -> bool:
-    """Whether a picture can't be finished from its latents alone: its outside is another picture's."""
-    return record.request.mask is not None and record.request.mask.keep_outside == "exact"
+    """Whether a picture can't be finished from its latents alone: its outside is another picture's, or LoRAs decide
+    which builds it is of."""
+    return bool(record.request.loras) or (
+        record.request.mask is not None and record.request.mask.keep_outside == "exact"
+    )
 
 
 def demand_inputs(record: Record, request: ResolvedRequest) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
+from tintype.adapters.joined import NO_LORAS, FittedLoras
 from tintype.arrays import Latents
 from tintype.bundle import Bundle
 from tintype.bundle.manifest import DECODER, DECODERS, ENCODERS
@@ -66,6 +67,7 @@ class Context:
     evicts: bool  # there is a budget: what has no place in the plan is closed
     warnings: list[str]  # for the records: what the device made differently
     decode_modes: Sequence[Mode]  # tried in turn while memory runs out
+    loras: FittedLoras = NO_LORAS
     marker: Marker | None = None  # who marks the pictures; None: nobody
     coder: NoiseCoder | None = None  # who codes the starting noise; None: nobody
     trustmark: TrustMark | None = None  # the graphs that put a second mark beside it
@@ -132,6 +134,7 @@ class Context:
             warnings=warnings,
             decode_modes=decode_modes(plan, DECODERS[request.decoder]),
             base=base,
+            loras=reading.loras,
         )
 
     def part(self, picture: int) -> Context:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 
@@ -42,6 +43,7 @@ def denoise(ctx: Context, conditioning: Conditioning, batch: range, start: Start
             if step.index + 1 == ctx.schedule.stops_after:
                 break
         ctx.look_at_device()
+    ctx.loras.release("denoiser")
     ctx.keep(batch, ctx.schedule.to_model_space(latents))
 
 
@@ -59,8 +61,8 @@ class Denoiser:
         self._conditioning, self._pictures = conditioning, pictures
         self._reuse = reuse_of(ctx.request)
         self._kept = KeptValues(blends=self._reuse is not None and self._reuse.blends)
-        # By the branches of a call: their wordings at the last step, and what it is told of them.
-        self._held: dict[tuple[int, ...], tuple[tuple[int, ...], Arrays]] = {}
+        # By the branches of a call: wordings and LoRAs' weights at the last step, and what it is told of them.
+        self._held: dict[tuple[int, ...], tuple[tuple[Any, ...], Arrays]] = {}
         self._channels = tuple(each.repeat(pictures // len(each), axis=0) for each in channels or ())
         ports = ctx.bundle.graph(self.uses[0].ref.role, self.uses[0].ref.variant).inputs
         timestep = next(port for port in ports if port.name == "timestep")
@@ -127,14 +129,16 @@ class Denoiser:
         return np.concatenate([sample, self._channels[branch]], axis=1) if self._channels else sample
 
     def _held_by(self, branches: tuple[int, ...]) -> Arrays:
-        """What branches are told at this step: the same arrays again for as long as their words stay the same."""
-        wordings = self._ctx.prompts.at(branches, self.step)
+        """What branches are told at this step: the same arrays again for as long as words and LoRAs stay the same."""
+        wordings, progress = self._ctx.prompts.at(branches, self.step), self._ctx.schedule.progress(self.step)
+        told = (wordings, self._ctx.loras.weights("denoiser", progress))
         before, held = self._held.get(branches, (None, {}))
-        if before != wordings:
+        if before != told:
             self._ctx.graphs.release(held)  # so that there is never more than one set for a call
-            held = {
+            words = {
                 name: np.repeat(values[list(wordings)], self._pictures, axis=0)
                 for name, values in self._conditioning.items()
             }
-            self._held[branches] = (wordings, held)
+            held = {**words, **self._ctx.loras.inputs("denoiser", progress)}
+            self._held[branches] = (told, held)
         return held

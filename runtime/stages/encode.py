@@ -12,7 +12,11 @@ def encode(ctx: Context) -> Conditioning:
     """What the denoiser is told besides noisy latents: a row a wording."""
 
     def call(role: str, inputs: Arrays) -> Arrays:
-        return ctx.graphs.call(ctx.use(role), inputs, who="the text encoder")
+        return ctx.graphs.call(ctx.use(role), {**inputs, **ctx.loras.inputs(role)}, who="the text encoder")
 
-    with ctx.clock.counting("encode"), ctx.graphs.phase(*(use for use in ctx.uses if use.phase == ENCODE)):
-        return ctx.family.encode(ctx.request, ctx.bundle.manifest, ctx.prompts.wordings, ctx.tokens, call)
+    encoders = [use for use in ctx.uses if use.phase == ENCODE]
+    try:
+        with ctx.clock.counting("encode"), ctx.graphs.phase(*encoders):
+            return ctx.family.encode(ctx.request, ctx.bundle.manifest, ctx.prompts.wordings, ctx.tokens, call)
+    finally:
+        ctx.loras.release(*(use.ref.role for use in encoders))

@@ -176,6 +176,8 @@ def why_unlike_ordinary(request: ResolvedRequest) -> str | None:
         return "guidance had an interval"
     if request.cache_interval > 1 or request.gate_start is not None:
         return "steps took over what earlier ones computed"
+    if request.loras:
+        return "LoRAs changed the model"
     if request.token_merging:
         return "tokens were merged"
     if tuple(part.weight for part in parse_parts(request.prompt)) != ALONE:

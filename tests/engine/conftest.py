@@ -31,6 +31,9 @@ class SmallBundle:
     def largest(self, role: str, variant: str = "full") -> None:
         return None
 
+    def changed_weights(self, role: str, variant: str = "full") -> None:
+        return None
+
 
 def write_graph(path: Path, seed: int = 0) -> None:
     """y = groupnorm(x) @ weight * scale, x (batch, 4, 32), scale a scalar; 4 kB of weights in a file beside."""

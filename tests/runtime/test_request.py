@@ -19,7 +19,8 @@ from tintype.request.request import Hires
 from tintype.sampling import CFG_PP
 from tintype.stages.again import request_of
 
-INPUTS = ("image", "mask", "latents")
+INPUTS = ("image", "mask", "latents", "loras")
+PLACES = ("lora_dir",)  # where inputs are looked for, which a record doesn't keep
 OF_IMAGE_FACTS = ("strength", "fit", "background", "outpaint")
 OF_MASK_FACTS = ("mask_grow", "mask_blur", "keep_outside")
 OF_WORDS = (
@@ -136,7 +137,7 @@ def test_without_a_seed_each_request_gets_its_own(manifest):
 def test_the_fields_that_calls_take_by_name_are_a_requests_but_its_prompt():
     names = [field.name for field in dataclasses.fields(Request)]
     assert set(names) == {"prompt", *typed_fields(RequestFields)}
-    assert typed_fields(InputFields) == set(INPUTS)
+    assert typed_fields(InputFields) == {*INPUTS, *PLACES}
     kinds = {field.name: field.type for field in dataclasses.fields(Request)}
     for kind in (InputFields, RequestFields):
         for name, annotation in kind.__annotations__.items():
@@ -157,11 +158,12 @@ def test_every_field_of_a_request_is_kept():
     hires = {field.name for field in dataclasses.fields(Hires)}
     assert set(OF_WORDS) | set(INPUTS) == resolved - {"inputs", "hires"}
     of_hires = {"hires", "hires_strength", "hires_upscale"}
-    assert names == {*OF_WORDS, *INPUTS, *OF_IMAGE_FACTS, *OF_MASK_FACTS, *of_hires}
+    assert names == {*OF_WORDS, *INPUTS, *PLACES, *OF_IMAGE_FACTS, *OF_MASK_FACTS, *of_hires}
     assert {name.removeprefix("hires_") for name in of_hires - {"hires"}} == hires - {"factor", "width", "height"}
     assert set(OF_IMAGE_FACTS) == image - {"sha256", "width", "height", "parent", "latents"}
     assert {name.removeprefix("mask_") for name in OF_MASK_FACTS} == mask - {"sha256"}
-    assert {field.name for field in dataclasses.fields(Inputs)} == {"pixels", "picture", "mask", "latents", "file"}
+    kept = {"pixels", "picture", "mask", "latents", "loras", "file"}
+    assert {field.name for field in dataclasses.fields(Inputs)} == kept
 
 
 def test_every_field_of_a_request_but_its_size_has_words_for_the_command_line():

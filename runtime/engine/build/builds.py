@@ -53,6 +53,7 @@ class GraphSource(Protocol):
     def hash(self) -> str: ...
     def graph_path(self, role: str, variant: str = "full") -> Path: ...
     def largest(self, role: str, variant: str = "full") -> Mapping[str, float] | None: ...
+    def changed_weights(self, role: str, variant: str = "full") -> Path | None: ...
 
 
 BYTES_TO_BUILD = 2  # of memory for each byte of a graph's weights
@@ -80,7 +81,8 @@ def ensure_build(
             if cache.damage(folder) is None:  # another process built it while we waited
                 return folder
             cache.discard(folder)
-        _build_into(folder, source, target, identity, options, bundle.largest(role, variant))
+        facts = {"largest": bundle.largest(role, variant), "changed": bundle.changed_weights(role, variant)}
+        _build_into(folder, source, target, identity, options, facts)
     cache.discard_stale(identity)
     return folder
 
@@ -137,6 +139,7 @@ def _make_together(
                     costs=_costs_path(),
                     weights=cache.weights_folder(),
                     largest=bundle.largest(ref.role, ref.variant),
+                    changed=bundle.changed_weights(ref.role, ref.variant),
                 )
         locked.set()
         text = json.dumps([job.as_dict() for job in jobs.values()])
@@ -256,12 +259,13 @@ def lower_into(
     options: BuildOptions = ANY_SHAPE,
     weights: Path | None = None,
     largest: Mapping[str, float] | None = None,
+    changed: Path | None = None,
 ) -> dict[str, Any]:
     """Run the child that writes `folder`/model.onnx from a canonical graph; returns its report.
 
     lowered: False only lets ONNX Runtime optimize the graph, which is what a kernel is compared with.
     weights: the folder where builds share large weights, if any. largest: how large the graph's values get, by name,
-    where that was measured; else it is found on noise where it matters.
+    where that was measured; else it is found on noise where it matters. changed: see `Job`.
     """
     job = Job(
         source=source,
@@ -272,6 +276,7 @@ def lower_into(
         costs=_costs_path(),
         weights=weights,
         largest=largest,
+        changed=changed,
     )
     try:
         (said,) = run_child("tintype.engine.build.lower", json.dumps([job.as_dict()]))["results"]
@@ -344,13 +349,13 @@ def _build_into(
     target: Target,
     identity: BuildIdentity,
     options: BuildOptions,
-    largest: Mapping[str, float] | None,
+    facts: Mapping[str, Any],
 ) -> None:
     """Make the build beside its place and move it there. The caller holds the lock."""
     try:
         with _beside(folder) as made:
             weights = cache.weights_folder()
-            report = lower_into(source, made, target, options=options, weights=weights, largest=largest)
+            report = lower_into(source, made, target, options=options, weights=weights, **facts)
             _put_in_place(made, folder, identity, report)
     except OSError as error:
         kind = kind_of(error)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
-from tintype.uses import EXACTNESS, Cut
+from tintype.uses import EXACTNESS, Cut, LowRank
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,7 +22,7 @@ class BuildOptions:
     matter of the build. threads: those that the build's kernels are chosen for; None is one a physical core. timed:
     True times each layer's kernels here, which takes minutes for a large graph; False takes those that were the fastest
     on such processors, see `kernels.priors`; None is a timed build where there is one, else one that isn't. cut: see
-    `GraphUse`, and so token_merging; a graph is changed so for one shape only.
+    `GraphUse`, and so token_merging and low_rank; a graph is changed so for one shape only.
     """
 
     dims: tuple[tuple[str, int], ...] = ()
@@ -34,12 +35,13 @@ class BuildOptions:
     timed: bool | None = None
     cut: Cut | None = None
     token_merging: float = 0.0
+    low_rank: LowRank | None = None
 
     def __post_init__(self) -> None:
         if self.exactness not in EXACTNESS:
             raise ValueError(f"exactness is {self.exactness!r}, not one of {', '.join(EXACTNESS)}")
         if self.is_changed and not self.dims:
-            raise ValueError("a graph is cut, and tokens are merged, for one shape only")
+            raise ValueError("a graph is changed for one shape only")
 
     @classmethod
     def for_shape(
@@ -55,6 +57,7 @@ class BuildOptions:
         timed: bool | None = None,
         cut: Cut | None = None,
         token_merging: float = 0.0,
+        low_rank: LowRank | None = None,
     ) -> BuildOptions:
         return cls(
             dims=tuple(sorted(dims.items())),
@@ -67,18 +70,30 @@ class BuildOptions:
             timed=timed,
             cut=cut,
             token_merging=token_merging,
+            low_rank=low_rank,
         )
+
+    @classmethod
+    def from_dict(cls, told: Mapping[str, Any]) -> BuildOptions:
+        """Of what `dataclasses.asdict` gave, by way of JSON."""
+        cut, low_rank = told["cut"], told["low_rank"]
+        changes = {
+            "dims": tuple((str(name), int(number)) for name, number in told["dims"]),
+            "cut": None if cut is None else Cut(**cut),
+            "low_rank": None if low_rank is None else LowRank(**low_rank),
+        }
+        return cls(**{**told, **changes})
 
     @property
     def is_changed(self) -> bool:
         """Whether it is a build of another graph than the canonical one, which is made of that."""
-        return self.cut is not None or self.token_merging > 0.0
+        return self.cut is not None or self.token_merging > 0.0 or self.low_rank is not None
 
     @property
     def change(self) -> str:
         """Of the canonical graph, in words; empty where there is none."""
         merging = [f"merging={self.token_merging:g}"] if self.token_merging else []
-        return " ".join([*merging, *([] if self.cut is None else [str(self.cut)])])
+        return " ".join([*merging, *(str(each) for each in (self.low_rank, self.cut) if each is not None)])
 
     @property
     def shape(self) -> str:

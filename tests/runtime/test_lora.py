@@ -1,0 +1,360 @@
+"""LoRAs while a picture is drawn: as diffusers draws with them fused, at every weight, and again from the record."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from loras import ATTENTION, CONVOLUTIONS, TRANSFORMER, WORDS, kohya_xl, pairs, save_diffusers, save_kohya
+from pictures import PROMPT, psnr_db
+
+import tintype
+from tintype.errors import LoraError, RecordError
+from tintype.sampling import noise_source
+
+SEED, STEPS, SCALE, SIZE = 7, 6, 5.0, (64, 48)
+ASKED: dict[str, Any] = {
+    "seed": SEED, "num_inference_steps": STEPS, "width": SIZE[0], "height": SIZE[1], "guidance_scale": SCALE,
+    "sampler": "euler", "exactness": "exact", "noise": "torch-cpu",
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def pipeline(tiny_bundle):
+    with tintype.load(tiny_bundle, provider="cpu", threads=1) as opened:
+        yield opened
+
+
+@pytest.fixture(scope="module")
+def xl(xl_bundle):
+    with tintype.load(xl_bundle, provider="cpu", threads=1) as opened:
+        yield opened
+
+
+@pytest.fixture(scope="module")
+def files(tiny_checkpoint, xl_checkpoint, tmp_path_factory) -> dict[str, Path]:
+    """LoRAs of which each changes the picture much."""
+    folder = tmp_path_factory.mktemp("loras")
+
+    def unet(checkpoint, endings, rank=4, seed=1, size=0.5):
+        return pairs(checkpoint, "unet", endings, rank, seed=seed, size=size)
+
+    def words(checkpoint, part="text_encoder"):
+        return pairs(checkpoint, part, WORDS, 4, seed=2, size=0.5)
+
+    def ranks(name):  # of each layer another
+        return 2 + len(name) % 5
+
+    tiny, large = tiny_checkpoint, xl_checkpoint
+    both = {"unet": unet(tiny, TRANSFORMER), "text_encoder": words(tiny)}
+    three = {
+        "unet": unet(large, TRANSFORMER),
+        **{part: words(large, part) for part in ("text_encoder", "text_encoder_2")},
+    }
+    return {
+        "kohya": save_kohya(folder / "kohya.safetensors", both, alpha=2.0),
+        "no-alpha": save_kohya(folder / "no-alpha.safetensors", both),
+        "fp16": save_kohya(folder / "fp16.safetensors", both, alpha=4.0, dtype=np.float16),
+        "locon": save_kohya(
+            folder / "locon.safetensors", {"unet": unet(tiny, (*TRANSFORMER, *CONVOLUTIONS), ranks)}, alpha=3.0
+        ),
+        "diffusers": save_diffusers(folder / "diffusers.safetensors", both),
+        "told-alpha": save_diffusers(folder / "told-alpha.safetensors", both, alpha=1.5),
+        "attention": save_diffusers(folder / "attention.safetensors", {"unet": unet(tiny, ATTENTION, 4, 3)}),
+        "again": save_diffusers(folder / "again.safetensors", {"unet": unet(tiny, ATTENTION, 3, 4)}),
+        "xl-kohya": save_kohya(folder / "xl-kohya.safetensors", three, alpha=2.0, naming=kohya_xl),
+        "xl-diffusers": save_diffusers(folder / "xl-diffusers.safetensors", three, alpha=6.0),
+    }
+
+
+def drawn_by_diffusers(checkpoint: Path, loras: dict[Path, float], *, xl: bool = False) -> np.ndarray:
+    """One picture by Euler's method of diffusers' pipeline with LoRAs fused into its weights."""
+    import diffusers
+    import torch
+
+    kind = diffusers.StableDiffusionXLPipeline if xl else diffusers.StableDiffusionPipeline
+    pipe = kind.from_pretrained(checkpoint, **({} if xl else {"safety_checker": None}))
+    pipe.set_progress_bar_config(disable=True)
+    pipe.scheduler = diffusers.EulerDiscreteScheduler.from_config(pipe.scheduler.config)
+    for number, file in enumerate(loras):
+        pipe.load_lora_weights(file.parent, weight_name=file.name, adapter_name=f"a{number}")
+    if loras:
+        pipe.set_adapters([f"a{number}" for number in range(len(loras))], list(loras.values()))
+        pipe.fuse_lora(adapter_names=[f"a{number}" for number in range(len(loras))])
+    noise = noise_source("torch-cpu", [SEED]).draw((1, 4, SIZE[1] // 4, SIZE[0] // 4))
+    with torch.no_grad():
+        picture = pipe(
+            PROMPT,
+            num_inference_steps=STEPS,
+            guidance_scale=SCALE,
+            width=SIZE[0],
+            height=SIZE[1],
+            latents=torch.from_numpy(noise),
+            output_type="np",
+        ).images[0]
+    return picture * 255
+
+
+PARITY = [
+    ("kohya", {"kohya": 0.8}),
+    ("no-alpha", {"no-alpha": 1.0}),
+    ("fp16", {"fp16": 0.7}),
+    ("locon", {"locon": 1.0}),
+    ("diffusers", {"diffusers": 0.8}),
+    ("told-alpha", {"told-alpha": 1.0}),
+    ("negative", {"attention": -0.7}),
+    ("several", {"attention": 0.6, "again": 0.5, "kohya": 0.4}),
+]
+
+
+@pytest.mark.reference
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
+@pytest.mark.parametrize(("name", "weights"), PARITY, ids=[name for name, _ in PARITY])
+def test_whole_pictures_are_those_of_diffusers_with_fused_loras(pipeline, tiny_checkpoint, files, name, weights):
+    loras = {files[name]: weight for name, weight in weights.items()}
+    made = pipeline.generate(PROMPT, **ASKED, loras=list(loras.items()))
+    _demand_near(made, drawn_by_diffusers(tiny_checkpoint, loras), pipeline.generate(PROMPT, **ASKED), name)
+
+
+@pytest.mark.reference
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
+@pytest.mark.parametrize(("name", "weight"), [("xl-kohya", 0.9), ("xl-diffusers", 0.6)])
+def test_so_are_those_of_xl_with_its_two_text_encoders(xl, xl_checkpoint, files, name, weight):
+    made = xl.generate(PROMPT, **ASKED, loras=[(files[name], weight)])
+    expected = drawn_by_diffusers(xl_checkpoint, {files[name]: weight}, xl=True)
+    _demand_near(made, expected, xl.generate(PROMPT, **ASKED), name)
+
+
+def _demand_near(made, expected, plain, name):
+    assert expected.std() > 5  # a grey picture would be near any other
+    near, far = psnr_db(made.image, expected), psnr_db(plain.image, expected)
+    print(f"{name}: {near:.1f} dB, without it {far:.1f} dB")
+    assert near >= 50.0
+    assert far < 35.0
+
+
+def test_a_weight_of_nothing_is_the_picture_without_byte_for_byte(pipeline, files):
+    plain = pipeline.generate(PROMPT, **ASKED)
+    for loras in ((), [(files["kohya"], 0.0)], [f"{files['attention']}=1,unet=0"]):
+        made = pipeline.generate(PROMPT, **ASKED, loras=loras)
+        assert made.image.tobytes() == plain.image.tobytes()
+        assert made.record.made_with == plain.record.made_with
+
+
+def test_files_and_weights_change_without_another_build(pipeline, files):
+    """Of one pattern: the same kind of layers, ranks that are rounded up alike."""
+    said = [[(files["attention"], 0.7)], [(files["attention"], -2.0)], [(files["again"], 1.0)]]
+    made = [pipeline.generate(PROMPT, **ASKED, loras=loras) for loras in said]
+    assert len({picture.record.made_with.builds["denoiser"] for picture in made}) == 1
+    assert len({picture.image.tobytes() for picture in made}) == 3
+    other = pipeline.generate(PROMPT, **ASKED, loras=[*said[0], *said[2]])
+    assert other.record.made_with.builds["denoiser"] != made[0].record.made_with.builds["denoiser"]
+
+
+def test_one_lora_given_twice_is_one_of_twice_the_weight(pipeline, files):
+    twice = pipeline.generate(PROMPT, **ASKED, loras=[(files["attention"], 0.3), (files["attention"], 0.5)])
+    once = pipeline.generate(PROMPT, **ASKED, loras=[(files["attention"], 0.8)])
+    assert psnr_db(twice.pixels * 255, once.pixels * 255) > 90
+
+
+def _steps(pipeline, **fields):
+    run = pipeline.steps(PROMPT, **ASKED, **fields)
+    return [step.latents for step in run if isinstance(step, tintype.Step)]
+
+
+@pytest.mark.parametrize("sampler", ["euler", "heun"])
+def test_a_schedule_counts_between_its_shares_of_the_steps(pipeline, files, sampler, monkeypatch):
+    monkeypatch.setitem(ASKED, "sampler", sampler)
+    file = files["attention"]
+    whole, early, late, plain = (
+        _steps(pipeline, loras=loras) for loras in ([file], [f"{file}=1@0-0.5"], [f"{file}=1@0.5-1"], [])
+    )
+    half = STEPS // 2
+    for index in range(half):
+        np.testing.assert_array_equal(early[index], whole[index])
+        np.testing.assert_allclose(late[index], plain[index], atol=1e-3)
+    assert np.abs(early[half] - whole[half]).max() > 1e-2
+    assert np.abs(late[half] - plain[half]).max() > 1e-2
+
+
+def test_parts_of_the_model_have_weights_of_their_own(pipeline, files, tiny_checkpoint, tmp_path):
+    """As a file without the others: the same build, so the same bytes."""
+    unet = pairs(tiny_checkpoint, "unet", ATTENTION, 4, seed=3, size=0.5)
+    alone = {
+        start: save_diffusers(
+            tmp_path / f"{start}.safetensors",
+            {"unet": {name: pair for name, pair in unet.items() if name.startswith(start)}},
+        )
+        for start in ("down_blocks", "up_blocks")
+    }
+    for parts, start in (("mid=0,up=0", "down_blocks"), ("unet=0,up.1=1", "up_blocks")):
+        one = pipeline.generate(PROMPT, **ASKED, loras=[f"{files['attention']}=1,{parts}"])
+        other = pipeline.generate(PROMPT, **ASKED, loras=[alone[start]])
+        assert one.image.tobytes() == other.image.tobytes()
+    words = pipeline.generate(PROMPT, **ASKED, loras=[f"{files['kohya']}=1,unet=0"])
+    plain = pipeline.generate(PROMPT, **ASKED)
+    assert words.record.made_with.builds["denoiser"] == plain.record.made_with.builds["denoiser"]
+    assert words.record.made_with.builds["text_encoder"] != plain.record.made_with.builds["text_encoder"]
+    assert psnr_db(words.image, plain.image) < 40
+
+
+WAYS: dict[str, dict[str, Any]] = {
+    "batches": {"count": 3, "batch_size": 2},
+    "deep": {"cache_interval": 2},
+    "gated": {"gate_start": 0.5},
+    "merged": {"token_merging": 0.5},
+    "words that change": {"prompt": "a [house:boat:0.5] by the sea"},
+    "hires": {"hires": 2},
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_record_is_made_again_byte_for_byte(pipeline, files, tmp_path, way):
+    """And differs from the picture without by far; whatever else the request asks for."""
+    asked = {"prompt": PROMPT, **ASKED, **WAYS[way]}
+    loras = [f"{files['attention']}=0.8@0-0.7", files["kohya"]]
+    plain = pipeline.generate(**asked)
+    made = pipeline.generate(**asked, loras=loras)
+    assert psnr_db(made.image, plain.image) < 35
+    made.save(tmp_path / "x.png")
+    for index, image in enumerate(made.images):
+        name = "x.png" if len(made.images) == 1 else f"x-{index + 1}.png"
+        record = tintype.read_record(tmp_path / name)
+        assert [(lora.name, lora.weight, lora.stop) for lora in record.request.loras] == [
+            ("attention", 0.8, 0.7),
+            ("kohya", 1.0, 1.0),
+        ]
+        again = pipeline.reproduce(record, loras=[files["kohya"], files["attention"]])
+        assert again.image.tobytes() == image.tobytes()
+
+
+def test_where_steps_take_values_over_the_lora_is_in_them(pipeline, files):
+    """Taken over in every call but one of many, they would be those without it, were it left out of what is given."""
+    fields = {**ASKED, "cache_interval": 2, "cache_branch": 1}
+    made = pipeline.generate(PROMPT, **fields, loras=[files["locon"]])
+    whole = pipeline.generate(PROMPT, **{**fields, "cache_interval": 1, "cache_branch": 0}, loras=[files["locon"]])
+    plain = pipeline.generate(PROMPT, **fields)
+    assert psnr_db(made.image, whole.image) > psnr_db(made.image, plain.image) + 3
+
+
+def test_a_record_whose_lora_is_missing_names_it(pipeline, files, tmp_path):
+    record = pipeline.generate(PROMPT, **ASKED, loras=[(files["attention"], 0.5)]).record
+    plain = pipeline.generate(PROMPT, **ASKED).record
+    with pytest.raises(RecordError, match=f"LoRA attention, sha256 {record.request.loras[0].sha256[:12]}"):
+        pipeline.reproduce(record)
+    with pytest.raises(RecordError, match="LoRA attention"):
+        pipeline.reproduce(record, loras=[files["again"]])
+    with pytest.raises(RecordError, match="drawn without the LoRA"):
+        pipeline.reproduce(plain, loras=[files["again"]])
+    with pytest.raises(RecordError, match="LoRA attention"):
+        pipeline.reproduce(record, lora_dir=tmp_path)
+    folder = files["attention"].parent
+    assert pipeline.reproduce(record, lora_dir=folder).record == record
+
+
+def test_a_prompt_names_them(pipeline, files):
+    folder = files["attention"].parent
+    named = pipeline.generate(f"{PROMPT} <lora:attention:0.5>", **ASKED, lora_dir=folder)
+    given = pipeline.generate(PROMPT, **ASKED, loras=[(files["attention"], 0.5)])
+    assert named.image.tobytes() == given.image.tobytes()
+    assert named.record.request == given.record.request
+    with pytest.raises(LoraError, match="no folder is given"):
+        pipeline.generate("a house <lora:attention:0.5>", **ASKED)
+
+
+def test_a_few_step_lora_brings_what_it_asks_for_and_says_so(pipeline, files, tmp_path):
+    path = tmp_path / "lcm-lora-tiny.safetensors"
+    path.write_bytes(files["attention"].read_bytes())
+    left_out = {"num_inference_steps", "guidance_scale", "sampler"}
+    small = {name: value for name, value in ASKED.items() if name not in left_out}
+    made = pipeline.generate(PROMPT, **small, loras=[path])
+    request = made.record.request
+    assert (request.num_inference_steps, request.guidance_scale, request.sampler) == (4, 1.0, "lcm")
+    assert any("lcm-lora-tiny is a LCM LoRA, which asks for 4 steps of lcm" in note for note in made.record.notes)
+    said = pipeline.generate(PROMPT, **ASKED, loras=[path]).record.request
+    assert (said.num_inference_steps, said.guidance_scale, said.sampler) == (STEPS, SCALE, "euler")
+    assert pipeline.reproduce(made.record, loras=[path]).image.tobytes() == made.image.tobytes()
+
+
+def test_within_a_budget_and_with_guidance_split_it_is_the_same_picture(tiny_bundle, files):
+    loras = [files["kohya"]]
+    with tintype.load(tiny_bundle, provider="cpu", threads=1) as opened:
+        whole = opened.generate(PROMPT, **ASKED, loras=loras)
+        plan = opened.plan(PROMPT, **ASKED, loras=loras, build=False)
+        plain = opened.plan(PROMPT, **ASKED, build=False)
+    assert plan.peak_bytes > plain.peak_bytes  # what it is told of LoRAs counts
+    with tintype.load(tiny_bundle, provider="cpu", threads=1, memory="4GiB") as opened:
+        made = opened.generate(PROMPT, **ASKED, loras=loras)
+    assert psnr_db(made.pixels * 255, whole.pixels * 255) > 80
+
+
+def test_thirty_at_once(pipeline, files):
+    """Ranks add up; beyond a bound they are refused."""
+    thirty = pipeline.generate(PROMPT, **ASKED, loras=[(files["attention"], 0.02)] * 30)
+    one = pipeline.generate(PROMPT, **ASKED, loras=[(files["attention"], 0.6)])
+    assert psnr_db(thirty.pixels * 255, one.pixels * 255) > 80
+
+
+@pytest.fixture(scope="module")
+def misfits(tiny_checkpoint, xl_checkpoint, files, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("misfits")
+    wide = {"unet": pairs(tiny_checkpoint, "unet", ("attn2.to_k",), 4, seed=1, size=0.5)}
+    name, (_, up) = next(iter(wide["unet"].items()))
+    layer = "down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q"
+    large = {name: (np.ones((1100, 64), np.float32), np.ones((len(up), 1100), np.float32))}
+    return {
+        "XL's": (save_diffusers(folder / "sdxl.safetensors", _widened(wide, 2048)), "LoRA of Stable Diffusion XL"),
+        "2.x's": (save_kohya(folder / "sd2.safetensors", _widened(wide, 1024)), "LoRA of Stable Diffusion 2.x"),
+        "XL's words": (files["xl-kohya"], "is a LoRA of Stable Diffusion XL"),
+        "FLUX's": (_renamed(folder / "flux.safetensors", "lora_unet_double_blocks_0_img_attn_proj"), "LoRA of FLUX"),
+        "unknown layers": (_renamed(folder / "odd.safetensors", "lora_unet_left_blocks_0_to_q"), "left_blocks_0_to_q"),
+        "unknown words": (_renamed(folder / "te.safetensors", "lora_te_text_model_encoder_layers_7_to_q"), "7_to_q"),
+        "another shape": (
+            save_diffusers(folder / "shape.safetensors", {"unet": {layer: (np.ones((2, 9)), np.ones((32, 2)))}}),
+            "is for another shape than",
+        ),
+        "rank 1,100": (save_diffusers(folder / "rank.safetensors", {"unet": large}), "rank of 1,100"),
+        "DoRA": (_with(folder / "dora.safetensors", files["attention"], "lora_magnitude_vector"), "is a DoRA"),
+    }
+
+
+def _widened(parts, width):
+    return {
+        part: {name: (np.ones((4, width), np.float32), up) for name, (_, up) in layers.items()}
+        for part, layers in parts.items()
+    }
+
+
+def _renamed(path: Path, layer: str) -> Path:
+    from safetensors.numpy import save_file
+
+    ones = np.ones((2, 2), np.float32)
+    save_file({f"{layer}.lora_down.weight": ones, f"{layer}.lora_up.weight": ones}, path)
+    return path
+
+
+def _with(path: Path, other: Path, part: str) -> Path:
+    from safetensors.numpy import load_file, save_file
+
+    tensors = load_file(other)
+    layer = next(iter(tensors)).partition(".lora_")[0]
+    tensors[f"{layer}.{part}"] = np.ones(32, np.float32)
+    save_file(tensors, path)
+    return path
+
+
+@pytest.mark.parametrize(
+    "case",
+    ["XL's", "2.x's", "XL's words", "FLUX's", "unknown layers", "unknown words", "another shape", "rank 1,100", "DoRA"],
+)
+def test_what_does_not_fit_is_refused_by_name_and_changes_nothing(pipeline, misfits, files, case):
+    path, words = misfits[case]
+    with pytest.raises(LoraError) as refusal:
+        pipeline.generate(PROMPT, **ASKED, loras=[files["attention"], path])
+    assert words in refusal.value.message
+    assert str(path) in refusal.value.message
+    assert refusal.value.fix
+    if case in ("rank 1,100", "DoRA"):
+        assert "tintype merge" in refusal.value.fix
