@@ -55,6 +55,11 @@ MAX_LINE_CHARS = 8000  # a line of the command; two paths of the greatest length
 
 # Words.
 MAX_PROMPT_BYTES = 2**16  # of UTF-8, each of the two prompts; 32 chunks of ordinary words have 15,000
+MAX_EMBEDDINGS = 64  # files of textual inversion that a request brings
+MAX_EMBEDDING_BYTES = 2**20 * 8  # of one; 75 vectors of XL have 600 KB
+MAX_EMBEDDING_VECTORS = 1024  # of one word; a chunk of a prompt holds 75
+MAX_EMBEDDING_WIDTH = 2**14
+MAX_EMBEDDING_WORD_CHARS = 100
 MAX_CALIBRATION_PROMPTS = 10_000  # that scores are held against; each is drawn
 MAX_POLICY_LINES = 20_000
 MAX_POLICY_LINE_CHARS = 1000  # a phrase has some ten words

@@ -14,6 +14,10 @@ ENCODE, START, DENOISE, DECODE = "encode", "start", "denoise", "decode"
 DEEP_FEATURES, CROSS_ATTENTION = "deep_features", "cross_attention"
 TAKERS = {DEEP_FEATURES: "shallow", CROSS_ATTENTION: "gated"}
 
+# The input by which a text encoder takes embeddings that its own table has not, and the id of the first of them, which
+# is above every vocabulary. Only their order counts: an encoder may look for the highest id of a prompt.
+EMBEDDING_ROWS, FIRST_ADDED_ID = "embedding_rows", 2**30
+
 
 @dataclass(frozen=True, slots=True, order=True)
 class GraphRef:
@@ -54,7 +58,8 @@ class GraphUse:
     of a batch that much smaller. unguided: the same graph in another shape, for the steps that guidance leaves to fewer
     branches; where each prompt has a call of its own, these calls are of the guided use's shape. cut: where steps take
     inner values over, which of the two graphs it is; None is the whole graph as it stands. token_merging: the share of
-    tokens that its self-attentions leave out, see `kernels.graph.token_merging`.
+    tokens that its self-attentions leave out, see `kernels.graph.token_merging`. embedding_rows: of a text encoder, how
+    many embeddings it takes beside its own.
     """
 
     ref: GraphRef
@@ -66,6 +71,7 @@ class GraphUse:
     unguided: bool = False
     cut: Cut | None = None
     token_merging: float = 0.0
+    embedding_rows: int = 0
 
     @property
     def takes(self) -> bool:

@@ -35,7 +35,7 @@ def cross_attentions(graph: ir.Graph) -> list[ir.Value]:
     """
     fixed = constant_values(graph)
     words = next((value for value in graph.inputs if value.name == WORDS), None)
-    of_words = {} if words is None else _dependent(graph, words)
+    of_words = {} if words is None else dependent(graph, words)
     found = []
     for node in graph:
         keys = node.inputs[1] if node.op_type == "Attention" else None
@@ -68,7 +68,7 @@ def _joins_channels(node: ir.Node) -> bool:
     return len(images) == len(node.inputs) == 2 and node.attributes.get_int("axis", 0) in (1, -3)
 
 
-def _dependent(graph: ir.Graph, source: ir.Value) -> dict[ir.Value, None]:
+def dependent(graph: ir.Graph, source: ir.Value) -> dict[ir.Value, None]:
     """What comes of one input, and of constants beside it, alone."""
     fixed, found = constant_values(graph), {source: None}
     for node in graph:

@@ -110,7 +110,7 @@ def generate(
         refuse_contradictions(context, "--variation-of", {"image"})
         fields["image"] = variation_of
         prompt = _words_of(variation_of) if prompt is None else prompt
-    inputs = cast("InputFields", {name: fields[name] for name in FROM_INPUTS if fields[name] is not None})
+    inputs = cast("InputFields", {name: fields[name] for name in FROM_INPUTS if fields[name] not in (None, ())})
     protocol = demand_pictures(sys.stdout) if show else None
     way = Way(output, model, refiner, provider, memory, threads, operator, force, as_json, protocol, inputs)
     if from_record is not None:

@@ -107,7 +107,11 @@ def _keep_latents(run: Run, output: Path, inputs: InputFields, error: TintypeErr
         kept = run.save_latents(latents_path(output))
         mask = run.request.mask
         needed = inputs if mask is not None and mask.keep_outside == "exact" else {}
-        again = "".join(f" --{name} {file}" for name, file in needed.items())
+        again = "".join(
+            f" --{name.removesuffix('s') if name == 'embeddings' else name} {file}"
+            for name, given in needed.items()
+            for file in (given if isinstance(given, tuple) else (given,))
+        )
         told = f"the latents are kept: go on with tintype generate --from-latents {kept}{again} -o {output}"
     except (OutputError, MemoryError) as problem:
         reason = problem.message if isinstance(problem, OutputError) else "there is no memory left"

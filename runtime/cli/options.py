@@ -123,12 +123,15 @@ def request_options(*names: str, leave_out: tuple[str, ...] = ()) -> Callable[[C
         for field in reversed(dataclasses.fields(Request)):
             if "help" not in field.metadata or field.name in leave_out or (names and field.name not in names):
                 continue
-            kind, name = field.metadata["kind"], field.name.replace("_", "-")
-            shown = "" if field.default is None else f" [default: {field.default}]"
+            kind, each = field.metadata["kind"], field.metadata["each"]
+            name = each or field.name.replace("_", "-")
+            shown = "" if field.default in (None, ()) else f" [default: {field.default}]"
             option = click.option(
                 f"--{name}/--no-{name}" if kind is bool else f"--{name}",
+                field.name,
                 type=click.Path(path_type=Path) if kind is Path else kind,
                 default=None,
+                multiple=each is not None,
                 help=f"{field.metadata['help']}{'' if kind is bool else shown}",
             )
             command = option(command)
@@ -148,7 +151,7 @@ def asked(size: tuple[int, int] | None, fields: Mapping[str, Any], prompt: str =
 def typed(size: tuple[int, int] | None, fields: Mapping[str, Any]) -> RequestFields:
     """The fields of a request that were typed, and no others."""
     given = {**fields, **({} if size is None else {"width": size[0], "height": size[1]})}
-    return cast("RequestFields", {name: value for name, value in given.items() if value is not None})
+    return cast("RequestFields", {name: value for name, value in given.items() if value not in (None, ())})
 
 
 def human_bytes(count: int) -> str:

@@ -12,9 +12,9 @@ from tintype.bundle.verify import read_json
 from tintype.errors import BundleError, RequestError, near_names
 from tintype.families.base import EMBEDDINGS, Branch, Family, Tokens, tokenize
 from tintype.families.registry import family_of
-from tintype.prompt import EditedPrompts, PromptTokenizer, StepCount, edited_prompts
+from tintype.prompt import AddedWords, EditedPrompts, PromptTokenizer, StepCount, edited_prompts
 from tintype.request import ResolvedRequest
-from tintype.request.inputs import NO_INPUTS
+from tintype.request.inputs import Inputs
 from tintype.sampling import Guidance, Parametrization, Schedule, SchedulerConfig, make_schedule
 from tintype.uses import DECODE, GraphUse
 
@@ -64,7 +64,7 @@ class Model:
         Raises RequestError for a prompt that is too long, and where its sampler or guidance can't do as asked.
         """
         if refines:
-            request = replace(request, image=None, inputs=NO_INPUTS)
+            request = replace(request, image=None, inputs=Inputs(words=request.inputs.words))
         branches = self.branches(request)
         guidance = self.family.guidance(request, self.manifest)
         schedule = make_schedule(
@@ -83,7 +83,7 @@ class Model:
         prompts = edited_prompts([branch.wording for branch in branches], _step_count(request, schedule))
         if request.gate_start is not None:
             _demand_heard(prompts, guidance, schedule, request.gate_start)
-        tokens = tokenize(self.tokenizers(), prompts.wordings)
+        tokens = tokenize(self.tokenizers(request.inputs.words), prompts.wordings)
         uses = self.family.uses(request, self.manifest, tokens, schedule)
         if hands_over:  # its latents are never decoded
             uses = tuple(use for use in uses if use.phase != DECODE)
@@ -101,9 +101,12 @@ class Model:
         width = ports[EMBEDDINGS].shape[-1]
         return width * np.dtype(np.float32).itemsize if isinstance(width, int) else 0
 
-    def tokenizers(self) -> dict[str, PromptTokenizer]:
-        """By text encoder, opened when they are first asked for."""
-        return {role: self._tokenizer(facts) for role, facts in self.manifest.text_encoders.items()}
+    def tokenizers(self, words: AddedWords | None = None) -> dict[str, PromptTokenizer]:
+        """By text encoder, opened when they are first asked for. words: that they know beside their own."""
+        return {
+            role: self._tokenizer(facts).with_added({} if words is None else words.ids(role))
+            for role, facts in self.manifest.text_encoders.items()
+        }
 
     def _tokenizer(self, facts: TokenizerFacts) -> PromptTokenizer:
         if facts.file not in self._tokenizers:

@@ -22,7 +22,7 @@ from tintype.families.base import (
     with_zeros,
 )
 from tintype.families.reuse import cut_of, reuse_of
-from tintype.prompt import Wording, parse_parts
+from tintype.prompt import Wording, padded_rows, parse_parts
 from tintype.request import ResolvedRequest
 from tintype.sampling import PARAMETRIZATIONS, ClassifierFreeGuidance, Guidance, Interval, Schedule, Unguided
 from tintype.uses import DECODE, DENOISE, ENCODE, START, GraphRef, GraphUse
@@ -63,7 +63,13 @@ class StableDiffusion:
     ) -> tuple[GraphUse, ...]:
         cells = {name: getattr(request, name) // manifest.vae_scale_factor for name in ("height", "width")}
         encoders = (
-            GraphUse(ref=GraphRef(role), phase=ENCODE, dims={"batch": 1}, calls=tokens.prompts * tokens.chunks)
+            GraphUse(
+                ref=GraphRef(role),
+                phase=ENCODE,
+                dims={"batch": 1},
+                calls=tokens.prompts * tokens.chunks,
+                embedding_rows=padded_rows(request.embedding_rows),
+            )
             for role in manifest.text_encoders
         )
         calls = encoder_calls(request, manifest)

@@ -78,6 +78,7 @@ class Graphs:
             timed=timed,
             cut=use.cut,
             token_merging=use.token_merging,
+            embedding_rows=use.embedding_rows,
             **held,
         )
         return self._settled.get((use.ref, options)) or self._settled.put(

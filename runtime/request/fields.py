@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from tintype.image.source import Source
+    from tintype.request.embeddings import GivenEmbeddings
 
 GivenLatents: TypeAlias = "NDArray[Any] | str | os.PathLike[str]"
 
@@ -24,6 +25,7 @@ class InputFields(TypedDict, total=False):
     image: Source | None
     mask: Source | None
     latents: GivenLatents | None
+    embeddings: GivenEmbeddings
 
 
 class RequestFields(InputFields, total=False):
@@ -69,9 +71,12 @@ class RequestFields(InputFields, total=False):
     code_noise: bool
 
 
-def _option(text: str, kind: type = str) -> dict[str, Any]:
-    """What the command line says of a field of `Request`. kind: what is typed there, a file for a Path."""
-    return {"help": text, "kind": kind}
+def _option(text: str, kind: type = str, *, each: str | None = None) -> dict[str, Any]:
+    """What the command line says of a field of `Request`. kind: what is typed there, a file for a Path.
+
+    each: the option's name, where it is given once for each of the field's values.
+    """
+    return {"help": text, "kind": kind, "each": each}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -194,6 +199,15 @@ class Request:
         default=None,
         metadata=_option(
             "Noise to begin with, a .npy of (count, channels, height / 8, width / 8) or what the model has.", Path
+        ),
+    )
+    # Gal et al. 2022 (textual inversion).
+    embeddings: GivenEmbeddings = field(
+        default=(),
+        metadata=_option(
+            "A .safetensors file of textual inversion: its word draws what it was trained on. Again for more.",
+            Path,
+            each="embedding",
         ),
     )
     hires: float | None = field(

@@ -9,15 +9,15 @@ import dataclasses
 import hashlib
 import os
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tintype.bounds import MAX_LATENTS_BYTES, MAX_NOISE_HEADER_BYTES
 from tintype.errors import RequestError
-from tintype.files import open_plain
 from tintype.request import checks
-from tintype.request.fields import GivenLatents, Request
+from tintype.request.embeddings import EmbeddingFacts, demand_embedding_facts, open_embeddings
+from tintype.request.fields import Request
+from tintype.request.given_latents import array_hash, dims, open_latents
 
 if TYPE_CHECKING:
     import numpy as np
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from tintype.arrays import Latents, Pixels
     from tintype.bundle.manifest import Manifest
     from tintype.image.source import Source
+    from tintype.prompt import AddedWords
 
 KEEP_OUTSIDE = ("model", "exact")  # outside a mask: what the model makes of the picture, or the picture's own bytes
 IMAGE_STRENGTH, MASK_STRENGTH = 0.75, 1.0  # what a request with a picture, or with a mask, has by default
@@ -69,6 +70,7 @@ class Inputs:
     mask: NDArray[np.float32] | None = None  # (height, width), 1 is made new
     latents: Latents | None = None  # noise of unit variance, (count, channels, height, width), in latent cells
     file: Path | None = None  # that the picture was read from, where it was one
+    words: AddedWords | None = None  # that prompts may have beside the model's own
 
 
 NO_INPUTS = Inputs()
@@ -82,28 +84,39 @@ class Opened:
     image: InitImage | None = None
     mask: Mask | None = None
     latents: str | None = None  # sha256
+    embeddings: tuple[EmbeddingFacts, ...] = ()
     inputs: Inputs = NO_INPUTS
 
 
 def open_inputs(request: Request, manifest: Manifest) -> Opened:
-    """Open what a request begins with. Raises RequestError, each with what would work."""
+    """Open what a request begins with, and what it brings beside. Raises RequestError, each with what would work."""
+    opened = _open_pictures(request, manifest)
+    if not request.embeddings:
+        return opened
+    facts, words = open_embeddings(request.embeddings, manifest)
+    return replace(opened, embeddings=facts, inputs=replace(opened.inputs, words=words))
+
+
+def _open_pictures(request: Request, manifest: Manifest) -> Opened:
     _refuse_orphans(request)
     if manifest.is_inpainting:
         _demand_image_and_mask(request)
     elif manifest.needs_picture:
         _demand_image_alone(request, manifest)
     if request.image is None:
-        given = None if request.latents is None else _open_latents(request.latents)
+        given = None if request.latents is None else open_latents(request.latents)
         if given is None:
             return Opened(size=None)
         sides = (side * manifest.vae_scale_factor for side in (given.shape[3], given.shape[2]))
         width, height = sides
-        return Opened(size=(width, height), latents=_array_hash(given), inputs=Inputs(latents=given))
+        return Opened(size=(width, height), latents=array_hash(given), inputs=Inputs(latents=given))
     return _open_image(request, manifest)
 
 
-def demand_facts(image: InitImage | None, mask: Mask | None, latents: str | None) -> None:
+def demand_facts(known: Opened) -> None:
     """RequestError where facts of inputs, which somebody else wrote down, are not such as `open_inputs` gives."""
+    image, mask, latents = known.image, known.mask, known.latents
+    demand_embedding_facts(known.embeddings)
     if image is not None:
         from tintype.image.canvas import Margins
         from tintype.image.fit import FITS
@@ -136,15 +149,6 @@ def demand_facts(image: InitImage | None, mask: Mask | None, latents: str | None
 def _demand_hash(what: str, sha256: str) -> None:
     if re.fullmatch("[0-9a-f]{64}", sha256) is None:
         raise RequestError(f"the sha256 of {what} is none", fix="give 64 hexadecimal digits")
-
-
-def check_latents(given: Latents, shape: tuple[int, int, int, int]) -> None:
-    """RequestError where given noise isn't for a request's pictures, or can't be noise of unit variance."""
-    if given.shape != shape:
-        raise RequestError(
-            f"the latents are {_dims(given.shape)}, this request's are {_dims(shape)}",
-            fix="give noise of that shape: pictures, channels, and a cell for every few pixels",
-        )
 
 
 def _refuse_orphans(request: Request) -> None:
@@ -250,10 +254,10 @@ def _open_encoded(request: Request, manifest: Manifest, strength: float) -> Open
     """A picture that is there as latents, of an earlier run."""
     from PIL import Image
 
-    given = _open_latents(request.image)  # type: ignore[arg-type]
+    given = open_latents(request.image)  # type: ignore[arg-type]
     if given.shape[1] != manifest.latent_channels or len(given) not in (1, request.count):
         wanted = f"1 or {request.count} of {manifest.latent_channels} channels"
-        raise RequestError(f"the picture's latents are {_dims(given.shape)}, not {wanted}", fix="give result.latents")
+        raise RequestError(f"the picture's latents are {dims(given.shape)}, not {wanted}", fix="give result.latents")
     if request.outpaint is not None or request.keep_outside == "exact" or manifest.is_inpainting:
         wrong = "a picture given as latents has no pixels to keep, to extend or to hide"
         raise RequestError(wrong, fix="give the picture itself")
@@ -262,7 +266,7 @@ def _open_encoded(request: Request, manifest: Manifest, strength: float) -> Open
     if asked != (width, height):
         raise RequestError(f"the picture's latents are of {width}x{height} pixels", fix="leave the size out")
     facts = InitImage(
-        sha256=_array_hash(given),
+        sha256=array_hash(given),
         width=width,
         height=height,
         strength=strength,
@@ -346,49 +350,3 @@ def _parent_of(source: Source) -> str | None:
     elif hasattr(source, "info"):
         text = source.info.get(RECORD_KEY)
     return hashlib.sha256(text.encode()).hexdigest() if isinstance(text, str) else None
-
-
-def _open_latents(source: GivenLatents) -> Latents:
-    import numpy as np
-
-    fix = "give float32 noise as numpy saves it: (pictures, channels, height, width), in latent cells"
-    given = _read_array(Path(source), fix) if isinstance(source, str | os.PathLike) else source
-    if not isinstance(given, np.ndarray) or given.ndim != 4 or given.dtype.kind != "f" or 0 in given.shape:
-        raise RequestError("the latents are no array of four dimensions of floats", fix=fix)
-    with np.errstate(over="ignore"):  # what float32 doesn't hold is refused
-        latents = np.array(given, np.float32, order="C")  # the caller may write into its own
-    if not np.isfinite(latents).all():
-        raise RequestError("the latents hold NaN or infinity", fix=fix)
-    return latents
-
-
-def _read_array(path: Path, fix: str) -> NDArray[Any]:
-    import warnings
-
-    import numpy as np
-
-    try:
-        with open_plain(path, MAX_LATENTS_BYTES) as file:
-            np.lib.format.read_magic(file)  # neither a pickle nor an archive
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of odd headers
-            array: NDArray[Any] = np.load(  # mapped: no more memory than the file has
-                path, mmap_mode="r", allow_pickle=False, max_header_size=MAX_NOISE_HEADER_BYTES
-            )
-            return array
-    except FileNotFoundError:
-        raise RequestError(f"there is no file {path}", fix=fix) from None
-    except OSError as error:
-        raise RequestError(f"{path} holds no latents: {error.strerror or error}", fix=fix) from None
-    except Exception as error:  # a hostile header makes numpy raise almost anything
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
-        raise RequestError(f"{path} holds no latents: {reason}", fix=fix) from None
-
-
-def _array_hash(array: NDArray[Any]) -> str:
-    head = f"{array.dtype.str} {array.shape}\n"
-    return hashlib.sha256(head.encode() + array.tobytes()).hexdigest()
-
-
-def _dims(shape: tuple[int, ...]) -> str:
-    return "x".join(map(str, shape))

@@ -47,11 +47,12 @@ _MAGIC = (
 
 @dataclass(frozen=True, slots=True)
 class TensorFacts:
-    """One tensor of a file, without its numbers. bytes: how many it takes there."""
+    """One tensor of a file, without its numbers. bytes: how many it takes there, from `start` behind the header on."""
 
     dtype: str  # as the format names it: F32, BF16, F8_E4M3, ...
     shape: tuple[int, ...]
     bytes: int
+    start: int = 0
 
     @property
     def size(self) -> int:
@@ -183,7 +184,7 @@ def _tensor(name: str, entry: Any) -> tuple[int, int, TensorFacts]:
     needed = math.prod(shape) * DTYPE_BYTES[dtype]
     if end - start != needed:
         raise Misfit(f"{name} has {end - start:,} bytes, and {dtype} of the shape {shape} needs {needed:,}")
-    return start, end, TensorFacts(dtype, tuple(shape), needed)
+    return start, end, TensorFacts(dtype, tuple(shape), needed, start)
 
 
 def _whole_numbers(name: str, value: Any) -> list[int]:

@@ -12,12 +12,12 @@ from tintype.record.latents_file import SavedLatents
 from tintype.record.provenance import mismatches, nondeterminism
 from tintype.record.record import PolicyFacts
 from tintype.request import InputFields, Request, ResolvedRequest, fields_of
+from tintype.request.embeddings import files_of
 from tintype.stages.context import Context
 from tintype.stages.finish import circumstances, decoded, provenance_of, to_picture
 from tintype.trust.keys import key_name
 
 NAMES = {"image": "a picture", "mask": "a mask", "latents": "given noise"}
-INPUTS = tuple(NAMES)
 
 
 def demand_kind(value: object, kind: type, reader: str) -> None:
@@ -32,12 +32,13 @@ def request_of(record: Record, given: InputFields) -> Request:
     given: the inputs themselves, of which a record has hashes alone. Raises RecordError where some are missing.
     """
     known = record.request
-    for name in INPUTS:
+    for name in NAMES:
         wanted = getattr(known, name) is not None and getattr(getattr(known, name), "sha256", "text") is not None
         if wanted != (given.get(name) is not None):
             began = "began with" if wanted else "did not begin with"
             fix = f"give that one: {name}=, or --{name} FILE" if wanted else f"leave {name} out"
             raise RecordError(f"the record's picture {began} {NAMES[name]}", fix=fix)
+    given = {**given, "embeddings": files_of(known.embeddings, given.get("embeddings") or ())}
     return Request(**fields_of(known), **given)
 
 
@@ -49,13 +50,19 @@ def needs_inputs(record: Record) -> bool:
 def demand_inputs(record: Record, request: ResolvedRequest) -> None:
     """Raises RecordError where the inputs are not those that a record's picture was made of."""
     known = record.request
-    for name in INPUTS:
+    for name in NAMES:
         was, now = (getattr(each, name) for each in (known, request))
         if name == "image" and was is not None and now is not None:
             was, now = (dataclasses.replace(each, parent=None) for each in (was, now))
         if was != now:
             raise RecordError(
                 f"the record's picture began with another {NAMES[name].split()[-1]}", fix="give that one, unchanged"
+            )
+    for was_one, now_one in zip(known.embeddings, request.embeddings, strict=True):
+        if was_one != now_one:
+            raise RecordError(
+                f"the record's picture had the embedding {was_one.word!r}, which is called {now_one.word!r} here",
+                fix=f"give the file the name that it had: {was_one.word}.safetensors",
             )
 
 

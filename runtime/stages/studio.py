@@ -23,6 +23,7 @@ from tintype.record.latents_file import SavedLatents
 from tintype.record.provenance import BASE, REFINER, execution_plan_of
 from tintype.record.record import DealFacts
 from tintype.request import InputFields, Request, ResolvedRequest, checks, demand_resolved, resolve, resolve_encoding
+from tintype.request.embeddings import encoder_widths
 from tintype.stages.again import (
     about_policy,
     demand_home,
@@ -101,6 +102,10 @@ class Studio:
         manifest = self.refiner.bundle.manifest
         for name in ("width", "height"):
             checks.side(name, getattr(request, name), manifest.size)
+        words, widths = request.inputs.words, encoder_widths(manifest).items()
+        if words is not None and any(width not in (None, words.width(role)) for role, width in widths):
+            wrong = f"the refiner {self.refiner.bundle.name} takes no embeddings of this model's"
+            raise RequestError(wrong, fix="leave the embeddings out, or the refiner")
         if request.clip_skip > manifest.clip_skips or (request.decoder != "full" and not manifest.has(request.decoder)):
             field = "clip_skip" if request.clip_skip > manifest.clip_skips else "decoder"
             raise RequestError(
@@ -224,6 +229,9 @@ class Studio:
             self.model, self.graphs, request, reading, plan, planned=known, evicts=evicts, base=base, whole=whole
         )
         ctx.warnings += about_words
+        if request.inputs.words is not None:
+            unused = request.inputs.words.unused_in(request.prompt, request.negative_prompt)
+            ctx.warnings += [f"the embedding {word!r} stands in no prompt" for word in unused]
         return ctx
 
     @property
@@ -315,7 +323,7 @@ class Studio:
         keys: that it may be coded by. Nothing is found in a picture that is too small, or of a size that the model
         doesn't make. Raises RequestError for a model that draws from pictures, and as `generate` does.
         """
-        from tintype.request.request import LEAST_CODED_CELLS
+        from tintype.request.code_noise import LEAST_CODED_CELLS
         from tintype.stages.invert import inversion_request, starting_noise
         from tintype.trust.coded_noise import NOT_FOUND, read
 

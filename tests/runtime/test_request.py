@@ -19,7 +19,7 @@ from tintype.request.request import Hires
 from tintype.sampling import CFG_PP
 from tintype.stages.again import request_of
 
-INPUTS = ("image", "mask", "latents")
+INPUTS = ("image", "mask", "latents", "embeddings")
 OF_IMAGE_FACTS = ("strength", "fit", "background", "outpaint")
 OF_MASK_FACTS = ("mask_grow", "mask_blur", "keep_outside")
 OF_WORDS = (
@@ -161,7 +161,14 @@ def test_every_field_of_a_request_is_kept():
     assert {name.removeprefix("hires_") for name in of_hires - {"hires"}} == hires - {"factor", "width", "height"}
     assert set(OF_IMAGE_FACTS) == image - {"sha256", "width", "height", "parent", "latents"}
     assert {name.removeprefix("mask_") for name in OF_MASK_FACTS} == mask - {"sha256"}
-    assert {field.name for field in dataclasses.fields(Inputs)} == {"pixels", "picture", "mask", "latents", "file"}
+    assert {field.name for field in dataclasses.fields(Inputs)} == {
+        "pixels",
+        "picture",
+        "mask",
+        "latents",
+        "file",
+        "words",
+    }
 
 
 def test_every_field_of_a_request_but_its_size_has_words_for_the_command_line():

@@ -24,7 +24,7 @@ from tintype.engine.build.late import import_late
 from tintype.engine.build.options import BuildOptions
 from tintype.errors import BuildError, RequestError
 from tintype.files import read_cached, write_cached
-from tintype.uses import Cut, GraphRef
+from tintype.uses import GraphRef
 
 MOST_SECONDS = 600.0  # against a graph that never ends; the largest we know takes seconds
 
@@ -39,9 +39,7 @@ def analysis_of(bundle: GraphSource, ref: GraphRef, options: BuildOptions) -> Gr
     with contextlib.suppress(OSError, ValueError):
         return strict_json.read(GraphFacts, strict_json.parse(read_cached(place)))
     source = bundle.graph_path(ref.role, ref.variant).resolve()
-    job: dict[str, Any] = {"source": str(source), "dims": dict(options.dims)}
-    job["cut"] = None if options.cut is None else asdict(options.cut)
-    job["token_merging"] = options.token_merging
+    job: dict[str, Any] = {"source": str(source), "options": asdict(options)}
     try:
         found = GraphFacts(**run_child("tintype.engine.build.analyse", json.dumps(job), MOST_SECONDS))
     except ChildError as error:
@@ -66,11 +64,10 @@ def _answer(text: str) -> dict[str, Any]:
     from tintype.kernels.graph.dims import pin
 
     job = json.loads(text)
+    options = BuildOptions.from_dict(job["options"])
     model = ir.load(Path(job["source"]))
-    taken_bytes, cut = 0, None if job["cut"] is None else Cut(**job["cut"])
-    if cut is not None or job["token_merging"]:
-        taken_bytes = change_graph(model, cut, job["token_merging"], job["dims"])
-    pin(model, job["dims"])
+    taken_bytes = change_graph(model, options) if options.is_changed else 0
+    pin(model, dict(options.dims))
     return asdict(analyse(model.graph)) | {"taken_bytes": taken_bytes}
 
 

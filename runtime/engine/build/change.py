@@ -1,24 +1,26 @@
-"""What a denoiser's canonical graph is made before it is lowered, where steps are to take less: for one shape.
+"""What a request makes of a canonical graph before it is lowered: for one shape.
 
-Where steps take inner values over from earlier ones it is cut in two, see `kernels.graph.reuse`; where tokens are
-merged its self-attentions get fewer, see `kernels.graph.token_merging`. It happens in the process that builds, of the
-bundle's one graph, over its one file of weights.
+Where steps take inner values over from earlier ones a denoiser's is cut in two, see `kernels.graph.reuse`; where tokens
+are merged its self-attentions get fewer, see `kernels.graph.token_merging`; a text encoder's takes embeddings that are
+not its own, see `kernels.graph.added_rows`. It happens in the process that builds, of the bundle's one graph, over its
+one file of weights.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from tintype.errors import RequestError
-from tintype.uses import DEEP_FEATURES, Cut
+from tintype.uses import DEEP_FEATURES, EMBEDDING_ROWS, FIRST_ADDED_ID, Cut
 
 if TYPE_CHECKING:
     import onnx_ir as ir
 
+    from tintype.engine.build.options import BuildOptions
 
-def change_graph(model: ir.Model, cut: Cut | None, token_merging: float, dims: Mapping[str, int]) -> int:
-    """Change a canonical graph in place, for these numbers of its dims; the bytes of inner values that it takes.
+
+def change_graph(model: ir.Model, options: BuildOptions) -> int:
+    """Change a canonical graph in place as a build's options want it; the bytes of values that it then takes beside.
 
     Raises RequestError where the graph has nothing that could be changed so.
     """
@@ -27,11 +29,14 @@ def change_graph(model: ir.Model, cut: Cut | None, token_merging: float, dims: M
     from tintype.kernels.graph.segments import value_nbytes
     from tintype.kernels.graph.token_merging import merge_tokens
 
+    dims, cut = dict(options.dims), options.cut
     pin(model, dims)
     fold_sizes(model)  # a size that is read off a deep value would keep all that it takes to compute that
     # Before the cut, which may leave other layers the finest.
-    if token_merging and not merge_tokens(model, token_merging, (dims["height"], dims["width"])):
+    if options.token_merging and not merge_tokens(model, options.token_merging, (dims["height"], dims["width"])):
         raise RequestError("this model has no self-attention whose tokens could be merged", fix="leave it out")
+    if options.embedding_rows:
+        _take_embeddings(model, options.embedding_rows)
     if cut is None:
         return 0
     values = _values(model.graph, cut)
@@ -40,6 +45,16 @@ def change_graph(model: ir.Model, cut: Cut | None, token_merging: float, dims: M
         return 0
     take_values(model, values)
     return int(sum(map(value_nbytes, values)))
+
+
+def _take_embeddings(model: ir.Model, rows: int) -> None:
+    from tintype.kernels.graph.added_rows import take_rows
+
+    if not take_rows(model, EMBEDDING_ROWS, rows, FIRST_ADDED_ID):
+        raise RequestError(
+            "this model's text encoder picks no rows of a table, so that it takes no embeddings",
+            fix="leave embeddings out, or export the checkpoint again",
+        )
 
 
 def _values(graph: ir.Graph, cut: Cut) -> list[ir.Value]:

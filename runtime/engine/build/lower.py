@@ -29,7 +29,6 @@ from tintype.engine.device.machine import default_threads, processor_kind
 from tintype.engine.device.process_memory import peak_rss_bytes
 from tintype.engine.device.providers import TARGETS, Target, load_onnxruntime
 from tintype.engine.run.session_options import MODEL, NUMPY_TYPES, ONCE, session_options
-from tintype.uses import Cut
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -74,16 +73,13 @@ class Job:
 
     @classmethod
     def from_dict(cls, told: dict[str, Any]) -> Job:
-        options = told["options"]
-        dims = tuple((str(name), int(number)) for name, number in options.pop("dims"))
-        cut = options.pop("cut")
         paths = {name: Path(told[name]) if told[name] else None for name in ("costs", "weights")}
         return cls(
             source=Path(told["source"]),
             folder=Path(told["folder"]),
             target=TARGETS[told["target"]],
             lowered=bool(told["lowered"]),
-            options=BuildOptions(dims=dims, cut=None if cut is None else Cut(**cut), **options),
+            options=BuildOptions.from_dict(told["options"]),
             largest=told["largest"],
             **paths,
         )
@@ -101,7 +97,7 @@ def make_build(job: Job) -> dict[str, Any]:
     model = ir.load(job.source)
     NameFixPass()(model)  # layers are told apart by their nodes' names, which a graph may leave out
     if job.options.is_changed:
-        change_graph(model, job.options.cut, job.options.token_merging, dict(job.options.dims))
+        change_graph(model, job.options)
     report: dict[str, Any] = {"kernels": {}, "choices": [], "others": {}, "optimized": job.target.is_host}
     report["timed"] = bool(job.options.timed and job.options.dims)
     scratch = job.folder / ".scratch"

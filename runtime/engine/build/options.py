@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from tintype.uses import EXACTNESS, Cut
 
@@ -21,7 +22,7 @@ class BuildOptions:
     matter of the build. threads: those that the build's kernels are chosen for; None is one a physical core. timed:
     True times each layer's kernels here, which takes minutes for a large graph; False takes those that were the fastest
     on such processors, see `kernels.priors`; None is a timed build where there is one, else one that isn't. cut: see
-    `GraphUse`, and so token_merging; a graph is changed so for one shape only.
+    `GraphUse`, and so token_merging and embedding_rows; a graph is changed so for one shape only.
     """
 
     dims: tuple[tuple[str, int], ...] = ()
@@ -34,12 +35,13 @@ class BuildOptions:
     timed: bool | None = None
     cut: Cut | None = None
     token_merging: float = 0.0
+    embedding_rows: int = 0
 
     def __post_init__(self) -> None:
         if self.exactness not in EXACTNESS:
             raise ValueError(f"exactness is {self.exactness!r}, not one of {', '.join(EXACTNESS)}")
         if self.is_changed and not self.dims:
-            raise ValueError("a graph is cut, and tokens are merged, for one shape only")
+            raise ValueError("a graph is cut, or changed in another way, for one shape only")
 
     @classmethod
     def for_shape(
@@ -55,6 +57,7 @@ class BuildOptions:
         timed: bool | None = None,
         cut: Cut | None = None,
         token_merging: float = 0.0,
+        embedding_rows: int = 0,
     ) -> BuildOptions:
         return cls(
             dims=tuple(sorted(dims.items())),
@@ -67,18 +70,27 @@ class BuildOptions:
             timed=timed,
             cut=cut,
             token_merging=token_merging,
+            embedding_rows=embedding_rows,
         )
+
+    @classmethod
+    def from_dict(cls, told: Mapping[str, Any]) -> BuildOptions:
+        """Of what `dataclasses.asdict` gave and JSON carried."""
+        dims = tuple((str(name), int(number)) for name, number in told["dims"])
+        cut = None if told["cut"] is None else Cut(**told["cut"])
+        return cls(**{**told, "dims": dims, "cut": cut})
 
     @property
     def is_changed(self) -> bool:
         """Whether it is a build of another graph than the canonical one, which is made of that."""
-        return self.cut is not None or self.token_merging > 0.0
+        return self.change != ""
 
     @property
     def change(self) -> str:
         """Of the canonical graph, in words; empty where there is none."""
-        merging = [f"merging={self.token_merging:g}"] if self.token_merging else []
-        return " ".join([*merging, *([] if self.cut is None else [str(self.cut)])])
+        words = [f"merging={self.token_merging:g}"] if self.token_merging else []
+        words += [f"rows={self.embedding_rows}"] if self.embedding_rows else []
+        return " ".join([*words, *([] if self.cut is None else [str(self.cut)])])
 
     @property
     def shape(self) -> str:
