@@ -17,7 +17,7 @@ from tintype.errors import MemoryBudgetError, RecordError
 if TYPE_CHECKING:
     from tintype import Pipeline, Record, Run
 
-FROM_INPUTS = ("image", "mask", "latents", "embeddings")  # what a record has hashes of alone
+FROM_INPUTS = ("image", "mask", "latents", "embeddings", "control")  # what a record has hashes of alone
 
 
 def whole_record(picture: Path, prompt: str | None, fields: Mapping[str, Any], context: click.Context) -> Record:

@@ -100,15 +100,15 @@ def save_each(
 def _keep_latents(run: Run, output: Path, inputs: InputFields, error: TintypeError | MemoryError) -> Exception:
     """The error with the way to go on, once the latents of what was denoised are on disk."""
     from tintype.record.latents_file import latents_path
+    from tintype.stages.again import needs_inputs
 
     if run.latents is None:
         return error
     try:
         kept = run.save_latents(latents_path(output))
-        mask = run.request.mask
-        needed = inputs if mask is not None and mask.keep_outside == "exact" else {}
+        needed = inputs if needs_inputs(run.request) else {}
         again = "".join(
-            f" --{name.removesuffix('s') if name == 'embeddings' else name} {file}"
+            f" --{'embedding' if name == 'embeddings' else name} {file}"
             for name, given in needed.items()
             for file in (given if isinstance(given, tuple) else (given,))
         )

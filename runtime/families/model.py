@@ -11,6 +11,7 @@ from tintype.bundle import Bundle, Manifest, TokenizerFacts
 from tintype.bundle.verify import read_json
 from tintype.errors import BundleError, RequestError, near_names
 from tintype.families.base import EMBEDDINGS, Branch, Family, Tokens, tokenize
+from tintype.families.control import control_bytes
 from tintype.families.registry import family_of
 from tintype.prompt import AddedWords, EditedPrompts, PromptTokenizer, StepCount, edited_prompts
 from tintype.request import ResolvedRequest
@@ -29,7 +30,7 @@ class Reading:
     tokens: Tokens
     schedule: Schedule
     uses: tuple[GraphUse, ...]
-    words_bytes: int  # of the embeddings of all wordings, and of those that one call of the denoiser takes
+    words_bytes: int  # of the embeddings of all wordings, of those that one call takes, and of what controls it
 
 
 @dataclass(slots=True)
@@ -64,7 +65,7 @@ class Model:
         Raises RequestError for a prompt that is too long, and where its sampler or guidance can't do as asked.
         """
         if refines:
-            request = replace(request, image=None, inputs=Inputs(words=request.inputs.words))
+            request = replace(request, image=None, control=(), inputs=Inputs(words=request.inputs.words))
         branches = self.branches(request)
         guidance = self.family.guidance(request, self.manifest)
         schedule = make_schedule(
@@ -89,6 +90,8 @@ class Model:
             uses = tuple(use for use in uses if use.phase != DECODE)
         rows = len(prompts.wordings) + len(branches) * len(request.batches[0])
         words_bytes = rows * tokens.length * self._embedding_bytes()
+        cells = {name: getattr(request, name) // self.manifest.vae_scale_factor for name in ("height", "width")}
+        words_bytes += control_bytes(request, len(branches) * len(request.batches[0]), cells)
         return Reading(branches, prompts, guidance, tokens, schedule, uses, words_bytes)
 
     def uses(self, request: ResolvedRequest) -> tuple[GraphUse, ...]:

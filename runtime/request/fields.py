@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from tintype.image.source import Source
+    from tintype.request.control import GivenControl
     from tintype.request.embeddings import GivenEmbeddings
 
 GivenLatents: TypeAlias = "NDArray[Any] | str | os.PathLike[str]"
@@ -26,6 +27,7 @@ class InputFields(TypedDict, total=False):
     mask: Source | None
     latents: GivenLatents | None
     embeddings: GivenEmbeddings
+    control: GivenControl
 
 
 class RequestFields(InputFields, total=False):
@@ -59,6 +61,8 @@ class RequestFields(InputFields, total=False):
     mask_blur: float
     keep_outside: str
     outpaint: str | None
+    control_preprocess: str | None
+    control_guess: bool
     hires: float | None
     hires_strength: float
     hires_upscale: str
@@ -209,6 +213,23 @@ class Request:
             Path,
             each="embedding",
         ),
+    )
+    # Zhang et al. 2023 (ControlNet).
+    control: GivenControl = field(
+        default=(),
+        metadata=_option(
+            "A ControlNet and what it is shown: MODEL=PICTURE[=WEIGHT][@START-END], as in canny=edges.png=0.8@0-0.5. "
+            "Again for more.",
+            each="control",
+        ),
+    )
+    control_preprocess: str | None = field(
+        default=None,
+        metadata=_option("What is made of these pictures first: canny, grey, invert, blur, tile, as in canny:100-200."),
+    )
+    control_guess: bool = field(
+        default=False,
+        metadata=_option("Let ControlNets lead where words don't: guidance goes away from what they don't know.", bool),
     )
     hires: float | None = field(
         default=None, metadata=_option("Draw at --size, then enlarge so many times and draw on, as in 2.", float)

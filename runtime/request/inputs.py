@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from tintype.errors import RequestError
 from tintype.request import checks
+from tintype.request.control import ControlFacts, ControlInput, demand_control_facts, open_control
 from tintype.request.embeddings import EmbeddingFacts, demand_embedding_facts, open_embeddings
 from tintype.request.fields import Request
 from tintype.request.given_latents import array_hash, dims, open_latents
@@ -34,6 +35,7 @@ IMAGE_STRENGTH, MASK_STRENGTH = 0.75, 1.0  # what a request with a picture, or w
 OF_IMAGE = ("strength", "fit", "background", "mask", "outpaint")  # fields that say nothing without a picture
 OF_MASK = ("mask_grow", "mask_blur", "keep_outside")  # nor these without a mask, or margins
 OF_HIRES = ("hires_strength", "hires_upscale")
+OF_CONTROL = ("control_preprocess", "control_guess")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,6 +73,7 @@ class Inputs:
     latents: Latents | None = None  # noise of unit variance, (count, channels, height, width), in latent cells
     file: Path | None = None  # that the picture was read from, where it was one
     words: AddedWords | None = None  # that prompts may have beside the model's own
+    control: tuple[ControlInput, ...] = ()
 
 
 NO_INPUTS = Inputs()
@@ -85,16 +88,26 @@ class Opened:
     mask: Mask | None = None
     latents: str | None = None  # sha256
     embeddings: tuple[EmbeddingFacts, ...] = ()
+    control: tuple[ControlFacts, ...] = ()
     inputs: Inputs = NO_INPUTS
 
 
 def open_inputs(request: Request, manifest: Manifest) -> Opened:
     """Open what a request begins with, and what it brings beside. Raises RequestError, each with what would work."""
     opened = _open_pictures(request, manifest)
-    if not request.embeddings:
-        return opened
-    facts, words = open_embeddings(request.embeddings, manifest)
-    return replace(opened, embeddings=facts, inputs=replace(opened.inputs, words=words))
+    if request.embeddings:
+        facts, words = open_embeddings(request.embeddings, manifest)
+        opened = replace(opened, embeddings=facts, inputs=replace(opened.inputs, words=words))
+    return _with_control(opened, request, manifest) if request.control else opened
+
+
+def _with_control(opened: Opened, request: Request, manifest: Manifest) -> Opened:
+    """With ControlNets; where nothing else does, the first one's picture decides the size."""
+    from tintype.image.fit import size_for
+
+    facts, control = open_control(request.control, request.control_preprocess, request.fit, manifest)
+    size = opened.size or _size(request, manifest, control[0].picture, size_for)
+    return replace(opened, size=size, control=facts, inputs=replace(opened.inputs, control=control))
 
 
 def _open_pictures(request: Request, manifest: Manifest) -> Opened:
@@ -117,6 +130,7 @@ def demand_facts(known: Opened) -> None:
     """RequestError where facts of inputs, which somebody else wrote down, are not such as `open_inputs` gives."""
     image, mask, latents = known.image, known.mask, known.latents
     demand_embedding_facts(known.embeddings)
+    demand_control_facts(known.control)
     if image is not None:
         from tintype.image.canvas import Margins
         from tintype.image.fit import FITS
@@ -162,7 +176,13 @@ def _refuse_orphans(request: Request) -> None:
         return value is not None if usual[name] is None else value != usual[name]
 
     for there, names, what, fix in (
-        (request.image is not None, OF_IMAGE, "a picture", "give the picture too: image=, or --image FILE"),
+        (
+            request.image is not None,
+            [name for name in OF_IMAGE if name != "fit" or not request.control],
+            "a picture",
+            "give the picture too: image=, or --image FILE",
+        ),
+        (bool(request.control), OF_CONTROL, "control", "give a ControlNet too: control=, or --control MODEL=PICTURE"),
         (
             request.mask is not None or request.outpaint is not None,
             OF_MASK,

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from tintype.errors import RequestError
 from tintype.request import checks
 from tintype.request.code_noise import code_noise
+from tintype.request.control import ControlFacts
 from tintype.request.embeddings import EmbeddingFacts, row_count
 from tintype.request.fields import Request
 from tintype.request.given_latents import check_latents
@@ -24,7 +25,7 @@ from tintype.uses import EXACTNESS
 if TYPE_CHECKING:
     from tintype.bundle.manifest import DefaultRequest, Manifest
 
-INPUTS = ("image", "mask", "latents", "embeddings")  # of which a record has facts alone
+INPUTS = ("image", "mask", "latents", "embeddings", "control")  # of which a record has facts alone
 MAX_STEPS = 1000
 MAX_GUIDANCE = 100.0
 MAX_COUNT = 10_000
@@ -78,6 +79,8 @@ class ResolvedRequest:
     mask: Mask | None = None
     latents: str | None = None  # sha256 of the noise that was given
     embeddings: tuple[EmbeddingFacts, ...] = ()
+    control: tuple[ControlFacts, ...] = ()
+    control_guess: bool = False  # ControlNets have a part in what the words draw alone, less in what is finer
     hires: Hires | None = None
     image_guidance_scale: float | None = None  # None: the model takes no picture beside the noise
     refiner_start: float | None = None  # the share of the way after which the refiner goes on; None: there is none
@@ -146,6 +149,8 @@ def fields_of(known: ResolvedRequest) -> dict[str, Any]:
     if known.mask is not None:
         found |= {f"mask_{name}": getattr(known.mask, name) for name in ("grow", "blur")}
         found["keep_outside"] = known.mask.keep_outside
+    if known.control and known.image is None:
+        found["fit"] = known.control[0].fit
     if known.hires is not None:
         found |= {"width": known.hires.width, "height": known.hires.height, "hires": known.hires.factor}
         found |= {f"hires_{name}": getattr(known.hires, name) for name in ("strength", "upscale")}
@@ -202,6 +207,8 @@ def _resolved(request: Request, opened: Opened, manifest: Manifest) -> ResolvedR
         mask=opened.mask,
         latents=opened.latents,
         embeddings=opened.embeddings,
+        control=opened.control,
+        control_guess=checks.yes_or_no("control_guess", request.control_guess),
         hires=hires,
         refiner_start=_refiner_start(request, opened, manifest),
         fast=fast,

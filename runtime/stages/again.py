@@ -12,6 +12,7 @@ from tintype.record.latents_file import SavedLatents
 from tintype.record.provenance import mismatches, nondeterminism
 from tintype.record.record import PolicyFacts
 from tintype.request import InputFields, Request, ResolvedRequest, fields_of
+from tintype.request.control import controls_again, demand_same_control
 from tintype.request.embeddings import files_of
 from tintype.stages.context import Context
 from tintype.stages.finish import circumstances, decoded, provenance_of, to_picture
@@ -38,13 +39,19 @@ def request_of(record: Record, given: InputFields) -> Request:
             began = "began with" if wanted else "did not begin with"
             fix = f"give that one: {name}=, or --{name} FILE" if wanted else f"leave {name} out"
             raise RecordError(f"the record's picture {began} {NAMES[name]}", fix=fix)
-    given = {**given, "embeddings": files_of(known.embeddings, given.get("embeddings") or ())}
+    given = {
+        **given,
+        "embeddings": files_of(known.embeddings, given.get("embeddings") or ()),
+        "control": controls_again(known.control, given.get("control") or ()),
+    }
     return Request(**fields_of(known), **given)
 
 
-def needs_inputs(record: Record) -> bool:
-    """Whether a picture can't be finished from its latents alone: its outside is another picture's."""
-    return record.request.mask is not None and record.request.mask.keep_outside == "exact"
+def needs_inputs(request: ResolvedRequest) -> bool:
+    """Whether a picture can't be finished from its latents alone: its outside is another picture's, or what decides
+    its builds are others' files."""
+    kept = request.mask is not None and request.mask.keep_outside == "exact"
+    return kept or bool(request.embeddings or request.control)
 
 
 def demand_inputs(record: Record, request: ResolvedRequest) -> None:
@@ -58,6 +65,7 @@ def demand_inputs(record: Record, request: ResolvedRequest) -> None:
             raise RecordError(
                 f"the record's picture began with another {NAMES[name].split()[-1]}", fix="give that one, unchanged"
             )
+    demand_same_control(known.control, request.control)
     for was_one, now_one in zip(known.embeddings, request.embeddings, strict=True):
         if was_one != now_one:
             raise RecordError(

@@ -13,6 +13,7 @@ from tintype.graphs.resident import not_finite
 from tintype.image.decode import demand_shape
 from tintype.sampling import SAMPLERS, Denoised, NoiseSource, Step
 from tintype.stages.context import Context
+from tintype.stages.control import Controls
 from tintype.stages.reuse import KeptValues
 from tintype.stages.start import Start
 from tintype.trust.memorisation import StepNorms
@@ -25,7 +26,7 @@ def denoise(ctx: Context, conditioning: Conditioning, batch: range, start: Start
     denoiser = Denoiser(ctx, conditioning, len(latents), start.channels)
     ctx.norms[batch] = denoiser.norms
     steps = SAMPLERS[ctx.request.sampler](denoiser, latents, ctx.schedule, noise, start.after_step)
-    with ctx.graphs.phase(*denoiser.uses):
+    with ctx.graphs.phase(*denoiser.uses, *denoiser.control_uses):
         while True:
             in_graph = ctx.graphs.run_seconds
             with ctx.clock.counting("denoise"):
@@ -58,6 +59,7 @@ class Denoiser:
         self._ctx = ctx
         self._conditioning, self._pictures = conditioning, pictures
         self._reuse = reuse_of(ctx.request)
+        self._controls = Controls(ctx, pictures)
         self._kept = KeptValues(blends=self._reuse is not None and self._reuse.blends)
         # By the branches of a call: their wordings at the last step, and what it is told of them.
         self._held: dict[tuple[int, ...], tuple[tuple[int, ...], Arrays]] = {}
@@ -65,6 +67,11 @@ class Denoiser:
         ports = ctx.bundle.graph(self.uses[0].ref.role, self.uses[0].ref.variant).inputs
         timestep = next(port for port in ports if port.name == "timestep")
         self._timestep_type, self._timestep_shape = np.dtype(timestep.dtype), timestep.shape
+
+    @property
+    def control_uses(self) -> tuple[GraphUse, ...]:
+        """Of the ControlNets that are called with it."""
+        return self._controls.uses
 
     def __call__(self, latents: Latents, sigma: float, timestep: float) -> Denoised:
         """latents: (pictures, channels, height, width), at noise level sigma."""
@@ -101,18 +108,20 @@ class Denoiser:
         self, use: GraphUse, branches: tuple[int, ...], active: tuple[int, ...], sample: Latents, timestep: float
     ) -> Latents:
         """branches: of the active ones those of this call."""
+        residuals = self._controls.residuals(branches, sample, timestep, self.step, self._told)
         sample = np.concatenate([self._with_channels(sample, branch) for branch in branches])
         shape = tuple(len(sample) if isinstance(size, str) else size for size in self._timestep_shape)
         inputs = {
             "sample": sample.astype(np.float32, copy=False),
             "timestep": np.full(shape, timestep, dtype=self._timestep_type),
             **(self._kept.given(branches, active) if use.takes else {}),
+            **residuals,
         }
         number, total = self.step + 1, self._ctx.schedule.total
         outputs = self._ctx.graphs.call(
             use,
             inputs,
-            held=self._held_by(branches),
+            held=self._told(branches)[1],
             who=f"the denoiser, in step {number} of {total},",
             since=f" from step {number} on",
         )
@@ -126,8 +135,9 @@ class Denoiser:
     def _with_channels(self, sample: Latents, branch: int) -> Latents:
         return np.concatenate([sample, self._channels[branch]], axis=1) if self._channels else sample
 
-    def _held_by(self, branches: tuple[int, ...]) -> Arrays:
-        """What branches are told at this step: the same arrays again for as long as their words stay the same."""
+    def _told(self, branches: tuple[int, ...]) -> tuple[tuple[int, ...], Arrays]:
+        """The wordings of branches at this step, and what they are told: the same arrays again for as long as their
+        words stay the same."""
         wordings = self._ctx.prompts.at(branches, self.step)
         before, held = self._held.get(branches, (None, {}))
         if before != wordings:
@@ -137,4 +147,4 @@ class Denoiser:
                 for name, values in self._conditioning.items()
             }
             self._held[branches] = (wordings, held)
-        return held
+        return wordings, held

@@ -176,6 +176,10 @@ def why_unlike_ordinary(request: ResolvedRequest) -> str | None:
         return "guidance had an interval"
     if request.cache_interval > 1 or request.gate_start is not None:
         return "steps took over what earlier ones computed"
+    if request.control:
+        return "ControlNets had a part in it"
+    if request.embeddings:
+        return "its words had embeddings of their own"
     if request.token_merging:
         return "tokens were merged"
     if tuple(part.weight for part in parse_parts(request.prompt)) != ALONE:

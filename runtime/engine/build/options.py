@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -22,7 +23,7 @@ class BuildOptions:
     matter of the build. threads: those that the build's kernels are chosen for; None is one a physical core. timed:
     True times each layer's kernels here, which takes minutes for a large graph; False takes those that were the fastest
     on such processors, see `kernels.priors`; None is a timed build where there is one, else one that isn't. cut: see
-    `GraphUse`, and so token_merging and embedding_rows; a graph is changed so for one shape only.
+    `GraphUse`, and so token_merging, embedding_rows and residuals; a graph is changed so for one shape only.
     """
 
     dims: tuple[tuple[str, int], ...] = ()
@@ -36,6 +37,7 @@ class BuildOptions:
     cut: Cut | None = None
     token_merging: float = 0.0
     embedding_rows: int = 0
+    residuals: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         if self.exactness not in EXACTNESS:
@@ -58,6 +60,7 @@ class BuildOptions:
         cut: Cut | None = None,
         token_merging: float = 0.0,
         embedding_rows: int = 0,
+        residuals: tuple[int, ...] = (),
     ) -> BuildOptions:
         return cls(
             dims=tuple(sorted(dims.items())),
@@ -71,6 +74,7 @@ class BuildOptions:
             cut=cut,
             token_merging=token_merging,
             embedding_rows=embedding_rows,
+            residuals=residuals,
         )
 
     @classmethod
@@ -78,7 +82,7 @@ class BuildOptions:
         """Of what `dataclasses.asdict` gave and JSON carried."""
         dims = tuple((str(name), int(number)) for name, number in told["dims"])
         cut = None if told["cut"] is None else Cut(**told["cut"])
-        return cls(**{**told, "dims": dims, "cut": cut})
+        return cls(**{**told, "dims": dims, "cut": cut, "residuals": tuple(told["residuals"])})
 
     @property
     def is_changed(self) -> bool:
@@ -90,6 +94,8 @@ class BuildOptions:
         """Of the canonical graph, in words; empty where there is none."""
         words = [f"merging={self.token_merging:g}"] if self.token_merging else []
         words += [f"rows={self.embedding_rows}"] if self.embedding_rows else []
+        runs = [f"{channels}x{len(list(run))}" for channels, run in itertools.groupby(self.residuals)]
+        words += [f"residuals={'+'.join(runs)}"] if runs else []
         return " ".join([*words, *([] if self.cut is None else [str(self.cut)])])
 
     @property
