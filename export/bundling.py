@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,6 +22,7 @@ from tintype.export.partial import export_key
 from tintype.export.placing import Scratch, check_place, placed
 from tintype.export.plans import Effort, ExportPlan, export_plan
 from tintype.export.progress import Overall, Progress, Silent
+from tintype.export.sources.controlnet import is_controlnet
 from tintype.export.sources.hub import fetch, is_address
 from tintype.export.sources.source import SourceOptions
 from tintype.sources.families import tokenizer_of
@@ -65,8 +66,9 @@ def export_bundle(
 
     Returns how near each graph came.
 
-    source: a diffusers folder, one .safetensors file in the naming of latent-diffusion, or the address of either on the
-    Hugging Face hub; or a folder of ONNX graphs as optimum exports it, for which neither torch nor diffusers is needed.
+    source: a diffusers folder, of a pipeline or of a ControlNet, one .safetensors file in the naming of
+    latent-diffusion, or the address of either on the Hugging Face hub; or a folder of ONNX graphs as optimum exports
+    it, for which neither torch nor diffusers is needed.
 
     precision: fp32, fp16 (weights stored in half) or int8 (hybrid; layers that would miss the gate stay float).
     prompts: what calibration and gates draw; use words the model knows. None takes a general list.
@@ -87,6 +89,15 @@ def export_bundle(
     started = time.perf_counter()
     bundle = Path(bundle)
     progress = progress or Silent()
+    if not is_address(source) and is_controlnet(Path(source)):
+        _refuse_beside_controlnet(default_request, few_steps, options)
+        _quiet_libraries()
+        from tintype.export.controlnet import export_controlnet
+
+        return export_controlnet(
+            Path(source), bundle, precision=precision, name=name, licence=licence, overwrite=overwrite,
+            progress=progress,
+        )  # fmt: skip
     checkpoint = _opened(source, precision, options, progress)
     for sentence in checkpoint.source.assumed:
         progress.remark(sentence)
@@ -112,6 +123,16 @@ def export_bundle(
         )
         size = sum(path.stat().st_size for path in scratch.bundle.rglob("*") if path.is_file())
     return replace(report, bundle_bytes=size, seconds=time.perf_counter() - started)  # 6. `placed` gave it its name
+
+
+def _refuse_beside_controlnet(
+    default_request: DefaultRequest | None, few_steps: int | None, options: SourceOptions | None
+) -> None:
+    """ExportError for what only a model has."""
+    given = {"default_request": default_request, "few_steps": few_steps, **({} if options is None else asdict(options))}
+    for name, value in given.items():
+        if value is not None:
+            raise ExportError(f"{name} is given, and a ControlNet has none", fix="leave it out")
 
 
 def _estimate(

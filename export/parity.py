@@ -34,11 +34,12 @@ _ROLES = (
     "vae_encoder",
     "tiny_decoder",
     "tiny_encoder",
+    "controlnet",
 )
 GATES_DB = {
     "fp32": dict.fromkeys(_ROLES, 80.0),
     "fp16": dict.fromkeys(_ROLES, 50.0),
-    "int8": {**dict.fromkeys(_ROLES, 40.0), "denoiser": 35.0},
+    "int8": {**dict.fromkeys(_ROLES, 40.0), "denoiser": 35.0, "controlnet": 35.0},
 }
 
 

@@ -52,9 +52,9 @@ def write_rest(
     """
     for report in reports:
         graph_folder = (folder / GRAPH_FILES[report.role]).parent  # optimum reads the config beside the graph
-        _write_json(checkpoint.configs[COMPONENT_OF[report.role]], graph_folder / "config.json")
+        write_json(checkpoint.configs[COMPONENT_OF[report.role]], graph_folder / "config.json")
     (folder / SCHEDULER_FILE).parent.mkdir()
-    _write_json(checkpoint.configs["scheduler"], folder / SCHEDULER_FILE)
+    write_json(checkpoint.configs["scheduler"], folder / SCHEDULER_FILE)
     for place, tokenizer in tokenizers.items():
         write_tokenizer(tokenizer, checkpoint.tokenizers[place].folder, folder / place)
     _write_index(checkpoint, folder)
@@ -130,10 +130,10 @@ def _write_index(checkpoint: Checkpoint, folder: Path) -> None:
             index[absent] = [None, None]
     if not checkpoint.family.is_xl:
         index["requires_safety_checker"] = False
-    _write_json(index, folder / "model_index.json")
+    write_json(index, folder / "model_index.json")
 
 
-def _write_json(value: Mapping[str, Any], path: Path) -> None:
+def write_json(value: Mapping[str, Any], path: Path) -> None:
     """As diffusers writes its configs."""
     path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
 
@@ -143,13 +143,13 @@ def _graph(folder: Path, report: GraphReport) -> Graph:
     return Graph(
         file=GRAPH_FILES[report.role],
         precision=report.precision,
-        inputs=tuple(_port(value) for value in model.graph.inputs),
-        outputs=tuple(_port(value) for value in model.graph.outputs),
+        inputs=tuple(port_of(value) for value in model.graph.inputs),
+        outputs=tuple(port_of(value) for value in model.graph.outputs),
         largest=report.largest,
     )
 
 
-def _port(value: ir.Value) -> Port:
+def port_of(value: ir.Value) -> Port:
     assert value.shape is not None
     assert value.dtype is not None
     shape = tuple(dim if isinstance(dim, int) else str(dim.value) for dim in value.shape)

@@ -17,6 +17,17 @@ TAKERS = {DEEP_FEATURES: "shallow", CROSS_ATTENTION: "gated"}
 # Layers that LoRAs change, each name with those before it: queries, keys, values and outputs of attentions; what else
 # transformers consist of; every linear layer and convolution.
 LAYERS = ("attention", "transformer", "all")
+# The role of a ControlNet's graph, what it takes beside a denoiser's inputs, and what it gives to the denoiser's middle
+CONTROLNET, CONTROLNET_PICTURE, MID_RESIDUAL = "controlnet", "controlnet_cond", "mid_block_res_sample"
+
+# The input by which a text encoder takes embeddings that its own table has not, and the id of the first of them, which
+# is above every vocabulary. Only their order counts: an encoder may look for the highest id of a prompt.
+EMBEDDING_ROWS, FIRST_ADDED_ID = "embedding_rows", 2**30
+
+
+def down_residual(number: int) -> str:
+    """What a ControlNet adds to a skip connection, the outermost being 0."""
+    return f"down_block_res_sample_{number}"
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -74,7 +85,8 @@ class GraphUse:
     branches; where each prompt has a call of its own, these calls are of the guided use's shape. cut: where steps take
     inner values over, which of the two graphs it is; None is the whole graph as it stands. token_merging: the share of
     tokens that its self-attentions leave out, see `kernels.graph.token_merging`. low_rank: what it takes of LoRAs; None
-    is nothing.
+    is nothing. embedding_rows: of a text encoder, how many embeddings it takes beside its own. residuals: of a denoiser
+    that ControlNets control, the channels of what it takes at each skip connection, and last in its middle.
     """
 
     ref: GraphRef
@@ -87,6 +99,8 @@ class GraphUse:
     cut: Cut | None = None
     token_merging: float = 0.0
     low_rank: LowRank | None = None
+    embedding_rows: int = 0
+    residuals: tuple[int, ...] = ()
 
     @property
     def takes(self) -> bool:

@@ -31,7 +31,7 @@ _AROUND = {
     "label_emb.0.0": "add_embedding.linear_1", "label_emb.0.2": "add_embedding.linear_2", "out.0": "conv_norm_out",
     "out.2": "conv_out", "time_embed.cond_proj": "time_embedding.cond_proj",
 }  # fmt: skip
-_MIDDLE = {"middle_block.0": "resnets.0", "middle_block.1": "attentions.0", "middle_block.2": "resnets.1"}
+MIDDLE = {"middle_block.0": "resnets.0", "middle_block.1": "attentions.0", "middle_block.2": "resnets.1"}
 _RESNET = {
     "in_layers.0": "norm1", "in_layers.2": "conv1", "emb_layers.1": "time_emb_proj", "out_layers.0": "norm2",
     "out_layers.3": "conv2", "skip_connection": "conv_shortcut",
@@ -39,7 +39,7 @@ _RESNET = {
 
 
 @dataclass(slots=True)
-class _Level:
+class Level:
     """Blocks of one size of the picture: where its layers are, their width, and how deep the attention of each is."""
 
     width: int = 0
@@ -57,14 +57,14 @@ class LdmUNet:
 
     path: Path
     shapes: Mapping[str, Shape]
-    down: Sequence[_Level]
-    up: Sequence[_Level]
+    down: Sequence[Level]
+    up: Sequence[Level]
     mid_depth: int | None  # of attention in the middle; None is no block there
 
     @classmethod
     def of(cls, path: Path, shapes: Mapping[str, Shape]) -> LdmUNet:
         """Raises ExportError where the names make no UNet."""
-        down, up = (_levels(path, shapes, way) for way in _WAYS)
+        down, up = (levels(path, shapes, way) for way in _WAYS)
         if not down or len(up) != len(down):
             raise broken(path, f"its UNet goes in by {len(down)} levels and out by {len(up)}")
         has_middle = any(name.startswith("middle_block.") for name in shapes)
@@ -72,10 +72,10 @@ class LdmUNet:
 
     def names(self) -> dict[str, str]:
         """diffusers' name of each tensor by LDM's; one that is unknown keeps its own."""
-        places = {old: f"mid_block.{new}" for old, new in _MIDDLE.items()}
+        places = {old: f"mid_block.{new}" for old, new in MIDDLE.items()}
         for level in (*self.down, *self.up):
             places.update(level.places)
-        return {name: _renamed(name, places) for name in self.shapes}
+        return {name: renamed(name, places) for name in self.shapes}
 
     def config(self, *, is_sd1: bool, sample_size: int, projection_dim: int, time_ids: int) -> dict[str, Any]:
         """config.json of UNet2DConditionModel. projection_dim, time_ids: numbers of XL, see `_added`."""
@@ -169,16 +169,16 @@ def demand_shape(path: Path, shapes: Mapping[str, Shape], name: str, rank: int) 
     return shapes[name]
 
 
-def _levels(path: Path, shapes: Mapping[str, Shape], way: str) -> list[_Level]:
+def levels(path: Path, shapes: Mapping[str, Shape], way: str) -> list[Level]:
     """The levels on one way, in LDM's order; the first block in is the first convolution."""
     first = 1 if way == "input_blocks" else 0
     numbers = {int(found[1]) for name in shapes if (found := re.match(rf"{way}\.(\d{{1,4}})\.", name, re.ASCII))}
     if numbers != set(range(len(numbers))) or len(numbers) > MAX_BLOCKS:
         raise broken(path, f"its {way} are numbered {sorted(numbers)[:8]}, with gaps or too many")
-    levels = [_Level()]
+    found = [Level()]
     for number in range(first, len(numbers)):
-        level, block = levels[-1], f"{way}.{number}"
-        place = f"{_WAYS[way]}.{len(levels) - 1}"
+        level, block = found[-1], f"{way}.{number}"
+        place = f"{_WAYS[way]}.{len(found) - 1}"
         if f"{block}.0.in_layers.2.weight" in shapes:
             level.width = demand_shape(path, shapes, f"{block}.0.in_layers.2.weight", 4)[0]
             layer = len(level.depths)
@@ -189,8 +189,8 @@ def _levels(path: Path, shapes: Mapping[str, Shape], way: str) -> list[_Level]:
         sampler = next((module for module in _SAMPLERS if f"{block}.{module}.weight" in shapes), None)
         if sampler is not None:
             level.places[f"{block}.{sampler}"] = f"{place}.{_SAMPLERS[sampler]}"
-            levels.append(_Level())
-    return levels if levels[-1].depths else levels[:-1]
+            found.append(Level())
+    return found if found[-1].depths else found[:-1]
 
 
 def _depth(names: Iterable[str], module: str) -> int:
@@ -199,7 +199,7 @@ def _depth(names: Iterable[str], module: str) -> int:
     return len({found[1] for name in names if (found := inner.match(name))})
 
 
-def _renamed(name: str, places: Mapping[str, str]) -> str:
+def renamed(name: str, places: Mapping[str, str]) -> str:
     """One tensor's name: its module's place, and within a layer the names of its parts."""
     module, _, end = name.rpartition(".")
     if module in _AROUND or module in places:
@@ -211,7 +211,7 @@ def _renamed(name: str, places: Mapping[str, str]) -> str:
     return f"{places[start]}.{_RESNET.get(part, part)}.{end}"
 
 
-def _kind(level: _Level, plain: str) -> str:
+def _kind(level: Level, plain: str) -> str:
     return f"CrossAttn{plain}" if level.has_attention else plain
 
 

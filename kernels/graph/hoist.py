@@ -8,7 +8,8 @@ from onnx_ir.passes.common import RemoveUnusedNodesPass
 from tintype.kernels.graph.low_rank import PREFIX
 from tintype.kernels.graph.segments import value_nbytes
 
-HELD_INPUTS = ("encoder_hidden_states", "text_embeds", "time_ids")  # what stays the same over the steps of a picture
+# What stays the same over the steps of a picture.
+HELD_INPUTS = ("encoder_hidden_states", "text_embeds", "time_ids", "controlnet_cond")
 
 
 def split_held(

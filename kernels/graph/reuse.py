@@ -19,13 +19,17 @@ WORDS = "encoder_hidden_states"  # the input that cross-attentions look at
 
 
 def deep_features(graph: ir.Graph) -> list[ir.Value]:
-    """What enters the up path at each skip connection from below, the outermost first: a UNet's branches.
+    """What enters the up path at each skip connection from below, the outermost first: a UNet's branches."""
+    return [value for node in skip_connections(graph) if (value := node.inputs[0]) is not None]
 
-    A skip connection is a Concat of two images' channels, the first of which comes from below (Ronneberger et al.
-    2015).
+
+def skip_connections(graph: ir.Graph) -> list[ir.Node]:
+    """Where each skip connection ends, the outermost first.
+
+    That is a Concat of two images' channels, the first of which comes from below (Ronneberger et al. 2015).
     """
     joins = [node for node in graph if node.op_type == "Concat" and node.domain == "" and _joins_channels(node)]
-    return [value for node in reversed(joins) if (value := node.inputs[0]) is not None]
+    return joins[::-1]
 
 
 def cross_attentions(graph: ir.Graph) -> list[ir.Value]:
@@ -35,7 +39,7 @@ def cross_attentions(graph: ir.Graph) -> list[ir.Value]:
     """
     fixed = constant_values(graph)
     words = next((value for value in graph.inputs if value.name == WORDS), None)
-    of_words = {} if words is None else _dependent(graph, words)
+    of_words = {} if words is None else dependent(graph, words)
     found = []
     for node in graph:
         keys = node.inputs[1] if node.op_type == "Attention" else None
@@ -68,7 +72,7 @@ def _joins_channels(node: ir.Node) -> bool:
     return len(images) == len(node.inputs) == 2 and node.attributes.get_int("axis", 0) in (1, -3)
 
 
-def _dependent(graph: ir.Graph, source: ir.Value) -> dict[ir.Value, None]:
+def dependent(graph: ir.Graph, source: ir.Value) -> dict[ir.Value, None]:
     """What comes of one input, and of constants beside it, alone."""
     fixed, found = constant_values(graph), {source: None}
     for node in graph:

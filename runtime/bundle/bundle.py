@@ -12,7 +12,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from tintype import strict_json
 from tintype.bounds import MAX_MANIFEST_BYTES
@@ -21,6 +21,9 @@ from tintype.bundle.manifest import FORMAT_VERSION, FULL, MANIFEST_NAME, FileFac
 from tintype.bundle.verify import check_files
 from tintype.errors import BundleError, near_names
 from tintype.files import read_plain, sha256_of, write_text
+from tintype.uses import CONTROLNET
+
+AnyManifest = TypeVar("AnyManifest")
 
 DIGEST = "digest"  # the key of tintype.json for its own; bundles that were made before it have none
 EMBEDDED = ("postcard",)  # bundles that come with the package
@@ -91,6 +94,11 @@ def open_bundle(name_or_path: str | os.PathLike[str]) -> Bundle:
 
 def read_manifest(folder: Path) -> tuple[Manifest, str]:
     """The manifest of a bundle folder and its sha256; the files that it lists are not looked at."""
+    return read_manifest_as(folder, Manifest)
+
+
+def read_manifest_as(folder: Path, kind: type[AnyManifest]) -> tuple[AnyManifest, str]:
+    """The same of a manifest of one kind: a model's, or a ControlNet's. BundleError for another one too."""
     path = folder / MANIFEST_NAME
     try:
         text = read_plain(path, MAX_MANIFEST_BYTES)
@@ -104,11 +112,14 @@ def read_manifest(folder: Path) -> tuple[Manifest, str]:
         raise BundleError(
             f"{path} cannot be read: {error.strerror}", fix="check its permissions, or copy the bundle again"
         ) from None
-    return _parse_manifest(path, text), hashlib.sha256(text).hexdigest()
+    return _parse_manifest(path, text, kind), hashlib.sha256(text).hexdigest()
 
 
-def write_manifest(folder: Path, manifest: Manifest) -> Path:
-    """Write tintype.json, whole or not at all; returns its path. `file_facts` makes what `manifest.files` needs."""
+def write_manifest(folder: Path, manifest: object) -> Path:
+    """Write tintype.json, of a model or a ControlNet, whole or not at all; returns its path.
+
+    `file_facts` makes what `manifest.files` needs.
+    """
     value = strict_json.plain(manifest)
     return write_text(folder / MANIFEST_NAME, strict_json.dump({**value, DIGEST: manifest_digest(value)}) + "\n")
 
@@ -130,7 +141,7 @@ def file_facts(folder: Path) -> dict[str, FileFacts]:
     return found
 
 
-def _parse_manifest(path: Path, text: bytes) -> Manifest:
+def _parse_manifest(path: Path, text: bytes, kind: type[AnyManifest]) -> AnyManifest:
     try:
         value = strict_json.parse(text)
         version = value.get("format_version") if isinstance(value, dict) else None
@@ -141,7 +152,9 @@ def _parse_manifest(path: Path, text: bytes) -> Manifest:
             )
         if version != FORMAT_VERSION or isinstance(version, bool):
             raise strict_json.Misfit(f"format_version should be {FORMAT_VERSION}, not {version!r}")
-        manifest = strict_json.read(Manifest, value)
+        if (value.get("family") == CONTROLNET) == (kind is Manifest):
+            raise _of_other_kind(path.parent, kind)
+        manifest = strict_json.read(kind, value)
         if DIGEST in value and value[DIGEST] != manifest_digest(value):
             raise strict_json.Misfit("it isn't what its digest says: something in it changed")
         return manifest
@@ -149,6 +162,17 @@ def _parse_manifest(path: Path, text: bytes) -> Manifest:
         raise BundleError(
             f"{path} is not a manifest: {misfit}", fix="copy the bundle again, or export the checkpoint again"
         ) from None
+
+
+def _of_other_kind(folder: Path, wanted: type) -> BundleError:
+    if wanted is Manifest:
+        return BundleError(
+            f"{folder} is a ControlNet, which draws nothing itself",
+            fix=f"give a model, and this beside it: --control {folder}=PICTURE",
+        )
+    return BundleError(
+        f"{folder} is a model, and no ControlNet", fix="give a bundle that was exported from a ControlNet"
+    )
 
 
 def embedded_folder(name: str) -> Path:

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from tintype.bundle.manifest import COPY_AGAIN, Manifest, check_relative_path
+from tintype.bundle.listing import check_relative_path
+from tintype.bundle.manifest import COPY_AGAIN
 from tintype.errors import BundleError
 from tintype.sources.onnx_scan import ExternalTensor, MalformedGraph, external_tensors
 from tintype.strict_json import Misfit
 
+if TYPE_CHECKING:
+    from tintype.bundle.verify import Listing
 
-def check_graphs(folder: Path, manifest: Manifest) -> None:
+
+def check_graphs(folder: Path, manifest: Listing) -> None:
     """BundleError for a graph that is none, or whose weights lie where the manifest lists nothing."""
     for file in manifest.files:
         if file.endswith(".onnx"):
@@ -25,7 +30,7 @@ def check_graphs(folder: Path, manifest: Manifest) -> None:
                 raise BundleError(f"the graph {graph.file} is no .onnx file", fix=COPY_AGAIN)
 
 
-def _check_external(manifest: Manifest, file: str, tensor: ExternalTensor) -> None:
+def _check_external(manifest: Listing, file: str, tensor: ExternalTensor) -> None:
     check_relative_path(tensor.location)
     data_file = (Path(file).parent / tensor.location).as_posix()
     facts = manifest.files.get(data_file)

@@ -15,12 +15,11 @@ from typing import Any
 from tintype.bounds import (
     MAX_DIMENSION_CHARS,
     MAX_FILE_BYTES,
-    MAX_FILES,
-    MAX_GRAPHS,
     MAX_ORIGIN_CHARS,
     MAX_ORIGIN_TEXTS,
     MAX_PROMPT_BYTES,
 )
+from tintype.bundle.listing import check_listed, check_shown
 from tintype.bundle.parity import Parity
 from tintype.bundle.preview import PreviewFactors
 from tintype.bundle.shapes import channels, check_graphs
@@ -342,8 +341,7 @@ class Manifest:
         return FAMILY_GRAPHS[self.family]
 
     def _check_facts(self) -> None:
-        for text in (self.name, self.licence, self.family):  # they are printed on terminals
-            require(0 < len(text) <= 200 and text.isprintable(), f"{text[:60]!r} is no name to show")
+        check_shown(self.name, self.licence, self.family)
         require(self.family in FAMILIES, f"the family {self.family!r} is not one of {', '.join(FAMILIES)}")
         require(
             (len(self._text_roles) == 2) == (self.tokenizer_2 is not None),
@@ -370,21 +368,6 @@ class Manifest:
             require(self.size.allows(pixels), f"default_request.{name} {pixels} does not keep to the limits in size")
 
     def _check_files(self) -> None:
-        require(0 < len(self.files) <= MAX_FILES, f"files lists {len(self.files):,} files")
-        for path in self.files:
-            check_relative_path(path)
         referred = [self.scheduler, *(tokenizer.file for tokenizer in self.text_encoders.values())]
         referred += [graph.file for variants in self.graphs.values() for graph in variants.values()]
-        for path in referred:
-            check_relative_path(path)
-            require(path in self.files, f"{path!r} is referred to but is not in the list of files")
-        graphs = sum(len(variants) for variants in self.graphs.values())
-        require(graphs <= MAX_GRAPHS, f"it has {graphs:,} graphs; {MAX_GRAPHS} are the most")
-        require(len(self.parity) <= MAX_GRAPHS, f"parity lists {len(self.parity):,} graphs; {MAX_GRAPHS} are the most")
-
-
-def check_relative_path(path: str) -> None:
-    """Misfit unless `path` is a plain relative path with forward slashes that stays below where it starts."""
-    plain = re.fullmatch(r'[^\x00-\x1f\\:*?"<>|]{1,1000}', path) is not None
-    stays = all(part not in ("", ".", "..") for part in path.split("/"))
-    require(plain and stays, f"the path {path[:200]!r} may point outside the bundle")
+        check_listed(self.files, referred, self.graphs, self.parity)

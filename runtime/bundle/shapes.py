@@ -129,7 +129,7 @@ def _check_cells(manifest: Manifest) -> None:
             fits = isinstance(out.shape[1], str) or out.shape[1] == wanted
             require(fits, f"{role} gives {out.shape[1]} channels, not {wanted}")
             for before, after in zip(port.shape[2:], out.shape[2:], strict=True):
-                told = _times(before, after)
+                told = times(before, after)
                 fits = told is None or told == scale
                 require(fits, f"{role} makes {after} of {before}; vae_scale_factor is {cell}")
 
@@ -140,7 +140,7 @@ def _check_timesteps(manifest: Manifest) -> None:
         require(sane, f"the denoiser's timestep is of shape {port.shape}, and not one number")
 
 
-def _times(before: Dim, after: Dim) -> float | None:
+def times(before: Dim, after: Dim) -> float | None:
     """How many times as large a dimension becomes; None where its names don't tell."""
     if isinstance(before, int):
         return after / before if isinstance(after, int) else None

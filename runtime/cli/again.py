@@ -17,7 +17,7 @@ from tintype.errors import MemoryBudgetError, RecordError
 if TYPE_CHECKING:
     from tintype import Pipeline, Record, Run
 
-FROM_INPUTS = ("image", "mask", "latents", "loras", "lora_dir")  # what a record has hashes of alone
+FROM_INPUTS = ("image", "mask", "latents", "loras", "lora_dir", "embeddings", "control")  # of what a record has hashes
 
 
 def whole_record(picture: Path, prompt: str | None, fields: Mapping[str, Any], context: click.Context) -> Record:

@@ -100,14 +100,19 @@ def save_each(
 def _keep_latents(run: Run, output: Path, inputs: InputFields, error: TintypeError | MemoryError) -> Exception:
     """The error with the way to go on, once the latents of what was denoised are on disk."""
     from tintype.record.latents_file import latents_path
+    from tintype.stages.again import needs_inputs
 
     if run.latents is None:
         return error
     try:
         kept = run.save_latents(latents_path(output))
-        mask = run.request.mask
-        needed = inputs if mask is not None and mask.keep_outside == "exact" else {}
-        again = "".join(f" --{name} {file}" for name, file in needed.items() if name not in ("loras", "lora_dir"))
+        needed = inputs if needs_inputs(run.request) else {}
+        again = "".join(
+            f" --{'embedding' if name == 'embeddings' else name} {file}"
+            for name, given in needed.items()
+            if name not in ("loras", "lora_dir")
+            for file in (given if isinstance(given, tuple) else (given,))
+        )
         again += "".join(f" --lora {lora.file.path}" for lora in run.request.inputs.loras)
         told = f"the latents are kept: go on with tintype generate --from-latents {kept}{again} -o {output}"
     except (OutputError, MemoryError) as problem:

@@ -123,16 +123,15 @@ def request_options(*names: str, leave_out: tuple[str, ...] = ()) -> Callable[[C
         for field in reversed(dataclasses.fields(Request)):
             if "help" not in field.metadata or field.name in leave_out or (names and field.name not in names):
                 continue
-            kind, name = field.metadata["kind"], field.name.replace("_", "-")
-            shown = "" if field.default is None else f" [default: {field.default}]"
-            each = field.metadata.get("each")
-            if each is not None:
-                command = click.option(f"--{each}", field.name, multiple=True, help=field.metadata["help"])(command)
-                continue
+            kind, each = field.metadata["kind"], field.metadata["each"]
+            name = each or field.name.replace("_", "-")
+            shown = "" if field.default in (None, ()) else f" [default: {field.default}]"
             option = click.option(
                 f"--{name}/--no-{name}" if kind is bool else f"--{name}",
+                field.name,
                 type=click.Path(path_type=Path) if kind is Path else kind,
                 default=None,
+                multiple=each is not None,
                 help=f"{field.metadata['help']}{'' if kind is bool else shown}",
             )
             command = option(command)

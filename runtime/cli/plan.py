@@ -30,7 +30,7 @@ ANY_WORDS = "words"  # other ones than the negative prompt's
 ONLY_OF_REQUESTS = (
     "count", "batch_size", "num_inference_steps", "guidance_scale", "guidance_interval", "cache_interval",
     "cache_branch", "gate_start", "token_merging", "loras", "sampler", "image", "strength", "fit", "mask", "outpaint",
-    "refiner_start", "fast", "decoder", "encoder",
+    "refiner_start", "fast", "decoder", "encoder", "embeddings", "control", "control_preprocess", "control_guess",
 )  # fmt: skip
 
 

@@ -14,10 +14,11 @@ from tintype.bundle.manifest import FAST, FULL
 from tintype.bundle.verify import read_json
 from tintype.errors import BundleError, RequestError, near_names
 from tintype.families.base import EMBEDDINGS, Branch, Family, Tokens, tokenize
+from tintype.families.control import control_bytes
 from tintype.families.registry import family_of
-from tintype.prompt import EditedPrompts, PromptTokenizer, StepCount, edited_prompts
+from tintype.prompt import AddedWords, EditedPrompts, PromptTokenizer, StepCount, edited_prompts
 from tintype.request import ResolvedRequest
-from tintype.request.inputs import NO_INPUTS
+from tintype.request.inputs import Inputs
 from tintype.sampling import Guidance, Parametrization, Schedule, SchedulerConfig, make_schedule
 from tintype.uses import DECODE, GraphRef, GraphUse
 
@@ -32,7 +33,7 @@ class Reading:
     tokens: Tokens
     schedule: Schedule
     uses: tuple[GraphUse, ...]
-    words_bytes: int  # of the embeddings of all wordings, and of those that one call of the denoiser takes
+    words_bytes: int  # of the embeddings of all wordings, of those that one call takes, and of what controls it
     loras: FittedLoras = NO_LORAS
 
 
@@ -69,7 +70,7 @@ class Model:
         Raises RequestError for a prompt that is too long, and where its sampler or guidance can't do as asked.
         """
         if refines:
-            request = replace(request, image=None, inputs=NO_INPUTS)
+            request = replace(request, image=None, control=(), inputs=Inputs(words=request.inputs.words))
         branches = self.branches(request)
         guidance = self.family.guidance(request, self.manifest)
         schedule = make_schedule(
@@ -88,7 +89,7 @@ class Model:
         prompts = edited_prompts([branch.wording for branch in branches], _step_count(request, schedule))
         if request.gate_start is not None:
             _demand_heard(prompts, guidance, schedule, request.gate_start)
-        tokens = tokenize(self.tokenizers(), prompts.wordings)
+        tokens = tokenize(self.tokenizers(request.inputs.words), prompts.wordings)
         uses, loras = self.family.uses(request, self.manifest, tokens, schedule), self.fitted(request)
         if loras.by_role:
             uses = tuple(replace(use, low_rank=loras.low_rank(use.ref.role)) for use in uses)
@@ -96,6 +97,8 @@ class Model:
             uses = tuple(use for use in uses if use.phase != DECODE)
         rows = len(prompts.wordings) + len(branches) * len(request.batches[0])
         words_bytes = rows * tokens.length * self._embedding_bytes()
+        cells = {name: getattr(request, name) // self.manifest.vae_scale_factor for name in ("height", "width")}
+        words_bytes += control_bytes(request, len(branches) * len(request.batches[0]), cells)
         return Reading(branches, prompts, guidance, tokens, schedule, uses, words_bytes, loras)
 
     def uses(self, request: ResolvedRequest) -> tuple[GraphUse, ...]:
@@ -128,9 +131,12 @@ class Model:
         width = ports[EMBEDDINGS].shape[-1]
         return width * np.dtype(np.float32).itemsize if isinstance(width, int) else 0
 
-    def tokenizers(self) -> dict[str, PromptTokenizer]:
-        """By text encoder, opened when they are first asked for."""
-        return {role: self._tokenizer(facts) for role, facts in self.manifest.text_encoders.items()}
+    def tokenizers(self, words: AddedWords | None = None) -> dict[str, PromptTokenizer]:
+        """By text encoder, opened when they are first asked for. words: that they know beside their own."""
+        return {
+            role: self._tokenizer(facts).with_added({} if words is None else words.ids(role))
+            for role, facts in self.manifest.text_encoders.items()
+        }
 
     def _tokenizer(self, facts: TokenizerFacts) -> PromptTokenizer:
         if facts.file not in self._tokenizers:

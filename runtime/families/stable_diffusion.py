@@ -21,8 +21,9 @@ from tintype.families.base import (
     run_text_encoder,
     with_zeros,
 )
+from tintype.families.control import UNWANTED, control_uses, residual_channels
 from tintype.families.reuse import cut_of, reuse_of
-from tintype.prompt import Wording, parse_parts
+from tintype.prompt import Wording, padded_rows, parse_parts
 from tintype.request import ResolvedRequest
 from tintype.sampling import PARAMETRIZATIONS, ClassifierFreeGuidance, Guidance, Interval, Schedule, Unguided
 from tintype.uses import DECODE, DENOISE, ENCODE, START, GraphRef, GraphUse
@@ -44,7 +45,7 @@ class StableDiffusion:
         if not is_guided(request, manifest):
             return tuple(positive)
         zeros = manifest.force_zeros_for_empty_prompt and request.negative_prompt == ""
-        return (Branch("negative", None if zeros else request.negative_prompt), *positive)
+        return (Branch(UNWANTED, None if zeros else request.negative_prompt), *positive)
 
     def guidance(self, request: ResolvedRequest, manifest: Manifest) -> Guidance:
         weights = part_weights(request)
@@ -63,15 +64,21 @@ class StableDiffusion:
     ) -> tuple[GraphUse, ...]:
         cells = {name: getattr(request, name) // manifest.vae_scale_factor for name in ("height", "width")}
         encoders = (
-            GraphUse(ref=GraphRef(role), phase=ENCODE, dims={"batch": 1}, calls=tokens.prompts * tokens.chunks)
+            GraphUse(
+                ref=GraphRef(role),
+                phase=ENCODE,
+                dims={"batch": 1},
+                calls=tokens.prompts * tokens.chunks,
+                embedding_rows=padded_rows(request.embedding_rows),
+            )
             for role in manifest.text_encoders
         )
         calls = encoder_calls(request, manifest)
         encoder = ENCODERS[request.encoder]
         picture = (encoding_use(request.width, request.height, calls, encoder),) if calls else ()
-        denoiser = denoiser_uses(
-            request, self.guidance(request, manifest), schedule, {**cells, "sequence": tokens.length}
-        )
+        guidance, dims = self.guidance(request, manifest), {**cells, "sequence": tokens.length}
+        denoiser = denoiser_uses(request, guidance, schedule, dims)
+        controls = control_uses(request, self.branches(request, manifest), guidance, schedule, dims)
         decoder = GraphUse(
             ref=GraphRef(DECODERS[request.decoder]),
             phase=DECODE,
@@ -79,7 +86,7 @@ class StableDiffusion:
             calls=request.count,
             opens=len(request.batches),
         )
-        return (*encoders, *picture, *denoiser, decoder)
+        return (*encoders, *picture, *controls, *denoiser, decoder)
 
     def encode(
         self,
@@ -129,6 +136,7 @@ def denoiser_uses(
             unguided=branches < max(calls[takes]),
             cut=cut_of(request, takes=takes) if calls[True] else None,
             token_merging=request.token_merging,
+            residuals=residual_channels(request),
         )
         for takes in calls
         for branches, count in sorted(calls[takes].items(), reverse=True)

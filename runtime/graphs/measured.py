@@ -207,7 +207,7 @@ class Planner:
         ref = work.ref(stage.role)
         folder = self._find_build(ref, options)
         if folder is None:
-            graph = self.graphs.bundle.graph_path(ref.role, ref.variant)
+            graph = self.graphs.source(ref).graph_path(ref.role, ref.variant)
             return replace(stage, build_bytes=reckoned_build_bytes(graph))
         report = read_report(folder)
         return replace(stage, kernels=report.get("kernels", {}), build_bytes=report.get("peak_bytes", 0), build=folder)
@@ -215,7 +215,7 @@ class Planner:
     def _find_build(self, ref: GraphRef, options: BuildOptions) -> Path | None:
         from tintype.engine.build.builds import find_build
 
-        return find_build(self.graphs.bundle, ref.role, self.graphs.target, variant=ref.variant, options=options)
+        return find_build(self.graphs.source(ref), ref.role, self.graphs.target, variant=ref.variant, options=options)
 
     def _measure(self, candidate: Candidate, work: Work) -> Costs:
         from tintype.engine.build.builds import use_build
@@ -231,7 +231,9 @@ class Planner:
             return measured_costs(folder, graphs.target, options, graphs.threads, facts=facts)
 
         try:
-            costs = use_build(graphs.bundle, ref.role, graphs.target, measured, variant=ref.variant, options=options)
+            costs = use_build(
+                graphs.source(ref), ref.role, graphs.target, measured, variant=ref.variant, options=options
+            )
         except UncutError:  # however large the strips
             self._uncut.add(candidate.role)
             return IMPOSSIBLE
@@ -250,10 +252,11 @@ class Planner:
         place = self._correction_place(candidate, options)
         factor = corrections.factor(place, candidate.mode.kind) if corrected else None
         ref = work.ref(candidate.role)
+        precision = self.graphs.source(ref).graph(ref.role, ref.variant).precision
         return reckon(
             self._facts_of(ref, options),
             candidate.mode,
-            floats=options.exactness == "exact" or self.graphs.bundle.graph(ref.role, ref.variant).precision != "int8",
+            floats=options.exactness == "exact" or precision != "int8",
             rate=corrections.machine_rate(),
             correction=factor,
             on_device=not computes_on_processor(self.graphs.target),
@@ -263,7 +266,7 @@ class Planner:
         from tintype.engine.build.analyse import analysis_of
 
         key = (ref, f"{options.shape} {options.change}")
-        return self._facts.get(key) or self._facts.put(key, analysis_of(self.graphs.bundle, ref, options))
+        return self._facts.get(key) or self._facts.put(key, analysis_of(self.graphs.source(ref), ref, options))
 
     def _correction_place(self, candidate: Candidate, options: BuildOptions) -> str:
         """What decides how far reckoning is off, beside the kind of mode: half a batch takes more than half."""

@@ -19,17 +19,19 @@ import numpy as np
 
 from tintype.arrays import Arrays
 from tintype.bundle import Bundle
+from tintype.bundle.controlnet import ControlNet
 from tintype.engine.run.switch import Stop
 from tintype.errors import CancelledError, NumericError, ProviderError, RequestError
 from tintype.free_memory import free_bytes
 from tintype.memory.plan import ExecutionPlan
 from tintype.recent import Recent
-from tintype.uses import GraphRef, GraphUse
+from tintype.uses import CONTROLNET, GraphRef, GraphUse
 
 if TYPE_CHECKING:
     from tintype.engine import BuildOptions, Session, Target
     from tintype.engine.run.bound_run import BoundRun
 
+CONTROLNETS_KEPT = 64
 BUILDS_KEPT = 512  # whose ids are remembered
 ALL_RESIDENT = ExecutionPlan()  # every graph packed and kept open: what is done without a budget
 NOTHING: Arrays = {}
@@ -43,9 +45,18 @@ class Graphs:
         self.load_seconds = 0.0  # spent opening graphs so far
         self.lock = threading.RLock()
         self._process = os.getpid()
+        self._controlnets: Recent[GraphRef, ControlNet] = Recent(CONTROLNETS_KEPT)
         self._sessions: dict[str, tuple[BuildOptions, Session]] = {}  # by the names of their uses
         self._builds: Recent[tuple[GraphRef, BuildOptions], BuildFacts] = Recent(BUILDS_KEPT)
         self._settled: Recent[tuple[GraphRef, BuildOptions], BuildOptions] = Recent(BUILDS_KEPT)
+
+    def add(self, net: ControlNet) -> None:
+        """Let uses of a ControlNet's graph be known here."""
+        self._controlnets.put(net.ref, net)
+
+    def source(self, ref: GraphRef) -> Bundle | ControlNet:
+        """The bundle that has a graph."""
+        return self._controlnets.get(ref) or self.bundle
 
     def demand_own_process(self) -> None:
         """RequestError in a fork of the process that made these: the threads that compute stayed there."""
@@ -70,7 +81,7 @@ class Graphs:
         meanwhile changes no picture of a series."""
         from tintype.engine import BuildOptions, with_kernels_settled
 
-        dims, held, timed = plan.called(use).dims, plan.mode(use.name).options(), plan.timed.get(use.name)
+        ref, dims, held, timed = use.ref, plan.called(use).dims, plan.mode(use.name).options(), plan.timed.get(use.name)
         options = BuildOptions.for_shape(
             dims,
             exactness=exactness,
@@ -79,11 +90,13 @@ class Graphs:
             cut=use.cut,
             token_merging=use.token_merging,
             low_rank=use.low_rank,
+            embedding_rows=use.embedding_rows,
+            residuals=use.residuals,
             **held,
         )
-        return self._settled.get((use.ref, options)) or self._settled.put(
-            (use.ref, options),
-            with_kernels_settled(self.bundle, use.ref.role, self.target, variant=use.ref.variant, options=options),
+        return self._settled.get((ref, options)) or self._settled.put(
+            (ref, options),
+            with_kernels_settled(self.source(ref), ref.role, self.target, variant=ref.variant, options=options),
         )
 
     def session(self, use: GraphUse, options: BuildOptions, plan: ExecutionPlan, beside: Iterable[str] = ()) -> Session:
@@ -112,7 +125,7 @@ class Graphs:
         device_bytes = None if device_bytes is None else max(device_bytes, SMALLEST_LIMIT)
         ref = use.ref
         return open_role(
-            self.bundle, ref.role, self.target, variant=ref.variant, options=options, device_bytes=device_bytes
+            self.source(ref), ref.role, self.target, variant=ref.variant, options=options, device_bytes=device_bytes
         )
 
     @property
@@ -135,7 +148,7 @@ class Graphs:
         for use in uses:
             options = replace(self.options(use, exactness), timed=self.target.is_host)
             ref = use.ref
-            yield use.name, ensure_build(self.bundle, ref.role, self.target, variant=ref.variant, options=options)
+            yield use.name, ensure_build(self.source(ref), ref.role, self.target, variant=ref.variant, options=options)
             self._settled.clear()
 
     def begin_builds(self, uses: Iterable[GraphUse], exactness: str) -> None:
@@ -145,7 +158,7 @@ class Graphs:
         """
         from tintype.engine import begin_builds
 
-        wanted = [(use, self.options(use, exactness)) for use in uses]
+        wanted = [(use, self.options(use, exactness)) for use in uses if self.source(use.ref) is self.bundle]
         missing = [(use.ref, options) for use, options in wanted if self._sessions.get(use.name, (None,))[0] != options]
         begin_builds(self.bundle, missing, self.target, free_bytes=free_bytes())
 
@@ -156,7 +169,7 @@ class Graphs:
         known = self._builds.get((use.ref, options))
         if known is None:
             ref = use.ref
-            folder = ensure_build(self.bundle, ref.role, self.target, variant=ref.variant, options=options)
+            folder = ensure_build(self.source(ref), ref.role, self.target, variant=ref.variant, options=options)
             known = self._builds.put((use.ref, options), BuildFacts(build_id(folder), is_timed(folder)))
         return known
 
@@ -165,6 +178,12 @@ class Graphs:
         wanted = {(use.name, self.options(use, exactness, plan)) for use in uses}
         with self.lock:
             self._close([name for name, (options, _) in self._sessions.items() if (name, options) not in wanted])
+
+    def close_controlnets(self, uses: Iterable[GraphUse]) -> None:
+        """Close ControlNets that none of these uses is of: there may be any number of them."""
+        wanted = {use.name for use in uses}
+        with self.lock:
+            self._close([name for name in self._sessions if name.startswith(CONTROLNET) and name not in wanted])
 
     def trim(self) -> None:
         """Give memory back that a graph needed for a moment."""

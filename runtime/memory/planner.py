@@ -11,10 +11,12 @@ from tintype.errors import MemoryBudgetError
 from tintype.memory.budget import MemoryLimits
 from tintype.memory.mode import MAPPED, MIB, PACKED, Mode, Segments, Strips
 from tintype.memory.plan import Plan, Stage
+from tintype.uses import CONTROLNET
 
 SEGMENTS_MIB = (1536, 1024, 768, 512, 384, 256, 192, 128, 96, 64, 48, 32)
 REOPENED_MIB = 64  # smaller segments are many: to keep them all open takes memory too
 # Roles whose maps are larger than their weights.
+EACH_STEP = ("denoiser", CONTROLNET)  # what is called over and over for one picture
 IN_STRIPS = frozenset({"vae_decoder", "vae_encoder", "tiny_decoder", "tiny_encoder"})
 STRIPS_MIB = (64, 32, 16, 8, 4)
 # On a device each part is opened for every run, and none of them has been seen to be worth more steps.
@@ -99,7 +101,7 @@ def modes_for(role: str, *, standing: bool) -> tuple[Mode, ...]:
     if role in IN_STRIPS:
         return (PACKED, MAPPED, *map(Strips, STRIPS_MIB))
     anew = tuple(map(Segments, SEGMENTS_MIB))
-    if role != "denoiser" or not standing:  # the others run once a prompt: nothing is gained by keeping them open
+    if role not in EACH_STEP or not standing:  # the others run once a prompt: nothing is gained by keeping them open
         return (PACKED, MAPPED, *anew)
     small = (mode for mode in anew if mode.mib <= REOPENED_MIB)
     return (PACKED, MAPPED, *(Segments(mib, standing=True) for mib in SEGMENTS_MIB), *small)

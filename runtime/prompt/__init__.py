@@ -6,6 +6,7 @@ what a text encoder takes; `weigh` puts the weights on what it gave.
 
 from __future__ import annotations
 
+from tintype.prompt.added_words import AddedWords, padded_rows
 from tintype.prompt.chunks import EncodedPrompt, encode_prompt, pad_chunks
 from tintype.prompt.editing import EditedPrompts, StepCount, Wording, edited_prompts
 from tintype.prompt.parts import Part, parse_parts
@@ -13,6 +14,7 @@ from tintype.prompt.tokenizer import PromptTokenizer
 from tintype.prompt.weights import Fragment, parse_weights, weigh
 
 __all__ = [
+    "AddedWords",
     "EditedPrompts",
     "EncodedPrompt",
     "Fragment",
@@ -23,6 +25,7 @@ __all__ = [
     "edited_prompts",
     "encode_prompt",
     "pad_chunks",
+    "padded_rows",
     "parse_parts",
     "parse_weights",
     "weigh",

@@ -72,16 +72,19 @@ def _cut(tokenizer: PromptTokenizer, text: str) -> list[list[_Word]]:
             after_comma = None
             _demand_room(tokenizer, chunks)
             continue
-        for token in tokenizer.ids(fragment.text):
-            if len(chunks[-1]) == capacity:
-                keep = capacity
-                if token != comma and after_comma is not None and capacity - after_comma < COMMA_REACH:
+        for unit in tokenizer.units(fragment.text):
+            filled = len(chunks[-1])
+            if filled + len(unit) > capacity:
+                keep = filled
+                if unit != (comma,) and after_comma is not None and filled - after_comma < COMMA_REACH:
                     keep = after_comma
+                if filled - keep + len(unit) > capacity:  # a word of many ids has a chunk of its own
+                    keep = filled
                 chunks[-1:] = [chunks[-1][:keep], chunks[-1][keep:]]
                 after_comma = None
                 _demand_room(tokenizer, chunks)
-            chunks[-1].append((token, fragment.weight))
-            if token == comma:
+            chunks[-1].extend((token, fragment.weight) for token in unit)
+            if unit == (comma,):
                 after_comma = len(chunks[-1])
     return chunks
 

@@ -5,13 +5,15 @@ A tokenizer.json that comes here was looked at before, when its bundle was opene
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from tintype.bounds import MAX_TOKENIZER_BYTES
 from tintype.errors import BundleError, RequestError
 from tintype.files import read_plain
+from tintype.prompt.added_words import pieces
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +26,7 @@ class PromptTokenizer:
     eos_token_id: int
     pad_token_id: int
     comma_token_id: int | None  # where a long prompt is best cut
+    added: Mapping[str, range] = field(default_factory=dict)  # the ids of words that it has not itself
 
     @classmethod
     def open(
@@ -52,8 +55,20 @@ class PromptTokenizer:
         """Tokens of a prompt that one chunk holds."""
         return self.max_length - 2
 
+    def with_added(self, words: Mapping[str, range]) -> PromptTokenizer:
+        """The same with words of these ids beside its own."""
+        return replace(self, added=words) if words else self
+
+    def units(self, text: str) -> Iterator[tuple[int, ...]]:
+        """The ids of `text`, those together that belong to one word which was added. Raises what `ids` does."""
+        for piece, word in pieces(text, tuple(self.added)):
+            if word is None:
+                yield from ((token,) for token in self.ids(piece))
+            else:
+                yield tuple(self.added[word])
+
     def ids(self, text: str) -> list[int]:
-        """The ids of `text`.
+        """The ids of `text`, by its own words.
 
         Raises RequestError for characters that are no Unicode text, and BundleError where the tokenizer fails.
         """

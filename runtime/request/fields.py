@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
     from tintype.adapters.facts import Lora
     from tintype.image.source import Source
+    from tintype.request.control import GivenControl
+    from tintype.request.embeddings import GivenEmbeddings
 
 GivenLora: TypeAlias = "Lora | str | os.PathLike[str] | tuple[str | os.PathLike[str], float]"
 GivenLatents: TypeAlias = "NDArray[Any] | str | os.PathLike[str]"
@@ -29,6 +31,8 @@ class InputFields(TypedDict, total=False):
     latents: GivenLatents | None
     loras: Sequence[GivenLora]
     lora_dir: str | os.PathLike[str] | None
+    embeddings: GivenEmbeddings
+    control: GivenControl
 
 
 class RequestFields(InputFields, total=False):
@@ -62,6 +66,8 @@ class RequestFields(InputFields, total=False):
     mask_blur: float
     keep_outside: str
     outpaint: str | None
+    control_preprocess: str | None
+    control_guess: bool
     hires: float | None
     hires_strength: float
     hires_upscale: str
@@ -74,12 +80,12 @@ class RequestFields(InputFields, total=False):
     code_noise: bool
 
 
-def _option(text: str, kind: type = str, **more: Any) -> dict[str, Any]:
+def _option(text: str, kind: type = str, *, each: str | None = None) -> dict[str, Any]:
     """What the command line says of a field of `Request`. kind: what is typed there, a file for a Path.
 
-    more: `each`, what the option is called that may be given again and again, for a field of several values.
+    each: the option's name, where it is given once for each of the field's values.
     """
-    return {"help": text, "kind": kind, **more}
+    return {"help": text, "kind": kind, "each": each}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -214,6 +220,32 @@ class Request:
     )
     lora_dir: str | os.PathLike[str] | None = field(
         default=None, metadata=_option("Where those lie that the prompt names, as in <lora:NAME:0.8>.", Path)
+    )
+    # Gal et al. 2022 (textual inversion).
+    embeddings: GivenEmbeddings = field(
+        default=(),
+        metadata=_option(
+            "A .safetensors file of textual inversion: its word draws what it was trained on. Again for more.",
+            Path,
+            each="embedding",
+        ),
+    )
+    # Zhang et al. 2023 (ControlNet).
+    control: GivenControl = field(
+        default=(),
+        metadata=_option(
+            "A ControlNet and what it is shown: MODEL=PICTURE[=WEIGHT][@START-END], as in canny=edges.png=0.8@0-0.5. "
+            "Again for more.",
+            each="control",
+        ),
+    )
+    control_preprocess: str | None = field(
+        default=None,
+        metadata=_option("What is made of these pictures first: canny, grey, invert, blur, tile, as in canny:100-200."),
+    )
+    control_guess: bool = field(
+        default=False,
+        metadata=_option("Let ControlNets lead where words don't: guidance goes away from what they don't know.", bool),
     )
     hires: float | None = field(
         default=None, metadata=_option("Draw at --size, then enlarge so many times and draw on, as in 2.", float)

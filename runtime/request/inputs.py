@@ -9,15 +9,16 @@ import dataclasses
 import hashlib
 import os
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tintype.bounds import MAX_LATENTS_BYTES, MAX_NOISE_HEADER_BYTES
 from tintype.errors import RequestError
-from tintype.files import open_plain
 from tintype.request import checks
-from tintype.request.fields import GivenLatents, Request
+from tintype.request.control import ControlFacts, ControlInput, demand_control_facts, open_control
+from tintype.request.embeddings import EmbeddingFacts, demand_embedding_facts, open_embeddings
+from tintype.request.fields import Request
+from tintype.request.given_latents import array_hash, dims, open_latents
 
 if TYPE_CHECKING:
     import numpy as np
@@ -29,12 +30,14 @@ if TYPE_CHECKING:
     from tintype.arrays import Latents, Pixels
     from tintype.bundle.manifest import Manifest
     from tintype.image.source import Source
+    from tintype.prompt import AddedWords
 
 KEEP_OUTSIDE = ("model", "exact")  # outside a mask: what the model makes of the picture, or the picture's own bytes
 IMAGE_STRENGTH, MASK_STRENGTH = 0.75, 1.0  # what a request with a picture, or with a mask, has by default
 OF_IMAGE = ("strength", "fit", "background", "mask", "outpaint")  # fields that say nothing without a picture
 OF_MASK = ("mask_grow", "mask_blur", "keep_outside")  # nor these without a mask, or margins
 OF_HIRES = ("hires_strength", "hires_upscale")
+OF_CONTROL = ("control_preprocess", "control_guess")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,6 +75,8 @@ class Inputs:
     latents: Latents | None = None  # noise of unit variance, (count, channels, height, width), in latent cells
     loras: tuple[GivenLora, ...] = ()  # those that were given, in the order of the request's own
     file: Path | None = None  # that the picture was read from, where it was one
+    words: AddedWords | None = None  # that prompts may have beside the model's own
+    control: tuple[ControlInput, ...] = ()
 
 
 NO_INPUTS = Inputs()
@@ -86,19 +91,24 @@ class Opened:
     mask: Mask | None = None
     latents: str | None = None  # sha256
     loras: tuple[LoraFacts, ...] = ()
+    embeddings: tuple[EmbeddingFacts, ...] = ()
+    control: tuple[ControlFacts, ...] = ()
     inputs: Inputs = NO_INPUTS
 
 
 def open_inputs(request: Request, manifest: Manifest) -> Opened:
-    """Open what a request begins with, and its LoRAs. Raises RequestError, each with what would work."""
-    opened = _open_begun(request, manifest)
-    if request.loras in (None, ()):
-        return opened
-    from tintype.adapters.given import open_loras
+    """Open what a request begins with, and what it brings beside. Raises RequestError, each with what would work."""
+    opened = _open_pictures(request, manifest)
+    if request.loras:
+        from tintype.adapters.given import open_loras
 
-    loras = open_loras(request.loras)
-    inputs = dataclasses.replace(opened.inputs, loras=loras)
-    return dataclasses.replace(opened, loras=tuple(lora.facts for lora in loras), inputs=inputs)
+        loras = open_loras(request.loras)
+        facts = tuple(lora.facts for lora in loras)
+        opened = replace(opened, loras=facts, inputs=replace(opened.inputs, loras=loras))
+    if request.embeddings:
+        words_facts, words = open_embeddings(request.embeddings, manifest)
+        opened = replace(opened, embeddings=words_facts, inputs=replace(opened.inputs, words=words))
+    return _with_control(opened, request, manifest) if request.control else opened
 
 
 def without_tags(request: Request) -> Request:
@@ -109,27 +119,39 @@ def without_tags(request: Request) -> Request:
 
     prompt, named = split_tags(checks.words("prompt", request.prompt), request.lora_dir)
     loras = [request.loras] if isinstance(request.loras, str | os.PathLike) else list(request.loras)
-    return dataclasses.replace(request, prompt=prompt, loras=(*loras, *named))
+    return replace(request, prompt=prompt, loras=(*loras, *named))
 
 
-def _open_begun(request: Request, manifest: Manifest) -> Opened:
+def _with_control(opened: Opened, request: Request, manifest: Manifest) -> Opened:
+    """With ControlNets; where nothing else does, the first one's picture decides the size."""
+    from tintype.image.fit import size_for
+
+    facts, control = open_control(request.control, request.control_preprocess, request.fit, manifest)
+    size = opened.size or _size(request, manifest, control[0].picture, size_for)
+    return replace(opened, size=size, control=facts, inputs=replace(opened.inputs, control=control))
+
+
+def _open_pictures(request: Request, manifest: Manifest) -> Opened:
     _refuse_orphans(request)
     if manifest.is_inpainting:
         _demand_image_and_mask(request)
     elif manifest.needs_picture:
         _demand_image_alone(request, manifest)
     if request.image is None:
-        given = None if request.latents is None else _open_latents(request.latents)
+        given = None if request.latents is None else open_latents(request.latents)
         if given is None:
             return Opened(size=None)
         sides = (side * manifest.vae_scale_factor for side in (given.shape[3], given.shape[2]))
         width, height = sides
-        return Opened(size=(width, height), latents=_array_hash(given), inputs=Inputs(latents=given))
+        return Opened(size=(width, height), latents=array_hash(given), inputs=Inputs(latents=given))
     return _open_image(request, manifest)
 
 
-def demand_facts(image: InitImage | None, mask: Mask | None, latents: str | None) -> None:
+def demand_facts(known: Opened) -> None:
     """RequestError where facts of inputs, which somebody else wrote down, are not such as `open_inputs` gives."""
+    image, mask, latents = known.image, known.mask, known.latents
+    demand_embedding_facts(known.embeddings)
+    demand_control_facts(known.control)
     if image is not None:
         from tintype.image.canvas import Margins
         from tintype.image.fit import FITS
@@ -164,15 +186,6 @@ def _demand_hash(what: str, sha256: str) -> None:
         raise RequestError(f"the sha256 of {what} is none", fix="give 64 hexadecimal digits")
 
 
-def check_latents(given: Latents, shape: tuple[int, int, int, int]) -> None:
-    """RequestError where given noise isn't for a request's pictures, or can't be noise of unit variance."""
-    if given.shape != shape:
-        raise RequestError(
-            f"the latents are {_dims(given.shape)}, this request's are {_dims(shape)}",
-            fix="give noise of that shape: pictures, channels, and a cell for every few pixels",
-        )
-
-
 def _refuse_orphans(request: Request) -> None:
     """What belongs to a picture or to a mask, without one."""
     if request.image is not None and request.latents is not None:
@@ -184,7 +197,13 @@ def _refuse_orphans(request: Request) -> None:
         return value is not None if usual[name] is None else value != usual[name]
 
     for there, names, what, fix in (
-        (request.image is not None, OF_IMAGE, "a picture", "give the picture too: image=, or --image FILE"),
+        (
+            request.image is not None,
+            [name for name in OF_IMAGE if name != "fit" or not request.control],
+            "a picture",
+            "give the picture too: image=, or --image FILE",
+        ),
+        (bool(request.control), OF_CONTROL, "control", "give a ControlNet too: control=, or --control MODEL=PICTURE"),
         (
             request.mask is not None or request.outpaint is not None,
             OF_MASK,
@@ -276,10 +295,10 @@ def _open_encoded(request: Request, manifest: Manifest, strength: float) -> Open
     """A picture that is there as latents, of an earlier run."""
     from PIL import Image
 
-    given = _open_latents(request.image)  # type: ignore[arg-type]
+    given = open_latents(request.image)  # type: ignore[arg-type]
     if given.shape[1] != manifest.latent_channels or len(given) not in (1, request.count):
         wanted = f"1 or {request.count} of {manifest.latent_channels} channels"
-        raise RequestError(f"the picture's latents are {_dims(given.shape)}, not {wanted}", fix="give result.latents")
+        raise RequestError(f"the picture's latents are {dims(given.shape)}, not {wanted}", fix="give result.latents")
     if request.outpaint is not None or request.keep_outside == "exact" or manifest.is_inpainting:
         wrong = "a picture given as latents has no pixels to keep, to extend or to hide"
         raise RequestError(wrong, fix="give the picture itself")
@@ -288,7 +307,7 @@ def _open_encoded(request: Request, manifest: Manifest, strength: float) -> Open
     if asked != (width, height):
         raise RequestError(f"the picture's latents are of {width}x{height} pixels", fix="leave the size out")
     facts = InitImage(
-        sha256=_array_hash(given),
+        sha256=array_hash(given),
         width=width,
         height=height,
         strength=strength,
@@ -372,49 +391,3 @@ def _parent_of(source: Source) -> str | None:
     elif hasattr(source, "info"):
         text = source.info.get(RECORD_KEY)
     return hashlib.sha256(text.encode()).hexdigest() if isinstance(text, str) else None
-
-
-def _open_latents(source: GivenLatents) -> Latents:
-    import numpy as np
-
-    fix = "give float32 noise as numpy saves it: (pictures, channels, height, width), in latent cells"
-    given = _read_array(Path(source), fix) if isinstance(source, str | os.PathLike) else source
-    if not isinstance(given, np.ndarray) or given.ndim != 4 or given.dtype.kind != "f" or 0 in given.shape:
-        raise RequestError("the latents are no array of four dimensions of floats", fix=fix)
-    with np.errstate(over="ignore"):  # what float32 doesn't hold is refused
-        latents = np.array(given, np.float32, order="C")  # the caller may write into its own
-    if not np.isfinite(latents).all():
-        raise RequestError("the latents hold NaN or infinity", fix=fix)
-    return latents
-
-
-def _read_array(path: Path, fix: str) -> NDArray[Any]:
-    import warnings
-
-    import numpy as np
-
-    try:
-        with open_plain(path, MAX_LATENTS_BYTES) as file:
-            np.lib.format.read_magic(file)  # neither a pickle nor an archive
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of odd headers
-            array: NDArray[Any] = np.load(  # mapped: no more memory than the file has
-                path, mmap_mode="r", allow_pickle=False, max_header_size=MAX_NOISE_HEADER_BYTES
-            )
-            return array
-    except FileNotFoundError:
-        raise RequestError(f"there is no file {path}", fix=fix) from None
-    except OSError as error:
-        raise RequestError(f"{path} holds no latents: {error.strerror or error}", fix=fix) from None
-    except Exception as error:  # a hostile header makes numpy raise almost anything
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
-        raise RequestError(f"{path} holds no latents: {reason}", fix=fix) from None
-
-
-def _array_hash(array: NDArray[Any]) -> str:
-    head = f"{array.dtype.str} {array.shape}\n"
-    return hashlib.sha256(head.encode() + array.tobytes()).hexdigest()
-
-
-def _dims(shape: tuple[int, ...]) -> str:
-    return "x".join(map(str, shape))

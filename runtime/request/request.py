@@ -15,14 +15,17 @@ from typing import TYPE_CHECKING, Any
 from tintype.adapters.facts import LoraFacts
 from tintype.errors import RequestError
 from tintype.request import checks
+from tintype.request.code_noise import code_noise
+from tintype.request.control import ControlFacts
+from tintype.request.embeddings import EmbeddingFacts, row_count
 from tintype.request.fields import Request
+from tintype.request.given_latents import check_latents
 from tintype.request.inputs import (
     NO_INPUTS,
     InitImage,
     Inputs,
     Mask,
     Opened,
-    check_latents,
     demand_facts,
     open_inputs,
     without_tags,
@@ -32,6 +35,7 @@ from tintype.uses import EXACTNESS
 if TYPE_CHECKING:
     from tintype.bundle.manifest import DefaultRequest, Manifest
 
+INPUTS = ("image", "mask", "latents", "loras", "embeddings", "control")  # of which a record has facts alone
 MAX_STEPS = 1000
 MAX_GUIDANCE = 100.0
 MAX_COUNT = 10_000
@@ -43,7 +47,6 @@ MAX_CACHE_BRANCH = 99  # how deep a model really goes its graph tells
 MAX_CLIP_SKIP = 11  # as far as A1111's slider goes
 IMAGE_GUIDANCE = 1.5  # of InstructPix2Pix, as its authors and diffusers have it
 UPSCALES = ("latent", "pixel")
-LEAST_CODED_CELLS = 1024  # numbers of latents; fewer have too few signs to be found again
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,6 +89,9 @@ class ResolvedRequest:
     mask: Mask | None = None
     latents: str | None = None  # sha256 of the noise that was given
     loras: tuple[LoraFacts, ...] = ()
+    embeddings: tuple[EmbeddingFacts, ...] = ()
+    control: tuple[ControlFacts, ...] = ()
+    control_guess: bool = False  # ControlNets have a part in what the words draw alone, less in what is finer
     hires: Hires | None = None
     image_guidance_scale: float | None = None  # None: the model takes no picture beside the noise
     refiner_start: float | None = None  # the share of the way after which the refiner goes on; None: there is none
@@ -96,6 +102,11 @@ class ResolvedRequest:
     private: bool = False  # whether its files leave the words and the seed out
     code_noise: bool = False  # the signs of its starting noise say who drew it
     inputs: Inputs = field(default=NO_INPUTS, compare=False, repr=False, metadata={"recorded": False})
+
+    @property
+    def embedding_rows(self) -> int:
+        """How many embeddings its text encoders need beside their own."""
+        return row_count(self.embeddings)
 
     @property
     def strength(self) -> float:
@@ -134,21 +145,24 @@ def demand_resolved(known: ResolvedRequest, manifest: Manifest) -> None:
 
     Of what it began with there are only facts; that they are those of the inputs is seen when these are there.
     """
-    demand_facts(known.image, known.mask, known.latents)
-    facts = Opened(size=None, image=known.image, mask=known.mask, latents=known.latents, loras=known.loras)
+    names = [each.name for each in dataclasses.fields(Opened) if each.name not in ("size", "inputs")]
+    facts = Opened(size=None, **{name: getattr(known, name) for name in names})
+    demand_facts(facts)
     if _resolved(Request(**fields_of(known)), facts, manifest) != known:
         raise RequestError("the request contradicts itself", fix="ask for it anew")
 
 
 def fields_of(known: ResolvedRequest) -> dict[str, Any]:
     """A request's fields as somebody would ask for it again, without what it began with."""
-    names = {each.name for each in dataclasses.fields(Request)} - {"image", "mask", "latents", "hires", "loras"}
+    names = {each.name for each in dataclasses.fields(Request)} - {*INPUTS, "hires"}
     found = {each.name: getattr(known, each.name) for each in dataclasses.fields(known) if each.name in names}
     if known.image is not None:
         found |= {name: getattr(known.image, name) for name in ("strength", "fit", "background", "outpaint")}
     if known.mask is not None:
         found |= {f"mask_{name}": getattr(known.mask, name) for name in ("grow", "blur")}
         found["keep_outside"] = known.mask.keep_outside
+    if known.control and known.image is None:
+        found["fit"] = known.control[0].fit
     if known.hires is not None:
         found |= {"width": known.hires.width, "height": known.hires.height, "hires": known.hires.factor}
         found |= {f"hires_{name}": getattr(known.hires, name) for name in ("strength", "upscale")}
@@ -205,6 +219,9 @@ def _resolved(request: Request, opened: Opened, manifest: Manifest) -> ResolvedR
         mask=opened.mask,
         latents=opened.latents,
         loras=opened.loras,
+        embeddings=opened.embeddings,
+        control=opened.control,
+        control_guess=checks.yes_or_no("control_guess", request.control_guess),
         hires=hires,
         refiner_start=_refiner_start(request, opened, manifest),
         fast=fast,
@@ -212,7 +229,7 @@ def _resolved(request: Request, opened: Opened, manifest: Manifest) -> ResolvedR
         encoder=_autoencoder("encoder", request.encoder, ENCODERS, manifest),
         watermark=checks.yes_or_no("watermark", request.watermark),
         private=checks.yes_or_no("private", request.private),
-        code_noise=_code_noise(request, opened, sampler, (width, height), manifest),
+        code_noise=code_noise(request, opened, sampler, (width, height), manifest),
         inputs=opened.inputs,
     )
 
@@ -291,46 +308,6 @@ def _autoencoder(field: str, value: Any, roles: Mapping[str, str], manifest: Man
             fix=f"leave {field} out, or export the checkpoint again with a tiny autoencoder: --tiny-vae FOLDER",
         )
     return name
-
-
-def _code_noise(request: Request, opened: Opened, sampler: str, size: tuple[int, int], manifest: Manifest) -> bool:
-    """Whether the starting noise is coded. RequestError where nobody could read it. size: width, height in pixels."""
-    if not checks.yes_or_no("code_noise", request.code_noise):
-        return False
-    from tintype.bundle.manifest import ENCODER
-    from tintype.sampling import RENOISING  # numpy comes with it
-
-    for name, value in (
-        ("image", opened.image), ("latents", opened.latents), ("hires", request.hires),
-        ("refiner_start", request.refiner_start),
-    ):  # fmt: skip
-        if value is not None:
-            raise RequestError(
-                f"code_noise and {name} contradict each other: such a picture isn't drawn from this noise alone",
-                fix=f"leave {name} out, or code_noise; the watermark needs neither",
-            )
-    if request.fast:
-        raise RequestError(
-            "code_noise and fast contradict each other: the way back from so few steps doesn't find the noise again",
-            fix="leave fast out, or code_noise; the watermark needs neither",
-        )
-    if sampler in RENOISING or request.eta:
-        what = f"eta {request.eta:g}" if request.eta else f"the sampler {sampler}"
-        raise RequestError(
-            f"code_noise and {what} contradict each other: fresh noise at each step covers the one that is coded",
-            fix="choose a sampler that draws none, such as dpmpp_2m, euler, ddim or unipc, with eta 0",
-        )
-    if ENCODER not in manifest.graphs:
-        raise RequestError(
-            "code_noise is given, and this bundle has no VAE encoder to read it back with",
-            fix="export the checkpoint again, which brings its encoder; or leave code_noise out",
-        )
-    if manifest.latent_numbers(*size) < LEAST_CODED_CELLS:
-        raise RequestError(
-            f"code_noise is given, and a picture of {size[0]}x{size[1]} pixels is too small to carry it",
-            fix="ask for a larger picture, or leave code_noise out",
-        )
-    return True
 
 
 def _hires(request: Request, width: int, height: int) -> Hires:

@@ -15,12 +15,13 @@ from tintype.record.latents_file import SavedLatents
 from tintype.record.provenance import mismatches, nondeterminism
 from tintype.record.record import PolicyFacts
 from tintype.request import InputFields, Request, ResolvedRequest, fields_of
+from tintype.request.control import controls_again, demand_same_control
+from tintype.request.embeddings import files_of
 from tintype.stages.context import Context
 from tintype.stages.finish import circumstances, decoded, provenance_of, to_picture
 from tintype.trust.keys import key_name
 
 NAMES = {"image": "a picture", "mask": "a mask", "latents": "given noise"}
-INPUTS = tuple(NAMES)
 
 
 def demand_kind(value: object, kind: type, reader: str) -> None:
@@ -34,15 +35,20 @@ def request_of(record: Record, given: InputFields) -> Request:
 
     given: the inputs themselves, of which a record has hashes alone. Raises RecordError where some are missing.
     """
-    known, loras = record.request, _loras_of(record, given)
-    others = {name: value for name, value in given.items() if name in INPUTS}
-    for name in INPUTS:
+    known = record.request
+    for name in NAMES:
         wanted = getattr(known, name) is not None and getattr(getattr(known, name), "sha256", "text") is not None
         if wanted != (given.get(name) is not None):
             began = "began with" if wanted else "did not begin with"
             fix = f"give that one: {name}=, or --{name} FILE" if wanted else f"leave {name} out"
             raise RecordError(f"the record's picture {began} {NAMES[name]}", fix=fix)
-    return Request(**fields_of(known), **others, loras=loras)  # type: ignore[arg-type]
+    given = {
+        **{name: value for name, value in given.items() if name != "lora_dir"},
+        "loras": _loras_of(record, given),
+        "embeddings": files_of(known.embeddings, given.get("embeddings") or ()),
+        "control": controls_again(known.control, given.get("control") or ()),
+    }
+    return Request(**fields_of(known), **given)
 
 
 def _loras_of(record: Record, given: InputFields) -> list[Lora]:
@@ -71,24 +77,30 @@ def _loras_of(record: Record, given: InputFields) -> list[Lora]:
     ]
 
 
-def needs_inputs(record: Record) -> bool:
-    """Whether a picture can't be finished from its latents alone: its outside is another picture's, or LoRAs decide
-    which builds it is of."""
-    return bool(record.request.loras) or (
-        record.request.mask is not None and record.request.mask.keep_outside == "exact"
-    )
+def needs_inputs(request: ResolvedRequest) -> bool:
+    """Whether a picture can't be finished from its latents alone: its outside is another picture's, or what decides
+    its builds are others' files."""
+    kept = request.mask is not None and request.mask.keep_outside == "exact"
+    return kept or bool(request.loras or request.embeddings or request.control)
 
 
 def demand_inputs(record: Record, request: ResolvedRequest) -> None:
     """Raises RecordError where the inputs are not those that a record's picture was made of."""
     known = record.request
-    for name in INPUTS:
+    for name in NAMES:
         was, now = (getattr(each, name) for each in (known, request))
         if name == "image" and was is not None and now is not None:
             was, now = (dataclasses.replace(each, parent=None) for each in (was, now))
         if was != now:
             raise RecordError(
                 f"the record's picture began with another {NAMES[name].split()[-1]}", fix="give that one, unchanged"
+            )
+    demand_same_control(known.control, request.control)
+    for was_one, now_one in zip(known.embeddings, request.embeddings, strict=True):
+        if was_one != now_one:
+            raise RecordError(
+                f"the record's picture had the embedding {was_one.word!r}, which is called {now_one.word!r} here",
+                fix=f"give the file the name that it had: {was_one.word}.safetensors",
             )
 
 

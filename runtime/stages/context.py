@@ -197,6 +197,7 @@ class Context:
             graphs.evict_unplanned(wanted, exactness, plan)
         elif plan == ALL_RESIDENT:
             graphs.begin_builds(self.uses, exactness)
+        graphs.close_controlnets(self.uses)
 
     def keep(self, pictures: Sequence[int], latents: Latents) -> None:
         """Of pictures that are denoised."""

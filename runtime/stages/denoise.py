@@ -14,6 +14,7 @@ from tintype.graphs.resident import not_finite
 from tintype.image.decode import demand_shape
 from tintype.sampling import SAMPLERS, Denoised, NoiseSource, Step
 from tintype.stages.context import Context
+from tintype.stages.control import Controls
 from tintype.stages.reuse import KeptValues
 from tintype.stages.start import Start
 from tintype.trust.memorisation import StepNorms
@@ -26,7 +27,7 @@ def denoise(ctx: Context, conditioning: Conditioning, batch: range, start: Start
     denoiser = Denoiser(ctx, conditioning, len(latents), start.channels)
     ctx.norms[batch] = denoiser.norms
     steps = SAMPLERS[ctx.request.sampler](denoiser, latents, ctx.schedule, noise, start.after_step)
-    with ctx.graphs.phase(*denoiser.uses):
+    with ctx.graphs.phase(*denoiser.uses, *denoiser.control_uses):
         while True:
             in_graph = ctx.graphs.run_seconds
             with ctx.clock.counting("denoise"):
@@ -60,13 +61,20 @@ class Denoiser:
         self._ctx = ctx
         self._conditioning, self._pictures = conditioning, pictures
         self._reuse = reuse_of(ctx.request)
+        self._controls = Controls(ctx, pictures)
         self._kept = KeptValues(blends=self._reuse is not None and self._reuse.blends)
         # By the branches of a call: wordings and LoRAs' weights at the last step, and what it is told of them.
+        self._said: dict[tuple[int, ...], tuple[tuple[int, ...], Arrays]] = {}
         self._held: dict[tuple[int, ...], tuple[tuple[Any, ...], Arrays]] = {}
         self._channels = tuple(each.repeat(pictures // len(each), axis=0) for each in channels or ())
         ports = ctx.bundle.graph(self.uses[0].ref.role, self.uses[0].ref.variant).inputs
         timestep = next(port for port in ports if port.name == "timestep")
         self._timestep_type, self._timestep_shape = np.dtype(timestep.dtype), timestep.shape
+
+    @property
+    def control_uses(self) -> tuple[GraphUse, ...]:
+        """Of the ControlNets that are called with it."""
+        return self._controls.uses
 
     def __call__(self, latents: Latents, sigma: float, timestep: float) -> Denoised:
         """latents: (pictures, channels, height, width), at noise level sigma."""
@@ -103,12 +111,14 @@ class Denoiser:
         self, use: GraphUse, branches: tuple[int, ...], active: tuple[int, ...], sample: Latents, timestep: float
     ) -> Latents:
         """branches: of the active ones those of this call."""
+        residuals = self._controls.residuals(branches, sample, timestep, self.step, self._words)
         sample = np.concatenate([self._with_channels(sample, branch) for branch in branches])
         shape = tuple(len(sample) if isinstance(size, str) else size for size in self._timestep_shape)
         inputs = {
             "sample": sample.astype(np.float32, copy=False),
             "timestep": np.full(shape, timestep, dtype=self._timestep_type),
             **(self._kept.given(branches, active) if use.takes else {}),
+            **residuals,
         }
         number, total = self.step + 1, self._ctx.schedule.total
         outputs = self._ctx.graphs.call(
@@ -128,17 +138,29 @@ class Denoiser:
     def _with_channels(self, sample: Latents, branch: int) -> Latents:
         return np.concatenate([sample, self._channels[branch]], axis=1) if self._channels else sample
 
-    def _held_by(self, branches: tuple[int, ...]) -> Arrays:
-        """What branches are told at this step: the same arrays again for as long as words and LoRAs stay the same."""
-        wordings, progress = self._ctx.prompts.at(branches, self.step), self._ctx.schedule.progress(self.step)
-        told = (wordings, self._ctx.loras.weights("denoiser", progress))
-        before, held = self._held.get(branches, (None, {}))
-        if before != told:
-            self._ctx.graphs.release(held)  # so that there is never more than one set for a call
+    def _words(self, branches: tuple[int, ...]) -> tuple[tuple[int, ...], Arrays]:
+        """The wordings of branches at this step and their embeddings: the same mapping again while these stay."""
+        wordings = self._ctx.prompts.at(branches, self.step)
+        before, words = self._said.get(branches, (None, {}))
+        if before != wordings:
+            self._ctx.graphs.release(words)  # so that there is never more than one set for a call
             words = {
                 name: np.repeat(values[list(wordings)], self._pictures, axis=0)
                 for name, values in self._conditioning.items()
             }
+            self._said[branches] = (wordings, words)
+        return wordings, words
+
+    def _held_by(self, branches: tuple[int, ...]) -> Arrays:
+        """What the denoiser is told of branches: the same mapping again while words and LoRAs stay the same."""
+        progress = self._ctx.schedule.progress(self.step)
+        wordings, words = self._words(branches)
+        if not self._ctx.loras.by_role:
+            return words
+        told = (wordings, self._ctx.loras.weights("denoiser", progress))
+        before, held = self._held.get(branches, (None, {}))
+        if before != told:
+            self._ctx.graphs.release(held)
             held = {**words, **self._ctx.loras.inputs("denoiser", progress)}
             self._held[branches] = (told, held)
         return held

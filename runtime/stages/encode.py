@@ -12,7 +12,9 @@ def encode(ctx: Context) -> Conditioning:
     """What the denoiser is told besides noisy latents: a row a wording."""
 
     def call(role: str, inputs: Arrays) -> Arrays:
-        return ctx.graphs.call(ctx.use(role), {**inputs, **ctx.loras.inputs(role)}, who="the text encoder")
+        use, words = ctx.use(role), ctx.request.inputs.words
+        more = {} if words is None else words.input(role, use.embedding_rows)
+        return ctx.graphs.call(use, {**inputs, **more, **ctx.loras.inputs(role)}, who="the text encoder")
 
     encoders = [use for use in ctx.uses if use.phase == ENCODE]
     try:

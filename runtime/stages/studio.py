@@ -23,6 +23,7 @@ from tintype.record.latents_file import SavedLatents
 from tintype.record.provenance import BASE, REFINER, execution_plan_of
 from tintype.record.record import DealFacts
 from tintype.request import InputFields, Request, ResolvedRequest, checks, demand_resolved, resolve, resolve_encoding
+from tintype.request.embeddings import encoder_widths
 from tintype.stages.again import (
     about_policy,
     demand_home,
@@ -72,7 +73,7 @@ class Studio:
             threads = checks.whole_number("threads", threads, 1, most_threads())
         for each in filter(None, (bundle, refiner)):
             demand_accepted(each, accepts=operator.accept_licence)
-        self.model = Model.of(bundle)
+        self._accepts, self.model = operator.accept_licence, Model.of(bundle)
         self.bundle, self.target = bundle, target
         self.memory = None if memory is None else parse_memory(memory)
         self.chosen = Chosen.of(operator, bundle, is_planned=memory is not None)
@@ -101,6 +102,10 @@ class Studio:
         manifest = self.refiner.bundle.manifest
         for name in ("width", "height"):
             checks.side(name, getattr(request, name), manifest.size)
+        words, widths = request.inputs.words, encoder_widths(manifest).items()
+        if words is not None and any(width not in (None, words.width(role)) for role, width in widths):
+            wrong = f"the refiner {self.refiner.bundle.name} takes no embeddings of this model's"
+            raise RequestError(wrong, fix="leave the embeddings out, or the refiner")
         if request.clip_skip > manifest.clip_skips or (request.decoder != "full" and not manifest.has(request.decoder)):
             field = "clip_skip" if request.clip_skip > manifest.clip_skips else "decoder"
             raise RequestError(
@@ -109,9 +114,16 @@ class Studio:
             )
         return request
 
+    def read(self, request: ResolvedRequest, *, refines: bool = False) -> Reading:
+        """The request as the model reads it; its ControlNets are then known. Raises LicenceError, for theirs, too."""
+        for given in request.inputs.control:
+            demand_accepted(given.net, accepts=self._accepts)
+            self.graphs.add(given.net)
+        return self.model.read(request, refines=refines)
+
     def work(self, request: ResolvedRequest, reading: Reading | None = None) -> Work:
         """What a plan for a request is made for. reading: of the request, where it was read before."""
-        reading = self.model.read(request) if reading is None else reading
+        reading = self.read(request) if reading is None else reading
         return Work(
             uses=reading.uses,
             exactness=request.exactness,
@@ -212,7 +224,7 @@ class Studio:
         """The part of a run that is this bundle's. refines: what it goes on from."""
         base = refines if request.base is None else self.context(request.base, base_plan, whole=whole)
         key, known_readings = (request, refines is not None), {} if whole is None else whole.readings
-        reading = known_readings.get(key) or self.model.read(request, refines=key[1])
+        reading = known_readings.get(key) or self.read(request, refines=key[1])
         known_readings[key] = reading
         words = reading.branches, reading.prompts
         policy = self.chosen.policy
@@ -224,6 +236,9 @@ class Studio:
             self.model, self.graphs, request, reading, plan, planned=known, evicts=evicts, base=base, whole=whole
         )
         ctx.warnings += [*about_words, *about_few_steps(request)]
+        if request.inputs.words is not None:
+            unused = request.inputs.words.unused_in(request.prompt, request.negative_prompt)
+            ctx.warnings += [f"the embedding {word!r} stands in no prompt" for word in unused]
         return ctx
 
     @property
@@ -260,7 +275,7 @@ class Studio:
         first.demand_whole()
         self._demand_sound(first)
         demand_one_wording(saved.records)
-        given = needs_inputs(first) or any(value is not None for value in inputs.values())
+        given = needs_inputs(first.request) or any(value is not None for value in inputs.values())
         request = self._request_of(first, inputs) if given else self._refined_as(first, first.request)
         plans = (execution_plan_of(first.made_with, part) for part in ("", BASE, REFINER))
         ctx = self._context_of_saved(saved, request, *plans)
@@ -291,7 +306,7 @@ class Studio:
         """Make the builds that a request needs, one after another, on the processor with each layer's kernels timed;
         yields the name of each graph, a refiner's as records have it, and its folder. Requests from then on are drawn
         by them."""
-        yield from self.graphs.build(self.model.uses(request), request.exactness)
+        yield from self.graphs.build(self.read(request).uses, request.exactness)
         if self.refiner is not None and request.refiner_start is not None:
             uses = self.refiner.model.read(request, refines=True).uses
             for name, folder in self.refiner.graphs.build(uses, request.exactness):
@@ -315,7 +330,7 @@ class Studio:
         keys: that it may be coded by. Nothing is found in a picture that is too small, or of a size that the model
         doesn't make. Raises RequestError for a model that draws from pictures, and as `generate` does.
         """
-        from tintype.request.request import LEAST_CODED_CELLS
+        from tintype.request.code_noise import LEAST_CODED_CELLS
         from tintype.stages.invert import inversion_request, starting_noise
         from tintype.trust.coded_noise import NOT_FOUND, read
 

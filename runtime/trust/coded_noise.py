@@ -34,7 +34,7 @@ from numpy.typing import NDArray
 from tintype.arrays import Latents
 from tintype.errors import RecordError
 from tintype.record.record import CodedNoise
-from tintype.request.request import LEAST_CODED_CELLS
+from tintype.request.code_noise import LEAST_CODED_CELLS
 from tintype.trust.keys import key_name
 from tintype.trust.pattern import PUBLIC_KEY
 

@@ -178,6 +178,10 @@ def why_unlike_ordinary(request: ResolvedRequest) -> str | None:
         return "steps took over what earlier ones computed"
     if request.loras:
         return "LoRAs changed the model"
+    if request.control:
+        return "ControlNets had a part in it"
+    if request.embeddings:
+        return "its words had embeddings of their own"
     if request.token_merging:
         return "tokens were merged"
     if tuple(part.weight for part in parse_parts(request.prompt)) != ALONE:

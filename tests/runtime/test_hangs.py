@@ -165,9 +165,9 @@ def test_a_file_is_read_up_to_its_bound(tmp_path: Path) -> None:
 
 
 def _noise(path: Path) -> object:
-    from tintype.request.inputs import _open_latents
+    from tintype.request.given_latents import open_latents
 
-    return _open_latents(path)
+    return open_latents(path)
 
 
 def _tokenizer(path: Path) -> object:

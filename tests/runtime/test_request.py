@@ -19,7 +19,7 @@ from tintype.request.request import Hires
 from tintype.sampling import CFG_PP
 from tintype.stages.again import request_of
 
-INPUTS = ("image", "mask", "latents", "loras")
+INPUTS = ("image", "mask", "latents", "loras", "embeddings")
 PLACES = ("lora_dir",)  # where inputs are looked for, which a record doesn't keep
 OF_IMAGE_FACTS = ("strength", "fit", "background", "outpaint")
 OF_MASK_FACTS = ("mask_grow", "mask_blur", "keep_outside")
@@ -162,7 +162,7 @@ def test_every_field_of_a_request_is_kept():
     assert {name.removeprefix("hires_") for name in of_hires - {"hires"}} == hires - {"factor", "width", "height"}
     assert set(OF_IMAGE_FACTS) == image - {"sha256", "width", "height", "parent", "latents"}
     assert {name.removeprefix("mask_") for name in OF_MASK_FACTS} == mask - {"sha256"}
-    kept = {"pixels", "picture", "mask", "latents", "loras", "file"}
+    kept = {"pixels", "picture", "mask", "latents", "loras", "file", "words", "control"}
     assert {field.name for field in dataclasses.fields(Inputs)} == kept
 
 

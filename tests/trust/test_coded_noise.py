@@ -19,7 +19,7 @@ from tintype.cli.verify import verify
 from tintype.errors import RecordError, RequestError
 from tintype.record import parse_record
 from tintype.request import Request, demand_resolved, resolve
-from tintype.request.request import LEAST_CODED_CELLS
+from tintype.request.code_noise import LEAST_CODED_CELLS
 from tintype.sampling import RENOISING, SAMPLERS, Denoised, SchedulerConfig, make_schedule, noise_source
 from tintype.trust.coded_noise import (
     MOST_FALSE_ALARMS,

@@ -39,7 +39,7 @@ def analysis_of(bundle: GraphSource, ref: GraphRef, options: BuildOptions) -> Gr
     with contextlib.suppress(OSError, ValueError):
         return strict_json.read(GraphFacts, strict_json.parse(read_cached(place)))
     source = bundle.graph_path(ref.role, ref.variant).resolve()
-    job = {"source": str(source), "options": asdict(options)}
+    job: dict[str, Any] = {"source": str(source), "options": asdict(options)}
     try:
         found = GraphFacts(**run_child("tintype.engine.build.analyse", json.dumps(job), MOST_SECONDS))
     except ChildError as error:
@@ -64,8 +64,8 @@ def _answer(text: str) -> dict[str, Any]:
     from tintype.kernels.graph.dims import pin
 
     job = json.loads(text)
-    model = ir.load(Path(job["source"]))
     options = BuildOptions.from_dict(job["options"])
+    model = ir.load(Path(job["source"]))
     taken_bytes = change_graph(model, options) if options.is_changed else 0
     pin(model, dict(options.dims))
     return asdict(analyse(model.graph)) | {"taken_bytes": taken_bytes}

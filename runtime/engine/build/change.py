@@ -1,19 +1,30 @@
-"""What a canonical graph is made before it is lowered, where a request needs it otherwise: for one shape.
+"""What a request makes of a canonical graph before it is lowered: for one shape.
 
-Where steps take inner values over from earlier ones it is cut in two, see `kernels.graph.reuse`; where tokens are
-merged its self-attentions get fewer, see `kernels.graph.token_merging`; where there are LoRAs it takes them as inputs,
-see `kernels.graph.low_rank`. It happens in the process that builds, of the bundle's one graph, over its one file of
-weights.
+Where steps take inner values over from earlier ones a denoiser's is cut in two, see `kernels.graph.reuse`; where tokens
+are merged its self-attentions get fewer, see `kernels.graph.token_merging`; where ControlNets control it, it takes what
+they give, see `kernels.graph.residuals`; where there are LoRAs, it or a text encoder's takes them as inputs, see
+`kernels.graph.low_rank`; a text encoder's takes embeddings that are not its own, see `kernels.graph.added_rows`. It
+happens in the process that builds, of the bundle's one graph, over its one file of weights.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from tintype.engine.build.options import BuildOptions
 from tintype.errors import RequestError
-from tintype.uses import DEEP_FEATURES, LAYERS, Cut, LowRank
+from tintype.uses import (
+    DEEP_FEATURES,
+    EMBEDDING_ROWS,
+    FIRST_ADDED_ID,
+    LAYERS,
+    MID_RESIDUAL,
+    Cut,
+    LowRank,
+    down_residual,
+)
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -32,7 +43,7 @@ def layers_with(name: str) -> str:
 
 
 def change_graph(model: ir.Model, options: BuildOptions) -> int:
-    """Change a canonical graph in place, as options want it; the bytes of inner values and of LoRAs that it takes.
+    """Change a canonical graph in place as a build's options want it; the bytes of values that it then takes beside.
 
     Raises RequestError where the graph has nothing that could be changed so.
     """
@@ -43,25 +54,34 @@ def change_graph(model: ir.Model, options: BuildOptions) -> int:
     pin(model, dims)
     fold_sizes(model)  # a size that is read off a deep value would keep all that it takes to compute that
     # Before the cut, which may leave other layers the finest.
-    merging = options.token_merging
-    if merging and not merge_tokens(model, merging, (dims["height"], dims["width"])):
+    if options.token_merging and not merge_tokens(model, options.token_merging, (dims["height"], dims["width"])):
         raise RequestError("this model has no self-attention whose tokens could be merged", fix="leave it out")
+    if options.embedding_rows:
+        _take_embeddings(model, options.embedding_rows)
+    taken = _take_residuals(model, options.residuals) if options.residuals else []
     given = 0 if options.low_rank is None else _declare_low_rank(model, options.low_rank)
-    taken = 0 if options.cut is None else _cut(model, options.cut)
+    if options.cut is not None:
+        taken += _cut(model, options.cut)
     if options.low_rank is not None:  # behind the cut, so that what one graph gives the other one takes
         _add_low_rank(model, options.low_rank)
-    return given + taken
+    return given + _total_nbytes(taken)
 
 
-def _cut(model: ir.Model, cut: Cut) -> int:
+def _cut(model: ir.Model, cut: Cut) -> list[ir.Value]:
+    """Cut a denoiser's graph; what it then takes."""
     from tintype.kernels.graph.reuse import give_values, take_values
-    from tintype.kernels.graph.segments import value_nbytes
 
     values = _values(model.graph, cut)
     if not cut.takes:
         give_values(model, values)
-        return 0
+        return []
     take_values(model, values)
+    return values
+
+
+def _total_nbytes(values: Sequence[ir.Value]) -> int:
+    from tintype.kernels.graph.segments import value_nbytes
+
     return int(sum(map(value_nbytes, values)))
 
 
@@ -86,6 +106,33 @@ def _chosen_layers(model: ir.Model, low_rank: LowRank) -> list[AdaptableLayer]:
     most = LAYERS.index(low_rank.layers)
     found = adaptable_layers(model.graph)
     return [layer for name, layer in found.items() if LAYERS.index(layers_with(name)) <= most]
+
+
+def _take_residuals(model: ir.Model, channels: Sequence[int]) -> list[ir.Value]:
+    from tintype.kernels.graph.residuals import skip_channels, take_residuals
+
+    known = skip_channels(model.graph)
+    if known != [*channels]:
+        raise RequestError(
+            f"this ControlNet gives {_listed(channels)} channels, and this model's skip connections and middle have "
+            f"{_listed(known)}",
+            fix="give a ControlNet that was trained for this model's family",
+        )
+    return take_residuals(model, [*map(down_residual, range(len(known) - 1)), MID_RESIDUAL])
+
+
+def _listed(channels: Sequence[int]) -> str:
+    return ", ".join(map(str, channels)) or "none of them"
+
+
+def _take_embeddings(model: ir.Model, rows: int) -> None:
+    from tintype.kernels.graph.added_rows import take_rows
+
+    if not take_rows(model, EMBEDDING_ROWS, rows, FIRST_ADDED_ID):
+        raise RequestError(
+            "this model's text encoder picks no rows of a table, so that it takes no embeddings",
+            fix="leave embeddings out, or export the checkpoint again",
+        )
 
 
 def _values(graph: ir.Graph, cut: Cut) -> list[ir.Value]:

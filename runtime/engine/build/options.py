@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -22,7 +23,7 @@ class BuildOptions:
     matter of the build. threads: those that the build's kernels are chosen for; None is one a physical core. timed:
     True times each layer's kernels here, which takes minutes for a large graph; False takes those that were the fastest
     on such processors, see `kernels.priors`; None is a timed build where there is one, else one that isn't. cut: see
-    `GraphUse`, and so token_merging and low_rank; a graph is changed so for one shape only.
+    `GraphUse`, and so token_merging, low_rank, embedding_rows and residuals; a graph is changed so for one shape only.
     """
 
     dims: tuple[tuple[str, int], ...] = ()
@@ -36,12 +37,14 @@ class BuildOptions:
     cut: Cut | None = None
     token_merging: float = 0.0
     low_rank: LowRank | None = None
+    embedding_rows: int = 0
+    residuals: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         if self.exactness not in EXACTNESS:
             raise ValueError(f"exactness is {self.exactness!r}, not one of {', '.join(EXACTNESS)}")
         if self.is_changed and not self.dims:
-            raise ValueError("a graph is changed for one shape only")
+            raise ValueError("a graph is cut, or changed in another way, for one shape only")
 
     @classmethod
     def for_shape(
@@ -58,6 +61,8 @@ class BuildOptions:
         cut: Cut | None = None,
         token_merging: float = 0.0,
         low_rank: LowRank | None = None,
+        embedding_rows: int = 0,
+        residuals: tuple[int, ...] = (),
     ) -> BuildOptions:
         return cls(
             dims=tuple(sorted(dims.items())),
@@ -71,29 +76,35 @@ class BuildOptions:
             cut=cut,
             token_merging=token_merging,
             low_rank=low_rank,
+            embedding_rows=embedding_rows,
+            residuals=residuals,
         )
 
     @classmethod
     def from_dict(cls, told: Mapping[str, Any]) -> BuildOptions:
-        """Of what `dataclasses.asdict` gave, by way of JSON."""
+        """Of what `dataclasses.asdict` gave and JSON carried."""
         cut, low_rank = told["cut"], told["low_rank"]
         changes = {
             "dims": tuple((str(name), int(number)) for name, number in told["dims"]),
             "cut": None if cut is None else Cut(**cut),
             "low_rank": None if low_rank is None else LowRank(**low_rank),
+            "residuals": tuple(told["residuals"]),
         }
         return cls(**{**told, **changes})
 
     @property
     def is_changed(self) -> bool:
         """Whether it is a build of another graph than the canonical one, which is made of that."""
-        return self.cut is not None or self.token_merging > 0.0 or self.low_rank is not None
+        return self.change != ""
 
     @property
     def change(self) -> str:
         """Of the canonical graph, in words; empty where there is none."""
-        merging = [f"merging={self.token_merging:g}"] if self.token_merging else []
-        return " ".join([*merging, *(str(each) for each in (self.low_rank, self.cut) if each is not None)])
+        words = [f"merging={self.token_merging:g}"] if self.token_merging else []
+        words += [f"rows={self.embedding_rows}"] if self.embedding_rows else []
+        runs = [f"{channels}x{len(list(run))}" for channels, run in itertools.groupby(self.residuals)]
+        words += [f"residuals={'+'.join(runs)}"] if runs else []
+        return " ".join([*words, *(str(each) for each in (self.low_rank, self.cut) if each is not None)])
 
     @property
     def shape(self) -> str:

@@ -1,0 +1,144 @@
+"""A ControlNet is a bundle of its own, beside the model that it controls: one graph, and a manifest of its kind.
+
+What a `ControlNet` that `open_controlnet` returned holds was checked as every bundle is, before any of it is opened.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tintype.bundle.bundle import bundle_folder, read_manifest_as
+from tintype.bundle.listing import check_listed, check_shown
+from tintype.bundle.manifest import (
+    FORMAT_VERSION,
+    FULL,
+    XL,
+    FileFacts,
+    Graph,
+    Manifest,
+    Source,
+)
+from tintype.bundle.parity import Parity
+from tintype.bundle.verify import check_files
+from tintype.errors import BundleError
+from tintype.strict_json import require
+from tintype.uses import CONTROLNET, CONTROLNET_PICTURE, MID_RESIDUAL, GraphRef, down_residual
+
+CONTROLLED = ("stable-diffusion", XL)  # families whose denoisers take what a ControlNet gives
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ControlManifest:
+    """The whole of a ControlNet's tintype.json; models/FORMAT.md is the full definition."""
+
+    format_version: int = FORMAT_VERSION
+    name: str
+    licence: str
+    source: Source
+    family: str = CONTROLNET
+    controls: str  # the family of the models that it controls
+    latent_channels: int
+    vae_scale_factor: int  # pixels of its picture per latent cell, each side
+    pooled: bool = False  # of its residuals the means over the picture are taken, and they lead the words alone
+    graphs: Mapping[str, Mapping[str, Graph]]  # "controlnet": "full"
+    files: Mapping[str, FileFacts]
+    parity: tuple[Parity, ...] = ()
+    cost: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        check_shown(self.name, self.licence, self.family, self.controls)
+        require(self.controls in CONTROLLED, f"it controls {self.controls!r}, not one of {', '.join(CONTROLLED)}")
+        require(self.family == CONTROLNET, f"the family {self.family!r} is not {CONTROLNET}")
+        require(1 <= self.vae_scale_factor <= 128, f"vae_scale_factor {self.vae_scale_factor} is absurd")
+        require(1 <= self.latent_channels <= 1024, f"latent_channels {self.latent_channels} is absurd")
+        one = set(self.graphs) == {CONTROLNET} and set(self.graphs[CONTROLNET]) == {FULL}
+        require(one, "a ControlNet has one graph, controlnet, in one variant, full")
+        check_listed(self.files, [self.graph.file], self.graphs, self.parity)
+        self._check_ports()
+
+    @property
+    def graph(self) -> Graph:
+        return self.graphs[CONTROLNET][FULL]
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        return tuple(port.name for port in self.graph.inputs)
+
+    @property
+    def words_width(self) -> int | str:
+        """Numbers of a token, as `encoder_hidden_states` has them."""
+        return next(port.shape[-1] for port in self.graph.inputs if port.name == "encoder_hidden_states")
+
+    @property
+    def residuals(self) -> tuple[int, ...]:
+        """Channels of what it adds to each skip connection, the outermost first, and last to the middle."""
+        return tuple(int(port.shape[1]) for port in self.graph.outputs)
+
+    def _check_ports(self) -> None:
+        inputs = {port.name: port.shape for port in self.graph.inputs}
+        needed = {"sample": 4, "encoder_hidden_states": 3, CONTROLNET_PICTURE: 4}
+        needed |= {"text_embeds": 2, "time_ids": 2} if self.controls == XL else {}
+        for name, rank in needed.items():
+            require(name in inputs, f"its graph has no input named {name}")
+            require(len(inputs[name]) == rank, f"{name} has {len(inputs[name])} dimensions, not {rank}")
+        require(set(inputs) == {*needed, "timestep"}, f"its graph takes {', '.join(inputs)}")
+        require(inputs["sample"][1] == self.latent_channels, "its sample has other channels than latent_channels")
+        require(inputs[CONTROLNET_PICTURE][1] == 3, f"{CONTROLNET_PICTURE} has not 3 channels")
+        require(len(inputs["timestep"]) <= 1, f"timestep is of shape {inputs['timestep']}, and not one number")
+        names = [port.name for port in self.graph.outputs]
+        known = [*map(down_residual, range(len(names) - 1)), MID_RESIDUAL]
+        require(len(names) > 1 and names == known, f"its graph gives {', '.join(names[:4])}, and no residuals")
+        sound = all(len(port.shape) == 4 and isinstance(port.shape[1], int) for port in self.graph.outputs)
+        require(sound, "its residuals are no images of so many channels")
+
+
+@dataclass(frozen=True, slots=True)
+class ControlNet:
+    """A ControlNet on disk, checked. It is the source of its graph under any variant: see `ref`."""
+
+    folder: Path
+    manifest: ControlManifest
+    hash: str  # sha256 of its tintype.json
+
+    @property
+    def name(self) -> str:
+        return self.manifest.name
+
+    @property
+    def ref(self) -> GraphRef:
+        """Of its graph, among those of other ControlNets."""
+        return GraphRef(CONTROLNET, f"{self.name}@{self.hash[:12]}")
+
+    def graph(self, role: str, variant: str = FULL) -> Graph:
+        return self.manifest.graph
+
+    def graph_path(self, role: str, variant: str = FULL) -> Path:
+        return self.folder / self.graph(role, variant).file
+
+    def largest(self, role: str, variant: str = FULL) -> Mapping[str, float] | None:
+        return self.graph(role, variant).largest
+
+
+def open_controlnet(name_or_path: str | os.PathLike[str]) -> ControlNet:
+    """Open a ControlNet by its folder, or its name in the library, and check all of it.
+
+    Raises BundleError as `open_bundle` does, and for a bundle that is a model.
+    """
+    folder = bundle_folder(name_or_path)
+    manifest, digest = read_manifest_as(folder, ControlManifest)
+    check_files(folder, manifest, digest)
+    return ControlNet(folder, manifest, digest)
+
+
+def is_controlnet(folder: Path) -> bool:
+    """Whether a bundle's folder has a ControlNet's manifest. Raises BundleError where it has none that is sound."""
+    try:
+        read_manifest_as(folder, ControlManifest)
+    except BundleError:
+        read_manifest_as(folder, Manifest)
+        return False
+    return True
