@@ -172,7 +172,7 @@ def demand_shape(path: Path, shapes: Mapping[str, Shape], name: str, rank: int) 
 def levels(path: Path, shapes: Mapping[str, Shape], way: str) -> list[Level]:
     """The levels on one way, in LDM's order; the first block in is the first convolution."""
     first = 1 if way == "input_blocks" else 0
-    numbers = {int(found[1]) for name in shapes if (found := re.match(rf"{way}\.(\d{{1,4}})\.", name, re.ASCII))}
+    numbers = {int(match[1]) for name in shapes if (match := re.match(rf"{way}\.(\d{{1,4}})\.", name, re.ASCII))}
     if numbers != set(range(len(numbers))) or len(numbers) > MAX_BLOCKS:
         raise broken(path, f"its {way} are numbered {sorted(numbers)[:8]}, with gaps or too many")
     found = [Level()]

@@ -122,6 +122,10 @@ class ControlNet:
     def largest(self, role: str, variant: str = FULL) -> Mapping[str, float] | None:
         return self.graph(role, variant).largest
 
+    def changed_weights(self, role: str, variant: str = FULL) -> Path | None:
+        """None: nothing is merged into a ControlNet."""
+        return None
+
 
 def open_controlnet(name_or_path: str | os.PathLike[str]) -> ControlNet:
     """Open a ControlNet by its folder, or its name in the library, and check all of it.

@@ -27,7 +27,8 @@ from tintype.adapters.names import DENOISER
 from tintype.bounds import MAX_LORAS, MAX_MANIFEST_BYTES
 from tintype.bundle.bundle import Bundle, open_bundle
 from tintype.bundle.library import OVERLAY_NAME
-from tintype.bundle.manifest import COPY_AGAIN, MANIFEST_NAME, FileFacts, check_relative_path
+from tintype.bundle.listing import check_relative_path
+from tintype.bundle.manifest import COPY_AGAIN, MANIFEST_NAME, FileFacts
 from tintype.bundle.verify import check_hashes
 from tintype.errors import BundleError, LoraError, OutputError
 from tintype.files import output_error, read_plain, sha256_of, write_text

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Generator, Sequence
+from typing import Any
 
 from tintype.adapters.facts import Lora, parse_parts
 from tintype.adapters.files import open_adapter
@@ -42,13 +43,13 @@ def request_of(record: Record, given: InputFields) -> Request:
             began = "began with" if wanted else "did not begin with"
             fix = f"give that one: {name}=, or --{name} FILE" if wanted else f"leave {name} out"
             raise RecordError(f"the record's picture {began} {NAMES[name]}", fix=fix)
-    given = {
+    inputs: dict[str, Any] = {
         **{name: value for name, value in given.items() if name != "lora_dir"},
         "loras": _loras_of(record, given),
         "embeddings": files_of(known.embeddings, given.get("embeddings") or ()),
         "control": controls_again(known.control, given.get("control") or ()),
     }
-    return Request(**fields_of(known), **given)
+    return Request(**fields_of(known), **inputs)
 
 
 def _loras_of(record: Record, given: InputFields) -> list[Lora]:

@@ -19,7 +19,7 @@ from tintype.request.request import Hires
 from tintype.sampling import CFG_PP
 from tintype.stages.again import request_of
 
-INPUTS = ("image", "mask", "latents", "loras", "embeddings")
+INPUTS = ("image", "mask", "latents", "loras", "embeddings", "control")
 PLACES = ("lora_dir",)  # where inputs are looked for, which a record doesn't keep
 OF_IMAGE_FACTS = ("strength", "fit", "background", "outpaint")
 OF_MASK_FACTS = ("mask_grow", "mask_blur", "keep_outside")
