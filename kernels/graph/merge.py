@@ -15,19 +15,27 @@ from tintype.kernels.graph.low_rank import AdaptableLayer
 
 Floats = NDArray[np.float32]
 LARGEST_INT8 = 127
+_LEAST = np.float32(1e-12)
 
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """What one adapter does to a weight (outputs, inputs * kernel): weight * delta is added; with magnitudes (DoRA: Liu
-    et al. 2024) the sum of both is first brought to these lengths, by row, or by column where there are as many.
+    """What one adapter does to a weight (outputs, inputs * kernel): weight * delta is added, where delta is the product
+    of the factors: up (outputs, rank) and down, or itself alone.
 
-    magnitudes: (outputs, 1) or (1, inputs * kernel's one for each input), None where there are none.
+    magnitudes: (outputs, 1), or (1, inputs): the lengths that rows, or columns, of the sum of weight and delta are
+    brought to first (DoRA: Liu et al. 2024); None where there are none.
     """
 
     weight: float
-    delta: Floats
+    factors: tuple[Floats, ...]
     magnitudes: Floats | None = None
+
+    def delta(self, scale: float, *, turned: bool) -> Floats:
+        """A new array, scaled. turned: (inputs, outputs)"""
+        first, *others = [factor.T for factor in reversed(self.factors)] if turned else self.factors
+        first = first * np.float32(scale)
+        return np.asarray(first @ others[0] if others else first)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,12 +59,20 @@ class Merged:
 def merge_layer(layer: AdaptableLayer, changes: Sequence[Change]) -> Merged:
     """Raises ValueError for a weight that is stored in a way that isn't known."""
     stored = _stored(layer)
-    before = _float_rows(layer, stored)
-    after = before + sum((_added(before, change, layer.shape) for change in changes), np.zeros((), np.float32))
-    made = dict(_initializers(layer, stored, after.astype(np.float32)))
-    kept = _kept(made[str(stored.value.name)], made.get(str(stored.scale.name)) if stored.scale is not None else None)
-    kept = (kept.T if stored.turned else kept).reshape(after.shape)
-    return Merged(made, float(np.square(after, dtype=np.float64).sum()), float(np.square(kept - after).sum()))
+    before = _matrix(layer, stored)
+    after = before
+    for change in changes:
+        added = _added(before, change, layer.shape, turned=stored.turned)
+        after = np.add(added, after, out=added)
+    made = dict(_initializers(layer, stored, after))
+    kept = made[str(stored.value.name)]
+    if kept.dtype == np.float32:
+        return Merged(made, 1.0, 0.0)
+    error = kept.reshape(after.shape).astype(np.float32)
+    if stored.scale is not None:
+        error *= _spread(made[str(stored.scale.name)], stored)
+    error -= after
+    return Merged(made, float(np.vdot(after, after)), float(np.vdot(error, error)))
 
 
 def put_weights(graph: ir.Graph, weights: Mapping[str, ir.TensorProtocol]) -> None:
@@ -69,21 +85,19 @@ def put_weights(graph: ir.Graph, weights: Mapping[str, ir.TensorProtocol]) -> No
         value.const_value = tensor
 
 
-def _added(before: Floats, change: Change, shape: tuple[int, ...]) -> Floats:
-    delta = change.delta.reshape(before.shape)
+def _added(before: Floats, change: Change, shape: tuple[int, ...], *, turned: bool) -> Floats:
+    """As the weight is stored, of which that is before."""
     if change.magnitudes is None:
-        return np.float32(change.weight) * delta
-    whole = before + delta
-    if change.magnitudes.shape == (len(before), 1):
-        lengths = np.linalg.norm(whole, axis=1, keepdims=True)
-        scaled = whole * (change.magnitudes / np.maximum(lengths, np.float32(1e-12)))
+        return change.delta(change.weight, turned=turned)
+    whole = before + change.delta(1.0, turned=turned)
+    rows = whole.T if turned else whole
+    if change.magnitudes.shape == (len(rows), 1):
+        scaled = rows * (change.magnitudes / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), _LEAST))
     else:
-        cubes = whole.reshape(len(before), shape[1], -1)
-        lengths = np.sqrt(np.square(cubes).sum(axis=(0, 2)))
-        scaled = (cubes * (change.magnitudes.reshape(-1) / np.maximum(lengths, 1e-12))[:, np.newaxis]).reshape(
-            whole.shape
-        )
-    return np.float32(change.weight) * (scaled - before)
+        cubes = rows.reshape(len(rows), shape[1], -1)
+        lengths = np.maximum(np.sqrt(np.square(cubes).sum(axis=(0, 2))), _LEAST)
+        scaled = (cubes * (change.magnitudes.reshape(-1) / lengths)[:, np.newaxis]).reshape(rows.shape)
+    return np.float32(change.weight) * ((scaled.T if turned else scaled) - before)
 
 
 def _stored(layer: AdaptableLayer) -> Stored:
@@ -107,27 +121,35 @@ def _stored(layer: AdaptableLayer) -> Stored:
     return Stored(value, None, turned)
 
 
-def _float_rows(layer: AdaptableLayer, stored: Stored) -> Floats:
-    """(outputs, inputs * kernel)"""
+def _matrix(layer: AdaptableLayer, stored: Stored) -> Floats:
+    """The weight in two dimensions, as it is stored: to turn it takes longer than to merge."""
     data, scale = constant_of(stored.value), constant_of(stored.scale)
     if data is None:
         raise ValueError(f"{layer.name} has no fixed weight")
-    rows = (data.T if stored.turned else data).reshape(layer.shape[0], -1).astype(np.float32)
-    return rows if scale is None else rows * scale.astype(np.float32)[:, np.newaxis]
+    matrix = (data if stored.turned else data.reshape(layer.shape[0], -1)).astype(np.float32, copy=False)
+    return matrix if scale is None else matrix * _spread(scale.astype(np.float32), stored)
 
 
-def _initializers(layer: AdaptableLayer, stored: Stored, rows: Floats) -> Iterator[tuple[str, NDArray[Any]]]:
+def _spread(scales: Floats, stored: Stored) -> Floats:
+    """One number for each output, along a weight in two dimensions as it is stored."""
+    return scales if stored.turned else scales[:, np.newaxis]
+
+
+def _initializers(layer: AdaptableLayer, stored: Stored, matrix: Floats) -> Iterator[tuple[str, NDArray[Any]]]:
     """The weight as it was stored, and of an int8 one the scales, and the bias where that is stored by them."""
     data = constant_of(stored.value)
     assert data is not None
     if stored.scale is None:
-        yield str(stored.value.name), _as_stored(rows, data, stored)
+        yield str(stored.value.name), _as_stored(matrix, data)
         return
     before = constant_of(stored.scale)
     assert before is not None
-    scales = np.maximum(np.abs(rows).max(axis=1), np.float32(1e-12)) / np.float32(LARGEST_INT8)
-    integers = np.clip(np.rint(rows / scales[:, np.newaxis]), -LARGEST_INT8, LARGEST_INT8)
-    yield str(stored.value.name), _as_stored(integers, data, stored)
+    axis = 0 if stored.turned else 1
+    largest = np.maximum(matrix.max(axis=axis), -matrix.min(axis=axis))
+    scales = np.maximum(largest, _LEAST) / np.float32(LARGEST_INT8)
+    integers = matrix / _spread(scales, stored)
+    np.rint(integers, out=integers)  # none is larger than 127, of which the largest is made
+    yield str(stored.value.name), _as_stored(integers, data)
     yield str(stored.scale.name), scales.astype(np.float32)
     bias = producer(layer.node.inputs[2], "DequantizeLinear") if len(layer.node.inputs) > 2 else None
     if bias is not None and bias.inputs[0] is not None and bias.inputs[1] is not None:
@@ -139,15 +161,7 @@ def _initializers(layer: AdaptableLayer, stored: Stored, rows: Floats) -> Iterat
         yield str(bias.inputs[1].name), other
 
 
-def _as_stored(rows: NDArray[Any], data: NDArray[Any], stored: Stored) -> NDArray[Any]:
-    whole = rows.T if stored.turned else rows
+def _as_stored(matrix: Floats, data: NDArray[Any]) -> NDArray[Any]:
     if data.dtype == np.float16:
-        whole = np.clip(whole, *(np.finfo(np.float16).min, np.finfo(np.float16).max))
-    return np.ascontiguousarray(whole.reshape(data.shape).astype(data.dtype))
-
-
-def _kept(data: NDArray[Any], scale: NDArray[Any] | None) -> Floats:
-    floats = data.astype(np.float32)
-    if scale is None:
-        return floats
-    return floats * (scale if floats.ndim == 2 else scale.reshape(-1, *(1,) * (floats.ndim - 1)))
+        matrix = np.clip(matrix, *(np.finfo(np.float16).min, np.finfo(np.float16).max))
+    return np.ascontiguousarray(matrix.reshape(data.shape).astype(data.dtype, copy=False))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from tintype.bundle.manifest import MANIFEST_NAME, Manifest
@@ -71,9 +71,14 @@ def is_bundle(folder: Path) -> bool:
 
 
 def remove_bundle(folder: Path, manifest: Manifest) -> list[str]:
+    """`remove_files` of a bundle."""
+    return remove_files(folder, (*manifest.files, MANIFEST_NAME))
+
+
+def remove_files(folder: Path, files: Iterable[str]) -> list[str]:
     """Remove a bundle's own files and the folders that are empty then; of a link to one, the link alone.
 
-    The manifest goes last, so that what was broken off can be done again. Returns the names of what else lies there,
+    files: its facts last, so that what was broken off can be done again. Returns the names of what else lies there,
     which stays. Raises BundleError for what can't be removed.
     """
     try:
@@ -81,7 +86,7 @@ def remove_bundle(folder: Path, manifest: Manifest) -> list[str]:
             folder.unlink()
             return []
         inside = folder.resolve()
-        for name in (*manifest.files, MANIFEST_NAME):
+        for name in files:
             path = folder / name
             if path.parent.resolve().is_relative_to(inside):  # a link that leads out of it is nobody's to follow
                 path.unlink(missing_ok=True)

@@ -1,8 +1,8 @@
 """An overlay: a bundle seen through LoRAs that are merged into its weights. It holds what changed, and nothing else.
 
 A folder with overlay.json, which names the bundle by its hash and its place, and for each graph that changed a
-changed, of weights by the names of the graph's own. What is opened is the bundle with another name and another hash, so
-that its builds are its own. Where the bundle is gone, so is what an overlay of it can draw.
+.safetensors file of weights, by the names of the graph's own. What is opened is the bundle with another name and
+another hash, so that its builds are its own. Where the bundle is gone, so is what an overlay of it can draw.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ from tintype.adapters.given import GivenLora, open_loras
 from tintype.adapters.joined import fitting
 from tintype.adapters.names import DENOISER
 from tintype.bounds import MAX_LORAS, MAX_MANIFEST_BYTES
-from tintype.bundle.bundle import Bundle, open_bundle
+from tintype.bundle.bundle import Bundle, open_bundle, read_manifest
 from tintype.bundle.library import OVERLAY_NAME
 from tintype.bundle.listing import check_relative_path
-from tintype.bundle.manifest import COPY_AGAIN, MANIFEST_NAME, FileFacts
+from tintype.bundle.manifest import COPY_AGAIN, MANIFEST_NAME, FileFacts, Manifest
 from tintype.bundle.verify import check_hashes
 from tintype.errors import BundleError, LoraError, OutputError
 from tintype.files import output_error, read_plain, sha256_of, write_text
@@ -104,9 +104,17 @@ def open_overlay(folder: Path) -> Bundle:
     return replace(base, manifest=replace(base.manifest, name=facts.name), hash=digest, changed=changed)
 
 
-def overlay_facts(folder: Path) -> OverlayFacts:
-    """What an overlay that was opened says of itself."""
-    return strict_json.read(OverlayFacts, strict_json.parse(read_plain(folder / OVERLAY_NAME, MAX_MANIFEST_BYTES)))
+def facts_of(folder: Path) -> tuple[Manifest, str, int, tuple[str, ...]]:
+    """What a bundle, or an overlay, says of itself: the manifest, the hash, and its own bytes and files, of which the
+    last one tells that it is there. The files are not looked at, but for those of an overlay. Raises BundleError."""
+    if not is_overlay(folder):
+        manifest, digest = read_manifest(folder)
+        total = sum(file.bytes for file in manifest.files.values())
+        return manifest, digest, total, (*manifest.files, MANIFEST_NAME)
+    opened = open_overlay(folder)
+    files = tuple(path.relative_to(folder).as_posix() for path in opened.changed.values())
+    total = sum((folder / name).stat().st_size for name in files)
+    return opened.manifest, opened.hash, total, (*files, OVERLAY_NAME)
 
 
 def merge(bundle: Bundle, loras: Any, folder: Path) -> OverlayFacts:

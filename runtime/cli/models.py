@@ -89,26 +89,26 @@ def models(context: click.Context, places: tuple[Path, ...], no_plan: bool, as_j
 @json_option
 def remove(name: str, yes: bool, as_json: bool) -> None:
     """Remove the model NAME (or a bundle's folder) and its builds. What else lies in its folder stays."""
-    from tintype.bundle import EMBEDDED, read_manifest
+    from tintype.bundle import EMBEDDED
     from tintype.bundle.bundle import bundle_folder, embedded_folder
-    from tintype.bundle.library import library_bundle, remove_bundle
+    from tintype.bundle.library import library_bundle, remove_files
+    from tintype.bundle.overlay import facts_of
     from tintype.engine.build.cache import remove_builds
 
     own = [embedded_folder(each).resolve() for each in EMBEDDED]
     folder = bundle_folder(name)
     if name in EMBEDDED or folder in own:
         raise BundleError(f"{name} comes with tintype and is never removed", fix="name a model of your own")
-    manifest, digest = read_manifest(folder)  # what isn't one is refused here
+    _, digest, total, files = facts_of(folder)  # what isn't one is refused here
     given = Path(name)
     place = (given if given.is_dir() else library_bundle(name)) or folder
-    total = sum(file.bytes for file in manifest.files.values())
     if not yes:
         if as_json:
             raise RequestError("--json asks nothing", fix="add --yes")
         if not click.confirm(f"Remove {place} ({human_bytes(total)}) and its builds?", err=True):
             say("nothing is removed", err=True)
             return
-    remaining = remove_bundle(place, manifest)
+    remaining = remove_files(place, files)
     freed = remove_builds(digest)
     if as_json:
         say_json({"folder": str(place), "bytes": total, "freed_builds_bytes": freed, "remaining": remaining})
@@ -137,12 +137,12 @@ def _models(places: Sequence[Path], *, plan: bool) -> Iterator[Model]:
 
 
 def _model(name: str, folder: Path, entries: Sequence[CacheEntry], *, embedded: bool, plan: bool) -> Model:
-    from tintype.bundle import read_manifest
+    from tintype.bundle.overlay import facts_of
     from tintype.engine.build.cache import bytes_on_disk
 
     place = {"name": name, "folder": folder, "embedded": embedded}
     try:
-        manifest, digest = read_manifest(folder)
+        manifest, digest, _, _ = facts_of(folder)
         builds = tuple(entry for entry in entries if entry.identity is not None and entry.identity.bundle == digest)
         least = _least_bytes(folder, digest, builds, plan=plan)
     except TintypeError as error:

@@ -87,7 +87,8 @@ def parameters_text(request: ResolvedRequest, made_with: Provenance, seed: int) 
         "RNG": A1111_NOISE[request.noise],
         "Version": f"tintype {made_with.tintype}",
     }
-    lines = [request.prompt]
+    tags = "".join(f" <lora:{lora.name}:{lora.weight:g}>" for lora in request.loras)
+    lines = [f"{request.prompt}{tags}"]
     if request.negative_prompt:
         lines.append(f"Negative prompt: {request.negative_prompt}")
     lines.append(", ".join(f"{key}: {_quoted(value)}" for key, value in facts.items() if value is not None))

@@ -59,6 +59,7 @@ def _of_record(record: Record) -> Likeness:
         for name, what in (("image", "the picture"), ("mask", "the mask"), ("latents", "the noise"))
         if getattr(known, name) is not None
     ]
+    left_out += [f"the LoRA {lora.name}: give it again, --lora FILE={lora.weight:g}" for lora in known.loras]
     start = fields.pop("refiner_start")
     if start is not None:
         name = record.made_with.refiner.bundle if record.made_with.refiner else "another model"

@@ -118,7 +118,7 @@ def test_two_processes_that_start_together_build_once(bundle, cpu, cache):
         "import sys; sys.path.insert(0, sys.argv[1]); from pathlib import Path; from types import SimpleNamespace as S;"
         "from tintype.engine import ensure_build, resolve_provider;"
         "b = S(name='small', hash=sys.argv[2], graph_path=lambda r, v='full': Path(sys.argv[3]),"
-        "largest=lambda *_: None);"
+        "largest=lambda *_: None, changed_weights=lambda *_: None);"
         "f = ensure_build(b, 'denoiser', resolve_provider('cpu')); print(f, (f / 'build.json').stat().st_ino,"
         "any(n.split('.')[0] in ('onnx', 'onnx_ir', 'torch') for n in sys.modules))"
     )

@@ -231,6 +231,19 @@ def safetensors(path: Path, scratch: Scratch) -> None:
     load(open_checkpoint(folder), "text_encoder")
 
 
+def lora(path: Path, scratch: Scratch) -> None:
+    """A LoRA: read whole, fitted to postcard's layers, and what its graphs are told of it, or why it doesn't fit."""
+    from tintype.request import Request
+
+    place = scratch.folder / "lora.safetensors"
+    shutil.copyfile(path, place)
+    model = scratch.pipeline.model
+    request = scratch.pipeline.resolve(Request(prompt="a house", loras=[f"{place}=0.5,down=0.5"]))
+    fitted = model.fitted(request)
+    for role in fitted.by_role:
+        fitted.inputs(role, 0.5)
+
+
 def one_file(path: Path, scratch: Scratch) -> None:
     """A checkpoint in one file: what it is told to be, and the configs that are made of its shapes."""
     from tintype.export.checkpoint import demand_tensors, open_checkpoint
@@ -404,7 +417,7 @@ DOORS: dict[str, Door] = {
     each.__name__.replace("_", "-"): each
     for each in (
         manifest, scheduler, tokenizer, graph, record, record_png, like, latents, noise, prompt, policy, ordinary,
-        words, safetensors, one_file, onnx_folder, checkpoint, cache, picture, credentials, mask, command,
+        words, safetensors, lora, one_file, onnx_folder, checkpoint, cache, picture, credentials, mask, command,
     )
 }  # fmt: skip
 
@@ -412,6 +425,8 @@ DOORS: dict[str, Door] = {
 def beside(door: str, path: Path) -> tuple[int, float]:
     """Bytes and seconds that a door may take for pixels, latents and weights beside its bounds."""
     size = path.stat().st_size
+    if door == "lora":  # hashed, judged, and what it is made of once more
+        return 64 * 2**20 + 8 * size, 0.5 + size / 2**28
     if door in ("latents", "noise", "safetensors"):
         return 6 * size, size / 2**28
     if door == "cache":

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from doors import CHECKPOINT, CONFIGS, POSTCARD
 
 Seeds = tuple[bytes, ...]
@@ -255,6 +256,42 @@ def _zeros(parts: dict[str, dict[str, tuple[int, ...]]]) -> bytes:
     return join_safetensors(json.dumps(header).encode(), bytes(position))
 
 
+def loras() -> Seeds:
+    """One of each kind, for layers that postcard has: kohya's names and diffusers'."""
+    from safetensors.numpy import save
+
+    numbers = np.random.default_rng(0)
+
+    def drawn(*shape: int) -> Any:
+        return numbers.standard_normal(shape).astype(np.float16)
+
+    query = "down_blocks.1.attentions.0.transformer_blocks.0.attn1.to_q"  # (96, 96)
+    name, conv = f"lora_unet_{query.replace('.', '_')}", "lora_unet_down_blocks_0_resnets_0_conv1"  # (32, 32, 3, 3)
+    alpha = np.array(2, np.float16)
+    kohya = {f"{name}.lora_down.weight": drawn(4, 96), f"{name}.lora_up.weight": drawn(96, 4), f"{name}.alpha": alpha}
+    locon = {
+        f"{conv}.lora_down.weight": drawn(2, 32, 1, 1), f"{conv}.lora_mid.weight": drawn(2, 2, 3, 3),
+        f"{conv}.lora_up.weight": drawn(32, 2, 1, 1),
+    }  # fmt: skip
+    parts = {"w1_a": drawn(96, 2), "w1_b": drawn(2, 96), "w2_a": drawn(96, 2), "w2_b": drawn(2, 96)}
+    loha = {f"{name}.hada_{part}": array for part, array in parts.items()}
+    lokr = {f"{name}.lokr_w1": drawn(4, 4), f"{name}.lokr_w2_a": drawn(24, 2), f"{name}.lokr_w2_b": drawn(2, 24)}
+    diffusers = {f"unet.{query}.lora_A.weight": drawn(4, 96), f"unet.{query}.lora_B.weight": drawn(96, 4)}
+    told = {"lora_adapter_metadata": json.dumps({"unet.lora_alpha": 2, "unet.alpha_pattern": {"to_q": 3}})}
+    words = "text_encoder.text_model.encoder.layers.0.mlp.fc1"  # (512, 128)
+    dora = {
+        f"{words}.lora_linear_layer.down.weight": drawn(2, 128), f"{words}.lora_linear_layer.up.weight": drawn(512, 2),
+        f"{words}.dora_scale": drawn(512, 1),
+    }  # fmt: skip
+    return (
+        save({**kohya, **locon}),
+        save(diffusers, told),
+        save(loha),
+        save({**lokr, f"{name}.alpha": alpha}),
+        save(dora),
+    )
+
+
 def split_safetensors(data: bytes) -> tuple[bytes, bytes]:
     length = int.from_bytes(data[:8], "little")
     return data[8 : 8 + length], data[8 + length :]
@@ -411,7 +448,7 @@ SEEDS: dict[str, Callable[[], Seeds]] = {
     "manifest": manifests, "scheduler": schedulers, "tokenizer": tokenizers, "graph": graphs, "record": records,
     "record-png": pngs_with_records, "like": pictures_of_others, "latents": latents_files, "noise": noises,
     "prompt": prompts, "policy": policies, "ordinary": ordinary_prompts, "words": prompts,
-    "safetensors": weights, "one-file": one_files, "onnx-folder": onnx_encoders,
+    "safetensors": weights, "lora": loras, "one-file": one_files, "onnx-folder": onnx_encoders,
     "checkpoint": checkpoints, "cache": cache_files,
     "picture": pictures, "credentials": signed_pictures, "mask": masks, "command": commands,
 }  # fmt: skip

@@ -134,6 +134,7 @@ _BY_DOOR: dict[str, Callable[[Sequence[bytes]], Strategy]] = {
     "ordinary": bytes_of,
     "words": prompts,
     "safetensors": _safetensors,
+    "lora": _safetensors,
     "one-file": _safetensors,
     "onnx-folder": protobuf_of,
     "checkpoint": json_of,

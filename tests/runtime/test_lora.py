@@ -260,8 +260,16 @@ def test_a_prompt_names_them(pipeline, files):
     given = pipeline.generate(PROMPT, **ASKED, loras=[(files["attention"], 0.5)])
     assert named.image.tobytes() == given.image.tobytes()
     assert named.record.request == given.record.request
+    assert named.record.texts()["parameters"].startswith(f"{PROMPT} <lora:attention:0.5>\n")
     with pytest.raises(LoraError, match="no folder is given"):
         pipeline.generate("a house <lora:attention:0.5>", **ASKED)
+
+
+def test_a_picture_like_one_with_a_lora_says_that_it_lacks_it(pipeline, files, tmp_path):
+    pipeline.generate(PROMPT, **ASKED, loras=[(files["attention"], 0.5)]).save(tmp_path / "x.png")
+    likeness = tintype.like(tmp_path / "x.png")
+    assert "the LoRA attention: give it again, --lora FILE=0.5" in likeness.left_out
+    assert not likeness.request().loras
 
 
 def test_a_few_step_lora_brings_what_it_asks_for_and_says_so(pipeline, files, tmp_path):

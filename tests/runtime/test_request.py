@@ -28,7 +28,7 @@ OF_WORDS = (
     "cache_interval", "cache_branch", "gate_start", "token_merging",
     "width", "height", "seed", "sampler", "sigmas", "eta", "noise", "count", "batch_size", "exactness",
     "clip_skip", "image_guidance_scale", "refiner_start", "fast", "decoder", "encoder", "watermark", "private",
-    "code_noise",
+    "code_noise", "control_guess",
 )  # fmt: skip
 MADE_WITH = Provenance(
     tintype="0",
@@ -158,7 +158,8 @@ def test_every_field_of_a_request_is_kept():
     hires = {field.name for field in dataclasses.fields(Hires)}
     assert set(OF_WORDS) | set(INPUTS) == resolved - {"inputs", "hires"}
     of_hires = {"hires", "hires_strength", "hires_upscale"}
-    assert names == {*OF_WORDS, *INPUTS, *PLACES, *OF_IMAGE_FACTS, *OF_MASK_FACTS, *of_hires}
+    of_control = {"control_preprocess"}  # and `fit`, each a fact of every one of them
+    assert names == {*OF_WORDS, *INPUTS, *PLACES, *OF_IMAGE_FACTS, *OF_MASK_FACTS, *of_hires, *of_control}
     assert {name.removeprefix("hires_") for name in of_hires - {"hires"}} == hires - {"factor", "width", "height"}
     assert set(OF_IMAGE_FACTS) == image - {"sha256", "width", "height", "parent", "latents"}
     assert {name.removeprefix("mask_") for name in OF_MASK_FACTS} == mask - {"sha256"}

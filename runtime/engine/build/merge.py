@@ -92,7 +92,7 @@ def _answer(text: str) -> dict[str, Any]:
         squares = error_squares = 0.0
         for name, numbers in by_layer.items():
             merged = merge_layer(layers[name], [_change(file, parts) for parts in numbers.values()])
-            if not all(np.isfinite(array).all() for array in merged.initializers.values()):
+            if not all(np.isfinite(each).all() for each in merged.initializers.values() if each.dtype.kind == "f"):
                 raise ValueError(f"the weight of {name} grows beyond all numbers")
             made |= merged.initializers
             squares, error_squares = squares + merged.squares, error_squares + merged.error_squares
@@ -104,8 +104,8 @@ def _change(file: Any, parts: Mapping[str, str]) -> Any:
     from tintype.kernels.graph.merge import Change
 
     arrays = {part: file.get_tensor(name) for part, name in parts.items()}
-    delta = arrays["delta"] if "delta" in arrays else arrays["up"] @ arrays["down"]
-    return Change(float(arrays["weight"][0]), delta, arrays.get("magnitudes"))
+    factors = (arrays["delta"],) if "delta" in arrays else (arrays["up"], arrays["down"])
+    return Change(float(arrays["weight"][0]), factors, arrays.get("magnitudes"))
 
 
 if __name__ == "__main__":
