@@ -9,10 +9,10 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from tintype.bundle.manifest import MANIFEST_NAME, Manifest
+from tintype.bundle.manifest import MANIFEST_NAME
 from tintype.errors import BundleError, OutputError
 
 _NAME = re.compile(r"\w[\w.+-]{0,99}")
@@ -69,8 +69,9 @@ def is_bundle(folder: Path) -> bool:
         return False
 
 
-def remove_bundle(folder: Path, manifest: Manifest) -> list[str]:
-    """Remove a bundle's own files and the folders that are empty then; of a link to one, the link alone.
+def remove_bundle(folder: Path, files: Iterable[str]) -> list[str]:
+    """Remove a bundle's own files, which its manifest lists, and the folders that are empty then; of a link to one, the
+    link alone.
 
     The manifest goes last, so that what was broken off can be done again. Returns the names of what else lies there,
     which stays. Raises BundleError for what can't be removed.
@@ -80,7 +81,7 @@ def remove_bundle(folder: Path, manifest: Manifest) -> list[str]:
             folder.unlink()
             return []
         inside = folder.resolve()
-        for name in (*manifest.files, MANIFEST_NAME):
+        for name in (*files, MANIFEST_NAME):
             path = folder / name
             if path.parent.resolve().is_relative_to(inside):  # a link that leads out of it is nobody's to follow
                 path.unlink(missing_ok=True)

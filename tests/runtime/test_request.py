@@ -14,12 +14,13 @@ from tintype.errors import RequestError
 from tintype.image.source import picture_bytes_hash
 from tintype.record import Provenance, Record, parse_record
 from tintype.request import InputFields, Request, RequestFields, ResolvedRequest, make_request, resolve
+from tintype.request.control import ControlFacts
 from tintype.request.inputs import InitImage, Inputs, Mask
 from tintype.request.request import Hires
 from tintype.sampling import CFG_PP
 from tintype.stages.again import request_of
 
-INPUTS = ("image", "mask", "latents", "embeddings")
+INPUTS = ("image", "mask", "latents", "embeddings", "control")
 OF_IMAGE_FACTS = ("strength", "fit", "background", "outpaint")
 OF_MASK_FACTS = ("mask_grow", "mask_blur", "keep_outside")
 OF_WORDS = (
@@ -27,7 +28,7 @@ OF_WORDS = (
     "cache_interval", "cache_branch", "gate_start", "token_merging",
     "width", "height", "seed", "sampler", "sigmas", "eta", "noise", "count", "batch_size", "exactness",
     "clip_skip", "image_guidance_scale", "refiner_start", "fast", "decoder", "encoder", "watermark", "private",
-    "code_noise",
+    "code_noise", "control_guess",
 )  # fmt: skip
 MADE_WITH = Provenance(
     tintype="0",
@@ -157,7 +158,9 @@ def test_every_field_of_a_request_is_kept():
     hires = {field.name for field in dataclasses.fields(Hires)}
     assert set(OF_WORDS) | set(INPUTS) == resolved - {"inputs", "hires"}
     of_hires = {"hires", "hires_strength", "hires_upscale"}
-    assert names == {*OF_WORDS, *INPUTS, *OF_IMAGE_FACTS, *OF_MASK_FACTS, *of_hires}
+    of_control = {"control_preprocess"}  # and `fit`, each a fact of every one of them
+    assert names == {*OF_WORDS, *INPUTS, *OF_IMAGE_FACTS, *OF_MASK_FACTS, *of_hires, *of_control}
+    assert {"preprocess", "fit"} < {field.name for field in dataclasses.fields(ControlFacts)}
     assert {name.removeprefix("hires_") for name in of_hires - {"hires"}} == hires - {"factor", "width", "height"}
     assert set(OF_IMAGE_FACTS) == image - {"sha256", "width", "height", "parent", "latents"}
     assert {name.removeprefix("mask_") for name in OF_MASK_FACTS} == mask - {"sha256"}
@@ -168,6 +171,7 @@ def test_every_field_of_a_request_is_kept():
         "latents",
         "file",
         "words",
+        "control",
     }
 
 
