@@ -11,11 +11,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tintype.bundle.bundle import bundle_folder, read_manifest_as
+from tintype import strict_json
+from tintype.bounds import MAX_MANIFEST_BYTES
+from tintype.bundle.bundle import Bundle, bundle_folder, open_bundle, read_manifest_as
 from tintype.bundle.listing import check_listed, check_shown
 from tintype.bundle.manifest import (
     FORMAT_VERSION,
     FULL,
+    MANIFEST_NAME,
     XL,
     FileFacts,
     Graph,
@@ -24,7 +27,7 @@ from tintype.bundle.manifest import (
 )
 from tintype.bundle.parity import Parity
 from tintype.bundle.verify import check_files
-from tintype.errors import BundleError
+from tintype.files import read_plain
 from tintype.strict_json import require
 from tintype.uses import CONTROLNET, CONTROLNET_PICTURE, MID_RESIDUAL, GraphRef, down_residual
 
@@ -139,10 +142,19 @@ def open_controlnet(name_or_path: str | os.PathLike[str]) -> ControlNet:
 
 
 def is_controlnet(folder: Path) -> bool:
-    """Whether a bundle's folder has a ControlNet's manifest. Raises BundleError where it has none that is sound."""
+    """Whether a bundle's folder says that it holds a ControlNet, be it sound or not."""
     try:
-        read_manifest_as(folder, ControlManifest)
-    except BundleError:
-        read_manifest_as(folder, Manifest)
+        value = strict_json.parse(read_plain(folder / MANIFEST_NAME, MAX_MANIFEST_BYTES))
+    except (OSError, ValueError):
         return False
-    return True
+    return isinstance(value, dict) and value.get("family") == CONTROLNET
+
+
+def open_any(name_or_path: str | os.PathLike[str]) -> Bundle | ControlNet:
+    """Open a bundle of either kind. Raises BundleError."""
+    return (open_controlnet if is_controlnet(bundle_folder(name_or_path)) else open_bundle)(name_or_path)
+
+
+def read_any_manifest(folder: Path) -> tuple[Manifest | ControlManifest, str]:
+    """A manifest of either kind, and its sha256; see `read_manifest`."""
+    return read_manifest_as(folder, ControlManifest if is_controlnet(folder) else Manifest)

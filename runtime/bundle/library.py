@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from tintype.bundle.manifest import MANIFEST_NAME, Manifest
+from tintype.bundle.manifest import MANIFEST_NAME
 from tintype.errors import BundleError, OutputError
 
 OVERLAY_NAME = "overlay.json"  # of a folder that is an overlay, see `bundle.overlay`
@@ -68,11 +68,6 @@ def is_bundle(folder: Path) -> bool:
         return any((folder / name).is_file() for name in (MANIFEST_NAME, OVERLAY_NAME))
     except (OSError, ValueError):
         return False
-
-
-def remove_bundle(folder: Path, manifest: Manifest) -> list[str]:
-    """`remove_files` of a bundle."""
-    return remove_files(folder, (*manifest.files, MANIFEST_NAME))
 
 
 def remove_files(folder: Path, files: Iterable[str]) -> list[str]:

@@ -25,7 +25,8 @@ from tintype.adapters.given import GivenLora, open_loras
 from tintype.adapters.joined import fitting
 from tintype.adapters.names import DENOISER
 from tintype.bounds import MAX_LORAS, MAX_MANIFEST_BYTES
-from tintype.bundle.bundle import Bundle, open_bundle, read_manifest
+from tintype.bundle.bundle import Bundle, open_bundle
+from tintype.bundle.controlnet import ControlManifest, read_any_manifest
 from tintype.bundle.library import OVERLAY_NAME
 from tintype.bundle.listing import check_relative_path
 from tintype.bundle.manifest import COPY_AGAIN, MANIFEST_NAME, FileFacts, Manifest
@@ -104,11 +105,12 @@ def open_overlay(folder: Path) -> Bundle:
     return replace(base, manifest=replace(base.manifest, name=facts.name), hash=digest, changed=changed)
 
 
-def facts_of(folder: Path) -> tuple[Manifest, str, int, tuple[str, ...]]:
-    """What a bundle, or an overlay, says of itself: the manifest, the hash, and its own bytes and files, of which the
-    last one tells that it is there. The files are not looked at, but for those of an overlay. Raises BundleError."""
+def facts_of(folder: Path) -> tuple[Manifest | ControlManifest, str, int, tuple[str, ...]]:
+    """What a bundle of either kind, or an overlay, says of itself: the manifest, the hash, and its own bytes and files,
+    of which the last one tells that it is there. The files are not looked at, but for those of an overlay. Raises
+    BundleError."""
     if not is_overlay(folder):
-        manifest, digest = read_manifest(folder)
+        manifest, digest = read_any_manifest(folder)
         total = sum(file.bytes for file in manifest.files.values())
         return manifest, digest, total, (*manifest.files, MANIFEST_NAME)
     opened = open_overlay(folder)

@@ -18,6 +18,7 @@ from tintype.errors import TintypeError
 
 if TYPE_CHECKING:
     from tintype.bundle import Bundle, DefaultRequest, FastRequest
+    from tintype.bundle.controlnet import ControlNet
     from tintype.sources.facts import SourceFacts
     from tintype.trust.thresholds import Calibration
 
@@ -30,7 +31,8 @@ def info(source: str, as_json: bool) -> None:
     a diffusers folder, one .safetensors file, the address of either on the Hugging Face hub (ORG/NAME, extra: hub), or
     optimum's ONNX folder, and what it takes to export it. Of weights nothing is read or fetched but what their files
     say of them."""
-    from tintype.bundle import EMBEDDED, MANIFEST_NAME, open_bundle
+    from tintype.bundle import EMBEDDED, MANIFEST_NAME
+    from tintype.bundle.controlnet import ControlNet, open_any
     from tintype.sources.facts import describe, is_checkpoint
     from tintype.sources.hub import describe_remote, is_address
 
@@ -40,12 +42,19 @@ def info(source: str, as_json: bool) -> None:
     if is_address(source):
         _show_checkpoint(describe_remote(source), as_json)
         return
-    opened = open_bundle(source)
+    opened = open_any(source)
     machine = _machine()
+    if isinstance(opened, ControlNet):
+        if as_json:
+            known = {"folder": str(opened.folder), "hash": opened.hash, **asdict(opened.manifest)}
+            say_json({"controlnet": known, "machine": machine})
+        else:
+            _say_rows([*_controlnet_rows(opened), *_machine_rows(machine)])
+        return
     if as_json:
         manifest = asdict(opened.manifest)
-        known = [{**each.way, "threshold": each.threshold} for each in _calibrations(opened)]
-        bundle = {"folder": str(opened.folder), "hash": opened.hash, **manifest, "memorisation": known}
+        calibrated = [{**each.way, "threshold": each.threshold} for each in _calibrations(opened)]
+        bundle = {"folder": str(opened.folder), "hash": opened.hash, **manifest, "memorisation": calibrated}
         say_json({"bundle": bundle, "machine": machine})
         return
     _say_rows([*_bundle_rows(opened), *_machine_rows(machine)])
@@ -87,6 +96,31 @@ def _checkpoint_rows(facts: SourceFacts) -> list[tuple[str, str]]:
     return [*rows, ("to run it", facts.need)]
 
 
+def _controlnet_rows(net: ControlNet) -> list[tuple[str, str]]:
+    manifest = net.manifest
+    return [
+        ("ControlNet", f"{manifest.name}, for models of {manifest.controls}"),
+        ("folder", str(net.folder)),
+        ("hash", net.hash),
+        ("licence", _licence_of(net)),
+        ("source", manifest.source.location),
+        *(("assumed", sentence) for sentence in manifest.source.assumed),
+        ("size", human_bytes(sum(facts.bytes for facts in manifest.files.values()))),
+        ("graph", f"controlnet: {manifest.graph.precision}"),
+        *_parity_rows(net),
+        ("to use it", f"tintype generate PROMPT --control {net.folder}=PICTURE"),
+    ]
+
+
+def _parity_rows(bundle: Bundle | ControlNet) -> list[tuple[str, str]]:
+    rows = []
+    for gate in bundle.manifest.parity:
+        guidance = "" if gate.guidance_error is None else f", guidance error {gate.guidance_error:.1%}"
+        measured = f"{gate.psnr_db:.1f} dB against {gate.reference} (gate {gate.gate_db:g}){guidance}"
+        rows.append(("parity", f"{gate.graph}: {measured}, {'passed' if gate.passed else 'failed'}"))
+    return rows
+
+
 def _bundle_rows(bundle: Bundle) -> list[tuple[str, str]]:
     manifest, default, size = bundle.manifest, bundle.manifest.default_request, bundle.manifest.size
     rows = [
@@ -112,10 +146,7 @@ def _bundle_rows(bundle: Bundle) -> list[tuple[str, str]]:
         for variant, graph in variants.items():
             name = role if variant == "full" else f"{role} ({variant})"
             rows.append(("graph", f"{name}: {graph.precision}, {human_bytes(_bytes_of(bundle, graph.file))}"))
-    for gate in manifest.parity:
-        guidance = "" if gate.guidance_error is None else f", guidance error {gate.guidance_error:.1%}"
-        measured = f"{gate.psnr_db:.1f} dB against {gate.reference} (gate {gate.gate_db:g}){guidance}"
-        rows.append(("parity", f"{gate.graph}: {measured}, {'passed' if gate.passed else 'failed'}"))
+    rows += _parity_rows(bundle)
     for skew in manifest.skew:
         shares = ", ".join(f"{label} {count / skew.pictures:.0%}" for label, count in skew.most_first)
         rows.append(("skew", f"{skew.prompt!r}: {shares}; {skew.pictures:,} pictures, by {skew.judge}"))
@@ -145,7 +176,7 @@ def _calibrations(bundle: Bundle) -> list[Calibration]:
     return [each for each in calibrations_of(bundle).calibrations if each.is_complete]
 
 
-def _licence_of(bundle: Bundle) -> str:
+def _licence_of(bundle: Bundle | ControlNet) -> str:
     from tintype.bundle.licence import is_accepted, is_binding
 
     licence = bundle.manifest.licence

@@ -19,11 +19,11 @@ def licence() -> None:
 @json_option
 def accept(model: str, as_json: bool) -> None:
     """Accept the licence of MODEL (a bundle's folder, or a model's name). Read it first, where the model comes from."""
-    from tintype.bundle import open_bundle
+    from tintype.bundle.controlnet import open_any
     from tintype.bundle.licence import accept as keep
     from tintype.bundle.licence import is_binding
 
-    bundle = open_bundle(runnable(model))
+    bundle = open_any(runnable(model))
     binds = is_binding(bundle.manifest.licence)
     file = keep(bundle) if binds else None
     if as_json:

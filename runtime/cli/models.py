@@ -20,6 +20,7 @@ from tintype.errors import BundleError, MemoryBudgetError, RequestError, Tintype
 
 if TYPE_CHECKING:
     from tintype.bundle import Bundle, Manifest
+    from tintype.bundle.controlnet import ControlManifest
     from tintype.engine import CacheEntry
 
 
@@ -38,7 +39,7 @@ class Model:
     folder: Path
     embedded: bool
     hash: str | None = None
-    manifest: Manifest | None = None
+    manifest: Manifest | ControlManifest | None = None
     builds: tuple[CacheEntry, ...] = ()
     builds_bytes: int = 0  # on disk; weights that builds share count once
     least_bytes: int | None = None
@@ -47,7 +48,13 @@ class Model:
     @property
     def precision(self) -> str:
         assert self.manifest is not None
-        return " and ".join(sorted({graph.precision for graph in self.manifest.graphs["denoiser"].values()}))
+        role = "denoiser" if "denoiser" in self.manifest.graphs else "controlnet"
+        return " and ".join(sorted({graph.precision for graph in self.manifest.graphs[role].values()}))
+
+    @property
+    def controls(self) -> str | None:
+        """Of a ControlNet the family of the models that it is for."""
+        return getattr(self.manifest, "controls", None)
 
     @property
     def bytes(self) -> int:
@@ -137,6 +144,7 @@ def _models(places: Sequence[Path], *, plan: bool) -> Iterator[Model]:
 
 
 def _model(name: str, folder: Path, entries: Sequence[CacheEntry], *, embedded: bool, plan: bool) -> Model:
+    from tintype.bundle.controlnet import ControlManifest
     from tintype.bundle.overlay import facts_of
     from tintype.engine.build.cache import bytes_on_disk
 
@@ -144,7 +152,8 @@ def _model(name: str, folder: Path, entries: Sequence[CacheEntry], *, embedded: 
     try:
         manifest, digest, _, _ = facts_of(folder)
         builds = tuple(entry for entry in entries if entry.identity is not None and entry.identity.bundle == digest)
-        least = _least_bytes(folder, digest, builds, plan=plan)
+        draws = not isinstance(manifest, ControlManifest)
+        least = _least_bytes(folder, digest, builds, plan=plan) if draws else None
     except TintypeError as error:
         return Model(**place, problem=error)  # type: ignore[arg-type]
     return Model(
@@ -209,12 +218,14 @@ def _lines(model: Model, free: int) -> Iterator[str]:
         assert model.problem is not None
         yield f"{model.name:<16} can't be used: {model.problem.message} ({model.problem.fix})"
         return
-    default = manifest.default_request
+    size = _size(manifest)
+    pixels = f"for {model.controls}" if size is None else f"{size[0]}x{size[1]}"
     yield (
-        f"{model.name:<16} {manifest.family}, {model.precision}, {default.width}x{default.height}; "
+        f"{model.name:<16} {manifest.family}, {model.precision}, {pixels}; "
         f"{human_bytes(model.bytes)}, builds {human_bytes(model.builds_bytes)}"
     )
-    yield f"{'':<16} {_memory(model, free)}; licence {manifest.licence}, from {_origin(manifest)}"
+    memory = "--control takes it" if size is None else _memory(model, free)
+    yield f"{'':<16} {memory}; licence {manifest.licence}, from {_origin(manifest)}"
     if not model.embedded:
         yield f"{'':<16} {model.folder}"
 
@@ -226,7 +237,13 @@ def _memory(model: Model, free: int) -> str:
     return f"draws from {human_bytes(model.least_bytes)} of memory on: {fits}"
 
 
-def _origin(manifest: Manifest) -> str:
+def _size(manifest: Manifest | ControlManifest) -> tuple[int, int] | None:
+    """Width and height of what a model draws by itself, in pixels; None of a ControlNet, which draws nothing."""
+    usual = getattr(manifest, "default_request", None)
+    return None if usual is None else (usual.width, usual.height)
+
+
+def _origin(manifest: Manifest | ControlManifest) -> str:
     source = manifest.source
     return source.location if source.revision is None else f"{source.location}@{source.revision}"
 
@@ -236,7 +253,8 @@ def _as_json(model: Model, free: int) -> dict[str, Any]:
     if model.manifest is None:
         assert model.problem is not None
         return {**row, "problem": {"message": model.problem.message, "fix": model.problem.fix}}
-    manifest, default = model.manifest, model.manifest.default_request
+    manifest = model.manifest
+    width, height = _size(manifest) or (None, None)
     return {
         **row,
         "problem": None,
@@ -244,8 +262,9 @@ def _as_json(model: Model, free: int) -> dict[str, Any]:
         "title": manifest.name,
         "family": manifest.family,
         "precision": model.precision,
-        "width": default.width,
-        "height": default.height,
+        "controls": model.controls,
+        "width": width,
+        "height": height,
         "bytes": model.bytes,
         "builds": len(model.builds),
         "builds_bytes": model.builds_bytes,

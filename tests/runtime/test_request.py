@@ -14,6 +14,7 @@ from tintype.errors import RequestError
 from tintype.image.source import picture_bytes_hash
 from tintype.record import Provenance, Record, parse_record
 from tintype.request import InputFields, Request, RequestFields, ResolvedRequest, make_request, resolve
+from tintype.request.control import ControlFacts
 from tintype.request.inputs import InitImage, Inputs, Mask
 from tintype.request.request import Hires
 from tintype.sampling import CFG_PP
@@ -160,6 +161,7 @@ def test_every_field_of_a_request_is_kept():
     of_hires = {"hires", "hires_strength", "hires_upscale"}
     of_control = {"control_preprocess"}  # and `fit`, each a fact of every one of them
     assert names == {*OF_WORDS, *INPUTS, *PLACES, *OF_IMAGE_FACTS, *OF_MASK_FACTS, *of_hires, *of_control}
+    assert {"preprocess", "fit"} < {field.name for field in dataclasses.fields(ControlFacts)}
     assert {name.removeprefix("hires_") for name in of_hires - {"hires"}} == hires - {"factor", "width", "height"}
     assert set(OF_IMAGE_FACTS) == image - {"sha256", "width", "height", "parent", "latents"}
     assert {name.removeprefix("mask_") for name in OF_MASK_FACTS} == mask - {"sha256"}
