@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import shlex
 from pathlib import Path
+from typing import Any
 
 import click
 import numpy as np
@@ -70,11 +71,15 @@ def test_edit_takes_what_generate_takes_and_a_picture() -> None:
     assert [param.name for param in edit_command.params if isinstance(param, click.Argument)] == ["picture", "prompt"]
 
 
+def _option(field: dataclasses.Field[Any]) -> str:
+    return f"--{field.metadata.get('each') or field.name.replace('_', '-')}"
+
+
 def test_every_field_of_a_request_has_its_option() -> None:
     options = {param.name: param.opts for param in generate_command.params if isinstance(param, click.Option)}
     for field in dataclasses.fields(Request):
         if field.name not in ("prompt", "width", "height"):  # an argument, and --size
-            assert options[field.name] == [f"--{field.name.replace('_', '-')}"]
+            assert options[field.name] == [_option(field)]
     assert options["size"] == ["--size"]
 
 
@@ -84,7 +89,7 @@ def test_help_tells_every_option(command) -> None:
         for field in dataclasses.fields(Request):
             if field.name in ("prompt", "width", "height"):
                 continue
-            assert (f"--{field.name.replace('_', '-')} " in told) == (field.name not in left_out)
+            assert (f"{_option(field)} " in told) == (field.name not in left_out)
 
 
 def test_an_exact_outside_keeps_the_bytes_of_the_file(edit, inputs: Path, tmp_path: Path) -> None:
