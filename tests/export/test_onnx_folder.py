@@ -21,6 +21,7 @@ from tintype.bundle import converted as in_cache
 from tintype.bundle import open_bundle
 from tintype.bundle.converted import converted, converted_bundles, is_converted, key_of
 from tintype.cli import run
+from tintype.engine import adaptable_shapes
 from tintype.engine.build.cache import LEFTOVER_SECONDS, bundles_folder, clear_cache
 from tintype.errors import ExportError
 from tintype.export import export_bundle, psnr_db
@@ -28,6 +29,7 @@ from tintype.export.checkpoint import open_checkpoint
 from tintype.export.converting import roles_of
 from tintype.export.progress import Silent
 from tintype.sources.facts import describe
+from tintype.uses import GraphRef
 
 pytestmark = pytest.mark.slow
 
@@ -339,3 +341,10 @@ def test_optimums_own_classes_stand_for_those_of_diffusers(copy: Path) -> None:
     (copy / "model_index.json").write_text(json.dumps(index))
     with pytest.raises(ExportError, match="T5EncoderModel"):
         open_checkpoint(copy)
+
+
+@pytest.mark.parametrize("role", ["denoiser", "text_encoder"])
+def test_layers_have_the_names_that_loras_know_them_by(onnx_bundle: Path, tiny_bundle: Path, role: str) -> None:
+    ours, exported = (adaptable_shapes(open_bundle(folder), GraphRef(role)) for folder in (onnx_bundle, tiny_bundle))
+    assert ours.shapes == exported.shapes
+    assert ours.among == exported.among

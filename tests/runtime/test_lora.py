@@ -11,7 +11,7 @@ from loras import ATTENTION, CONVOLUTIONS, TRANSFORMER, WORDS, kohya_xl, pairs, 
 from pictures import PROMPT, psnr_db
 
 import tintype
-from tintype.errors import LoraError, RecordError
+from tintype.errors import LoraError, MemoryBudgetError, RecordError
 from tintype.sampling import noise_source
 
 SEED, STEPS, SCALE, SIZE = 7, 6, 5.0, (64, 48)
@@ -125,6 +125,30 @@ def test_so_are_those_of_xl_with_its_two_text_encoders(xl, xl_checkpoint, files,
     made = xl.generate(PROMPT, **ASKED, loras=[(files[name], weight)])
     expected = drawn_by_diffusers(xl_checkpoint, {files[name]: weight}, xl=True)
     _demand_near(made, expected, xl.generate(PROMPT, **ASKED), name)
+
+
+@pytest.mark.reference
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
+def test_so_are_those_of_2_x(tiny_checkpoint, export_once, tmp_path):
+    """Linear projections around its transformers, and a denoiser that predicts v."""
+    import json
+
+    from families import Variant, save_variant
+
+    checkpoint = tmp_path / "two"
+    save_variant(Variant("sd", "StableDiffusionPipeline", {"use_linear_projection": True}), tiny_checkpoint, checkpoint)
+    config = checkpoint / "scheduler/scheduler_config.json"
+    config.write_text(json.dumps({**json.loads(config.read_text()), "prediction_type": "v_prediction"}))
+    layers = {"unet": pairs(checkpoint, "unet", (*TRANSFORMER, *CONVOLUTIONS), 4, seed=1, size=0.4)}
+    file = save_kohya(
+        tmp_path / "a.safetensors",
+        {**layers, "text_encoder": pairs(checkpoint, "text_encoder", WORDS, 4, seed=2, size=0.5)},
+        alpha=2.0,
+    )
+    bundle = export_once("tiny-two", checkpoint, precision="fp32")
+    with tintype.load(bundle, provider="cpu", threads=1) as opened:
+        made, plain = opened.generate(PROMPT, **ASKED, loras=[file]), opened.generate(PROMPT, **ASKED)
+    _demand_near(made, drawn_by_diffusers(checkpoint, {file: 1.0}), plain, "2.x")
 
 
 def _demand_near(made, expected, plain, name):
@@ -286,15 +310,22 @@ def test_a_few_step_lora_brings_what_it_asks_for_and_says_so(pipeline, files, tm
     assert pipeline.reproduce(made.record, loras=[path]).image.tobytes() == made.image.tobytes()
 
 
-def test_within_a_budget_and_with_guidance_split_it_is_the_same_picture(tiny_bundle, files):
-    loras = [files["kohya"]]
+def test_within_the_least_budget_it_is_the_same_picture(tiny_bundle, files):
+    """Weights stay in their files, and each prompt has a call of its own."""
+    asked = {**ASKED, "loras": [f"{files['kohya']}=1@0-0.6"]}
     with tintype.load(tiny_bundle, provider="cpu", threads=1) as opened:
-        whole = opened.generate(PROMPT, **ASKED, loras=loras)
-        plan = opened.plan(PROMPT, **ASKED, loras=loras, build=False)
-        plain = opened.plan(PROMPT, **ASKED, build=False)
+        whole = opened.generate(PROMPT, **asked)
+        plan, plain = (opened.plan(PROMPT, **each, build=False) for each in (asked, ASKED))
     assert plan.peak_bytes > plain.peak_bytes  # what it is told of LoRAs counts
-    with tintype.load(tiny_bundle, provider="cpu", threads=1, memory="4GiB") as opened:
-        made = opened.generate(PROMPT, **ASKED, loras=loras)
+    with (
+        tintype.load(tiny_bundle, provider="cpu", threads=1, memory=1) as opened,
+        pytest.raises(MemoryBudgetError) as told,
+    ):
+        opened.plan(PROMPT, **asked)
+    with tintype.load(tiny_bundle, provider="cpu", threads=1, memory=told.value.least_bytes) as opened:
+        made = opened.generate(PROMPT, **asked)
+        assert made.record.made_with.modes["denoiser"] != "packed"
+        assert opened.reproduce(made.record, loras=[files["kohya"]]).image.tobytes() == made.image.tobytes()
     assert psnr_db(made.pixels * 255, whole.pixels * 255) > 80
 
 
