@@ -93,7 +93,7 @@ def _by_role(found: Embedding, widths: dict[str, int | None], manifest: Manifest
             f"the embedding {found.word!r} is for Stable Diffusion XL, and this model is {manifest.family}",
             fix="give one that was trained on a model of this family",
         )
-    matched = {}
+    matched: dict[str, NDArray[np.float32]] = {}
     for key, vectors in found.vectors.items():
         width = vectors.shape[1]
         fitting = [role for role, wanted in widths.items() if wanted in (width, None)]
