@@ -129,9 +129,7 @@ def _name(old: str, places: Mapping[str, str]) -> str:
 
 def _config(path: Path, shapes: Mapping[str, Shape]) -> dict[str, Any]:
     """config.json of ControlNetModel, by diffusers' names and shapes."""
-    widths: list[int] = []
-    depths: list[int] = []
-    layers: list[int] = []
+    widths, depths, layers = list[int](), list[int](), list[int]()
     while (first := f"down_blocks.{len(widths)}.resnets.0.conv1.weight") in shapes:
         level = f"down_blocks.{len(widths)}"
         widths.append(demand_shape(path, shapes, first, 4)[0])

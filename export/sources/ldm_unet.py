@@ -175,10 +175,10 @@ def levels(path: Path, shapes: Mapping[str, Shape], way: str) -> list[Level]:
     numbers = {int(match[1]) for name in shapes if (match := re.match(rf"{way}\.(\d{{1,4}})\.", name, re.ASCII))}
     if numbers != set(range(len(numbers))) or len(numbers) > MAX_BLOCKS:
         raise broken(path, f"its {way} are numbered {sorted(numbers)[:8]}, with gaps or too many")
-    found = [Level()]
+    made = [Level()]
     for number in range(first, len(numbers)):
-        level, block = found[-1], f"{way}.{number}"
-        place = f"{_WAYS[way]}.{len(found) - 1}"
+        level, block = made[-1], f"{way}.{number}"
+        place = f"{_WAYS[way]}.{len(made) - 1}"
         if f"{block}.0.in_layers.2.weight" in shapes:
             level.width = demand_shape(path, shapes, f"{block}.0.in_layers.2.weight", 4)[0]
             layer = len(level.depths)
@@ -189,8 +189,8 @@ def levels(path: Path, shapes: Mapping[str, Shape], way: str) -> list[Level]:
         sampler = next((module for module in _SAMPLERS if f"{block}.{module}.weight" in shapes), None)
         if sampler is not None:
             level.places[f"{block}.{sampler}"] = f"{place}.{_SAMPLERS[sampler]}"
-            found.append(Level())
-    return found if found[-1].depths else found[:-1]
+            made.append(Level())
+    return made if made[-1].depths else made[:-1]
 
 
 def _depth(names: Iterable[str], module: str) -> int:

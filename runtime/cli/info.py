@@ -46,8 +46,8 @@ def info(source: str, as_json: bool) -> None:
     machine = _machine()
     if isinstance(opened, ControlNet):
         if as_json:
-            known = {"folder": str(opened.folder), "hash": opened.hash, **asdict(opened.manifest)}
-            say_json({"controlnet": known, "machine": machine})
+            facts = {"folder": str(opened.folder), "hash": opened.hash, **asdict(opened.manifest)}
+            say_json({"controlnet": facts, "machine": machine})
         else:
             _say_rows([*_controlnet_rows(opened), *_machine_rows(machine)])
         return

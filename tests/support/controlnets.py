@@ -55,7 +55,7 @@ def drawing(width: int = 64, height: int = 64) -> Image.Image:
 
 
 @pytest.fixture(scope="session")
-def controlnet(request, export_once):
+def controlnet(request, _tiny):
     """By name, of an XL model or a plain one: the checkpoint of a ControlNet, and its bundle in a precision."""
 
     def made(base: str = "sd", seed: int = 0, precision: str = "fp32", **options: Any) -> tuple[Path, Path]:
