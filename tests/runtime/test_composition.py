@@ -1,0 +1,122 @@
+"""All at once: a picture inside a mask, two LoRAs, a ControlNet and embeddings, as diffusers draws it, and again."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import diffusers
+import numpy as np
+import pytest
+import torch
+from controlnets import controlnet, drawing
+from edit_parity import mask, take_the_encoders_mean
+from embeddings import vectors, write
+from loras import ATTENTION, TRANSFORMER, WORDS, pairs, save_diffusers, save_kohya
+from pictures import photo, psnr_db
+
+import tintype
+from tintype.errors import RecordError
+
+__all__ = ["controlnet"]  # the fixture
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:__array__:DeprecationWarning"),  # diffusers with numpy 2
+    pytest.mark.filterwarnings("ignore:.*max_length.*"),
+    pytest.mark.filterwarnings("ignore:Already found a `peft_config`"),
+]
+PROMPT, NEGATIVE, SEED, STEPS, SCALE = "a red wobble sailboat on a calm sea", "snow", 7, 6, 7.5
+WEIGHTS = (0.6, 0.5)
+
+
+@pytest.fixture(scope="module")
+def pipeline(tiny_bundle):
+    with tintype.load(tiny_bundle, provider="cpu", threads=1) as opened:
+        yield opened
+
+
+@pytest.fixture
+def brought(controlnet, tiny_checkpoint, tmp_path) -> dict[str, Any]:
+    """What a request brings, by its field's name."""
+    unet = pairs(tiny_checkpoint, "unet", TRANSFORMER, 4, seed=1, size=0.5)
+    words = pairs(tiny_checkpoint, "text_encoder", WORDS, 4, seed=2, size=0.5)
+    whole = save_kohya(tmp_path / "whole.safetensors", {"unet": unet, "text_encoder": words}, alpha=2.0)
+    attention = pairs(tiny_checkpoint, "unet", ATTENTION, 3, seed=4, size=0.5)
+    some = save_diffusers(tmp_path / "some.safetensors", {"unet": attention})
+    return {
+        "image": photo(),
+        "mask": mask(64, 64),
+        "loras": list(zip((whole, some), WEIGHTS, strict=True)),
+        "embeddings": [write(tmp_path / "wobble.safetensors", emb_params=vectors(3, 64, 1))],
+        "control": [{"model": controlnet()[1], "image": drawing(), "weight": 0.7, "end": 0.7}],
+    }
+
+
+def _asked(**more: Any) -> dict[str, Any]:
+    return {
+        "negative_prompt": NEGATIVE, "num_inference_steps": STEPS, "guidance_scale": SCALE, "seed": SEED,
+        "strength": 0.75, "sampler": "euler", "exactness": "exact", "noise": "torch-cpu", **more,
+    }  # fmt: skip
+
+
+def _theirs(checkpoint, net, loras) -> np.ndarray:
+    pipe = diffusers.StableDiffusionControlNetInpaintPipeline.from_pretrained(
+        checkpoint, controlnet=diffusers.ControlNetModel.from_pretrained(net), safety_checker=None
+    )
+    pipe.set_progress_bar_config(disable=True)
+    pipe.scheduler = diffusers.EulerDiscreteScheduler.from_config(pipe.scheduler.config)
+    pipe.load_textual_inversion({"wobble": torch.from_numpy(vectors(3, 64, 1))}, token="wobble")
+    names = [file.stem for file, _ in loras]
+    for file, _ in loras:
+        pipe.load_lora_weights(file.parent, weight_name=file.name, adapter_name=file.stem)
+    pipe.set_adapters(names, list(WEIGHTS))
+    pipe.fuse_lora(adapter_names=names)
+    made = pipe(
+        PROMPT, image=photo(), mask_image=mask(64, 64), control_image=drawing(), negative_prompt=NEGATIVE,
+        num_inference_steps=STEPS, guidance_scale=SCALE, strength=0.75, controlnet_conditioning_scale=0.7,
+        control_guidance_end=0.7, generator=torch.Generator().manual_seed(SEED), width=64, height=64,
+    )  # fmt: skip
+    return np.asarray(made.images[0])
+
+
+@pytest.mark.reference
+def test_all_at_once_is_what_diffusers_draws_and_each_has_its_part(
+    pipeline, brought, controlnet, tiny_checkpoint, monkeypatch
+):
+    take_the_encoders_mean(monkeypatch)
+    expected = _theirs(tiny_checkpoint, controlnet()[0], brought["loras"])
+    near = psnr_db(pipeline.generate(PROMPT, **_asked(**brought)).image, expected)
+    without = {
+        name: psnr_db(pipeline.generate(PROMPT, **_asked(**{**brought, name: ()})).image, expected)
+        for name in ("loras", "embeddings", "control")
+    }
+    assert expected.std() > 5
+    assert near >= 50.0
+    assert all(far < near - 8.0 for far in without.values()), (near, without)
+
+
+@pytest.mark.parametrize("exactness", ["exact", "balanced"])
+def test_a_record_of_all_gives_the_bytes_again(pipeline, brought, exactness):
+    made = pipeline.generate(PROMPT, **_asked(**{**brought, "exactness": exactness}))
+    files = {**brought, "loras": [file for file, _ in brought["loras"]]}
+    again = pipeline.reproduce(made.record, **files)
+    assert again.image.tobytes() == made.image.tobytes()
+    request = again.record.request
+    assert [lora.weight for lora in request.loras] == list(WEIGHTS)
+    assert len(request.control) == len(request.embeddings) == 1
+
+
+@pytest.mark.parametrize(
+    ("missing", "named"), [("loras", "whole"), ("embeddings", "wobble"), ("control", "controlnet")]
+)
+def test_a_record_names_what_is_missing(pipeline, brought, missing, named):
+    record = pipeline.generate(PROMPT, **_asked(**{**brought, "num_inference_steps": 2})).record
+    rest = {name: value for name, value in brought.items() if name != missing}
+    with pytest.raises(RecordError, match=named):
+        pipeline.reproduce(record, **rest)
+
+
+def test_in_the_least_memory_the_bytes_are_the_same(tiny_bundle, pipeline, brought):
+    made = pipeline.generate(PROMPT, **_asked(**{**brought, "exactness": "exact"}))
+    least = pipeline.plan(PROMPT, **_asked(**brought)).peak_bytes
+    with tintype.load(tiny_bundle, provider="cpu", threads=1, memory=least + 64 * 2**20) as small:
+        again = small.generate(PROMPT, **_asked(**brought))
+    assert psnr_db(again.image, made.image) > 80.0
