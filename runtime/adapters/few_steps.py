@@ -7,11 +7,17 @@ in its metadata has to.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, TypeVar
 
 from tintype.adapters.files import AdapterFile
 from tintype.adapters.given import GivenLora
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+Usual = TypeVar("Usual", bound="DataclassInstance")  # what a bundle draws with by itself
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,3 +67,27 @@ def asked_by(loras: Iterable[GivenLora]) -> tuple[GivenLora, FewSteps] | None:
         if found is not None:
             return lora, found
     return None
+
+
+def with_few_steps(usual: Usual, loras: Iterable[GivenLora]) -> Usual:
+    """What a request that leaves a field out gets, as the first of these LoRAs asks for it that was distilled."""
+    asked = asked_by(loras)
+    if asked is None:
+        return usual
+    few = asdict(asked[1])
+    del few["kind"]
+    return replace(usual, **few, guidance_rescale=0.0)
+
+
+def about_few_steps(loras: Iterable[GivenLora]) -> Iterator[str]:
+    """A sentence where a LoRA decided how many steps are taken, and how."""
+    asked = asked_by(loras)
+    if asked is None:
+        return
+    lora, few = asked
+    guidance = "without guidance" if few.guidance_scale == 1.0 else f"with a guidance_scale of {few.guidance_scale:g}"
+    spacing = "" if few.sigmas is None else f", {few.sigmas}"
+    yield (
+        f"{lora.facts.name} is a {few.kind} LoRA, which asks for {few.num_inference_steps} steps of {few.sampler}"
+        f"{spacing} {guidance}: that is the default with it"
+    )

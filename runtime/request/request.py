@@ -174,7 +174,11 @@ def _resolved(request: Request, opened: Opened, manifest: Manifest) -> ResolvedR
     from tintype.bundle.manifest import DECODERS, ENCODERS
 
     fast = _fast(request.fast, manifest)
-    default = _default(opened, manifest, fast=fast)
+    default = manifest.defaults(fast=fast)
+    if opened.inputs.loras:
+        from tintype.adapters.few_steps import with_few_steps
+
+        default = with_few_steps(default, opened.inputs.loras)
     count = checks.whole_number("count", request.count, 1, MAX_COUNT)
     width, height = opened.size or (default.width, default.height)
     width = checks.side("width", _either(request.width, width), manifest.size)
@@ -231,27 +235,6 @@ def _resolved(request: Request, opened: Opened, manifest: Manifest) -> ResolvedR
         private=checks.yes_or_no("private", request.private),
         code_noise=code_noise(request, opened, sampler, (width, height), manifest),
         inputs=opened.inputs,
-    )
-
-
-def _default(opened: Opened, manifest: Manifest, *, fast: bool) -> DefaultRequest:
-    """What a request that leaves a field out gets: as the bundle has it, or a LoRA that was distilled to few steps."""
-    default = manifest.defaults(fast=fast)
-    if not opened.inputs.loras:
-        return default
-    from tintype.adapters.few_steps import asked_by
-
-    asked = asked_by(opened.inputs.loras)
-    if asked is None:
-        return default
-    _, few = asked
-    return dataclasses.replace(
-        default,
-        num_inference_steps=few.num_inference_steps,
-        sampler=few.sampler,
-        sigmas=few.sigmas,
-        guidance_scale=few.guidance_scale,
-        guidance_rescale=0.0,
     )
 
 

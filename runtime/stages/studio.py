@@ -235,7 +235,11 @@ class Studio:
         ctx = Context.of(
             self.model, self.graphs, request, reading, plan, planned=known, evicts=evicts, base=base, whole=whole
         )
-        ctx.warnings += [*about_words, *about_few_steps(request)]
+        ctx.warnings += about_words
+        if request.inputs.loras:
+            from tintype.adapters.few_steps import about_few_steps
+
+            ctx.warnings += about_few_steps(request.inputs.loras)
         if request.inputs.words is not None:
             unused = request.inputs.words.unused_in(request.prompt, request.negative_prompt)
             ctx.warnings += [f"the embedding {word!r} stands in no prompt" for word in unused]
@@ -377,22 +381,6 @@ class Studio:
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-
-def about_few_steps(request: ResolvedRequest) -> Iterator[str]:
-    """A sentence where a LoRA decided how many steps are taken, and how."""
-    from tintype.adapters.few_steps import asked_by
-
-    asked = asked_by(request.inputs.loras) if request.inputs.loras else None
-    if asked is None:
-        return
-    lora, few = asked
-    guidance = "without guidance" if few.guidance_scale == 1.0 else f"with a guidance_scale of {few.guidance_scale:g}"
-    spacing = "" if few.sigmas is None else f", {few.sigmas}"
-    yield (
-        f"{lora.facts.name} is a {few.kind} LoRA, which asks for {few.num_inference_steps} steps of {few.sampler}"
-        f"{spacing} {guidance}: that is the default with it"
-    )
 
 
 def _refiner_of(
