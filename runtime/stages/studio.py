@@ -24,6 +24,7 @@ from tintype.record.provenance import BASE, REFINER, execution_plan_of
 from tintype.record.record import DealFacts
 from tintype.request import InputFields, Request, ResolvedRequest, checks, demand_resolved, resolve, resolve_encoding
 from tintype.request.embeddings import encoder_widths
+from tintype.stages.adapters import about_adapters
 from tintype.stages.again import (
     about_policy,
     demand_home,
@@ -235,14 +236,7 @@ class Studio:
         ctx = Context.of(
             self.model, self.graphs, request, reading, plan, planned=known, evicts=evicts, base=base, whole=whole
         )
-        ctx.warnings += about_words
-        if request.inputs.loras:
-            from tintype.adapters.few_steps import about_few_steps
-
-            ctx.warnings += about_few_steps(request.inputs.loras)
-        if request.inputs.words is not None:
-            unused = request.inputs.words.unused_in(request.prompt, request.negative_prompt)
-            ctx.warnings += [f"the embedding {word!r} stands in no prompt" for word in unused]
+        ctx.warnings += [*about_words, *about_adapters(request)]
         return ctx
 
     @property
