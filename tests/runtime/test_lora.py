@@ -7,10 +7,23 @@ from typing import Any
 
 import numpy as np
 import pytest
-from loras import ATTENTION, CONVOLUTIONS, TRANSFORMER, WORDS, kohya_xl, pairs, save_diffusers, save_kohya
+from loras import (
+    ATTENTION,
+    CONVOLUTIONS,
+    TRANSFORMER,
+    WORDS,
+    kohya_xl,
+    pairs,
+    save_diffusers,
+    save_kohya,
+    weights_of,
+)
 from pictures import PROMPT, psnr_db
+from PIL import Image
 
 import tintype
+from tintype.adapters.names import ldm_names
+from tintype.cli import run
 from tintype.errors import LoraError, MemoryBudgetError, RecordError
 from tintype.sampling import noise_source
 
@@ -65,8 +78,15 @@ def files(tiny_checkpoint, xl_checkpoint, tmp_path_factory) -> dict[str, Path]:
         "attention": save_diffusers(folder / "attention.safetensors", {"unet": unet(tiny, ATTENTION, 4, 3)}),
         "again": save_diffusers(folder / "again.safetensors", {"unet": unet(tiny, ATTENTION, 3, 4)}),
         "xl-kohya": save_kohya(folder / "xl-kohya.safetensors", three, alpha=2.0, naming=kohya_xl),
+        "xl-ldm": save_kohya(folder / "xl-ldm.safetensors", three, alpha=2.0, naming=_ldm(large)),
         "xl-diffusers": save_diffusers(folder / "xl-diffusers.safetensors", three, alpha=6.0),
     }
+
+
+def _ldm(checkpoint: Path):
+    """As kohya's trainer for XL names the UNet's layers."""
+    old = ldm_names(weights_of(checkpoint, "unet"))
+    return lambda part, layer: kohya_xl(part, old[layer] if part == "unet" else layer)
 
 
 def drawn_by_diffusers(checkpoint: Path, loras: dict[Path, float], *, xl: bool = False) -> np.ndarray:
@@ -120,7 +140,7 @@ def test_whole_pictures_are_those_of_diffusers_with_fused_loras(pipeline, tiny_c
 
 @pytest.mark.reference
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
-@pytest.mark.parametrize(("name", "weight"), [("xl-kohya", 0.9), ("xl-diffusers", 0.6)])
+@pytest.mark.parametrize(("name", "weight"), [("xl-kohya", 0.9), ("xl-ldm", 0.9), ("xl-diffusers", 0.6)])
 def test_so_are_those_of_xl_with_its_two_text_encoders(xl, xl_checkpoint, files, name, weight):
     made = xl.generate(PROMPT, **ASKED, loras=[(files[name], weight)])
     expected = drawn_by_diffusers(xl_checkpoint, {files[name]: weight}, xl=True)
@@ -397,3 +417,23 @@ def test_what_does_not_fit_is_refused_by_name_and_changes_nothing(pipeline, misf
     assert refusal.value.fix
     if case in ("rank 1,100", "DoRA"):
         assert "tintype merge" in refusal.value.fix
+
+
+def test_the_command_draws_with_them_and_again_from_the_record(tiny_bundle, files, tmp_path, capfd):
+    asked = ["--model", str(tiny_bundle), "--size", "64x48", "--num-inference-steps", "2", "--seed", "7"]
+    first, named, again = (tmp_path / f"{number}.png" for number in range(3))
+    folder, file = files["attention"].parent, files["attention"]
+    assert (
+        run(["generate", PROMPT, *asked, "--lora", f"{file}=0.5", "--lora", f"{files['kohya']}", "-o", str(first)]) == 0
+    )
+    words = f"{PROMPT} <lora:attention:0.5> <lora:kohya>"
+    assert run(["generate", words, *asked, "--lora-dir", str(folder), "-o", str(named)]) == 0
+    pixels = [np.asarray(Image.open(path)) for path in (first, named)]
+    np.testing.assert_array_equal(*pixels)
+    capfd.readouterr()
+    made_again = ["generate", "--model", str(tiny_bundle), "--from-record", str(first), "-o", str(again)]
+    assert run(made_again) == 1
+    assert "the LoRA attention" in capfd.readouterr().err
+    assert run([*made_again, "--lora", str(file), "--lora", str(files["kohya"])]) == 0
+    assert again.read_bytes() == first.read_bytes()
+    assert run(["generate", PROMPT, *asked, "--lora", f"{file}=strong", "-o", str(again)]) == 2
