@@ -90,29 +90,7 @@ class Opened:
 
 
 def open_inputs(request: Request, manifest: Manifest) -> Opened:
-    """Open what a request begins with, and its LoRAs. Raises RequestError, each with what would work."""
-    opened = _open_begun(request, manifest)
-    if request.loras in (None, ()):
-        return opened
-    from tintype.adapters.given import open_loras
-
-    loras = open_loras(request.loras)
-    inputs = dataclasses.replace(opened.inputs, loras=loras)
-    return dataclasses.replace(opened, loras=tuple(lora.facts for lora in loras), inputs=inputs)
-
-
-def without_tags(request: Request) -> Request:
-    """The LoRAs that a prompt names, <lora:NAME:WEIGHT>, as those that are given. Raises LoraError."""
-    if not isinstance(request.prompt, str) or "<lora:" not in request.prompt.lower():
-        return request
-    from tintype.adapters.given import split_tags
-
-    prompt, named = split_tags(checks.words("prompt", request.prompt), request.lora_dir)
-    loras = [request.loras] if isinstance(request.loras, str | os.PathLike) else list(request.loras)
-    return dataclasses.replace(request, prompt=prompt, loras=(*loras, *named))
-
-
-def _open_begun(request: Request, manifest: Manifest) -> Opened:
+    """Open what a request begins with. Raises RequestError, each with what would work."""
     _refuse_orphans(request)
     if manifest.is_inpainting:
         _demand_image_and_mask(request)

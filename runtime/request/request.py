@@ -16,17 +16,8 @@ from tintype.adapters.facts import LoraFacts
 from tintype.errors import RequestError
 from tintype.request import checks
 from tintype.request.fields import Request
-from tintype.request.inputs import (
-    NO_INPUTS,
-    InitImage,
-    Inputs,
-    Mask,
-    Opened,
-    check_latents,
-    demand_facts,
-    open_inputs,
-    without_tags,
-)
+from tintype.request.inputs import NO_INPUTS, InitImage, Inputs, Mask, Opened, check_latents, demand_facts, open_inputs
+from tintype.request.loras import default_with, with_loras, without_tags
 from tintype.uses import EXACTNESS
 
 if TYPE_CHECKING:
@@ -126,7 +117,7 @@ def resolve(request: Request, manifest: Manifest) -> ResolvedRequest:
     """Fill the gaps from the bundle and check every value. Raises RequestError, each with what would work."""
     checks.whole_number("count", request.count, 1, MAX_COUNT)  # before a row is opened for each
     request = without_tags(request)
-    return _resolved(request, open_inputs(request, manifest), manifest)
+    return _resolved(request, with_loras(open_inputs(request, manifest), request), manifest)
 
 
 def demand_resolved(known: ResolvedRequest, manifest: Manifest) -> None:
@@ -160,7 +151,7 @@ def _resolved(request: Request, opened: Opened, manifest: Manifest) -> ResolvedR
     from tintype.bundle.manifest import DECODERS, ENCODERS
 
     fast = _fast(request.fast, manifest)
-    default = _default(opened, manifest, fast=fast)
+    default = default_with(opened, manifest.defaults(fast=fast))
     count = checks.whole_number("count", request.count, 1, MAX_COUNT)
     width, height = opened.size or (default.width, default.height)
     width = checks.side("width", _either(request.width, width), manifest.size)
@@ -217,27 +208,6 @@ def _resolved(request: Request, opened: Opened, manifest: Manifest) -> ResolvedR
     )
 
 
-def _default(opened: Opened, manifest: Manifest, *, fast: bool) -> DefaultRequest:
-    """What a request that leaves a field out gets: as the bundle has it, or a LoRA that was distilled to few steps."""
-    default = manifest.defaults(fast=fast)
-    if not opened.inputs.loras:
-        return default
-    from tintype.adapters.few_steps import asked_by
-
-    asked = asked_by(opened.inputs.loras)
-    if asked is None:
-        return default
-    _, few = asked
-    return dataclasses.replace(
-        default,
-        num_inference_steps=few.num_inference_steps,
-        sampler=few.sampler,
-        sigmas=few.sigmas,
-        guidance_scale=few.guidance_scale,
-        guidance_rescale=0.0,
-    )
-
-
 def _guidance_scale(request: Request, sampler: str, default: DefaultRequest) -> float:
     """The one that was asked for, else the model's own; of CFG++, which has another measure, its usual one."""
     from tintype import sampling
@@ -276,10 +246,8 @@ def _image_guidance(request: Request, manifest: Manifest) -> float | None:
 def _fast(value: Any, manifest: Manifest) -> bool:
     fast = checks.yes_or_no("fast", value)
     if fast and manifest.fast is None:
-        raise RequestError(
-            "this model has no fast denoiser",
-            fix="leave fast out, or export it with a distilled model's bundle: tintype export ... --fast BUNDLE",
-        )
+        fix = "leave fast out, or export it with a distilled model's bundle: tintype export ... --fast BUNDLE"
+        raise RequestError("this model has no fast denoiser", fix=fix)
     return fast
 
 
