@@ -8,16 +8,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, TypeVar
+from dataclasses import dataclass
 
 from tintype.adapters.files import AdapterFile
 from tintype.adapters.given import GivenLora
-
-if TYPE_CHECKING:
-    from _typeshed import DataclassInstance
-
-Usual = TypeVar("Usual", bound="DataclassInstance")  # what a bundle draws with by itself
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,16 +61,6 @@ def asked_by(loras: Iterable[GivenLora]) -> tuple[GivenLora, FewSteps] | None:
         if found is not None:
             return lora, found
     return None
-
-
-def with_few_steps(usual: Usual, loras: Iterable[GivenLora]) -> Usual:
-    """What a request that leaves a field out gets, as the first of these LoRAs asks for it that was distilled."""
-    asked = asked_by(loras)
-    if asked is None:
-        return usual
-    few = asdict(asked[1])
-    del few["kind"]
-    return replace(usual, **few, guidance_rescale=0.0)
 
 
 def about_few_steps(loras: Iterable[GivenLora]) -> Iterator[str]:

@@ -63,6 +63,8 @@ class OverlayFacts:
     def __post_init__(self) -> None:
         require(self.format_version == FORMAT_VERSION, f"format_version {self.format_version} isn't known")
         require(0 < len(self.name) <= 200 and self.name.isprintable(), "it has no name to show")
+        is_here = 0 < len(self.base) <= 4096 and not self.base.startswith(("\\\\", "//"))
+        require(is_here, "its bundle is on no place of this machine")
         require(0 < len(self.loras) <= MAX_LORAS and len(self.changed) <= 3, "its LoRAs or graphs are absurd")
         require(
             {each.file for each in self.changed.values()} == set(self.files), "its files aren't those of its graphs"

@@ -97,29 +97,13 @@ class Opened:
 
 
 def open_inputs(request: Request, manifest: Manifest) -> Opened:
-    """Open what a request begins with, and what it brings beside. Raises RequestError, each with what would work."""
+    """Open what a request begins with, and what it brings beside but LoRAs. Raises RequestError, each with what would
+    work."""
     opened = _open_pictures(request, manifest)
-    if request.loras:
-        from tintype.adapters.given import open_loras
-
-        loras = open_loras(request.loras)
-        facts = tuple(lora.facts for lora in loras)
-        opened = replace(opened, loras=facts, inputs=replace(opened.inputs, loras=loras))
     if request.embeddings:
-        words_facts, words = open_embeddings(request.embeddings, manifest)
-        opened = replace(opened, embeddings=words_facts, inputs=replace(opened.inputs, words=words))
+        facts, words = open_embeddings(request.embeddings, manifest)
+        opened = replace(opened, embeddings=facts, inputs=replace(opened.inputs, words=words))
     return _with_control(opened, request, manifest) if request.control else opened
-
-
-def without_tags(request: Request) -> Request:
-    """The LoRAs that a prompt names, <lora:NAME:WEIGHT>, as those that are given. Raises LoraError."""
-    if not isinstance(request.prompt, str) or "<lora:" not in request.prompt.lower():
-        return request
-    from tintype.adapters.given import split_tags
-
-    prompt, named = split_tags(checks.words("prompt", request.prompt), request.lora_dir)
-    loras = [request.loras] if isinstance(request.loras, str | os.PathLike) else list(request.loras)
-    return replace(request, prompt=prompt, loras=(*loras, *named))
 
 
 def _with_control(opened: Opened, request: Request, manifest: Manifest) -> Opened:

@@ -20,16 +20,8 @@ from tintype.request.control import ControlFacts
 from tintype.request.embeddings import EmbeddingFacts, row_count
 from tintype.request.fields import Request
 from tintype.request.given_latents import check_latents
-from tintype.request.inputs import (
-    NO_INPUTS,
-    InitImage,
-    Inputs,
-    Mask,
-    Opened,
-    demand_facts,
-    open_inputs,
-    without_tags,
-)
+from tintype.request.inputs import NO_INPUTS, InitImage, Inputs, Mask, Opened, demand_facts, open_inputs
+from tintype.request.loras import default_with, with_loras, without_tags
 from tintype.uses import EXACTNESS
 
 if TYPE_CHECKING:
@@ -137,7 +129,7 @@ def resolve(request: Request, manifest: Manifest) -> ResolvedRequest:
     """Fill the gaps from the bundle and check every value. Raises RequestError, each with what would work."""
     checks.whole_number("count", request.count, 1, MAX_COUNT)  # before a row is opened for each
     request = without_tags(request)
-    return _resolved(request, open_inputs(request, manifest), manifest)
+    return _resolved(request, with_loras(open_inputs(request, manifest), request), manifest)
 
 
 def demand_resolved(known: ResolvedRequest, manifest: Manifest) -> None:
@@ -174,11 +166,7 @@ def _resolved(request: Request, opened: Opened, manifest: Manifest) -> ResolvedR
     from tintype.bundle.manifest import DECODERS, ENCODERS
 
     fast = _fast(request.fast, manifest)
-    default = manifest.defaults(fast=fast)
-    if opened.inputs.loras:
-        from tintype.adapters.few_steps import with_few_steps
-
-        default = with_few_steps(default, opened.inputs.loras)
+    default = default_with(opened, manifest.defaults(fast=fast))
     count = checks.whole_number("count", request.count, 1, MAX_COUNT)
     width, height = opened.size or (default.width, default.height)
     width = checks.side("width", _either(request.width, width), manifest.size)
@@ -276,10 +264,8 @@ def _image_guidance(request: Request, manifest: Manifest) -> float | None:
 def _fast(value: Any, manifest: Manifest) -> bool:
     fast = checks.yes_or_no("fast", value)
     if fast and manifest.fast is None:
-        raise RequestError(
-            "this model has no fast denoiser",
-            fix="leave fast out, or export it with a distilled model's bundle: tintype export ... --fast BUNDLE",
-        )
+        fix = "leave fast out, or export it with a distilled model's bundle: tintype export ... --fast BUNDLE"
+        raise RequestError("this model has no fast denoiser", fix=fix)
     return fast
 
 

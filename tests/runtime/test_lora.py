@@ -1,4 +1,4 @@
-"""LoRAs while a picture is drawn: as diffusers draws with them fused, at every weight, and again from the record."""
+"""LoRAs while a picture is drawn: at every weight, in parts, by the step, and again from the record."""
 
 from __future__ import annotations
 
@@ -7,13 +7,15 @@ from typing import Any
 
 import numpy as np
 import pytest
-from loras import ATTENTION, CONVOLUTIONS, TRANSFORMER, WORDS, kohya_xl, pairs, save_diffusers, save_kohya
+from loras import ATTENTION, files, pairs, save_diffusers, save_kohya
 from pictures import PROMPT, psnr_db
+from PIL import Image
 
 import tintype
+from tintype.cli import run
 from tintype.errors import LoraError, MemoryBudgetError, RecordError
-from tintype.sampling import noise_source
 
+__all__ = ["files"]  # the fixture
 SEED, STEPS, SCALE, SIZE = 7, 6, 5.0, (64, 48)
 ASKED: dict[str, Any] = {
     "seed": SEED, "num_inference_steps": STEPS, "width": SIZE[0], "height": SIZE[1], "guidance_scale": SCALE,
@@ -25,138 +27,6 @@ ASKED: dict[str, Any] = {
 def pipeline(tiny_bundle):
     with tintype.load(tiny_bundle, provider="cpu", threads=1) as opened:
         yield opened
-
-
-@pytest.fixture(scope="module")
-def xl(xl_bundle):
-    with tintype.load(xl_bundle, provider="cpu", threads=1) as opened:
-        yield opened
-
-
-@pytest.fixture(scope="module")
-def files(tiny_checkpoint, xl_checkpoint, tmp_path_factory) -> dict[str, Path]:
-    """LoRAs of which each changes the picture much."""
-    folder = tmp_path_factory.mktemp("loras")
-
-    def unet(checkpoint, endings, rank=4, seed=1, size=0.5):
-        return pairs(checkpoint, "unet", endings, rank, seed=seed, size=size)
-
-    def words(checkpoint, part="text_encoder"):
-        return pairs(checkpoint, part, WORDS, 4, seed=2, size=0.5)
-
-    def ranks(name):  # of each layer another
-        return 2 + len(name) % 5
-
-    tiny, large = tiny_checkpoint, xl_checkpoint
-    both = {"unet": unet(tiny, TRANSFORMER), "text_encoder": words(tiny)}
-    three = {
-        "unet": unet(large, TRANSFORMER),
-        **{part: words(large, part) for part in ("text_encoder", "text_encoder_2")},
-    }
-    return {
-        "kohya": save_kohya(folder / "kohya.safetensors", both, alpha=2.0),
-        "no-alpha": save_kohya(folder / "no-alpha.safetensors", both),
-        "fp16": save_kohya(folder / "fp16.safetensors", both, alpha=4.0, dtype=np.float16),
-        "locon": save_kohya(
-            folder / "locon.safetensors", {"unet": unet(tiny, (*TRANSFORMER, *CONVOLUTIONS), ranks)}, alpha=3.0
-        ),
-        "diffusers": save_diffusers(folder / "diffusers.safetensors", both),
-        "told-alpha": save_diffusers(folder / "told-alpha.safetensors", both, alpha=1.5),
-        "attention": save_diffusers(folder / "attention.safetensors", {"unet": unet(tiny, ATTENTION, 4, 3)}),
-        "again": save_diffusers(folder / "again.safetensors", {"unet": unet(tiny, ATTENTION, 3, 4)}),
-        "xl-kohya": save_kohya(folder / "xl-kohya.safetensors", three, alpha=2.0, naming=kohya_xl),
-        "xl-diffusers": save_diffusers(folder / "xl-diffusers.safetensors", three, alpha=6.0),
-    }
-
-
-def drawn_by_diffusers(checkpoint: Path, loras: dict[Path, float], *, xl: bool = False) -> np.ndarray:
-    """One picture by Euler's method of diffusers' pipeline with LoRAs fused into its weights."""
-    import diffusers
-    import torch
-
-    kind = diffusers.StableDiffusionXLPipeline if xl else diffusers.StableDiffusionPipeline
-    pipe = kind.from_pretrained(checkpoint, **({} if xl else {"safety_checker": None}))
-    pipe.set_progress_bar_config(disable=True)
-    pipe.scheduler = diffusers.EulerDiscreteScheduler.from_config(pipe.scheduler.config)
-    for number, file in enumerate(loras):
-        pipe.load_lora_weights(file.parent, weight_name=file.name, adapter_name=f"a{number}")
-    if loras:
-        pipe.set_adapters([f"a{number}" for number in range(len(loras))], list(loras.values()))
-        pipe.fuse_lora(adapter_names=[f"a{number}" for number in range(len(loras))])
-    noise = noise_source("torch-cpu", [SEED]).draw((1, 4, SIZE[1] // 4, SIZE[0] // 4))
-    with torch.no_grad():
-        picture = pipe(
-            PROMPT,
-            num_inference_steps=STEPS,
-            guidance_scale=SCALE,
-            width=SIZE[0],
-            height=SIZE[1],
-            latents=torch.from_numpy(noise),
-            output_type="np",
-        ).images[0]
-    return picture * 255
-
-
-PARITY = [
-    ("kohya", {"kohya": 0.8}),
-    ("no-alpha", {"no-alpha": 1.0}),
-    ("fp16", {"fp16": 0.7}),
-    ("locon", {"locon": 1.0}),
-    ("diffusers", {"diffusers": 0.8}),
-    ("told-alpha", {"told-alpha": 1.0}),
-    ("negative", {"attention": -0.7}),
-    ("several", {"attention": 0.6, "again": 0.5, "kohya": 0.4}),
-]
-
-
-@pytest.mark.reference
-@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
-@pytest.mark.parametrize(("name", "weights"), PARITY, ids=[name for name, _ in PARITY])
-def test_whole_pictures_are_those_of_diffusers_with_fused_loras(pipeline, tiny_checkpoint, files, name, weights):
-    loras = {files[name]: weight for name, weight in weights.items()}
-    made = pipeline.generate(PROMPT, **ASKED, loras=list(loras.items()))
-    _demand_near(made, drawn_by_diffusers(tiny_checkpoint, loras), pipeline.generate(PROMPT, **ASKED), name)
-
-
-@pytest.mark.reference
-@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
-@pytest.mark.parametrize(("name", "weight"), [("xl-kohya", 0.9), ("xl-diffusers", 0.6)])
-def test_so_are_those_of_xl_with_its_two_text_encoders(xl, xl_checkpoint, files, name, weight):
-    made = xl.generate(PROMPT, **ASKED, loras=[(files[name], weight)])
-    expected = drawn_by_diffusers(xl_checkpoint, {files[name]: weight}, xl=True)
-    _demand_near(made, expected, xl.generate(PROMPT, **ASKED), name)
-
-
-@pytest.mark.reference
-@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
-def test_so_are_those_of_2_x(tiny_checkpoint, export_once, tmp_path):
-    """Linear projections around its transformers, and a denoiser that predicts v."""
-    import json
-
-    from families import Variant, save_variant
-
-    checkpoint = tmp_path / "two"
-    save_variant(Variant("sd", "StableDiffusionPipeline", {"use_linear_projection": True}), tiny_checkpoint, checkpoint)
-    config = checkpoint / "scheduler/scheduler_config.json"
-    config.write_text(json.dumps({**json.loads(config.read_text()), "prediction_type": "v_prediction"}))
-    layers = {"unet": pairs(checkpoint, "unet", (*TRANSFORMER, *CONVOLUTIONS), 4, seed=1, size=0.4)}
-    file = save_kohya(
-        tmp_path / "a.safetensors",
-        {**layers, "text_encoder": pairs(checkpoint, "text_encoder", WORDS, 4, seed=2, size=0.5)},
-        alpha=2.0,
-    )
-    bundle = export_once("tiny-two", checkpoint, precision="fp32")
-    with tintype.load(bundle, provider="cpu", threads=1) as opened:
-        made, plain = opened.generate(PROMPT, **ASKED, loras=[file]), opened.generate(PROMPT, **ASKED)
-    _demand_near(made, drawn_by_diffusers(checkpoint, {file: 1.0}), plain, "2.x")
-
-
-def _demand_near(made, expected, plain, name):
-    assert expected.std() > 5  # a grey picture would be near any other
-    near, far = psnr_db(made.image, expected), psnr_db(plain.image, expected)
-    print(f"{name}: {near:.1f} dB, without it {far:.1f} dB")
-    assert near >= 50.0
-    assert far < 35.0
 
 
 def test_a_weight_of_nothing_is_the_picture_without_byte_for_byte(pipeline, files):
@@ -397,3 +267,22 @@ def test_what_does_not_fit_is_refused_by_name_and_changes_nothing(pipeline, misf
     assert refusal.value.fix
     if case in ("rank 1,100", "DoRA"):
         assert "tintype merge" in refusal.value.fix
+
+
+def test_the_command_draws_with_them_and_again_from_the_record(tiny_bundle, files, tmp_path, capfd):
+    asked = ["--model", str(tiny_bundle), "--size", "64x48", "--num-inference-steps", "2", "--seed", "7"]
+    first, named, again = (tmp_path / f"{number}.png" for number in range(3))
+    folder, file = files["attention"].parent, files["attention"]
+    loras = ["--lora", f"{file}=0.5", "--lora", str(files["kohya"])]
+    assert run(["generate", PROMPT, *asked, *loras, "-o", str(first)]) == 0
+    words = f"{PROMPT} <lora:attention:0.5> <lora:kohya>"
+    assert run(["generate", words, *asked, "--lora-dir", str(folder), "-o", str(named)]) == 0
+    pixels = [np.asarray(Image.open(path)) for path in (first, named)]
+    np.testing.assert_array_equal(*pixels)
+    capfd.readouterr()
+    made_again = ["generate", "--model", str(tiny_bundle), "--from-record", str(first), "-o", str(again)]
+    assert run(made_again) == 1
+    assert "the LoRA attention" in capfd.readouterr().err
+    assert run([*made_again, "--lora", str(file), "--lora", str(files["kohya"])]) == 0
+    assert again.read_bytes() == first.read_bytes()
+    assert run(["generate", PROMPT, *asked, "--lora", f"{file}=strong", "-o", str(again)]) == 2

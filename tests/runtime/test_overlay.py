@@ -195,6 +195,7 @@ BROKEN: dict[str, tuple[Any, str]] = {
     "no JSON": (lambda folder: _write(folder / OVERLAY_NAME, lambda data: data[:-9]), "cannot be read"),
     "of another bundle": (lambda folder: _said(folder, base_hash="0" * 64), "is an overlay of the bundle 000000000000"),
     "of a bundle that went": (lambda folder: _said(folder, base="/nowhere"), "no bundle at '/nowhere'"),
+    "of a bundle elsewhere": (lambda folder: _said(folder, base="\\\\host\\share"), "no place of this machine"),
     "outside": (lambda folder: _said(folder, outside=True), "outside the bundle"),
     "a graph that isn't": (lambda folder: _said(folder, role="vae"), "changes vae"),
 }

@@ -8,7 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from safetensors.numpy import save_file
+
+from tintype.adapters.names import ldm_names
 
 ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
 TRANSFORMER = (*ATTENTION, "ff.net.0.proj", "ff.net.2", "proj_in", "proj_out")
@@ -89,3 +92,46 @@ def save_diffusers(
             told |= {f"{part}.r": rank, f"{part}.lora_alpha": alpha, f"{part}.target_modules": names}
     save_file(tensors, path, metadata={"lora_adapter_metadata": json.dumps(told)} if told else {"format": "pt"})
     return path
+
+
+@pytest.fixture(scope="session")
+def files(tiny_checkpoint, xl_checkpoint, tmp_path_factory) -> dict[str, Path]:
+    """LoRAs of which each changes the picture much."""
+    folder = tmp_path_factory.mktemp("loras")
+
+    def unet(checkpoint, endings, rank=4, seed=1, size=0.5):
+        return pairs(checkpoint, "unet", endings, rank, seed=seed, size=size)
+
+    def words(checkpoint, part="text_encoder"):
+        return pairs(checkpoint, part, WORDS, 4, seed=2, size=0.5)
+
+    def ranks(name):  # of each layer another
+        return 2 + len(name) % 5
+
+    tiny, large = tiny_checkpoint, xl_checkpoint
+    both = {"unet": unet(tiny, TRANSFORMER), "text_encoder": words(tiny)}
+    three = {
+        "unet": unet(large, TRANSFORMER),
+        **{part: words(large, part) for part in ("text_encoder", "text_encoder_2")},
+    }
+    return {
+        "kohya": save_kohya(folder / "kohya.safetensors", both, alpha=2.0),
+        "no-alpha": save_kohya(folder / "no-alpha.safetensors", both),
+        "fp16": save_kohya(folder / "fp16.safetensors", both, alpha=4.0, dtype=np.float16),
+        "locon": save_kohya(
+            folder / "locon.safetensors", {"unet": unet(tiny, (*TRANSFORMER, *CONVOLUTIONS), ranks)}, alpha=3.0
+        ),
+        "diffusers": save_diffusers(folder / "diffusers.safetensors", both),
+        "told-alpha": save_diffusers(folder / "told-alpha.safetensors", both, alpha=1.5),
+        "attention": save_diffusers(folder / "attention.safetensors", {"unet": unet(tiny, ATTENTION, 4, 3)}),
+        "again": save_diffusers(folder / "again.safetensors", {"unet": unet(tiny, ATTENTION, 3, 4)}),
+        "xl-kohya": save_kohya(folder / "xl-kohya.safetensors", three, alpha=2.0, naming=kohya_xl),
+        "xl-ldm": save_kohya(folder / "xl-ldm.safetensors", three, alpha=2.0, naming=_ldm(large)),
+        "xl-diffusers": save_diffusers(folder / "xl-diffusers.safetensors", three, alpha=6.0),
+    }
+
+
+def _ldm(checkpoint: Path) -> Callable[[str, str], str]:
+    """As kohya's trainer for XL names the UNet's layers."""
+    old = ldm_names(weights_of(checkpoint, "unet"))
+    return lambda part, layer: kohya_xl(part, old[layer] if part == "unet" else layer)

@@ -1,0 +1,121 @@
+"""Whole pictures with LoRAs are those of diffusers with the same ones fused: 1.x, 2.x and XL, in every naming."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from families import Variant, save_variant
+from loras import CONVOLUTIONS, TRANSFORMER, WORDS, files, pairs, save_kohya
+from pictures import PROMPT, psnr_db
+
+import tintype
+from tintype.sampling import noise_source
+
+__all__ = ["files"]  # the fixture
+SEED, STEPS, SCALE, SIZE = 7, 6, 5.0, (64, 48)
+ASKED: dict[str, Any] = {
+    "seed": SEED, "num_inference_steps": STEPS, "width": SIZE[0], "height": SIZE[1], "guidance_scale": SCALE,
+    "sampler": "euler", "exactness": "exact", "noise": "torch-cpu",
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def pipeline(tiny_bundle):
+    with tintype.load(tiny_bundle, provider="cpu", threads=1) as opened:
+        yield opened
+
+
+@pytest.fixture(scope="module")
+def xl(xl_bundle):
+    with tintype.load(xl_bundle, provider="cpu", threads=1) as opened:
+        yield opened
+
+
+def drawn_by_diffusers(checkpoint: Path, loras: dict[Path, float], *, xl: bool = False) -> np.ndarray:
+    """One picture by Euler's method of diffusers' pipeline with LoRAs fused into its weights."""
+    import diffusers
+    import torch
+
+    kind = diffusers.StableDiffusionXLPipeline if xl else diffusers.StableDiffusionPipeline
+    pipe = kind.from_pretrained(checkpoint, **({} if xl else {"safety_checker": None}))
+    pipe.set_progress_bar_config(disable=True)
+    pipe.scheduler = diffusers.EulerDiscreteScheduler.from_config(pipe.scheduler.config)
+    for number, file in enumerate(loras):
+        pipe.load_lora_weights(file.parent, weight_name=file.name, adapter_name=f"a{number}")
+    if loras:
+        pipe.set_adapters([f"a{number}" for number in range(len(loras))], list(loras.values()))
+        pipe.fuse_lora(adapter_names=[f"a{number}" for number in range(len(loras))])
+    noise = noise_source("torch-cpu", [SEED]).draw((1, 4, SIZE[1] // 4, SIZE[0] // 4))
+    with torch.no_grad():
+        picture = pipe(
+            PROMPT,
+            num_inference_steps=STEPS,
+            guidance_scale=SCALE,
+            width=SIZE[0],
+            height=SIZE[1],
+            latents=torch.from_numpy(noise),
+            output_type="np",
+        ).images[0]
+    return picture * 255
+
+
+PARITY = [
+    ("kohya", {"kohya": 0.8}),
+    ("no-alpha", {"no-alpha": 1.0}),
+    ("fp16", {"fp16": 0.7}),
+    ("locon", {"locon": 1.0}),
+    ("diffusers", {"diffusers": 0.8}),
+    ("told-alpha", {"told-alpha": 1.0}),
+    ("negative", {"attention": -0.7}),
+    ("several", {"attention": 0.6, "again": 0.5, "kohya": 0.4}),
+]
+
+
+@pytest.mark.reference
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
+@pytest.mark.parametrize(("name", "weights"), PARITY, ids=[name for name, _ in PARITY])
+def test_whole_pictures_are_those_of_diffusers_with_fused_loras(pipeline, tiny_checkpoint, files, name, weights):
+    loras = {files[name]: weight for name, weight in weights.items()}
+    made = pipeline.generate(PROMPT, **ASKED, loras=list(loras.items()))
+    _demand_near(made, drawn_by_diffusers(tiny_checkpoint, loras), pipeline.generate(PROMPT, **ASKED), name)
+
+
+@pytest.mark.reference
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
+@pytest.mark.parametrize(("name", "weight"), [("xl-kohya", 0.9), ("xl-ldm", 0.9), ("xl-diffusers", 0.6)])
+def test_so_are_those_of_xl_with_its_two_text_encoders(xl, xl_checkpoint, files, name, weight):
+    made = xl.generate(PROMPT, **ASKED, loras=[(files[name], weight)])
+    expected = drawn_by_diffusers(xl_checkpoint, {files[name]: weight}, xl=True)
+    _demand_near(made, expected, xl.generate(PROMPT, **ASKED), name)
+
+
+@pytest.mark.reference
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
+def test_so_are_those_of_2_x(tiny_checkpoint, export_once, tmp_path):
+    """Linear projections around its transformers, and a denoiser that predicts v."""
+    checkpoint = tmp_path / "two"
+    save_variant(Variant("sd", "StableDiffusionPipeline", {"use_linear_projection": True}), tiny_checkpoint, checkpoint)
+    config = checkpoint / "scheduler/scheduler_config.json"
+    config.write_text(json.dumps({**json.loads(config.read_text()), "prediction_type": "v_prediction"}))
+    layers = {"unet": pairs(checkpoint, "unet", (*TRANSFORMER, *CONVOLUTIONS), 4, seed=1, size=0.4)}
+    file = save_kohya(
+        tmp_path / "a.safetensors",
+        {**layers, "text_encoder": pairs(checkpoint, "text_encoder", WORDS, 4, seed=2, size=0.5)},
+        alpha=2.0,
+    )
+    bundle = export_once("tiny-two", checkpoint, precision="fp32")
+    with tintype.load(bundle, provider="cpu", threads=1) as opened:
+        made, plain = opened.generate(PROMPT, **ASKED, loras=[file]), opened.generate(PROMPT, **ASKED)
+    _demand_near(made, drawn_by_diffusers(checkpoint, {file: 1.0}), plain, "2.x")
+
+
+def _demand_near(made, expected, plain, name):
+    assert expected.std() > 5  # a grey picture would be near any other
+    near, far = psnr_db(made.image, expected), psnr_db(plain.image, expected)
+    print(f"{name}: {near:.1f} dB, without it {far:.1f} dB")
+    assert near >= 50.0
+    assert far < 35.0
