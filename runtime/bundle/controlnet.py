@@ -26,6 +26,7 @@ from tintype.bundle.manifest import (
     Source,
 )
 from tintype.bundle.parity import Parity
+from tintype.bundle.shapes import times
 from tintype.bundle.verify import check_files
 from tintype.files import read_plain
 from tintype.strict_json import require
@@ -95,8 +96,12 @@ class ControlManifest:
         names = [port.name for port in self.graph.outputs]
         known = [*map(down_residual, range(len(names) - 1)), MID_RESIDUAL]
         require(len(names) > 1 and names == known, f"its graph gives {', '.join(names[:4])}, and no residuals")
-        sound = all(len(port.shape) == 4 and isinstance(port.shape[1], int) for port in self.graph.outputs)
-        require(sound, "its residuals are no images of so many channels")
+        for port in self.graph.outputs:
+            sound = len(port.shape) == 4 and isinstance(port.shape[1], int)
+            require(sound, f"{port.name} is no image of so many channels")
+            high, wide = (times(*pair) for pair in zip(("height", "width"), port.shape[2:], strict=True))
+            sound = high is not None and high == wide and 0.0 < high <= 1.0
+            require(sound, f"{port.name} is {port.shape[2]} by {port.shape[3]}, and no skip connection is")
 
 
 @dataclass(frozen=True, slots=True)

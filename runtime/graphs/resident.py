@@ -309,6 +309,14 @@ class BoundGraphs:
                     return outputs
         raise not_finite(who)
 
+    def demand_build(self, use: GraphUse) -> None:
+        """Make the build of a use, where it is missing. Raises RequestError where the graph can't be changed so."""
+        from tintype.engine.build.child import cancelled_by
+
+        with self.all.lock, cancelled_by(lambda: self.state.stop.is_set):
+            self.check_cancelled()
+            self.all.build_facts(use, self._options(use))
+
     def release(self, held: Arrays) -> None:
         """Give back what was computed of held inputs, which no later call is given."""
         with self.all.lock:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from tintype.arrays import Arrays, Latents
 from tintype.families.control import controlled, residual_shapes, strengths
+from tintype.image.decode import demand_shape
 from tintype.image.fit import fit
 from tintype.image.preprocess import preprocess
 from tintype.request.control import ControlFacts, ControlInput
@@ -28,7 +29,11 @@ class Controls:
         is_controlled = any(use.residuals for use in ctx.uses)
         pairs = zip(ctx.request.control, ctx.request.inputs.control, strict=True) if is_controlled else ()
         self._parts = [_Part(facts, given, _condition(ctx, facts, given)) for facts, given in pairs]
-        self.uses = tuple(use for use in ctx.uses_for(pictures) if use.ref.role == CONTROLNET)
+        uses = ctx.uses_for(pictures)
+        self.uses = tuple(use for use in uses if use.ref.role == CONTROLNET)
+        for use in uses:
+            if use.residuals:  # before any of them is called, in case what they give goes nowhere in this model
+                ctx.graphs.demand_build(use)
 
     def residuals(self, branches: tuple[int, ...], sample: Latents, timestep: float, step: int, words: Words) -> Arrays:
         """What the denoiser takes beside its own inputs for a call of these branches, in a step counted from 0.
@@ -92,6 +97,7 @@ class Controls:
         weights = strengths(part.facts, part.given.net, guess=self._ctx.request.control_guess)
         for (name, shape), weight in zip(shapes.items(), weights, strict=True):
             given = outputs[name].astype(np.float32, copy=False)
+            demand_shape(f"the ControlNet {part.facts.model}", given, (len(rows), *shape[1:]))
             if part.given.net.manifest.pooled:
                 given = given.mean(axis=(2, 3), keepdims=True)
             if weight != 1.0:

@@ -187,6 +187,24 @@ def latents(path: Path, scratch: Scratch) -> None:
     next(scratch.pipeline.resume_pictures(read_latents(path), anyway=True))
 
 
+def embedding(path: Path, scratch: Scratch) -> None:
+    """A file of textual inversion, up to the token ids of its word."""
+    scratch.pipeline.steps(f"a ({path.stem}:1.2) boat", seed=1, embeddings=[path]).close()
+
+
+def control_manifest(path: Path, scratch: Scratch) -> None:
+    """tintype.json of a ControlNet, and what follows from it."""
+    from tintype.bundle.controlnet import CONTROLNET, ControlManifest, ControlNet, read_manifest_as
+    from tintype.families.control import residual_shapes
+
+    folder = scratch.folder / "controlnet"
+    folder.mkdir(exist_ok=True)
+    shutil.copyfile(path, folder / "tintype.json")
+    net = ControlNet(folder, *read_manifest_as(folder, ControlManifest))
+    residual_shapes(net, 1, 64, 64)
+    net.graph_path(CONTROLNET)
+
+
 def noise(path: Path, scratch: Scratch) -> None:
     """An .npy file as the noise of a request."""
     from tintype.request import Request
@@ -416,8 +434,9 @@ def command(path: Path, scratch: Scratch) -> tuple[int, str]:
 DOORS: dict[str, Door] = {
     each.__name__.replace("_", "-"): each
     for each in (
-        manifest, scheduler, tokenizer, graph, record, record_png, like, latents, noise, prompt, policy, ordinary,
-        words, safetensors, lora, one_file, onnx_folder, checkpoint, cache, picture, credentials, mask, command,
+        manifest, control_manifest, scheduler, tokenizer, graph, record, record_png, like, latents, embedding, noise,
+        prompt, policy, ordinary, words, safetensors, lora, one_file, onnx_folder, checkpoint, cache, picture,
+        credentials, mask, command,
     )
 }  # fmt: skip
 

@@ -185,6 +185,41 @@ def latents_files() -> Seeds:
         return (save_latents(path, np.zeros(shape, np.float32), [known]).read_bytes(),)
 
 
+def embeddings() -> Seeds:
+    """As A1111 writes them, and diffusers."""
+    import numpy as np
+    from safetensors.numpy import save
+
+    rows = np.zeros((2, 128), np.float32)  # as wide as postcard's
+    return (
+        save({"emb_params": rows}),
+        save({"<cat-toy>": rows[0].astype(np.float16)}),
+        save({"clip_l": rows, "clip_g": rows}),
+    )
+
+
+def control_manifests() -> Seeds:
+    words = ["batch", "sequence", 128]
+    inputs = {
+        "sample": ["batch", 4, "height", "width"], "timestep": [], "encoder_hidden_states": words,
+        "controlnet_cond": ["batch", 3, "rows", "columns"],
+    }  # fmt: skip
+    outputs = {"down_block_res_sample_0": ["batch", 32, "height", "width"]}
+    outputs["mid_block_res_sample"] = ["batch", 64, "height/2", "width/2"]
+    ports = [
+        [{"name": name, "dtype": "float32", "shape": shape} for name, shape in each.items()]
+        for each in (inputs, outputs)
+    ]
+    file = "controlnet/model.onnx"
+    graph = {"file": file, "precision": "fp32", "inputs": ports[0], "outputs": ports[1]}
+    value = {
+        "format_version": 1, "name": "lines", "licence": "Apache-2.0", "source": {"location": "nowhere"},
+        "family": "controlnet", "controls": "stable-diffusion", "latent_channels": 4, "vae_scale_factor": 8,
+        "graphs": {"controlnet": {"full": graph}}, "files": {file: {"bytes": 1, "sha256": "0" * 64}},
+    }  # fmt: skip
+    return (json.dumps(value).encode(),)
+
+
 def noises() -> Seeds:
     import numpy as np
 
@@ -447,6 +482,7 @@ def commands() -> Seeds:
 SEEDS: dict[str, Callable[[], Seeds]] = {
     "manifest": manifests, "scheduler": schedulers, "tokenizer": tokenizers, "graph": graphs, "record": records,
     "record-png": pngs_with_records, "like": pictures_of_others, "latents": latents_files, "noise": noises,
+    "embedding": embeddings, "control-manifest": control_manifests,
     "prompt": prompts, "policy": policies, "ordinary": ordinary_prompts, "words": prompts,
     "safetensors": weights, "lora": loras, "one-file": one_files, "onnx-folder": onnx_encoders,
     "checkpoint": checkpoints, "cache": cache_files,

@@ -128,6 +128,8 @@ _BY_DOOR: dict[str, Callable[[Sequence[bytes]], Strategy]] = {
     "record-png": lambda seeds: st.one_of(png_of(seeds, json_of(records())), bytes_of(seeds)),
     "like": _of_others,
     "latents": _with_records,
+    "embedding": _safetensors,
+    "control-manifest": json_of,
     "noise": lambda seeds: st.one_of(after_head(seeds, _split_npy, _join_npy, bytes_of), bytes_of(seeds)),
     "prompt": prompts,
     "policy": bytes_of,

@@ -355,7 +355,14 @@ def test_a_manifest_that_makes_no_sense_is_refused(edited, one):
         (lambda value: graph(value)["inputs"].pop(3), "no input named controlnet_cond"),
         (lambda value: graph(value)["inputs"][3].update(shape=["batch", 4, "rows", "columns"]), "not 3 channels"),
         (lambda value: graph(value)["outputs"].reverse(), "no residuals"),
-        (lambda value: graph(value)["outputs"][0].update(shape=["batch", "c", "height", "width"]), "so many channels"),
+        (
+            lambda value: graph(value)["outputs"][0].update(shape=["batch", "c", "height", "width"]),
+            "image of so many channels",
+        ),
+        (
+            lambda value: graph(value)["outputs"][0].update(shape=["batch", 32, "9*height", "9*width"]),
+            "no skip connection",
+        ),
         (lambda value: value.update(format_version=2), "newer|of format 2"),
     ):
         with pytest.raises(BundleError, match=words):

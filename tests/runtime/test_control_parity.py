@@ -171,3 +171,29 @@ def test_inpainting_is_that_of_diffusers(request, base, pipeline, controlnet, mo
         strength=0.75, controlnet_conditioning_scale=1.0, width=64, height=64,
     )  # fmt: skip
     assert_near(made.image, expected, pipeline.generate(PROMPT, **way).image)
+
+
+@pytest.mark.parametrize("inpainting_checkpoint", ["sd"], indirect=True)
+def test_a_model_of_nine_channels_is_that_of_diffusers(
+    inpainting_checkpoint, inpainting_bundle, controlnet, monkeypatch
+):
+    """What is shown to the ControlNet has no mask in it, nor the latents of the masked picture."""
+    import diffusers
+    import torch
+
+    take_the_encoders_mean(monkeypatch)
+    folder, bundle = controlnet("sd")
+    pipe = diffusers.StableDiffusionControlNetInpaintPipeline.from_pretrained(
+        inpainting_checkpoint, controlnet=diffusers.ControlNetModel.from_pretrained(folder), safety_checker=None
+    )
+    pipe.set_progress_bar_config(disable=True)
+    pipe.scheduler = diffusers.EulerDiscreteScheduler.from_config(pipe.scheduler.config)
+    expected = pipe(
+        PROMPT, negative_prompt=NEGATIVE, num_inference_steps=STEPS, guidance_scale=7.5, image=photo(),
+        mask_image=mask(64, 64), control_image=drawing(), strength=1.0, controlnet_conditioning_scale=1.0,
+        generator=torch.Generator().manual_seed(SEED), width=64, height=64,
+    ).images[0]  # fmt: skip
+    way = asked("sd", image=photo(), strength=1.0, mask=mask(64, 64))
+    with tintype.load(inpainting_bundle, provider="cpu", threads=1) as opened:
+        made = opened.generate(PROMPT, **way, control=[{"model": bundle, "image": drawing()}])
+        assert_near(made.image, np.asarray(expected), opened.generate(PROMPT, **way).image)
