@@ -131,6 +131,7 @@ def test_guess_mode_is_that_of_diffusers(request, base, pipeline, controlnet, gu
 
 
 @pytest.mark.parametrize("base", ["sd"], indirect=True)
+@pytest.mark.long
 def test_one_that_is_pooled_is_that_of_diffusers(request, base, pipeline, controlnet):
     folder, bundle = controlnet(base, 2, global_pool_conditions=True)
     made = pipeline.generate(PROMPT, **asked(base), control=[{"model": bundle, "image": photo()}])
@@ -139,6 +140,7 @@ def test_one_that_is_pooled_is_that_of_diffusers(request, base, pipeline, contro
 
 
 @pytest.mark.parametrize("base", ["sd"], indirect=True)
+@pytest.mark.long
 def test_the_order_of_channels_is_the_configs(request, base, pipeline, controlnet):
     folder, bundle = controlnet(base, 3, controlnet_conditioning_channel_order="bgr")
     made = pipeline.generate(PROMPT, **asked(base), control=[{"model": bundle, "image": photo()}])

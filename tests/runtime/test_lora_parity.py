@@ -95,6 +95,7 @@ def test_so_are_those_of_xl_with_its_two_text_encoders(xl, xl_checkpoint, files,
 
 @pytest.mark.reference
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
+@pytest.mark.long
 def test_so_are_those_of_2_x(tiny_checkpoint, export_once, tmp_path):
     """Linear projections around its transformers, and a denoiser that predicts v."""
     checkpoint = tmp_path / "two"
