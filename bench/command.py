@@ -39,8 +39,8 @@ PEER_BARS = (Bar(BALANCED, "denoise_seconds", over="onnxruntime", at_most=0.7), 
 
 
 OTHERS = (  # commands with options of their own, each in a module of its name
-    "budgets", "chart", "coded-noise", "gpu", "make-sdxl", "memory", "parity", "priors", "sd15", "skew", "skipping",
-    "watermark", "words",
+    "budgets", "chart", "coded-noise", "gpu", "lora", "make-sdxl", "memory", "parity", "priors", "sd15", "skew",
+    "skipping", "watermark", "words",
 )  # fmt: skip
 
 
@@ -84,7 +84,7 @@ def bench(
     MEASURES: help (the command's start), fresh (a picture from a new process: cold, with builds cached, and later
     ones), steady (pictures in one process), peers (beside diffusers and plain onnxruntime; extra: peers). Without any:
     help, fresh and steady. Commands of their own, as in tintype bench skew --help: budgets, chart, coded-noise,
-    gpu, make-sdxl, memory, parity, priors, sd15, skew, skipping, watermark, words.
+    gpu, lora, make-sdxl, memory, parity, priors, sd15, skew, skipping, watermark, words.
     """
     width, height = size or (None, None)
     if fast:

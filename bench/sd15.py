@@ -60,9 +60,9 @@ EXACTNESS = ("exact", "balanced")
 ONE_STEP = {"num_inference_steps": 1, "projected_steps": None}
 
 _UNET_BARS = (
-    Bar(EXACT, over="openvino-f32", at_most=0.70),
+    Bar(EXACT, over="openvino-f32", at_most=0.65),
     Bar(BALANCED, over="openvino-f32", at_most=0.50),
-    Bar(BALANCED, over="openvino-int8", at_most=1.0),
+    Bar(BALANCED, over="openvino-int8", at_most=0.85),
 )
 _NEAR_BARS = tuple(Bar(name, "psnr_db", statistic="smallest", at_least=70.0) for name in (EXACT, MAPPED))
 GRAPH_BARS = {
@@ -73,8 +73,8 @@ GRAPH_BARS = {
         Bar(MAPPED, "opened_anonymous_bytes", at_most=300 * 2**20),
     ),
     "vae": (
-        Bar(EXACT, over="openvino-f32", at_most=0.65),
-        Bar(BALANCED, over="openvino-int8", at_most=1.0),
+        Bar(EXACT, over="openvino-f32", at_most=0.50),
+        Bar(BALANCED, over="openvino-int8", at_most=0.80),
         *_NEAR_BARS,
     ),
 }
