@@ -33,8 +33,7 @@ def test_pictures_and_kills_are_measured_and_judged(tiny_bundle: Path, tmp_path:
         assert len(part["shapes"]) == shapes
         assert len(part["every_tenth_rss"]) == 2
         assert min(part["every_tenth_rss"]) > 20 * 2**20
-    # Killed amid its builds; a moment near the end was seen to fail once in twenty, which is still to be understood.
-    kills = report("kills", str(tiny_bundle), "--count", "1", "--seed", "1")
+    kills = report("kills", str(tiny_bundle), "--count", "1")
     assert kills["bars"][0]["met"], (kills["killed"], kills["peers"])
     assert [row["left"] for name, row in kills["peers"].items() if name != "undisturbed"] == [[]]
     assert sum(row["was_running"] for row in kills["killed"]) == 1

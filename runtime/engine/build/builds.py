@@ -325,16 +325,18 @@ def _costs_path() -> Path:
 
 @contextlib.contextmanager
 def _beside(folder: Path) -> Iterator[Path]:
-    """A folder for a build that is being made, beside its place. The caller holds the lock."""
+    """A folder for a build that is being made, beside its place. The caller holds the lock.
+
+    It is moved to its place itself, so that a process that is killed then leaves nothing behind.
+    """
     # What a killed process left behind; nobody else can be at it, we hold the lock.
     for left in folder.parent.glob(f".partial-{folder.name}-*"):
         cache.discard(left)
-    with tempfile.TemporaryDirectory(
-        dir=folder.parent, prefix=f".partial-{folder.name}-", ignore_cleanup_errors=True
-    ) as scratch:
-        made = Path(scratch) / "build"
-        made.mkdir()
+    made = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".partial-{folder.name}-"))
+    try:
         yield made
+    finally:
+        cache.discard(made)
 
 
 def _put_in_place(made: Path, folder: Path, identity: BuildIdentity, report: Mapping[str, Any]) -> None:
