@@ -5,28 +5,20 @@ The child process is `python -m tintype.engine.build.analyse`.
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
 import json
 import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from tintype import strict_json
 from tintype.costs import GraphFacts
-from tintype.engine.build import cache
 from tintype.engine.build.builds import GraphSource
 from tintype.engine.build.change import change_graph
-from tintype.engine.build.child import MEMORY, REFUSED, ChildError, answer_parent, run_child
-from tintype.engine.build.code_version import lowering_version
+from tintype.engine.build.child import answer_parent
+from tintype.engine.build.found import found_once
 from tintype.engine.build.late import import_late
 from tintype.engine.build.options import BuildOptions
-from tintype.errors import BuildError, RequestError
-from tintype.files import read_cached, write_cached
 from tintype.uses import GraphRef
-
-MOST_SECONDS = 600.0  # against a graph that never ends; the largest we know takes seconds
 
 
 def analysis_of(bundle: GraphSource, ref: GraphRef, options: BuildOptions) -> GraphFacts:
@@ -34,21 +26,9 @@ def analysis_of(bundle: GraphSource, ref: GraphRef, options: BuildOptions) -> Gr
 
     Raises BuildError when it can't be read, RequestError when it can't be changed so.
     """
-    facts = "\0".join((bundle.hash, str(ref), options.shape, options.change, lowering_version()))
-    place = cache.cache_folder() / "costs" / f"analysis-{hashlib.sha256(facts.encode()).hexdigest()[:24]}.json"
-    with contextlib.suppress(OSError, ValueError):
-        return strict_json.read(GraphFacts, strict_json.parse(read_cached(place)))
-    source = bundle.graph_path(ref.role, ref.variant).resolve()
-    job: dict[str, Any] = {"source": str(source), "options": asdict(options)}
-    try:
-        found = GraphFacts(**run_child("tintype.engine.build.analyse", json.dumps(job), MOST_SECONDS))
-    except ChildError as error:
-        if error.kind == REFUSED and error.fix is not None:
-            raise RequestError(error.message, fix=error.fix) from None
-        fix = "close other programs" if error.kind == MEMORY else "export the bundle again"
-        raise BuildError(f"{ref} cannot be analysed: {error.message}", fix=fix, kind=error.kind) from None
-    write_cached(place, json.dumps(asdict(found)))
-    return found
+    job = {"source": str(bundle.graph_path(ref.role, ref.variant).resolve()), "options": asdict(options)}
+    facts = (bundle.hash, str(ref), options.shape, options.change)
+    return found_once(GraphFacts, "analysis", facts, "tintype.engine.build.analyse", job, f"{ref} cannot be analysed")
 
 
 def main() -> int:

@@ -28,6 +28,7 @@ from tintype.free_memory import free_bytes
 
 Job = TypeVar("Job")
 LOOK_SECONDS = 0.5
+GRAPH_SECONDS = 600.0  # to look at a graph, against one that never ends; the largest we know takes seconds
 # No space left; none to compute in; a graph that can't run in pieces; what nobody can have of this model.
 DISK, MEMORY, UNCUT, REFUSED = "disk", "memory", "uncut", "refused"
 _KILLED = (-9, 137)  # mostly by the system, for want of memory

@@ -5,8 +5,6 @@ The child process is `python -m tintype.engine.build.layers`.
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
 import json
 import sys
 from collections.abc import Mapping
@@ -14,15 +12,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tintype import strict_json
-from tintype.engine.build import cache
-from tintype.engine.build.analyse import MOST_SECONDS
 from tintype.engine.build.builds import GraphSource
-from tintype.engine.build.child import MEMORY, ChildError, answer_parent, run_child
-from tintype.engine.build.code_version import lowering_version
+from tintype.engine.build.child import answer_parent
+from tintype.engine.build.found import found_once
 from tintype.engine.build.late import import_late
-from tintype.errors import BuildError
-from tintype.files import read_cached, write_cached
 from tintype.uses import GraphRef
 
 
@@ -36,18 +29,8 @@ class AdaptableShapes:
 
 def adaptable_shapes(bundle: GraphSource, ref: GraphRef) -> AdaptableShapes:
     """Those of a bundle's graph. Raises BuildError when it can't be read."""
-    facts = "\0".join((bundle.hash, str(ref), lowering_version()))
-    place = cache.cache_folder() / "costs" / f"layers-{hashlib.sha256(facts.encode()).hexdigest()[:24]}.json"
-    with contextlib.suppress(OSError, ValueError):
-        return strict_json.read(AdaptableShapes, strict_json.parse(read_cached(place)))
-    source = bundle.graph_path(ref.role, ref.variant).resolve()
-    try:
-        found = run_child("tintype.engine.build.layers", json.dumps({"source": str(source)}), MOST_SECONDS)
-    except ChildError as error:
-        fix = "close other programs" if error.kind == MEMORY else "export the bundle again"
-        raise BuildError(f"{ref} cannot be read: {error.message}", fix=fix, kind=error.kind) from None
-    write_cached(place, json.dumps(found))
-    return strict_json.read(AdaptableShapes, found)
+    job, facts = {"source": str(bundle.graph_path(ref.role, ref.variant).resolve())}, (bundle.hash, str(ref))
+    return found_once(AdaptableShapes, "layers", facts, "tintype.engine.build.layers", job, f"{ref} cannot be read")
 
 
 def main() -> int:

@@ -15,8 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tintype.engine.build.analyse import MOST_SECONDS
-from tintype.engine.build.child import DISK, MEMORY, ChildError, answer_parent, run_child
+from tintype.engine.build.child import DISK, GRAPH_SECONDS, MEMORY, ChildError, answer_parent, run_child
 from tintype.engine.build.late import import_late
 from tintype.errors import BuildError
 
@@ -41,7 +40,7 @@ def merge_weights(source: Path, changes: Path, place: Path) -> MergeFacts:
     """
     job = {"source": str(source.resolve()), "changes": str(changes.resolve()), "place": str(place.resolve())}
     try:
-        answer = run_child("tintype.engine.build.merge", json.dumps(job), MOST_SECONDS)
+        answer = run_child("tintype.engine.build.merge", json.dumps(job), GRAPH_SECONDS)
     except ChildError as error:
         fixes = {DISK: "free some disk space", MEMORY: "close other programs"}
         fix = fixes.get(error.kind or "", "export the bundle again in fp32, fp16 or int8")
