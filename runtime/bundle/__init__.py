@@ -7,7 +7,6 @@ from tintype.bundle.bundle import (
     Bundle,
     file_facts,
     manifest_digest,
-    open_bundle,
     read_manifest,
     write_manifest,
 )
@@ -25,6 +24,7 @@ from tintype.bundle.manifest import (
     Source,
     TokenizerFacts,
 )
+from tintype.bundle.opening import open_bundle
 from tintype.bundle.parity import Parity
 from tintype.bundle.preview import PreviewFactors
 

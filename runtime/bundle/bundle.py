@@ -72,21 +72,8 @@ class Bundle:
         return self.changed.get(role) if variant == FULL else None
 
 
-def open_bundle(name_or_path: str | os.PathLike[str]) -> Bundle:
-    """Open a bundle by its embedded name ("postcard"), its folder, or its name in the library, and check all of it.
-
-    An embedded name wins over a folder of the same name, and that over one in the library (see `bundle.library`);
-    `./postcard` is the folder. Files of a bundle above 64 MiB
-    are hashed once and then remembered by size and time of change; smaller bundles are hashed each time. An overlay
-    (`bundle.overlay`) is opened as the bundle that it changes.
-
-    Raises BundleError for what is missing, cut short, changed, hostile or of a newer format.
-    """
-    folder = bundle_folder(name_or_path)
-    from tintype.bundle.overlay import is_overlay, open_overlay
-
-    if is_overlay(folder):
-        return open_overlay(folder)
+def open_model(folder: Path) -> Bundle:
+    """Open the bundle of a folder, its links resolved, and check all of it: see `opening.open_bundle`."""
     manifest, digest = read_manifest(folder)
     check_files(folder, manifest, digest)
     return Bundle(folder=folder, manifest=manifest, hash=digest)

@@ -13,7 +13,7 @@ from typing import Any
 
 from tintype import strict_json
 from tintype.bounds import MAX_MANIFEST_BYTES
-from tintype.bundle.bundle import Bundle, bundle_folder, open_bundle, read_manifest_as
+from tintype.bundle.bundle import bundle_folder, read_manifest_as
 from tintype.bundle.listing import check_listed, check_shown
 from tintype.bundle.manifest import (
     FORMAT_VERSION,
@@ -22,7 +22,6 @@ from tintype.bundle.manifest import (
     XL,
     FileFacts,
     Graph,
-    Manifest,
     Source,
 )
 from tintype.bundle.parity import Parity
@@ -138,7 +137,7 @@ class ControlNet:
 def open_controlnet(name_or_path: str | os.PathLike[str]) -> ControlNet:
     """Open a ControlNet by its folder, or its name in the library, and check all of it.
 
-    Raises BundleError as `open_bundle` does, and for a bundle that is a model.
+    Raises BundleError as `opening.open_bundle` does, and for a bundle that is a model.
     """
     folder = bundle_folder(name_or_path)
     manifest, digest = read_manifest_as(folder, ControlManifest)
@@ -153,13 +152,3 @@ def is_controlnet(folder: Path) -> bool:
     except (OSError, ValueError):
         return False
     return isinstance(value, dict) and value.get("family") == CONTROLNET
-
-
-def open_any(name_or_path: str | os.PathLike[str]) -> Bundle | ControlNet:
-    """Open a bundle of either kind. Raises BundleError."""
-    return (open_controlnet if is_controlnet(bundle_folder(name_or_path)) else open_bundle)(name_or_path)
-
-
-def read_any_manifest(folder: Path) -> tuple[Manifest | ControlManifest, str]:
-    """A manifest of either kind, and its sha256; see `read_manifest`."""
-    return read_manifest_as(folder, ControlManifest if is_controlnet(folder) else Manifest)

@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from tintype.bundle.listing import check_relative_path
-from tintype.bundle.manifest import COPY_AGAIN
+from tintype.bundle.manifest import COPY_AGAIN, Listing
 from tintype.errors import BundleError
 from tintype.sources.onnx_scan import ExternalTensor, MalformedGraph, external_tensors
 from tintype.strict_json import Misfit
-
-if TYPE_CHECKING:
-    from tintype.bundle.verify import Listing
 
 
 def check_graphs(folder: Path, manifest: Listing) -> None:

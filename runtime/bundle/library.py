@@ -62,6 +62,14 @@ def library_bundles() -> Iterator[tuple[str, Path]]:
     yield from ((name, place) for name, place in found if place is not None)
 
 
+def is_overlay(folder: Path) -> bool:
+    """Whether a folder has an overlay's facts, whatever they say."""
+    try:
+        return (folder / OVERLAY_NAME).is_file() and not (folder / MANIFEST_NAME).exists()
+    except (OSError, ValueError):
+        return False
+
+
 def is_bundle(folder: Path) -> bool:
     """Whether a folder has a manifest, or is an overlay of one that has, whatever that says."""
     try:

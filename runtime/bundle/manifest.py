@@ -10,7 +10,7 @@ import itertools
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from typing import Any, Protocol
 
 from tintype.bounds import (
     MAX_DIMENSION_CHARS,
@@ -230,6 +230,15 @@ class TokenizerFacts:
         require(3 <= self.max_length <= 4096, f"max_length is {self.max_length}; 3 to 4096 makes sense")
         for token in (self.bos_token_id, self.eos_token_id, self.pad_token_id):
             require(0 <= token < 2**31, f"{token} is no token id")
+
+
+class Listing(Protocol):
+    """Of a manifest, what its files are held against."""
+
+    @property
+    def files(self) -> Mapping[str, FileFacts]: ...
+    @property
+    def graphs(self) -> Mapping[str, Mapping[str, Graph]]: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

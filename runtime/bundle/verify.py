@@ -10,11 +10,11 @@ import json
 import stat
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from tintype import strict_json
 from tintype.bounds import MAX_SCHEDULER_BYTES, MAX_TOKENIZER_BYTES
-from tintype.bundle.manifest import COPY_AGAIN, MANIFEST_NAME, FileFacts, Graph, Manifest
+from tintype.bundle.manifest import COPY_AGAIN, MANIFEST_NAME, FileFacts, Listing, Manifest
 from tintype.engine.build.cache import cache_folder
 from tintype.errors import BundleError
 from tintype.files import read_cached, read_plain, sha256_of, write_cached
@@ -22,15 +22,6 @@ from tintype.strict_json import Misfit
 
 ALWAYS_HASHED_BYTES = 64 * 2**20  # a bundle up to this size is hashed at each opening; it takes tens of milliseconds
 VERDICT_VERSION = 2  # raise it when the checks below get stricter, so that old verdicts don't count
-
-
-class Listing(Protocol):
-    """Of a manifest, what its files are held against."""
-
-    @property
-    def files(self) -> Mapping[str, FileFacts]: ...
-    @property
-    def graphs(self) -> Mapping[str, Mapping[str, Graph]]: ...
 
 
 def check_files(folder: Path, manifest: Listing, digest: str) -> None:

@@ -32,7 +32,8 @@ def info(source: str, as_json: bool) -> None:
     optimum's ONNX folder, and what it takes to export it. Of weights nothing is read or fetched but what their files
     say of them."""
     from tintype.bundle import EMBEDDED, MANIFEST_NAME
-    from tintype.bundle.controlnet import ControlNet, open_any
+    from tintype.bundle.controlnet import ControlNet
+    from tintype.bundle.opening import open_any
     from tintype.sources.facts import describe, is_checkpoint
     from tintype.sources.hub import describe_remote, is_address
 

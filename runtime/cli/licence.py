@@ -19,9 +19,9 @@ def licence() -> None:
 @json_option
 def accept(model: str, as_json: bool) -> None:
     """Accept the licence of MODEL (a bundle's folder, or a model's name). Read it first, where the model comes from."""
-    from tintype.bundle.controlnet import open_any
     from tintype.bundle.licence import accept as keep
     from tintype.bundle.licence import is_binding
+    from tintype.bundle.opening import open_any
 
     bundle = open_any(runnable(model))
     binds = is_binding(bundle.manifest.licence)

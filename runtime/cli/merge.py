@@ -31,7 +31,7 @@ def merge(bundle: str, out: Path, loras: tuple[str, ...], as_json: bool) -> None
     """
     from tintype import strict_json
     from tintype.bundle import open_bundle
-    from tintype.bundle.overlay import merge as write_overlay
+    from tintype.bundle.merging import merge as write_overlay
 
     started = time.perf_counter()
     with spinner("merging"):

@@ -99,7 +99,7 @@ def remove(name: str, yes: bool, as_json: bool) -> None:
     from tintype.bundle import EMBEDDED
     from tintype.bundle.bundle import bundle_folder, embedded_folder
     from tintype.bundle.library import library_bundle, remove_files
-    from tintype.bundle.overlay import facts_of
+    from tintype.bundle.opening import facts_of
     from tintype.engine.build.cache import remove_builds
 
     own = [embedded_folder(each).resolve() for each in EMBEDDED]
@@ -145,7 +145,7 @@ def _models(places: Sequence[Path], *, plan: bool) -> Iterator[Model]:
 
 def _model(name: str, folder: Path, entries: Sequence[CacheEntry], *, embedded: bool, plan: bool) -> Model:
     from tintype.bundle.controlnet import ControlManifest
-    from tintype.bundle.overlay import facts_of
+    from tintype.bundle.opening import facts_of
     from tintype.engine.build.cache import bytes_on_disk
 
     place = {"name": name, "folder": folder, "embedded": embedded}

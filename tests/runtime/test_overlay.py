@@ -16,7 +16,8 @@ from safetensors.numpy import load_file, save_file
 
 import tintype
 from tintype.bundle import open_bundle
-from tintype.bundle.overlay import OVERLAY_NAME, merge
+from tintype.bundle.library import OVERLAY_NAME
+from tintype.bundle.merging import merge
 from tintype.cli.merge import merge as merge_command
 from tintype.errors import BundleError, LoraError, OutputError
 
@@ -224,6 +225,15 @@ def test_a_damaged_overlay_is_refused_by_name(overlay, tmp_path, harm):
         open_bundle(folder)
     assert words in refusal.value.message
     assert refusal.value.fix
+
+
+def test_an_overlay_of_an_overlay_or_of_itself_is_refused(overlay, tmp_path):
+    place = tmp_path / "merged"
+    shutil.copytree(overlay, place)
+    for base in (place, overlay):
+        _said(place, base=str(base))
+        with pytest.raises(BundleError, match="no bundle"):
+            open_bundle(place)
 
 
 def test_what_cannot_be_merged_is_refused_and_leaves_nothing(tiny_bundle, overlay, lora, tmp_path, tiny_checkpoint):

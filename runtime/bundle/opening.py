@@ -1,0 +1,51 @@
+"""The doors to bundles: of a model, an overlay of one, or a ControlNet, whichever a folder holds."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from tintype.bundle.bundle import Bundle, bundle_folder, open_model, read_manifest_as
+from tintype.bundle.controlnet import ControlManifest, ControlNet, is_controlnet, open_controlnet
+from tintype.bundle.library import OVERLAY_NAME, is_overlay
+from tintype.bundle.manifest import MANIFEST_NAME, Manifest
+
+
+def open_bundle(name_or_path: str | os.PathLike[str]) -> Bundle:
+    """Open a bundle by its embedded name ("postcard"), its folder, or its name in the library, and check all of it.
+
+    An embedded name wins over a folder of the same name, and that over one in the library (see `bundle.library`);
+    `./postcard` is the folder. Files of a bundle above 64 MiB
+    are hashed once and then remembered by size and time of change; smaller bundles are hashed each time. An overlay
+    (`bundle.overlay`) is opened as the bundle that it changes.
+
+    Raises BundleError for what is missing, cut short, changed, hostile or of a newer format.
+    """
+    folder = bundle_folder(name_or_path)
+    if is_overlay(folder):
+        from tintype.bundle.overlay import open_overlay
+
+        return open_overlay(folder)
+    return open_model(folder)
+
+
+def open_any(name_or_path: str | os.PathLike[str]) -> Bundle | ControlNet:
+    """Open a bundle of either kind. Raises BundleError."""
+    return (open_controlnet if is_controlnet(bundle_folder(name_or_path)) else open_bundle)(name_or_path)
+
+
+def facts_of(folder: Path) -> tuple[Manifest | ControlManifest, str, int, tuple[str, ...]]:
+    """What a bundle of either kind, or an overlay, says of itself: the manifest, the hash, and its own bytes and files,
+    of which the last one tells that it is there. The files are not looked at, but for those of an overlay. Raises
+    BundleError."""
+    if not is_overlay(folder):
+        kind = ControlManifest if is_controlnet(folder) else Manifest
+        manifest, digest = read_manifest_as(folder, kind)
+        total = sum(file.bytes for file in manifest.files.values())
+        return manifest, digest, total, (*manifest.files, MANIFEST_NAME)
+    from tintype.bundle.overlay import open_overlay
+
+    opened = open_overlay(folder)
+    files = tuple(path.relative_to(folder).as_posix() for path in opened.changed.values())
+    total = sum((folder / name).stat().st_size for name in files)
+    return opened.manifest, opened.hash, total, (*files, OVERLAY_NAME)
