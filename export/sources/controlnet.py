@@ -18,7 +18,6 @@ from tintype.export.sources.ldm_unet import (
     GROUPS,
     HEAD_SIZE,
     HEADS_OF_SD1,
-    MIDDLE,
     Shape,
     demand_shape,
     levels,
@@ -28,6 +27,7 @@ from tintype.export.sources.source import CheckpointSource
 from tintype.sources.families import MAX_CONFIG_NUMBER, MAX_LAYERS, MAX_LEVELS, Family
 from tintype.sources.folder import INDEX, find_weights, read_config
 from tintype.sources.header import Header, broken, read_header
+from tintype.sources.ldm import MIDDLE
 from tintype.sources.licence import licence_of, origin_of, read_licence
 from tintype.uses import CONTROLNET
 

@@ -3,8 +3,8 @@
 LDM counts blocks from the picture inwards and out again (`input_blocks.4.1`: the fifth block's second module),
 diffusers counts levels and layers within them. Both follow from which modules are there: `op` ends a level on the way
 in, `conv` one on the way out, `transformer_blocks` is attention. So a UNet whose blocks were pruned is read as it is;
-what no config of diffusers can say is found missing or unknown afterwards, by name. The modules are those of
-openaimodel.py in CompVis/latent-diffusion, the names beside them those of diffusers' convert_ldm_unet_checkpoint.
+what no config of diffusers can say is found missing or unknown afterwards, by name. What modules are called is in
+`sources.ldm`.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from tintype.sources.header import broken
+from tintype.sources.ldm import AROUND, MIDDLE, RESNET
 
 Shape = tuple[int, ...]
 
@@ -26,16 +27,6 @@ MAX_BLOCKS = 64  # on each way; there are 12
 
 _WAYS = {"input_blocks": "down_blocks", "output_blocks": "up_blocks"}
 _SAMPLERS = {"0.op": "downsamplers.0.conv", "1.conv": "upsamplers.0.conv", "2.conv": "upsamplers.0.conv"}
-_AROUND = {
-    "input_blocks.0.0": "conv_in", "time_embed.0": "time_embedding.linear_1", "time_embed.2": "time_embedding.linear_2",
-    "label_emb.0.0": "add_embedding.linear_1", "label_emb.0.2": "add_embedding.linear_2", "out.0": "conv_norm_out",
-    "out.2": "conv_out", "time_embed.cond_proj": "time_embedding.cond_proj",
-}  # fmt: skip
-MIDDLE = {"middle_block.0": "resnets.0", "middle_block.1": "attentions.0", "middle_block.2": "resnets.1"}
-_RESNET = {
-    "in_layers.0": "norm1", "in_layers.2": "conv1", "emb_layers.1": "time_emb_proj", "out_layers.0": "norm2",
-    "out_layers.3": "conv2", "skip_connection": "conv_shortcut",
-}  # fmt: skip
 
 
 @dataclass(slots=True)
@@ -202,13 +193,13 @@ def _depth(names: Iterable[str], module: str) -> int:
 def renamed(name: str, places: Mapping[str, str]) -> str:
     """One tensor's name: its module's place, and within a layer the names of its parts."""
     module, _, end = name.rpartition(".")
-    if module in _AROUND or module in places:
-        return f"{_AROUND.get(module) or places[module]}.{end}"
+    if module in AROUND or module in places:
+        return f"{AROUND.get(module) or places[module]}.{end}"
     start = ".".join(name.split(".")[: 2 if name.startswith("middle_block.") else 3])
     if start not in places:
         return name
     part = module[len(start) + 1 :]
-    return f"{places[start]}.{_RESNET.get(part, part)}.{end}"
+    return f"{places[start]}.{RESNET.get(part, part)}.{end}"
 
 
 def _kind(level: Level, plain: str) -> str:

@@ -24,6 +24,7 @@ from tintype.errors import ExportError, LoraError
 from tintype.files import open_plain
 from tintype.recent import Recent
 from tintype.sources.header import Header, read_header
+from tintype.sources.numbers import READABLE, floats_of
 
 # The parts that a layer has to have, and those that it may have, by kind of adapter.
 KINDS: Mapping[str, tuple[frozenset[str], frozenset[str]]] = {
@@ -33,7 +34,6 @@ KINDS: Mapping[str, tuple[frozenset[str], frozenset[str]]] = {
     "full": (frozenset({"diff"}), frozenset()),
 }
 ANYWAY = frozenset({"alpha", "magnitude", "dora"})
-READABLE = {"F16": np.float16, "F32": np.float32, "F64": np.float64, "BF16": np.uint16}
 _DOWNLOAD = "download the file again, or take another LoRA"
 _opened: Recent[tuple[str, int, int, int], AdapterFile] = Recent(16)
 
@@ -79,7 +79,7 @@ class AdapterFile:
                 for tensor in tensors:
                     facts = self.header.tensors[tensor]
                     file.seek(8 + self.header.header_bytes + facts.start)
-                    yield _floats(file.read(facts.bytes), facts.dtype).reshape(facts.shape)
+                    yield floats_of(file.read(facts.bytes), facts.dtype).reshape(facts.shape)
         except (OSError, ValueError) as error:
             raise _unreadable(self.path, error) from None
 
@@ -124,7 +124,7 @@ def _check_numbers(path: Path, header: Header) -> tuple[str, dict[str, float]]:
                 digest.update(data)
                 if facts.dtype not in READABLE:
                     continue
-                numbers = _floats(data, facts.dtype)
+                numbers = floats_of(data, facts.dtype)
                 if not np.isfinite(numbers).all():
                     raise LoraError(f"{name} of {path} holds NaN or infinity: the LoRA is broken", fix=_DOWNLOAD)
                 if name.endswith(".alpha") and numbers.size == 1:
@@ -212,14 +212,6 @@ def _told_alphas(path: Path, header: Header, layers: Mapping[str, Any]) -> dict[
 def _number(told: Any, key: str) -> float | None:
     value = told.get(key) if isinstance(told, dict) else None
     return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
-
-
-def _floats(data: bytes, dtype: str) -> NDArray[np.float32]:
-    numbers = np.frombuffer(data, READABLE[dtype])
-    if dtype == "BF16":
-        return (numbers.astype(np.uint32) << 16).view(np.float32)
-    with np.errstate(over="ignore"):  # a float64 beyond float32 is infinite then, and refused as such
-        return numbers.astype(np.float32)
 
 
 def _first(names: list[str]) -> str:

@@ -10,6 +10,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 
+from tintype.sources.ldm import AROUND, MIDDLE, RESNET
+
 DENOISER, TEXT_ENCODER, TEXT_ENCODER_2 = "denoiser", "text_encoder", "text_encoder_2"
 # What a tensor is of its layer, by how its name ends.
 PARTS: Mapping[str, str] = {
@@ -42,15 +44,8 @@ FOREIGN = {
     "Stable Diffusion 3": ("lora_unet_joint_blocks_", "transformer.transformer_blocks."),
     "a video or transformer model": ("transformer.", "diffusion_model.", "lora_transformer_"),
 }
-_LDM_RESNET = {
-    "conv1": "in_layers.2", "time_emb_proj": "emb_layers.1", "conv2": "out_layers.3",
-    "conv_shortcut": "skip_connection",
-}  # fmt: skip
-_LDM_OTHERS = {
-    "time_embedding.linear_1": "time_embed.0", "time_embedding.linear_2": "time_embed.2",
-    "add_embedding.linear_1": "label_emb.0.0", "add_embedding.linear_2": "label_emb.0.2",
-    "conv_in": "input_blocks.0.0", "conv_out": "out.2",
-}  # fmt: skip
+_LDM_RESNET = {new: old for old, new in RESNET.items()}
+_LDM_AROUND = {new: old for old, new in AROUND.items()}
 
 
 def split_name(tensor: str) -> tuple[str, str] | None:
@@ -103,8 +98,7 @@ def ldm_names(layers: Iterable[str]) -> dict[str, str]:
         if f"{start}.downsamplers.0" in known:
             blocks[f"{start}.downsamplers.0.conv"] = f"input_blocks.{place}.0.op"
             place += 1
-    middle = ("resnets.0", "attentions.0", "resnets.1")
-    blocks |= {f"mid_block.{part}": f"middle_block.{index}" for index, part in enumerate(middle)}
+    blocks |= {f"mid_block.{new}": old for old, new in MIDDLE.items()}
     place = 0
     for block in range(_count(known, "up_blocks.{}")):
         start = f"up_blocks.{block}"
@@ -118,8 +112,8 @@ def ldm_names(layers: Iterable[str]) -> dict[str, str]:
 
 
 def _ldm_name(layer: str, blocks: Mapping[str, str]) -> str | None:
-    if layer in _LDM_OTHERS:
-        return _LDM_OTHERS[layer]
+    if layer in _LDM_AROUND:
+        return _LDM_AROUND[layer]
     if layer in blocks:
         return blocks[layer]
     parts = layer.split(".")

@@ -207,12 +207,6 @@ def _resolved(request: Request, opened: Opened, manifest: Manifest) -> ResolvedR
         batch_size=checks.whole_number("batch_size", request.batch_size, 1, MAX_BATCH),
         exactness=checks.name("exactness", _either(request.exactness, default.exactness), EXACTNESS),
         clip_skip=_clip_skip(request.clip_skip, manifest),
-        image=opened.image,
-        mask=opened.mask,
-        latents=opened.latents,
-        loras=opened.loras,
-        embeddings=opened.embeddings,
-        control=opened.control,
         control_guess=checks.yes_or_no("control_guess", request.control_guess),
         hires=hires,
         refiner_start=_refiner_start(request, opened, manifest),
@@ -223,6 +217,7 @@ def _resolved(request: Request, opened: Opened, manifest: Manifest) -> ResolvedR
         private=checks.yes_or_no("private", request.private),
         code_noise=code_noise(request, opened, sampler, (width, height), manifest),
         inputs=opened.inputs,
+        **{name: getattr(opened, name) for name in INPUTS},
     )
 
 

@@ -19,10 +19,10 @@ from tintype.bounds import MAX_EMBEDDING_BYTES, MAX_EMBEDDING_VECTORS, MAX_EMBED
 from tintype.errors import ExportError, RequestError
 from tintype.files import read_given
 from tintype.sources.header import PICKLES, Header, TensorFacts, read_header
+from tintype.sources.numbers import READABLE, floats_of
 
 A1111, CLIP_L, CLIP_G = "emb_params", "clip_l", "clip_g"
 ANY = ""  # which text encoder the vectors are for, only their width tells
-_READERS = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2"}  # BF16 is the upper half of a float32
 
 _CONVERT = (
     "import torch, safetensors.torch as s; w = torch.load('IN', map_location='cpu', weights_only=True); "
@@ -94,7 +94,7 @@ def _told(path: Path, header: Header) -> tuple[str, dict[str, tuple[str, TensorF
 def _vectors(path: Path, data: bytes, name: str, facts: TensorFacts) -> NDArray[np.float32]:
     """(count, width), finite."""
     shape = (1, *facts.shape) if len(facts.shape) == 1 else facts.shape
-    if facts.dtype not in _READERS or len(shape) != 2 or facts.start + facts.bytes > len(data):
+    if facts.dtype not in READABLE or len(shape) != 2 or facts.start + facts.bytes > len(data):
         raise RequestError(
             f"{name} in {path} is {facts.dtype} of the shape {facts.shape}, and no vectors of a word",
             fix="give floats of the shape (vectors, width)",
@@ -105,9 +105,7 @@ def _vectors(path: Path, data: bytes, name: str, facts: TensorFacts) -> NDArray[
             f"1 to {MAX_EMBEDDING_VECTORS} of up to {MAX_EMBEDDING_WIDTH:,} make a word",
             fix="give a file of textual inversion",
         )
-    raw = np.frombuffer(data, _READERS[facts.dtype], count=shape[0] * shape[1], offset=facts.start)
-    with np.errstate(over="ignore"):  # what float32 doesn't hold is refused
-        whole = (raw.astype(np.uint32) << 16).view(np.float32) if facts.dtype == "BF16" else raw.astype(np.float32)
+    whole = floats_of(data[facts.start : facts.start + facts.bytes], facts.dtype)
     if not np.isfinite(whole).all():
         raise RequestError(f"{name} in {path} holds NaN or infinity", fix="train it again, or download it again")
     return whole.reshape(shape)
