@@ -23,10 +23,11 @@ from tintype.bundle.controlnet import ControlManifest
 from tintype.bundle.manifest import FULL, XL
 from tintype.errors import ExportError
 from tintype.export.calls import Call
-from tintype.export.checkpoint import Checkpoint, check_weights, demand_tensors, hollow_module, load
+from tintype.export.checkpoint import Checkpoint, check_weights, demand_tensors, load
 from tintype.export.fallback import Choice, Unit, until_it_passes
 from tintype.export.graphs import BUILD_OPTIONS, run_calls
 from tintype.export.known_graphs import graph_of, is_known
+from tintype.export.modules import blank_module
 from tintype.export.parity import Gate, GraphReport, ParityReport, judge, refuse_failures
 from tintype.export.partial import export_key
 from tintype.export.placing import Scratch, check_place, placed
@@ -164,7 +165,7 @@ def _write_graph(checkpoint: Checkpoint, precision: str, scratch: Scratch, progr
     shape = Shape.of(checkpoint.configs[CONTROLNET])
     plan, path = shape.trace_plan(), scratch.bundle / GRAPH_FILE
     with progress.stage(f"tracing: {CONTROLNET}", 1):  # what isn't known yet, before any weight is read
-        blank = ControlNet(_unpooled(_blank(checkpoint))).eval()
+        blank = ControlNet(_unpooled(blank_module(checkpoint, CONTROLNET))).eval()
         if not is_known(blank, plan):
             graph_of(blank, plan)
     module = _unpooled(load(checkpoint, CONTROLNET))
@@ -205,14 +206,6 @@ def _unpooled(module: Any) -> torch.nn.Module:
     """The module without the mean over its residuals, which whoever runs its graph takes."""
     module.register_to_config(global_pool_conditions=False)
     return module  # type: ignore[no-any-return]
-
-
-def _blank(checkpoint: Checkpoint) -> torch.nn.Module:
-    """The module with one number for each weight, seen in the weight's shape; see `Modules.blank`."""
-    module = hollow_module(checkpoint, CONTROLNET)
-    blank = {name: torch.zeros((), dtype=w.dtype).expand(w.shape) for name, w in module.state_dict().items()}
-    module.load_state_dict(blank, assign=True)
-    return module.requires_grad_(False).eval()
 
 
 def _rewrite(source: Path, path: Path, layers: Sequence[Layer], scales: Mapping[str, Scales]) -> None:

@@ -43,15 +43,8 @@ class Modules:
         return wrap(self.checkpoint, role, self.of_role(role))
 
     def blank(self, role: str) -> torch.nn.Module:
-        """As `wrapped`, but each weight is one number, seen in the weight's shape: it can be traced, reads no file and
-        costs next to no memory."""
-        component = COMPONENT_OF[role]
-        # A text encoder's positions are a buffer that no file has, and that has to be true.
-        module = hollow_module(self.checkpoint, component, on_meta=not component.startswith("text_encoder"))
-        blank = {name: _one_number(weight) for name, weight in module.state_dict().items()}
-        module.load_state_dict(blank, assign=True)
-        module.requires_grad_(False)
-        return wrap(self.checkpoint, role, module.eval())
+        """As `wrapped`, of a `blank_module`."""
+        return wrap(self.checkpoint, role, blank_module(self.checkpoint, COMPONENT_OF[role]))
 
     @property
     def scheduler(self) -> Mapping[str, Any]:
@@ -71,5 +64,11 @@ class Modules:
         return self.checkpoint.shift_factor
 
 
-def _one_number(weight: torch.Tensor) -> torch.Tensor:
-    return torch.zeros((), dtype=weight.dtype).expand(weight.shape)
+def blank_module(checkpoint: Checkpoint, component: str) -> torch.nn.Module:
+    """A component whose weights are each one number, seen in the weight's shape: it can be traced, reads no file and
+    costs next to no memory."""
+    # A text encoder's positions are a buffer that no file has, and that has to be true.
+    module = hollow_module(checkpoint, component, on_meta=not component.startswith("text_encoder"))
+    blank = {name: torch.zeros((), dtype=w.dtype).expand(w.shape) for name, w in module.state_dict().items()}
+    module.load_state_dict(blank, assign=True)
+    return module.requires_grad_(False).eval()
