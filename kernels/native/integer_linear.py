@@ -9,9 +9,9 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from tintype.kernels.base import OWN, Kernel, Shapes, add_constant, insert, replace
-from tintype.kernels.graph.linear import QuantizedWeight, quantized_weight
-from tintype.kernels.native.layers import GEGLU, GELU, PLAIN, FoundLayer, find_gated, find_layer, is_turned
+from tintype.kernels.base import Shapes, add_constant
+from tintype.kernels.graph.linear import quantized_weight
+from tintype.kernels.native.layers import GEGLU, GELU, PLAIN, FoundLayer, LayerKernel, biases_of, is_turned
 from tintype.kernels.native.library import INTEGERS
 from tintype.kernels.native.linear import COLUMNS, NativeLinear, packed_weights
 
@@ -19,32 +19,38 @@ MOST_INPUTS = 2**16  # whose sums of products surely fit in 32 bits
 STEPS = np.float32(255.0)
 
 
-class NativeIntegerLinear(Kernel):
+class NativeIntegerLinear(LayerKernel):
     """MatMul or Gemm with an int8 weight, and what alone reads it in turn, as IntegerLinear (src/integer_linear.h).
 
     Each row is rounded by its own range: nearer than one range for all rows, and no pass over all of them before.
     """
 
     name = "native_integer_linear"
-    targets = ("cpu",)
     needs: ClassVar[Mapping[str, str]] = {"cpu": INTEGERS}
     exactness = "rows of inputs rounded to 8 bits over the range of each; half to all of dynamic_linear's error"
     lossy = True
-    measured = True
+    operator = "IntegerLinear"
 
-    def matches(self, node: ir.Node, shapes: Shapes) -> bool:
-        """A weight by column or by tensor around 0, and eight rows at least."""
-        return find_layer(node, shapes, _has_integers) is not None
+    def accepts(self, node: ir.Node, shapes: Shapes) -> bool:
+        """A weight by column or by tensor around 0."""
+        weight = quantized_weight(node.inputs[1], transposed=is_turned(node))
+        if weight is None or weight.integers.dtype != np.int8 or bool(weight.zero_point.any()):
+            return False
+        return len(weight.integers) <= MOST_INPUTS
 
-    def cluster(self, node: ir.Node) -> tuple[ir.Node, ...]:
-        layer = find_layer(node, Shapes(), _has_integers)
-        return (node,) if layer is None else layer.nodes
-
-    def rewrite(self, node: ir.Node, graph: ir.Graph) -> None:
-        layer = find_layer(node, Shapes(), _has_integers)
-        if layer is None:
-            raise ValueError(f"{node.name} is no linear layer with an int8 weight")
-        _write(layer.nodes[-1], layer.activation, (layer,), graph)
+    def constants(self, layers: tuple[FoundLayer, ...], graph: ir.Graph) -> list[ir.Value]:
+        stored = [quantized_weight(layer.node.inputs[1], transposed=is_turned(layer.node)) for layer in layers]
+        weights = [each for each in stored if each is not None]
+        scales = [np.broadcast_to(each.scale, (1, layer.width)) for each, layer in zip(weights, layers, strict=True)]
+        totals = [each.integers.sum(axis=0, dtype=np.int32, keepdims=True) for each in weights]
+        name = f"{weights[0].name}_{'gated' if self.gated else 'native'}"
+        packed = graph.initializers.get(name)  # of another layer with the same weight
+        return [
+            packed or add_constant(graph, packed_integers(*(each.integers for each in weights)), name),
+            add_constant(graph, biases_of(layers), f"{name}_bias"),
+            add_constant(graph, packed_weights(*scales).reshape(-1, COLUMNS), f"{name}_scale"),
+            add_constant(graph, packed_weights(*totals).reshape(-1, COLUMNS), f"{name}_totals"),
+        ]
 
     @staticmethod
     def reference(
@@ -71,21 +77,7 @@ class NativeIntegerGeglu(NativeIntegerLinear):
 
     name = "native_integer_geglu"
     kind = "Geglu"
-
-    def matches(self, node: ir.Node, shapes: Shapes) -> bool:
-        """The layer of the value, with a gate of its own width behind a Gelu."""
-        return find_gated(node, shapes, _has_integers) is not None
-
-    def cluster(self, node: ir.Node) -> tuple[ir.Node, ...]:
-        found = find_gated(node, Shapes(), _has_integers)
-        return (node,) if found is None else tuple(dict.fromkeys((*found[0].nodes, *found[1].nodes, found[2])))
-
-    def rewrite(self, node: ir.Node, graph: ir.Graph) -> None:
-        found = find_gated(node, Shapes(), _has_integers)
-        if found is None:
-            raise ValueError(f"{node.name} is no value of a GEGLU")
-        value, gate, product = found
-        _write(product, GEGLU, (value, gate), graph)
+    gated = True
 
 
 def packed_integers(*weights: NDArray[np.int8]) -> NDArray[np.int8]:
@@ -94,35 +86,3 @@ def packed_integers(*weights: NDArray[np.int8]) -> NDArray[np.int8]:
     packed = packed_weights(*each)
     panels, inputs, columns = packed.shape
     return packed.reshape(panels, inputs // 4, 4, columns).swapaxes(2, 3)
-
-
-def _write(before: ir.Node, activation: int, layers: tuple[FoundLayer, ...], graph: ir.Graph) -> None:
-    stored = [_integers(layer.node) for layer in layers]
-    weights = [each for each in stored if each is not None]
-    scales = [np.broadcast_to(each.scale, (1, layer.width)) for each, layer in zip(weights, layers, strict=True)]
-    totals = [each.integers.sum(axis=0, dtype=np.int32, keepdims=True) for each in weights]
-    name = f"{weights[0].name}_{'gated' if len(layers) > 1 else 'native'}"
-    packed = graph.initializers.get(name)  # of another layer with the same weight
-    inputs = [
-        layers[0].source,
-        packed or add_constant(graph, packed_integers(*(each.integers for each in weights)), name),
-        add_constant(graph, np.concatenate([layer.biases() for layer in layers]), f"{name}_bias"),
-        add_constant(graph, packed_weights(*scales).reshape(-1, COLUMNS), f"{name}_scale"),
-        add_constant(graph, packed_weights(*totals).reshape(-1, COLUMNS), f"{name}_totals"),
-    ]
-    if layers[0].added is not None:
-        inputs.append(layers[0].added)
-    output = before.outputs[0]
-    made = insert(before, "IntegerLinear", inputs, domain=OWN, attributes={"activation": activation}, like=output)
-    replace(output, made)
-
-
-def _integers(node: ir.Node) -> QuantizedWeight | None:
-    return quantized_weight(node.inputs[1], transposed=is_turned(node))
-
-
-def _has_integers(node: ir.Node, shapes: Shapes) -> bool:
-    weight = _integers(node)
-    if weight is None or weight.integers.dtype != np.int8 or bool(weight.zero_point.any()):
-        return False
-    return len(weight.integers) <= MOST_INPUTS

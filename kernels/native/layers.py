@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
+from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from tintype.kernels.base import MICROSOFT, Shapes, constant_of, only_reader, producer
+from tintype.kernels.base import MICROSOFT, OWN, Kernel, Shapes, constant_of, insert, only_reader, producer, replace
 from tintype.kernels.graph.linear import fixed_bias
 
 LEAST_ROWS = 8  # with fewer, weights are all that is read, and ONNX Runtime reads them as fast
@@ -36,6 +38,64 @@ class FoundLayer:
         """(1, outputs)"""
         known = constant_of(self.bias)
         return np.zeros((1, self.width), np.float32) if known is None else known.reshape(1, -1).astype(np.float32)
+
+
+@dataclass(frozen=True, slots=True)
+class FoundNode:
+    """What becomes one node: a layer, or the value and the gate of a GEGLU."""
+
+    layers: tuple[FoundLayer, ...]
+    nodes: tuple[ir.Node, ...]  # that it takes the place of
+    last: ir.Node  # of them, whose output it gives
+    activation: int
+
+
+class LayerKernel(Kernel):
+    """A linear layer, or with `gated` the two that `geglu` has made of one, as one node of ours.
+
+    operator: what that is called.
+    """
+
+    targets = ("cpu",)
+    measured = True
+    operator: ClassVar[str]
+    gated: ClassVar[bool] = False
+
+    @abstractmethod
+    def accepts(self, node: ir.Node, shapes: Shapes) -> bool:
+        """Whether the kernel can take the weight of a MatMul or Gemm."""
+
+    @abstractmethod
+    def constants(self, layers: tuple[FoundLayer, ...], graph: ir.Graph) -> list[ir.Value]:
+        """The node's inputs between what it multiplies and what it adds."""
+
+    def matches(self, node: ir.Node, shapes: Shapes) -> bool:
+        """A layer of eight rows at least; of a GEGLU the one of the value, with a gate as wide behind a Gelu."""
+        return self._found(node, shapes) is not None
+
+    def cluster(self, node: ir.Node) -> tuple[ir.Node, ...]:
+        found = self._found(node, Shapes())
+        return (node,) if found is None else found.nodes
+
+    def rewrite(self, node: ir.Node, graph: ir.Graph) -> None:
+        found = self._found(node, Shapes())
+        if found is None:
+            raise ValueError(f"{node.name} is no such layer of a known size")
+        first = found.layers[0]
+        inputs = [first.source, *self.constants(found.layers, graph), *([] if first.added is None else [first.added])]
+        output, how = found.last.outputs[0], {"activation": found.activation}
+        replace(output, insert(found.last, self.operator, inputs, domain=OWN, attributes=how, like=output))
+
+    def _found(self, node: ir.Node, shapes: Shapes) -> FoundNode | None:
+        if self.gated:
+            return find_gated(node, shapes, self.accepts)
+        layer = find_layer(node, shapes, self.accepts)
+        return None if layer is None else FoundNode((layer,), layer.nodes, layer.nodes[-1], layer.activation)
+
+
+def biases_of(layers: tuple[FoundLayer, ...]) -> NDArray[np.float32]:
+    """(layers, outputs)"""
+    return np.concatenate([layer.biases() for layer in layers])
 
 
 def is_turned(node: ir.Node) -> bool:
@@ -105,8 +165,8 @@ def _activate(nodes: list[ir.Node], bias: ir.Value | None, width: int) -> tuple[
     return PLAIN, bias
 
 
-def find_gated(node: ir.Node, shapes: Shapes, accepts: Accepts) -> tuple[FoundLayer, FoundLayer, ir.Node] | None:
-    """The layer at a node as the value of a GEGLU, the layer of its gate, and the Mul of both."""
+def find_gated(node: ir.Node, shapes: Shapes, accepts: Accepts) -> FoundNode | None:
+    """The layer at a node as the value of a GEGLU, and with it the layer of its gate and the Mul of both."""
     value = find_layer(node, shapes, accepts)
     if value is None or value.activation != PLAIN or value.added is not None:
         return None
@@ -120,7 +180,10 @@ def find_gated(node: ir.Node, shapes: Shapes, accepts: Accepts) -> tuple[FoundLa
         return None
     if len(gate.nodes[-1].outputs[0].uses()) != 1 or gate.nodes[-1].outputs[0].is_graph_output():
         return None
-    return (value, gate, product) if gate.width == value.width else None
+    if gate.width != value.width:
+        return None
+    nodes = tuple(dict.fromkeys((*value.nodes, *gate.nodes, product)))
+    return FoundNode((value, gate), nodes, product, GEGLU)
 
 
 def _layer_behind(value: ir.Value | None, shapes: Shapes, accepts: Accepts) -> FoundLayer | None:
