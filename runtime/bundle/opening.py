@@ -15,9 +15,8 @@ def open_bundle(name_or_path: str | os.PathLike[str]) -> Bundle:
     """Open a bundle by its embedded name ("postcard"), its folder, or its name in the library, and check all of it.
 
     An embedded name wins over a folder of the same name, and that over one in the library (see `bundle.library`);
-    `./postcard` is the folder. Files of a bundle above 64 MiB
-    are hashed once and then remembered by size and time of change; smaller bundles are hashed each time. An overlay
-    (`bundle.overlay`) is opened as the bundle that it changes.
+    `./postcard` is the folder. Files of a bundle above 64 MiB are hashed once and then remembered by size and time of
+    change; smaller bundles are hashed each time. An overlay (`bundle.overlay`) is opened as the bundle that it changes.
 
     Raises BundleError for what is missing, cut short, changed, hostile or of a newer format.
     """
@@ -39,7 +38,7 @@ def facts_of(folder: Path) -> tuple[Manifest | ControlManifest, str, int, tuple[
     of which the last one tells that it is there. The files are not looked at, but for those of an overlay. Raises
     BundleError."""
     if not is_overlay(folder):
-        kind = ControlManifest if is_controlnet(folder) else Manifest
+        kind: type[Manifest | ControlManifest] = ControlManifest if is_controlnet(folder) else Manifest
         manifest, digest = read_manifest_as(folder, kind)
         total = sum(file.bytes for file in manifest.files.values())
         return manifest, digest, total, (*manifest.files, MANIFEST_NAME)
