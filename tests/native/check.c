@@ -71,10 +71,9 @@ static void check_attention(const Kernels *kernels, size_t batch, size_t heads, 
   Attention task = {.q = noise(count), .k = noise(batch * keys * width), .v = noise(batch * keys * width)};
   task.o = guarded(count * sizeof(float)), task.heads = heads, task.size = size, task.queries = queries;
   task.keys = keys, task.scale = 0.5f;
-  size_t (*keys_of)(const Attention *) = half ? kernels->attention_half_keys : kernels->attention_packed_keys;
-  size_t (*values_of)(const Attention *) = half ? kernels->attention_half_values : kernels->attention_packed_values;
-  task.packed_keys = guarded(batch * heads * keys_of(&task) * sizeof(float));
-  task.packed_values = guarded(batch * heads * values_of(&task) * sizeof(float));
+  const AttentionKernels *way = half ? &kernels->attention_half : &kernels->attention;
+  task.packed_keys = guarded(batch * heads * way->packed_keys(&task) * sizeof(float));
+  task.packed_values = guarded(batch * heads * way->packed_values(&task) * sizeof(float));
   for (size_t row = 0; row < batch * queries; row++)
     for (size_t head = 0; head < heads; head++) {
       size_t place = row * width + head * size, other = row / queries * keys * width + head * size;
@@ -90,8 +89,8 @@ static void check_attention(const Kernels *kernels, size_t batch, size_t heads, 
     }
   size_t pieces = batch * heads * kernels->attention_pieces(&task);
   size_t blocks = batch * heads * kernels->attention_blocks(&task);
-  for (size_t i = 0; i < pieces; i++) (half ? kernels->attention_half_pack : kernels->attention_pack)(&task, i);
-  for (size_t i = 0; i < blocks; i++) (half ? kernels->attention_half : kernels->attention)(&task, i);
+  for (size_t i = 0; i < pieces; i++) way->pack(&task, i);
+  for (size_t i = 0; i < blocks; i++) way->attend(&task, i);
   /* Scores of numbers up to 2, rounded to 8 bits each, may be off by so much where there are 160 of them. */
   demand_near(task.o, expected, count, half ? 0.5 : 1e-4);
   free(expected), free(weights);
@@ -328,7 +327,7 @@ int main(void) {
       }
     check_group_norm(kernels, 1, 6, 2, 1025, 1);
     check_group_norm(kernels, 3, 4, 4, 1023, 1);
-    for (int half = 0; half <= (kernels->attention_half != NULL); half++) {
+    for (int half = 0; half <= (kernels->attention_half.attend != NULL); half++) {
       for (size_t size = 1; size <= ATTENTION_MOST_SIZE; size += size < 12 ? 1 : 37)
         for (size_t queries = 1; queries < 70; queries += 15)
           check_attention(kernels, 2, 2, size, queries, queries * 5, half);

@@ -43,6 +43,18 @@ static void attention_pack(void *argument, size_t index) {
       }
 }
 
+/* A tile of scores, and the largest of each query with them. */
+INLINE void keep_scores(Floats sums[TILE][COLUMNS], float *scores, float *largest) {
+  for (int j = 0; j < COLUMNS; j++) {
+    Floats most = load(largest + j * W);
+    for (int i = 0; i < TILE; i++) {
+      store(scores + i * QUERIES + j * W, sums[i][j]);
+      most = __builtin_elementwise_max(most, sums[i][j]);
+    }
+    store(largest + j * W, most);
+  }
+}
+
 /* Scores of whole tiles of keys, (key, query), and the largest of each query so far. A function of its own, as the next
    one: within a larger one the compiler keeps sums in memory. */
 static __attribute__((noinline)) void find_scores(const float *queries, const float *keys, size_t size, size_t tiles,
@@ -56,14 +68,7 @@ static __attribute__((noinline)) void find_scores(const float *queries, const fl
     for (size_t number = 0; number < size; number++, query += QUERIES, keys += TILE)
       for (int i = 0; i < TILE; i++)
         for (int j = 0; j < COLUMNS; j++) sums[i][j] = multiply_add(load(query + j * W), (Floats)keys[i], sums[i][j]);
-    for (int j = 0; j < COLUMNS; j++) {
-      Floats most = load(largest + j * W);
-      for (int i = 0; i < TILE; i++) {
-        store(scores + i * QUERIES + j * W, sums[i][j]);
-        most = __builtin_elementwise_max(most, sums[i][j]);
-      }
-      store(largest + j * W, most);
-    }
+    keep_scores(sums, scores, largest);
   }
 }
 
@@ -89,16 +94,23 @@ typedef struct {
   float largest[QUERIES], weights[QUERIES];           /* of each query: score, and the sum of weights */
 } Block;
 
-/* Scores to weights, and what is there already to the new largest scores. */
+/* What is there already of a vector of queries, to the new largest scores; returns the sum of its weights. An octave is a
+   factor of two, as scores count it. */
+INLINE Floats shrink(Block *block, size_t numbers, const float *before, int j, float octave) {
+  Floats was = load(before + j * W), largest = load(block->largest + j * W);
+  Floats shrunk = power_of_two((was - largest) * (1.0f / octave));
+  if (__builtin_reduce_or(largest > was))
+    for (size_t number = 0; number < numbers; number++) {
+      float *sums = block->sums + number * QUERIES + j * W;
+      store(sums, load(sums) * shrunk);
+    }
+  return load(block->weights + j * W) * shrunk;
+}
+
+/* Scores to weights. */
 static void weigh(Block *block, size_t keys, size_t numbers, const float *before) {
   for (int j = 0; j < COLUMNS; j++) {
-    Floats largest = load(block->largest + j * W), shrunk = power_of_two(load(before + j * W) - largest);
-    Floats sum = load(block->weights + j * W) * shrunk;
-    if (__builtin_reduce_or(largest > load(before + j * W)))
-      for (size_t number = 0; number < numbers; number++) {
-        float *sums = block->sums + number * QUERIES + j * W;
-        store(sums, load(sums) * shrunk);
-      }
+    Floats largest = load(block->largest + j * W), sum = shrink(block, numbers, before, j, 1.0f);
     for (size_t key = 0; key < keys; key++) {
       float *score = block->scores + key * QUERIES + j * W;
       Floats weight = power_of_two(load(score) - largest);

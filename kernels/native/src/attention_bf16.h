@@ -108,14 +108,7 @@ static __attribute__((noinline)) void find_half_scores(const uint32_t *queries, 
     for (size_t pair = 0; pair < pairs; pair++, query += QUERIES, keys += TILE)
       for (int i = 0; i < TILE; i++)
         for (int j = 0; j < COLUMNS; j++) sums[i][j] = add_products(sums[i][j], load_pairs(query + j * W), keys[i]);
-    for (int j = 0; j < COLUMNS; j++) {
-      Floats most = load(largest + j * W);
-      for (int i = 0; i < TILE; i++) {
-        store(scores + i * QUERIES + j * W, sums[i][j]);
-        most = __builtin_elementwise_max(most, sums[i][j]);
-      }
-      store(largest + j * W, most);
-    }
+    keep_scores(sums, scores, largest);
   }
 }
 
@@ -142,14 +135,7 @@ typedef struct {
 static void weigh_half(HalfBlock *block, size_t keys, size_t numbers, const float *before) {
   const __m512i low = _mm512_load_si512(octave), high = _mm512_load_si512(octave + 64);
   for (int j = 0; j < COLUMNS; j++) {
-    Floats largest = load(block->floats.largest + j * W);
-    Floats shrunk = power_of_two((load(before + j * W) - largest) * (1.0f / PARTS));
-    Floats sum = load(block->floats.weights + j * W) * shrunk;
-    if (__builtin_reduce_or(largest > load(before + j * W)))
-      for (size_t number = 0; number < numbers; number++) {
-        float *sums = block->floats.sums + number * QUERIES + j * W;
-        store(sums, load(sums) * shrunk);
-      }
+    Floats largest = load(block->floats.largest + j * W), sum = shrink(&block->floats, numbers, before, j, PARTS);
     for (size_t key = 0; key < keys; key += 2) {
       const float *score = block->floats.scores + key * QUERIES + j * W;
       Floats second = key + 1 < keys ? load(score + QUERIES) - largest : (Floats)-ONE;

@@ -50,19 +50,16 @@ static OrtStatus *attention(const Node *node, OrtKernelContext *context) {
   Attention task = {.q = q.data, .k = k.data, .v = v.data, .o = o.data, .scale = node->scale};
   task.heads = (size_t)node->heads, task.size = (size_t)(width / node->heads);
   task.queries = (size_t)q.dims[1], task.keys = (size_t)k.dims[1];
-  int half = node->bfloat16 != 0;
-  size_t heads = (size_t)batch * task.heads;
-  size_t keys = heads * (half ? kernels->attention_half_keys : kernels->attention_packed_keys)(&task);
-  size_t values = heads * (half ? kernels->attention_half_values : kernels->attention_packed_values)(&task);
+  const AttentionKernels *way = node->bfloat16 ? &kernels->attention_half : &kernels->attention;
+  size_t heads = (size_t)batch * task.heads, keys = heads * way->packed_keys(&task);
+  size_t values = heads * way->packed_values(&task);
   Scratch scratch;
   OrtStatus *status = take_scratch(api, context, (keys + values) * sizeof(float), &scratch);
   if (!status) {
     task.packed_keys = scratch.data, task.packed_values = task.packed_keys + keys;
     size_t pieces = heads * kernels->attention_pieces(&task), blocks = heads * kernels->attention_blocks(&task);
-    void (*pack)(void *, size_t) = half ? kernels->attention_half_pack : kernels->attention_pack;
-    status = KernelContext_ParallelFor(api)(context, pack, pieces, 0, &task);
-    void (*attend)(void *, size_t) = half ? kernels->attention_half : kernels->attention;
-    if (!status) status = KernelContext_ParallelFor(api)(context, attend, blocks, 0, &task);
+    status = KernelContext_ParallelFor(api)(context, way->pack, pieces, 0, &task);
+    if (!status) status = KernelContext_ParallelFor(api)(context, way->attend, blocks, 0, &task);
   }
   release_scratch(&scratch);
   return status;

@@ -34,17 +34,11 @@ extern const Kernels JOIN(kernels_, SET);
 const Kernels JOIN(kernels_, SET) = {
     .name = TEXT(SET),
     .group_norm = group_norm,
-    .attention_pack = attention_pack,
-    .attention = attention,
+    .attention = {attention_pack, attention, attention_packed_keys, attention_packed_values},
     .attention_pieces = attention_pieces,
     .attention_blocks = attention_blocks,
-    .attention_packed_keys = attention_packed_keys,
-    .attention_packed_values = attention_packed_values,
 #if defined(__AVX512BF16__)
-    .attention_half_pack = attention_half_pack,
-    .attention_half = attention_half,
-    .attention_half_keys = attention_half_keys,
-    .attention_half_values = attention_half_values,
+    .attention_half = {attention_half_pack, attention_half, attention_half_keys, attention_half_values},
 #endif
     .linear = linear,
     .linear_tasks = linear_tasks,

@@ -98,16 +98,19 @@ typedef struct {
   size_t first, tiles, room; /* of the strip; room: the least multiple of panel (of 16 for few_tiles) that holds its tiles */
 } Winograd;
 
+/* One way to attend. Packed numbers are floats, or pairs of halves as large. */
+typedef struct {
+  void (*pack)(void *, size_t index);   /* of batch * heads * attention_pieces */
+  void (*attend)(void *, size_t index); /* of batch * heads * attention_blocks */
+  size_t (*packed_keys)(const Attention *), (*packed_values)(const Attention *); /* of one head */
+} AttentionKernels;
+
 /* The kernels as they were compiled for one set of instructions. */
 typedef struct {
   const char *name;
   void (*group_norm)(void *, size_t index); /* of images * groups */
-  void (*attention_pack)(void *, size_t index); /* of batch * heads * attention_pieces */
-  void (*attention)(void *, size_t index);      /* of batch * heads * attention_blocks */
   size_t (*attention_pieces)(const Attention *), (*attention_blocks)(const Attention *);
-  /* The same with products of bfloat16; all NULL in a set without such. Packed numbers are pairs, as large as a float. */
-  void (*attention_half_pack)(void *, size_t index), (*attention_half)(void *, size_t index);
-  size_t (*attention_half_keys)(const Attention *), (*attention_half_values)(const Attention *);
+  AttentionKernels attention, attention_half; /* the latter with products of bfloat16; all NULL in a set without such */
   void (*linear)(void *, size_t index); /* of linear_tasks */
   size_t (*linear_tasks)(const Linear *), (*linear_panels)(const Linear *);
   void (*integer_round)(void *, size_t index);  /* of blocks of rows; NULL in a set without such products */
@@ -122,7 +125,6 @@ typedef struct {
   size_t (*winograd_panel)(size_t tiles), (*winograd_products)(const Winograd *), (*winograd_scratch)(const Winograd *);
   void (*few_tiles)(void *, size_t index); /* of few_tasks */
   size_t (*few_tasks)(const Winograd *), (*few_scratch)(const Winograd *);
-  size_t (*attention_packed_keys)(const Attention *), (*attention_packed_values)(const Attention *); /* of one head */
 } Kernels;
 
 /* The best set of those that this processor has and its system lets programs use: never NULL. */
