@@ -1,10 +1,12 @@
-"""A bundle made by hand: real files, graphs that are ONNX but do nothing, in milliseconds and without torch."""
+"""Pipelines of the tests' models, and a bundle made by hand: real files, graphs that are ONNX but do nothing, in
+milliseconds and without torch."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+import tintype
 from tintype.bundle import (
     DefaultRequest,
     Graph,
@@ -26,6 +29,7 @@ from tintype.bundle import (
     read_manifest,
     write_manifest,
 )
+from tintype.graphs.resident import BoundGraphs
 
 
 def port(name: str, *shape: int | str, dtype: str = "float32") -> Port:
@@ -150,3 +154,28 @@ def edit(hand_made: Path) -> Callable[[Callable[[dict[str, Any]], Any]], None]:
         (hand_made / "tintype.json").write_text(json.dumps(value))
 
     return change
+
+
+@pytest.fixture(scope="module")
+def pipeline(tiny_bundle: Path) -> Iterator[tintype.Pipeline]:
+    with tintype.load(tiny_bundle, provider="cpu", threads=1) as opened:
+        yield opened
+
+
+@pytest.fixture(scope="module")
+def xl(xl_bundle: Path) -> Iterator[tintype.Pipeline]:
+    with tintype.load(xl_bundle, provider="cpu", threads=1) as opened:
+        yield opened
+
+
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
+    """By their uses' names, how often graphs are called."""
+    seen, call = Counter[str](), BoundGraphs.call
+
+    def counting(self: BoundGraphs, use: Any, inputs: Any, **more: Any) -> Any:
+        seen[use.name] += 1
+        return call(self, use, inputs, **more)
+
+    monkeypatch.setattr(BoundGraphs, "call", counting)
+    return seen

@@ -6,7 +6,6 @@ import contextlib
 import threading
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
 import filelock
 import psutil
@@ -29,12 +28,6 @@ PLANS = {
     "standing": ExecutionPlan(modes={"denoiser": Segments(1, standing=True)}, keep=False),
     "strips": ExecutionPlan(modes={"vae_decoder": Strips(1), "vae_encoder": Strips(1)}, keep=False),
 }
-
-
-@pytest.fixture(scope="module")
-def pipeline(tiny_bundle: Path):
-    with tintype.load(tiny_bundle, provider="cpu", threads=1) as opened:
-        yield opened
 
 
 @pytest.fixture(scope="module")

@@ -27,12 +27,6 @@ PROMPT, NEGATIVE, SEED, STEPS, SCALE = "a red wobble sailboat on a calm sea", "s
 WEIGHTS = (0.6, 0.5)
 
 
-@pytest.fixture(scope="module")
-def pipeline(tiny_bundle):
-    with tintype.load(tiny_bundle, provider="cpu", threads=1) as opened:
-        yield opened
-
-
 @pytest.fixture
 def brought(controlnet, tiny_checkpoint, tmp_path) -> dict[str, Any]:
     """What a request brings, by its field's name."""

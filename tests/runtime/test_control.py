@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import shutil
 import tempfile
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,6 @@ import tintype
 from tintype.bundle import open_bundle
 from tintype.bundle.controlnet import open_controlnet
 from tintype.errors import BundleError, LicenceError, MemoryBudgetError, RecordError, RequestError
-from tintype.graphs.resident import BoundGraphs
 from tintype.memory.plan import ExecutionPlan
 from tintype.pipeline import picture_steps
 from tintype.trust.thresholds import why_unlike_ordinary
@@ -43,12 +41,6 @@ WAYS: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.fixture(scope="module")
-def pipeline(tiny_bundle):
-    with tintype.load(tiny_bundle, provider="cpu", threads=1) as opened:
-        yield opened
-
-
 @pytest.fixture
 def one(controlnet):
     return {"model": controlnet()[1], "image": drawing(64, 48)}
@@ -69,19 +61,6 @@ def edited(tmp_path):
         return folder
 
     return copied
-
-
-@pytest.fixture
-def calls(monkeypatch):
-    """By their uses' names, how often graphs are called."""
-    seen, call = Counter[str](), BoundGraphs.call
-
-    def counting(self, use, inputs, **more):
-        seen[use.name] += 1
-        return call(self, use, inputs, **more)
-
-    monkeypatch.setattr(BoundGraphs, "call", counting)
-    return seen
 
 
 def denoising(uses) -> dict[str, int]:

@@ -25,12 +25,6 @@ CELLS_OUTSIDE = OUTSIDE[::4, ::4]
 
 
 @pytest.fixture(scope="module")
-def pipeline(tiny_bundle: Path):
-    with tintype.load(tiny_bundle, provider="cpu", threads=1) as opened:
-        yield opened
-
-
-@pytest.fixture(scope="module")
 def picture_latents(pipeline):
     """Those of `photo()`."""
     return pipeline.encode_picture(photo())

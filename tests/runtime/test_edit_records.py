@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -34,12 +33,6 @@ INPUTS = ("image", "mask", "latents")
 
 def inputs_of(beginning: dict) -> dict:
     return {name: value for name, value in beginning.items() if name in INPUTS}
-
-
-@pytest.fixture(scope="module")
-def pipeline(tiny_bundle: Path):
-    with tintype.load(tiny_bundle, provider="cpu", threads=1) as opened:
-        yield opened
 
 
 @pytest.fixture(scope="module")

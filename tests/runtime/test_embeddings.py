@@ -28,18 +28,6 @@ DIFFUSERS_WARNS = pytest.mark.filterwarnings("ignore:__array__:DeprecationWarnin
 
 
 @pytest.fixture(scope="module")
-def pipeline(tiny_bundle):
-    with tintype.load(tiny_bundle, provider="cpu", threads=1) as opened:
-        yield opened
-
-
-@pytest.fixture(scope="module")
-def xl(xl_bundle):
-    with tintype.load(xl_bundle, provider="cpu", threads=1) as opened:
-        yield opened
-
-
-@pytest.fixture(scope="module")
 def files(tmp_path_factory):
     """A1111's form with several vectors, and diffusers' with one."""
     folder = tmp_path_factory.mktemp("embeddings")

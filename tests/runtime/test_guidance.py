@@ -23,12 +23,6 @@ ASKED = {"seed": 3, "num_inference_steps": 4, "width": 64, "height": 48, "guidan
 HALF = {**ASKED, "guidance_interval": "0.5,1"}
 
 
-@pytest.fixture(scope="module")
-def pipeline(tiny_bundle):
-    with tintype.load(tiny_bundle, provider="cpu", threads=1) as opened:
-        yield opened
-
-
 def latents_of(pipeline, **asked):
     return [step.latents for step in pipeline.steps(PROMPT, **asked)]
 

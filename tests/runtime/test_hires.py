@@ -14,12 +14,6 @@ ASKED = {"seed": 3, "num_inference_steps": 3, "width": 64, "height": 48, "sample
 PROMPT = "a house"
 
 
-@pytest.fixture(scope="module")
-def pipeline(tiny_bundle):
-    with tintype.load(tiny_bundle, provider="cpu", threads=1) as opened:
-        yield opened
-
-
 @pytest.mark.parametrize("upscale", ["latent", "pixel"])
 @pytest.mark.parametrize("batch_size", [1, 2])
 def test_it_is_both_requests_by_hand(pipeline, upscale, batch_size):

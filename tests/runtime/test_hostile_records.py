@@ -61,12 +61,6 @@ LIES = {
 
 
 @pytest.fixture(scope="module")
-def pipeline(tiny_bundle):
-    with tintype.load(tiny_bundle, provider="cpu", threads=1) as opened:
-        yield opened
-
-
-@pytest.fixture(scope="module")
 def made(pipeline):
     return pipeline.generate(PROMPT, **ASKED)
 

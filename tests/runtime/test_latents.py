@@ -26,12 +26,6 @@ FALLBACKS = (PACKED, *map(Strips, (32, 8, 4)), Tiles(64, 16), Tiles(32, 8), Tile
 IN_TILES = (PACKED, *FALLBACKS[4:])  # of a decoder that cannot be cut
 
 
-@pytest.fixture(scope="module")
-def pipeline(tiny_bundle):
-    with tintype.load(tiny_bundle, provider="cpu", threads=1) as opened:
-        yield opened
-
-
 @pytest.fixture
 def small_memory(monkeypatch):
     """Decoders run out of memory, unless they run in strips of `mib` or less."""

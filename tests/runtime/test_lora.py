@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from loras import ATTENTION, files, pairs, save_diffusers, save_kohya
+from loras import ASKED, ATTENTION, SCALE, STEPS, files, pairs, save_diffusers, save_kohya
 from pictures import PROMPT, psnr_db
 from PIL import Image
 
@@ -16,17 +16,6 @@ from tintype.cli import run
 from tintype.errors import LoraError, MemoryBudgetError, RecordError
 
 __all__ = ["files"]  # the fixture
-SEED, STEPS, SCALE, SIZE = 7, 6, 5.0, (64, 48)
-ASKED: dict[str, Any] = {
-    "seed": SEED, "num_inference_steps": STEPS, "width": SIZE[0], "height": SIZE[1], "guidance_scale": SCALE,
-    "sampler": "euler", "exactness": "exact", "noise": "torch-cpu",
-}  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def pipeline(tiny_bundle):
-    with tintype.load(tiny_bundle, provider="cpu", threads=1) as opened:
-        yield opened
 
 
 def test_a_weight_of_nothing_is_the_picture_without_byte_for_byte(pipeline, files):

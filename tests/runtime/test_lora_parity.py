@@ -4,35 +4,17 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from families import Variant, save_variant
-from loras import CONVOLUTIONS, TRANSFORMER, WORDS, files, pairs, save_kohya
+from loras import ASKED, CONVOLUTIONS, SCALE, SEED, SIZE, STEPS, TRANSFORMER, WORDS, files, pairs, save_kohya
 from pictures import PROMPT, psnr_db
 
 import tintype
 from tintype.sampling import noise_source
 
 __all__ = ["files"]  # the fixture
-SEED, STEPS, SCALE, SIZE = 7, 6, 5.0, (64, 48)
-ASKED: dict[str, Any] = {
-    "seed": SEED, "num_inference_steps": STEPS, "width": SIZE[0], "height": SIZE[1], "guidance_scale": SCALE,
-    "sampler": "euler", "exactness": "exact", "noise": "torch-cpu",
-}  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def pipeline(tiny_bundle):
-    with tintype.load(tiny_bundle, provider="cpu", threads=1) as opened:
-        yield opened
-
-
-@pytest.fixture(scope="module")
-def xl(xl_bundle):
-    with tintype.load(xl_bundle, provider="cpu", threads=1) as opened:
-        yield opened
 
 
 def drawn_by_diffusers(checkpoint: Path, loras: dict[Path, float], *, xl: bool = False) -> np.ndarray:

@@ -2,24 +2,15 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 
-import tintype
 from tintype import Picture, Step, read_latents
 from tintype.engine import Session
 from tintype.errors import BuildError
 from tintype.stages.denoise import Denoiser
 
 ASKED = {"seed": 1, "num_inference_steps": 2, "sampler": "euler"}
-
-
-@pytest.fixture(scope="module")
-def pipeline(tiny_bundle: Path):
-    with tintype.load(tiny_bundle, provider="cpu", threads=1) as opened:
-        yield opened
 
 
 @pytest.fixture

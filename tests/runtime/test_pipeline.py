@@ -19,12 +19,6 @@ from tintype.request import make_request, resolve
 from tintype.stages.denoise import Denoiser
 
 
-@pytest.fixture(scope="module")
-def pipeline(tiny_bundle: Path):
-    with tintype.load(tiny_bundle, provider="cpu", threads=1) as opened:
-        yield opened
-
-
 @pytest.mark.parametrize("steps", [1, 2, 5])
 def test_every_step_is_told_once_and_then_the_result_is_there(pipeline, steps):
     run = pipeline.steps("a house", seed=1, num_inference_steps=steps, sampler="euler")

@@ -13,7 +13,6 @@ from pictures import PROMPT, photo, psnr_db
 
 import tintype
 from tintype.errors import MemoryBudgetError, RequestError
-from tintype.graphs.resident import BoundGraphs
 from tintype.kernels.graph.token_merging import Tokens, reference
 from tintype.memory.plan import ExecutionPlan
 from tintype.pipeline import picture_steps
@@ -37,31 +36,6 @@ TAKER = {
     "deep": "denoiser.shallow", "deeper": "denoiser.shallow", "gated": "denoiser.gated", "merged": None,
     "deep-merged": "denoiser.shallow",
 }  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def pipeline(tiny_bundle):
-    with tintype.load(tiny_bundle, provider="cpu", threads=1) as opened:
-        yield opened
-
-
-@pytest.fixture(scope="module")
-def xl(xl_bundle):
-    with tintype.load(xl_bundle, provider="cpu", threads=1) as opened:
-        yield opened
-
-
-@pytest.fixture
-def calls(monkeypatch):
-    """By their uses' names, how often graphs are called."""
-    seen, call = Counter[str](), BoundGraphs.call
-
-    def counting(self, use, inputs, **more):
-        seen[use.name] += 1
-        return call(self, use, inputs, **more)
-
-    monkeypatch.setattr(BoundGraphs, "call", counting)
-    return seen
 
 
 class Hooked:

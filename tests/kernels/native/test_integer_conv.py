@@ -6,15 +6,13 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
-from onnx import TensorProto, helper
+from onnx import helper
 from onnx.reference import ReferenceEvaluator
 from onnx_ir.passes.common import RemoveUnusedNodesPass
+from own_nodes import model_of_node, port_of
 
-from tintype.engine import resolve_provider
-from tintype.engine.device.abilities import has_ability
 from tintype.kernels.base import DOMAINS, OWN, Shapes
 from tintype.kernels.native.integer_conv import NativeIntegerConv, by_panel, packed_filters
-from tintype.kernels.native.library import INTEGERS
 
 KERNEL = NativeIntegerConv()
 # batch, inputs, outputs, height, width, filter, stride, padding. Pixels go through by 8, are written by 16 and shared
@@ -32,28 +30,12 @@ SIZES = [
 STEP, ZERO = 0.03, 121
 
 
-@pytest.fixture
-def able(library) -> None:
-    if not has_ability(resolve_provider("cpu"), INTEGERS):
-        pytest.skip("this processor adds up no products of four bytes")
-
-
-@pytest.fixture
-def sets(able, instructions):
-    """The sets that have such products: the fourth and what comes after it."""
-    return lambda model: instructions(model)[3:]
-
-
 def _arrays(random, sizes):
     batch, inputs, outputs, height, width, side, _, _ = sizes
     x = 2 * random.standard_normal((batch, inputs, height, width), np.float32)
     weights = random.integers(-127, 128, (outputs, inputs, side, side), dtype=np.int8)
     scales = (random.uniform(0.5, 1.5, outputs) * STEP / np.sqrt(inputs) / 200).astype(np.float32)
     return x, weights, scales, random.standard_normal(outputs, np.float32)
-
-
-def _port(name, array):
-    return helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(array.dtype), array.shape)
 
 
 def _node(x, weights, scales, bias, stride, padding, **added):
@@ -64,11 +46,7 @@ def _node(x, weights, scales, bias, stride, padding, **added):
     names = [*list(arrays)[:6], *(name if name in added else "" for name in ("shift", "added"))]
     how = {"scale": STEP, "zero": ZERO, "stride": stride, "padding": padding}
     node = helper.make_node("IntegerConv", names, ["y"], domain=OWN, **how)
-    ports = [_port(name, array) for name, array in arrays.items()]
-    output = helper.make_tensor_value_info("y", TensorProto.FLOAT, None)
-    imports = [helper.make_opsetid("", 20), helper.make_opsetid(OWN, 1)]
-    model = helper.make_model(helper.make_graph([node], "graph", ports, [output]), opset_imports=imports, ir_version=10)
-    return model, arrays
+    return model_of_node(node, arrays), arrays
 
 
 @pytest.mark.parametrize("sizes", SIZES, ids=str)
@@ -128,7 +106,7 @@ def test_what_does_not_go_together_is_an_error(able, run, random, change, messag
     ((name, (dtype, shape)),) = change.items()
     feed[name] = np.zeros(shape, dtype)
     port = next(port for port in model.graph.input if port.name == name)
-    port.type.CopyFrom(_port(name, feed[name]).type)
+    port.type.CopyFrom(port_of(name, feed[name]).type)
     with pytest.raises(Exception, match=message):
         run(model, feed)
 

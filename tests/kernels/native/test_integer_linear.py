@@ -6,35 +6,21 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
-from onnx import TensorProto, helper
+from onnx import helper
 from onnx_ir.passes.common import RemoveUnusedNodesPass
+from own_nodes import model_of_node, port_of
 
-from tintype.engine import resolve_provider
-from tintype.engine.device.abilities import has_ability
 from tintype.kernels.base import DOMAINS, OWN, Shapes
 from tintype.kernels.cpu.dynamic_linear import DynamicLinear
 from tintype.kernels.cpu.geglu import GegluAsTwoLinears
 from tintype.kernels.graph import choice
 from tintype.kernels.native.integer_linear import NativeIntegerGeglu, NativeIntegerLinear, packed_integers
 from tintype.kernels.native.layers import GEGLU, GELU, PLAIN, SILU
-from tintype.kernels.native.library import INTEGERS
 from tintype.kernels.native.linear import COLUMNS, packed_weights
 
 LINEAR, GATED = NativeIntegerLinear(), NativeIntegerGeglu()
 # rows, inputs, outputs. Panels are of 32 columns, or 16 and 16; rows go through by 8, inputs by 4 and, to round, by 16.
 SIZES = [(1, 1, 1), (3, 5, 7), (8, 33, 32), (13, 64, 17), (31, 7, 65), (205, 40, 48), (17, 3000, 20)]
-
-
-@pytest.fixture
-def able(library) -> None:
-    if not has_ability(resolve_provider("cpu"), INTEGERS):
-        pytest.skip("this processor adds up no products of four bytes")
-
-
-@pytest.fixture
-def sets(able, instructions):
-    """The sets that have such products: the fourth and what comes after it."""
-    return lambda model: instructions(model)[3:]
 
 
 def _arrays(random, sizes, activation):
@@ -46,10 +32,6 @@ def _arrays(random, sizes, activation):
     return x, integers, scale, random.standard_normal((halves, outputs), np.float32)
 
 
-def _port(name, array):
-    return helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(array.dtype), array.shape)
-
-
 def _node(x, integers, scale, bias, activation, added=None):
     totals = integers.sum(axis=1, dtype=np.int32)[:, None]
     of_columns = [packed_weights(*each).reshape(-1, COLUMNS) for each in (scale[:, None], totals)]
@@ -58,11 +40,7 @@ def _node(x, integers, scale, bias, activation, added=None):
     if added is not None:
         arrays["added"] = added
     node = helper.make_node("IntegerLinear", list(arrays), ["y"], domain=OWN, activation=activation)
-    ports = [_port(name, array) for name, array in arrays.items()]
-    output = helper.make_tensor_value_info("y", TensorProto.FLOAT, None)
-    imports = [helper.make_opsetid("", 20), helper.make_opsetid(OWN, 1)]
-    model = helper.make_model(helper.make_graph([node], "graph", ports, [output]), opset_imports=imports, ir_version=10)
-    return model, arrays
+    return model_of_node(node, arrays), arrays
 
 
 def _expected(x, integers, scale, bias, activation):
@@ -137,7 +115,7 @@ def test_what_does_not_go_together_is_an_error(able, run, random, change, messag
     ((name, (dtype, shape)),) = change.items()
     feed[name] = np.zeros(shape, dtype)
     port = next(port for port in model.graph.input if port.name == name)
-    port.type.CopyFrom(_port(name, feed[name]).type)
+    port.type.CopyFrom(port_of(name, feed[name]).type)
     with pytest.raises(Exception, match=message):
         run(model, feed)
 

@@ -8,6 +8,7 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper
 from onnx_ir.passes.common import RemoveUnusedNodesPass
+from own_nodes import model_of_node, port_of
 
 from tintype.engine.device import native
 from tintype.kernels.base import DOMAINS, OWN, Shapes
@@ -35,11 +36,7 @@ def _node(x, weight, bias, activation, added=None):
     if added is not None:
         arrays["added"] = added
     node = helper.make_node("LinearLayer", list(arrays), ["y"], domain=OWN, activation=activation)
-    ports = [helper.make_tensor_value_info(name, TensorProto.FLOAT, a.shape) for name, a in arrays.items()]
-    output = helper.make_tensor_value_info("y", TensorProto.FLOAT, None)
-    imports = [helper.make_opsetid("", 20), helper.make_opsetid(OWN, 1)]
-    model = helper.make_model(helper.make_graph([node], "graph", ports, [output]), opset_imports=imports, ir_version=10)
-    return model, arrays
+    return model_of_node(node, arrays), arrays
 
 
 def _expected(x, weight, bias, activation):
@@ -117,7 +114,7 @@ def test_what_does_not_go_together_is_an_error(run, random, change, message):
     ((name, shape),) = change.items()
     feed[name] = np.zeros(shape, np.float32)
     port = next(port for port in model.graph.input if port.name == name)
-    port.type.CopyFrom(helper.make_tensor_value_info(name, TensorProto.FLOAT, shape).type)
+    port.type.CopyFrom(port_of(name, feed[name]).type)
     with pytest.raises(Exception, match=message):
         run(model, feed)
 

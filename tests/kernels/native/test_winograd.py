@@ -7,6 +7,7 @@ import onnx_ir as ir
 import onnxruntime
 import pytest
 from onnx import TensorProto, helper
+from own_nodes import model_of_node
 
 from tintype.engine.device import native
 from tintype.kernels.base import OWN
@@ -58,11 +59,7 @@ def _node(x, weight, bias, packed=packed_weights, **added):
     arrays = {"x": x, "weights": packed(weight), "bias": bias} | added
     names = ["x", "weights", "bias", *(name if name in added else "" for name in ("shift", "added"))]
     node = helper.make_node("WinogradConv", names, ["y"], domain=OWN)
-    ports = [helper.make_tensor_value_info(name, TensorProto.FLOAT, a.shape) for name, a in arrays.items()]
-    output = helper.make_tensor_value_info("y", TensorProto.FLOAT, None)
-    imports = [helper.make_opsetid("", 20), helper.make_opsetid(OWN, 1)]
-    model = helper.make_model(helper.make_graph([node], "graph", ports, [output]), opset_imports=imports, ir_version=10)
-    return model, arrays
+    return model_of_node(node, arrays), arrays
 
 
 @pytest.mark.parametrize("weights", PACKED)
