@@ -49,10 +49,9 @@ class NativeIntegerConv(Kernel):
         inputs = [
             conv.source,
             packed or add_constant(graph, packed_filters(conv.weights), name),
-            add_constant(graph, by_panel(conv.bias), f"{name}_bias"),
+            add_constant(graph, conv.bias, f"{name}_bias"),
             add_constant(graph, by_panel(scales), f"{name}_scale"),
             add_constant(graph, by_panel(conv.weights.sum(axis=(1, 2, 3), dtype=np.int32)), f"{name}_totals"),
-            add_constant(graph, np.zeros(outputs, np.float32), f"{name}_like"),
             conv.sums.shift,
             conv.sums.added,
         ]

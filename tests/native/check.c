@@ -277,11 +277,12 @@ static void check_conv(const Kernels *kernels, size_t images, size_t inputs, siz
   task.stride = stride, task.padding = padding, task.step = 0x1p-7f, task.zero = 128; /* cut off at 1 */
   size_t made = task.made_height * task.made_width, count = images * outputs * made;
   const float *weight = noise(outputs * inputs * cells);
-  float *scales = guarded(columns * sizeof *scales), *bias = guarded(columns * sizeof *bias);
+  float *scales = guarded(columns * sizeof *scales), *bias = guarded(outputs * sizeof *bias);
   int32_t *totals = guarded(columns * sizeof *totals);
   int8_t *packed = guarded(columns * cells * fours * 4);
   for (size_t o = 0; o < columns; o++) {
-    scales[o] = o < outputs ? 0x1p-14f * (float)(o + 1) : 0, bias[o] = o < outputs ? (float)o : 0, totals[o] = 0;
+    scales[o] = o < outputs ? 0x1p-14f * (float)(o + 1) : 0, totals[o] = 0;
+    if (o < outputs) bias[o] = (float)o;
     for (size_t cell = 0; cell < cells; cell++)
       for (size_t i = 0; i < fours * 4; i++) {
         int8_t number = o < outputs && i < inputs ? (int8_t)(weight[(o * inputs + i) * cells + cell] * 63) : 0;

@@ -79,7 +79,8 @@ INLINE void convolve(const IntegerConv *task, const size_t *places, size_t panel
   }
   for (int half = 0; half < 2; half++) {
     size_t place = panel * LINEAR_COLUMNS + half * HALF;
-    Floats scale = load(task->scales + place), bias = load(task->bias + place);
+    Floats scale = load(task->scales + place), bias = 0.0f;
+    if (place < task->outputs) bias = load_part(task->bias + place, place + W < task->outputs ? W : task->outputs - place);
     __m512i moved = _mm512_mullo_epi32(_mm512_loadu_si512(task->totals + place), _mm512_set1_epi32(task->zero));
     for (int i = 0; i < pixels; i++) {
       Floats whole = (Floats)_mm512_cvtepi32_ps(_mm512_sub_epi32(sums[i][half], moved));

@@ -34,30 +34,28 @@ static OrtStatus *integer_linear(const Node *node, OrtKernelContext *context) {
   return status;
 }
 
-/* IntegerConv: x (batch, inputs, height, width), weights (panels, rows, columns, inputs / 4, 32, 4), int8; bias, scales and
-   totals (panels, 32), of the last int32; like (outputs), whatever its numbers; shift and added as WinogradConv has them.
+/* IntegerConv: x (batch, inputs, height, width), weights (panels, rows, columns, inputs / 4, 32, 4), int8; bias (outputs);
+   scales and totals (panels, 32), the latter int32; shift and added as WinogradConv has them.
    Attributes: scale and zero, by which x is rounded to uint8; stride; padding on each side. */
 static OrtStatus *integer_conv(const Node *node, OrtKernelContext *context) {
   const OrtApi *api = node->api;
   const Kernels *kernels = node->kernels;
-  Tensor x, weights, bias, scales, totals, like, shift, added;
+  Tensor x, weights, bias, scales, totals, shift, added;
   RETURN_IF(read_input(api, context, 0, &x));
   RETURN_IF(read_input(api, context, 1, &weights));
   RETURN_IF(read_input(api, context, 2, &bias));
   RETURN_IF(read_input(api, context, 3, &scales));
   RETURN_IF(read_input(api, context, 4, &totals));
-  RETURN_IF(read_input(api, context, 5, &like));
-  RETURN_IF(read_optional(api, context, 6, &shift));
-  RETURN_IF(read_optional(api, context, 7, &added));
-  if (x.rank != 4 || weights.rank != 6 || like.rank != 1)
-    return refuse(api, "IntegerConv: x has 4 dimensions, weights have 6");
-  int64_t outputs = like.dims[0], panels = (outputs + LINEAR_COLUMNS - 1) / LINEAR_COLUMNS;
+  RETURN_IF(read_optional(api, context, 5, &shift));
+  RETURN_IF(read_optional(api, context, 6, &added));
+  if (x.rank != 4 || weights.rank != 6 || bias.rank != 1)
+    return refuse(api, "IntegerConv: x has 4 dimensions, weights have 6, and bias 1");
+  int64_t outputs = bias.dims[0], panels = (outputs + LINEAR_COLUMNS - 1) / LINEAR_COLUMNS;
   const int64_t columns[2] = {panels, LINEAR_COLUMNS}, *filter = weights.dims + 1;
   const int64_t fit[6] = {panels, filter[0], filter[1], (x.dims[1] + 3) / 4, LINEAR_COLUMNS, 4};
-  const Tensor *of_columns[3] = {&bias, &scales, &totals};
   int fits = !memcmp(weights.dims, fit, sizeof fit) && x.dims[1] > 0;
-  for (int i = 0; i < 3; i++)
-    fits = fits && of_columns[i]->rank == 2 && !memcmp(of_columns[i]->dims, columns, sizeof columns);
+  fits = fits && scales.rank == 2 && !memcmp(scales.dims, columns, sizeof columns);
+  fits = fits && totals.rank == 2 && !memcmp(totals.dims, columns, sizeof columns);
   if (!fits || filter[0] < 1 || filter[1] < 1 || (size_t)(filter[0] * filter[1] * fit[3]) * 4 > INTEGER_MOST_INPUTS)
     return refuse(api, "IntegerConv: the weights are not those of such channels");
   if (node->stride < 1 || node->padding < 0 || node->zero < 0 || node->zero > 255 || !(node->scale > 0))

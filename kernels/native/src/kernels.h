@@ -66,7 +66,7 @@ typedef struct {
   const int8_t *weights; /* (panels, rows and columns of the filter, inputs / 4, LINEAR_COLUMNS, 4), zeros beyond the last input */
   const float *scales;   /* (panels, LINEAR_COLUMNS): of the input times those of the weights */
   const int32_t *totals; /* as scales: sums of the weights */
-  const float *bias;     /* as scales */
+  const float *bias;     /* (outputs) */
   const float *shift;    /* (images, outputs), added to every pixel, or NULL */
   size_t shifts;         /* how far those of two images are apart; 0 where all have the same */
   const float *added;    /* as y, or NULL */

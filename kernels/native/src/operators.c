@@ -83,9 +83,6 @@ static int required(const OrtCustomOp *operator, size_t index) {
 static int five_required(const OrtCustomOp *operator, size_t index) {
   return (void)operator, index < 5 ? ORT_REQUIRED : ORT_OPTIONAL;
 }
-static int six_required(const OrtCustomOp *operator, size_t index) {
-  return (void)operator, index < 6 ? ORT_REQUIRED : ORT_OPTIONAL;
-}
 static int in_memory(const OrtCustomOp *operator, size_t index) { return (void)operator, (void)index, ORT_MEMORY_DEFAULT; }
 static int one(const OrtCustomOp *operator) { return (void)operator, 1; }
 static size_t one_port(const OrtCustomOp *operator) { return (void)operator, 1; }
@@ -93,7 +90,7 @@ static size_t three_ports(const OrtCustomOp *operator) { return (void)operator, 
 static size_t four_ports(const OrtCustomOp *operator) { return (void)operator, 4; }
 static size_t five_ports(const OrtCustomOp *operator) { return (void)operator, 5; }
 static size_t six_ports(const OrtCustomOp *operator) { return (void)operator, 6; }
-static size_t eight_ports(const OrtCustomOp *operator) { return (void)operator, 8; }
+static size_t seven_ports(const OrtCustomOp *operator) { return (void)operator, 7; }
 
 #define OPERATOR(name, inputs, type, needed, make, run, infer)                                                          \
   {.version = ORT_VERSION_ASKED, .GetName = (name), .GetExecutionProviderType = processor, .GetInputType = (type),      \
@@ -110,7 +107,7 @@ static const OrtCustomOp operators[] = {
     OF_FLOATS(winograd_name, five_ports, compute_winograd, infer_channels),
     OF_FLOATS(linear_name, four_ports, compute_linear, infer_columns),
     OPERATOR(integers_name, six_ports, integers_type, five_required, create_integers, compute_integers, infer_columns),
-    OPERATOR(integer_conv_name, eight_ports, integers_type, six_required, create_integers, compute_conv, infer_nothing),
+    OPERATOR(integer_conv_name, seven_ports, integers_type, five_required, create_integers, compute_conv, infer_nothing),
 };
 
 static const OrtApi *shape_api; /* the function that infers shapes is given none */

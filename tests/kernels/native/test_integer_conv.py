@@ -41,9 +41,9 @@ def _arrays(random, sizes):
 def _node(x, weights, scales, bias, stride, padding, **added):
     """added: the inputs `shift` and `added`, where there are any."""
     totals = weights.sum(axis=(1, 2, 3), dtype=np.int32)
-    arrays = {"x": x, "weights": packed_filters(weights), "bias": by_panel(bias), "scales": by_panel(scales)}
-    arrays |= {"totals": by_panel(totals), "like": np.zeros(len(bias), np.float32)} | added
-    names = [*list(arrays)[:6], *(name if name in added else "" for name in ("shift", "added"))]
+    arrays = {"x": x, "weights": packed_filters(weights), "bias": bias, "scales": by_panel(scales)}
+    arrays |= {"totals": by_panel(totals)} | added
+    names = [*list(arrays)[:5], *(name if name in added else "" for name in ("shift", "added"))]
     how = {"scale": STEP, "zero": ZERO, "stride": stride, "padding": padding}
     node = helper.make_node("IntegerConv", names, ["y"], domain=OWN, **how)
     return model_of_node(node, arrays), arrays
