@@ -6,6 +6,7 @@ Pillow reads headers in Python, part by part, a microsecond or more each: a file
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -22,11 +23,19 @@ def open_image(path: str | os.PathLike[str], formats: list[str] | None = None) -
     """`Image.open` of a plain file. Raises what that does, OSError, and ValueError for too many parts."""
     from PIL import Image
 
+    _keep_from_stderr()
     with open_plain(path, MAX_PICTURE_BYTES) as file:
         counted: Any = _CountedReads(file)
         with Image.open(counted, formats=formats) as image:
             counted.left = MAX_PICTURE_READS
             yield image
+
+
+def _keep_from_stderr() -> None:
+    """Pillow logs some errors that it raises too: they reach who has set logging up, and no terminal beside."""
+    pillow = logging.getLogger("PIL")
+    if not pillow.handlers:
+        pillow.addHandler(logging.NullHandler())
 
 
 class _CountedReads:
