@@ -24,7 +24,7 @@ from tintype.export.plans import Effort, ExportPlan, export_plan
 from tintype.export.progress import Overall, Progress, Silent
 from tintype.export.sources.controlnet import is_controlnet
 from tintype.export.sources.hub import fetch, is_address
-from tintype.export.sources.source import SourceOptions
+from tintype.export.sources.source import BASE, SourceOptions
 from tintype.sources.families import tokenizer_of
 
 if TYPE_CHECKING:
@@ -78,7 +78,8 @@ def export_bundle(
     parity: quick judges each graph on real inputs of a small size, full on those of whole pictures.
     overwrite: replace a bundle that is there already; anything else at that place is never touched.
     skew: what pictures of it showed where prompts leave something open, for its manifest to state.
-    options: a VAE, a tokenizer or a prediction type in place of the checkpoint's own, and a tiny VAE beside it.
+    options: a VAE, a tokenizer or a prediction type in place of the checkpoint's own, and a tiny VAE beside it; of a
+    ControlLoRA the checkpoint that it adds to.
 
     What it will take is said before it begins (`progress.remark`). One that is broken off leaves its finished graphs
     in a hidden folder beside `bundle`, and the same call goes on from them.
@@ -96,7 +97,7 @@ def export_bundle(
 
         return export_controlnet(
             Path(source), bundle, precision=precision, name=name, licence=licence, overwrite=overwrite,
-            progress=progress,
+            progress=progress, base=None if options is None else options.base,
         )  # fmt: skip
     checkpoint = _opened(source, precision, options, progress)
     for sentence in checkpoint.source.assumed:
@@ -131,7 +132,7 @@ def _refuse_beside_controlnet(
     """ExportError for what only a model has."""
     given = {"default_request": default_request, "few_steps": few_steps, **({} if options is None else asdict(options))}
     for name, value in given.items():
-        if value is not None:
+        if value is not None and name != BASE:
             raise ExportError(f"{name} is given, and a ControlNet has none", fix="leave it out")
 
 

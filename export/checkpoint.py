@@ -8,7 +8,7 @@ from the headers alone.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -37,8 +37,6 @@ from tintype.sources.prediction import CHOICES
 
 if TYPE_CHECKING:
     import torch
-
-MAPPED_BYTES = 256 * 2**20  # of a file that are read from one mapping of it
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,6 +173,8 @@ def open_checkpoint(source: Path, options: SourceOptions | None = None) -> Check
     name.
     """
     options = options or SourceOptions()
+    if options.base is not None:
+        raise ExportError(f"--base is given, and {source} is no ControlLoRA", fix="leave --base out")
     if not is_there(source):
         raise ExportError(
             f"there is no checkpoint at {str(source)!r}",
@@ -254,11 +254,13 @@ def load_tiny_vae(checkpoint: Checkpoint) -> torch.nn.Module:
 
 
 def _load(checkpoint: Checkpoint, component: str) -> torch.nn.Module:
+    from tintype.export.tensors import read_tensors
+
     module = _module(checkpoint, component, on_meta=True)
     matched = _match(checkpoint, component, module.state_dict())  # from here on the module is no larger than its files
     if component.startswith("text_encoder"):  # its positions are a buffer that no file has
         module = _module(checkpoint, component, on_meta=False)
-    module.load_state_dict(_read(matched), assign=True)
+    module.load_state_dict(dict(read_tensors(matched)), assign=True)
     module.requires_grad_(False)
     return module.eval()
 
@@ -311,59 +313,11 @@ def check_weights(checkpoint: Checkpoint, component: str, advance: Callable[[int
 
     advance: hears of each.
     """
+    from tintype.export.tensors import read_tensors
+
     for name, entry in checkpoint.entries(component).items():
-        for _ in _tensors({name: entry}):
+        for _ in read_tensors({name: entry}):
             advance(1)
-
-
-def _read(entries: Mapping[str, Entry]) -> dict[str, torch.Tensor]:
-    """Every tensor as fp32 by name."""
-    return dict(_tensors(entries))
-
-
-def _tensors(entries: Mapping[str, Entry]) -> Iterator[tuple[str, torch.Tensor]]:
-    """Every tensor as fp32 with its name, file by file.
-
-    A file is mapped anew after some megabytes, or all of its pages would stand in memory beside what is made of them.
-    """
-    import torch
-    from safetensors import SafetensorError, safe_open
-
-    for path in dict.fromkeys(entry.path for entry in entries.values()):
-        for part in _parts({name: entry for name, entry in entries.items() if entry.path == path}):
-            try:
-                with safe_open(path, framework="pt") as file:
-                    state = {name: _tensor(file, entry) for name, entry in part.items()}
-            except (SafetensorError, OSError, RuntimeError, ValueError, KeyError) as error:
-                raise broken(path, str(error).splitlines()[0] if str(error) else type(error).__name__) from None
-            for name, tensor in state.items():
-                if not bool(torch.isfinite(tensor).all()):
-                    raise broken(path, f"{name} holds NaN or infinity")
-            yield from state.items()
-
-
-def _parts(entries: Mapping[str, Entry]) -> Iterator[dict[str, Entry]]:
-    """Entries of one file, some megabytes at a time."""
-    part: dict[str, Entry] = {}
-    for name, entry in entries.items():
-        part[name] = entry
-        if sum(each.stored_bytes for each in part.values()) >= MAPPED_BYTES:
-            yield part
-            part = {}
-    if part:
-        yield part
-
-
-def _tensor(file: Any, entry: Entry) -> torch.Tensor:
-    """file: of safetensors', open."""
-    stored: torch.Tensor = file.get_tensor(entry.name)
-    scale = 1.0 if entry.scale is None else float(file.get_tensor(entry.scale).float())
-    if entry.rows is not None:
-        stored = stored[slice(*entry.rows)]
-    if entry.transposed:
-        stored = stored.T
-    whole = stored.float().reshape(entry.shape).contiguous()
-    return whole if scale == 1.0 else whole * scale
 
 
 def _build(make: Callable[[], torch.nn.Module], component: str, *, on_meta: bool) -> torch.nn.Module:

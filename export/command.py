@@ -54,6 +54,7 @@ from tintype.sources.prediction import CHOICES
 @click.option("--prompts", type=click.Path(path_type=Path), help="A text file to calibrate with, one prompt a line.")
 @click.option("--few-steps", type=int, help="How many steps the model was distilled to, where its names don't say.")
 @click.option("--tiny-vae", type=click.Path(path_type=Path), help="A folder or file of TAESD, for --decoder tiny.")
+@click.option("--base", type=click.Path(path_type=Path), help="Of a ControlLoRA: the checkpoint whose UNet it adds to.")
 @click.option(
     "--fast",
     type=click.Path(path_type=Path),
@@ -75,6 +76,7 @@ def export(
     prompts: Path | None,
     few_steps: int | None,
     tiny_vae: Path | None,
+    base: Path | None,
     fast: Path | None,
     name: str | None,
     licence: str | None,
@@ -115,7 +117,9 @@ def export(
             overwrite=overwrite,
             skew=() if skew is None else read_skews(skew),
             progress=progress,
-            options=SourceOptions(vae=vae, tiny_vae=tiny_vae, tokenizer=tokenizer, prediction_type=prediction_type),
+            options=SourceOptions(
+                vae=vae, tiny_vae=tiny_vae, tokenizer=tokenizer, prediction_type=prediction_type, base=base
+            ),
         )
     if fast is not None:
         add_fast(bundle, fast)

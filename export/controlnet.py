@@ -141,10 +141,11 @@ def export_controlnet(
     licence: str | None,
     overwrite: bool,
     progress: Progress,
+    base: Path | None = None,
 ) -> ParityReport:
     """Export a ControlNet to a bundle folder, which appears whole or not at all; see `export_bundle`."""
     started = time.perf_counter()
-    checkpoint = open_controlnet_checkpoint(source)
+    checkpoint = open_controlnet_checkpoint(source, base)
     for sentence in checkpoint.source.assumed:
         progress.remark(sentence)
     check_place(bundle, checkpoint, overwrite=overwrite)

@@ -28,7 +28,7 @@ from tintype.export.checkpoint import Checkpoint
 from tintype.export.defaults import size_limits
 from tintype.export.parity import GraphReport
 from tintype.export.roles import COMPONENT_OF, GRAPH_FILES
-from tintype.export.sources.source import TINY_VAE
+from tintype.export.sources.source import BASE, TINY_VAE
 from tintype.export.storage import load_graph
 from tintype.export.tokenizer import BundleTokenizer, write_tokenizer
 from tintype.strict_json import Misfit
@@ -108,8 +108,7 @@ def source_of(checkpoint: Checkpoint) -> Source:
     source = checkpoint.source
     given = {
         name: ReplacedPart(location=place.resolve().name, sha256=source.sha256_of_given(name))
-        for name, place in (("vae", source.vae), (TINY_VAE, source.tiny_vae))
-        if place is not None
+        for name, place in source.given.items()
     }
     return Source(
         location=source.address or source.location.resolve().name,
@@ -117,6 +116,7 @@ def source_of(checkpoint: Checkpoint) -> Source:
         sha256=source.sha256(),
         vae=given.get("vae"),
         tiny_vae=given.get(TINY_VAE),
+        base=given.get(BASE),
         origin=source.origin,
         assumed=source.assumed,
     )

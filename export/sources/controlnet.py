@@ -13,6 +13,7 @@ from typing import Any
 
 from tintype.errors import ExportError
 from tintype.export.checkpoint import Checkpoint
+from tintype.export.sources.control_lora import is_control_lora, lora_entries, open_base, stated_shapes
 from tintype.export.sources.entries import Entries, Entry
 from tintype.export.sources.ldm_unet import (
     GROUPS,
@@ -23,7 +24,7 @@ from tintype.export.sources.ldm_unet import (
     levels,
     renamed,
 )
-from tintype.export.sources.source import CheckpointSource
+from tintype.export.sources.source import BASE, CheckpointSource
 from tintype.sources.families import MAX_CONFIG_NUMBER, MAX_LAYERS, MAX_LEVELS, Family
 from tintype.sources.folder import INDEX, find_weights, read_config
 from tintype.sources.header import Header, broken, read_header
@@ -56,9 +57,14 @@ def is_controlnet(place: Path) -> bool:
     return any(name in names for name in (_HINT, PREFIX + _HINT, _CONDITION))
 
 
-def open_controlnet_checkpoint(place: Path) -> Checkpoint:
-    """Look at a ControlNet; no weight is read. Raises ExportError for what can't be exported, by name."""
-    opened = _open_folder(place) if place.is_dir() else _open_file(place)
+def open_controlnet_checkpoint(place: Path, base: Path | None = None) -> Checkpoint:
+    """Look at a ControlNet; no weight is read. Raises ExportError for what can't be exported, by name.
+
+    base: of a ControlLoRA, the checkpoint to whose UNet it adds.
+    """
+    opened = _open_folder(place) if place.is_dir() else _open_file(place, base)
+    if base is not None and opened.base is None:
+        raise ExportError(f"--base is given, and {place} is a whole ControlNet", fix="leave --base out")
     _check_config(place, opened.configs[CONTROLNET])
     return Checkpoint(FAMILY, opened)
 
@@ -75,10 +81,16 @@ def _open_folder(folder: Path) -> CheckpointSource:
     )
 
 
-def _open_file(path: Path) -> CheckpointSource:
+def _open_file(path: Path, base: Path | None) -> CheckpointSource:
     header = read_header(path)
-    entries = _entries(header)
-    config = _config(path, {name: entry.shape for name, entry in entries.items()})
+    weights, told = {CONTROLNET: (path,)}, dict[str, Any]()
+    if is_control_lora(header.tensors):
+        unet = open_base(path, base)
+        entries = lora_entries(header, _names(path, stated_shapes(header)), unet)
+        weights[BASE], told = unet.paths, dict(unet.config)
+    else:
+        base, entries = None, _entries(header)
+    config = {**_config(path, {name: entry.shape for name, entry in entries.items()}), **told}
     assumed: tuple[str, ...] = ()
     if "shuffle" in path.stem.lower():
         config["global_pool_conditions"] = True
@@ -87,11 +99,12 @@ def _open_file(path: Path) -> CheckpointSource:
         location=path,
         index={},
         configs={CONTROLNET: config},
-        weights={CONTROLNET: (path,)},
+        weights=weights,
         entries={CONTROLNET: entries},
         tokenizers={},
         licence=licence_of(header.metadata),
         origin=origin_of(header.metadata),
+        base=base,
         assumed=assumed,
     )
 
@@ -102,16 +115,20 @@ def _entries(header: Header) -> Entries:
         return {name: Entry.of(header, name) for name in header.tensors}
     prefix = PREFIX if PREFIX + _HINT in header.tensors else ""
     shapes = {name: facts.shape for name, facts in header.under(prefix).items()}
+    return {new: Entry.of(header, prefix + old) for old, new in _names(header.path, shapes).items()}
+
+
+def _names(path: Path, shapes: Mapping[str, Shape]) -> dict[str, str]:
+    """diffusers' name of each tensor by LDM's."""
     places = {old: f"mid_block.{new}" for old, new in MIDDLE.items()}
-    for level in levels(header.path, shapes, "input_blocks"):
+    for level in levels(path, shapes, "input_blocks"):
         places.update(level.places)
-    found: dict[str, Entry] = {}
-    for old in shapes:
-        new = _name(old, places)
-        if new in found:
-            raise broken(header.path, f"{prefix}{old} and {found[new].name} are the same tensor")
-        found[new] = Entry.of(header, prefix + old)
-    return found
+    names = {old: _name(old, places) for old in shapes}
+    first = {new: old for old, new in reversed(names.items())}
+    for old, new in names.items():
+        if first[new] != old:
+            raise broken(path, f"{old} and {first[new]} are the same tensor")
+    return names
 
 
 def _name(old: str, places: Mapping[str, str]) -> str:

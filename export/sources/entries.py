@@ -13,6 +13,15 @@ Entries = Mapping[str, "Entry"]  # by the name that a module has for it
 
 
 @dataclass(frozen=True, slots=True)
+class Product:
+    """Two factors in one file: `up` of (rows, rank) numbers and `down` of (rank, columns), in whatever shapes."""
+
+    path: Path
+    up: str
+    down: str
+
+
+@dataclass(frozen=True, slots=True)
 class Entry:
     """One tensor of a module: `name` in the file `path`, of it `rows`, transposed, in the shape `shape`."""
 
@@ -23,6 +32,7 @@ class Entry:
     rows: tuple[int, int] | None = None  # of the first axis, where several tensors are stored as one
     transposed: bool = False
     scale: str | None = None  # the tensor of the file, one number, that it is multiplied by
+    added: Product | None = None  # what is added to it then
 
     @classmethod
     def of(cls, header: Header, name: str) -> Entry:

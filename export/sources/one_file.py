@@ -81,6 +81,14 @@ def open_file(path: Path, options: SourceOptions) -> CheckpointSource:
     )
 
 
+def open_unet(header: Header) -> Entries:
+    """Where the tensors of a file's UNet lie, whatever else is in it. Raises ExportError for one that has none."""
+    header, scales = without_scales(header)
+    demand_layout(header)
+    unet = LdmUNet.of(header.path, {name: facts.shape for name, facts in header.under(UNET).items()})
+    return with_scales({"unet": _unet_entries(header, unet)}, scales)["unet"]
+
+
 def _text_encoders(header: Header, layout: Layout) -> dict[str, Entries]:
     return {
         name: open_clip_entries(header, prefix, without_last=layout is SD2)

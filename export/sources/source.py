@@ -19,6 +19,7 @@ from tintype.sources.licence import UNKNOWN_LICENCE
 from tintype.sources.onnx_folder import OnnxGraph
 
 TINY, TINY_VAE = "AutoencoderTiny", "tiny_vae"  # the class, and the component of one beside the checkpoint's own VAE
+BASE = "base"  # the component whose UNet a ControlLoRA adds to
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,13 +28,14 @@ class SourceOptions:
 
     vae: a file or folder whose VAE replaces the checkpoint's own. tiny_vae: a folder or file of an AutoencoderTiny, or
     one of TAESD's two files, that stands beside it. tokenizer: a folder with CLIP's, or with tokenizer/.
-    prediction_type: epsilon or v_prediction.
+    prediction_type: epsilon or v_prediction. base: of a ControlLoRA, the checkpoint to whose UNet it adds.
     """
 
     vae: Path | None = None
     tiny_vae: Path | None = None
     tokenizer: Path | None = None
     prediction_type: str | None = None
+    base: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +64,7 @@ class CheckpointSource:
     origin: Mapping[str, str] = field(default_factory=dict)
     vae: Path | None = None  # what replaced the checkpoint's own
     tiny_vae: Path | None = None  # what stands beside it
+    base: Path | None = None  # what a ControlLoRA adds to
     address: str | None = None
     revision: str | None = None
     assumed: tuple[str, ...] = ()
@@ -71,14 +74,19 @@ class CheckpointSource:
         """Of a file its own; of a folder one hash for all: over each file's name and sha256, in order of names."""
         if self.location.is_file():
             return sha256_of(self.location)
-        given = {"vae": self.vae, TINY_VAE: self.tiny_vae}
+        given = self.given
         own = [path for name, paths in self.weights.items() if given.get(name) is None for path in paths]
         return _hash_of(sorted(own), self.location)
 
+    @property
+    def given(self) -> Mapping[str, Path]:
+        """The parts that the user named beside it, by component."""
+        parts = {"vae": self.vae, TINY_VAE: self.tiny_vae, BASE: self.base}
+        return {name: place for name, place in parts.items() if place is not None}
+
     def sha256_of_given(self, component: str) -> str:
-        """The same for a part that the user gave: the VAE, or the tiny one."""
-        place = self.vae if component == "vae" else self.tiny_vae
-        assert place is not None
+        """The same for one of the parts that were given."""
+        place = self.given[component]
         if place.is_file() and len(self.weights[component]) == 1:
             return sha256_of(place)
         return _hash_of(sorted(self.weights[component]), place.parent if place.is_file() else place)

@@ -146,6 +146,7 @@ class Source:
     vae: ReplacedPart | None = None  # that the user gave in place of the checkpoint's own
     tiny_vae: ReplacedPart | None = None  # and beside it
     fast: ReplacedPart | None = None  # the checkpoint of the fast denoiser
+    base: ReplacedPart | None = None  # the checkpoint that a ControlLoRA adds to
     origin: Mapping[str, str] = field(default_factory=dict)  # what one file's metadata says, by key of ModelSpec
     assumed: tuple[str, ...] = ()  # what nothing in the checkpoint says, a sentence each
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from controlnets import controlnet, randomized
+from controlnets import controlnet, ldm_name, randomized, saved
 
 from tintype.bundle.controlnet import open_controlnet
 from tintype.engine import run_graph
@@ -34,38 +34,6 @@ STRUCTURES: dict[str, dict[str, Any]] = {
         "projection_class_embeddings_input_dim": 1280 + 6 * 8,
     },
 }  # fmt: skip
-RESNET = {
-    "norm1": "in_layers.0", "conv1": "in_layers.2", "time_emb_proj": "emb_layers.1", "norm2": "out_layers.0",
-    "conv2": "out_layers.3", "conv_shortcut": "skip_connection",
-}  # fmt: skip
-AROUND = {
-    "conv_in": "input_blocks.0.0", "time_embedding.linear_1": "time_embed.0", "time_embedding.linear_2": "time_embed.2",
-    "add_embedding.linear_1": "label_emb.0.0", "add_embedding.linear_2": "label_emb.0.2",
-    "controlnet_mid_block": "middle_block_out.0", "controlnet_cond_embedding.conv_in": "input_hint_block.0",
-    "controlnet_cond_embedding.conv_out": "input_hint_block.14",
-}  # fmt: skip
-MIDDLE = {"resnets.0": "0", "attentions.0": "1", "resnets.1": "2"}
-
-
-def ldm_name(name: str, layers: int) -> str:
-    """What LDM calls one of diffusers' tensors. layers: of resnets in each level."""
-    module, _, end = name.rpartition(".")
-    if module in AROUND:
-        return f"{AROUND[module]}.{end}"
-    words = module.split(".")
-    if words[0] == "controlnet_down_blocks":
-        return f"zero_convs.{words[1]}.0.{end}"
-    if words[0] == "controlnet_cond_embedding":
-        return f"input_hint_block.{2 * (int(words[2]) + 1)}.{end}"
-    if words[0] == "mid_block":
-        place, rest = f"middle_block.{MIDDLE['.'.join(words[1:3])]}", words[3:]
-    else:
-        first = 1 + int(words[1]) * (layers + 1)
-        if words[2] == "downsamplers":
-            return f"input_blocks.{first + layers}.0.op.{end}"
-        place, rest = f"input_blocks.{first + int(words[3])}.{int(words[2] == 'attentions')}", words[4:]
-    inner = RESNET.get(".".join(rest), ".".join(rest))
-    return f"{place}.{inner}.{end}"
 
 
 def net_of(kind: str):
@@ -74,13 +42,6 @@ def net_of(kind: str):
 
     torch.manual_seed(5)
     return randomized(diffusers.ControlNetModel(**STRUCTURES[kind]))
-
-
-def saved(state, path):
-    from safetensors.torch import save_file
-
-    save_file({name: weight.contiguous() for name, weight in state.items()}, path)
-    return path
 
 
 @pytest.mark.parametrize("form", ["diffusers", "ldm", "cut-out"])
