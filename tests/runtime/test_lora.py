@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,9 @@ from PIL import Image
 import tintype
 from tintype.cli import run
 from tintype.errors import LoraError, MemoryBudgetError, RecordError
+from tintype.memory.mode import MAPPED
+from tintype.memory.plan import ExecutionPlan
+from tintype.stages.finish import provenance_of
 
 __all__ = ["files"]  # the fixture
 
@@ -170,7 +174,6 @@ def test_a_few_step_lora_brings_what_it_asks_for_and_says_so(pipeline, files, tm
 
 
 def test_within_the_least_budget_it_is_the_same_picture(tiny_bundle, files):
-    """Weights stay in their files, and each prompt has a call of its own."""
     asked = {**ASKED, "loras": [f"{files['kohya']}=1@0-0.6"]}
     with tintype.load(tiny_bundle, provider="cpu", threads=1) as opened:
         whole = opened.generate(PROMPT, **asked)
@@ -183,8 +186,20 @@ def test_within_the_least_budget_it_is_the_same_picture(tiny_bundle, files):
         opened.plan(PROMPT, **asked)
     with tintype.load(tiny_bundle, provider="cpu", threads=1, memory=told.value.least_bytes) as opened:
         made = opened.generate(PROMPT, **asked)
-        assert made.record.made_with.modes["denoiser"] != "packed"
+        assert opened.plan(PROMPT, **asked).peak_bytes <= told.value.least_bytes
         assert opened.reproduce(made.record, loras=[files["kohya"]]).image.tobytes() == made.image.tobytes()
+    assert psnr_db(made.pixels * 255, whole.pixels * 255) > 80
+
+
+def test_with_weights_in_their_files_and_a_call_for_each_prompt_it_is_the_same_picture(tiny_bundle, files):
+    plan = ExecutionPlan(modes={"denoiser": MAPPED}, split_guidance=True, keep=False)
+    with tintype.load(tiny_bundle, provider="cpu", threads=1) as opened:
+        whole = opened.generate(PROMPT, **ASKED, loras=[files["kohya"]])
+        builds = provenance_of(opened.context(whole.record.request, plan), 0).builds
+        made_with = replace(whole.record.made_with, modes={"denoiser": "mapped"}, split_guidance=True, builds=builds)
+        made = opened.reproduce(replace(whole.record, made_with=made_with), loras=[files["kohya"]])
+    assert made.record.made_with.modes["denoiser"] == "mapped"
+    assert made.record.made_with.builds["denoiser"] != whole.record.made_with.builds["denoiser"]
     assert psnr_db(made.pixels * 255, whole.pixels * 255) > 80
 
 
