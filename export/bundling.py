@@ -22,8 +22,8 @@ from tintype.export.partial import export_key
 from tintype.export.placing import Scratch, check_place, placed
 from tintype.export.plans import Effort, ExportPlan, export_plan
 from tintype.export.progress import Overall, Progress, Silent
-from tintype.export.sources.controlnet import is_controlnet
-from tintype.export.sources.hub import fetch, is_address
+from tintype.export.sources.controlnet import is_controlnet, open_controlnet_checkpoint
+from tintype.export.sources.hub import HubCheckpoint, fetch, is_address
 from tintype.export.sources.source import BASE, SourceOptions
 from tintype.sources.families import tokenizer_of
 
@@ -90,16 +90,23 @@ def export_bundle(
     started = time.perf_counter()
     bundle = Path(bundle)
     progress = progress or Silent()
-    if not is_address(source) and is_controlnet(Path(source)):
+    if precision not in PRECISIONS:
+        raise ExportError(
+            f"precision {precision!r} isn't one this exporter makes", fix=near_names(precision, PRECISIONS)
+        )
+    fetched = fetch(source, progress) if is_address(source) else None
+    place = Path(source) if fetched is None else fetched.place
+    if is_controlnet(place):
         _refuse_beside_controlnet(default_request, few_steps, options)
+        opened = open_controlnet_checkpoint(place, None if options is None else options.base)
         _quiet_libraries()
         from tintype.export.controlnet import export_controlnet
 
         return export_controlnet(
-            Path(source), bundle, precision=precision, name=name, licence=licence, overwrite=overwrite,
-            progress=progress, base=None if options is None else options.base,
+            _addressed(opened, fetched), bundle, precision=precision, name=name, licence=licence, overwrite=overwrite,
+            progress=progress,
         )  # fmt: skip
-    checkpoint = _opened(source, precision, options, progress)
+    checkpoint = _addressed(_opened(place, precision, options), fetched)
     for sentence in checkpoint.source.assumed:
         progress.remark(sentence)
     request = default_request or usual_request(checkpoint, few_steps)
@@ -186,22 +193,21 @@ def _converted(checkpoint: Checkpoint, precision: str, plan: ExportPlan, scratch
     return _Made(tokenizers, reports, None)
 
 
-def _opened(source: Path | str, precision: str, options: SourceOptions | None, progress: Progress) -> Checkpoint:
-    """The checkpoint at a place, or fetched from the hub; nothing but the latter takes time."""
-    if precision not in PRECISIONS:
+def _opened(place: Path, precision: str, options: SourceOptions | None) -> Checkpoint:
+    """The checkpoint at a place; no weight is read."""
+    opened = open_checkpoint(place, options)
+    if opened.source.graphs and precision == "int8" and opened.takes_picture:
         raise ExportError(
-            f"precision {precision!r} isn't one this exporter makes", fix=near_names(precision, PRECISIONS)
+            f"int8 of a model that takes a picture is chosen on pictures, and {place} holds graphs alone",
+            fix="say --precision fp32 or fp16, or export the checkpoint that they were made from",
         )
-    if not is_address(source):
-        opened = open_checkpoint(Path(source), options)
-        if opened.source.graphs and precision == "int8" and opened.takes_picture:
-            raise ExportError(
-                f"int8 of a model that takes a picture is chosen on pictures, and {source} holds graphs alone",
-                fix="say --precision fp32 or fp16, or export the checkpoint that they were made from",
-            )
-        return opened
-    fetched = fetch(source, progress)
-    checkpoint = open_checkpoint(fetched.place, options)
+    return opened
+
+
+def _addressed(checkpoint: Checkpoint, fetched: HubCheckpoint | None) -> Checkpoint:
+    """The checkpoint with its address, where it has one."""
+    if fetched is None:
+        return checkpoint
     return replace(checkpoint, source=replace(checkpoint.source, address=fetched.address, revision=fetched.revision))
 
 

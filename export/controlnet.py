@@ -34,7 +34,6 @@ from tintype.export.placing import Scratch, check_place, placed
 from tintype.export.progress import Progress
 from tintype.export.quantization import Layer, Scales, find_layers, halve_weights, quantize_graph
 from tintype.export.simulation import layer_scales
-from tintype.export.sources.controlnet import open_controlnet_checkpoint
 from tintype.export.storage import load_graph, save_graph, stored_bytes
 from tintype.export.timestep import take_scalar_timestep
 from tintype.export.tracing import TracePlan
@@ -133,7 +132,7 @@ class Shape:
 
 
 def export_controlnet(
-    source: Path,
+    checkpoint: Checkpoint,
     bundle: Path,
     *,
     precision: str,
@@ -141,11 +140,9 @@ def export_controlnet(
     licence: str | None,
     overwrite: bool,
     progress: Progress,
-    base: Path | None = None,
 ) -> ParityReport:
     """Export a ControlNet to a bundle folder, which appears whole or not at all; see `export_bundle`."""
     started = time.perf_counter()
-    checkpoint = open_controlnet_checkpoint(source, base)
     for sentence in checkpoint.source.assumed:
         progress.remark(sentence)
     check_place(bundle, checkpoint, overwrite=overwrite)

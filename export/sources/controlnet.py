@@ -26,7 +26,7 @@ from tintype.export.sources.ldm_unet import (
 )
 from tintype.export.sources.source import BASE, CheckpointSource
 from tintype.sources.families import MAX_CONFIG_NUMBER, MAX_LAYERS, MAX_LEVELS, Family
-from tintype.sources.folder import INDEX, find_weights, read_config
+from tintype.sources.folder import CONFIG, INDEX, find_weights, is_controlnet_config, read_config
 from tintype.sources.header import Header, broken, read_header
 from tintype.sources.ldm import MIDDLE
 from tintype.sources.licence import licence_of, origin_of, read_licence
@@ -47,10 +47,8 @@ _WHOLE = ("in_channels", "conditioning_channels", "cross_attention_dim")
 def is_controlnet(place: Path) -> bool:
     """Whether a place holds a ControlNet, of whatever kind. Raises ExportError for a file that can't be read."""
     if place.is_dir():
-        config = place / "config.json"
-        if (place / INDEX).is_file() or not config.is_file():
-            return False
-        return "ControlNet" in str(read_config(config).get("_class_name"))
+        config = place / CONFIG
+        return not (place / INDEX).is_file() and config.is_file() and is_controlnet_config(read_config(config))
     if not place.is_file():
         return False
     names = read_header(place).tensors
@@ -70,7 +68,7 @@ def open_controlnet_checkpoint(place: Path, base: Path | None = None) -> Checkpo
 
 
 def _open_folder(folder: Path) -> CheckpointSource:
-    config = read_config(folder / "config.json")
+    config = read_config(folder / CONFIG)
     return CheckpointSource(
         location=folder,
         index={},
@@ -83,11 +81,12 @@ def _open_folder(folder: Path) -> CheckpointSource:
 
 def _open_file(path: Path, base: Path | None) -> CheckpointSource:
     header = read_header(path)
-    weights, told = {CONTROLNET: (path,)}, dict[str, Any]()
+    weights: dict[str, tuple[Path, ...]] = {CONTROLNET: (path,)}
+    told: Mapping[str, Any] = {}
     if is_control_lora(header.tensors):
         unet = open_base(path, base)
         entries = lora_entries(header, _names(path, stated_shapes(header)), unet)
-        weights[BASE], told = unet.paths, dict(unet.config)
+        weights[BASE], told = unet.paths, unet.config
     else:
         base, entries = None, _entries(header)
     config = {**_config(path, {name: entry.shape for name, entry in entries.items()}), **told}

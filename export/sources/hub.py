@@ -17,7 +17,15 @@ from tintype.export.sources.hub_download import fetch_blob, remember_revision
 from tintype.export.tokenizer import COPIED
 from tintype.files import sha256_of
 from tintype.sources.families import family_of, tokenizer_of
-from tintype.sources.folder import INDEX, SCHEDULER, read_config, shard_names, weights_name
+from tintype.sources.folder import (
+    CONFIG,
+    INDEX,
+    SCHEDULER,
+    is_controlnet_config,
+    read_config,
+    shard_names,
+    weights_name,
+)
 from tintype.sources.hub import (
     Address,
     Remote,
@@ -90,7 +98,7 @@ def _get(remote: Remote, name: str) -> Path:
 def _folder_names(remote: Remote) -> list[str]:
     """Files of a diffusers folder that an export reads, its index first. Raises ExportError where some are missing."""
     if INDEX not in remote.files:
-        raise no_folder(remote)
+        return _model_names(remote)
     family = family_of(Path(remote.repository), read_config(_get(remote, INDEX)))
     names = [INDEX, SCHEDULER]
     for component in family.components:
@@ -100,19 +108,27 @@ def _folder_names(remote: Remote) -> list[str]:
     return names + [name for name in ("README.md",) if name in remote.files]
 
 
+def _model_names(remote: Remote) -> list[str]:
+    """The same of one model alone, where it is a ControlNet."""
+    if CONFIG not in remote.files or not is_controlnet_config(read_config(_get(remote, CONFIG))):
+        raise no_folder(remote)
+    return [CONFIG, *_weights(remote, ""), *(name for name in ("README.md",) if name in remote.files)]
+
+
 def _weights(remote: Remote, component: str) -> list[str]:
-    there = {name.partition("/")[2] for name in remote.files if name.startswith(f"{component}/")}
+    """Files of weights in a component's folder, or beside the README where it is empty."""
+    folder = f"{component}/" if component else ""
+    there = {name[len(folder) :] for name in remote.files if name.startswith(folder)}
     name = weights_name(component, there)
     if name is None:
         held = ", ".join(sorted(there)[:8]) or "nothing"
         raise ExportError(
-            f"{remote.repository} has no {component} in .safetensors (it holds {held})",
+            f"{remote.repository} has no {component or 'weights'} in .safetensors (it holds {held})",
             fix="export a checkpoint that is published in .safetensors; pickles aren't read here",
         )
     if not name.endswith(".json"):
-        return [f"{component}/{name}"]
-    shards = shard_names(_get(remote, f"{component}/{name}"))
-    return [f"{component}/{name}", *(f"{component}/{shard}" for shard in shards)]
+        return [folder + name]
+    return [folder + each for each in (name, *shard_names(_get(remote, folder + name)))]
 
 
 def _demand_room(remote: Remote, names: list[str], address: str) -> None:

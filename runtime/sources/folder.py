@@ -6,7 +6,7 @@ weights (EMA) have other names and are never taken. An index of shards is believ
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from tintype.files import read_plain
 from tintype.sources.header import PICKLES, Header, pickle_error, read_header
 
 INDEX = "model_index.json"
+CONFIG = "config.json"  # of one part, or of a model that stands alone
 SCHEDULER = "scheduler/scheduler_config.json"
 VARIANTS = ("", "fp16", "bf16", "fp32")  # the plain one first
 MAX_SHARDS = 1000  # of one part
@@ -34,6 +35,11 @@ def read_config(path: Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise ExportError(f"{path} is not a JSON object", fix=_AGAIN)
     return value
+
+
+def is_controlnet_config(config: Mapping[str, Any]) -> bool:
+    """Whether a config is that of a ControlNet, of whatever kind."""
+    return "ControlNet" in str(config.get("_class_name"))
 
 
 def weights_name(component: str, names: Collection[str]) -> str | None:

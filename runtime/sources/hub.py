@@ -17,7 +17,7 @@ from typing import Any
 from tintype.bounds import MAX_CONFIG_BYTES, MAX_WEIGHTS_HEADER_BYTES
 from tintype.errors import ExportError
 from tintype.sources.facts import SourceFacts, describe, weighted
-from tintype.sources.folder import INDEX, SCHEDULER, read_config, shard_names, weights_name
+from tintype.sources.folder import CONFIG, INDEX, SCHEDULER, read_config, shard_names, weights_name
 
 _NAME = r"[A-Za-z0-9][\w.-]{0,95}"
 _ADDRESS = re.compile(rf"({_NAME}/{_NAME})((?:/[\w.-]+)*\.safetensors)?(?:@([\w.-]{{1,100}}))?", re.ASCII)
@@ -204,17 +204,18 @@ def _digest(text: object) -> str:
 
 
 def cached(address: Address) -> Path:
-    """The checkpoint's file, or its folder's index, as the hub's cache has it. ExportError where it doesn't."""
+    """The checkpoint's file, or its folder's index or config, in the hub's cache. ExportError where it isn't there."""
     import huggingface_hub
 
-    found = huggingface_hub.try_to_load_from_cache(address.repository, address.file or INDEX, revision=address.revision)
-    if not isinstance(found, str):
-        raise ExportError(
-            f"{address} isn't here, and the hub can't be reached",
-            fix="connect (and unset HF_HUB_OFFLINE), or give the folder of "
-            f"hf download {address.repository}, made elsewhere; if a folder here was meant, check its path",
-        )
-    return Path(found)
+    for name in (address.file,) if address.file else (INDEX, CONFIG):
+        found = huggingface_hub.try_to_load_from_cache(address.repository, name, revision=address.revision)
+        if isinstance(found, str):
+            return Path(found)
+    raise ExportError(
+        f"{address} isn't here, and the hub can't be reached",
+        fix="connect (and unset HF_HUB_OFFLINE), or give the folder of "
+        f"hf download {address.repository}, made elsewhere; if a folder here was meant, check its path",
+    )
 
 
 @contextmanager

@@ -13,9 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from controlnets import controlnet
 from hub_server import COMMIT, Hub, serving
 from one_file import write_one_file
 
+from tintype.bundle.controlnet import open_controlnet
 from tintype.errors import ExportError
 from tintype.export.bundling import export_bundle
 from tintype.export.checkpoint import open_checkpoint
@@ -23,6 +25,7 @@ from tintype.export.sources.hub import is_address
 from tintype.files import sha256_of
 from tintype.sources.facts import describe
 
+__all__ = ["controlnet"]  # the fixture
 pytestmark = pytest.mark.slow
 
 POSTCARD = Path(__file__).parents[2] / "models/postcard/checkpoint"
@@ -32,6 +35,20 @@ USED = {
     "vae/diffusion_pytorch_model.safetensors", "text_encoder/config.json", "text_encoder/model.safetensors",
     "tokenizer/tokenizer.json", "tokenizer/tokenizer_config.json",
 }  # fmt: skip
+EXPORT = """
+import json, sys
+from tintype.errors import ExportError
+from tintype.export import export_bundle
+from tintype.export.progress import Silent
+from tintype.export.sources.hub import fetch
+try:
+    if sys.argv[2:]:
+        export_bundle(sys.argv[1], sys.argv[2])
+    else:
+        print(json.dumps(sorted(path.name for path in fetch(sys.argv[1], Silent()).place.iterdir())))
+except ExportError as error:
+    print(json.dumps([error.message, error.fix]))
+"""
 PROGRAM = """
 import json, sys
 from tintype.errors import ExportError
@@ -68,10 +85,10 @@ def hub(tmp_path: Path) -> Iterator[Hub]:
 def fetched(hub: Hub, tmp_path: Path) -> Callable[..., list[list[Any]]]:
     """Addresses one after another, in a process whose hub is the test's and whose cache is empty at first."""
 
-    def run(*addresses: str, **environment: str) -> list[list[Any]]:
+    def run(*words: str, program: str = PROGRAM, **environment: str) -> list[list[Any]]:
         settings = {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "home"), "HF_HUB_DISABLE_XET": "1", **environment}
         done = subprocess.run(
-            [sys.executable, "-c", PROGRAM, *addresses],
+            [sys.executable, "-c", program, *words],
             env={**os.environ, **settings},
             capture_output=True,
             text=True,
@@ -102,6 +119,31 @@ def test_only_what_is_used_is_fetched_once_and_goes_on_where_it_broke_off(
     assert ("vae/diffusion_pytorch_model.safetensors", "bytes=1000-") in hub.asked
     assert len(hub.asked) == len(USED) + 1
     assert fetched("org/name", HF_HUB_OFFLINE="1") == [expected]  # and from the cache, without the hub
+
+
+def test_a_controlnet_is_exported_from_the_hub_and_again_without_it(
+    hub: Hub, fetched: Callable[..., list[list[Any]]], controlnet: Callable[..., tuple[Path, Path]], tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(controlnet()[0], tmp_path / "net"))
+    (folder / "diffusion_pytorch_model.bin").write_bytes(b"not asked for")
+    hub.repositories["org/net"] = folder  # type: ignore[index]
+    assert fetched("org/net", str(tmp_path / "bundle"), program=EXPORT) == []
+    assert {name for name, _ in hub.asked} == {"config.json", "diffusion_pytorch_model.safetensors"}
+    opened = open_controlnet(tmp_path / "bundle")
+    assert (opened.manifest.source.location, opened.manifest.source.revision) == ("org/net", COMMIT)
+    assert (
+        opened.manifest.files["controlnet/model.onnx"]
+        == open_controlnet(controlnet()[1]).manifest.files["controlnet/model.onnx"]
+    )
+    expected = ["config.json", "diffusion_pytorch_model.safetensors"]
+    assert fetched("org/net", program=EXPORT, HF_HUB_OFFLINE="1") == [expected]
+    (folder / "diffusion_pytorch_model.safetensors").unlink()
+    ((message, _),) = fetched("org/net", str(tmp_path / "lacking"), program=EXPORT)
+    assert "org/net has no weights in .safetensors" in message
+    hub.repositories["org/vae"] = POSTCARD / "vae"  # type: ignore[index]
+    ((message, _),) = fetched("org/vae", str(tmp_path / "vae"), program=EXPORT)
+    assert "org/vae is no diffusers folder" in message
+    assert not any((tmp_path / name).exists() for name in ("lacking", "vae"))
 
 
 def test_what_the_hub_says_of_its_bytes_is_held_against_them(hub: Hub, fetched: Callable[..., list[list[Any]]]) -> None:
