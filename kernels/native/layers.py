@@ -33,6 +33,8 @@ class FoundLayer:
     bias: ir.Value | None
     activation: int
     added: ir.Value | None
+    down: ir.Value | None  # of what is added by low rank, (inputs, rank)
+    up: ir.Value | None  # (rank, outputs); of a GEGLU's value and gate the same one (rank, 2 * outputs)
 
     def biases(self) -> NDArray[np.float32]:
         """(1, outputs)"""
@@ -53,7 +55,7 @@ class FoundNode:
 class LayerKernel(Kernel):
     """A linear layer, or with `gated` the two that `geglu` has made of one, as one node of ours.
 
-    operator: what that is called.
+    It takes what a pair of low rank adds, too (`kernels.graph.low_rank`). operator: what it is called.
     """
 
     targets = ("cpu",)
@@ -82,7 +84,9 @@ class LayerKernel(Kernel):
         if found is None:
             raise ValueError(f"{node.name} is no such layer of a known size")
         first = found.layers[0]
-        inputs = [first.source, *self.constants(found.layers, graph), *([] if first.added is None else [first.added])]
+        inputs = [first.source, *self.constants(found.layers, graph), first.added, first.down, first.up]
+        while inputs[-1] is None:
+            inputs.pop()
         output, how = found.last.outputs[0], {"activation": found.activation}
         replace(output, insert(found.last, self.operator, inputs, domain=OWN, attributes=how, like=output))
 
@@ -102,8 +106,11 @@ def is_turned(node: ir.Node) -> bool:
     return node.op_type == "Gemm" and node.attributes.get_int("transB", 0) == 1
 
 
-def find_layer(node: ir.Node, shapes: Shapes, accepts: Accepts) -> FoundLayer | None:
-    """The linear layer that begins at a node, with as much behind it as one node of ours does; eight rows at least."""
+def find_layer(node: ir.Node, shapes: Shapes, accepts: Accepts, half: int | None = None) -> FoundLayer | None:
+    """The linear layer that begins at a node, with as much behind it as one node of ours does; eight rows at least.
+
+    half: of a GEGLU, the value's is 0 and the gate's 1.
+    """
     if node.domain != "" or node.op_type not in ("MatMul", "Gemm") or not accepts(node, shapes):
         return None
     source, weight = node.inputs[0], node.inputs[1]
@@ -129,6 +136,7 @@ def find_layer(node: ir.Node, shapes: Shapes, accepts: Accepts) -> FoundLayer | 
         add = only_reader(node.outputs[0], "Add")
         bias = fixed_bias(add, node.outputs[0], width)
         nodes += [add] if add is not None and bias is not None else []
+    down, up = _take_low_rank(nodes, source, shapes, width, half)
     activation, bias = _activate(nodes, bias, width)
     add = only_reader(nodes[-1].outputs[0], "Add")
     if add is not None and add.inputs[0] is not add.inputs[1]:
@@ -136,7 +144,37 @@ def find_layer(node: ir.Node, shapes: Shapes, accepts: Accepts) -> FoundLayer | 
         alike = shapes.of(other) == (*shape[:-1], width) == shapes.of(add.outputs[0])
         if other is not None and other.const_value is None and other.dtype == ir.DataType.FLOAT and alike:
             nodes, added = [*nodes, add], other
-    return FoundLayer(node, tuple(nodes), source, weight, width, bias, activation, added)
+    return FoundLayer(node, tuple(nodes), source, weight, width, bias, activation, added, down, up)
+
+
+def _take_low_rank(
+    nodes: list[ir.Node], source: ir.Value, shapes: Shapes, width: int, half: int | None
+) -> tuple[ir.Value | None, ir.Value | None]:
+    """Takes what adds (source . down) . up to what these nodes give; returns both, or None twice.
+
+    Where a half of a layer adds by its half of up, that is the whole one.
+    """
+    output, nothing = nodes[-1].outputs[0], (None, None)
+    total = only_reader(output, "Add")
+    if total is None or total.inputs[0] is total.inputs[1]:
+        return nothing
+    outer = producer(total.inputs[1] if total.inputs[0] is output else total.inputs[0], "MatMul")
+    inner = producer(outer.inputs[0], "MatMul") if outer is not None else None
+    if outer is None or inner is None or inner.inputs[0] is not source or len(outer.outputs[0].uses()) != 1:
+        return nothing
+    down, up = inner.inputs[1], outer.inputs[1]
+    split = producer(up, "Split")
+    if half is not None:
+        if split is None or len(split.outputs) != 2 or split.outputs[half] is not up:
+            return nothing
+        up, width = split.inputs[0], 2 * width
+    if any(value is None or not value.is_graph_input() or value.dtype != ir.DataType.FLOAT for value in (down, up)):
+        return nothing
+    low, high = shapes.of(down) or (), shapes.of(up) or ()
+    if len(low) != 2 or not isinstance(low[1], int) or high != (low[1], width):
+        return nothing
+    nodes += [inner, *([] if split is None else [split]), outer, total]
+    return down, up
 
 
 def _activate(nodes: list[ir.Node], bias: ir.Value | None, width: int) -> tuple[int, ir.Value | None]:
@@ -167,7 +205,7 @@ def _activate(nodes: list[ir.Node], bias: ir.Value | None, width: int) -> tuple[
 
 def find_gated(node: ir.Node, shapes: Shapes, accepts: Accepts) -> FoundNode | None:
     """The layer at a node as the value of a GEGLU, and with it the layer of its gate and the Mul of both."""
-    value = find_layer(node, shapes, accepts)
+    value = find_layer(node, shapes, accepts, half=0)
     if value is None or value.activation != PLAIN or value.added is not None:
         return None
     output = value.nodes[-1].outputs[0]
@@ -175,27 +213,29 @@ def find_gated(node: ir.Node, shapes: Shapes, accepts: Accepts) -> FoundNode | N
     if product is None or product.inputs[0] is product.inputs[1]:
         return None
     other = product.inputs[1] if product.inputs[0] is output else product.inputs[0]
-    gate = _layer_behind(other, shapes, accepts)
+    gate = _gate_behind(other, shapes, accepts)
     if gate is None or gate.activation != GELU or gate.source is not value.source:
         return None
     if len(gate.nodes[-1].outputs[0].uses()) != 1 or gate.nodes[-1].outputs[0].is_graph_output():
         return None
-    if gate.width != value.width:
+    if gate.width != value.width or (gate.down, gate.up) != (value.down, value.up):
         return None
     nodes = tuple(dict.fromkeys((*value.nodes, *gate.nodes, product)))
     return FoundNode((value, gate), nodes, product, GEGLU)
 
 
-def _layer_behind(value: ir.Value | None, shapes: Shapes, accepts: Accepts) -> FoundLayer | None:
+def _gate_behind(value: ir.Value | None, shapes: Shapes, accepts: Accepts) -> FoundLayer | None:
     """The linear layer, without a residual, whose last node makes a value."""
     made_by = value.producer() if value is not None else None
-    before: ir.Value | None = None
+    before: list[ir.Value | None] = []
     if made_by is not None and made_by.op_type in ("Gelu", "BiasGelu"):
-        before = made_by.inputs[0]
-    product = producer(before, "MatMul")
-    if product is None:
-        add = producer(before, "Add")
-        products = (producer(each, "MatMul") for each in add.inputs) if add is not None else iter(())
-        product = next((each for each in products if each is not None), None)
-    layer = find_layer(product, shapes, accepts) if product is not None else None
-    return layer if layer is not None and layer.nodes[-1] is made_by else None
+        before = [made_by.inputs[0]]
+    for _ in range(3):  # behind its bias, and behind what is added by low rank
+        for each in before:
+            product = producer(each, "MatMul")
+            layer = find_layer(product, shapes, accepts, half=1) if product is not None else None
+            if layer is not None and layer.nodes[-1] is made_by:
+                return layer
+        sums = [producer(each, "Add") for each in before]
+        before = [each for node in sums if node is not None for each in node.inputs]
+    return None

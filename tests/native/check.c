@@ -188,7 +188,24 @@ static double activated(double x, int activation) {
   return activation == LINEAR_SILU ? x / (1 + exp(-x)) : x;
 }
 
-static void check_linear(const Kernels *kernels, size_t rows, size_t inputs, size_t outputs, int activation, int sums) {
+/* Small, so that what is rounded of it is less than it by far. width: of `up`. */
+static LowRank some_low_rank(size_t inputs, size_t rank, size_t width) {
+  float *up = noise(rank * width);
+  for (size_t i = 0; i < rank * width; i++) up[i] *= 0x1p-12f;
+  return (LowRank){.down = noise(inputs * rank), .up = up, .rank = rank};
+}
+static double added_by(const LowRank *low, const float *x, size_t inputs, size_t column, size_t width) {
+  double sum = 0;
+  for (size_t r = 0; r < low->rank; r++) {
+    double inner = 0;
+    for (size_t i = 0; i < inputs; i++) inner += (double)x[i] * low->down[i * low->rank + r];
+    sum += inner * low->up[r * width + column];
+  }
+  return sum;
+}
+
+static void check_linear(const Kernels *kernels, size_t rows, size_t inputs, size_t outputs, int activation, int sums,
+                         size_t rank) {
   size_t count = rows * outputs, halves = activation == LINEAR_GEGLU ? 2 : 1, each = LINEAR_COLUMNS / halves;
   const float *weight = noise(halves * inputs * outputs);
   Linear task = {.x = noise(rows * inputs), .bias = noise(halves * outputs), .y = guarded(count * sizeof(float))};
@@ -202,10 +219,16 @@ static void check_linear(const Kernels *kernels, size_t rows, size_t inputs, siz
         packed[(o / each * inputs + i) * LINEAR_COLUMNS + half * each + o % each] =
             o < outputs ? weight[(half * inputs + i) * outputs + o] : 0;
   task.weights = packed;
+  if (rank) {
+    task.low = some_low_rank(inputs, rank, halves * outputs), task.low.inner = guarded(rows * rank * sizeof(float));
+    for (size_t i = 0; i < (rows + LOW_RANK_ROWS - 1) / LOW_RANK_ROWS; i++) kernels->low_rank(&task, i);
+  }
   for (size_t i = 0; i < kernels->linear_tasks(&task); i++) kernels->linear(&task, i);
   double *expected = malloc(count * sizeof *expected);
   for (size_t at = 0; at < count; at++) {
     double made[2] = {task.bias[at % outputs], halves == 2 ? task.bias[outputs + at % outputs] : 0};
+    for (size_t half = 0; half < halves; half++)
+      made[half] += added_by(&task.low, task.x + at / outputs * inputs, inputs, half * outputs + at % outputs, halves * outputs);
     for (size_t half = 0; half < halves; half++)
       for (size_t i = 0; i < inputs; i++)
         made[half] += (double)task.x[at / outputs * inputs + i] * weight[(half * inputs + i) * outputs + at % outputs];
@@ -218,7 +241,8 @@ static void check_linear(const Kernels *kernels, size_t rows, size_t inputs, siz
 
 static const float INTEGER_SCALE = 0x1p-8f; /* so that a layer's numbers are about as large as its bias */
 
-static void check_integers(const Kernels *kernels, size_t rows, size_t inputs, size_t outputs, int activation, int sums) {
+static void check_integers(const Kernels *kernels, size_t rows, size_t inputs, size_t outputs, int activation, int sums,
+                           size_t rank) {
   size_t count = rows * outputs, halves = activation == LINEAR_GEGLU ? 2 : 1, each = LINEAR_COLUMNS / halves;
   size_t blocks = (rows + INTEGER_ROWS - 1) / INTEGER_ROWS, fours = (inputs + 3) / 4;
   const float *weight = noise(halves * inputs * outputs), *scale = noise(halves * outputs);
@@ -242,6 +266,11 @@ static void check_integers(const Kernels *kernels, size_t rows, size_t inputs, s
   task.weights = packed, task.scales = scales, task.totals = totals;
   task.fours = guarded(blocks * INTEGER_ROWS * fours * sizeof *task.fours);
   task.roundings = guarded(blocks * INTEGER_ROWS * sizeof *task.roundings);
+  if (rank) {
+    task.layer.low = some_low_rank(inputs, rank, halves * outputs);
+    kernels->integer_low_rank(&task, guarded(kernels->integer_low_rank(&task, NULL)));
+    for (size_t i = 0; i < kernels->integer_packs(&task); i++) kernels->integer_pack(&task, i);
+  }
   for (size_t i = 0; i < blocks; i++) kernels->integer_round(&task, i);
   for (size_t i = 0; i < kernels->integer_tasks(&task); i++) kernels->integer_linear(&task, i);
   double *expected = malloc(count * sizeof *expected);
@@ -258,11 +287,12 @@ static void check_integers(const Kernels *kernels, size_t rows, size_t inputs, s
         sum += number * (int8_t)(weight[(half * inputs + i) * outputs + at % outputs] * 63);
       }
       made[half] = sum / step * INTEGER_SCALE * scale[half * outputs + at % outputs] + bias[half * outputs + at % outputs];
+      made[half] += added_by(&task.layer.low, x, inputs, half * outputs + at % outputs, halves * outputs);
     }
     expected[at] = halves == 2 ? made[0] * activated(made[1], LINEAR_GELU) : activated(made[0], activation);
     if (sums) expected[at] += task.layer.added[at];
   }
-  demand_near(task.layer.y, expected, count, 1e-4);
+  demand_near(task.layer.y, expected, count, rank ? 5e-3 : 1e-4);
   free(expected);
 }
 
@@ -347,14 +377,14 @@ int main(void) {
     for (int activation = LINEAR_PLAIN; activation <= LINEAR_GEGLU; activation++)
       for (size_t rows = 1; rows < 30; rows += 7)
         for (size_t outputs = 1; outputs < 70; outputs += 11)
-          check_linear(kernels, rows, rows * 3, outputs, activation, (int)(rows + outputs) % 2);
-    check_linear(kernels, 300, 20, 33, LINEAR_PLAIN, 1);
-    check_linear(kernels, 5, 1500, 40, LINEAR_SILU, 0); /* more inputs than a sum is made of at once */
+          check_linear(kernels, rows, rows * 3, outputs, activation, (int)(rows + outputs) % 2, (rows + outputs) % 5 * 9);
+    check_linear(kernels, 300, 20, 33, LINEAR_PLAIN, 1, 16);
+    check_linear(kernels, 5, 1500, 40, LINEAR_SILU, 0, 4); /* more inputs than a sum is made of at once */
     for (int activation = LINEAR_PLAIN; activation <= LINEAR_GEGLU && kernels->integer_linear; activation++)
       for (size_t rows = 1; rows < 30; rows += 7)
         for (size_t outputs = 1; outputs < 70; outputs += 11)
-          check_integers(kernels, rows, rows * 3, outputs, activation, (int)(rows + outputs) % 2);
-    if (kernels->integer_linear) check_integers(kernels, 300, 20, 33, LINEAR_PLAIN, 1);
+          check_integers(kernels, rows, rows * 3, outputs, activation, (int)(rows + outputs) % 2, (rows + outputs) % 5 * 9);
+    if (kernels->integer_linear) check_integers(kernels, 300, 20, 33, LINEAR_PLAIN, 1, 16);
     for (size_t width = 1; width < 24 && kernels->integer_conv; width += width < 10 ? 1 : 6)
       for (size_t height = 1; height < 12; height += 3) {
         check_conv(kernels, 2, height + width, 35, height, width, 3, 1, (int)(width + height) % 2);

@@ -151,14 +151,17 @@ static OrtStatus *winograd(const Node *node, OrtKernelContext *context) {
   return (few ? few_tiles : winograd_strips)(node, context, &task, tiles);
 }
 
-/* The sizes of a layer, whose bias is its third input and what is added its `place`th: x (..., inputs), bias (1, outputs),
-   with a gate (2, outputs), added as y, y (..., outputs). Its output is made once the weights are known to be right. */
+/* The sizes of a layer, whose bias is its third input, what is added its `place`th, and what is added by low rank the two
+   behind that: x (..., inputs), bias (1, outputs), with a gate (2, outputs), added as y, down (inputs, rank), up (rank,
+   outputs), with a gate (rank, 2 * outputs), y (..., outputs). Its output is made once the weights are known to be right. */
 static OrtStatus *read_layer(const Node *node, OrtKernelContext *context, size_t place, Linear *task, Tensor *y) {
   const OrtApi *api = node->api;
-  Tensor bias, added;
+  Tensor bias, added, down, up;
   RETURN_IF(read_input(api, context, 0, y));
   RETURN_IF(read_input(api, context, 2, &bias));
   RETURN_IF(read_optional(api, context, place, &added));
+  RETURN_IF(read_optional(api, context, place + 1, &down));
+  RETURN_IF(read_optional(api, context, place + 2, &up));
   if (!y->rank || bias.rank != 2) return refuse(api, "a layer's bias has 2 dimensions, and x one at least");
   if (node->activation < LINEAR_PLAIN || node->activation > LINEAR_GEGLU)
     return refuse(api, "a layer has no such activation");
@@ -169,10 +172,15 @@ static OrtStatus *read_layer(const Node *node, OrtKernelContext *context, size_t
     return refuse(api, "the weights are not those of such a layer");
   y->dims[y->rank - 1] = bias.dims[1];
   if (added.data && !same_shape(&added, y)) return refuse(api, "what is added has another shape than a layer's output");
+  if (!down.rank && !up.rank) return NULL;
+  const int64_t fit[3] = {(int64_t)task->inputs, down.rank == 2 ? down.dims[1] : 0, bias.dims[0] * bias.dims[1]};
+  if (down.rank != 2 || up.rank != 2 || memcmp(down.dims, fit, 2 * sizeof *fit) || memcmp(up.dims, fit + 1, 2 * sizeof *fit))
+    return refuse(api, "what is added by low rank doesn't fit the layer");
+  if (fit[1]) task->low = (LowRank){.down = down.data, .up = up.data, .rank = (size_t)fit[1]};
   return NULL;
 }
 
-/* LinearLayer: x, weights (panels, inputs, 32), bias, and what is added. Attribute: activation, as kernels.h numbers them. */
+/* LinearLayer: x, weights (panels, inputs, 32), bias, what is added, and down and up of what is by low rank. Attribute: activation, as kernels.h numbers them. */
 static OrtStatus *linear(const Node *node, OrtKernelContext *context) {
   const OrtApi *api = node->api;
   const Kernels *kernels = node->kernels;
@@ -188,5 +196,16 @@ static OrtStatus *linear(const Node *node, OrtKernelContext *context) {
   RETURN_IF(make_output(api, context, &y));
   if (!task.rows || !task.outputs) return NULL;
   task.weights = weights.data, task.y = y.data;
-  return KernelContext_ParallelFor(api)(context, kernels->linear, kernels->linear_tasks(&task), 0, &task);
+  Scratch scratch = {.api = api};
+  OrtStatus *status = NULL;
+  if (task.low.down) {
+    status = take_scratch(api, context, task.rows * task.low.rank * sizeof(float), &scratch);
+    task.low.inner = scratch.data;
+    size_t blocks = (task.rows + LOW_RANK_ROWS - 1) / LOW_RANK_ROWS;
+    if (!status) status = KernelContext_ParallelFor(api)(context, kernels->low_rank, blocks, 0, &task);
+  }
+  size_t count = kernels->linear_tasks(&task);
+  if (!status) status = KernelContext_ParallelFor(api)(context, kernels->linear, count, 0, &task);
+  release_scratch(&scratch);
+  return status;
 }

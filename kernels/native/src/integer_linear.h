@@ -38,12 +38,141 @@ static Rounding round_row(const float *from, size_t inputs, uint32_t *to) {
   }
   return rounding;
 }
-static void integer_round(void *argument, size_t block) {
+static size_t rank_parts(const IntegerLinear *task) { return (task->layer.low.rank + W - 1) / W; }
+static void *take(unsigned char *from, size_t *taken, size_t bytes) {
+  void *part = from ? from + *taken : NULL;
+  *taken += bytes;
+  return part;
+}
+/* Where what is added by low rank lies in scratch memory; returns the bytes that it takes. */
+static size_t integer_low_rank(IntegerLinear *task, void *scratch) {
+  size_t parts = rank_parts(task), rows = (task->layer.rows + INTEGER_ROWS - 1) / INTEGER_ROWS * INTEGER_ROWS, taken = 0;
+  task->down = take(scratch, &taken, parts * fours_of(task->layer.inputs) * 4 * W);
+  task->down_scales = take(scratch, &taken, parts * W * sizeof(float));
+  task->down_totals = take(scratch, &taken, parts * W * sizeof(int32_t));
+#if defined(__AVX512BF16__)
+  size_t pairs = parts * W / 2;
+  task->up = take(scratch, &taken, linear_panels(&task->layer) * pairs * LINEAR_COLUMNS * sizeof(uint32_t));
+  task->inner = take(scratch, &taken, rows * pairs * sizeof(uint32_t));
+#else
+  task->layer.low.inner = take(scratch, &taken, rows * task->layer.low.rank * sizeof(float));
+#endif
+  return taken;
+}
+
+static void pack_down(const IntegerLinear *task, size_t part) {
+  size_t rank = task->layer.low.rank, inputs = task->layer.inputs, fours = fours_of(inputs);
+  size_t count = rank - part * W < W ? rank - part * W : W;
+  const float *from = task->layer.low.down + part * W;
+  Floats largest = 0.0f;
+  for (size_t input = 0; input < inputs; input++) {
+    Floats each = count == W ? load(from + input * rank) : load_part(from + input * rank, count);
+    largest = __builtin_elementwise_max(largest, __builtin_elementwise_abs(each));
+  }
+  Floats scale = largest * (1.0f / 127.0f), each = largest > 0x1p-100f ? 127.0f / largest : (Floats)0.0f;
+  __m512i total = _mm512_setzero_si512();
+  int8_t *to = task->down + part * fours * 4 * W;
+  for (size_t input = 0; input < fours * 4; input++) {
+    Floats x = 0.0f;
+    if (input < inputs) x = count == W ? load(from + input * rank) : load_part(from + input * rank, count);
+    __m512i whole = _mm512_cvtps_epi32((__m512)(x * each));
+    total = _mm512_add_epi32(total, whole);
+    int8_t bytes[W];
+    _mm_storeu_si128((__m128i *)bytes, _mm512_cvtsepi32_epi8(whole));
+    for (size_t i = 0; i < W; i++) to[input / 4 * 4 * W + 4 * i + input % 4] = bytes[i];
+  }
+  store(task->down_scales + part * W, scale);
+  _mm512_storeu_si512(task->down_totals + part * W, total);
+}
+#if defined(__AVX512BF16__)
+/* A pair of rows that lie `stride` apart, of as many as there are: W columns, zeros where there is none. */
+INLINE __m512i pair_of_rows(const float *from, size_t stride, size_t rows, size_t columns) {
+  Floats each[2] = {0.0f, 0.0f};
+  for (size_t i = 0; i < 2 && i < rows; i++)
+    each[i] = columns >= W ? load(from + i * stride) : load_part(from + i * stride, columns);
+  return pair_of(each[0], each[1]);
+}
+static void pack_up(const IntegerLinear *task, size_t panel) {
+  int gated = task->layer.activation == LINEAR_GEGLU;
+  size_t rank = task->layer.low.rank, outputs = task->layer.outputs, width = gated ? 2 * outputs : outputs;
+  size_t pairs = rank_parts(task) * W / 2;
+  uint32_t *to = task->up + panel * pairs * LINEAR_COLUMNS;
+  for (size_t pair = 0; pair < pairs; pair++)
+    for (int half = 0; half < 2; half++, to += HALF) {
+      size_t column = panel * (gated ? HALF : LINEAR_COLUMNS) + (gated ? 0 : half * HALF);
+      size_t rows = 2 * pair < rank && column < outputs ? rank - 2 * pair : 0;
+      const float *from = task->layer.low.up + 2 * pair * width + column + (gated && half ? outputs : 0);
+      _mm512_storeu_si512(to, rows ? pair_of_rows(from, width, rows, outputs - column) : _mm512_setzero_si512());
+    }
+}
+#endif
+static size_t integer_packs(const IntegerLinear *task) {
+  return rank_parts(task) + (task->up ? linear_panels(&task->layer) : 0);
+}
+static void integer_pack(void *argument, size_t index) {
   const IntegerLinear *task = argument;
+  if (index < rank_parts(task)) pack_down(task, index);
+#if defined(__AVX512BF16__)
+  else pack_up(task, index - rank_parts(task));
+#endif
+}
+
+/* Rows of `inner` from those of x that are rounded already. */
+static void low_rank_of_bytes(const IntegerLinear *task, size_t block) {
+  size_t fours = fours_of(task->layer.inputs), parts = rank_parts(task), first = block * INTEGER_ROWS;
+  const Rounding *rounding = task->roundings + first;
+  for (size_t part = 0; part < parts; part++) {
+    const int8_t *down = task->down + part * fours * 4 * W;
+    const uint32_t *x = task->fours + first * fours;
+    __m512i sums[INTEGER_ROWS], total = _mm512_loadu_si512(task->down_totals + part * W);
+    for (int i = 0; i < INTEGER_ROWS; i++) sums[i] = _mm512_setzero_si512();
+#pragma clang loop unroll_count(4)
+    for (size_t four = 0; four < fours; four++, down += 4 * W, x += INTEGER_ROWS) {
+      __m512i each = _mm512_loadu_si512(down);
+      for (int i = 0; i < INTEGER_ROWS; i++) sums[i] = _mm512_dpbusd_epi32(sums[i], _mm512_set1_epi32((int)x[i]), each);
+    }
+    for (size_t i = 0; i < INTEGER_ROWS && first + i < task->layer.rows; i++) {
+      __m512i moved = _mm512_mullo_epi32(total, _mm512_set1_epi32(rounding[i].zero));
+      Floats scale = load(task->down_scales + part * W) * rounding[i].step;
+      Floats made = (Floats)_mm512_cvtepi32_ps(_mm512_sub_epi32(sums[i], moved)) * scale;
+#if defined(__AVX512BF16__)
+      uint32_t pairs[W / 2], *to = task->inner + (block * parts + part) * W / 2 * INTEGER_ROWS + i;
+      _mm256_storeu_si256((__m256i *)pairs, (__m256i)_mm512_cvtneps_pbh((__m512)made));
+      for (size_t pair = 0; pair < W / 2; pair++) to[pair * INTEGER_ROWS] = pairs[pair];
+#else
+      size_t rank = task->layer.low.rank, count = rank - part * W < W ? rank - part * W : W;
+      float *to = task->layer.low.inner + (first + i) * rank + part * W;
+      if (count == W) store(to, made);
+      else store_part(to, made, count);
+#endif
+    }
+  }
+}
+#if defined(__AVX512BF16__)
+INLINE void add_low_rank_pairs(const IntegerLinear *task, Floats made[INTEGER_ROWS][2], size_t row, size_t panel, int rows) {
+  size_t pairs = rank_parts(task) * W / 2;
+  const uint32_t *up = task->up + panel * pairs * LINEAR_COLUMNS;
+  const uint32_t *inner = task->inner + row / INTEGER_ROWS * pairs * INTEGER_ROWS + row % INTEGER_ROWS;
+  Floats sums[INTEGER_ROWS][2]; /* in registers */
+  for (int i = 0; i < rows; i++) sums[i][0] = made[i][0], sums[i][1] = made[i][1];
+  for (size_t pair = 0; pair < pairs; pair++, up += LINEAR_COLUMNS, inner += INTEGER_ROWS) {
+    __m512i low = load_pairs(up), high = load_pairs(up + HALF);
+    for (int i = 0; i < rows; i++) {
+      sums[i][0] = add_products(sums[i][0], low, inner[i]);
+      sums[i][1] = add_products(sums[i][1], high, inner[i]);
+    }
+  }
+  for (int i = 0; i < rows; i++) made[i][0] = sums[i][0], made[i][1] = sums[i][1];
+}
+#endif
+
+static void integer_round(void *argument, size_t block) {
+  IntegerLinear *task = argument;
   size_t inputs = task->layer.inputs, first = block * INTEGER_ROWS;
   uint32_t *to = task->fours + first * fours_of(inputs);
   for (size_t i = 0; i < INTEGER_ROWS && first + i < task->layer.rows; i++)
     task->roundings[first + i] = round_row(task->layer.x + (first + i) * inputs, inputs, to + i);
+  if (task->down) low_rank_of_bytes(task, block);
 }
 
 /* Some rows of a panel. x (four of inputs, row). */
@@ -72,6 +201,9 @@ INLINE void multiply_bytes(const IntegerLinear *task, const uint32_t *x, size_t 
       made[i][half] = whole * (scale * rounding[i].step);
     }
   }
+#if defined(__AVX512BF16__)
+  if (task->up) add_low_rank_pairs(task, made, row, panel, rows);
+#endif
   finish_rows(&task->layer, made, 0, 1, row, panel, 0, rows);
 }
 static __attribute__((noinline)) void multiply_all_bytes(const IntegerLinear *task, const uint32_t *x, size_t row,

@@ -1,7 +1,8 @@
 /* Nodes with weights of 8-bit integers: what they demand of their inputs, and how kernels.h does them; part of operators.c. */
 
 /* IntegerLinear: the same with weights (panels, inputs / 4, 32, 4), int8; bias; scales (panels, 32); totals (panels, 32), int32,
-   sums of the weights; and what is added. */
+   sums of the weights; what is added; and down and up of what is by low rank, of which down is rounded to 8 bits too, and
+   up to bfloat16 where the set of instructions has it. */
 static OrtStatus *integer_linear(const Node *node, OrtKernelContext *context) {
   const OrtApi *api = node->api;
   const Kernels *kernels = node->kernels;
@@ -23,10 +24,15 @@ static OrtStatus *integer_linear(const Node *node, OrtKernelContext *context) {
   size_t blocks = (task.layer.rows + INTEGER_ROWS - 1) / INTEGER_ROWS, rows = blocks * INTEGER_ROWS;
   Scratch scratch;
   size_t each = (size_t)fours * sizeof *task.fours + sizeof *task.roundings;
-  OrtStatus *status = take_scratch(api, context, rows * each, &scratch);
+  size_t low_rank = task.layer.low.down ? kernels->integer_low_rank(&task, NULL) : 0;
+  OrtStatus *status = take_scratch(api, context, rows * each + low_rank, &scratch);
   if (!status) {
     task.fours = scratch.data, task.roundings = (Rounding *)(task.fours + rows * (size_t)fours);
-    status = KernelContext_ParallelFor(api)(context, kernels->integer_round, blocks, 0, &task);
+    if (low_rank) {
+      kernels->integer_low_rank(&task, task.roundings + rows);
+      status = KernelContext_ParallelFor(api)(context, kernels->integer_pack, kernels->integer_packs(&task), 0, &task);
+    }
+    if (!status) status = KernelContext_ParallelFor(api)(context, kernels->integer_round, blocks, 0, &task);
     size_t count = kernels->integer_tasks(&task);
     if (!status) status = KernelContext_ParallelFor(api)(context, kernels->integer_linear, count, 0, &task);
   }

@@ -40,10 +40,14 @@ const Kernels JOIN(kernels_, SET) = {
 #if defined(__AVX512BF16__)
     .attention_half = {attention_half_pack, attention_half, attention_half_keys, attention_half_values},
 #endif
+    .low_rank = low_rank,
     .linear = linear,
     .linear_tasks = linear_tasks,
     .linear_panels = linear_panels,
 #if defined(__AVX512VNNI__)
+    .integer_pack = integer_pack,
+    .integer_packs = integer_packs,
+    .integer_low_rank = integer_low_rank,
     .integer_round = integer_round,
     .integer_linear = integer_linear,
     .integer_tasks = integer_tasks,

@@ -28,6 +28,16 @@ typedef struct {
   float scale;
 } Attention;
 
+/* What two matrices of low rank add to the sums of a layer: x down up. A task of `low_rank` makes LOW_RANK_ROWS rows of
+   `inner`, before the layer's begin. */
+enum { LOW_RANK_ROWS = 8 };
+typedef struct {
+  const float *down; /* (inputs, rank), or NULL */
+  const float *up;   /* (rank, outputs); of a gated layer (rank, 2 * outputs) */
+  float *inner;      /* (rows, rank): x down; NULL where pairs of bfloat16 stand for it */
+  size_t rank;
+} LowRank;
+
 /* Rows times a fixed matrix. With LINEAR_GEGLU a panel has half as many outputs, which are multiplied in its first half and
    gated in its second. */
 enum { LINEAR_COLUMNS = 32, LINEAR_MOST_INPUTS = 1280 }; /* of a panel; that sums are made of before they are written */
@@ -39,6 +49,7 @@ typedef struct {
   const float *added;   /* as y, or NULL */
   float *y;             /* (rows, outputs) */
   size_t rows, inputs, outputs;
+  LowRank low;
   int activation; /* with LINEAR_GEGLU inputs are at most LINEAR_MOST_INPUTS */
 } Linear;
 
@@ -57,6 +68,13 @@ typedef struct {
   const int32_t *totals; /* (panels, columns): sums of the weights */
   uint32_t *fours;       /* (blocks of rows, inputs / 4, rows): four inputs each */
   Rounding *roundings;   /* (blocks of rows, rows) */
+  /* Of what is added by low rank, in parts of 16 columns of `down`, which is rounded by the range of each, and zeros beyond
+     the last: `integer_pack` makes all but `inner`, which is floats where there is no `up` of pairs. */
+  int8_t *down;          /* (parts, inputs / 4, 16, 4) */
+  float *down_scales;    /* (parts, 16) */
+  int32_t *down_totals;  /* (parts, 16) */
+  uint32_t *up;          /* (panels, pairs, columns): two of bfloat16 each; NULL in a set without them */
+  uint32_t *inner;       /* (blocks of rows, pairs, rows) */
 } IntegerLinear;
 
 /* A convolution with 8-bit weights. A task of `bytes` is a row of an image with what is around it, rounded as QuantizeLinear
@@ -111,8 +129,12 @@ typedef struct {
   void (*group_norm)(void *, size_t index); /* of images * groups */
   size_t (*attention_pieces)(const Attention *), (*attention_blocks)(const Attention *);
   AttentionKernels attention, attention_half; /* the latter with products of bfloat16; all NULL in a set without such */
-  void (*linear)(void *, size_t index); /* of linear_tasks */
+  void (*low_rank)(void *, size_t index); /* of a Linear's blocks of rows */
+  void (*linear)(void *, size_t index);   /* of linear_tasks */
   size_t (*linear_tasks)(const Linear *), (*linear_panels)(const Linear *);
+  void (*integer_pack)(void *, size_t index);   /* of integer_packs */
+  size_t (*integer_packs)(const IntegerLinear *);
+  size_t (*integer_low_rank)(IntegerLinear *, void *scratch); /* lays out; returns the bytes that it takes */
   void (*integer_round)(void *, size_t index);  /* of blocks of rows; NULL in a set without such products */
   void (*integer_linear)(void *, size_t index); /* of integer_tasks */
   size_t (*integer_tasks)(const IntegerLinear *);

@@ -60,7 +60,44 @@ static void lay_out(const float *from, size_t stride, size_t inputs, size_t rows
       to[input * LINEAR_ROWS + row] = from[row * stride + input];
 }
 
-/* Writes what some rows of a panel came to: what lies in y already, bias, activation and what is added. */
+/* Some rows of what is added by low rank, all of its inputs at once. */
+static void low_rank(void *argument, size_t block) {
+  const Linear *task = argument;
+  size_t inputs = task->inputs, rank = task->low.rank, first = block * LOW_RANK_ROWS;
+  const float *x[LOW_RANK_ROWS]; /* beyond the last row that one again */
+  for (size_t i = 0; i < LOW_RANK_ROWS; i++)
+    x[i] = task->x + (first + i < task->rows ? first + i : task->rows - 1) * inputs;
+  for (size_t part = 0; part < rank; part += W) {
+    size_t count = rank - part < W ? rank - part : W;
+    Floats sums[LOW_RANK_ROWS];
+    for (int i = 0; i < LOW_RANK_ROWS; i++) sums[i] = 0.0f;
+    const float *down = task->low.down + part;
+    for (size_t input = 0; input < inputs; input++, down += rank) {
+      Floats each = count == W ? load(down) : load_part(down, count);
+      for (int i = 0; i < LOW_RANK_ROWS; i++) sums[i] = multiply_add((Floats)x[i][input], each, sums[i]);
+    }
+    for (size_t i = 0; i < LOW_RANK_ROWS && first + i < task->rows; i++) {
+      float *to = task->low.inner + (first + i) * rank + part;
+      if (count == W) store(to, sums[i]);
+      else store_part(to, sums[i], count);
+    }
+  }
+}
+
+INLINE void add_low_rank(const LowRank *low, Floats sums[LINEAR_ROWS][2], int half, size_t row, size_t column, size_t width,
+                         size_t count, int rows) {
+  const float *up = low->up + column, *inner = low->inner + row * low->rank;
+  Floats made[LINEAR_ROWS]; /* in registers */
+  for (int i = 0; i < rows; i++) made[i] = sums[i][half];
+  for (size_t r = 0; r < low->rank; r++, up += width) {
+    Floats each = count == W ? load(up) : load_part(up, count);
+    for (int i = 0; i < rows; i++) made[i] = multiply_add((Floats)inner[i * low->rank + r], each, made[i]);
+  }
+  for (int i = 0; i < rows; i++) sums[i][half] = made[i];
+}
+
+/* Writes what some rows of a panel came to: what lies in y already, what is added by low rank, bias, activation and what is
+   added. */
 INLINE void finish_rows(const Linear *task, Floats sums[LINEAR_ROWS][2], int begun, int ended, size_t row, size_t panel,
                         size_t part, int rows) {
   int gated = task->activation == LINEAR_GEGLU;
@@ -68,6 +105,11 @@ INLINE void finish_rows(const Linear *task, Floats sums[LINEAR_ROWS][2], int beg
     size_t column = panel * (gated ? HALF : LINEAR_COLUMNS) + half * HALF + part;
     if (column >= task->outputs) return;
     size_t count = task->outputs - column < W ? task->outputs - column : W;
+    if (ended && task->low.inner) {
+      size_t width = gated ? 2 * task->outputs : task->outputs;
+      add_low_rank(&task->low, sums, half, row, column, width, count, rows);
+      if (gated) add_low_rank(&task->low, sums, 1, row, column + task->outputs, width, count, rows);
+    }
     for (int i = 0; i < rows; i++) {
       float *to = task->y + (row + i) * task->outputs + column;
       Floats sum = sums[i][half];

@@ -87,10 +87,10 @@ static int in_memory(const OrtCustomOp *operator, size_t index) { return (void)o
 static int one(const OrtCustomOp *operator) { return (void)operator, 1; }
 static size_t one_port(const OrtCustomOp *operator) { return (void)operator, 1; }
 static size_t three_ports(const OrtCustomOp *operator) { return (void)operator, 3; }
-static size_t four_ports(const OrtCustomOp *operator) { return (void)operator, 4; }
 static size_t five_ports(const OrtCustomOp *operator) { return (void)operator, 5; }
 static size_t six_ports(const OrtCustomOp *operator) { return (void)operator, 6; }
 static size_t seven_ports(const OrtCustomOp *operator) { return (void)operator, 7; }
+static size_t eight_ports(const OrtCustomOp *operator) { return (void)operator, 8; }
 
 #define OPERATOR(name, inputs, type, needed, make, run, infer)                                                          \
   {.version = ORT_VERSION_ASKED, .GetName = (name), .GetExecutionProviderType = processor, .GetInputType = (type),      \
@@ -105,8 +105,8 @@ static const OrtCustomOp operators[] = {
     OF_FLOATS(group_norm_name, three_ports, compute_group_norm, infer_as_first),
     OF_FLOATS(attention_name, three_ports, compute_attention, infer_as_first),
     OF_FLOATS(winograd_name, five_ports, compute_winograd, infer_channels),
-    OF_FLOATS(linear_name, four_ports, compute_linear, infer_columns),
-    OPERATOR(integers_name, six_ports, integers_type, five_required, create_integers, compute_integers, infer_columns),
+    OF_FLOATS(linear_name, six_ports, compute_linear, infer_columns),
+    OPERATOR(integers_name, eight_ports, integers_type, five_required, create_integers, compute_integers, infer_columns),
     OPERATOR(integer_conv_name, seven_ports, integers_type, five_required, create_integers, compute_conv, infer_nothing),
 };
 
