@@ -74,20 +74,20 @@ class LoraWeights:
     def _arrays(self, weights: Mapping[int, float]) -> Arrays:
         rank, made = self.low_rank.rank, dict[str, NDArray[Any]]()
         for name, (outputs, inputs, *kernel) in self.shapes.items():
-            down = np.zeros((rank, inputs, *kernel), np.float32)
-            up = np.zeros((outputs, rank), np.float32)
+            down = np.zeros((rank, inputs, *kernel) if kernel else (inputs, rank), np.float32)
+            up = np.zeros((outputs, rank, 1, 1) if kernel else (rank, outputs), np.float32)
+            as_pair = (down, up[..., 0, 0]) if kernel else (down.T, up.T)
             first = 0
             for each in self.fitted.get(name, ()):
                 weight = weights[id(each.lora)] * each.factor
                 if weight:
                     pair = pair_of(each.lora.file, each.layer, (outputs, inputs, *kernel))
                     last = first + len(pair.down)
-                    down[first:last], up[:, first:last] = pair.down, pair.up * np.float32(weight)
+                    as_pair[0][first:last], as_pair[1][:, first:last] = pair.down, pair.up * np.float32(weight)
                     first = last
             if not (np.isfinite(up).all() and np.isfinite(down).all()):
                 raise LoraError(f"the LoRAs for {name} grow beyond all numbers", fix="give smaller weights")
-            made[f"lora.{name}.down"] = down if kernel else np.ascontiguousarray(down.T)
-            made[f"lora.{name}.up"] = up.reshape(outputs, rank, 1, 1) if kernel else np.ascontiguousarray(up.T)
+            made[f"lora.{name}.down"], made[f"lora.{name}.up"] = down, up
         return made
 
 
