@@ -7,12 +7,13 @@ only after every gate has passed.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tintype.bundle import DefaultRequest
+from tintype.bundle.bundle import BESIDE
 from tintype.bundle.skew import Skew
 from tintype.errors import ExportError, near_names
 from tintype.export.checkpoint import Checkpoint, check_weights, demand_tensors, open_checkpoint
@@ -25,7 +26,9 @@ from tintype.export.progress import Overall, Progress, Silent
 from tintype.export.sources.controlnet import is_controlnet
 from tintype.export.sources.hub import fetch, is_address
 from tintype.export.sources.source import SourceOptions
+from tintype.export.sources.t2i_adapter import is_t2i_adapter
 from tintype.sources.families import tokenizer_of
+from tintype.uses import CONTROLNET, T2I_ADAPTER
 
 if TYPE_CHECKING:
     from tintype.export.estimate import Estimate
@@ -66,7 +69,7 @@ def export_bundle(
 
     Returns how near each graph came.
 
-    source: a diffusers folder, of a pipeline or of a ControlNet, one .safetensors file in the naming of
+    source: a diffusers folder, of a pipeline, a ControlNet or a T2I-Adapter, one .safetensors file in the naming of
     latent-diffusion, or the address of either on the Hugging Face hub; or a folder of ONNX graphs as optimum exports
     it, for which neither torch nor diffusers is needed.
 
@@ -89,12 +92,11 @@ def export_bundle(
     started = time.perf_counter()
     bundle = Path(bundle)
     progress = progress or Silent()
-    if not is_address(source) and is_controlnet(Path(source)):
-        _refuse_beside_controlnet(default_request, few_steps, options)
+    control = None if is_address(source) else _control_kind(Path(source))
+    if control is not None:
+        _refuse_beside_control(BESIDE[control], default_request, few_steps, options)
         _quiet_libraries()
-        from tintype.export.controlnet import export_controlnet
-
-        return export_controlnet(
+        return _control_exporter(control)(
             Path(source), bundle, precision=precision, name=name, licence=licence, overwrite=overwrite,
             progress=progress,
         )  # fmt: skip
@@ -125,14 +127,28 @@ def export_bundle(
     return replace(report, bundle_bytes=size, seconds=time.perf_counter() - started)  # 6. `placed` gave it its name
 
 
-def _refuse_beside_controlnet(
-    default_request: DefaultRequest | None, few_steps: int | None, options: SourceOptions | None
+def _control_kind(place: Path) -> str | None:
+    """The family of the bundle that comes of what controls models; None for a model."""
+    if is_controlnet(place):
+        return CONTROLNET
+    return T2I_ADAPTER if is_t2i_adapter(place) else None
+
+
+def _control_exporter(kind: str) -> Callable[..., ParityReport]:
+    from tintype.export.controlnet import export_controlnet
+    from tintype.export.t2i_adapter import export_t2i_adapter
+
+    return {CONTROLNET: export_controlnet, T2I_ADAPTER: export_t2i_adapter}[kind]
+
+
+def _refuse_beside_control(
+    what: str, default_request: DefaultRequest | None, few_steps: int | None, options: SourceOptions | None
 ) -> None:
-    """ExportError for what only a model has."""
+    """ExportError for what only a model has. what: is exported in the place of one."""
     given = {"default_request": default_request, "few_steps": few_steps, **({} if options is None else asdict(options))}
     for name, value in given.items():
         if value is not None:
-            raise ExportError(f"{name} is given, and a ControlNet has none", fix="leave it out")
+            raise ExportError(f"{name} is given, and {what} has none", fix="leave it out")
 
 
 def _estimate(
