@@ -134,7 +134,7 @@ def test_a_window_has_a_part_in_its_steps_alone(pipeline, one):
         run = pipeline.steps(PROMPT, **ASKED, control=control)
         runs.append([step.latents.copy() for step in run])
     apart = [float(np.abs(without - with_it).max()) for without, with_it in zip(*runs, strict=True)]
-    assert max(apart[: STEPS // 2]) < 1e-4
+    assert max(apart[: STEPS // 2]) < 1e-3
     assert min(apart[STEPS // 2 :]) > 1e-2
 
 
@@ -279,11 +279,13 @@ def test_a_manifest_that_makes_no_sense_is_refused(edited, one):
         (lambda value: value.update(name="\x1b[2J"), "no name to show"),
         (lambda value: value["graphs"].update(denoiser=value["graphs"]["t2i_adapter"]), "one graph"),
         (lambda value: graph(value).update(file="../model.onnx"), "outside the bundle"),
-        (lambda value: graph(value).update(inputs=[]), "its graph takes"),
+        (lambda value: graph(value).update(inputs=[]), "absurd ports"),
+        (lambda value: graph(value)["inputs"].append(graph(value)["outputs"][0]), "its graph takes"),
+        (lambda value: graph(value)["outputs"].extend(graph(value)["outputs"] * 4), "its graph gives 20 features"),
         (lambda value: graph(value)["inputs"][0].update(shape=["batch", 4, "rows", "columns"]), "not 1 or 3"),
         (lambda value: graph(value)["inputs"][0].update(shape=["batch", 3, 64, 64]), "of one size alone"),
         (lambda value: graph(value)["outputs"].reverse(), "its graph gives adapter_feature_3"),
-        (lambda value: graph(value)["outputs"].clear(), "gives 0 features"),
+        (lambda value: graph(value)["outputs"].clear(), "absurd ports"),
         (shape(["batch", "c", "rows/4", "columns/4"]), "image of so many channels"),
         (shape(["batch", 32, "4*rows", "4*columns"]), "no feature"),
         (shape(["batch", 32, "rows/0", "columns/0"]), "no feature"),
