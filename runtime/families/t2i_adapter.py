@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
 
 from tintype.bundle.t2i_adapter import T2IAdapter
 from tintype.request import ResolvedRequest
 from tintype.request.control import ControlFacts, ControlInput
 from tintype.sampling import Schedule
 from tintype.uses import ADAPT, GraphRef, GraphUse
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 Size = tuple[int, int, int]  # channels, height, width
 Part = tuple[ControlFacts, ControlInput, T2IAdapter]
@@ -37,6 +34,7 @@ def feature_sizes(request: ResolvedRequest, schedule: Schedule) -> tuple[Size, .
 
 
 def sizes_of(request: ResolvedRequest, parts: Sequence[Part]) -> tuple[Size, ...]:
+    """Of what each of these gives, which is the same for all of a request."""
     return next((net.manifest.sizes(request.width, request.height) for _, _, net in parts), ())
 
 

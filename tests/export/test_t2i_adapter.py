@@ -24,7 +24,7 @@ __all__ = ["adapter"]  # the fixture
 def saved(state, path):
     from safetensors.torch import save_file
 
-    save_file({name: weight.contiguous() for name, weight in state.items()}, path)
+    save_file({name: weight.clone().contiguous() for name, weight in state.items()}, path)
     return path
 
 
@@ -116,7 +116,7 @@ def changed(folder, tmp_path, **config):
         ({"channels": [10**9]}, "channels"),
         ({"channels": []}, "channels"),
         ({"channels": "wide"}, "channels"),
-        ({"channels": [32, 64, 128, 96]}, "the config makes it"),
+        ({"channels": [48, 64, 128, 128]}, "the config makes it"),
         ({"num_res_blocks": 10**6}, "num_res_blocks"),
         ({"num_res_blocks": 3}, "it lacks"),
         ({"downscale_factor": 0}, "downscale_factor"),
