@@ -90,7 +90,13 @@ def _entries(header: Header) -> Entries:
     if PREFIX + _FIRST_RENAMED in header.tensors:
         return {name: Entry.of(header, name) for name in header.tensors}
     layers = _layers(header) if _FIRST[FULL] in header.tensors else 0
-    return {_name(old, layers): Entry.of(header, old) for old in header.tensors}
+    found: dict[str, Entry] = {}
+    for old in header.tensors:
+        new = _name(old, layers)
+        if new in found:
+            raise broken(header.path, f"{old} and {found[new].name} are the same tensor")
+        found[new] = Entry.of(header, old)
+    return found
 
 
 def _layers(header: Header) -> int:

@@ -76,7 +76,7 @@ class AdapterManifest:
         named = all(isinstance(size, str) for size in (ports[0].shape[0], *ports[0].shape[2:]))
         require(named, f"{ADAPTER_PICTURE} is of one size alone, {ports[0].shape}")
         count = len(self.graph.outputs)
-        require(0 < count <= MAX_FEATURES, f"its graph gives {count} features; 1 to {MAX_FEATURES} make sense")
+        require(count <= MAX_FEATURES, f"its graph gives {count} features; {MAX_FEATURES} are the most")
         names = [port.name for port in self.graph.outputs]
         require(names == [*map(adapter_feature, range(count))], f"its graph gives {', '.join(names[:4])}")
         for port in self.graph.outputs:

@@ -145,6 +145,7 @@ def test_broken_files_and_options_of_models_are_refused(adapter, tmp_path):
         ("odd", {**state, "conv_in.weight": state["conv_in.weight"][:, :47]}, "no square of pixels"),
         ("empty", {first: state[first]}, "conv_in.weight|body.0.resnets.0.block2.weight"),
         ("nan", {**state, "conv_in.bias": state["conv_in.bias"] * float("nan")}, "NaN or infinity"),
+        ("twice", {**state, "body.00.block1.weight": state[first]}, "are the same tensor"),
         ("whole", {name: weight.int() for name, weight in state.items()}, "which is no float"),
     ):
         file = saved(content, tmp_path / f"{name}.safetensors")
