@@ -7,12 +7,13 @@ only after every gate has passed.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tintype.bundle import DefaultRequest
+from tintype.bundle.bundle import BESIDE
 from tintype.bundle.skew import Skew
 from tintype.errors import ExportError, near_names
 from tintype.export.checkpoint import Checkpoint, check_weights, demand_tensors, open_checkpoint
@@ -25,7 +26,9 @@ from tintype.export.progress import Overall, Progress, Silent
 from tintype.export.sources.controlnet import is_controlnet, open_controlnet_checkpoint
 from tintype.export.sources.hub import HubCheckpoint, fetch, is_address
 from tintype.export.sources.source import BASE, SourceOptions
+from tintype.export.sources.t2i_adapter import is_t2i_adapter, open_adapter_checkpoint
 from tintype.sources.families import tokenizer_of
+from tintype.uses import CONTROLNET, T2I_ADAPTER
 
 if TYPE_CHECKING:
     from tintype.export.estimate import Estimate
@@ -66,7 +69,7 @@ def export_bundle(
 
     Returns how near each graph came.
 
-    source: a diffusers folder, of a pipeline or of a ControlNet, one .safetensors file in the naming of
+    source: a diffusers folder, of a pipeline, a ControlNet or a T2I-Adapter, one .safetensors file in the naming of
     latent-diffusion, or the address of either on the Hugging Face hub; or a folder of ONNX graphs as optimum exports
     it, for which neither torch nor diffusers is needed.
 
@@ -96,13 +99,12 @@ def export_bundle(
         )
     fetched = fetch(source, progress) if is_address(source) else None
     place = Path(source) if fetched is None else fetched.place
-    if is_controlnet(place):
-        _refuse_beside_controlnet(default_request, few_steps, options)
-        opened = open_controlnet_checkpoint(place, None if options is None else options.base)
+    control = _control_kind(place)
+    if control is not None:
+        _refuse_beside_control(control, default_request, few_steps, options)
+        opened = _opened_control(control, place, None if options is None else options.base)
         _quiet_libraries()
-        from tintype.export.controlnet import export_controlnet
-
-        return export_controlnet(
+        return _control_exporter(control)(
             _addressed(opened, fetched), bundle, precision=precision, name=name, licence=licence, overwrite=overwrite,
             progress=progress,
         )  # fmt: skip
@@ -133,14 +135,36 @@ def export_bundle(
     return replace(report, bundle_bytes=size, seconds=time.perf_counter() - started)  # 6. `placed` gave it its name
 
 
-def _refuse_beside_controlnet(
-    default_request: DefaultRequest | None, few_steps: int | None, options: SourceOptions | None
+def _control_kind(place: Path) -> str | None:
+    """The family of the bundle that comes of what controls models; None for a model."""
+    if is_controlnet(place):
+        return CONTROLNET
+    return T2I_ADAPTER if is_t2i_adapter(place) else None
+
+
+def _opened_control(kind: str, place: Path, base: Path | None) -> Checkpoint:
+    if kind == CONTROLNET:
+        return open_controlnet_checkpoint(place, base)
+    if base is not None:
+        raise ExportError(f"--base is given, and {place} is no ControlLoRA", fix="leave --base out")
+    return open_adapter_checkpoint(place)
+
+
+def _control_exporter(kind: str) -> Callable[..., ParityReport]:
+    from tintype.export.controlnet import export_controlnet
+    from tintype.export.t2i_adapter import export_t2i_adapter
+
+    return {CONTROLNET: export_controlnet, T2I_ADAPTER: export_t2i_adapter}[kind]
+
+
+def _refuse_beside_control(
+    kind: str, default_request: DefaultRequest | None, few_steps: int | None, options: SourceOptions | None
 ) -> None:
-    """ExportError for what only a model has."""
+    """ExportError for what only a model has. kind: of what is exported in the place of one."""
     given = {"default_request": default_request, "few_steps": few_steps, **({} if options is None else asdict(options))}
     for name, value in given.items():
         if value is not None and name != BASE:
-            raise ExportError(f"{name} is given, and a ControlNet has none", fix="leave it out")
+            raise ExportError(f"{name} is given, and {BESIDE[kind]} has none", fix="leave it out")
 
 
 def _estimate(

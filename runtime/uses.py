@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 EXACTNESS = ("exact", "balanced")  # see Request.exactness
 
 # Graphs of one phase may be used in turn, call by call. Phases follow one another.
-ENCODE, START, DENOISE, DECODE = "encode", "start", "denoise", "decode"
+ENCODE, START, ADAPT, DENOISE, DECODE = "encode", "start", "adapt", "denoise", "decode"
 
 # Inner values of a denoiser that a step may take over from an earlier one, and what the graph that takes them is called
 DEEP_FEATURES, CROSS_ATTENTION = "deep_features", "cross_attention"
@@ -19,6 +19,8 @@ TAKERS = {DEEP_FEATURES: "shallow", CROSS_ATTENTION: "gated"}
 LAYERS = ("attention", "transformer", "all")
 # The role of a ControlNet's graph, what it takes beside a denoiser's inputs, and what it gives to the denoiser's middle
 CONTROLNET, CONTROLNET_PICTURE, MID_RESIDUAL = "controlnet", "controlnet_cond", "mid_block_res_sample"
+# The role of a T2I-Adapter's graph, and the picture that it takes
+T2I_ADAPTER, ADAPTER_PICTURE = "t2i_adapter", "adapter_cond"
 
 # The input by which a text encoder takes embeddings that its own table has not, and the id of the first of them, which
 # is above every vocabulary. Only their order counts: an encoder may look for the highest id of a prompt.
@@ -28,6 +30,11 @@ EMBEDDING_ROWS, FIRST_ADDED_ID = "embedding_rows", 2**30
 def down_residual(number: int) -> str:
     """What a ControlNet adds to a skip connection, the outermost being 0."""
     return f"down_block_res_sample_{number}"
+
+
+def adapter_feature(number: int) -> str:
+    """What a T2I-Adapter adds inside the denoiser's way down, or in its middle, the outermost being 0."""
+    return f"adapter_feature_{number}"
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -87,6 +94,7 @@ class GraphUse:
     tokens that its self-attentions leave out, see `kernels.graph.token_merging`. low_rank: what it takes of LoRAs; None
     is nothing. embedding_rows: of a text encoder, how many embeddings it takes beside its own. residuals: of a denoiser
     that ControlNets control, the channels of what it takes at each skip connection, and last in its middle.
+    features: of one that T2I-Adapters control, channels, height and width of each value that it takes of them.
     """
 
     ref: GraphRef
@@ -101,6 +109,7 @@ class GraphUse:
     low_rank: LowRank | None = None
     embedding_rows: int = 0
     residuals: tuple[int, ...] = ()
+    features: tuple[tuple[int, int, int], ...] = ()
 
     @property
     def takes(self) -> bool:

@@ -21,7 +21,7 @@ from tintype.sources.folder import (
     CONFIG,
     INDEX,
     SCHEDULER,
-    is_controlnet_config,
+    controls_models,
     read_config,
     shard_names,
     weights_name,
@@ -109,8 +109,8 @@ def _folder_names(remote: Remote) -> list[str]:
 
 
 def _model_names(remote: Remote) -> list[str]:
-    """The same of one model alone, where it is a ControlNet."""
-    if CONFIG not in remote.files or not is_controlnet_config(read_config(_get(remote, CONFIG))):
+    """The same of what controls models, which stands alone."""
+    if CONFIG not in remote.files or not controls_models(read_config(_get(remote, CONFIG))):
         raise no_folder(remote)
     return [CONFIG, *_weights(remote, ""), *(name for name in ("README.md",) if name in remote.files)]
 

@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -21,11 +21,12 @@ from tintype.bundle.manifest import FORMAT_VERSION, FULL, MANIFEST_NAME, FileFac
 from tintype.bundle.verify import check_files
 from tintype.errors import BundleError, near_names
 from tintype.files import read_plain, sha256_of, write_text
-from tintype.uses import CONTROLNET
+from tintype.uses import CONTROLNET, T2I_ADAPTER
 
 AnyManifest = TypeVar("AnyManifest")
 
 DIGEST = "digest"  # the key of tintype.json for its own; bundles that were made before it have none
+BESIDE = {CONTROLNET: "a ControlNet", T2I_ADAPTER: "a T2I-Adapter"}  # families of bundles that draw nothing themselves
 EMBEDDED = ("postcard",)  # bundles that come with the package
 
 
@@ -85,7 +86,7 @@ def read_manifest(folder: Path) -> tuple[Manifest, str]:
 
 
 def read_manifest_as(folder: Path, kind: type[AnyManifest]) -> tuple[AnyManifest, str]:
-    """The same of a manifest of one kind: a model's, or a ControlNet's. BundleError for another one too."""
+    """The same of a manifest of one kind: a model's, a ControlNet's, ... BundleError for another one too."""
     path = folder / MANIFEST_NAME
     try:
         text = read_plain(path, MAX_MANIFEST_BYTES)
@@ -103,7 +104,7 @@ def read_manifest_as(folder: Path, kind: type[AnyManifest]) -> tuple[AnyManifest
 
 
 def write_manifest(folder: Path, manifest: object) -> Path:
-    """Write tintype.json, of a model or a ControlNet, whole or not at all; returns its path.
+    """Write tintype.json, of a model or what controls one, whole or not at all; returns its path.
 
     `file_facts` makes what `manifest.files` needs.
     """
@@ -139,8 +140,9 @@ def _parse_manifest(path: Path, text: bytes, kind: type[AnyManifest]) -> AnyMani
             )
         if version != FORMAT_VERSION or isinstance(version, bool):
             raise strict_json.Misfit(f"format_version should be {FORMAT_VERSION}, not {version!r}")
-        if (value.get("family") == CONTROLNET) == (kind is Manifest):
-            raise _of_other_kind(path.parent, kind)
+        family, wanted = (each if each in BESIDE else None for each in (str(value.get("family")), _family_of(kind)))
+        if family != wanted:
+            raise _of_other_kind(path.parent, family, wanted)
         manifest = strict_json.read(kind, value)
         if DIGEST in value and value[DIGEST] != manifest_digest(value):
             raise strict_json.Misfit("it isn't what its digest says: something in it changed")
@@ -151,15 +153,21 @@ def _parse_manifest(path: Path, text: bytes, kind: type[AnyManifest]) -> AnyMani
         ) from None
 
 
-def _of_other_kind(folder: Path, wanted: type) -> BundleError:
-    if wanted is Manifest:
+def _family_of(kind: type) -> object:
+    """What a manifest of a kind has for its family, where all of them have the same."""
+    return next(each.default for each in fields(kind) if each.name == "family")
+
+
+def _of_other_kind(folder: Path, family: str | None, wanted: str | None) -> BundleError:
+    """family, wanted: of `BESIDE`; None is that of a model."""
+    if wanted is None and family is not None:
         return BundleError(
-            f"{folder} is a ControlNet, which draws nothing itself",
+            f"{folder} is {BESIDE[family]}, which draws nothing itself",
             fix=f"give a model, and this beside it: --control {folder}=PICTURE",
         )
-    return BundleError(
-        f"{folder} is a model, and no ControlNet", fix="give a bundle that was exported from a ControlNet"
-    )
+    found, other = (BESIDE.get(each or "", "a model") for each in (family, wanted))
+    no = f"no {other.removeprefix('a ')}"
+    return BundleError(f"{folder} is {found}, and {no}", fix=f"give a bundle that was exported from {other}")
 
 
 def embedded_folder(name: str) -> Path:

@@ -1,14 +1,32 @@
-"""The doors to bundles: of a model, an overlay of one, or a ControlNet, whichever a folder holds."""
+"""The doors to bundles: of a model, an overlay of one, or what controls models, whichever a folder holds."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import TypeAlias
 
 from tintype.bundle.bundle import Bundle, bundle_folder, open_model, read_manifest_as
-from tintype.bundle.controlnet import ControlManifest, ControlNet, is_controlnet, open_controlnet
+from tintype.bundle.controlnet import ControlManifest, ControlNet, open_controlnet
 from tintype.bundle.library import OVERLAY_NAME, is_overlay
 from tintype.bundle.manifest import MANIFEST_NAME, Manifest
+from tintype.bundle.one_graph import family_beside
+from tintype.bundle.t2i_adapter import AdapterManifest, T2IAdapter, open_t2i_adapter
+from tintype.uses import CONTROLNET, T2I_ADAPTER
+
+Control: TypeAlias = ControlNet | T2IAdapter
+AnyManifest: TypeAlias = Manifest | ControlManifest | AdapterManifest
+
+_CONTROLS: Mapping[str, Callable[[str | os.PathLike[str]], Control]] = {
+    CONTROLNET: open_controlnet,
+    T2I_ADAPTER: open_t2i_adapter,
+}
+_KINDS: Mapping[str | None, type[AnyManifest]] = {
+    None: Manifest,
+    CONTROLNET: ControlManifest,
+    T2I_ADAPTER: AdapterManifest,
+}
 
 
 def open_bundle(name_or_path: str | os.PathLike[str]) -> Bundle:
@@ -28,18 +46,24 @@ def open_bundle(name_or_path: str | os.PathLike[str]) -> Bundle:
     return open_model(folder)
 
 
-def open_any(name_or_path: str | os.PathLike[str]) -> Bundle | ControlNet:
-    """Open a bundle of either kind. Raises BundleError."""
-    return (open_controlnet if is_controlnet(bundle_folder(name_or_path)) else open_bundle)(name_or_path)
+def open_any(name_or_path: str | os.PathLike[str]) -> Bundle | Control:
+    """Open a bundle of any kind. Raises BundleError."""
+    family = family_beside(bundle_folder(name_or_path))
+    return open_bundle(name_or_path) if family is None else _CONTROLS[family](name_or_path)
 
 
-def facts_of(folder: Path) -> tuple[Manifest | ControlManifest, str, int, tuple[str, ...]]:
-    """What a bundle of either kind, or an overlay, says of itself: the manifest, the hash, and its own bytes and files,
+def open_control_bundle(name_or_path: str | os.PathLike[str]) -> Control:
+    """Open what controls a model, by its folder, or its name in the library. Raises BundleError, for a model too."""
+    family = family_beside(bundle_folder(name_or_path))
+    return _CONTROLS[family or CONTROLNET](name_or_path)
+
+
+def facts_of(folder: Path) -> tuple[AnyManifest, str, int, tuple[str, ...]]:
+    """What a bundle of any kind, or an overlay, says of itself: the manifest, the hash, and its own bytes and files,
     of which the last one tells that it is there. The files are not looked at, but for those of an overlay. Raises
     BundleError."""
     if not is_overlay(folder):
-        kind: type[Manifest | ControlManifest] = ControlManifest if is_controlnet(folder) else Manifest
-        manifest, digest = read_manifest_as(folder, kind)
+        manifest, digest = read_manifest_as(folder, _KINDS[family_beside(folder)])
         total = sum(file.bytes for file in manifest.files.values())
         return manifest, digest, total, (*manifest.files, MANIFEST_NAME)
     from tintype.bundle.overlay import open_overlay

@@ -18,7 +18,7 @@ from tintype.errors import TintypeError
 
 if TYPE_CHECKING:
     from tintype.bundle import Bundle, DefaultRequest, FastRequest
-    from tintype.bundle.controlnet import ControlNet
+    from tintype.bundle.opening import Control
     from tintype.sources.facts import SourceFacts
     from tintype.trust.thresholds import Calibration
 
@@ -31,8 +31,7 @@ def info(source: str, as_json: bool) -> None:
     a diffusers folder, one .safetensors file, the address of either on the Hugging Face hub (ORG/NAME, extra: hub), or
     optimum's ONNX folder, and what it takes to export it. Of weights nothing is read or fetched but what their files
     say of them."""
-    from tintype.bundle import EMBEDDED, MANIFEST_NAME
-    from tintype.bundle.controlnet import ControlNet
+    from tintype.bundle import EMBEDDED, MANIFEST_NAME, Bundle
     from tintype.bundle.opening import open_any
     from tintype.sources.facts import describe, is_checkpoint
     from tintype.sources.hub import describe_remote, is_address
@@ -45,12 +44,12 @@ def info(source: str, as_json: bool) -> None:
         return
     opened = open_any(source)
     machine = _machine()
-    if isinstance(opened, ControlNet):
+    if not isinstance(opened, Bundle):
         if as_json:
             facts = {"folder": str(opened.folder), "hash": opened.hash, **asdict(opened.manifest)}
-            say_json({"controlnet": facts, "machine": machine})
+            say_json({opened.manifest.family: facts, "machine": machine})
         else:
-            _say_rows([*_controlnet_rows(opened), *_machine_rows(machine)])
+            _say_rows([*_control_rows(opened), *_machine_rows(machine)])
         return
     if as_json:
         manifest = asdict(opened.manifest)
@@ -97,23 +96,25 @@ def _checkpoint_rows(facts: SourceFacts) -> list[tuple[str, str]]:
     return [*rows, ("to run it", facts.need)]
 
 
-def _controlnet_rows(net: ControlNet) -> list[tuple[str, str]]:
+def _control_rows(net: Control) -> list[tuple[str, str]]:
+    from tintype.bundle.bundle import BESIDE
+
     manifest = net.manifest
     return [
-        ("ControlNet", f"{manifest.name}, for models of {manifest.controls}"),
+        (BESIDE[manifest.family].removeprefix("a "), f"{manifest.name}, for models of {manifest.controls}"),
         ("folder", str(net.folder)),
         ("hash", net.hash),
         ("licence", _licence_of(net)),
         ("source", manifest.source.location),
         *(("assumed", sentence) for sentence in manifest.source.assumed),
         ("size", human_bytes(sum(facts.bytes for facts in manifest.files.values()))),
-        ("graph", f"controlnet: {manifest.graph.precision}"),
+        ("graph", f"{manifest.family}: {manifest.graph.precision}"),
         *_parity_rows(net),
         ("to use it", f"tintype generate PROMPT --control {net.folder}=PICTURE"),
     ]
 
 
-def _parity_rows(bundle: Bundle | ControlNet) -> list[tuple[str, str]]:
+def _parity_rows(bundle: Bundle | Control) -> list[tuple[str, str]]:
     rows = []
     for gate in bundle.manifest.parity:
         guidance = "" if gate.guidance_error is None else f", guidance error {gate.guidance_error:.1%}"
@@ -177,7 +178,7 @@ def _calibrations(bundle: Bundle) -> list[Calibration]:
     return [each for each in calibrations_of(bundle).calibrations if each.is_complete]
 
 
-def _licence_of(bundle: Bundle | ControlNet) -> str:
+def _licence_of(bundle: Bundle | Control) -> str:
     from tintype.bundle.licence import is_accepted, is_binding
 
     licence = bundle.manifest.licence

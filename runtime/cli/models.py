@@ -19,8 +19,8 @@ from tintype.cli.say import say, say_json
 from tintype.errors import BundleError, MemoryBudgetError, RequestError, TintypeError
 
 if TYPE_CHECKING:
-    from tintype.bundle import Bundle, Manifest
-    from tintype.bundle.controlnet import ControlManifest
+    from tintype.bundle import Bundle
+    from tintype.bundle.opening import AnyManifest
     from tintype.engine import CacheEntry
 
 
@@ -39,7 +39,7 @@ class Model:
     folder: Path
     embedded: bool
     hash: str | None = None
-    manifest: Manifest | ControlManifest | None = None
+    manifest: AnyManifest | None = None
     builds: tuple[CacheEntry, ...] = ()
     builds_bytes: int = 0  # on disk; weights that builds share count once
     least_bytes: int | None = None
@@ -48,12 +48,12 @@ class Model:
     @property
     def precision(self) -> str:
         assert self.manifest is not None
-        role = "denoiser" if "denoiser" in self.manifest.graphs else "controlnet"
+        role = "denoiser" if "denoiser" in self.manifest.graphs else self.manifest.family
         return " and ".join(sorted({graph.precision for graph in self.manifest.graphs[role].values()}))
 
     @property
     def controls(self) -> str | None:
-        """Of a ControlNet the family of the models that it is for."""
+        """Of what controls models, the family of those that it is for."""
         return getattr(self.manifest, "controls", None)
 
     @property
@@ -144,7 +144,7 @@ def _models(places: Sequence[Path], *, plan: bool) -> Iterator[Model]:
 
 
 def _model(name: str, folder: Path, entries: Sequence[CacheEntry], *, embedded: bool, plan: bool) -> Model:
-    from tintype.bundle.controlnet import ControlManifest
+    from tintype.bundle import Manifest
     from tintype.bundle.opening import facts_of
     from tintype.engine.build.cache import bytes_on_disk
 
@@ -152,7 +152,7 @@ def _model(name: str, folder: Path, entries: Sequence[CacheEntry], *, embedded: 
     try:
         manifest, digest, _, _ = facts_of(folder)
         builds = tuple(entry for entry in entries if entry.identity is not None and entry.identity.bundle == digest)
-        draws = not isinstance(manifest, ControlManifest)
+        draws = isinstance(manifest, Manifest)
         least = _least_bytes(folder, digest, builds, plan=plan) if draws else None
     except TintypeError as error:
         return Model(**place, problem=error)  # type: ignore[arg-type]
@@ -237,13 +237,13 @@ def _memory(model: Model, free: int) -> str:
     return f"draws from {human_bytes(model.least_bytes)} of memory on: {fits}"
 
 
-def _size(manifest: Manifest | ControlManifest) -> tuple[int, int] | None:
-    """Width and height of what a model draws by itself, in pixels; None of a ControlNet, which draws nothing."""
+def _size(manifest: AnyManifest) -> tuple[int, int] | None:
+    """Width and height of what a model draws by itself, in pixels; None of what draws nothing."""
     usual = getattr(manifest, "default_request", None)
     return None if usual is None else (usual.width, usual.height)
 
 
-def _origin(manifest: Manifest | ControlManifest) -> str:
+def _origin(manifest: AnyManifest) -> str:
     source = manifest.source
     return source.location if source.revision is None else f"{source.location}@{source.revision}"
 

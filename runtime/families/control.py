@@ -9,11 +9,20 @@ from tintype.bundle.controlnet import ControlNet
 from tintype.bundle.shapes import times
 from tintype.families.base import Branch
 from tintype.request import ResolvedRequest
-from tintype.request.control import ControlFacts
+from tintype.request.control import ControlFacts, ControlInput
 from tintype.sampling import Guidance, Schedule
 from tintype.uses import DENOISE, GraphRef, GraphUse
 
 UNWANTED = "negative"  # the name of the branch that guidance leads away from
+
+
+def controlnets(request: ResolvedRequest) -> tuple[tuple[ControlFacts, ControlInput, ControlNet], ...]:
+    """Those of a request, among all that controls it."""
+    return tuple(
+        (facts, given, given.net)
+        for facts, given in zip(request.control, request.inputs.control, strict=False)
+        if isinstance(given.net, ControlNet)
+    )
 
 
 def controlled(
@@ -45,16 +54,17 @@ def residual_shapes(net: ControlNet, batch: int, height: int, width: int) -> dic
 def control_bytes(request: ResolvedRequest, rows: int, cells: Mapping[str, int]) -> int:
     """What ControlNets take beside their graphs and what the denoiser is given: their pictures, of so many rows, and
     residuals that are being added to others."""
-    if not request.inputs.control:
+    nets = [net for _, _, net in controlnets(request)]
+    if not nets:
         return 0
-    pictures = len(request.inputs.control) * (rows + 1) * request.width * request.height * 3 * 4
-    shapes = residual_shapes(request.inputs.control[0].net, rows, cells["height"], cells["width"])
+    pictures = len(nets) * (rows + 1) * request.width * request.height * 3 * 4
+    shapes = residual_shapes(nets[0], rows, cells["height"], cells["width"])
     return pictures + 4 * sum(batch * count * high * wide for batch, count, high, wide in shapes.values())
 
 
 def residual_channels(request: ResolvedRequest) -> tuple[int, ...]:
-    """Of what the denoiser takes; empty where nothing controls it."""
-    return request.inputs.control[0].net.manifest.residuals if request.inputs.control else ()
+    """Of what the denoiser takes; empty where no ControlNet controls it."""
+    return next((net.manifest.residuals for _, _, net in controlnets(request)), ())
 
 
 def control_uses(
@@ -66,10 +76,10 @@ def control_uses(
 ) -> tuple[GraphUse, ...]:
     """A use for each ControlNet and each number of branches that a call of it may take. dims: all but the batch."""
     calls: dict[GraphRef, Counter[int]] = {}
-    for facts, given in zip(request.control, request.inputs.control, strict=False):
-        counts = calls.setdefault(given.net.ref, Counter())
+    for facts, _, net in controlnets(request):
+        counts = calls.setdefault(net.ref, Counter())
         for index in range(schedule.steps_taken):
-            active = controlled(request, given.net, branches, guidance.active(schedule.progress(index)))
+            active = controlled(request, net, branches, guidance.active(schedule.progress(index)))
             if active and facts.weight and facts.is_on(index, schedule.steps_taken):
                 counts[len(active)] += schedule.calls_in(index)
     batches, picture = request.batches, {"rows": request.height, "columns": request.width}

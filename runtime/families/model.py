@@ -16,6 +16,7 @@ from tintype.errors import BundleError, RequestError, near_names
 from tintype.families.base import EMBEDDINGS, Branch, Family, Tokens, tokenize
 from tintype.families.control import control_bytes
 from tintype.families.registry import family_of
+from tintype.families.t2i_adapter import feature_bytes
 from tintype.prompt import AddedWords, EditedPrompts, PromptTokenizer, StepCount, edited_prompts
 from tintype.request import ResolvedRequest
 from tintype.request.inputs import Inputs
@@ -98,7 +99,8 @@ class Model:
         rows = len(prompts.wordings) + len(branches) * len(request.batches[0])
         words_bytes = rows * tokens.length * self._embedding_bytes()
         cells = {name: getattr(request, name) // self.manifest.vae_scale_factor for name in ("height", "width")}
-        words_bytes += control_bytes(request, len(branches) * len(request.batches[0]), cells)
+        at_once = len(branches) * len(request.batches[0])
+        words_bytes += control_bytes(request, at_once, cells) + feature_bytes(request, schedule, at_once)
         return Reading(branches, prompts, guidance, tokens, schedule, uses, words_bytes, loras)
 
     def uses(self, request: ResolvedRequest) -> tuple[GraphUse, ...]:

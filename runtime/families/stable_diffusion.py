@@ -23,6 +23,7 @@ from tintype.families.base import (
 )
 from tintype.families.control import UNWANTED, control_uses, residual_channels
 from tintype.families.reuse import cut_of, reuse_of
+from tintype.families.t2i_adapter import adapter_uses, feature_sizes
 from tintype.prompt import Wording, padded_rows, parse_parts
 from tintype.request import ResolvedRequest
 from tintype.sampling import PARAMETRIZATIONS, ClassifierFreeGuidance, Guidance, Interval, Schedule, Unguided
@@ -86,7 +87,7 @@ class StableDiffusion:
             calls=request.count,
             opens=len(request.batches),
         )
-        return (*encoders, *picture, *controls, *denoiser, decoder)
+        return (*encoders, *picture, *adapter_uses(request, schedule), *controls, *denoiser, decoder)
 
     def encode(
         self,
@@ -137,6 +138,7 @@ def denoiser_uses(
             cut=cut_of(request, takes=takes) if calls[True] else None,
             token_merging=request.token_merging,
             residuals=residual_channels(request),
+            features=feature_sizes(request, schedule),
         )
         for takes in calls
         for branches, count in sorted(calls[takes].items(), reverse=True)

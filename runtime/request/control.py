@@ -1,4 +1,5 @@
-"""The ControlNets that a request brings, each with a picture: opened, checked against the model, recorded."""
+"""What controls a request, ControlNets and T2I-Adapters, each with a picture: opened, checked against the model,
+recorded."""
 
 from __future__ import annotations
 
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
 
     from tintype.bundle.controlnet import ControlNet
     from tintype.bundle.manifest import Manifest
+    from tintype.bundle.opening import Control
+    from tintype.bundle.t2i_adapter import T2IAdapter
 
 # Each a mapping of the names in FIELDS, or MODEL=PICTURE[=WEIGHT][@START-END].
 GivenControl: TypeAlias = "Sequence[Mapping[str, Any] | str]"
@@ -27,12 +30,13 @@ _TYPED = re.compile(
     rf"(?P<model>[^=]+)=(?P<image>.+?)(?:=(?P<weight>{_NUMBER}))?(?:@(?P<start>{_NUMBER})-(?P<end>{_NUMBER}))?",
     re.DOTALL,
 )
+FOR_THIS = "give one that was trained for this model's family"
 _FIX = "give MODEL=PICTURE, MODEL=PICTURE=WEIGHT or MODEL=PICTURE=WEIGHT@START-END, as in canny=edges.png=0.8@0-0.5"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ControlFacts:
-    """One ControlNet's part in a picture."""
+    """The part of one ControlNet or T2I-Adapter in a picture."""
 
     model: str  # its bundle's name
     model_hash: str
@@ -50,20 +54,20 @@ class ControlFacts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ControlInput:
-    """A ControlNet itself, and the picture that it is shown, as it was given."""
+    """A ControlNet or T2I-Adapter itself, and the picture that it is shown, as it was given."""
 
-    net: ControlNet
+    net: Control
     picture: Image
 
 
 def open_control(
     given: GivenControl, preprocess: str | None, fit: str, manifest: Manifest
 ) -> tuple[tuple[ControlFacts, ...], tuple[ControlInput, ...]]:
-    """Open ControlNets and their pictures. preprocess: of those that say nothing of it themselves.
+    """Open what controls, with its pictures. preprocess: of those that say nothing of it themselves.
 
     Raises RequestError for what can't be done, BundleError for a bundle that isn't whole.
     """
-    from tintype.bundle.controlnet import open_controlnet
+    from tintype.bundle.opening import open_control_bundle
     from tintype.image.fit import FITS
     from tintype.image.preprocess import demand_preprocessor
     from tintype.image.source import open_picture, picture_bytes_hash
@@ -77,7 +81,7 @@ def open_control(
             demand_preprocessor(shown)
         start, end = _span(said)
         weight = checks.number("a control's weight", said.get("weight", 1.0), 0.0, MAX_CONTROL_WEIGHT)
-        net = open_controlnet(said["model"])
+        net = open_control_bundle(said["model"])
         _demand_fitting(net, manifest)
         picture = open_picture(said["image"], what="control picture", background="black")
         inputs.append(ControlInput(net=net, picture=picture))
@@ -93,6 +97,7 @@ def open_control(
                 preprocess=shown,
             )
         )
+    _demand_same_features([each.net for each in inputs])
     return tuple(facts), tuple(inputs)
 
 
@@ -105,7 +110,7 @@ def _listed(given: object) -> Sequence[Any]:
 
 
 def read_control(given: object) -> dict[str, Any]:
-    """One ControlNet's fields, of a mapping or of what was typed. Raises RequestError."""
+    """The fields of one control, of a mapping or of what was typed. Raises RequestError."""
     if isinstance(given, str):
         found = _TYPED.fullmatch(given)
         if found is None:
@@ -135,14 +140,47 @@ def _span(said: Mapping[str, Any]) -> tuple[float, float]:
     return start, end
 
 
-def _demand_fitting(net: ControlNet, manifest: Manifest) -> None:
-    """RequestError for a ControlNet that was trained for other models than this one."""
-    for_this = "give one that was trained for this model's family"
+def _demand_fitting(net: Control, manifest: Manifest) -> None:
+    """RequestError for what was trained for other models than this one."""
+    from tintype.bundle.t2i_adapter import T2IAdapter
+
+    what = "T2I-Adapter" if isinstance(net, T2IAdapter) else "ControlNet"
     if net.manifest.controls != manifest.family:
         raise RequestError(
-            f"the ControlNet {net.name} controls {net.manifest.controls}, and this model is {manifest.family}",
-            fix=for_this,
+            f"the {what} {net.name} controls {net.manifest.controls}, and this model is {manifest.family}",
+            fix=FOR_THIS,
         )
+    if isinstance(net, T2IAdapter):
+        _demand_fitting_cells(net, manifest)
+    else:
+        _demand_fitting_ports(net, manifest)
+
+
+def _demand_same_features(nets: Sequence[Control]) -> None:
+    """RequestError for T2I-Adapters whose features can't be added up."""
+    from tintype.bundle.t2i_adapter import T2IAdapter
+
+    found = [net for net in nets if isinstance(net, T2IAdapter)]
+    for other in found[1:]:
+        if found[0].manifest.features != other.manifest.features:
+            raise RequestError(
+                f"the T2I-Adapters {found[0].name} and {other.name} give other features than one another",
+                fix="give those that were trained for this model's family, or one of the two",
+            )
+
+
+def _demand_fitting_cells(net: T2IAdapter, manifest: Manifest) -> None:
+    """RequestError where a feature has cells of other sizes than any of the denoiser's values can have."""
+    for _, cell in net.manifest.features:
+        if cell % manifest.vae_scale_factor or manifest.size.multiple % cell:
+            raise RequestError(
+                f"the T2I-Adapter {net.name} gives a feature with cells of {cell} pixels, and this model's latents "
+                f"have {manifest.vae_scale_factor}, in pictures of multiples of {manifest.size.multiple}",
+                fix=FOR_THIS,
+            )
+
+
+def _demand_fitting_ports(net: ControlNet, manifest: Manifest) -> None:
     ports = {port.name: port.shape[-1:] for port in next(iter(manifest.graphs["denoiser"].values())).inputs}
     for port in net.manifest.graph.inputs:
         ours, theirs = ports.get(port.name, ()), port.shape[-1:]
@@ -151,12 +189,12 @@ def _demand_fitting(net: ControlNet, manifest: Manifest) -> None:
                 f"the ControlNet {net.name} takes {port.name} of {theirs[0]} numbers, and this model has {ours[0]}"
                 if ours
                 else f"the ControlNet {net.name} takes {port.name}, which this model doesn't",
-                fix=for_this,
+                fix=FOR_THIS,
             )
     for name in ("latent_channels", "vae_scale_factor"):
         ours, theirs = getattr(manifest, name), getattr(net.manifest, name)
         if ours != theirs:
-            raise RequestError(f"the ControlNet {net.name} has {name} {theirs}, and this model {ours}", fix=for_this)
+            raise RequestError(f"the ControlNet {net.name} has {name} {theirs}, and this model {ours}", fix=FOR_THIS)
 
 
 def demand_control_facts(known: Sequence[ControlFacts]) -> None:
@@ -206,13 +244,13 @@ def controls_again(known: Sequence[ControlFacts], given: GivenControl) -> list[d
 
 
 def demand_same_control(known: Sequence[ControlFacts], now: Sequence[ControlFacts]) -> None:
-    """RecordError where a ControlNet or its picture isn't that of a record."""
+    """RecordError where what controls, or its picture, isn't that of a record."""
     for was, here in zip(known, now, strict=True):
         if was.model_hash != here.model_hash:
             raise RecordError(
                 f"the record's picture was controlled by {was.model} {was.model_hash[:12]}, and this is "
                 f"{here.model} {here.model_hash[:12]}",
-                fix="give the ControlNet that it was made with",
+                fix="give the one that it was made with",
             )
         if was != here:
             raise RecordError(

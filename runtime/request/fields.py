@@ -230,12 +230,12 @@ class Request:
             each="embedding",
         ),
     )
-    # Zhang et al. 2023 (ControlNet).
+    # Zhang et al. 2023 (ControlNet), Mou et al. 2023 (T2I-Adapter).
     control: GivenControl = field(
         default=(),
         metadata=_option(
-            "A ControlNet and what it is shown: MODEL=PICTURE[=WEIGHT][@START-END], as in canny=edges.png=0.8@0-0.5. "
-            "Again for more.",
+            "A ControlNet or T2I-Adapter and what it is shown: MODEL=PICTURE[=WEIGHT][@START-END], as in "
+            "canny=edges.png=0.8@0-0.5. Again for more.",
             each="control",
         ),
     )

@@ -19,6 +19,7 @@ from tintype.request.control import ControlFacts, ControlInput, demand_control_f
 from tintype.request.embeddings import EmbeddingFacts, demand_embedding_facts, open_embeddings
 from tintype.request.fields import Request
 from tintype.request.given_latents import array_hash, dims, open_latents
+from tintype.uses import T2I_ADAPTER
 
 if TYPE_CHECKING:
     import numpy as np
@@ -107,10 +108,15 @@ def open_inputs(request: Request, manifest: Manifest) -> Opened:
 
 
 def _with_control(opened: Opened, request: Request, manifest: Manifest) -> Opened:
-    """With ControlNets; where nothing else does, the first one's picture decides the size."""
+    """With what controls it; where nothing else does, the first one's picture decides the size."""
     from tintype.image.fit import size_for
 
     facts, control = open_control(request.control, request.control_preprocess, request.fit, manifest)
+    if request.control_guess and all(given.net.manifest.family == T2I_ADAPTER for given in control):
+        raise RequestError(
+            "control_guess is given, and no ControlNet",
+            fix="leave it out: a T2I-Adapter leads where words don't as much as where they do",
+        )
     size = opened.size or _size(request, manifest, control[0].picture, size_for)
     return replace(opened, size=size, control=facts, inputs=replace(opened.inputs, control=control))
 

@@ -42,6 +42,16 @@ def is_controlnet_config(config: Mapping[str, Any]) -> bool:
     return "ControlNet" in str(config.get("_class_name"))
 
 
+def is_adapter_config(config: Mapping[str, Any]) -> bool:
+    """Whether a config is that of a T2I-Adapter."""
+    return config.get("_class_name") == "T2IAdapter"
+
+
+def controls_models(config: Mapping[str, Any]) -> bool:
+    """Whether a config is that of either."""
+    return is_controlnet_config(config) or is_adapter_config(config)
+
+
 def weights_name(component: str, names: Collection[str]) -> str | None:
     """Of the files in a part's folder, the one that holds its weights, or the index of those that do.
 

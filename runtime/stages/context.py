@@ -86,6 +86,7 @@ class Context:
     readings: dict[tuple[ResolvedRequest, bool], Reading] = field(default_factory=dict)  # of parts; True: as a refiner
     picture: Latents | None = None  # of the picture that the run begins with, once it is encoded
     channels: tuple[Latents, ...] | None = None  # what the model is told of it, once that is encoded; see `Start`
+    features: Sequence[Sequence[Latents]] | None = None  # of T2I-Adapters' pictures, once they are made
     denoised: list[int] = field(default_factory=list)  # indices of the pictures that are, in the order of `latents`
     latents: list[Latents] = field(default_factory=list)  # of their batches, as the decoder takes them
 
@@ -142,8 +143,8 @@ class Context:
         return self.parts.get(picture, self)
 
     def take_over(self, before: Context) -> None:
-        """What the part before it made of the picture that both begin with."""
-        self.picture, self.channels = before.picture, before.channels
+        """What the part before it made of the pictures that both are given."""
+        self.picture, self.channels, self.features = before.picture, before.channels, before.features
         if self.base is not None and before.base is not None:
             self.base.take_over(before.base)
 
@@ -197,7 +198,7 @@ class Context:
             graphs.evict_unplanned(wanted, exactness, plan)
         elif plan == ALL_RESIDENT:
             graphs.begin_builds(self.uses, exactness)
-        graphs.close_controlnets(self.uses)
+        graphs.close_controls(self.uses)
 
     def keep(self, pictures: Sequence[int], latents: Latents) -> None:
         """Of pictures that are denoised."""

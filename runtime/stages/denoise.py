@@ -15,6 +15,7 @@ from tintype.image.decode import demand_shape
 from tintype.sampling import SAMPLERS, Denoised, NoiseSource, Step
 from tintype.stages.context import Context
 from tintype.stages.control import Controls
+from tintype.stages.features import Features
 from tintype.stages.reuse import KeptValues
 from tintype.stages.start import Start
 from tintype.trust.memorisation import StepNorms
@@ -61,6 +62,7 @@ class Denoiser:
         self._ctx = ctx
         self._conditioning, self._pictures = conditioning, pictures
         self._reuse = reuse_of(ctx.request)
+        self._features = Features(ctx, pictures)
         self._controls = Controls(ctx, pictures)
         self._kept = KeptValues(blends=self._reuse is not None and self._reuse.blends)
         # By the branches of a call: wordings and LoRAs' weights at the last step, and what it is told of them.
@@ -152,15 +154,17 @@ class Denoiser:
         return wordings, words
 
     def _held_by(self, branches: tuple[int, ...]) -> Arrays:
-        """What the denoiser is told of branches: the same mapping again while words and LoRAs stay the same."""
+        """What the denoiser is told of branches: the same mapping again while words, LoRAs and features stay the
+        same."""
         progress = self._ctx.schedule.progress(self.step)
         wordings, words = self._words(branches)
-        if not self._ctx.loras.by_role:
+        adapted, features = self._features.at(self.step, len(branches) * self._pictures)
+        if not self._ctx.loras.by_role and not features:
             return words
-        told = (wordings, self._ctx.loras.weights("denoiser", progress))
+        told = (wordings, self._ctx.loras.weights("denoiser", progress), adapted)
         before, held = self._held.get(branches, (None, {}))
         if before != told:
             self._ctx.graphs.release(held)
-            held = {**words, **self._ctx.loras.inputs("denoiser", progress)}
+            held = {**words, **self._ctx.loras.inputs("denoiser", progress), **features}
             self._held[branches] = (told, held)
         return held

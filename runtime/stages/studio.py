@@ -116,7 +116,7 @@ class Studio:
         return request
 
     def read(self, request: ResolvedRequest, *, refines: bool = False) -> Reading:
-        """The request as the model reads it; its ControlNets are then known. Raises LicenceError, for theirs, too."""
+        """The request as the model reads it; what controls it is then known. Raises LicenceError, for that, too."""
         for given in request.inputs.control:
             demand_accepted(given.net, accepts=self._accepts)
             self.graphs.add(given.net)

@@ -179,7 +179,7 @@ def why_unlike_ordinary(request: ResolvedRequest) -> str | None:
     if request.loras:
         return "LoRAs changed the model"
     if request.control:
-        return "ControlNets had a part in it"
+        return "ControlNets or T2I-Adapters had a part in it"
     if request.embeddings:
         return "its words had embeddings of their own"
     if request.token_merging:

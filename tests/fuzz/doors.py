@@ -193,13 +193,21 @@ def embedding(path: Path, scratch: Scratch) -> None:
 
 
 def control_manifest(path: Path, scratch: Scratch) -> None:
-    """tintype.json of a ControlNet, and what follows from it."""
-    from tintype.bundle.controlnet import CONTROLNET, ControlManifest, ControlNet, read_manifest_as
+    """tintype.json of a ControlNet or a T2I-Adapter, and what follows from it."""
+    from tintype.bundle.bundle import read_manifest_as
+    from tintype.bundle.controlnet import CONTROLNET, ControlManifest, ControlNet
+    from tintype.bundle.one_graph import family_beside
+    from tintype.bundle.t2i_adapter import T2I_ADAPTER, AdapterManifest, T2IAdapter
     from tintype.families.control import residual_shapes
 
-    folder = scratch.folder / "controlnet"
+    folder = scratch.folder / "control"
     folder.mkdir(exist_ok=True)
     shutil.copyfile(path, folder / "tintype.json")
+    if family_beside(folder) == T2I_ADAPTER:
+        adapter = T2IAdapter(folder, *read_manifest_as(folder, AdapterManifest))
+        assert all(size > 0 for _, *sizes in adapter.manifest.sizes(1024, 1024) for size in sizes)
+        adapter.graph_path(T2I_ADAPTER)
+        return
     net = ControlNet(folder, *read_manifest_as(folder, ControlManifest))
     residual_shapes(net, 1, 64, 64)
     net.graph_path(CONTROLNET)

@@ -217,7 +217,23 @@ def control_manifests() -> Seeds:
         "family": "controlnet", "controls": "stable-diffusion", "latent_channels": 4, "vae_scale_factor": 8,
         "graphs": {"controlnet": {"full": graph}}, "files": {file: {"bytes": 1, "sha256": "0" * 64}},
     }  # fmt: skip
-    return (json.dumps(value).encode(),)
+    picture = [{"name": "adapter_cond", "dtype": "float32", "shape": ["batch", 3, "rows", "columns"]}]
+    features = [
+        {
+            "name": f"adapter_feature_{place}",
+            "dtype": "float32",
+            "shape": ["batch", 32, f"rows/{cell}", f"columns/{cell}"],
+        }
+        for place, cell in enumerate((8, 16))
+    ]
+    file = "t2i_adapter/model.onnx"
+    graph = {"file": file, "precision": "fp16", "inputs": picture, "outputs": features}
+    adapter = {
+        "format_version": 1, "name": "sketch", "licence": "Apache-2.0", "source": {"location": "nowhere"},
+        "family": "t2i_adapter", "controls": "stable-diffusion-xl", "graphs": {"t2i_adapter": {"full": graph}},
+        "files": {file: {"bytes": 1, "sha256": "0" * 64}},
+    }  # fmt: skip
+    return json.dumps(value).encode(), json.dumps(adapter).encode()
 
 
 def noises() -> Seeds:

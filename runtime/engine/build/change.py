@@ -1,10 +1,11 @@
 """What a request makes of a canonical graph before it is lowered: for one shape.
 
-Where steps take inner values over from earlier ones a denoiser's is cut in two, see `kernels.graph.reuse`; where tokens
-are merged its self-attentions get fewer, see `kernels.graph.token_merging`; where ControlNets control it, it takes what
-they give, see `kernels.graph.residuals`; where there are LoRAs, it or a text encoder's takes them as inputs, see
-`kernels.graph.low_rank`; a text encoder's takes embeddings that are not its own, see `kernels.graph.added_rows`. It
-happens in the process that builds, of the bundle's one graph, over its one file of weights.
+Where steps take inner values over from earlier ones a denoiser's is cut in two, see `kernels.graph.reuse`; where
+tokens are merged its self-attentions get fewer, see `kernels.graph.token_merging`; where ControlNets or T2I-Adapters
+control it, it takes what they give, see `kernels.graph.residuals` and `kernels.graph.features`; where there are LoRAs,
+it or a text encoder's takes them as inputs, see `kernels.graph.low_rank`; a text encoder's takes embeddings that are
+not its own, see `kernels.graph.added_rows`. It happens in the process that builds, of the bundle's one graph, over its
+one file of weights.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from tintype.uses import (
     MID_RESIDUAL,
     Cut,
     LowRank,
+    adapter_feature,
     down_residual,
 )
 
@@ -58,7 +60,8 @@ def change_graph(model: ir.Model, options: BuildOptions) -> int:
         raise RequestError("this model has no self-attention whose tokens could be merged", fix="leave it out")
     if options.embedding_rows:
         _take_embeddings(model, options.embedding_rows)
-    taken = _take_residuals(model, options.residuals) if options.residuals else []
+    taken = _take_features(model, options.features) if options.features else []
+    taken += _take_residuals(model, options.residuals) if options.residuals else []  # behind features, as diffusers has
     given = 0 if options.low_rank is None else _declare_low_rank(model, options.low_rank)
     if options.cut is not None:
         taken += _cut(model, options.cut)
@@ -119,6 +122,24 @@ def _take_residuals(model: ir.Model, channels: Sequence[int]) -> list[ir.Value]:
             fix="give a ControlNet that was trained for this model's family",
         )
     return take_residuals(model, [*map(down_residual, range(len(known) - 1)), MID_RESIDUAL])
+
+
+def _take_features(model: ir.Model, sizes: Sequence[tuple[int, int, int]]) -> list[ir.Value]:
+    from tintype.kernels.graph.features import feature_places, skip_sizes, take_features
+
+    places = feature_places(model.graph, sizes)
+    if places is None:
+        known = _sizes(skip_sizes(model.graph)) or "none"
+        raise RequestError(
+            f"this T2I-Adapter gives features of {_sizes(sizes)} (channels, height, width), and this model's skip "
+            f"connections have {known}",
+            fix="give a T2I-Adapter that was trained for this model's family",
+        )
+    return take_features(model, places, [*map(adapter_feature, range(len(places)))])
+
+
+def _sizes(sizes: Sequence[tuple[int, int, int]]) -> str:
+    return ", ".join("x".join(map(str, size)) for size in sizes)
 
 
 def _listed(channels: Sequence[int]) -> str:

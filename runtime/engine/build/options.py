@@ -23,7 +23,8 @@ class BuildOptions:
     matter of the build. threads: those that the build's kernels are chosen for; None is one a physical core. timed:
     True times each layer's kernels here, which takes minutes for a large graph; False takes those that were the fastest
     on such processors, see `kernels.priors`; None is a timed build where there is one, else one that isn't. cut: see
-    `GraphUse`, and so token_merging, low_rank, embedding_rows and residuals; a graph is changed so for one shape only.
+    `GraphUse`, and so token_merging, low_rank, embedding_rows, residuals and features; a graph is changed so for one
+    shape only.
     """
 
     dims: tuple[tuple[str, int], ...] = ()
@@ -39,6 +40,7 @@ class BuildOptions:
     low_rank: LowRank | None = None
     embedding_rows: int = 0
     residuals: tuple[int, ...] = ()
+    features: tuple[tuple[int, int, int], ...] = ()
 
     def __post_init__(self) -> None:
         if self.exactness not in EXACTNESS:
@@ -63,6 +65,7 @@ class BuildOptions:
         low_rank: LowRank | None = None,
         embedding_rows: int = 0,
         residuals: tuple[int, ...] = (),
+        features: tuple[tuple[int, int, int], ...] = (),
     ) -> BuildOptions:
         return cls(
             dims=tuple(sorted(dims.items())),
@@ -78,6 +81,7 @@ class BuildOptions:
             low_rank=low_rank,
             embedding_rows=embedding_rows,
             residuals=residuals,
+            features=features,
         )
 
     @classmethod
@@ -89,6 +93,7 @@ class BuildOptions:
             "cut": None if cut is None else Cut(**cut),
             "low_rank": None if low_rank is None else LowRank(**low_rank),
             "residuals": tuple(told["residuals"]),
+            "features": tuple((int(channels), int(high), int(wide)) for channels, high, wide in told["features"]),
         }
         return cls(**{**told, **changes})
 
@@ -104,6 +109,8 @@ class BuildOptions:
         words += [f"rows={self.embedding_rows}"] if self.embedding_rows else []
         runs = [f"{channels}x{len(list(run))}" for channels, run in itertools.groupby(self.residuals)]
         words += [f"residuals={'+'.join(runs)}"] if runs else []
+        sizes = ["x".join(map(str, size)) for size in self.features]
+        words += [f"features={'+'.join(sizes)}"] if sizes else []
         return " ".join([*words, *(str(each) for each in (self.low_rank, self.cut) if each is not None)])
 
     @property
