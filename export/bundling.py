@@ -7,7 +7,7 @@ only after every gate has passed.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,6 +24,7 @@ from tintype.export.plans import Effort, ExportPlan, export_plan
 from tintype.export.progress import Overall, Progress, Silent
 from tintype.export.sources.controlnet import is_controlnet
 from tintype.export.sources.hub import fetch, is_address
+from tintype.export.sources.image_encoder import is_image_encoder
 from tintype.export.sources.source import SourceOptions
 from tintype.sources.families import tokenizer_of
 
@@ -67,8 +68,8 @@ def export_bundle(
     Returns how near each graph came.
 
     source: a diffusers folder, of a pipeline or of a ControlNet, one .safetensors file in the naming of
-    latent-diffusion, or the address of either on the Hugging Face hub; or a folder of ONNX graphs as optimum exports
-    it, for which neither torch nor diffusers is needed.
+    latent-diffusion, or the address of either on the Hugging Face hub; transformers' folder of CLIP's image encoder; or
+    a folder of ONNX graphs as optimum exports it, for which neither torch nor diffusers is needed.
 
     precision: fp32, fp16 (weights stored in half) or int8 (hybrid; layers that would miss the gate stay float).
     prompts: what calibration and gates draw; use words the model knows. None takes a general list.
@@ -89,12 +90,11 @@ def export_bundle(
     started = time.perf_counter()
     bundle = Path(bundle)
     progress = progress or Silent()
-    if not is_address(source) and is_controlnet(Path(source)):
-        _refuse_beside_controlnet(default_request, few_steps, options)
+    what = None if is_address(source) else _beside_models(Path(source))
+    if what is not None:
+        _refuse_beside_one_graph(what, default_request, few_steps, options)
         _quiet_libraries()
-        from tintype.export.controlnet import export_controlnet
-
-        return export_controlnet(
+        return _exporter_of(what)(
             Path(source), bundle, precision=precision, name=name, licence=licence, overwrite=overwrite,
             progress=progress,
         )  # fmt: skip
@@ -125,14 +125,31 @@ def export_bundle(
     return replace(report, bundle_bytes=size, seconds=time.perf_counter() - started)  # 6. `placed` gave it its name
 
 
-def _refuse_beside_controlnet(
-    default_request: DefaultRequest | None, few_steps: int | None, options: SourceOptions | None
+def _beside_models(place: Path) -> str | None:
+    """What a place holds that stands beside models; None where it is none of that."""
+    if is_controlnet(place):
+        return "a ControlNet"
+    return "an image encoder" if is_image_encoder(place) else None
+
+
+def _exporter_of(what: str) -> Callable[..., ParityReport]:
+    if what == "a ControlNet":
+        from tintype.export.controlnet import export_controlnet
+
+        return export_controlnet
+    from tintype.export.image_encoder import export_image_encoder
+
+    return export_image_encoder
+
+
+def _refuse_beside_one_graph(
+    what: str, default_request: DefaultRequest | None, few_steps: int | None, options: SourceOptions | None
 ) -> None:
     """ExportError for what only a model has."""
     given = {"default_request": default_request, "few_steps": few_steps, **({} if options is None else asdict(options))}
     for name, value in given.items():
         if value is not None:
-            raise ExportError(f"{name} is given, and a ControlNet has none", fix="leave it out")
+            raise ExportError(f"{name} is given, and {what} has none", fix="leave it out")
 
 
 def _estimate(

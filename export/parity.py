@@ -35,6 +35,7 @@ _ROLES = (
     "tiny_decoder",
     "tiny_encoder",
     "controlnet",
+    "image_encoder",
 )
 GATES_DB = {
     "fp32": dict.fromkeys(_ROLES, 80.0),

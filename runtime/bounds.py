@@ -63,6 +63,7 @@ MAX_LORA_FOLDER = 100_000  # entries of the folder that names in a prompt are lo
 # Words.
 MAX_PROMPT_BYTES = 2**16  # of UTF-8, each of the two prompts; 32 chunks of ordinary words have 15,000
 MAX_CONTROLS = 8  # ControlNets of one request, each of which is called at every step
+MAX_IMAGE_PROMPTS = 16  # pictures beside the words of one request
 MAX_EMBEDDINGS = 64  # files of textual inversion that a request brings
 MAX_EMBEDDING_BYTES = 2**20 * 8  # of one; 75 vectors of XL have 600 KB
 MAX_EMBEDDING_VECTORS = 1024  # of one word; a chunk of a prompt holds 75

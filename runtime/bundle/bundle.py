@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -21,12 +21,17 @@ from tintype.bundle.manifest import FORMAT_VERSION, FULL, MANIFEST_NAME, FileFac
 from tintype.bundle.verify import check_files
 from tintype.errors import BundleError, near_names
 from tintype.files import read_plain, sha256_of, write_text
-from tintype.uses import CONTROLNET
+from tintype.uses import CONTROLNET, IMAGE_ENCODER
 
 AnyManifest = TypeVar("AnyManifest")
 
 DIGEST = "digest"  # the key of tintype.json for its own; bundles that were made before it have none
 EMBEDDED = ("postcard",)  # bundles that come with the package
+# By family, bundles that stand beside a model: what they are, and how one is given.
+_BESIDE = {
+    CONTROLNET: ("a ControlNet", "--control {}=PICTURE"),
+    IMAGE_ENCODER: ("an image encoder", "--ip-adapter FILE --image-encoder {} --image-prompt PICTURE"),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +90,8 @@ def read_manifest(folder: Path) -> tuple[Manifest, str]:
 
 
 def read_manifest_as(folder: Path, kind: type[AnyManifest]) -> tuple[AnyManifest, str]:
-    """The same of a manifest of one kind: a model's, or a ControlNet's. BundleError for another one too."""
+    """The same of a manifest of one kind: a model's, a ControlNet's or an image encoder's. BundleError for another one
+    too."""
     path = folder / MANIFEST_NAME
     try:
         text = read_plain(path, MAX_MANIFEST_BYTES)
@@ -103,7 +109,7 @@ def read_manifest_as(folder: Path, kind: type[AnyManifest]) -> tuple[AnyManifest
 
 
 def write_manifest(folder: Path, manifest: object) -> Path:
-    """Write tintype.json, of a model or a ControlNet, whole or not at all; returns its path.
+    """Write tintype.json, of a bundle of any kind, whole or not at all; returns its path.
 
     `file_facts` makes what `manifest.files` needs.
     """
@@ -139,8 +145,8 @@ def _parse_manifest(path: Path, text: bytes, kind: type[AnyManifest]) -> AnyMani
             )
         if version != FORMAT_VERSION or isinstance(version, bool):
             raise strict_json.Misfit(f"format_version should be {FORMAT_VERSION}, not {version!r}")
-        if (value.get("family") == CONTROLNET) == (kind is Manifest):
-            raise _of_other_kind(path.parent, kind)
+        if (value["family"] if value.get("family") in _BESIDE else None) != _family_of(kind):
+            raise _of_other_kind(path.parent, value.get("family"), kind)
         manifest = strict_json.read(kind, value)
         if DIGEST in value and value[DIGEST] != manifest_digest(value):
             raise strict_json.Misfit("it isn't what its digest says: something in it changed")
@@ -151,14 +157,21 @@ def _parse_manifest(path: Path, text: bytes, kind: type[AnyManifest]) -> AnyMani
         ) from None
 
 
-def _of_other_kind(folder: Path, wanted: type) -> BundleError:
+def _family_of(kind: type) -> str | None:
+    """The family of all bundles of a kind that stands beside models."""
+    return next((str(each.default) for each in fields(kind) if each.name == "family" and each.default in _BESIDE), None)
+
+
+def _of_other_kind(folder: Path, family: str, wanted: type) -> BundleError:
+    what, option = _BESIDE.get(family, ("a model", ""))
     if wanted is Manifest:
         return BundleError(
-            f"{folder} is a ControlNet, which draws nothing itself",
-            fix=f"give a model, and this beside it: --control {folder}=PICTURE",
+            f"{folder} is {what}, which draws nothing itself",
+            fix=f"give a model, and this beside it: {option.format(folder)}",
         )
+    name = _BESIDE[_family_of(wanted) or CONTROLNET][0]
     return BundleError(
-        f"{folder} is a model, and no ControlNet", fix="give a bundle that was exported from a ControlNet"
+        f"{folder} is {what}, and no {name.split(maxsplit=1)[1]}", fix=f"give a bundle that was exported from {name}"
     )
 
 

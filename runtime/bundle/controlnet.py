@@ -11,25 +11,22 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tintype import strict_json
-from tintype.bounds import MAX_MANIFEST_BYTES
 from tintype.bundle.bundle import bundle_folder, read_manifest_as
 from tintype.bundle.listing import check_listed, check_shown
 from tintype.bundle.manifest import (
     FORMAT_VERSION,
     FULL,
-    MANIFEST_NAME,
     XL,
     FileFacts,
     Graph,
     Source,
 )
+from tintype.bundle.one_graph import OneGraphBundle, family_in
 from tintype.bundle.parity import Parity
 from tintype.bundle.shapes import times
 from tintype.bundle.verify import check_files
-from tintype.files import read_plain
 from tintype.strict_json import require
-from tintype.uses import CONTROLNET, CONTROLNET_PICTURE, MID_RESIDUAL, GraphRef, down_residual
+from tintype.uses import CONTROLNET, CONTROLNET_PICTURE, MID_RESIDUAL, down_residual
 
 CONTROLLED = ("stable-diffusion", XL)  # families whose denoisers take what a ControlNet gives
 
@@ -104,34 +101,10 @@ class ControlManifest:
 
 
 @dataclass(frozen=True, slots=True)
-class ControlNet:
-    """A ControlNet on disk, checked. It is the source of its graph under any variant: see `ref`."""
+class ControlNet(OneGraphBundle):
+    """See `OneGraphBundle`."""
 
-    folder: Path
     manifest: ControlManifest
-    hash: str  # sha256 of its tintype.json
-
-    @property
-    def name(self) -> str:
-        return self.manifest.name
-
-    @property
-    def ref(self) -> GraphRef:
-        """Of its graph, among those of other ControlNets."""
-        return GraphRef(CONTROLNET, f"{self.name}@{self.hash[:12]}")
-
-    def graph(self, role: str, variant: str = FULL) -> Graph:
-        return self.manifest.graph
-
-    def graph_path(self, role: str, variant: str = FULL) -> Path:
-        return self.folder / self.graph(role, variant).file
-
-    def largest(self, role: str, variant: str = FULL) -> Mapping[str, float] | None:
-        return self.graph(role, variant).largest
-
-    def changed_weights(self, role: str, variant: str = FULL) -> Path | None:
-        """None: nothing is merged into a ControlNet."""
-        return None
 
 
 def open_controlnet(name_or_path: str | os.PathLike[str]) -> ControlNet:
@@ -147,8 +120,4 @@ def open_controlnet(name_or_path: str | os.PathLike[str]) -> ControlNet:
 
 def is_controlnet(folder: Path) -> bool:
     """Whether a bundle's folder says that it holds a ControlNet, be it sound or not."""
-    try:
-        value = strict_json.parse(read_plain(folder / MANIFEST_NAME, MAX_MANIFEST_BYTES))
-    except (OSError, ValueError):
-        return False
-    return isinstance(value, dict) and value.get("family") == CONTROLNET
+    return family_in(folder) == CONTROLNET

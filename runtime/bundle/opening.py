@@ -1,14 +1,21 @@
-"""The doors to bundles: of a model, an overlay of one, or a ControlNet, whichever a folder holds."""
+"""The doors to bundles: of a model, an overlay of one, a ControlNet or an image encoder, whichever a folder holds."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import TypeAlias
 
 from tintype.bundle.bundle import Bundle, bundle_folder, open_model, read_manifest_as
-from tintype.bundle.controlnet import ControlManifest, ControlNet, is_controlnet, open_controlnet
+from tintype.bundle.controlnet import ControlManifest, ControlNet, open_controlnet
+from tintype.bundle.image_encoder import ImageEncoder, ImageEncoderManifest, open_image_encoder
 from tintype.bundle.library import OVERLAY_NAME, is_overlay
 from tintype.bundle.manifest import MANIFEST_NAME, Manifest
+from tintype.bundle.one_graph import family_in
+from tintype.uses import CONTROLNET, IMAGE_ENCODER
+
+AnyFacts: TypeAlias = Manifest | ControlManifest | ImageEncoderManifest
+_KINDS: dict[str, type[AnyFacts]] = {CONTROLNET: ControlManifest, IMAGE_ENCODER: ImageEncoderManifest}
 
 
 def open_bundle(name_or_path: str | os.PathLike[str]) -> Bundle:
@@ -28,18 +35,20 @@ def open_bundle(name_or_path: str | os.PathLike[str]) -> Bundle:
     return open_model(folder)
 
 
-def open_any(name_or_path: str | os.PathLike[str]) -> Bundle | ControlNet:
-    """Open a bundle of either kind. Raises BundleError."""
-    return (open_controlnet if is_controlnet(bundle_folder(name_or_path)) else open_bundle)(name_or_path)
+def open_any(name_or_path: str | os.PathLike[str]) -> Bundle | ControlNet | ImageEncoder:
+    """Open a bundle of any kind. Raises BundleError."""
+    family = family_in(bundle_folder(name_or_path))
+    if family == IMAGE_ENCODER:
+        return open_image_encoder(name_or_path)
+    return (open_controlnet if family == CONTROLNET else open_bundle)(name_or_path)
 
 
-def facts_of(folder: Path) -> tuple[Manifest | ControlManifest, str, int, tuple[str, ...]]:
-    """What a bundle of either kind, or an overlay, says of itself: the manifest, the hash, and its own bytes and files,
+def facts_of(folder: Path) -> tuple[AnyFacts, str, int, tuple[str, ...]]:
+    """What a bundle of any kind, or an overlay, says of itself: the manifest, the hash, and its own bytes and files,
     of which the last one tells that it is there. The files are not looked at, but for those of an overlay. Raises
     BundleError."""
     if not is_overlay(folder):
-        kind: type[Manifest | ControlManifest] = ControlManifest if is_controlnet(folder) else Manifest
-        manifest, digest = read_manifest_as(folder, kind)
+        manifest, digest = read_manifest_as(folder, _KINDS.get(family_in(folder) or "", Manifest))
         total = sum(file.bytes for file in manifest.files.values())
         return manifest, digest, total, (*manifest.files, MANIFEST_NAME)
     from tintype.bundle.overlay import open_overlay

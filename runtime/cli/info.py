@@ -19,6 +19,7 @@ from tintype.errors import TintypeError
 if TYPE_CHECKING:
     from tintype.bundle import Bundle, DefaultRequest, FastRequest
     from tintype.bundle.controlnet import ControlNet
+    from tintype.bundle.image_encoder import ImageEncoder
     from tintype.sources.facts import SourceFacts
     from tintype.trust.thresholds import Calibration
 
@@ -33,6 +34,7 @@ def info(source: str, as_json: bool) -> None:
     say of them."""
     from tintype.bundle import EMBEDDED, MANIFEST_NAME
     from tintype.bundle.controlnet import ControlNet
+    from tintype.bundle.image_encoder import ImageEncoder
     from tintype.bundle.opening import open_any
     from tintype.sources.facts import describe, is_checkpoint
     from tintype.sources.hub import describe_remote, is_address
@@ -45,12 +47,13 @@ def info(source: str, as_json: bool) -> None:
         return
     opened = open_any(source)
     machine = _machine()
-    if isinstance(opened, ControlNet):
+    if isinstance(opened, ControlNet | ImageEncoder):
         if as_json:
             facts = {"folder": str(opened.folder), "hash": opened.hash, **asdict(opened.manifest)}
-            say_json({"controlnet": facts, "machine": machine})
+            say_json({opened.manifest.family: facts, "machine": machine})
         else:
-            _say_rows([*_controlnet_rows(opened), *_machine_rows(machine)])
+            rows = _controlnet_rows(opened) if isinstance(opened, ControlNet) else _encoder_rows(opened)
+            _say_rows([*rows, *_machine_rows(machine)])
         return
     if as_json:
         manifest = asdict(opened.manifest)
@@ -98,22 +101,39 @@ def _checkpoint_rows(facts: SourceFacts) -> list[tuple[str, str]]:
 
 
 def _controlnet_rows(net: ControlNet) -> list[tuple[str, str]]:
-    manifest = net.manifest
+    what = ("ControlNet", f"{net.name}, for models of {net.manifest.controls}")
+    return [what, *_one_graph_rows(net), ("to use it", f"tintype generate PROMPT --control {net.folder}=PICTURE")]
+
+
+def _encoder_rows(encoder: ImageEncoder) -> list[tuple[str, str]]:
+    manifest = encoder.manifest
+    gives = (
+        f"{manifest.embedding:,} numbers of a picture, or {manifest.states[1]:,} of each of {manifest.states[0]} tokens"
+    )
+    use = f"tintype generate PROMPT --ip-adapter FILE --image-encoder {encoder.folder} --image-prompt PICTURE"
     return [
-        ("ControlNet", f"{manifest.name}, for models of {manifest.controls}"),
-        ("folder", str(net.folder)),
-        ("hash", net.hash),
-        ("licence", _licence_of(net)),
-        ("source", manifest.source.location),
-        *(("assumed", sentence) for sentence in manifest.source.assumed),
-        ("size", human_bytes(sum(facts.bytes for facts in manifest.files.values()))),
-        ("graph", f"controlnet: {manifest.graph.precision}"),
-        *_parity_rows(net),
-        ("to use it", f"tintype generate PROMPT --control {net.folder}=PICTURE"),
+        ("encoder", f"{encoder.name}, of pictures, for IP-Adapters"),
+        ("gives", gives),
+        *_one_graph_rows(encoder),
+        ("to use it", use),
     ]
 
 
-def _parity_rows(bundle: Bundle | ControlNet) -> list[tuple[str, str]]:
+def _one_graph_rows(opened: ControlNet | ImageEncoder) -> list[tuple[str, str]]:
+    manifest = opened.manifest
+    return [
+        ("folder", str(opened.folder)),
+        ("hash", opened.hash),
+        ("licence", _licence_of(opened)),
+        ("source", manifest.source.location),
+        *(("assumed", sentence) for sentence in manifest.source.assumed),
+        ("size", human_bytes(sum(facts.bytes for facts in manifest.files.values()))),
+        ("graph", f"{manifest.family}: {manifest.graph.precision}"),
+        *_parity_rows(opened),
+    ]
+
+
+def _parity_rows(bundle: Bundle | ControlNet | ImageEncoder) -> list[tuple[str, str]]:
     rows = []
     for gate in bundle.manifest.parity:
         guidance = "" if gate.guidance_error is None else f", guidance error {gate.guidance_error:.1%}"
@@ -177,7 +197,7 @@ def _calibrations(bundle: Bundle) -> list[Calibration]:
     return [each for each in calibrations_of(bundle).calibrations if each.is_complete]
 
 
-def _licence_of(bundle: Bundle | ControlNet) -> str:
+def _licence_of(bundle: Bundle | ControlNet | ImageEncoder) -> str:
     from tintype.bundle.licence import is_accepted, is_binding
 
     licence = bundle.manifest.licence

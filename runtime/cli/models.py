@@ -17,10 +17,11 @@ import click
 from tintype.cli.options import human_bytes, json_option
 from tintype.cli.say import say, say_json
 from tintype.errors import BundleError, MemoryBudgetError, RequestError, TintypeError
+from tintype.uses import CONTROLNET, IMAGE_ENCODER
 
 if TYPE_CHECKING:
-    from tintype.bundle import Bundle, Manifest
-    from tintype.bundle.controlnet import ControlManifest
+    from tintype.bundle import Bundle
+    from tintype.bundle.opening import AnyFacts
     from tintype.engine import CacheEntry
 
 
@@ -39,7 +40,7 @@ class Model:
     folder: Path
     embedded: bool
     hash: str | None = None
-    manifest: Manifest | ControlManifest | None = None
+    manifest: AnyFacts | None = None
     builds: tuple[CacheEntry, ...] = ()
     builds_bytes: int = 0  # on disk; weights that builds share count once
     least_bytes: int | None = None
@@ -48,7 +49,7 @@ class Model:
     @property
     def precision(self) -> str:
         assert self.manifest is not None
-        role = "denoiser" if "denoiser" in self.manifest.graphs else "controlnet"
+        (role,) = {"denoiser", CONTROLNET, IMAGE_ENCODER} & set(self.manifest.graphs)
         return " and ".join(sorted({graph.precision for graph in self.manifest.graphs[role].values()}))
 
     @property
@@ -144,7 +145,7 @@ def _models(places: Sequence[Path], *, plan: bool) -> Iterator[Model]:
 
 
 def _model(name: str, folder: Path, entries: Sequence[CacheEntry], *, embedded: bool, plan: bool) -> Model:
-    from tintype.bundle.controlnet import ControlManifest
+    from tintype.bundle import Manifest
     from tintype.bundle.opening import facts_of
     from tintype.engine.build.cache import bytes_on_disk
 
@@ -152,7 +153,7 @@ def _model(name: str, folder: Path, entries: Sequence[CacheEntry], *, embedded: 
     try:
         manifest, digest, _, _ = facts_of(folder)
         builds = tuple(entry for entry in entries if entry.identity is not None and entry.identity.bundle == digest)
-        draws = not isinstance(manifest, ControlManifest)
+        draws = isinstance(manifest, Manifest)
         least = _least_bytes(folder, digest, builds, plan=plan) if draws else None
     except TintypeError as error:
         return Model(**place, problem=error)  # type: ignore[arg-type]
@@ -219,12 +220,13 @@ def _lines(model: Model, free: int) -> Iterator[str]:
         yield f"{model.name:<16} can't be used: {model.problem.message} ({model.problem.fix})"
         return
     size = _size(manifest)
-    pixels = f"for {model.controls}" if size is None else f"{size[0]}x{size[1]}"
+    pixels = f"{size[0]}x{size[1]}" if size is not None else f"for {model.controls or 'IP-Adapters'}"
     yield (
         f"{model.name:<16} {manifest.family}, {model.precision}, {pixels}; "
         f"{human_bytes(model.bytes)}, builds {human_bytes(model.builds_bytes)}"
     )
-    memory = "--control takes it" if size is None else _memory(model, free)
+    option = "--control" if model.controls else "--image-encoder"
+    memory = f"{option} takes it" if size is None else _memory(model, free)
     yield f"{'':<16} {memory}; licence {manifest.licence}, from {_origin(manifest)}"
     if not model.embedded:
         yield f"{'':<16} {model.folder}"
@@ -237,13 +239,13 @@ def _memory(model: Model, free: int) -> str:
     return f"draws from {human_bytes(model.least_bytes)} of memory on: {fits}"
 
 
-def _size(manifest: Manifest | ControlManifest) -> tuple[int, int] | None:
-    """Width and height of what a model draws by itself, in pixels; None of a ControlNet, which draws nothing."""
+def _size(manifest: AnyFacts) -> tuple[int, int] | None:
+    """Width and height of what a model draws by itself, in pixels; None of what draws nothing."""
     usual = getattr(manifest, "default_request", None)
     return None if usual is None else (usual.width, usual.height)
 
 
-def _origin(manifest: Manifest | ControlManifest) -> str:
+def _origin(manifest: AnyFacts) -> str:
     source = manifest.source
     return source.location if source.revision is None else f"{source.location}@{source.revision}"
 

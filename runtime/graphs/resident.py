@@ -19,19 +19,19 @@ import numpy as np
 
 from tintype.arrays import Arrays
 from tintype.bundle import Bundle
-from tintype.bundle.controlnet import ControlNet
+from tintype.bundle.one_graph import OneGraphBundle
 from tintype.engine.run.switch import Stop
 from tintype.errors import CancelledError, NumericError, ProviderError, RequestError
 from tintype.free_memory import free_bytes
 from tintype.memory.plan import ExecutionPlan
 from tintype.recent import Recent
-from tintype.uses import CONTROLNET, GraphRef, GraphUse
+from tintype.uses import CONTROLNET, IMAGE_ENCODER, GraphRef, GraphUse
 
 if TYPE_CHECKING:
     from tintype.engine import BuildOptions, Session, Target
     from tintype.engine.run.bound_run import BoundRun
 
-CONTROLNETS_KEPT = 64
+BESIDE_KEPT = 64
 BUILDS_KEPT = 512  # whose ids are remembered
 ALL_RESIDENT = ExecutionPlan()  # every graph packed and kept open: what is done without a budget
 NOTHING: Arrays = {}
@@ -45,18 +45,18 @@ class Graphs:
         self.load_seconds = 0.0  # spent opening graphs so far
         self.lock = threading.RLock()
         self._process = os.getpid()
-        self._controlnets: Recent[GraphRef, ControlNet] = Recent(CONTROLNETS_KEPT)
+        self._beside: Recent[GraphRef, OneGraphBundle] = Recent(BESIDE_KEPT)
         self._sessions: dict[str, tuple[BuildOptions, Session]] = {}  # by the names of their uses
         self._builds: Recent[tuple[GraphRef, BuildOptions], BuildFacts] = Recent(BUILDS_KEPT)
         self._settled: Recent[tuple[GraphRef, BuildOptions], BuildOptions] = Recent(BUILDS_KEPT)
 
-    def add(self, net: ControlNet) -> None:
-        """Let uses of a ControlNet's graph be known here."""
-        self._controlnets.put(net.ref, net)
+    def add(self, other: OneGraphBundle) -> None:
+        """Let uses of a graph be known here that is a ControlNet or an image encoder."""
+        self._beside.put(other.ref, other)
 
-    def source(self, ref: GraphRef) -> Bundle | ControlNet:
+    def source(self, ref: GraphRef) -> Bundle | OneGraphBundle:
         """The bundle that has a graph."""
-        return self._controlnets.get(ref) or self.bundle
+        return self._beside.get(ref) or self.bundle
 
     def demand_own_process(self) -> None:
         """RequestError in a fork of the process that made these: the threads that compute stayed there."""
@@ -92,6 +92,7 @@ class Graphs:
             low_rank=use.low_rank,
             embedding_rows=use.embedding_rows,
             residuals=use.residuals,
+            image_tokens=use.image_tokens,
             **held,
         )
         return self._settled.get((ref, options)) or self._settled.put(
@@ -179,11 +180,13 @@ class Graphs:
         with self.lock:
             self._close([name for name, (options, _) in self._sessions.items() if (name, options) not in wanted])
 
-    def close_controlnets(self, uses: Iterable[GraphUse]) -> None:
-        """Close ControlNets that none of these uses is of: there may be any number of them."""
+    def close_beside(self, uses: Iterable[GraphUse]) -> None:
+        """Close ControlNets and image encoders that none of these uses is of: there may be any number of them."""
         wanted = {use.name for use in uses}
         with self.lock:
-            self._close([name for name in self._sessions if name.startswith(CONTROLNET) and name not in wanted])
+            self._close(
+                [name for name in self._sessions if name.startswith((CONTROLNET, IMAGE_ENCODER)) and name not in wanted]
+            )
 
     def trim(self) -> None:
         """Give memory back that a graph needed for a moment."""

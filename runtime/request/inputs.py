@@ -19,6 +19,13 @@ from tintype.request.control import ControlFacts, ControlInput, demand_control_f
 from tintype.request.embeddings import EmbeddingFacts, demand_embedding_facts, open_embeddings
 from tintype.request.fields import Request
 from tintype.request.given_latents import array_hash, dims, open_latents
+from tintype.request.image_prompts import (
+    AdapterInput,
+    ImagePromptFacts,
+    IPAdapterFacts,
+    demand_image_prompt_facts,
+    open_image_prompts,
+)
 
 if TYPE_CHECKING:
     import numpy as np
@@ -77,6 +84,7 @@ class Inputs:
     file: Path | None = None  # that the picture was read from, where it was one
     words: AddedWords | None = None  # that prompts may have beside the model's own
     control: tuple[ControlInput, ...] = ()
+    adapter: AdapterInput | None = None
 
 
 NO_INPUTS = Inputs()
@@ -93,6 +101,8 @@ class Opened:
     loras: tuple[LoraFacts, ...] = ()
     embeddings: tuple[EmbeddingFacts, ...] = ()
     control: tuple[ControlFacts, ...] = ()
+    ip_adapter: IPAdapterFacts | None = None
+    image_prompts: tuple[ImagePromptFacts, ...] = ()
     inputs: Inputs = NO_INPUTS
 
 
@@ -103,6 +113,11 @@ def open_inputs(request: Request, manifest: Manifest) -> Opened:
     if request.embeddings:
         facts, words = open_embeddings(request.embeddings, manifest)
         opened = replace(opened, embeddings=facts, inputs=replace(opened.inputs, words=words))
+    found = open_image_prompts(request.ip_adapter, request.image_encoder, request.image_prompts)
+    if found is not None:
+        adapter, prompts, given = found
+        opened = replace(opened, ip_adapter=adapter, image_prompts=prompts)
+        opened = replace(opened, inputs=replace(opened.inputs, adapter=given))
     return _with_control(opened, request, manifest) if request.control else opened
 
 
@@ -136,6 +151,7 @@ def demand_facts(known: Opened) -> None:
     image, mask, latents = known.image, known.mask, known.latents
     demand_embedding_facts(known.embeddings)
     demand_control_facts(known.control)
+    demand_image_prompt_facts(known.ip_adapter, known.image_prompts)
     if image is not None:
         from tintype.image.canvas import Margins
         from tintype.image.fit import FITS
