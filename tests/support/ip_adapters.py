@@ -10,6 +10,7 @@ from typing import Any
 import filelock
 import numpy as np
 import pytest
+from PIL import Image
 from safetensors.numpy import save_file
 
 SIDE, PATCH, HIDDEN, EMBEDDING = 32, 8, 48, 24  # of the encoder
@@ -92,6 +93,19 @@ def adapter_tensors(unet: Any, kind: str = "base", seed: int = 0, tokens: int = 
 def save_adapter(path: Path, tensors: dict[str, np.ndarray]) -> Path:
     save_file(tensors, path)
     return path
+
+
+def colours(width: int = 64, height: int = 64, seed: int = 5) -> Image.Image:
+    """A picture of four patches of colour."""
+    patches = np.random.default_rng(seed).integers(0, 256, (2, 2, 3), np.uint8)
+    return Image.fromarray(patches).resize((width, height), Image.Resampling.NEAREST)
+
+
+def left_half(width: int = 64, height: int = 64, *, mirrored: bool = False) -> Image.Image:
+    """A mask, white on one side."""
+    values = np.zeros((height, width), np.uint8)
+    values[:, slice(width // 2, None) if mirrored else slice(width // 2)] = 255
+    return Image.fromarray(values)
 
 
 def load_unet(checkpoint: Path) -> Any:
