@@ -68,7 +68,8 @@ def drawn(
     pipe.set_ip_adapter_scale(scale)
     noise = noise_source("torch-cpu", [SEED]).draw((1, 4, size[1] // 4, size[0] // 4))
     made = pipe(
-        PROMPT, negative_prompt=NEGATIVE, num_inference_steps=STEPS, guidance_scale=GUIDANCE[base] if guidance is None else guidance,
+        PROMPT, negative_prompt=NEGATIVE, num_inference_steps=STEPS,
+        guidance_scale=GUIDANCE[base] if guidance is None else guidance,
         latents=torch.from_numpy(noise), width=size[0], height=size[1], ip_adapter_image=prompt, **more,
     )  # fmt: skip
     return np.asarray(made.images[0])
