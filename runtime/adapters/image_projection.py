@@ -80,5 +80,9 @@ def _attention(query: Array, key: Array, value: Array) -> Array:
 
 def _gelu(x: Array) -> Array:
     """x times the share of a normal distribution below it."""
-    error = np.fromiter(map(math.erf, (x.ravel() / math.sqrt(2.0)).tolist()), np.float64, x.size)
-    return (x * (0.5 * (1.0 + error.reshape(x.shape)))).astype(np.float32)
+    rows = x.reshape(-1, x.shape[-1])
+    made = np.empty_like(rows)
+    for row, place in zip(rows, made, strict=True):  # numpy has no error function
+        below = np.fromiter(map(math.erf, (row / math.sqrt(2.0)).tolist()), np.float64, row.size)
+        place[:] = row * (0.5 * (1.0 + below))
+    return made.reshape(x.shape)

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from tintype.adapters.tensor_file import Identity, TensorFile, check_numbers, download, identity_of, sound_header
+from tintype.bounds import MAX_CROSS_ATTENTIONS, MAX_IMAGE_TOKENS, MAX_PROJECTION_DEPTH, MAX_PROJECTION_WIDTH
 from tintype.errors import RequestError
 from tintype.recent import Recent
 from tintype.sources.header import PICKLES, Header
@@ -22,7 +23,6 @@ from tintype.sources.header import PICKLES, Header
 BASE, PLUS, FULL = "IP-Adapter", "IP-Adapter Plus", "IP-Adapter Full"
 HEAD = 64  # numbers of one of Plus's heads, whatever its width
 PROJECTION, LAYERS = "image_proj.", "ip_adapter."
-MAX_DEPTH, MAX_PAIRS = 64, 512  # layers of Plus's projection, and cross-attentions; XL has 4 and 70
 
 _OF_BASE = ("proj.weight", "proj.bias", "norm.weight", "norm.bias")
 _OF_FULL = tuple(f"proj.{number}.{part}" for number in (0, 2, 3) for part in ("weight", "bias"))
@@ -100,10 +100,10 @@ def _open(path: Path, identity: Identity) -> IPAdapterFile:
     depth = 0
     expected = {BASE: _OF_BASE, FULL: _OF_FULL, PLUS: _OF_PLUS}[kind]
     if kind == PLUS:
-        depth = _count(path, (_DEPTH.match(name) for name in projection), MAX_DEPTH, "layers")
+        depth = _count(path, (_DEPTH.match(name) for name in projection), MAX_PROJECTION_DEPTH, "layers")
         expected = (*expected, *(f"layers.{number}.{part}" for number in range(depth) for part in OF_DEPTH))
     pairs = sorted({int(found[1]) for name in layers if (found := _PAIR.fullmatch(name))})
-    if len(pairs) > MAX_PAIRS:
+    if len(pairs) > MAX_CROSS_ATTENTIONS:
         raise RequestError(f"{path} has {len(pairs):,} cross-attentions, which no model has", fix=_another())
     names = [f"{PROJECTION}{name}" for name in expected]
     names += [f"{LAYERS}{number}.to_{part}_ip.weight" for number in pairs for part in "kv"]
@@ -168,7 +168,7 @@ def _widths(path: Path, header: Header, kind: str, depth: int) -> tuple[int, int
 
     if kind == BASE:
         words, (rows, encoder) = size("norm.weight", 0, 1), (size("proj.weight", axis, 2) for axis in (0, 1))
-        if rows % words:
+        if rows % words or rows // words > MAX_IMAGE_TOKENS:
             raise _misshapen(path, f"{PROJECTION}proj.weight", (rows, encoder))
         demand({"norm.bias": (words,), "proj.bias": (rows,)})
         return words, encoder, rows // words
@@ -178,13 +178,15 @@ def _widths(path: Path, header: Header, kind: str, depth: int) -> tuple[int, int
         demand({"proj.3.weight": (words,), "proj.3.bias": (words,)})
         return words, encoder, None
     tokens, width = (size("latents", axis, 3) for axis in (1, 2))
+    if tokens > MAX_IMAGE_TOKENS or width > MAX_PROJECTION_WIDTH:
+        raise _misshapen(path, f"{PROJECTION}latents", (1, tokens, width))
     encoder, words = size("proj_in.weight", 1, 2), size("proj_out.weight", 0, 2)
     demand({"latents": (1, tokens, width), "proj_in.weight": (width, encoder), "proj_in.bias": (width,)})
     demand({"proj_out.weight": (words, width), "proj_out.bias": (words,), "norm_out.weight": (words,)})
     demand({"norm_out.bias": (words,)})
     for number in range(depth):
         inner, wide = size(f"layers.{number}.0.to_q.weight", 0, 2), size(f"layers.{number}.1.1.weight", 0, 2)
-        if inner % HEAD:
+        if inner % HEAD or inner > MAX_PROJECTION_WIDTH or wide > 4 * MAX_PROJECTION_WIDTH:
             raise _misshapen(path, f"{PROJECTION}layers.{number}.0.to_q.weight", (inner, width))
         norm, out = (width,), (width, inner)
         shapes = (*(norm,) * 4, (inner, width), (2 * inner, width), out, norm, norm, (wide, width), (width, wide))

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from tintype.bounds import MAX_ENCODED_SIDE, MAX_IMAGE_TOKENS
 from tintype.bundle.bundle import bundle_folder, read_manifest_as
 from tintype.bundle.listing import check_listed, check_shown
 from tintype.bundle.manifest import FORMAT_VERSION, FULL, FileFacts, Graph, Source
@@ -22,8 +23,6 @@ from tintype.strict_json import require
 from tintype.uses import IMAGE_ENCODER
 
 PICTURE, EMBEDS, STATES = "pixel_values", "image_embeds", "hidden_states"  # its input, and what it gives
-MAX_ENCODED_SIDE = 1024  # pixels; CLIP's have 224 to 336
-MAX_STATES = 4097  # tokens of a picture; ViT-H has 257
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,7 +82,8 @@ class ImageEncoderManifest:
         _, channels, high, wide = self.graph.inputs[0].shape
         require(channels == 3 and high == wide, f"{PICTURE} is no square picture of 3 channels")
         require(self.side <= MAX_ENCODED_SIDE, f"it looks at {self.side:,} pixels; {MAX_ENCODED_SIDE:,} are the most")
-        require(self.states[0] <= MAX_STATES, f"it gives {self.states[0]:,} tokens; {MAX_STATES:,} are the most")
+        most = MAX_IMAGE_TOKENS
+        require(self.states[0] <= most, f"it gives {self.states[0]:,} tokens; {most:,} are the most")
 
 
 @dataclass(frozen=True, slots=True)

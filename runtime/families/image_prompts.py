@@ -105,7 +105,7 @@ def fitted_image_prompts(
     if given is None:
         return None
     layers = _cross_attentions(shapes)
-    _demand_fitting(given.file, {name: shapes[f"{name}.attn2.to_k"] for name, _ in layers}, model)
+    demand_fitting(given.file, {name: shapes[f"{name}.attn2.to_k"] for name, _ in layers}, model)
     pairs = zip(request.image_prompts, given.prompts, strict=True)
     prompts = tuple((facts.weight, prompt) for facts, prompt in pairs if facts.weight)
     named = tuple((f"{name}.attn2", level) for name, level in layers)
@@ -127,8 +127,11 @@ def _cross_attentions(shapes: Mapping[str, tuple[int, ...]]) -> list[tuple[str, 
     return [(name, level) for _, name, level in sorted(found)]
 
 
-def _demand_fitting(file: IPAdapterFile, keys: Mapping[str, tuple[int, ...]], model: str) -> None:
-    """keys: of each cross-attention the shape of what makes its keys, (channels, words)."""
+def demand_fitting(file: IPAdapterFile, keys: Mapping[str, tuple[int, ...]], model: str) -> None:
+    """Raises RequestError for an adapter of another model.
+
+    keys: of each cross-attention the shape of what makes its keys, (channels, words).
+    """
     if not keys:
         raise RequestError(f"{model} has no cross-attention that could look at pictures", fix="leave ip_adapter out")
     words = next(iter(keys.values()))[1]

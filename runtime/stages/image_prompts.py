@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 from tintype.adapters.image_projection import image_tokens, keys_and_values
 from tintype.bundle.image_encoder import EMBEDS, PICTURE, STATES
+from tintype.errors import RequestError
 from tintype.families.image_prompts import MASK, NO_PICTURES, TOKENS, FittedImagePrompts, SeenPictures, is_told
 from tintype.image.decode import demand_shape
 from tintype.image.encoded import clip_samples
@@ -24,16 +25,29 @@ def look(ctx: Context) -> SeenPictures:
     with ctx.clock.counting("encode"), ctx.graphs.phase(use):
         seen = [_seen(ctx, fitted, use, prompt) for prompt in _samples(fitted)]
         unseen = _unseen(ctx, fitted, use, seen[0])
-    told = image_tokens(fitted.file, np.concatenate(seen))
-    both = np.concatenate([told, image_tokens(fitted.file, unseen)])
+    with np.errstate(over="ignore", invalid="ignore"):  # of numbers that are refused below
+        tokens = _tokens(fitted, np.concatenate(seen), unseen)
+    if not all(np.isfinite(values).all() for values in tokens.values()):
+        raise RequestError(
+            f"what {fitted.file.path} makes of these pictures grows beyond all numbers",
+            fix="give smaller weights, or download the IP-Adapter again",
+        )
+    return SeenPictures(tokens, _masks(ctx, fitted) if fitted.is_masked else {})
+
+
+def _tokens(
+    fitted: FittedImagePrompts, seen: NDArray[np.float32], unseen: NDArray[np.float32]
+) -> dict[str, NDArray[np.float32]]:
+    """Keys and values, see `SeenPictures`. seen: of each picture. unseen: of none, (1, ...)."""
+    both = np.concatenate([image_tokens(fitted.file, seen), image_tokens(fitted.file, unseen)])
     weights = np.array([weight for weight, _ in fitted.prompts], np.float32)[:, np.newaxis, np.newaxis]
     tokens = {}
     for (layer, _), (keys, values) in zip(fitted.layers, keys_and_values(fitted.file, both), strict=True):
         for name, made, factor in (("key", keys, np.float32(1)), ("value", values, weights)):
-            without = made[-1:].repeat(len(told), axis=0)
+            without = made[-1:].repeat(len(seen), axis=0)
             rows = [(half * factor).reshape(1, -1, made.shape[-1]) for half in (without, made[:-1])]
             tokens[f"{TOKENS}.{layer}.{name}"] = np.concatenate(rows)
-    return SeenPictures(tokens, _masks(ctx, fitted) if fitted.is_masked else {})
+    return tokens
 
 
 def _samples(fitted: FittedImagePrompts) -> list[NDArray[np.float32]]:
