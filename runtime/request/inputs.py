@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from tintype.adapters.given import GivenLora
     from tintype.arrays import Latents, Pixels
     from tintype.bundle.manifest import Manifest
+    from tintype.bundle.one_graph import OneGraphBundle
     from tintype.image.source import Source
     from tintype.prompt import AddedWords
 
@@ -85,6 +86,11 @@ class Inputs:
     words: AddedWords | None = None  # that prompts may have beside the model's own
     control: tuple[ControlInput, ...] = ()
     adapter: AdapterInput | None = None
+
+    @property
+    def beside(self) -> tuple[OneGraphBundle, ...]:
+        """The bundles that it is drawn with beside the model."""
+        return (*(each.net for each in self.control), *([] if self.adapter is None else [self.adapter.encoder]))
 
 
 NO_INPUTS = Inputs()

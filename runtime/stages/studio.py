@@ -118,12 +118,9 @@ class Studio:
     def read(self, request: ResolvedRequest, *, refines: bool = False) -> Reading:
         """The request as the model reads it; its ControlNets and its image encoder are then known. Raises LicenceError,
         for theirs, too."""
-        for given in request.inputs.control:
-            demand_accepted(given.net, accepts=self._accepts)
-            self.graphs.add(given.net)
-        if request.inputs.adapter is not None:
-            demand_accepted(request.inputs.adapter.encoder, accepts=self._accepts)
-            self.graphs.add(request.inputs.adapter.encoder)
+        for other in request.inputs.beside:
+            demand_accepted(other, accepts=self._accepts)
+            self.graphs.add(other)
         return self.model.read(request, refines=refines)
 
     def work(self, request: ResolvedRequest, reading: Reading | None = None) -> Work:

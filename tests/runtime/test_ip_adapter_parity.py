@@ -8,14 +8,24 @@ from typing import Any
 import numpy as np
 import pytest
 from controlnets import controlnet, drawing
-from ip_adapters import SIDE, colours, image_encoder, ip_adapter, left_half
+from families import VARIANTS, family, generator, reference
+from ip_adapters import (
+    SIDE,
+    adapter_tensors,
+    colours,
+    image_encoder,
+    ip_adapter,
+    left_half,
+    load_unet,
+    save_adapter,
+)
 from loras import ATTENTION, pairs, save_diffusers
 from pictures import PROMPT, photo, psnr_db
 
 import tintype
 from tintype.sampling import noise_source
 
-__all__ = ["controlnet", "image_encoder", "ip_adapter"]  # the fixtures
+__all__ = ["controlnet", "family", "image_encoder", "ip_adapter"]  # the fixtures
 pytestmark = [
     pytest.mark.reference,
     pytest.mark.filterwarnings("ignore:__array__:DeprecationWarning"),  # diffusers with numpy 2
@@ -43,16 +53,21 @@ def pipeline(request, base):
 def theirs(checkpoint: Path, base: str, adapter: Path, encoder: Path) -> Any:
     """diffusers' pipeline with an adapter and its image encoder, by Euler's method."""
     import diffusers
-    from transformers import CLIPVisionModelWithProjection
-    from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
     extra = {"safety_checker": None} if base == "sd" else {"add_watermarker": False}
     kind = diffusers.StableDiffusionPipeline if base == "sd" else diffusers.StableDiffusionXLPipeline
-    pipe = kind.from_pretrained(
-        checkpoint,
+    pipe = kind.from_pretrained(checkpoint, **extra)
+    return with_adapter(pipe, adapter, encoder)
+
+
+def with_adapter(pipe: Any, adapter: Path, encoder: Path) -> Any:
+    import diffusers
+    from transformers import CLIPVisionModelWithProjection
+    from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+
+    pipe.register_modules(
         image_encoder=CLIPVisionModelWithProjection.from_pretrained(encoder),
         feature_extractor=CLIPImageProcessorPil(size=SIDE, crop_size=SIDE),
-        **extra,
     )
     pipe.set_progress_bar_config(disable=True)
     pipe.scheduler = diffusers.EulerDiscreteScheduler.from_config(pipe.scheduler.config)
@@ -179,3 +194,33 @@ def test_with_a_lora_and_a_controlnet_at_once_it_is_that_of_diffusers(
     }
     for gone in without.values():
         assert_near(made.image, expected, pipeline.generate(PROMPT, **asked(base), **{**brought, **gone}).image)
+
+
+@pytest.mark.parametrize("name", ["v2", *(pytest.param(name, marks=pytest.mark.long) for name in ("bk-sdm", "ssd-1b"))])
+def test_models_of_other_structures_draw_as_in_diffusers(family, image_encoder, tmp_path, name):
+    checkpoint, bundle = family(name)
+    folder, encoder = image_encoder()
+    base = VARIANTS[name].base
+    adapter = save_adapter(tmp_path / "adapter.safetensors", adapter_tensors(load_unet(checkpoint), "plus"))
+    given = {"ip_adapter": adapter, "image_encoder": encoder, "image_prompts": [(photo(), 0.8)]}
+    pipe = theirs(checkpoint, base, adapter, folder)
+    with tintype.load(bundle, provider="cpu", threads=1) as opened:
+        made, plain = (opened.generate(PROMPT, **asked(base), **each) for each in (given, {}))
+    assert_near(made.image, drawn(pipe, base, photo(), 0.8), plain.image)
+
+
+@pytest.mark.parametrize("kind", ["base", "plus"])
+def test_an_editing_model_draws_as_in_diffusers(family, image_encoder, tmp_path, kind):
+    """Of its three predictions one sees the image prompt."""
+    checkpoint, bundle = family("instruct-pix2pix")
+    folder, encoder = image_encoder()
+    adapter = save_adapter(tmp_path / "adapter.safetensors", adapter_tensors(load_unet(checkpoint), kind))
+    pipe = with_adapter(reference("instruct-pix2pix", checkpoint), adapter, folder)
+    pipe.set_ip_adapter_scale(0.8)
+    way = {"negative_prompt": NEGATIVE, "num_inference_steps": 4, "guidance_scale": 5.0, "image_guidance_scale": 1.8}
+    expected = pipe(PROMPT, image=photo(96, 40), ip_adapter_image=colours(), generator=generator(), **way).images[0]
+    said = {"noise": "torch-cpu", "seed": SEED, "width": 96, "height": 40, "sampler": "euler", "image": photo(96, 40)}
+    given = {"ip_adapter": adapter, "image_encoder": encoder, "image_prompts": [(colours(), 0.8)]}
+    with tintype.load(bundle, provider="cpu", threads=1) as opened:
+        made, plain = (opened.generate(PROMPT, **way, **said, exactness="exact", **each) for each in (given, {}))
+    assert_near(made.image, np.asarray(expected), plain.image)
