@@ -160,7 +160,7 @@ def test_without_guidance_it_is_that_of_diffusers(request, base, pipeline, image
     assert_near(made.image, drawn(pipe, base, photo(), 1.0, guidance=1.0), pipeline.generate(PROMPT, **way).image)
 
 
-@pytest.mark.parametrize("base", ["sd"], indirect=True)
+@pytest.mark.parametrize("base", ["sd", pytest.param("xl", marks=pytest.mark.long)], indirect=True)
 def test_with_a_lora_and_a_controlnet_at_once_it_is_that_of_diffusers(
     request, base, pipeline, image_encoder, ip_adapter, controlnet, tmp_path
 ):
@@ -178,8 +178,9 @@ def test_with_a_lora_and_a_controlnet_at_once_it_is_that_of_diffusers(
         "control": [{"model": net_bundle, "image": drawing(), "weight": 0.8}],
     }  # fmt: skip
     plain = theirs(checkpoint, base, adapter, folder)
-    pipe = diffusers.StableDiffusionControlNetPipeline(
-        **plain.components, controlnet=diffusers.ControlNetModel.from_pretrained(net), requires_safety_checker=False
+    extra = {"requires_safety_checker": False} if base == "sd" else {"add_watermarker": False}
+    pipe = getattr(diffusers, f"StableDiffusion{'XL' if base == 'xl' else ''}ControlNetPipeline")(
+        **plain.components, controlnet=diffusers.ControlNetModel.from_pretrained(net), **extra
     )
     pipe.set_progress_bar_config(disable=True)
     pipe.load_lora_weights(lora.parent, weight_name=lora.name, adapter_name="lora")
