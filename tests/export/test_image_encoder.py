@@ -8,9 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from ip_adapters import HIDDEN, SIDE, image_encoder
+from ip_adapters import HIDDEN, SIDE, image_encoder, ip_adapter
+from pictures import photo
+from pictures import psnr_db as pixel_db
 from safetensors.numpy import load_file, save_file
 
+import tintype
 from tintype.arrays import psnr_db
 from tintype.bundle.image_encoder import open_image_encoder
 from tintype.engine import run_graph
@@ -18,7 +21,7 @@ from tintype.errors import ExportError
 from tintype.export import export_bundle
 from tintype.export.sources.image_encoder import CLIP_MEAN, CLIP_STD, mean_and_std, open_image_encoder_checkpoint
 
-__all__ = ["image_encoder"]  # the fixture
+__all__ = ["image_encoder", "ip_adapter"]  # the fixtures
 
 
 @pytest.fixture
@@ -129,3 +132,21 @@ def test_weights_that_are_broken_are_refused(copied, tmp_path):
         assert not (tmp_path / "bundle").exists()
     with pytest.raises(ExportError, match="an image encoder has none"):
         export_bundle(folder, tmp_path / "bundle", few_steps=4)
+
+
+def test_a_bundle_of_optimums_graphs_takes_image_prompts(onnx_bundle, tiny_bundle, image_encoder, ip_adapter):
+    """Its attentions were found in graphs by another tracer, and are called as those of our own."""
+    given = {"ip_adapter": ip_adapter(kind="plus"), "image_encoder": image_encoder()[1], "image_prompts": [photo()]}
+    asked = {
+        "seed": 7,
+        "num_inference_steps": 2,
+        "width": 64,
+        "height": 48,
+        "exactness": "exact",
+        "guidance_scale": 5.0,
+    }
+    made = []
+    for bundle in (onnx_bundle, tiny_bundle):
+        with tintype.load(bundle, provider="cpu", threads=1) as pipeline:
+            made.append(pipeline.generate("a boat", **asked, **given).image)
+    assert pixel_db(*made) >= 60.0
