@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from families import family
 from ip_adapters import colours, image_encoder, ip_adapter, left_half
 from pictures import PROMPT, middle, photo, psnr_db
 
@@ -21,7 +22,7 @@ from tintype.memory.plan import ExecutionPlan
 from tintype.pipeline import picture_steps
 from tintype.trust.thresholds import why_unlike_ordinary
 
-__all__ = ["image_encoder", "ip_adapter"]  # the fixtures
+__all__ = ["family", "image_encoder", "ip_adapter"]  # the fixtures
 ASKED: dict[str, Any] = {
     "seed": 7, "num_inference_steps": 4, "width": 64, "height": 48, "guidance_scale": 5.0, "sampler": "euler",
     "exactness": "exact",
@@ -373,3 +374,15 @@ def test_a_licence_that_binds_is_accepted_for_the_encoder_too(tiny_bundle, broug
         opened.generate(PROMPT, **ASKED, **given)
     with tintype.load(tiny_bundle, provider="cpu", threads=1, accept_licence=True) as opened:
         assert opened.generate(PROMPT, **ASKED, **given).images
+
+
+def test_a_refiner_goes_on_from_what_the_pictures_made(xl_bundle, family, image_encoder, ip_adapter):
+    given = {
+        "ip_adapter": ip_adapter("xl_checkpoint", "plus"),
+        "image_encoder": image_encoder()[1],
+        "image_prompts": [photo()],
+    }
+    with tintype.load(xl_bundle, provider="cpu", threads=1, refiner=family("refiner")[1]) as refined:
+        made = refined.generate(PROMPT, **ASKED, **given)
+        assert psnr_db(made.image, refined.generate(PROMPT, **ASKED).image) < 45.0
+        assert refined.reproduce(made.record, **given).image.tobytes() == made.image.tobytes()
