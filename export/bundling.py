@@ -25,10 +25,11 @@ from tintype.export.plans import Effort, ExportPlan, export_plan
 from tintype.export.progress import Overall, Progress, Silent
 from tintype.export.sources.controlnet import is_controlnet, open_controlnet_checkpoint
 from tintype.export.sources.hub import HubCheckpoint, fetch, is_address
+from tintype.export.sources.image_encoder import is_image_encoder, open_image_encoder_checkpoint
 from tintype.export.sources.source import BASE, SourceOptions
 from tintype.export.sources.t2i_adapter import is_t2i_adapter, open_adapter_checkpoint
 from tintype.sources.families import tokenizer_of
-from tintype.uses import CONTROLNET, T2I_ADAPTER
+from tintype.uses import CONTROLNET, IMAGE_ENCODER, T2I_ADAPTER
 
 if TYPE_CHECKING:
     from tintype.export.estimate import Estimate
@@ -70,8 +71,8 @@ def export_bundle(
     Returns how near each graph came.
 
     source: a diffusers folder, of a pipeline, a ControlNet or a T2I-Adapter, one .safetensors file in the naming of
-    latent-diffusion, or the address of either on the Hugging Face hub; or a folder of ONNX graphs as optimum exports
-    it, for which neither torch nor diffusers is needed.
+    latent-diffusion, or the address of either on the Hugging Face hub; transformers' folder of CLIP's image encoder; or
+    a folder of ONNX graphs as optimum exports it, for which neither torch nor diffusers is needed.
 
     precision: fp32, fp16 (weights stored in half) or int8 (hybrid; layers that would miss the gate stay float).
     prompts: what calibration and gates draw; use words the model knows. None takes a general list.
@@ -99,12 +100,12 @@ def export_bundle(
         )
     fetched = fetch(source, progress) if is_address(source) else None
     place = Path(source) if fetched is None else fetched.place
-    control = _control_kind(place)
-    if control is not None:
-        _refuse_beside_control(control, default_request, few_steps, options)
-        opened = _opened_control(control, place, None if options is None else options.base)
+    kind = _beside(place)
+    if kind is not None:
+        _refuse_beside(kind, default_request, few_steps, options)
+        opened = _opened_beside(kind, place, None if options is None else options.base)
         _quiet_libraries()
-        return _control_exporter(control)(
+        return _exporter_of(kind)(
             _addressed(opened, fetched), bundle, precision=precision, name=name, licence=licence, overwrite=overwrite,
             progress=progress,
         )  # fmt: skip
@@ -117,14 +118,14 @@ def export_bundle(
     if is_traced:
         # torch and diffusers take seconds to import: only for a checkpoint and an output that are there.
         _quiet_libraries()
-    kind = parity if is_traced else "quick"  # graphs are judged against graphs, which are of no size
-    plan = export_plan(checkpoint, effort or Effort(), prompts, request.guidance_scale, kind)
+    judged = parity if is_traced else "quick"  # graphs are judged against graphs, which are of no size
+    plan = export_plan(checkpoint, effort or Effort(), prompts, request.guidance_scale, judged)
     key = export_key(checkpoint, {"precision": precision, "plan": plan})
     with placed(bundle, checkpoint, key=key, overwrite=overwrite) as scratch:
         make = _traced if is_traced else _converted
         made = make(checkpoint, precision, plan, scratch, progress)
         told = None if made.estimate is None else made.estimate.as_dict()
-        report = ParityReport(name or bundle.resolve().name, precision, tuple(made.reports), 0, 0.0, kind, told)
+        report = ParityReport(name or bundle.resolve().name, precision, tuple(made.reports), 0, 0.0, judged, told)
         refuse_failures(report)
         from tintype.export import writing
 
@@ -135,36 +136,36 @@ def export_bundle(
     return replace(report, bundle_bytes=size, seconds=time.perf_counter() - started)  # 6. `placed` gave it its name
 
 
-def _control_kind(place: Path) -> str | None:
-    """The family of the bundle that comes of what controls models; None for a model."""
-    if is_controlnet(place):
-        return CONTROLNET
-    return T2I_ADAPTER if is_t2i_adapter(place) else None
+def _beside(place: Path) -> str | None:
+    """The family of the bundle that comes of what stands beside models; None for a model."""
+    kinds = ((CONTROLNET, is_controlnet), (T2I_ADAPTER, is_t2i_adapter), (IMAGE_ENCODER, is_image_encoder))
+    return next((kind for kind, holds in kinds if holds(place)), None)
 
 
-def _opened_control(kind: str, place: Path, base: Path | None) -> Checkpoint:
+def _opened_beside(kind: str, place: Path, base: Path | None) -> Checkpoint:
     if kind == CONTROLNET:
         return open_controlnet_checkpoint(place, base)
     if base is not None:
         raise ExportError(f"--base is given, and {place} is no ControlLoRA", fix="leave --base out")
-    return open_adapter_checkpoint(place)
+    return open_adapter_checkpoint(place) if kind == T2I_ADAPTER else open_image_encoder_checkpoint(place)
 
 
-def _control_exporter(kind: str) -> Callable[..., ParityReport]:
+def _exporter_of(kind: str) -> Callable[..., ParityReport]:
     from tintype.export.controlnet import export_controlnet
+    from tintype.export.image_encoder import export_image_encoder
     from tintype.export.t2i_adapter import export_t2i_adapter
 
-    return {CONTROLNET: export_controlnet, T2I_ADAPTER: export_t2i_adapter}[kind]
+    return {CONTROLNET: export_controlnet, T2I_ADAPTER: export_t2i_adapter, IMAGE_ENCODER: export_image_encoder}[kind]
 
 
-def _refuse_beside_control(
+def _refuse_beside(
     kind: str, default_request: DefaultRequest | None, few_steps: int | None, options: SourceOptions | None
 ) -> None:
     """ExportError for what only a model has. kind: of what is exported in the place of one."""
     given = {"default_request": default_request, "few_steps": few_steps, **({} if options is None else asdict(options))}
     for name, value in given.items():
         if value is not None and name != BASE:
-            raise ExportError(f"{name} is given, and {BESIDE[kind]} has none", fix="leave it out")
+            raise ExportError(f"{name} is given, and {BESIDE[kind].what} has none", fix="leave it out")
 
 
 def _estimate(

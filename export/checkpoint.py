@@ -34,9 +34,12 @@ from tintype.sources.families import (
 from tintype.sources.header import broken
 from tintype.sources.onnx_folder import is_onnx_folder
 from tintype.sources.prediction import CHOICES
+from tintype.uses import IMAGE_ENCODER
 
 if TYPE_CHECKING:
     import torch
+
+CLIPS = ("text_encoder", IMAGE_ENCODER)  # how components of transformers' are called, and begin
 
 
 @dataclass(frozen=True, slots=True)
@@ -258,7 +261,7 @@ def _load(checkpoint: Checkpoint, component: str) -> torch.nn.Module:
 
     module = _module(checkpoint, component, on_meta=True)
     matched = _match(checkpoint, component, module.state_dict())  # from here on the module is no larger than its files
-    if component.startswith("text_encoder"):  # its positions are a buffer that no file has
+    if component.startswith(CLIPS):  # its positions are a buffer that no file has
         module = _module(checkpoint, component, on_meta=False)
     module.load_state_dict(dict(read_tensors(matched)), assign=True)
     module.requires_grad_(False)
@@ -268,12 +271,12 @@ def _load(checkpoint: Checkpoint, component: str) -> torch.nn.Module:
 def _module(checkpoint: Checkpoint, component: str, *, on_meta: bool) -> torch.nn.Module:
     """A component without its weights, as its config makes it."""
     config = checkpoint.configs[component]
-    if component.startswith("text_encoder"):
+    if component.startswith(CLIPS):
         import transformers
 
-        kind = getattr(transformers, checkpoint.family.components[component])
-        options = _plain_options(config)
-        return _build(lambda: kind(transformers.CLIPTextConfig(**options)), component, on_meta=on_meta)
+        kind, options = getattr(transformers, checkpoint.family.components[component]), _plain_options(config)
+        configs = transformers.CLIPVisionConfig if component == IMAGE_ENCODER else transformers.CLIPTextConfig
+        return _build(lambda: kind(configs(**options)), component, on_meta=on_meta)
     import diffusers
 
     if component == TINY_VAE or (component == "vae" and checkpoint.vae_class == TINY):

@@ -1,15 +1,10 @@
-"""A ControlNet becomes a bundle of its own: traced, stored in the precision asked for, and judged against torch.
-
-There is no model beside it whose pictures could be drawn, so it is judged on noisy latents at several noise levels,
-words of unit variance and pictures of edges and of blotches. So no convolution is int8, whose fixed ranges would have
-to be seen on real inputs: in an int8 bundle its linear layers are, and the rest is fp16.
-"""
+"""A ControlNet becomes a bundle of its own, judged on noisy latents at several noise levels, words of unit variance and
+pictures of edges and of blotches."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,30 +13,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from tintype.bundle import FileFacts, Graph, file_facts, write_manifest
 from tintype.bundle.controlnet import ControlManifest
 from tintype.bundle.manifest import FULL, XL
-from tintype.errors import ExportError
 from tintype.export.calls import Call
-from tintype.export.checkpoint import Checkpoint, check_weights, demand_tensors, load
-from tintype.export.fallback import Choice, Unit, until_it_passes
-from tintype.export.graphs import BUILD_OPTIONS, run_calls
-from tintype.export.known_graphs import graph_of, is_known
-from tintype.export.modules import blank_module
-from tintype.export.parity import Gate, GraphReport, ParityReport, judge, refuse_failures
-from tintype.export.partial import export_key
-from tintype.export.placing import Scratch, check_place, placed
-from tintype.export.progress import Progress
-from tintype.export.quantization import Layer, Scales, find_layers, halve_weights, quantize_graph
-from tintype.export.simulation import layer_scales
-from tintype.export.storage import load_graph, save_graph, stored_bytes
+from tintype.export.checkpoint import Checkpoint
+from tintype.export.one_graph import OneGraph, Stated, export_one_graph
+from tintype.export.parity import ParityReport
 from tintype.export.timestep import take_scalar_timestep
 from tintype.export.tracing import TracePlan
-from tintype.export.writing import port_of, source_of, write_json
-from tintype.strict_json import Misfit
 from tintype.uses import CONTROLNET, CONTROLNET_PICTURE, MID_RESIDUAL, down_residual
 
-GRAPH_FILE = "controlnet/model.onnx"
 TOKENS, TIME_IDS, POOLED_WIDTH = 77, 6, 1280
 TIMES = (981.0, 501.0, 21.0)  # noise levels that it is judged at
 JUDGED_UNITS = (4, 3)  # height and width of what it is judged on, in the multiples of latents that it takes
@@ -131,87 +112,40 @@ class Shape:
         return TracePlan(inputs, dims, outputs, {"height": self.multiple, "width": self.multiple})
 
 
-def export_controlnet(
-    checkpoint: Checkpoint,
-    bundle: Path,
-    *,
-    precision: str,
-    name: str | None,
-    licence: str | None,
-    overwrite: bool,
-    progress: Progress,
-) -> ParityReport:
-    """Export a ControlNet to a bundle folder, which appears whole or not at all; see `export_bundle`."""
-    started = time.perf_counter()
-    for sentence in checkpoint.source.assumed:
-        progress.remark(sentence)
-    check_place(bundle, checkpoint, overwrite=overwrite)
-    demand_tensors(checkpoint, CONTROLNET)
-    with progress.stage("checkpoint", len(checkpoint.entries(CONTROLNET))) as advance:
-        check_weights(checkpoint, CONTROLNET, advance)
-    key = export_key(checkpoint, {"precision": precision})
-    with placed(bundle, checkpoint, key=key, overwrite=overwrite) as scratch:
-        report = _write_graph(checkpoint, precision, scratch, progress)
-        whole = ParityReport(name or bundle.resolve().name, precision, (report,), 0, 0.0, "quick")
-        refuse_failures(whole)
-        _write_manifest(checkpoint, report, scratch.bundle, whole.name, licence)
-        size = sum(path.stat().st_size for path in scratch.bundle.rglob("*") if path.is_file())
-    return replace(whole, bundle_bytes=size, seconds=time.perf_counter() - started)
+def export_controlnet(checkpoint: Checkpoint, bundle: Path, **options: Any) -> ParityReport:
+    """Export a ControlNet to a bundle folder; see `export_one_graph` for the options."""
+    config = checkpoint.configs[CONTROLNET]
+    shape = Shape.of(config)
 
+    def manifest(stated: Stated) -> ControlManifest:
+        return ControlManifest(
+            name=stated.name,
+            licence=stated.licence,
+            source=stated.source,
+            controls="stable-diffusion" if shape.pooled is None else XL,
+            latent_channels=shape.channels,
+            vae_scale_factor=shape.cell,
+            pooled=bool(config.get("global_pool_conditions", False)),
+            graphs={CONTROLNET: {FULL: stated.graph}},
+            files=stated.files,
+            parity=stated.parity,
+        )
 
-def _write_graph(checkpoint: Checkpoint, precision: str, scratch: Scratch, progress: Progress) -> GraphReport:
-    shape = Shape.of(checkpoint.configs[CONTROLNET])
-    plan, path = shape.trace_plan(), scratch.bundle / GRAPH_FILE
-    with progress.stage(f"tracing: {CONTROLNET}", 1):  # what isn't known yet, before any weight is read
-        blank = ControlNet(_unpooled(blank_module(checkpoint, CONTROLNET))).eval()
-        if not is_known(blank, plan):
-            graph_of(blank, plan)
-    module = _unpooled(load(checkpoint, CONTROLNET))
-    with progress.stage(f"writing: {CONTROLNET}", 1):
-        model = graph_of(ControlNet(module).eval(), plan)
-        take_scalar_timestep(model)
-        layers = [layer for layer in find_layers(model) if layer.kind == "linear"]
-        written = path if precision == "fp32" else scratch.fp32 / GRAPH_FILE
-        save_graph(model, written)
-    calls = _calls(ControlNet(module).eval(), shape)
-
-    def judged(stored: str, choice: Choice | None = None) -> GraphReport:
-        with progress.stage(f"parity: {CONTROLNET}", 1):
-            outputs = run_calls(path, calls, scratch.folder, BUILD_OPTIONS["quick"])
-        references = [reference for call in calls for reference in call.references]
-        parity = judge(Gate.of(CONTROLNET, precision), references, outputs, "quick")
-        counts = () if choice is None else (len(choice.int8), len(choice.layers), choice.float_names)
-        return GraphReport(CONTROLNET, stored, parity, stored_bytes(path), *counts)
-
-    if precision == "fp32":
-        return judged("fp32")
-    if precision == "fp16":
-        _rewrite(written, path, [], {})
-        return judged("fp16")
-    with progress.stage(f"scales: {CONTROLNET}", len(layers)) as advance, torch.inference_mode():
-        scales = layer_scales(module, layers, None, advance)
-    units = sorted((Unit(layer.module, (layer,)) for layer in layers), key=lambda unit: unit.parameters)
-    choice = Choice(tuple(units), 0)
-
-    def attempt(chosen: Sequence[Layer]) -> GraphReport:
-        _rewrite(written, path, chosen, scales)
-        return judged("int8" if chosen else "fp16", choice)
-
-    return until_it_passes(choice, attempt)
+    kind = OneGraph(
+        role=CONTROLNET,
+        plan=shape.trace_plan(),
+        wrap=lambda module: ControlNet(_unpooled(module)),
+        calls=lambda wrapped: _calls(wrapped, shape),
+        finish=take_scalar_timestep,
+        manifest=manifest,
+    )
+    return export_one_graph(checkpoint, kind, bundle, **options)
 
 
 def _unpooled(module: Any) -> torch.nn.Module:
     """The module without the mean over its residuals, which whoever runs its graph takes."""
     module.register_to_config(global_pool_conditions=False)
     return module  # type: ignore[no-any-return]
-
-
-def _rewrite(source: Path, path: Path, layers: Sequence[Layer], scales: Mapping[str, Scales]) -> None:
-    """The fp32 graph with these layers int8 and all other weights fp16."""
-    model = load_graph(source)
-    quantize_graph(model, layers, scales)
-    halve_weights(model)
-    save_graph(model, path)
 
 
 def _calls(module: torch.nn.Module, shape: Shape) -> list[Call]:
@@ -234,33 +168,3 @@ def _calls(module: torch.nn.Module, shape: Shape) -> list[Call]:
         first, *others = (output.numpy() for output in outputs)
         found.append(Call(feed, first, tuple(others)))
     return found
-
-
-def _write_manifest(checkpoint: Checkpoint, report: GraphReport, folder: Path, name: str, licence: str | None) -> None:
-    config = checkpoint.configs[CONTROLNET]
-    shape = Shape.of(config)
-    write_json(config, (folder / GRAPH_FILE).parent / "config.json")
-    model = load_graph(folder / GRAPH_FILE)
-    graph = Graph(
-        file=GRAPH_FILE,
-        precision=report.precision,
-        inputs=tuple(map(port_of, model.graph.inputs)),
-        outputs=tuple(map(port_of, model.graph.outputs)),
-    )
-    files: Mapping[str, FileFacts] = file_facts(folder)
-    try:
-        manifest = ControlManifest(
-            name=name,
-            licence=licence if licence is not None else checkpoint.source.licence,
-            source=source_of(checkpoint),
-            controls="stable-diffusion" if shape.pooled is None else XL,
-            latent_channels=shape.channels,
-            vae_scale_factor=shape.cell,
-            pooled=bool(config.get("global_pool_conditions", False)),
-            graphs={CONTROLNET: {FULL: graph}},
-            files=files,
-            parity=(report.parity,),
-        )
-    except Misfit as misfit:
-        raise ExportError(f"the bundle would not open: {misfit}", fix="give another ControlNet") from None
-    write_manifest(folder, manifest)

@@ -36,6 +36,7 @@ _ROLES = (
     "tiny_encoder",
     "controlnet",
     "t2i_adapter",
+    "image_encoder",
 )
 GATES_DB = {
     "fp32": dict.fromkeys(_ROLES, 80.0),

@@ -60,6 +60,14 @@ MAX_ADAPTER_TENSOR_BYTES = 2**28  # the widest layer of XL, changed whole, has 5
 MAX_LORA_RANK = 1024  # of all that change a layer together, while they are inputs of a graph
 MAX_LORA_FOLDER = 100_000  # entries of the folder that names in a prompt are looked up in
 
+# Image prompts.
+MAX_IMAGE_PROMPTS = 16  # of one request, each of which is looked at
+MAX_IMAGE_TOKENS = 1024  # of one picture, by an adapter or its image encoder; ViT-L at 336 pixels has 577
+MAX_PROJECTION_WIDTH = 4096  # numbers of a token within Plus's projection, and of its queries; it has 1,280
+MAX_PROJECTION_DEPTH = 16  # layers of it, which has 4
+MAX_CROSS_ATTENTIONS = 512  # that an adapter is for; XL has 70
+MAX_ENCODED_SIDE = 1024  # pixels of the square that an image encoder looks at; CLIP's have 224 to 336
+
 # Words.
 MAX_PROMPT_BYTES = 2**16  # of UTF-8, each of the two prompts; 32 chunks of ordinary words have 15,000
 MAX_CONTROLS = 8  # ControlNets and T2I-Adapters of one request

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 EXACTNESS = ("exact", "balanced")  # see Request.exactness
 
 # Graphs of one phase may be used in turn, call by call. Phases follow one another.
-ENCODE, START, ADAPT, DENOISE, DECODE = "encode", "start", "adapt", "denoise", "decode"
+LOOK, ENCODE, START, ADAPT, DENOISE, DECODE = "look", "encode", "start", "adapt", "denoise", "decode"
 
 # Inner values of a denoiser that a step may take over from an earlier one, and what the graph that takes them is called
 DEEP_FEATURES, CROSS_ATTENTION = "deep_features", "cross_attention"
@@ -21,6 +21,9 @@ LAYERS = ("attention", "transformer", "all")
 CONTROLNET, CONTROLNET_PICTURE, MID_RESIDUAL = "controlnet", "controlnet_cond", "mid_block_res_sample"
 # The role of a T2I-Adapter's graph, and the picture that it takes
 T2I_ADAPTER, ADAPTER_PICTURE = "t2i_adapter", "adapter_cond"
+
+# The role of the graph that looks at pictures which stand beside the words of a prompt (IP-Adapter)
+IMAGE_ENCODER = "image_encoder"
 
 # The input by which a text encoder takes embeddings that its own table has not, and the id of the first of them, which
 # is above every vocabulary. Only their order counts: an encoder may look for the highest id of a prompt.
@@ -82,6 +85,22 @@ class LowRank:
         return f"lora={self.layers}/{self.rank}"
 
 
+@dataclass(frozen=True, slots=True)
+class ImageTokens:
+    """Keys and values of pictures that cross-attentions take beside those of the words, see
+    `kernels.graph.image_tokens`: the same for all pictures and files that come to as many.
+
+    tokens: that one attention looks at. masks: of so many pictures, each with an attention of its own; 0 is one
+    attention for all of them.
+    """
+
+    tokens: int
+    masks: int = 0
+
+    def __str__(self) -> str:
+        return f"image-tokens={self.tokens}" + (f"x{self.masks}" if self.masks else "")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GraphUse:
     """One graph's part in making the pictures of a request.
@@ -95,6 +114,7 @@ class GraphUse:
     is nothing. embedding_rows: of a text encoder, how many embeddings it takes beside its own. residuals: of a denoiser
     that ControlNets control, the channels of what it takes at each skip connection, and last in its middle.
     features: of one that T2I-Adapters control, channels, height and width of each value that it takes of them.
+    image_tokens: what its cross-attentions take of pictures; None is nothing.
     """
 
     ref: GraphRef
@@ -110,6 +130,7 @@ class GraphUse:
     embedding_rows: int = 0
     residuals: tuple[int, ...] = ()
     features: tuple[tuple[int, int, int], ...] = ()
+    image_tokens: ImageTokens | None = None
 
     @property
     def takes(self) -> bool:

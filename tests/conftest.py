@@ -210,7 +210,8 @@ def _tiny(pytestconfig: pytest.Config) -> Path:
     digest = hashlib.sha256("\n".join(map(inspect.getsource, _SAVERS)).encode())
     sources = Path(__file__).parents[1]
     exporters = [*(sources / "export").rglob("*.py"), *(sources / "kernels").glob("*.py")]
-    exporters += [sources / f"runtime/bundle/{name}.py" for name in ("manifest", "bundle", "controlnet", "t2i_adapter")]
+    beside = ("controlnet", "t2i_adapter", "one_graph", "image_encoder")
+    exporters += [sources / f"runtime/bundle/{name}.py" for name in ("manifest", "bundle", *beside)]
     for source in sorted(exporters):
         digest.update(source.read_bytes())
     for distribution in ("torch", "diffusers", "transformers", "tokenizers", "onnx", "onnxscript"):

@@ -12,10 +12,12 @@ from tintype.errors import ExportError
 from tintype.export.sources.autoencoder import vae_entries
 from tintype.export.sources.clip import clip_entries
 from tintype.export.sources.entries import Entries, Entry
+from tintype.export.sources.image_encoder import REDUNDANT
 from tintype.export.sources.source import CheckpointSource, TokenizerPlace
 from tintype.sources.families import Family, family_of, tokenizer_of
 from tintype.sources.folder import INDEX, SCHEDULER, find_weights, headers_of, read_config
 from tintype.sources.licence import read_licence
+from tintype.uses import IMAGE_ENCODER
 
 
 def open_folder(folder: Path) -> CheckpointSource:
@@ -47,6 +49,8 @@ def folder_entries(paths: tuple[Path, ...], component: str) -> Entries:
     for header in headers_of(paths):
         if component.startswith("text_encoder"):
             found.update(clip_entries(header, ""))
+        elif component == IMAGE_ENCODER:
+            found.update({name: Entry.of(header, name) for name in header.tensors if name not in REDUNDANT})
         elif component == "vae":
             found.update(vae_entries(header))
         else:

@@ -5,25 +5,26 @@ from __future__ import annotations
 import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
-from tintype.kernels.graph.low_rank import PREFIX
+from tintype.kernels.graph import image_tokens, low_rank
 from tintype.kernels.graph.segments import value_nbytes
 
 # What stays the same over the steps of a picture.
 HELD_INPUTS = ("encoder_hidden_states", "text_embeds", "time_ids", "controlnet_cond")
+_PREFIXES = (low_rank.PREFIX, image_tokens.PREFIX, image_tokens.MASK_PREFIX)
 
 
 def split_held(
     model: ir.Model, held: tuple[str, ...] = HELD_INPUTS, *, largest_bytes: int | None = None
 ) -> ir.Model | None:
-    """Move every node that depends on the held inputs, those for LoRAs among them, and constants alone into a model of
-    its own.
+    """Move every node that depends on the held inputs, those for LoRAs and pictures among them, and constants alone
+    into a model of its own.
 
     Returns that model, whose outputs have become inputs of the one given; None when nothing depends on them alone.
     Exact: the same nodes on the same numbers. An input that only moved nodes read goes with them.
     largest_bytes: what is handed over may take no more than that, and nothing is moved where it would; None is no
     bound. Keys and values of Stable Diffusion XL's 70 layers are 55 MiB a prompt.
     """
-    kept = [value for value in model.graph.inputs if value.name in held or str(value.name).startswith(PREFIX)]
+    kept = [value for value in model.graph.inputs if value.name in held or str(value.name).startswith(_PREFIXES)]
     moved, values = _dependent(model.graph, kept)
     inputs = [value for value in kept if any(use.node in moved for use in value.uses())]
     handed = [

@@ -6,25 +6,22 @@ it names the tensors that one kind of adapter consists of.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tintype import strict_json
 from tintype.adapters.names import PEFT, split_name
-from tintype.bounds import MAX_ADAPTER_BYTES, MAX_ADAPTER_TENSOR_BYTES
-from tintype.errors import ExportError, LoraError
-from tintype.files import open_plain
+from tintype.adapters.tensor_file import Identity, TensorFile, check_numbers, identity_of, sound_header
+from tintype.errors import LoraError, RequestError
 from tintype.recent import Recent
-from tintype.sources.header import Header, read_header
-from tintype.sources.numbers import READABLE, floats_of
+from tintype.sources.header import Header
 
 # The parts that a layer has to have, and those that it may have, by kind of adapter.
 KINDS: Mapping[str, tuple[frozenset[str], frozenset[str]]] = {
@@ -35,7 +32,7 @@ KINDS: Mapping[str, tuple[frozenset[str], frozenset[str]]] = {
 }
 ANYWAY = frozenset({"alpha", "magnitude", "dora"})
 _DOWNLOAD = "download the file again, or take another LoRA"
-_opened: Recent[tuple[str, int, int, int], AdapterFile] = Recent(16)
+_opened: Recent[Identity, AdapterFile] = Recent(16)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,84 +51,31 @@ class AdapterLayer:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class AdapterFile:
-    """sha256: of the whole file. layers: by their name there."""
+class AdapterFile(TensorFile):
+    """layers: by their name there."""
 
-    path: Path
-    sha256: str
-    header: Header
+    what: ClassVar[str] = "LoRA"
+    error: ClassVar[type[RequestError]] = LoraError
+
     layers: Mapping[str, AdapterLayer]
-    identity: tuple[str, int, int, int] = field(repr=False)
-
-    @property
-    def name(self) -> str:
-        return self.path.stem
-
-    def shape(self, tensor: str) -> tuple[int, ...]:
-        return self.header.tensors[tensor].shape
-
-    def read(self, *tensors: str) -> Iterator[NDArray[np.float32]]:
-        """Tensors as floats. Raises LoraError where the file isn't what it was when it was opened."""
-        try:
-            with open_plain(self.path, MAX_ADAPTER_BYTES) as file:
-                if _identity(self.path, os.fstat(file.fileno())) != self.identity:
-                    raise LoraError(f"{self.path} changed while it was used", fix="draw again")
-                for tensor in tensors:
-                    facts = self.header.tensors[tensor]
-                    file.seek(8 + self.header.header_bytes + facts.start)
-                    yield floats_of(file.read(facts.bytes), facts.dtype).reshape(facts.shape)
-        except (OSError, ValueError) as error:
-            raise _unreadable(self.path, error) from None
 
 
 def open_adapter(path: str | os.PathLike[str]) -> AdapterFile:
     """Read and check a file; one that was read before and is as it was isn't read again. Raises LoraError."""
     path = Path(path)
-    try:
-        identity = _identity(path, path.stat())
-    except (OSError, ValueError) as error:
-        raise _unreadable(path, error) from None
+    identity = identity_of(AdapterFile, path)
     return _opened.get(identity) or _opened.put(identity, _open(path, identity))
 
 
-def _open(path: Path, identity: tuple[str, int, int, int]) -> AdapterFile:
-    try:
-        header = read_header(path)
-    except ExportError as error:
-        raise LoraError(error.message, fix=error.fix.replace("the checkpoint", "the LoRA")) from None
-    odd = [name for name, facts in header.tensors.items() if facts.dtype not in READABLE and split_name(name)]
-    if odd:
-        raise LoraError(
-            f"{odd[0]} of {path} is of the type {header.tensors[odd[0]].dtype}", fix="save it as F16 or F32"
-        )
-    large = [name for name, facts in header.tensors.items() if facts.bytes > MAX_ADAPTER_TENSOR_BYTES]
-    if large:
-        raise LoraError(
-            f"{large[0]} of {path} has {header.tensors[large[0]].bytes:,} bytes, which no LoRA has", fix=_DOWNLOAD
-        )
-    digest, alphas = _check_numbers(path, header)
-    return AdapterFile(path, digest, header, _layers(path, header, alphas), identity)
+def _open(path: Path, identity: Identity) -> AdapterFile:
+    header, alphas = sound_header(AdapterFile, path, split_name), dict[str, float]()
 
+    def look(name: str, numbers: NDArray[np.float32]) -> None:
+        if name.endswith(".alpha") and numbers.size == 1:
+            alphas[name] = float(numbers.reshape(-1)[0])
 
-def _check_numbers(path: Path, header: Header) -> tuple[str, dict[str, float]]:
-    """The sha256 of a file, and the alphas in it. Raises LoraError for what isn't finite."""
-    digest, alphas = hashlib.sha256(), dict[str, float]()
-    try:
-        with open_plain(path, MAX_ADAPTER_BYTES) as file:
-            digest.update(file.read(8 + header.header_bytes))
-            for name, facts in sorted(header.tensors.items(), key=lambda item: (item[1].start, item[1].bytes)):
-                data = file.read(facts.bytes)
-                digest.update(data)
-                if facts.dtype not in READABLE:
-                    continue
-                numbers = floats_of(data, facts.dtype)
-                if not np.isfinite(numbers).all():
-                    raise LoraError(f"{name} of {path} holds NaN or infinity: the LoRA is broken", fix=_DOWNLOAD)
-                if name.endswith(".alpha") and numbers.size == 1:
-                    alphas[name] = float(numbers.reshape(-1)[0])
-    except (OSError, ValueError) as error:
-        raise _unreadable(path, error) from None
-    return digest.hexdigest(), alphas
+    digest = check_numbers(AdapterFile, path, header, look)
+    return AdapterFile(path, digest, header, identity, _layers(path, header, alphas))
 
 
 def _layers(path: Path, header: Header, alphas: Mapping[str, float]) -> dict[str, AdapterLayer]:
@@ -217,12 +161,3 @@ def _number(told: Any, key: str) -> float | None:
 def _first(names: list[str]) -> str:
     more = f" and {len(names) - 3:,} more" if len(names) > 3 else ""
     return ", ".join(json.dumps(name[:100]) for name in names[:3]) + more if names else "nothing"
-
-
-def _identity(path: Path, facts: os.stat_result) -> tuple[str, int, int, int]:
-    return str(path.absolute()), facts.st_size, facts.st_mtime_ns, facts.st_ino
-
-
-def _unreadable(path: Path, error: OSError | ValueError) -> LoraError:
-    reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
-    return LoraError(f"the LoRA {path} cannot be read: {reason}", fix="check its name, and that it may be read")

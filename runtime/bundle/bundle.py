@@ -21,13 +21,27 @@ from tintype.bundle.manifest import FORMAT_VERSION, FULL, MANIFEST_NAME, FileFac
 from tintype.bundle.verify import check_files
 from tintype.errors import BundleError, near_names
 from tintype.files import read_plain, sha256_of, write_text
-from tintype.uses import CONTROLNET, T2I_ADAPTER
+from tintype.uses import CONTROLNET, IMAGE_ENCODER, T2I_ADAPTER
 
 AnyManifest = TypeVar("AnyManifest")
 
 DIGEST = "digest"  # the key of tintype.json for its own; bundles that were made before it have none
-BESIDE = {CONTROLNET: "a ControlNet", T2I_ADAPTER: "a T2I-Adapter"}  # families of bundles that draw nothing themselves
 EMBEDDED = ("postcard",)  # bundles that come with the package
+
+
+@dataclass(frozen=True, slots=True)
+class Beside:
+    """A kind of bundle that draws nothing itself. options: how one is given beside a model, its folder where {} is."""
+
+    what: str
+    options: str
+
+
+BESIDE: Mapping[str, Beside] = {  # by family
+    CONTROLNET: Beside("a ControlNet", "--control {}=PICTURE"),
+    T2I_ADAPTER: Beside("a T2I-Adapter", "--control {}=PICTURE"),
+    IMAGE_ENCODER: Beside("an image encoder", "--ip-adapter FILE --image-encoder {} --image-prompt PICTURE"),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,20 +167,20 @@ def _parse_manifest(path: Path, text: bytes, kind: type[AnyManifest]) -> AnyMani
         ) from None
 
 
-def _family_of(kind: type) -> object:
-    """What a manifest of a kind has for its family, where all of them have the same."""
-    return next(each.default for each in fields(kind) if each.name == "family")
+def _family_of(kind: type) -> str:
+    """What a manifest of a kind has for its family, where all of them have the same; another word for a model's."""
+    return str(next(each.default for each in fields(kind) if each.name == "family"))
 
 
 def _of_other_kind(folder: Path, family: str | None, wanted: str | None) -> BundleError:
     """family, wanted: of `BESIDE`; None is that of a model."""
     if wanted is None and family is not None:
         return BundleError(
-            f"{folder} is {BESIDE[family]}, which draws nothing itself",
-            fix=f"give a model, and this beside it: --control {folder}=PICTURE",
+            f"{folder} is {BESIDE[family].what}, which draws nothing itself",
+            fix=f"give a model, and this beside it: {BESIDE[family].options.format(folder)}",
         )
-    found, other = (BESIDE.get(each or "", "a model") for each in (family, wanted))
-    no = f"no {other.removeprefix('a ')}"
+    found, other = (BESIDE[each].what if each is not None else "a model" for each in (family, wanted))
+    no = f"no {other.split(maxsplit=1)[1]}"
     return BundleError(f"{folder} is {found}, and {no}", fix=f"give a bundle that was exported from {other}")
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from tintype import strict_json
 from tintype.bundle.bundle import Bundle
 from tintype.bundle.library import library_folder
-from tintype.bundle.opening import Control
+from tintype.bundle.opening import BesideModels
 from tintype.engine import cache_folder
 from tintype.errors import LicenceError, OutputError
 from tintype.files import output_error, write_text
@@ -35,12 +35,12 @@ def is_binding(licence: str) -> bool:
     return _BINDING.search(licence.replace("_", "-")) is not None
 
 
-def is_accepted(bundle: Bundle | Control) -> bool:
+def is_accepted(bundle: Bundle | BesideModels) -> bool:
     """Whether it was, or needs not be."""
     return not is_binding(bundle.manifest.licence) or any((place / bundle.hash).is_file() for place in _places())
 
 
-def accept(bundle: Bundle | Control) -> Path:
+def accept(bundle: Bundle | BesideModels) -> Path:
     """Keep that a bundle's licence was accepted; the file that says so. Raises OutputError."""
     path = _places()[0] / bundle.hash
     try:
@@ -49,7 +49,7 @@ def accept(bundle: Bundle | Control) -> Path:
         raise output_error(path, error) from None
 
 
-def demand_accepted(bundle: Bundle | Control, *, accepts: bool) -> None:
+def demand_accepted(bundle: Bundle | BesideModels, *, accepts: bool) -> None:
     """Raises LicenceError for a binding licence that was never accepted. accepts: it is now, and that is kept."""
     if is_accepted(bundle):
         return

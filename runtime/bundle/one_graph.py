@@ -1,4 +1,4 @@
-"""A bundle of one graph, which is no model but is called beside one: a ControlNet, a T2I-Adapter.
+"""A bundle of one graph, which is no model but stands beside one: a ControlNet, a T2I-Adapter, an image encoder.
 
 What one that was opened holds was checked as every bundle is, before any of it is opened.
 """

@@ -1,4 +1,4 @@
-"""The doors to bundles: of a model, an overlay of one, or what controls models, whichever a folder holds."""
+"""The doors to bundles: of a model, an overlay of one, or what stands beside models, whichever a folder holds."""
 
 from __future__ import annotations
 
@@ -9,14 +9,16 @@ from typing import TypeAlias
 
 from tintype.bundle.bundle import Bundle, bundle_folder, open_model, read_manifest_as
 from tintype.bundle.controlnet import ControlManifest, ControlNet, open_controlnet
+from tintype.bundle.image_encoder import ImageEncoder, ImageEncoderManifest, open_image_encoder
 from tintype.bundle.library import OVERLAY_NAME, is_overlay
 from tintype.bundle.manifest import MANIFEST_NAME, Manifest
 from tintype.bundle.one_graph import family_beside
 from tintype.bundle.t2i_adapter import AdapterManifest, T2IAdapter, open_t2i_adapter
-from tintype.uses import CONTROLNET, T2I_ADAPTER
+from tintype.uses import CONTROLNET, IMAGE_ENCODER, T2I_ADAPTER
 
 Control: TypeAlias = ControlNet | T2IAdapter
-AnyManifest: TypeAlias = Manifest | ControlManifest | AdapterManifest
+BesideModels: TypeAlias = Control | ImageEncoder
+AnyManifest: TypeAlias = Manifest | ControlManifest | AdapterManifest | ImageEncoderManifest
 
 _CONTROLS: Mapping[str, Callable[[str | os.PathLike[str]], Control]] = {
     CONTROLNET: open_controlnet,
@@ -26,6 +28,7 @@ _KINDS: Mapping[str | None, type[AnyManifest]] = {
     None: Manifest,
     CONTROLNET: ControlManifest,
     T2I_ADAPTER: AdapterManifest,
+    IMAGE_ENCODER: ImageEncoderManifest,
 }
 
 
@@ -46,16 +49,18 @@ def open_bundle(name_or_path: str | os.PathLike[str]) -> Bundle:
     return open_model(folder)
 
 
-def open_any(name_or_path: str | os.PathLike[str]) -> Bundle | Control:
+def open_any(name_or_path: str | os.PathLike[str]) -> Bundle | BesideModels:
     """Open a bundle of any kind. Raises BundleError."""
     family = family_beside(bundle_folder(name_or_path))
+    if family == IMAGE_ENCODER:
+        return open_image_encoder(name_or_path)
     return open_bundle(name_or_path) if family is None else _CONTROLS[family](name_or_path)
 
 
 def open_control_bundle(name_or_path: str | os.PathLike[str]) -> Control:
-    """Open what controls a model, by its folder, or its name in the library. Raises BundleError, for a model too."""
+    """Open what controls a model, by its folder, or its name in the library. Raises BundleError for all else."""
     family = family_beside(bundle_folder(name_or_path))
-    return _CONTROLS[family or CONTROLNET](name_or_path)
+    return _CONTROLS.get(family or CONTROLNET, open_controlnet)(name_or_path)
 
 
 def facts_of(folder: Path) -> tuple[AnyManifest, str, int, tuple[str, ...]]:

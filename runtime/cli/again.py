@@ -17,7 +17,11 @@ from tintype.errors import MemoryBudgetError, RecordError
 if TYPE_CHECKING:
     from tintype import Pipeline, Record, Run
 
-FROM_INPUTS = ("image", "mask", "latents", "loras", "lora_dir", "embeddings", "control")  # of what a record has hashes
+# Of what a record has hashes.
+FROM_INPUTS = (
+    "image", "mask", "latents", "loras", "lora_dir", "embeddings", "control", "ip_adapter", "image_encoder",
+    "image_prompts",
+)  # fmt: skip
 
 
 def whole_record(picture: Path, prompt: str | None, fields: Mapping[str, Any], context: click.Context) -> Record:

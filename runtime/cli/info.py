@@ -18,7 +18,7 @@ from tintype.errors import TintypeError
 
 if TYPE_CHECKING:
     from tintype.bundle import Bundle, DefaultRequest, FastRequest
-    from tintype.bundle.opening import Control
+    from tintype.bundle.opening import BesideModels
     from tintype.sources.facts import SourceFacts
     from tintype.trust.thresholds import Calibration
 
@@ -49,7 +49,7 @@ def info(source: str, as_json: bool) -> None:
             facts = {"folder": str(opened.folder), "hash": opened.hash, **asdict(opened.manifest)}
             say_json({opened.manifest.family: facts, "machine": machine})
         else:
-            _say_rows([*_control_rows(opened), *_machine_rows(machine)])
+            _say_rows([*_beside_rows(opened), *_machine_rows(machine)])
         return
     if as_json:
         manifest = asdict(opened.manifest)
@@ -96,25 +96,35 @@ def _checkpoint_rows(facts: SourceFacts) -> list[tuple[str, str]]:
     return [*rows, ("to run it", facts.need)]
 
 
-def _control_rows(net: Control) -> list[tuple[str, str]]:
+def _beside_rows(opened: BesideModels) -> list[tuple[str, str]]:
     from tintype.bundle.bundle import BESIDE
 
-    manifest = net.manifest
+    kind, manifest = BESIDE[opened.manifest.family], opened.manifest
     return [
-        (BESIDE[manifest.family].removeprefix("a "), f"{manifest.name}, for models of {manifest.controls}"),
-        ("folder", str(net.folder)),
-        ("hash", net.hash),
-        ("licence", _licence_of(net)),
+        *_what_it_is(opened, kind.what.split(maxsplit=1)[1]),
+        ("folder", str(opened.folder)),
+        ("hash", opened.hash),
+        ("licence", _licence_of(opened)),
         ("source", manifest.source.location),
         *(("assumed", sentence) for sentence in manifest.source.assumed),
         ("size", human_bytes(sum(facts.bytes for facts in manifest.files.values()))),
         ("graph", f"{manifest.family}: {manifest.graph.precision}"),
-        *_parity_rows(net),
-        ("to use it", f"tintype generate PROMPT --control {net.folder}=PICTURE"),
+        *_parity_rows(opened),
+        ("to use it", f"tintype generate PROMPT {kind.options.format(opened.folder)}"),
     ]
 
 
-def _parity_rows(bundle: Bundle | Control) -> list[tuple[str, str]]:
+def _what_it_is(opened: BesideModels, kind: str) -> list[tuple[str, str]]:
+    from tintype.bundle.image_encoder import ImageEncoder
+
+    if not isinstance(opened, ImageEncoder):
+        return [(kind, f"{opened.name}, for models of {opened.manifest.controls}")]
+    tokens, width = opened.manifest.states
+    gives = f"{opened.manifest.embedding:,} numbers of a picture, or {width:,} of each of {tokens} tokens"
+    return [("encoder", f"{opened.name}, of pictures, for IP-Adapters"), ("gives", gives)]
+
+
+def _parity_rows(bundle: Bundle | BesideModels) -> list[tuple[str, str]]:
     rows = []
     for gate in bundle.manifest.parity:
         guidance = "" if gate.guidance_error is None else f", guidance error {gate.guidance_error:.1%}"
@@ -178,7 +188,7 @@ def _calibrations(bundle: Bundle) -> list[Calibration]:
     return [each for each in calibrations_of(bundle).calibrations if each.is_complete]
 
 
-def _licence_of(bundle: Bundle | Control) -> str:
+def _licence_of(bundle: Bundle | BesideModels) -> str:
     from tintype.bundle.licence import is_accepted, is_binding
 
     licence = bundle.manifest.licence

@@ -97,6 +97,14 @@ def save_each(
         raise
 
 
+_OPTIONS = {
+    "embeddings": "embedding",
+    "image_prompts": "image-prompt",
+    "ip_adapter": "ip-adapter",
+    "image_encoder": "image-encoder",
+}
+
+
 def _keep_latents(run: Run, output: Path, inputs: InputFields, error: TintypeError | MemoryError) -> Exception:
     """The error with the way to go on, once the latents of what was denoised are on disk."""
     from tintype.record.latents_file import latents_path
@@ -108,7 +116,7 @@ def _keep_latents(run: Run, output: Path, inputs: InputFields, error: TintypeErr
         kept = run.save_latents(latents_path(output))
         needed = inputs if needs_inputs(run.request) else {}
         again = "".join(
-            f" --{'embedding' if name == 'embeddings' else name} {file}"
+            f" --{_OPTIONS.get(name, name)} {file}"
             for name, given in needed.items()
             if name not in ("loras", "lora_dir")
             for file in (given if isinstance(given, tuple) else (given,))

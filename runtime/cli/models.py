@@ -219,12 +219,13 @@ def _lines(model: Model, free: int) -> Iterator[str]:
         yield f"{model.name:<16} can't be used: {model.problem.message} ({model.problem.fix})"
         return
     size = _size(manifest)
-    pixels = f"for {model.controls}" if size is None else f"{size[0]}x{size[1]}"
+    pixels = f"{size[0]}x{size[1]}" if size is not None else f"for {model.controls or 'IP-Adapters'}"
     yield (
         f"{model.name:<16} {manifest.family}, {model.precision}, {pixels}; "
         f"{human_bytes(model.bytes)}, builds {human_bytes(model.builds_bytes)}"
     )
-    memory = "--control takes it" if size is None else _memory(model, free)
+    option = "--control" if model.controls else "--image-encoder"
+    memory = f"{option} takes it" if size is None else _memory(model, free)
     yield f"{'':<16} {memory}; licence {manifest.licence}, from {_origin(manifest)}"
     if not model.embedded:
         yield f"{'':<16} {model.folder}"

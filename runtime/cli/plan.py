@@ -31,6 +31,7 @@ ONLY_OF_REQUESTS = (
     "count", "batch_size", "num_inference_steps", "guidance_scale", "guidance_interval", "cache_interval",
     "cache_branch", "gate_start", "token_merging", "loras", "sampler", "image", "strength", "fit", "mask", "outpaint",
     "refiner_start", "fast", "decoder", "encoder", "embeddings", "control", "control_preprocess", "control_guess",
+    "ip_adapter", "image_encoder", "image_prompts",
 )  # fmt: skip
 
 

@@ -15,6 +15,7 @@ from tintype.bundle.verify import read_json
 from tintype.errors import BundleError, RequestError, near_names
 from tintype.families.base import EMBEDDINGS, Branch, Family, Tokens, tokenize
 from tintype.families.control import control_bytes
+from tintype.families.image_prompts import FittedImagePrompts, fitted_image_prompts
 from tintype.families.registry import family_of
 from tintype.families.t2i_adapter import feature_bytes
 from tintype.prompt import AddedWords, EditedPrompts, PromptTokenizer, StepCount, edited_prompts
@@ -36,6 +37,7 @@ class Reading:
     uses: tuple[GraphUse, ...]
     words_bytes: int  # of the embeddings of all wordings, of those that one call takes, and of what controls it
     loras: FittedLoras = NO_LORAS
+    image_prompts: FittedImagePrompts | None = None
 
 
 @dataclass(slots=True)
@@ -71,7 +73,8 @@ class Model:
         Raises RequestError for a prompt that is too long, and where its sampler or guidance can't do as asked.
         """
         if refines:
-            request = replace(request, image=None, control=(), inputs=Inputs(words=request.inputs.words))
+            inputs = Inputs(words=request.inputs.words)
+            request = replace(request, image=None, control=(), ip_adapter=None, image_prompts=(), inputs=inputs)
         branches = self.branches(request)
         guidance = self.family.guidance(request, self.manifest)
         schedule = make_schedule(
@@ -94,14 +97,20 @@ class Model:
         uses, loras = self.family.uses(request, self.manifest, tokens, schedule), self.fitted(request)
         if loras.by_role:
             uses = tuple(replace(use, low_rank=loras.low_rank(use.ref.role)) for use in uses)
+        pictures = self.image_prompts(request)
+        if pictures is not None:
+            tokens_of = {DENOISER: pictures.tokens}
+            looks = (pictures.use(branches),)
+            uses = (*looks, *(replace(use, image_tokens=tokens_of.get(use.ref.role)) for use in uses))
         if hands_over:  # its latents are never decoded
             uses = tuple(use for use in uses if use.phase != DECODE)
         rows = len(prompts.wordings) + len(branches) * len(request.batches[0])
         words_bytes = rows * tokens.length * self._embedding_bytes()
         cells = {name: getattr(request, name) // self.manifest.vae_scale_factor for name in ("height", "width")}
-        at_once = len(branches) * len(request.batches[0])
-        words_bytes += control_bytes(request, at_once, cells) + feature_bytes(request, schedule, at_once)
-        return Reading(branches, prompts, guidance, tokens, schedule, uses, words_bytes, loras)
+        called = len(branches) * len(request.batches[0])
+        words_bytes += control_bytes(request, called, cells) + feature_bytes(request, schedule, called)
+        words_bytes += 0 if pictures is None else pictures.held_bytes(called)
+        return Reading(branches, prompts, guidance, tokens, schedule, uses, words_bytes, loras, pictures)
 
     def uses(self, request: ResolvedRequest) -> tuple[GraphUse, ...]:
         """The graphs that a request uses; see `Family.uses`."""
@@ -119,6 +128,13 @@ class Model:
             lambda role: self._layers_of(GraphRef(role, variant if role == DENOISER else FULL)),
             self.bundle.name,
         )
+
+    def image_prompts(self, request: ResolvedRequest) -> FittedImagePrompts | None:
+        """A request's image prompts on this bundle's denoiser. Raises RequestError."""
+        if request.inputs.adapter is None:
+            return None
+        layers = self._layers_of(GraphRef(DENOISER, FAST if request.fast else FULL))
+        return fitted_image_prompts(request, layers.shapes, self.bundle.name)
 
     def _layers_of(self, ref: GraphRef) -> Layers:
         from tintype.engine import adaptable_shapes

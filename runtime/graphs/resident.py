@@ -19,19 +19,20 @@ import numpy as np
 
 from tintype.arrays import Arrays
 from tintype.bundle import Bundle
-from tintype.bundle.opening import Control
+from tintype.bundle.bundle import BESIDE
+from tintype.bundle.opening import BesideModels
 from tintype.engine.run.switch import Stop
 from tintype.errors import CancelledError, NumericError, ProviderError, RequestError
 from tintype.free_memory import free_bytes
 from tintype.memory.plan import ExecutionPlan
 from tintype.recent import Recent
-from tintype.uses import CONTROLNET, T2I_ADAPTER, GraphRef, GraphUse
+from tintype.uses import GraphRef, GraphUse
 
 if TYPE_CHECKING:
     from tintype.engine import BuildOptions, Session, Target
     from tintype.engine.run.bound_run import BoundRun
 
-CONTROLS_KEPT = 64
+BESIDE_KEPT = 64
 BUILDS_KEPT = 512  # whose ids are remembered
 ALL_RESIDENT = ExecutionPlan()  # every graph packed and kept open: what is done without a budget
 NOTHING: Arrays = {}
@@ -45,18 +46,18 @@ class Graphs:
         self.load_seconds = 0.0  # spent opening graphs so far
         self.lock = threading.RLock()
         self._process = os.getpid()
-        self._controls: Recent[GraphRef, Control] = Recent(CONTROLS_KEPT)
+        self._beside: Recent[GraphRef, BesideModels] = Recent(BESIDE_KEPT)
         self._sessions: dict[str, tuple[BuildOptions, Session]] = {}  # by the names of their uses
         self._builds: Recent[tuple[GraphRef, BuildOptions], BuildFacts] = Recent(BUILDS_KEPT)
         self._settled: Recent[tuple[GraphRef, BuildOptions], BuildOptions] = Recent(BUILDS_KEPT)
 
-    def add(self, net: Control) -> None:
-        """Let uses of the graph of a ControlNet, or of a T2I-Adapter, be known here."""
-        self._controls.put(net.ref, net)
+    def add(self, other: BesideModels) -> None:
+        """Let uses of the graph of a bundle that stands beside the model be known here."""
+        self._beside.put(other.ref, other)
 
-    def source(self, ref: GraphRef) -> Bundle | Control:
+    def source(self, ref: GraphRef) -> Bundle | BesideModels:
         """The bundle that has a graph."""
-        return self._controls.get(ref) or self.bundle
+        return self._beside.get(ref) or self.bundle
 
     def demand_own_process(self) -> None:
         """RequestError in a fork of the process that made these: the threads that compute stayed there."""
@@ -93,6 +94,7 @@ class Graphs:
             embedding_rows=use.embedding_rows,
             residuals=use.residuals,
             features=use.features,
+            image_tokens=use.image_tokens,
             **held,
         )
         return self._settled.get((ref, options)) or self._settled.put(
@@ -180,11 +182,11 @@ class Graphs:
         with self.lock:
             self._close([name for name, (options, _) in self._sessions.items() if (name, options) not in wanted])
 
-    def close_controls(self, uses: Iterable[GraphUse]) -> None:
-        """Close ControlNets and T2I-Adapters that none of these uses is of: there may be any number of them."""
-        wanted, roles = {use.name for use in uses}, (CONTROLNET, T2I_ADAPTER)
+    def close_beside(self, uses: Iterable[GraphUse]) -> None:
+        """Close what stands beside the model and none of these uses is of: there may be any number of them."""
+        wanted = {use.name for use in uses}
         with self.lock:
-            self._close([name for name in self._sessions if name.startswith(roles) and name not in wanted])
+            self._close([name for name in self._sessions if name.startswith(tuple(BESIDE)) and name not in wanted])
 
     def trim(self) -> None:
         """Give memory back that a graph needed for a moment."""

@@ -60,6 +60,10 @@ def _of_record(record: Record) -> Likeness:
         if getattr(known, name) is not None
     ]
     left_out += [f"the LoRA {lora.name}: give it again, --lora FILE={lora.weight:g}" for lora in known.loras]
+    if known.ip_adapter is not None:
+        count = len(known.image_prompts)
+        what = f"the IP-Adapter {known.ip_adapter.name} and its {count} picture{'s' * (count > 1)}"
+        left_out.append(f"{what}: give them again, --ip-adapter FILE --image-prompt PICTURE")
     start = fields.pop("refiner_start")
     if start is not None:
         name = record.made_with.refiner.bundle if record.made_with.refiner else "another model"

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from tintype.bounds import MAX_CONTROLS
 from tintype.errors import RecordError, RequestError, near_names
 from tintype.request import checks
+from tintype.uses import T2I_ADAPTER
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -195,6 +196,15 @@ def _demand_fitting_ports(net: ControlNet, manifest: Manifest) -> None:
         ours, theirs = getattr(manifest, name), getattr(net.manifest, name)
         if ours != theirs:
             raise RequestError(f"the ControlNet {net.name} has {name} {theirs}, and this model {ours}", fix=FOR_THIS)
+
+
+def demand_one_that_guesses(control: Sequence[ControlInput]) -> None:
+    """RequestError where none of these is a ControlNet."""
+    if all(given.net.manifest.family == T2I_ADAPTER for given in control):
+        raise RequestError(
+            "control_guess is given, and no ControlNet",
+            fix="leave it out: a T2I-Adapter leads where words don't as much as where they do",
+        )
 
 
 def demand_control_facts(known: Sequence[ControlFacts]) -> None:

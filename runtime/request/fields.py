@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from tintype.image.source import Source
     from tintype.request.control import GivenControl
     from tintype.request.embeddings import GivenEmbeddings
+    from tintype.request.image_prompts import GivenImagePrompts
 
 GivenLora: TypeAlias = "Lora | str | os.PathLike[str] | tuple[str | os.PathLike[str], float]"
 GivenLatents: TypeAlias = "NDArray[Any] | str | os.PathLike[str]"
@@ -33,6 +34,9 @@ class InputFields(TypedDict, total=False):
     lora_dir: str | os.PathLike[str] | None
     embeddings: GivenEmbeddings
     control: GivenControl
+    ip_adapter: str | os.PathLike[str] | None
+    image_encoder: str | os.PathLike[str] | None
+    image_prompts: GivenImagePrompts
 
 
 class RequestFields(InputFields, total=False):
@@ -246,6 +250,23 @@ class Request:
     control_guess: bool = field(
         default=False,
         metadata=_option("Let ControlNets lead where words don't: guidance goes away from what they don't know.", bool),
+    )
+    # Ye et al. 2023 (IP-Adapter).
+    ip_adapter: str | os.PathLike[str] | None = field(
+        default=None,
+        metadata=_option("An IP-Adapter, Plus or Full Face, a .safetensors file: it reads --image-prompt.", Path),
+    )
+    image_encoder: str | os.PathLike[str] | None = field(
+        default=None,
+        metadata=_option("The bundle of the image encoder that it takes [default: image_encoder beside its file]."),
+    )
+    image_prompts: GivenImagePrompts = field(
+        default=(),
+        metadata=_option(
+            "A picture beside the words: PICTURE[=WEIGHT][,mask=MASK], as in cat.png=0.6; the mask, of what is drawn, "
+            "is white where it is looked at. Again for more.",
+            each="image-prompt",
+        ),
     )
     hires: float | None = field(
         default=None, metadata=_option("Draw at --size, then enlarge so many times and draw on, as in 2.", float)

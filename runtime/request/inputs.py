@@ -5,7 +5,6 @@ A record keeps hashes, never a picture; who makes one again gives the same input
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import os
 import re
@@ -15,11 +14,24 @@ from typing import TYPE_CHECKING, Any
 
 from tintype.errors import RequestError
 from tintype.request import checks
-from tintype.request.control import ControlFacts, ControlInput, demand_control_facts, open_control
+from tintype.request.control import (
+    ControlFacts,
+    ControlInput,
+    demand_control_facts,
+    demand_one_that_guesses,
+    open_control,
+)
 from tintype.request.embeddings import EmbeddingFacts, demand_embedding_facts, open_embeddings
 from tintype.request.fields import Request
 from tintype.request.given_latents import array_hash, dims, open_latents
-from tintype.uses import T2I_ADAPTER
+from tintype.request.image_prompts import (
+    AdapterInput,
+    ImagePromptFacts,
+    IPAdapterFacts,
+    demand_image_prompt_facts,
+    open_image_prompts,
+)
+from tintype.request.together import demand_together
 
 if TYPE_CHECKING:
     import numpy as np
@@ -30,15 +42,12 @@ if TYPE_CHECKING:
     from tintype.adapters.given import GivenLora
     from tintype.arrays import Latents, Pixels
     from tintype.bundle.manifest import Manifest
+    from tintype.bundle.opening import BesideModels
     from tintype.image.source import Source
     from tintype.prompt import AddedWords
 
 KEEP_OUTSIDE = ("model", "exact")  # outside a mask: what the model makes of the picture, or the picture's own bytes
 IMAGE_STRENGTH, MASK_STRENGTH = 0.75, 1.0  # what a request with a picture, or with a mask, has by default
-OF_IMAGE = ("strength", "fit", "background", "mask", "outpaint")  # fields that say nothing without a picture
-OF_MASK = ("mask_grow", "mask_blur", "keep_outside")  # nor these without a mask, or margins
-OF_HIRES = ("hires_strength", "hires_upscale")
-OF_CONTROL = ("control_preprocess", "control_guess")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,6 +87,12 @@ class Inputs:
     file: Path | None = None  # that the picture was read from, where it was one
     words: AddedWords | None = None  # that prompts may have beside the model's own
     control: tuple[ControlInput, ...] = ()
+    adapter: AdapterInput | None = None
+
+    @property
+    def beside(self) -> tuple[BesideModels, ...]:
+        """The bundles that it is drawn with beside the model."""
+        return (*(each.net for each in self.control), *([] if self.adapter is None else [self.adapter.encoder]))
 
 
 NO_INPUTS = Inputs()
@@ -94,6 +109,8 @@ class Opened:
     loras: tuple[LoraFacts, ...] = ()
     embeddings: tuple[EmbeddingFacts, ...] = ()
     control: tuple[ControlFacts, ...] = ()
+    ip_adapter: IPAdapterFacts | None = None
+    image_prompts: tuple[ImagePromptFacts, ...] = ()
     inputs: Inputs = NO_INPUTS
 
 
@@ -104,6 +121,11 @@ def open_inputs(request: Request, manifest: Manifest) -> Opened:
     if request.embeddings:
         facts, words = open_embeddings(request.embeddings, manifest)
         opened = replace(opened, embeddings=facts, inputs=replace(opened.inputs, words=words))
+    found = open_image_prompts(request.ip_adapter, request.image_encoder, request.image_prompts)
+    if found is not None:
+        adapter, prompts, given = found
+        opened = replace(opened, ip_adapter=adapter, image_prompts=prompts)
+        opened = replace(opened, inputs=replace(opened.inputs, adapter=given))
     return _with_control(opened, request, manifest) if request.control else opened
 
 
@@ -112,21 +134,14 @@ def _with_control(opened: Opened, request: Request, manifest: Manifest) -> Opene
     from tintype.image.fit import size_for
 
     facts, control = open_control(request.control, request.control_preprocess, request.fit, manifest)
-    if request.control_guess and all(given.net.manifest.family == T2I_ADAPTER for given in control):
-        raise RequestError(
-            "control_guess is given, and no ControlNet",
-            fix="leave it out: a T2I-Adapter leads where words don't as much as where they do",
-        )
+    if request.control_guess:
+        demand_one_that_guesses(control)
     size = opened.size or _size(request, manifest, control[0].picture, size_for)
     return replace(opened, size=size, control=facts, inputs=replace(opened.inputs, control=control))
 
 
 def _open_pictures(request: Request, manifest: Manifest) -> Opened:
-    _refuse_orphans(request)
-    if manifest.is_inpainting:
-        _demand_image_and_mask(request)
-    elif manifest.needs_picture:
-        _demand_image_alone(request, manifest)
+    demand_together(request, manifest)
     if request.image is None:
         given = None if request.latents is None else open_latents(request.latents)
         if given is None:
@@ -142,6 +157,7 @@ def demand_facts(known: Opened) -> None:
     image, mask, latents = known.image, known.mask, known.latents
     demand_embedding_facts(known.embeddings)
     demand_control_facts(known.control)
+    demand_image_prompt_facts(known.ip_adapter, known.image_prompts)
     if image is not None:
         from tintype.image.canvas import Margins
         from tintype.image.fit import FITS
@@ -174,65 +190,6 @@ def demand_facts(known: Opened) -> None:
 def _demand_hash(what: str, sha256: str) -> None:
     if re.fullmatch("[0-9a-f]{64}", sha256) is None:
         raise RequestError(f"the sha256 of {what} is none", fix="give 64 hexadecimal digits")
-
-
-def _refuse_orphans(request: Request) -> None:
-    """What belongs to a picture or to a mask, without one."""
-    if request.image is not None and request.latents is not None:
-        raise RequestError("image and latents contradict each other", fix="leave one of them out")
-    usual = {field.name: field.default for field in dataclasses.fields(request)}
-
-    def is_said(name: str) -> bool:
-        value = getattr(request, name)
-        return value is not None if usual[name] is None else value != usual[name]
-
-    for there, names, what, fix in (
-        (
-            request.image is not None,
-            [name for name in OF_IMAGE if name != "fit" or not request.control],
-            "a picture",
-            "give the picture too: image=, or --image FILE",
-        ),
-        (bool(request.control), OF_CONTROL, "control", "give a ControlNet too: control=, or --control MODEL=PICTURE"),
-        (
-            request.mask is not None or request.outpaint is not None,
-            OF_MASK,
-            "a mask",
-            "give the mask too: mask=, or --mask FILE",
-        ),
-        (request.hires is not None, OF_HIRES, "hires", "say how much larger too: hires=2, or --hires 2"),
-    ):
-        for name in () if there else names:
-            if is_said(name):
-                raise RequestError(f"{name} is given without {what}", fix=fix)
-
-
-def _demand_image_and_mask(request: Request) -> None:
-    """RequestError for a model that only makes parts of pictures new, where it isn't told of which."""
-    missing = [name for name in ("image", "mask") if getattr(request, name) is None]
-    if request.outpaint is not None:  # its margins are the mask
-        missing = [name for name in missing if name != "mask"]
-    if missing:
-        fields, options = (" and ".join(form.format(name) for name in missing) for form in ("{}=", "--{} FILE"))
-        raise RequestError(
-            f"this model makes part of a picture new, and there is no {' and no '.join(missing)}",
-            fix=f"give {fields}, or {options}: white in the mask is made new; margins to outpaint are a mask too",
-        )
-
-
-def _demand_image_alone(request: Request, manifest: Manifest) -> None:
-    """RequestError for a model that draws pictures from pictures, without one, or where it can't do what is asked."""
-    if request.image is None:
-        raise RequestError("this model changes a picture, and there is none", fix="give image=, or --image FILE")
-    if not manifest.is_editing:
-        return
-    whole = isinstance(request.strength, int | float) and request.strength == 1.0  # which is what it does
-    for name in ("mask", "outpaint", "hires", *(() if whole else ("strength",))):
-        if getattr(request, name) is not None:
-            raise RequestError(
-                f"this model changes all of a picture as the words say, and has no {name}",
-                fix=f"leave {name} out; image_guidance_scale says how closely to follow the picture",
-            )
 
 
 def _default_strength(request: Request, manifest: Manifest) -> float:

@@ -20,6 +20,7 @@ from tintype.request.control import ControlFacts
 from tintype.request.embeddings import EmbeddingFacts, row_count
 from tintype.request.fields import Request
 from tintype.request.given_latents import check_latents
+from tintype.request.image_prompts import ImagePromptFacts, IPAdapterFacts
 from tintype.request.inputs import NO_INPUTS, InitImage, Inputs, Mask, Opened, demand_facts, open_inputs
 from tintype.request.loras import default_with, with_loras, without_tags
 from tintype.uses import EXACTNESS
@@ -27,7 +28,8 @@ from tintype.uses import EXACTNESS
 if TYPE_CHECKING:
     from tintype.bundle.manifest import DefaultRequest, Manifest
 
-INPUTS = ("image", "mask", "latents", "loras", "embeddings", "control")  # of which a record has facts alone
+# Of which a record has facts alone.
+INPUTS = ("image", "mask", "latents", "loras", "embeddings", "control", "ip_adapter", "image_prompts")
 MAX_STEPS = 1000
 MAX_GUIDANCE = 100.0
 MAX_COUNT = 10_000
@@ -83,6 +85,8 @@ class ResolvedRequest:
     loras: tuple[LoraFacts, ...] = ()
     embeddings: tuple[EmbeddingFacts, ...] = ()
     control: tuple[ControlFacts, ...] = ()
+    ip_adapter: IPAdapterFacts | None = None
+    image_prompts: tuple[ImagePromptFacts, ...] = ()  # that stand beside the words
     control_guess: bool = False  # ControlNets have a part in what the words draw alone, less in what is finer
     hires: Hires | None = None
     image_guidance_scale: float | None = None  # None: the model takes no picture beside the noise

@@ -15,6 +15,7 @@ from tintype.bounds import MAX_CONFIG_BYTES, MAX_WEIGHTS_HEADER_BYTES
 from tintype.errors import ExportError
 from tintype.files import read_plain
 from tintype.sources.header import PICKLES, Header, pickle_error, read_header
+from tintype.uses import IMAGE_ENCODER
 
 INDEX = "model_index.json"
 CONFIG = "config.json"  # of one part, or of a model that stands alone
@@ -57,7 +58,7 @@ def weights_name(component: str, names: Collection[str]) -> str | None:
 
     Weights that are whole come before shards, and the plain ones before variants; None is neither.
     """
-    stem = "model" if component.startswith("text_encoder") else "diffusion_pytorch_model"
+    stem = "model" if component.startswith(("text_encoder", IMAGE_ENCODER)) else "diffusion_pytorch_model"
     for variant in VARIANTS:
         whole = ".".join(filter(None, (stem, variant, "safetensors")))
         variant_index = ".".join(filter(None, (stem, "safetensors.index", variant, "json")))
@@ -67,10 +68,13 @@ def weights_name(component: str, names: Collection[str]) -> str | None:
     return None
 
 
-def find_weights(folder: Path) -> tuple[Path, ...]:
-    """The .safetensors files of one part, shards in order of their names. Raises ExportError where there are none."""
+def find_weights(folder: Path, component: str | None = None) -> tuple[Path, ...]:
+    """The .safetensors files of one part, shards in order of their names. Raises ExportError where there are none.
+
+    component: what the part is, where its folder isn't called so.
+    """
     there = sorted(path for path in folder.iterdir() if path.is_file()) if folder.is_dir() else []
-    name = weights_name(folder.name, {path.name for path in there})
+    name = weights_name(component or folder.name, {path.name for path in there})
     if name is not None:
         return _shards(folder / name) if name.endswith(".json") else (folder / name,)
     for path in there:

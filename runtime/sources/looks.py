@@ -17,6 +17,7 @@ _EXPORT_ANOTHER = "export a checkpoint of Stable Diffusion 1.x, 2.x or XL"
 _NO_FAMILY = f"its architecture isn't done here; {_EXPORT_ANOTHER}"
 _ADAPTER = "it changes a checkpoint and draws nothing alone; export the checkpoint that it was trained for"
 _CONTROL = "it draws nothing alone: tintype export makes a bundle of it, which --control takes beside a model"
+_IMAGE_PROMPTS = "it draws nothing alone; give it with a model: --ip-adapter FILE --image-prompt PICTURE"
 _PART = "it is one part of a checkpoint; export a file that holds the text encoders, the UNet and the VAE"
 
 
@@ -60,8 +61,8 @@ _ROWS = (
     _known("a ControlNet", "control_model.", need=_CONTROL),
     _known("a ControlNet", "controlnet_cond_embedding.", need=_CONTROL),
     _known("a ControlNet", "input_hint_block.", need=_CONTROL),
-    _known("an IP-Adapter", "image_proj.", need=_ADAPTER),
-    _known("an IP-Adapter", "ip_adapter.", need=_ADAPTER),
+    _known("an IP-Adapter", "image_proj.", need=_IMAGE_PROMPTS),
+    _known("an IP-Adapter", "ip_adapter.", need=_IMAGE_PROMPTS),
     _known("a T2I-Adapter", "adapter.body.", need=_CONTROL),
     _known("a T2I-Adapter", "body.0.block1.", need=_CONTROL),
     _known("a T2I-Adapter", "body.0.body.0.block1.", need=_CONTROL),

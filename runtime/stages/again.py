@@ -18,6 +18,7 @@ from tintype.record.record import PolicyFacts
 from tintype.request import InputFields, Request, ResolvedRequest, fields_of
 from tintype.request.control import controls_again, demand_same_control
 from tintype.request.embeddings import files_of
+from tintype.request.image_prompts import demand_same_image_prompts, image_prompts_again
 from tintype.stages.context import Context
 from tintype.stages.finish import circumstances, decoded, provenance_of, to_picture
 from tintype.trust.keys import key_name
@@ -48,6 +49,7 @@ def request_of(record: Record, given: InputFields) -> Request:
         "loras": _loras_of(record, given),
         "embeddings": files_of(known.embeddings, given.get("embeddings") or ()),
         "control": controls_again(known.control, given.get("control") or ()),
+        **image_prompts_again(known.ip_adapter, known.image_prompts, given),
     }
     return Request(**fields_of(known), **inputs)
 
@@ -82,7 +84,7 @@ def needs_inputs(request: ResolvedRequest) -> bool:
     """Whether a picture can't be finished from its latents alone: its outside is another picture's, or what decides
     its builds are others' files."""
     kept = request.mask is not None and request.mask.keep_outside == "exact"
-    return kept or bool(request.loras or request.embeddings or request.control)
+    return kept or bool(request.loras or request.embeddings or request.control or request.image_prompts)
 
 
 def demand_inputs(record: Record, request: ResolvedRequest) -> None:
@@ -97,6 +99,8 @@ def demand_inputs(record: Record, request: ResolvedRequest) -> None:
                 f"the record's picture began with another {NAMES[name].split()[-1]}", fix="give that one, unchanged"
             )
     demand_same_control(known.control, request.control)
+    was_seen, now_seen = ((each.ip_adapter, each.image_prompts) for each in (known, request))
+    demand_same_image_prompts(was_seen, now_seen)
     for was_one, now_one in zip(known.embeddings, request.embeddings, strict=True):
         if was_one != now_one:
             raise RecordError(

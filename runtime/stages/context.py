@@ -11,6 +11,7 @@ from tintype.arrays import Latents
 from tintype.bundle import Bundle
 from tintype.bundle.manifest import DECODER, DECODERS, ENCODERS
 from tintype.families.base import Branch, Family, Tokens
+from tintype.families.image_prompts import FittedImagePrompts, SeenPictures
 from tintype.families.model import Model, Reading
 from tintype.graphs.resident import ALL_RESIDENT, BoundGraphs, Graphs
 from tintype.memory.mode import PACKED, Mode, Strips, Tiles
@@ -68,6 +69,7 @@ class Context:
     warnings: list[str]  # for the records: what the device made differently
     decode_modes: Sequence[Mode]  # tried in turn while memory runs out
     loras: FittedLoras = NO_LORAS
+    image_prompts: FittedImagePrompts | None = None
     marker: Marker | None = None  # who marks the pictures; None: nobody
     coder: NoiseCoder | None = None  # who codes the starting noise; None: nobody
     trustmark: TrustMark | None = None  # the graphs that put a second mark beside it
@@ -84,6 +86,7 @@ class Context:
     # By picture, the runs of those that have words of their own; they share what comes of them with this one.
     parts: dict[int, Context] = field(default_factory=dict)
     readings: dict[tuple[ResolvedRequest, bool], Reading] = field(default_factory=dict)  # of parts; True: as a refiner
+    seen: SeenPictures | None = None  # of its image prompts, once they were looked at
     picture: Latents | None = None  # of the picture that the run begins with, once it is encoded
     channels: tuple[Latents, ...] | None = None  # what the model is told of it, once that is encoded; see `Start`
     features: Sequence[Sequence[Latents]] | None = None  # of T2I-Adapters' pictures, once they are made
@@ -136,6 +139,7 @@ class Context:
             decode_modes=decode_modes(plan, DECODERS[request.decoder]),
             base=base,
             loras=reading.loras,
+            image_prompts=reading.image_prompts,
         )
 
     def part(self, picture: int) -> Context:
@@ -144,7 +148,8 @@ class Context:
 
     def take_over(self, before: Context) -> None:
         """What the part before it made of the pictures that both are given."""
-        self.picture, self.channels, self.features = before.picture, before.channels, before.features
+        self.picture, self.channels, self.seen = before.picture, before.channels, before.seen
+        self.features = before.features
         if self.base is not None and before.base is not None:
             self.base.take_over(before.base)
 
@@ -198,7 +203,7 @@ class Context:
             graphs.evict_unplanned(wanted, exactness, plan)
         elif plan == ALL_RESIDENT:
             graphs.begin_builds(self.uses, exactness)
-        graphs.close_controls(self.uses)
+        graphs.close_beside(self.uses)
 
     def keep(self, pictures: Sequence[int], latents: Latents) -> None:
         """Of pictures that are denoised."""

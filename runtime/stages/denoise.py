@@ -150,6 +150,8 @@ class Denoiser:
                 name: np.repeat(values[list(wordings)], self._pictures, axis=0)
                 for name, values in self._conditioning.items()
             }
+            if self._ctx.seen is not None:
+                words |= self._ctx.seen.inputs([self._ctx.branches[branch] for branch in branches], self._pictures)
             self._said[branches] = (wordings, words)
         return wordings, words
 

@@ -1,15 +1,18 @@
-"""Words -> what the denoiser is told."""
+"""Words, and pictures beside them, -> what the denoiser is told."""
 
 from __future__ import annotations
 
 from tintype.arrays import Arrays
 from tintype.families.base import Conditioning
 from tintype.stages.context import Context
+from tintype.stages.image_prompts import look
 from tintype.uses import ENCODE
 
 
 def encode(ctx: Context) -> Conditioning:
-    """What the denoiser is told besides noisy latents: a row a wording."""
+    """What the denoiser is told besides noisy latents: a row a wording. What it sees of pictures is then `ctx.seen`."""
+    if ctx.seen is None:
+        ctx.seen = look(ctx)
 
     def call(role: str, inputs: Arrays) -> Arrays:
         use, words = ctx.use(role), ctx.request.inputs.words

@@ -116,10 +116,11 @@ class Studio:
         return request
 
     def read(self, request: ResolvedRequest, *, refines: bool = False) -> Reading:
-        """The request as the model reads it; what controls it is then known. Raises LicenceError, for that, too."""
-        for given in request.inputs.control:
-            demand_accepted(given.net, accepts=self._accepts)
-            self.graphs.add(given.net)
+        """The request as the model reads it; what stands beside the model is then known. Raises LicenceError, for that,
+        too."""
+        for other in request.inputs.beside:
+            demand_accepted(other, accepts=self._accepts)
+            self.graphs.add(other)
         return self.model.read(request, refines=refines)
 
     def work(self, request: ResolvedRequest, reading: Reading | None = None) -> Work:

@@ -180,6 +180,8 @@ def why_unlike_ordinary(request: ResolvedRequest) -> str | None:
         return "LoRAs changed the model"
     if request.control:
         return "ControlNets or T2I-Adapters had a part in it"
+    if request.image_prompts:
+        return "pictures stood beside its words"
     if request.embeddings:
         return "its words had embeddings of their own"
     if request.token_merging:

@@ -17,6 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 ROOT = Path(__file__).parents[2]
 POSTCARD = ROOT / "models/postcard/bundle"
 CHECKPOINT = ROOT / "models/postcard/checkpoint"
@@ -270,6 +272,36 @@ def lora(path: Path, scratch: Scratch) -> None:
         fitted.inputs(role, 0.5)
 
 
+def ip_adapter(path: Path, scratch: Scratch) -> None:
+    """An IP-Adapter: read whole, what it makes of a picture, and whether it fits postcard's cross-attentions."""
+    from tintype.adapters.image_projection import image_tokens, keys_and_values
+    from tintype.adapters.ip_adapter import BASE, open_ip_adapter
+    from tintype.families.image_prompts import demand_fitting
+
+    place = scratch.folder / "ip-adapter.safetensors"
+    shutil.copyfile(path, place)
+    file = open_ip_adapter(place)
+    features = np.ones((1, file.encoder) if file.kind == BASE else (1, 17, file.encoder), np.float32)
+    with np.errstate(all="ignore"):  # finite weights may grow beyond all numbers, which the denoiser's door refuses
+        for _ in keys_and_values(file, image_tokens(file, features)):
+            pass
+    demand_fitting(file, {"down_blocks.0": (64, 128)}, "postcard")
+
+
+def image_encoder_manifest(path: Path, scratch: Scratch) -> None:
+    """tintype.json of an image encoder, and what follows from it."""
+    from tintype.bundle.bundle import read_manifest_as
+    from tintype.bundle.image_encoder import ImageEncoder, ImageEncoderManifest
+    from tintype.uses import IMAGE_ENCODER
+
+    folder = scratch.folder / "image-encoder"
+    folder.mkdir(exist_ok=True)
+    shutil.copyfile(path, folder / "tintype.json")
+    encoder = ImageEncoder(folder, *read_manifest_as(folder, ImageEncoderManifest))
+    encoder.graph_path(IMAGE_ENCODER)
+    assert encoder.manifest.side * encoder.manifest.embedding * encoder.manifest.states[0] > 0
+
+
 def one_file(path: Path, scratch: Scratch) -> None:
     """A checkpoint in one file: what it is told to be, and the configs that are made of its shapes."""
     from tintype.export.checkpoint import demand_tensors, open_checkpoint
@@ -442,9 +474,9 @@ def command(path: Path, scratch: Scratch) -> tuple[int, str]:
 DOORS: dict[str, Door] = {
     each.__name__.replace("_", "-"): each
     for each in (
-        manifest, control_manifest, scheduler, tokenizer, graph, record, record_png, like, latents, embedding, noise,
-        prompt, policy, ordinary, words, safetensors, lora, one_file, onnx_folder, checkpoint, cache, picture,
-        credentials, mask, command,
+        manifest, control_manifest, image_encoder_manifest, scheduler, tokenizer, graph, record, record_png, like,
+        latents, embedding, noise, prompt, policy, ordinary, words, safetensors, lora, ip_adapter, one_file,
+        onnx_folder, checkpoint, cache, picture, credentials, mask, command,
     )
 }  # fmt: skip
 
@@ -452,7 +484,7 @@ DOORS: dict[str, Door] = {
 def beside(door: str, path: Path) -> tuple[int, float]:
     """Bytes and seconds that a door may take for pixels, latents and weights beside its bounds."""
     size = path.stat().st_size
-    if door == "lora":  # hashed, judged, and what it is made of once more
+    if door in ("lora", "ip-adapter"):  # hashed, judged, and what it is made of once more
         return 64 * 2**20 + 8 * size, 0.5 + size / 2**28
     if door in ("latents", "noise", "safetensors"):
         return 6 * size, size / 2**28

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 from doors import CHECKPOINT, CONFIGS, POSTCARD
+from small_ip_adapters import small_ip_adapters
 
 Seeds = tuple[bytes, ...]
 
@@ -234,6 +235,19 @@ def control_manifests() -> Seeds:
         "files": {file: {"bytes": 1, "sha256": "0" * 64}},
     }  # fmt: skip
     return json.dumps(value).encode(), json.dumps(adapter).encode()
+
+
+def image_encoder_manifests() -> Seeds:
+    shapes = {"pixel_values": [3, 224, 224], "image_embeds": [1024], "hidden_states": [257, 1280]}
+    ports = [{"name": name, "dtype": "float32", "shape": ["batch", *shape]} for name, shape in shapes.items()]
+    file = "image_encoder/model.onnx"
+    graph = {"file": file, "precision": "fp32", "inputs": ports[:1], "outputs": ports[1:]}
+    value = {
+        "format_version": 1, "name": "eyes", "licence": "Apache-2.0", "source": {"location": "nowhere"},
+        "family": "image_encoder", "mean": [0.48, 0.46, 0.41], "std": [0.27, 0.26, 0.28],
+        "graphs": {"image_encoder": {"full": graph}}, "files": {file: {"bytes": 1, "sha256": "0" * 64}},
+    }  # fmt: skip
+    return (json.dumps(value).encode(),)
 
 
 def noises() -> Seeds:
@@ -499,6 +513,7 @@ SEEDS: dict[str, Callable[[], Seeds]] = {
     "manifest": manifests, "scheduler": schedulers, "tokenizer": tokenizers, "graph": graphs, "record": records,
     "record-png": pngs_with_records, "like": pictures_of_others, "latents": latents_files, "noise": noises,
     "embedding": embeddings, "control-manifest": control_manifests,
+    "image-encoder-manifest": image_encoder_manifests, "ip-adapter": small_ip_adapters,
     "prompt": prompts, "policy": policies, "ordinary": ordinary_prompts, "words": prompts,
     "safetensors": weights, "lora": loras, "one-file": one_files, "onnx-folder": onnx_encoders,
     "checkpoint": checkpoints, "cache": cache_files,

@@ -14,6 +14,7 @@ from tintype.engine import most_threads
 from tintype.errors import RecordError, RequestError, TintypeError
 from tintype.record import parse_record
 from tintype.record.latents_file import read_latents, save_latents
+from tintype.request.image_prompts import ImagePromptFacts, IPAdapterFacts
 from tintype.request.inputs import InitImage, Mask
 
 PROMPT = "a red sailboat on a calm sea at sunset"
@@ -22,6 +23,9 @@ HASH = "0" * 64
 IMAGE = {
     "sha256": HASH, "width": 64, "height": 64, "strength": 0.5, "fit": "crop", "background": "white"
 }  # fmt: skip
+
+ADAPTER = IPAdapterFacts(name="x", sha256=HASH, encoder="x", encoder_hash=HASH)
+PICTURE = ImagePromptFacts(image=HASH, weight=1.0)
 
 # What a record's request is made to say.
 LIES = {
@@ -54,6 +58,18 @@ LIES = {
     "mask": {
         "image": InitImage(**IMAGE), "mask": Mask(sha256=HASH, grow=10**9, blur=0.0, keep_outside="model"),
     },
+    "image prompts alone": {"image_prompts": (PICTURE,)},
+    "adapter alone": {"ip_adapter": ADAPTER},
+    "image prompts": {"ip_adapter": ADAPTER, "image_prompts": (PICTURE,) * 10**4},
+    "image prompt's weight": {
+        "ip_adapter": ADAPTER, "image_prompts": (dataclasses.replace(PICTURE, weight=1e30),),
+    },
+    "image prompt's hash": {"ip_adapter": ADAPTER, "image_prompts": (dataclasses.replace(PICTURE, image="x"),)},
+    "image prompt's mask": {"ip_adapter": ADAPTER, "image_prompts": (dataclasses.replace(PICTURE, mask="../x"),)},
+    "adapter's name": {
+        "ip_adapter": dataclasses.replace(ADAPTER, name="\x1b[2J"), "image_prompts": (PICTURE,),
+    },
+    "adapter's hash": {"ip_adapter": dataclasses.replace(ADAPTER, sha256=""), "image_prompts": (PICTURE,)},
     "outside": {
         "image": InitImage(**IMAGE), "mask": Mask(sha256=HASH, grow=0, blur=0.0, keep_outside="junk"),
     },

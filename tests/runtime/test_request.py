@@ -20,8 +20,8 @@ from tintype.request.request import Hires
 from tintype.sampling import CFG_PP
 from tintype.stages.again import request_of
 
-INPUTS = ("image", "mask", "latents", "loras", "embeddings", "control")
-PLACES = ("lora_dir",)  # where inputs are looked for, which a record doesn't keep
+INPUTS = ("image", "mask", "latents", "loras", "embeddings", "control", "ip_adapter", "image_prompts")
+PLACES = ("lora_dir", "image_encoder")  # where inputs are, which a record doesn't keep by themselves
 OF_IMAGE_FACTS = ("strength", "fit", "background", "outpaint")
 OF_MASK_FACTS = ("mask_grow", "mask_blur", "keep_outside")
 OF_WORDS = (
@@ -165,7 +165,7 @@ def test_every_field_of_a_request_is_kept():
     assert {name.removeprefix("hires_") for name in of_hires - {"hires"}} == hires - {"factor", "width", "height"}
     assert set(OF_IMAGE_FACTS) == image - {"sha256", "width", "height", "parent", "latents"}
     assert {name.removeprefix("mask_") for name in OF_MASK_FACTS} == mask - {"sha256"}
-    kept = {"pixels", "picture", "mask", "latents", "loras", "file", "words", "control"}
+    kept = {"pixels", "picture", "mask", "latents", "loras", "file", "words", "control", "adapter"}
     assert {field.name for field in dataclasses.fields(Inputs)} == kept
 
 

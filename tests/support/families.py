@@ -59,6 +59,14 @@ VARIANTS = {
             "reverse_transformer_layers_per_block": [[2, 1], 1],
         },
     ),
+    # 2.x: linear projections, heads by level, and v in the place of noise.
+    "v2": Variant(
+        "sd",
+        "StableDiffusionPipeline",
+        {**_SMALL, "use_linear_projection": True, "attention_head_dim": [2, 4]},
+        scheduler="EulerDiscreteScheduler",
+        scheduler_config={"prediction_type": "v_prediction"},
+    ),
     "lcm": Variant(
         "sd",
         "LatentConsistencyModelPipeline",

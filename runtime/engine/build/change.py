@@ -3,9 +3,10 @@
 Where steps take inner values over from earlier ones a denoiser's is cut in two, see `kernels.graph.reuse`; where
 tokens are merged its self-attentions get fewer, see `kernels.graph.token_merging`; where ControlNets or T2I-Adapters
 control it, it takes what they give, see `kernels.graph.residuals` and `kernels.graph.features`; where there are LoRAs,
-it or a text encoder's takes them as inputs, see `kernels.graph.low_rank`; a text encoder's takes embeddings that are
-not its own, see `kernels.graph.added_rows`. It happens in the process that builds, of the bundle's one graph, over its
-one file of weights.
+it or a text encoder's takes them as inputs, see `kernels.graph.low_rank`; where pictures stand beside the words, its
+cross-attentions take keys and values of these, see `kernels.graph.image_tokens`; a text encoder's takes embeddings that
+are not its own, see `kernels.graph.added_rows`. It happens in the process that builds, of the bundle's one graph, over
+its one file of weights.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from tintype.uses import (
     LAYERS,
     MID_RESIDUAL,
     Cut,
+    ImageTokens,
     LowRank,
     adapter_feature,
     down_residual,
@@ -63,18 +65,22 @@ def change_graph(model: ir.Model, options: BuildOptions) -> int:
     taken = _take_features(model, options.features) if options.features else []
     taken += _take_residuals(model, options.residuals) if options.residuals else []  # behind features, as diffusers has
     given = 0 if options.low_rank is None else _declare_low_rank(model, options.low_rank)
-    if options.cut is not None:
-        taken += _cut(model, options.cut)
+    cut = (
+        None if options.cut is None else _values(model.graph, options.cut)
+    )  # an attention gives the pictures' part too
+    if options.image_tokens is not None:
+        taken += _take_image_tokens(model, options.image_tokens)
+    if options.cut is not None and cut is not None:
+        taken += _cut(model, options.cut, cut)
     if options.low_rank is not None:  # behind the cut, so that what one graph gives the other one takes
         _add_low_rank(model, options.low_rank)
     return given + _total_nbytes(taken)
 
 
-def _cut(model: ir.Model, cut: Cut) -> list[ir.Value]:
-    """Cut a denoiser's graph; what it then takes."""
+def _cut(model: ir.Model, cut: Cut, values: list[ir.Value]) -> list[ir.Value]:
+    """Cut a denoiser's graph at these values; what it then takes."""
     from tintype.kernels.graph.reuse import give_values, take_values
 
-    values = _values(model.graph, cut)
     if not cut.takes:
         give_values(model, values)
         return []
@@ -144,6 +150,17 @@ def _sizes(sizes: Sequence[tuple[int, int, int]]) -> str:
 
 def _listed(channels: Sequence[int]) -> str:
     return ", ".join(map(str, channels)) or "none of them"
+
+
+def _take_image_tokens(model: ir.Model, wanted: ImageTokens) -> list[ir.Value]:
+    from tintype.kernels.graph.image_tokens import take_image_tokens
+
+    added = take_image_tokens(model, wanted.tokens, wanted.masks)
+    if not added:
+        raise RequestError(
+            "this model has no cross-attention that pictures could be looked at by", fix="leave image prompts out"
+        )
+    return added
 
 
 def _take_embeddings(model: ir.Model, rows: int) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from tintype.uses import EXACTNESS, Cut, LowRank
+from tintype.uses import EXACTNESS, Cut, ImageTokens, LowRank
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,8 +23,8 @@ class BuildOptions:
     matter of the build. threads: those that the build's kernels are chosen for; None is one a physical core. timed:
     True times each layer's kernels here, which takes minutes for a large graph; False takes those that were the fastest
     on such processors, see `kernels.priors`; None is a timed build where there is one, else one that isn't. cut: see
-    `GraphUse`, and so token_merging, low_rank, embedding_rows, residuals and features; a graph is changed so for one
-    shape only.
+    `GraphUse`, and so token_merging, low_rank, embedding_rows, residuals, features and image_tokens; a graph is changed
+    so for one shape only.
     """
 
     dims: tuple[tuple[str, int], ...] = ()
@@ -41,6 +41,7 @@ class BuildOptions:
     embedding_rows: int = 0
     residuals: tuple[int, ...] = ()
     features: tuple[tuple[int, int, int], ...] = ()
+    image_tokens: ImageTokens | None = None
 
     def __post_init__(self) -> None:
         if self.exactness not in EXACTNESS:
@@ -66,6 +67,7 @@ class BuildOptions:
         embedding_rows: int = 0,
         residuals: tuple[int, ...] = (),
         features: tuple[tuple[int, int, int], ...] = (),
+        image_tokens: ImageTokens | None = None,
     ) -> BuildOptions:
         return cls(
             dims=tuple(sorted(dims.items())),
@@ -82,18 +84,20 @@ class BuildOptions:
             embedding_rows=embedding_rows,
             residuals=residuals,
             features=features,
+            image_tokens=image_tokens,
         )
 
     @classmethod
     def from_dict(cls, told: Mapping[str, Any]) -> BuildOptions:
         """Of what `dataclasses.asdict` gave and JSON carried."""
-        cut, low_rank = told["cut"], told["low_rank"]
+        cut, low_rank, image_tokens = told["cut"], told["low_rank"], told["image_tokens"]
         changes = {
             "dims": tuple((str(name), int(number)) for name, number in told["dims"]),
             "cut": None if cut is None else Cut(**cut),
             "low_rank": None if low_rank is None else LowRank(**low_rank),
             "residuals": tuple(told["residuals"]),
             "features": tuple((int(channels), int(high), int(wide)) for channels, high, wide in told["features"]),
+            "image_tokens": None if image_tokens is None else ImageTokens(**image_tokens),
         }
         return cls(**{**told, **changes})
 
@@ -111,7 +115,8 @@ class BuildOptions:
         words += [f"residuals={'+'.join(runs)}"] if runs else []
         sizes = ["x".join(map(str, size)) for size in self.features]
         words += [f"features={'+'.join(sizes)}"] if sizes else []
-        return " ".join([*words, *(str(each) for each in (self.low_rank, self.cut) if each is not None)])
+        changes = (self.image_tokens, self.low_rank, self.cut)
+        return " ".join([*words, *(str(each) for each in changes if each is not None)])
 
     @property
     def shape(self) -> str:
