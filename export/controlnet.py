@@ -1,8 +1,8 @@
 """A ControlNet becomes a bundle of its own: traced, stored in the precision asked for, and judged against torch.
 
 There is no model beside it whose pictures could be drawn, so it is judged on noisy latents at several noise levels,
-words of unit variance and pictures of edges and of blotches. So no convolution is int8, whose fixed ranges would have
-to be seen on real inputs: in an int8 bundle its linear layers are, and the rest is fp16.
+words of unit variance and pictures of edges and of blotches. So no convolution computes in int8, whose fixed ranges
+would have to be seen on real inputs: in an int8 bundle the weights of its layers are, and the rest is fp16.
 """
 
 from __future__ import annotations
@@ -172,7 +172,7 @@ def _write_graph(checkpoint: Checkpoint, precision: str, scratch: Scratch, progr
     with progress.stage(f"writing: {CONTROLNET}", 1):
         model = graph_of(ControlNet(module).eval(), plan)
         take_scalar_timestep(model)
-        layers = [layer for layer in find_layers(model) if layer.kind == "linear"]
+        layers = find_layers(model)
         written = path if precision == "fp32" else scratch.fp32 / GRAPH_FILE
         save_graph(model, written)
     calls = _calls(ControlNet(module).eval(), shape)
