@@ -5,6 +5,11 @@ A few pictures each, in few steps; of 100 in 20 steps `python -m tintype.models.
 
 from __future__ import annotations
 
+import re
+import shlex
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +29,8 @@ from tintype.models.postcard.adapters.evaluate import (
     iou,
     mushroom_prompts,
     prompts_for,
+    score_edges,
+    score_lora,
 )
 from tintype.models.postcard.adapters.judge import MushroomJudge, fresh_renders
 from tintype.models.postcard.adapters.looks import block_share, cyanotype, cyanotype_distance, pixel_art
@@ -35,6 +42,8 @@ from tintype.models.postcard.judge import Judge
 from tintype.models.postcard.scene import is_held_out, random_scene
 from tintype.models.postcard.world import render
 
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
 STEPS, COUNT = 8, 12
 FIELDS: dict[str, Any] = {"num_inference_steps": STEPS}
 
@@ -139,6 +148,38 @@ def test_edges_are_followed(postcard) -> None:
     assert found["iou_dilated"] >= 0.5
     assert found["iou_dilated"] >= without["iou_dilated"] + 0.2
     assert Judge.load().accuracy(with_edges, scenes)["subject"] >= 0.75
+
+
+@pytest.mark.slow
+@pytest.mark.long
+@pytest.mark.parametrize("name", LORAS)
+def test_a_lora_shows_in_90_of_100_pictures_at_weight_1_and_in_none_at_0(postcard, name: str) -> None:
+    figures, _ = score_lora(postcard, name, 100, {"num_inference_steps": 20})
+    assert figures["weight_1"]["shown"] >= 0.90
+    assert figures["weight_0"]["shown"] == 0.0
+
+
+@pytest.mark.slow
+@pytest.mark.long
+def test_edges_of_100_pictures_are_followed(postcard) -> None:
+    figures, _ = score_edges(postcard, 100, {"num_inference_steps": 20})
+    assert figures["with_edges"]["iou_dilated"] >= 0.60
+    assert figures["without"]["iou_dilated"] <= 0.35
+
+
+@pytest.mark.slow
+def test_the_readmes_examples_draw_without_torch(tmp_path: Path) -> None:
+    """Each in a process of its own that cannot import torch, in 2 steps; the second after the first one's picture."""
+    recipe = re.search(r"# 4\. A LoRA that comes with postcard.*?\n(.*?)\n\n", README, flags=re.DOTALL)
+    assert recipe is not None
+    shutil.copy(ROOT / "models/postcard/gallery/red-sailboat.png", tmp_path / "postcard.png")
+    (tmp_path / "models").symlink_to(ROOT / "models")
+    (tmp_path / "torch.py").write_text("raise ImportError('no torch here')\n")
+    for number, line in enumerate(recipe[1].splitlines()):
+        words = [*shlex.split(line)[1:], "--num-inference-steps", "2", "-o", f"{number}.png"]
+        ran = subprocess.run([sys.executable, "-m", "tintype", *words], cwd=tmp_path, capture_output=True, text=True)
+        assert ran.returncode == 0, ran.stderr
+        assert Image.open(tmp_path / f"{number}.png").size == (128, 128)
 
 
 def test_intersection_over_union_is_that_of_sets() -> None:

@@ -9,19 +9,25 @@ blocks, and is shown edges that our preprocessor finds. About an hour and a half
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
+from functools import cache, partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
+from ..autoencoder import to_pixels
 from ..denoiser import SNR_LIMIT, SUBJECT_WEIGHT
 from ..progress import Ema, Stage, set_learning_rate, warmup_then_cooldown
 from .model import Base, chosen_words
-from .pictures import cached
+from .pictures import cached, draw
 from .recipe import CONTROL, EDGES, RUN, ControlRecipe
 
 if TYPE_CHECKING:
     from diffusers import ControlNetModel, UNet2DConditionModel
+
+EDGE_WEIGHT = 4.0  # of what the decoded picture's edges add to the loss
 
 
 def make_controlnet(unet: UNet2DConditionModel, recipe: ControlRecipe) -> ControlNetModel:
@@ -48,9 +54,12 @@ def make_controlnet(unet: UNet2DConditionModel, recipe: ControlRecipe) -> Contro
 
 def control_loss(
     base: Base, net: ControlNetModel, latents: torch.Tensor, words: torch.Tensor, edges: torch.Tensor,
-    weights: torch.Tensor,
+    weights: torch.Tensor, pixels: Callable[[torch.Tensor], torch.Tensor],
 ) -> torch.Tensor:  # fmt: skip
-    """As `denoiser.v_loss`, of the denoiser with what the ControlNet adds to it."""
+    """As `denoiser.v_loss`, of the denoiser with what the ControlNet adds to it; and where the picture's edges are.
+
+    pixels: the pictures themselves at these places of the batch, (n, 3, height, width) in -1..1.
+    """
     timesteps = torch.randint(0, len(base.alphas), (len(latents),))
     alpha = base.alphas[timesteps].view(-1, 1, 1, 1)
     noise = torch.randn_like(latents)
@@ -60,10 +69,22 @@ def control_loss(
         down, middle = net(noisy, timesteps, words, edges, return_dict=False)
         predicted = base.unet(
             noisy, timesteps, words, down_block_additional_residuals=down, mid_block_additional_residual=middle
-        ).sample
-    error = (predicted.float() - target).square()
+        ).sample.float()
+    error = (predicted - target).square()
     snr = alpha / (1 - alpha)
-    return (error * weights * snr.clamp(max=SNR_LIMIT) / (snr + 1) * 2.0).mean()
+    plain = (error * weights * snr.clamp(max=SNR_LIMIT) / (snr + 1) * 2.0).mean()
+    clearest = timesteps.argsort()[: len(timesteps) // 2]  # of less noise, where a picture can be told from the latents
+    denoised = (alpha.sqrt() * noisy - (1 - alpha).sqrt() * predicted)[clearest]
+    with torch.autocast("cpu", torch.bfloat16):
+        decoded = base.vae.decode(denoised / base.scaling_factor).sample.float()
+    return plain + EDGE_WEIGHT * (alpha[clearest] * gradient_error(decoded, pixels(clearest))).mean()
+
+
+def gradient_error(decoded: torch.Tensor, pixels: torch.Tensor) -> torch.Tensor:
+    """How far differences between neighbouring greys are from those of the picture, (n, 1, 1, 1), the mean."""
+    error = (decoded - pixels).mean(dim=1, keepdim=True)
+    across, down = error[..., 1:] - error[..., :-1], error[..., 1:, :] - error[..., :-1, :]
+    return across.abs().mean(dim=(1, 2, 3), keepdim=True) + down.abs().mean(dim=(1, 2, 3), keepdim=True)
 
 
 def train(recipe: ControlRecipe) -> None:
@@ -87,7 +108,7 @@ def train(recipe: ControlRecipe) -> None:
         words = chosen_words(embeddings, chosen, rng)
         factor = warmup_then_cooldown(stage.samples, stage.total, warmup=50 * recipe.batch, cooldown=0.3)
         set_learning_rate(optimizer, recipe.learning_rate, factor)
-        loss = control_loss(base, net, latents, words, edges, weights)
+        loss = control_loss(base, net, latents, words, edges, weights, partial(_pixels, chosen))
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(net.parameters(), 1.0)
@@ -100,6 +121,16 @@ def train(recipe: ControlRecipe) -> None:
             losses.clear()
         stage.save_if_due(parts)
     stage.save(parts)
+
+
+def _pixels(chosen: NDArray[np.int64], places: torch.Tensor) -> torch.Tensor:
+    """The renders that these training pictures were encoded from; their latents have softer edges."""
+    return to_pixels(np.stack([_render(int(chosen[place])) for place in places]), torch.device("cpu"))
+
+
+@cache
+def _render(index: int) -> NDArray[np.uint8]:
+    return draw("plain", index)[0]
 
 
 def pack(recipe: ControlRecipe) -> None:

@@ -17,7 +17,7 @@ from ..recipe import CHECKPOINT
 from ..text import embed
 
 if TYPE_CHECKING:
-    from diffusers import UNet2DConditionModel
+    from diffusers import AutoencoderKL, UNet2DConditionModel
     from transformers import CLIPTextModel, CLIPTokenizer
 
 
@@ -26,6 +26,7 @@ class Base:
     """Postcard's own parts in float32; none of them is trained."""
 
     unet: UNet2DConditionModel
+    vae: AutoencoderKL
     encoder: CLIPTextModel
     tokenizer: CLIPTokenizer
     scaling_factor: float
@@ -39,12 +40,14 @@ class Base:
 
         unet = UNet2DConditionModel.from_pretrained(CHECKPOINT / "unet", torch_dtype=torch.float32)
         unet.set_attn_processor(AttnProcessor())  # at these sizes plain attention trains faster on a CPU
+        vae = AutoencoderKL.from_pretrained(CHECKPOINT / "vae", torch_dtype=torch.float32)
         encoder = CLIPTextModel.from_pretrained(CHECKPOINT / "text_encoder", dtype=torch.float32)
         return cls(
             unet=unet.to(memory_format=torch.channels_last).requires_grad_(False),
+            vae=vae.eval().to(memory_format=torch.channels_last).requires_grad_(False),
             encoder=encoder.eval().requires_grad_(False),
             tokenizer=CLIPTokenizer.from_pretrained(CHECKPOINT / "tokenizer"),
-            scaling_factor=float(AutoencoderKL.load_config(CHECKPOINT / "vae")["scaling_factor"]),
+            scaling_factor=float(vae.config.scaling_factor),
             alphas=torch.from_numpy(SchedulerConfig.from_json(SCHEDULER).alphas_cumprod),
         )
 

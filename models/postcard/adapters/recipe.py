@@ -39,7 +39,7 @@ LORAS = {
     recipe.name: recipe
     for recipe in (
         LoraRecipe(name="mushroom", pictures=1500, plain=750, samples=8_000),
-        LoraRecipe(name="cyanotype", pictures=1000, samples=4_000),
+        LoraRecipe(name="cyanotype", pictures=1000, samples=10_000),
         LoraRecipe(name="pixel-art", pictures=1000, samples=4_000),
     )
 }
@@ -52,7 +52,7 @@ class ControlRecipe:
     pictures: int = 3000
     picture_channels: tuple[int, ...] = (16, 32, 64)  # of the layers that read the edges; the factor is 4
     batch: int = 8
-    samples: int = 36_000
+    samples: int = 22_000
     learning_rate: float = 1.5e-3
     ema_decay: float = 0.998
     seed: int = 0
