@@ -217,8 +217,9 @@ postcard-adapters: $(TEST_STAMP)
 	for name in mushroom cyanotype pixel-art; do \
 		$(BIN)/python -m tintype.models.postcard.adapters.lora $$name || exit 1; done
 	$(BIN)/python -m tintype.models.postcard.adapters.control
-	for name in mushroom cyanotype pixel-art edges; do \
-		$(BIN)/python -m tintype.models.postcard.adapters.evaluate $$name --out bench/results/postcard-$$name.json || exit 1; done
+	$(BIN)/python -m tintype.models.postcard.adapters.evaluate mushroom cyanotype pixel-art edges \
+		--out bench/results
+	$(BIN)/python -m tintype.models.postcard.adapters.gallery
 
 bench: $(RUN_STAMP)
 	$(BIN)/tintype bench

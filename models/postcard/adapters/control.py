@@ -141,6 +141,10 @@ def pack(recipe: ControlRecipe) -> None:
     net = make_controlnet(Base.load().unet, recipe)
     state = torch.load(RUN / "edges.pt", map_location="cpu", weights_only=True)
     net.load_state_dict(state["ema"]["shadow"])
+    with torch.no_grad():
+        for layer in (*net.controlnet_down_blocks, net.controlnet_mid_block):
+            layer.weight.mul_(recipe.gain)
+            layer.bias.mul_(recipe.gain)
     net.save_pretrained(RUN / "edges")
     report = export_bundle(
         RUN / "edges", EDGES, precision="int8", name="postcard-edges", licence="apache-2.0", overwrite=True

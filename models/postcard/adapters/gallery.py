@@ -9,14 +9,12 @@ import argparse
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 import tintype
-from tintype.request import RequestFields
 
 from ..world import contact_sheet
-from .evaluate import controls, draw, edges_of, mushroom_prompts
-from .recipe import CANNY, EDGES, HERE, LORAS
+from .evaluate import Studio, controls, edges_of, mushroom_prompts
+from .recipe import HERE
 
 COLUMNS = 6
 
@@ -27,19 +25,16 @@ def main() -> None:
     options = parser.parse_args()
     prompts, _, renders = controls(COLUMNS)
     mushrooms = [prompt for prompt, _ in mushroom_prompts(COLUMNS)]
-    rows: list[np.ndarray] = []
     with tintype.load("postcard", provider="cpu") as pipeline:
-
-        def add(words: list[str], fields: RequestFields) -> None:
-            rows.extend(draw(pipeline, words, fields))
-
-        add(prompts, {})
-        add(mushrooms, {"loras": [LORAS["mushroom"].file]})
-        add(prompts, {"loras": [LORAS["cyanotype"].file]})
-        add(prompts, {"loras": [LORAS["pixel-art"].file]})
-        rows.extend(np.where(edges_of(each)[..., None], 255, 0).astype(np.uint8).repeat(3, axis=2) for each in renders)
-        control = [[{"model": EDGES, "image": Image.fromarray(each), "preprocess": CANNY}] for each in renders]
-        rows.extend(draw(pipeline, prompts, {}, control=control))
+        studio = Studio(pipeline, {})
+        rows = [
+            *studio.plain(prompts),
+            *studio.with_lora("mushroom", mushrooms),
+            *studio.with_lora("cyanotype", prompts),
+            *studio.with_lora("pixel-art", prompts),
+            *(np.where(edges_of(each)[..., None], 255, 0).astype(np.uint8).repeat(3, axis=2) for each in renders),
+            *studio.after_edges(prompts, renders),
+        ]
     contact_sheet(rows, COLUMNS).save(options.out, optimize=True)
 
 
