@@ -18,7 +18,7 @@ WEBGPU_ENV  := TINTYPE_REQUIRE_WEBGPU=1 XDG_RUNTIME_DIR=$${XDG_RUNTIME_DIR:-/tmp
 	VK_ICD_FILENAMES=$${VK_ICD_FILENAMES:-$(SWIFTSHADER)} ORT_WEBGPU_EP_ALLOW_SOFTWARE_ADAPTER=1)
 
 .PHONY: help image test test-fast test-long test-bench test-memory test-webgpu test-openvino test-optimum test-cuda \
-	test-processors test-native native fuzz soak check lint types imports postcard postcard-fast bench bench-gpu clean
+	test-processors test-native native fuzz soak check lint types imports postcard postcard-fast postcard-adapters bench bench-gpu clean
 help:
 	@echo "make image     install the runtime and write postcard.png"
 	@echo "make test      install what tests need and run the suite, on 2 processors (WORKERS=8 for more)"
@@ -41,6 +41,7 @@ help:
 	@echo "make bench-gpu     measure an NVIDIA GPU beside diffusers and torch.compile: hours, 30 GB of disk"
 	@echo "make postcard  draw the world, train, judge and export the embedded default again"
 	@echo "make postcard-fast  distil its denoiser to four steps again"
+	@echo "make postcard-adapters  train its LoRAs and its ControlNet again"
 	@echo "make clean     remove what was built, not the virtual environment"
 
 $(BIN)/python:
@@ -209,6 +210,16 @@ postcard-fast: $(TEST_STAMP)
 		--out bench/results/postcard-4-steps-int8.json
 	$(BIN)/python -m tintype.models.postcard.evaluate bundle --steps 4 --sigmas trailing --guidance-scale 1 \
 		--out bench/results/postcard-4-steps-unguided-int8.json
+
+# Its LoRAs and its ControlNet again, from the checkpoint in the repository, and what they do in 100 pictures each: hours.
+postcard-adapters: $(TEST_STAMP)
+	$(BIN)/python -m tintype.models.postcard.adapters.judge train
+	for name in mushroom cyanotype pixel-art; do \
+		$(BIN)/python -m tintype.models.postcard.adapters.lora $$name || exit 1; done
+	$(BIN)/python -m tintype.models.postcard.adapters.control
+	$(BIN)/python -m tintype.models.postcard.adapters.evaluate mushroom cyanotype pixel-art edges \
+		--out bench/results
+	$(BIN)/python -m tintype.models.postcard.adapters.gallery
 
 bench: $(RUN_STAMP)
 	$(BIN)/tintype bench

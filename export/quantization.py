@@ -2,8 +2,9 @@
 
 A linear layer becomes MatMul(x, DequantizeLinear(int8 weight, one scale a column)); its activations stay float in the
 canonical graph, the target quantizes them as they come. A convolution becomes QDQ: uint8 input and output with fixed
-ranges, int8 weight with one scale a channel, int32 bias, so that ONNX Runtime fuses it to QLinearConv. Weights that
-stay float are stored as fp16 behind a Cast. The arithmetic of scales and rounding is here only; `simulation` uses it.
+ranges, int8 weight with one scale a channel, int32 bias, so that ONNX Runtime fuses it to QLinearConv; where its ranges
+are not known, its weight alone becomes integers, as a linear layer's does. Weights that stay float are stored as fp16
+behind a Cast. The arithmetic of scales and rounding is here only; `simulation` uses it.
 """
 
 from __future__ import annotations
@@ -28,9 +29,11 @@ WEIGHT_SHRINKS = (1.0, 0.96, 0.92, 0.88, 0.84, 0.8, 0.76, 0.72, 0.68, 0.64, 0.6)
 KEPT_SAMPLES = 200_000  # of each activation, over all calibration calls
 SEARCHED_SAMPLES = 50_000  # of those, for the range that loses least
 
-# Always float: the first and last convolutions see pixels or latents themselves, and the time embedding steers all.
+# Always float: the first and last convolutions see pixels or latents themselves, and the time embedding steers all. The
+# last of a ControlNet's that read its picture is in the middle of it.
 ALWAYS_FLOAT = re.compile(
-    r"(^|\.)(conv_in|conv_out|quant_conv|post_quant_conv|time_embedding|time_emb_proj|add_embedding)(\.|$)"
+    r"(^|\.)(conv_in|(?<!cond_embedding\.)conv_out|quant_conv|post_quant_conv|time_embedding|time_emb_proj"
+    r"|add_embedding)(\.|$)"
 )
 
 
@@ -62,7 +65,7 @@ class Range:
 
 @dataclass(frozen=True, slots=True)
 class Scales:
-    """How one layer is quantized. weight: one scale a column or channel; activations only for convolutions."""
+    """How one layer is quantized. weight: one scale a column or channel; activations only for convolutions, or None."""
 
     weight: NDArray[np.float32]
     input: Range | None = None
@@ -220,16 +223,16 @@ def _quantize_conv(graph: ir.Graph, node: ir.Node, scales: Scales) -> None:
     assert image is not None
     assert weight is not None
     assert weight.const_value is not None
-    assert scales.input is not None
-    assert scales.output is not None
     name = str(weight.name).removesuffix(".weight")
     scale = scales.weight.reshape(-1, *[1] * (len(weight.const_value.shape) - 1))
     integers = _integers(graph, f"{name}.weight_int8", weight.const_value, scale)
     weight_scale = _initializer(graph, f"{name}.weight_scale", scales.weight)
-    node.replace_input_with(0, _fixed_range(graph, node, image, f"{name}.input", scales.input))
     dequantized = _insert_before(graph, node, "DequantizeLinear", [integers, weight_scale], {"axis": 0}, weight)
     node.replace_input_with(1, dequantized)
     del graph.initializers[str(weight.name)]
+    if scales.input is None or scales.output is None:
+        return
+    node.replace_input_with(0, _fixed_range(graph, node, image, f"{name}.input", scales.input))
     if len(node.inputs) > 2 and node.inputs[2] is not None:
         node.replace_input_with(2, _integer_bias(graph, node, node.inputs[2], name, scales))
     _fix_output(graph, node, f"{name}.output", scales.output)

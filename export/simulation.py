@@ -106,14 +106,13 @@ def layer_scales(
     statistics: ActivationStatistics | None,
     advance: Callable[[int], None],
 ) -> dict[str, Scales]:
-    """How each layer would be quantized, by module. statistics: None where there are no convolutions."""
+    """How each layer would be quantized, by module. statistics: None where of convolutions the weights alone are."""
     found = {}
     for layer in layers:
         weight = module.get_submodule(layer.module).weight
         assert isinstance(weight, torch.Tensor)
         spans: tuple[Range | None, Range | None] = (None, None)
-        if layer.kind == "conv":
-            assert statistics is not None
+        if layer.kind == "conv" and statistics is not None:
             spans = statistics.ranges(layer.module)
         found[layer.module] = Scales(weight_scales(weight), *spans)
         advance(1)

@@ -7,6 +7,7 @@ British and American spellings are both used.
 from __future__ import annotations
 
 import itertools
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -159,14 +160,21 @@ class _Phrases:
     position: str
 
 
-def caption(scene: Scene, rng: np.random.Generator, *, complete: bool = False) -> tuple[str, frozenset[str]]:
+def caption(
+    scene: Scene,
+    rng: np.random.Generator,
+    *,
+    complete: bool = False,
+    subjects: Mapping[str, tuple[str, ...]] = SUBJECTS,
+) -> tuple[str, frozenset[str]]:
     """A caption of at most 45 words, and the names of the attributes that it states.
 
-    complete=True states all seven. The colour and the size are only stated with the subject.
+    complete=True states all seven. The colour and the size are only stated with the subject. subjects: what the
+    subjects are called.
     """
     dice = _Dice(rng)
     stated = set(ATTRIBUTES) if complete else _choose_stated(dice)
-    words = _choose_words(scene, stated, dice)
+    words = _choose_words(scene, stated, dice, subjects)
     templates = (_plain, _plain, _plain, _place_first, _listed, _sentences)
     text = templates[dice.any(len(templates))](words, dice)
     return _dress(text, dice), frozenset(stated)
@@ -180,12 +188,12 @@ def _choose_stated(dice: _Dice) -> set[str]:
     return stated
 
 
-def _choose_words(scene: Scene, stated: set[str], dice: _Dice) -> _Phrases:
-    def word(name: str, table: dict[str, tuple[str, ...]], value: str) -> str:
+def _choose_words(scene: Scene, stated: set[str], dice: _Dice, subjects: Mapping[str, tuple[str, ...]]) -> _Phrases:
+    def word(name: str, table: Mapping[str, tuple[str, ...]], value: str) -> str:
         choice = dice.favouring_first(table[value])
         return choice if name in stated else ""
 
-    subject = word("subject", SUBJECTS, scene.subject)
+    subject = word("subject", subjects, scene.subject)
     colour = word("colour", COLOURS, scene.colour)
     size = word("size", SIZES, scene.size)
     time = word("time", TIMES, scene.time)

@@ -274,8 +274,8 @@ SUBJECTS: dict[str, Subject] = {
 SMALL = 0.55  # a small subject's scale against a large one's
 
 
-def draw_subject(side: int, name: str, tones: Tones, foot: Point, height: float) -> Image.Image:
+def draw_subject(side: int, subject: Subject, tones: Tones, foot: Point, height: float) -> Image.Image:
     """The subject alone on a clear RGBA layer of side x side; foot and height in pixels."""
     layer = Image.new("RGBA", (side, side))
-    SUBJECTS[name].draw(Pen(layer, *foot, height), tones)
+    subject.draw(Pen(layer, *foot, height), tones)
     return layer

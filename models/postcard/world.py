@@ -31,7 +31,7 @@ from .scenery import (
     paint_stream,
 )
 from .sky import paint_glint, paint_sky, paint_weather
-from .subjects import SMALL, SUBJECTS, draw_subject, tones_for
+from .subjects import SMALL, SUBJECTS, Subject, draw_subject, tones_for
 
 __all__ = [
     "ATTRIBUTES",
@@ -46,8 +46,10 @@ __all__ = [
 _CENTRES = {"left": 0.25, "middle": 0.5, "right": 0.75}
 
 
-def render(scene: Scene, rng: np.random.Generator, size: int = 128) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """Draw the scene.
+def render(
+    scene: Scene, rng: np.random.Generator, size: int = 128, *, subject: Subject | None = None
+) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """Draw the scene. subject: one that the world hasn't, in the place of the scene's own.
 
     Returns the picture, (size, size, 3), and the subject's soft mask, (size, size), 0..255: the
     subject alone, without its islet, pond, shadow or reflection. Raises ValueError for a size
@@ -58,7 +60,8 @@ def render(scene: Scene, rng: np.random.Generator, size: int = 128) -> tuple[NDA
     side = size * SUPERSAMPLING
     light = light_for(scene, rng)
     horizon = float(rng.uniform(0.53, 0.61))
-    foot, height = _place(scene, rng)
+    subject = subject or SUBJECTS[scene.subject]
+    foot, height = _place(scene, subject, rng)
     canvas, sun_x = paint_sky(side, scene, light, horizon, rng)
     LANDSCAPES[scene.landscape](canvas, light, horizon, rng)
     if scene.landscape in WATERS:
@@ -66,8 +69,8 @@ def render(scene: Scene, rng: np.random.Generator, size: int = 128) -> tuple[NDA
 
     tones = tones_for(scene.colour, light)
     pixels = (round(foot[0] * side), round(foot[1] * side))
-    layer = draw_subject(side, scene.subject, tones, pixels, height * side)
-    _paint_footing(canvas, scene, light, foot, height * SUBJECTS[scene.subject].half_width)
+    layer = draw_subject(side, subject, tones, pixels, height * side)
+    _paint_footing(canvas, scene, light, foot, height * subject.half_width)
     if scene.subject != "hot air balloon" and _stands_in_water(scene):
         lift = 0.0 if _floats(scene) else 0.03
         reach = 0.5 * height if scene.landscape in WATERS else 0.05
@@ -83,10 +86,9 @@ def render(scene: Scene, rng: np.random.Generator, size: int = 128) -> tuple[NDA
     return picture, mask
 
 
-def _place(scene: Scene, rng: np.random.Generator) -> tuple[Point, float]:
+def _place(scene: Scene, subject: Subject, rng: np.random.Generator) -> tuple[Point, float]:
     """The subject's foot (its middle, unit coordinates) and height (of the picture)."""
     u, v, w = rng.uniform(-1.0, 1.0, 3).tolist()
-    subject = SUBJECTS[scene.subject]
     is_large = scene.size == "large"
     height = subject.height * (1.0 if is_large else SMALL) * (1.0 + 0.04 * w)
     half = height * subject.half_width

@@ -112,16 +112,17 @@ def test_a_bundle_gives_what_the_module_does(controlnet):
         np.testing.assert_allclose(ours, theirs.numpy(), atol=1e-4)
 
 
-def test_int8_has_its_linear_layers_in_eight_bits(controlnet):
+def test_int8_has_the_weights_of_its_layers_in_eight_bits_and_rounds_nothing_else(controlnet):
     import onnx_ir as ir
 
     opened = open_controlnet(controlnet(precision="int8")[1])
     assert opened.manifest.graph.precision == "int8"
     assert opened.manifest.parity[0].psnr_db >= 35.0
-    kinds = {
-        str(name): value.dtype for name, value in ir.load(opened.graph_path("controlnet")).graph.initializers.items()
-    }
-    assert any(name.endswith("weight_T_int8") and kind == ir.DataType.INT8 for name, kind in kinds.items())
+    graph = ir.load(opened.graph_path("controlnet")).graph
+    kinds = {str(name): value.dtype for name, value in graph.initializers.items()}
+    assert not any(node.op_type == "QuantizeLinear" for node in graph)
+    for ending in ("weight_T_int8", "conv1.weight_int8"):
+        assert any(name.endswith(ending) and kind == ir.DataType.INT8 for name, kind in kinds.items())
     assert any(name.endswith("weight_fp16") and kind == ir.DataType.FLOAT16 for name, kind in kinds.items())
 
 
