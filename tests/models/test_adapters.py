@@ -85,7 +85,7 @@ def test_the_loras_are_in_fp16_under_diffusers_names() -> None:
     for recipe in LORAS.values():
         tensors = load_file(recipe.file)
         assert {array.dtype for array in tensors.values()} == {np.dtype(np.float16)}
-        assert all(name.startswith("unet.") and ".lora_" in name for name in tensors)
+        assert all(name.startswith("unet.") and ".lora" in name for name in tensors)
 
 
 def test_no_training_picture_has_a_combination_that_is_held_out(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -120,7 +120,7 @@ def test_each_sign_is_on_its_own_renders_and_on_hardly_another(renders: np.ndarr
     for name, look in (("cyanotype", cyanotype), ("pixel-art", pixel_art)):
         assert SIGNS[name](renders).mean() <= 0.05
         assert SIGNS[name](np.stack([look(picture) for picture in renders])).all()
-    assert max(cyanotype_distance(cyanotype(picture)) for picture in renders) < 1.0
+    assert max(cyanotype_distance(cyanotype(picture)) for picture in renders) < 2.0
     assert min(block_share(pixel_art(picture)) for picture in renders) == 1.0
 
 

@@ -44,10 +44,10 @@ def pixel_art(picture: Picture) -> Picture:
 
 
 def cyanotype_distance(picture: Picture) -> float:
-    """How far a pixel is from the nearest colour that a cyanotype has, in steps of 256, the mean."""
+    """How far pixels are from the nearest colour that a cyanotype has, in steps of 256: all but 5 % are nearer."""
     from_blue, whole = np.asarray(picture, np.float32) - _PRUSSIAN, _PAPER - _PRUSSIAN
     along = np.clip(from_blue @ whole / (whole @ whole), 0, 1)
-    return float(np.linalg.norm(from_blue - along[..., None] * whole, axis=-1).mean())
+    return float(np.quantile(np.linalg.norm(from_blue - along[..., None] * whole, axis=-1), 0.95))
 
 
 def block_share(picture: Picture) -> float:
