@@ -25,7 +25,8 @@ from tintype.export.plans import Effort, ExportPlan, export_plan
 from tintype.export.progress import Overall, Progress, Silent
 from tintype.export.sources.controlnet import is_controlnet, open_controlnet_checkpoint
 from tintype.export.sources.hub import HubCheckpoint, fetch, is_address
-from tintype.export.sources.image_encoder import is_image_encoder, open_image_encoder_checkpoint
+from tintype.export.sources.image_encoder import FAMILY as IMAGE_ENCODERS
+from tintype.export.sources.image_encoder import is_image_encoder, open_image_encoder_source
 from tintype.export.sources.source import BASE, SourceOptions
 from tintype.export.sources.t2i_adapter import is_t2i_adapter, open_adapter_checkpoint
 from tintype.sources.families import tokenizer_of
@@ -147,7 +148,9 @@ def _opened_beside(kind: str, place: Path, base: Path | None) -> Checkpoint:
         return open_controlnet_checkpoint(place, base)
     if base is not None:
         raise ExportError(f"--base is given, and {place} is no ControlLoRA", fix="leave --base out")
-    return open_adapter_checkpoint(place) if kind == T2I_ADAPTER else open_image_encoder_checkpoint(place)
+    if kind == T2I_ADAPTER:
+        return open_adapter_checkpoint(place)
+    return Checkpoint(IMAGE_ENCODERS, open_image_encoder_source(place))
 
 
 def _exporter_of(kind: str) -> Callable[..., ParityReport]:

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from tintype.errors import ExportError
-from tintype.export.checkpoint import Checkpoint
 from tintype.export.sources.source import CheckpointSource
 from tintype.sources.families import MAX_CONFIG_NUMBER, MAX_LAYERS, Family
 from tintype.sources.folder import CONFIG, INDEX, find_weights, read_config
@@ -36,7 +35,7 @@ def is_image_encoder(place: Path) -> bool:
     return known.get("model_type") == MODEL_TYPE or known.get("architectures") == [CLASS]
 
 
-def open_image_encoder_checkpoint(folder: Path) -> Checkpoint:
+def open_image_encoder_source(folder: Path) -> CheckpointSource:
     """Look at an image encoder's folder; no weight is read. Raises ExportError for what can't be exported, by name."""
     config = read_config(folder / CONFIG)
     sizes = sizes_of(config)
@@ -57,7 +56,7 @@ def open_image_encoder_checkpoint(folder: Path) -> Checkpoint:
             f"{folder} has hidden_act {str(config['hidden_act'])[:40]!r}, which isn't done here",
             fix=f"give an encoder with {' or '.join(_ACTIVATIONS)}",
         )
-    source = CheckpointSource(
+    return CheckpointSource(
         location=folder,
         index={},
         configs={IMAGE_ENCODER: config},
@@ -65,7 +64,6 @@ def open_image_encoder_checkpoint(folder: Path) -> Checkpoint:
         tokenizers={},
         licence=read_licence(folder),
     )
-    return Checkpoint(FAMILY, source)
 
 
 def sizes_of(config: Mapping[str, Any]) -> dict[str, Any]:

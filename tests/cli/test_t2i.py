@@ -19,7 +19,7 @@ def test_from_a_checkpoint_to_a_picture_and_again(command, adapter, deep, tmp_pa
     assert "T2I-Adapter" in told.stdout
     assert "for models of stable-diffusion" in told.stdout
     assert json.loads(command("info", "sketch", "--json").stdout)["t2i_adapter"]["controls"] == "stable-diffusion"
-    assert "t2i_adapter, fp16, for stable-diffusion" in command("models", "--no-plan").stdout
+    assert "t2i_adapter, int8, for stable-diffusion" in command("models", "--no-plan").stdout
     drawing().save(tmp_path / "lines.png")
     made, again = tmp_path / "made.png", tmp_path / "again.png"
     common = ["--model", deep("sd")[1], "--threads", 1]

@@ -19,7 +19,7 @@ from tintype.bundle.image_encoder import open_image_encoder
 from tintype.engine import run_graph
 from tintype.errors import ExportError
 from tintype.export import export_bundle
-from tintype.export.sources.image_encoder import CLIP_MEAN, CLIP_STD, mean_and_std, open_image_encoder_checkpoint
+from tintype.export.sources.image_encoder import CLIP_MEAN, CLIP_STD, mean_and_std, open_image_encoder_source
 
 __all__ = ["image_encoder", "ip_adapter"]  # the fixtures
 
@@ -112,7 +112,7 @@ def test_positions_of_older_files_are_passed_by(copied, image_encoder, tmp_path)
 )
 def test_what_makes_no_encoder_is_refused(copied, changes, words):
     with pytest.raises(ExportError, match=words) as refusal:
-        open_image_encoder_checkpoint(copied(**changes))
+        open_image_encoder_source(copied(**changes))
     assert refusal.value.fix
 
 
