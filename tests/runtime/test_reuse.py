@@ -251,7 +251,7 @@ def test_with_parts_of_a_prompt_each_branch_keeps_its_own(pipeline, way):
     "more", [{}, pytest.param({"guidance_interval": "0.2,0.6"}, marks=pytest.mark.long)], ids=["guided", "in-part"]
 )
 def test_the_smallest_budget_is_kept_and_splits_guidance_for_both_graphs(tiny_bundle, pipeline, calls, way, more):
-    asked = {**ASKED, **WAYS[way], **more}
+    asked = {**ASKED, **WAYS[way], **more, "width": 160, "height": 128}  # so that a call of both takes more than noise
     with tintype.load(tiny_bundle, provider="cpu", memory="1MiB", threads=1) as bounded:
         with pytest.raises(MemoryBudgetError) as refusal:
             bounded.plan(PROMPT, **asked)
