@@ -297,7 +297,7 @@ def test_an_encoder_beside_the_adapter_is_taken(pipeline, brought, tmp_path):
         ({"image_prompts": [(photo(), 1.0, "none.png")]}, "none.png"),
         ({"image_prompts": [np.full((8, 8, 3), np.nan)]}, "image prompt"),
     ],
-    ids=str,
+    ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_what_an_image_prompt_cannot_be_is_refused(pipeline, brought, change, words):
     with pytest.raises(RequestError) as refusal:
