@@ -1,4 +1,5 @@
-"""All at once: a picture inside a mask, two LoRAs, a ControlNet and embeddings, as diffusers draws it, and again."""
+"""All at once: a picture inside a mask, two LoRAs, a ControlNet, an image prompt and embeddings, as diffusers draws it,
+and again."""
 
 from __future__ import annotations
 
@@ -11,13 +12,14 @@ import torch
 from controlnets import controlnet, drawing
 from edit_parity import mask, take_the_encoders_mean
 from embeddings import vectors, write
+from ip_adapters import colours, image_encoder, ip_adapter, with_adapter
 from loras import ATTENTION, TRANSFORMER, WORDS, pairs, save_diffusers, save_kohya
 from pictures import photo, psnr_db
 
 import tintype
 from tintype.errors import RecordError
 
-__all__ = ["controlnet"]  # the fixture
+__all__ = ["controlnet", "image_encoder", "ip_adapter"]  # the fixtures
 pytestmark = [
     pytest.mark.filterwarnings("ignore:__array__:DeprecationWarning"),  # diffusers with numpy 2
     pytest.mark.filterwarnings("ignore:.*max_length.*"),
@@ -28,7 +30,7 @@ WEIGHTS = (0.6, 0.5)
 
 
 @pytest.fixture
-def brought(controlnet, tiny_checkpoint, tmp_path) -> dict[str, Any]:
+def brought(controlnet, image_encoder, ip_adapter, tiny_checkpoint, tmp_path) -> dict[str, Any]:
     """What a request brings, by its field's name."""
     unet = pairs(tiny_checkpoint, "unet", TRANSFORMER, 4, seed=1, size=0.5)
     words = pairs(tiny_checkpoint, "text_encoder", WORDS, 4, seed=2, size=0.5)
@@ -41,6 +43,9 @@ def brought(controlnet, tiny_checkpoint, tmp_path) -> dict[str, Any]:
         "loras": list(zip((whole, some), WEIGHTS, strict=True)),
         "embeddings": [write(tmp_path / "wobble.safetensors", emb_params=vectors(3, 64, 1))],
         "control": [{"model": controlnet()[1], "image": drawing(), "weight": 0.7, "end": 0.7}],
+        "ip_adapter": ip_adapter(),
+        "image_encoder": image_encoder()[1],
+        "image_prompts": [(colours(), 0.5)],
     }
 
 
@@ -51,36 +56,43 @@ def _asked(**more: Any) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _theirs(checkpoint, net, loras) -> np.ndarray:
+def _without(brought: dict[str, Any], name: str) -> dict[str, Any]:
+    """Of an image prompt the adapter and the encoder go with it."""
+    gone = ("ip_adapter", "image_encoder", "image_prompts") if name == "image_prompts" else (name,)
+    return {each: value for each, value in brought.items() if each not in gone}
+
+
+def _theirs(checkpoint, net, loras, adapter, encoder) -> np.ndarray:
     pipe = diffusers.StableDiffusionControlNetInpaintPipeline.from_pretrained(
         checkpoint, controlnet=diffusers.ControlNetModel.from_pretrained(net), safety_checker=None
     )
-    pipe.set_progress_bar_config(disable=True)
-    pipe.scheduler = diffusers.EulerDiscreteScheduler.from_config(pipe.scheduler.config)
     pipe.load_textual_inversion({"wobble": torch.from_numpy(vectors(3, 64, 1))}, token="wobble")
     names = [file.stem for file, _ in loras]
     for file, _ in loras:
         pipe.load_lora_weights(file.parent, weight_name=file.name, adapter_name=file.stem)
     pipe.set_adapters(names, list(WEIGHTS))
     pipe.fuse_lora(adapter_names=names)
+    pipe.unload_lora_weights()
+    with_adapter(pipe, adapter, encoder).set_ip_adapter_scale(0.5)
     made = pipe(
         PROMPT, image=photo(), mask_image=mask(64, 64), control_image=drawing(), negative_prompt=NEGATIVE,
         num_inference_steps=STEPS, guidance_scale=SCALE, strength=0.75, controlnet_conditioning_scale=0.7,
-        control_guidance_end=0.7, generator=torch.Generator().manual_seed(SEED), width=64, height=64,
+        control_guidance_end=0.7, ip_adapter_image=colours(), generator=torch.Generator().manual_seed(SEED),
+        width=64, height=64,
     )  # fmt: skip
     return np.asarray(made.images[0])
 
 
 @pytest.mark.reference
 def test_all_at_once_is_what_diffusers_draws_and_each_has_its_part(
-    pipeline, brought, controlnet, tiny_checkpoint, monkeypatch
+    pipeline, brought, controlnet, image_encoder, tiny_checkpoint, monkeypatch
 ):
     take_the_encoders_mean(monkeypatch)
-    expected = _theirs(tiny_checkpoint, controlnet()[0], brought["loras"])
+    expected = _theirs(tiny_checkpoint, controlnet()[0], brought["loras"], brought["ip_adapter"], image_encoder()[0])
     near = psnr_db(pipeline.generate(PROMPT, **_asked(**brought)).image, expected)
     without = {
-        name: psnr_db(pipeline.generate(PROMPT, **_asked(**{**brought, name: ()})).image, expected)
-        for name in ("loras", "embeddings", "control")
+        name: psnr_db(pipeline.generate(PROMPT, **_asked(**_without(brought, name))).image, expected)
+        for name in ("loras", "embeddings", "control", "image_prompts")
     }
     assert expected.std() > 5
     assert near >= 50.0
@@ -95,15 +107,16 @@ def test_a_record_of_all_gives_the_bytes_again(pipeline, brought, exactness):
     assert again.image.tobytes() == made.image.tobytes()
     request = again.record.request
     assert [lora.weight for lora in request.loras] == list(WEIGHTS)
-    assert len(request.control) == len(request.embeddings) == 1
+    assert len(request.control) == len(request.embeddings) == len(request.image_prompts) == 1
 
 
 @pytest.mark.parametrize(
-    ("missing", "named"), [("loras", "whole"), ("embeddings", "wobble"), ("control", "controlnet")]
+    ("missing", "named"),
+    [("loras", "whole"), ("embeddings", "wobble"), ("control", "controlnet"), ("image_prompts", "base-tiny")],
 )
 def test_a_record_names_what_is_missing(pipeline, brought, missing, named):
     record = pipeline.generate(PROMPT, **_asked(**{**brought, "num_inference_steps": 2})).record
-    rest = {name: value for name, value in brought.items() if name != missing}
+    rest = _without(brought, missing)
     with pytest.raises(RecordError, match=named):
         pipeline.reproduce(record, **rest)
 

@@ -10,7 +10,6 @@ import pytest
 from controlnets import controlnet, drawing
 from families import VARIANTS, family, generator, reference
 from ip_adapters import (
-    SIDE,
     adapter_tensors,
     colours,
     image_encoder,
@@ -18,6 +17,7 @@ from ip_adapters import (
     left_half,
     load_unet,
     save_adapter,
+    with_adapter,
 )
 from loras import ATTENTION, pairs, save_diffusers
 from pictures import PROMPT, photo, psnr_db
@@ -58,21 +58,6 @@ def theirs(checkpoint: Path, base: str, adapter: Path, encoder: Path) -> Any:
     kind = diffusers.StableDiffusionPipeline if base == "sd" else diffusers.StableDiffusionXLPipeline
     pipe = kind.from_pretrained(checkpoint, **extra)
     return with_adapter(pipe, adapter, encoder)
-
-
-def with_adapter(pipe: Any, adapter: Path, encoder: Path) -> Any:
-    import diffusers
-    from transformers import CLIPVisionModelWithProjection
-    from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
-
-    pipe.register_modules(
-        image_encoder=CLIPVisionModelWithProjection.from_pretrained(encoder),
-        feature_extractor=CLIPImageProcessorPil(size=SIDE, crop_size=SIDE),
-    )
-    pipe.set_progress_bar_config(disable=True)
-    pipe.scheduler = diffusers.EulerDiscreteScheduler.from_config(pipe.scheduler.config)
-    pipe.load_ip_adapter(str(adapter.parent), subfolder="", weight_name=adapter.name, low_cpu_mem_usage=False)
-    return pipe
 
 
 def drawn(

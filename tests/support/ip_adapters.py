@@ -114,6 +114,22 @@ def load_unet(checkpoint: Path) -> Any:
     return diffusers.UNet2DConditionModel.from_pretrained(checkpoint / "unet")
 
 
+def with_adapter(pipe: Any, adapter: Path, encoder: Path) -> Any:
+    """One of diffusers' pipelines with an adapter and its image encoder, by Euler's method."""
+    import diffusers
+    from transformers import CLIPVisionModelWithProjection
+    from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+
+    pipe.register_modules(
+        image_encoder=CLIPVisionModelWithProjection.from_pretrained(encoder),
+        feature_extractor=CLIPImageProcessorPil(size=SIDE, crop_size=SIDE),
+    )
+    pipe.set_progress_bar_config(disable=True)
+    pipe.scheduler = diffusers.EulerDiscreteScheduler.from_config(pipe.scheduler.config)
+    pipe.load_ip_adapter(str(adapter.parent), subfolder="", weight_name=adapter.name, low_cpu_mem_usage=False)
+    return pipe
+
+
 @pytest.fixture(scope="session")
 def image_encoder(tiny_checkpoint: Path) -> Callable[..., tuple[Path, Path]]:
     """By seed: the checkpoint of an image encoder, and its bundle in a precision."""
