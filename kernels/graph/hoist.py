@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import onnx_ir as ir
-from onnx_ir.passes.common import RemoveUnusedNodesPass
+from onnx_ir.passes.common import RemoveUnusedNodesPass, ShapeInferencePass
 
 from tintype.kernels.graph import image_tokens, low_rank
 from tintype.kernels.graph.segments import value_nbytes
@@ -36,6 +36,8 @@ def split_held(
     ]
     if not handed or any(value.is_graph_output() for value in handed):
         return None
+    if any(value.type is None or value.shape is None for value in handed):
+        ShapeInferencePass()(model)  # an input has to say what it is, and some devices make nodes that don't
     if largest_bytes is not None and sum(map(value_nbytes, handed)) > largest_bytes:
         return None
     once = ir.Model(ir.convenience.extract(model.graph, inputs, handed), ir_version=model.ir_version)

@@ -28,7 +28,7 @@ from tintype.engine.build.options import ANY_SHAPE, BuildOptions
 from tintype.engine.device.machine import default_threads, processor_kind
 from tintype.engine.device.process_memory import peak_rss_bytes
 from tintype.engine.device.providers import TARGETS, Target, load_onnxruntime
-from tintype.engine.run.session_options import MODEL, NUMPY_TYPES, ONCE, session_options
+from tintype.engine.run.session_options import MODEL, NUMPY_TYPES, ONCE, UNREAD, session_options
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -138,7 +138,7 @@ def _lower(model: ir.Model, job: Job, scratch: Path, report: dict[str, Any]) -> 
     named = {node.name for node in model.graph}
     if options.dims or job.target.name in PINNED_TARGETS:
         pin(model, dict(options.dims))
-    if options.segment_bytes is not None and not job.target.is_host:
+    if options.dims and not job.target.is_host:
         fold_sizes(model)
     half = job.computes_half and "float16" in able
     if half:
@@ -224,7 +224,12 @@ def _save(model: ir.Model, name: str, job: Job, scratch: Path) -> None:
     import onnx_ir as ir
 
     if not job.target.is_host:
-        # A device's own optimizations happen when the session opens, and some cannot be saved.
+        # A device's own optimizations happen when the session opens, and some cannot be saved. OpenVINO takes inputs by
+        # their places, and counts none that nothing reads.
+        unread = [value for value in model.graph.inputs if not value.uses()]
+        for value in unread:
+            model.graph.inputs.remove(value)
+        model.metadata_props[UNREAD] = ",".join(str(value.name) for value in unread)
         ir.save(model, job.folder / name, external_data=f"{name}_data")
         return
     from tintype.engine.build.spill import take_final

@@ -61,6 +61,7 @@ class DeviceSession:
             inner.get_inputs, inner.get_outputs, inner.get_providers,
         )  # fmt: skip
         self.get_provider_graph_assignment_info = inner.get_provider_graph_assignment_info
+        self.get_modelmeta = inner.get_modelmeta
 
     @property
     def device_bytes(self) -> int:

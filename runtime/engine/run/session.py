@@ -25,7 +25,7 @@ from tintype.engine.run.chain import Chain, read_chains
 from tintype.engine.run.device_session import Constant, DeviceSession, stays_on_device
 from tintype.engine.run.pages import can_give_back, demand_mappable
 from tintype.engine.run.placement import Placement
-from tintype.engine.run.session_options import MODEL, NUMPY_TYPES, ONCE, session_options
+from tintype.engine.run.session_options import MODEL, NUMPY_TYPES, ONCE, UNREAD, session_options
 from tintype.engine.run.strips import HEAD, TAIL, Strips, read_strips
 from tintype.engine.run.switch import Stop, Switch, Switched
 from tintype.errors import BuildError, CancelledError, MemoryBudgetError, ProviderError, TintypeError
@@ -48,8 +48,10 @@ class Session:
         threads: int,
         once: Any = None,
         switch: Switch | None = None,
+        unread: frozenset[str] = frozenset(),
     ) -> None:
-        """once: the session of the build's `once.onnx`, whose outputs are inputs of `inner`.
+        """once: the session of the build's `once.onnx`, whose outputs are inputs of `inner`. unread: inputs that may be
+        given, and that nothing reads.
 
         switch: that `inner` and `once` run under; None can't be ended.
         """
@@ -60,6 +62,7 @@ class Session:
         self.run_seconds = 0.0  # spent inside ONNX Runtime so far
         self._running = threading.Lock()
         self._switch = switch or Switch()
+        self._unread = unread
         self._holders = weakref.WeakSet[BoundRun]()  # whose tensors would keep `inner` alive
         ports = [*inner.get_inputs(), *(once.get_inputs() if once is not None else ())]
         self._held_names = tuple(o.name for o in once.get_outputs()) if once is not None else ()
@@ -126,8 +129,7 @@ class Session:
         on_device = isinstance(self._inner, DeviceSession)  # which has its own tensors, where CUDA graphs find them
         bound = bound and not on_device and not self.is_in_parts  # whose tensors pass from part to part
         self._demand_open()
-        self._known(inputs)
-        feed = {name: self._checked(name, value) for name, value in inputs.items()}
+        feed = self._read(inputs)
         missing = self.once_names - set(feed)
         if missing:
             raise BuildError(
@@ -148,8 +150,7 @@ class Session:
     def step_feed(self, inputs: Mapping[str, NDArray[Any]], held: Mapping[str, Any]) -> dict[str, NDArray[Any]]:
         """A run's own inputs, checked: with the held ones they have to be all."""
         self._demand_open()
-        self._known(inputs)
-        feed = {name: self._checked(name, value) for name, value in inputs.items()}
+        feed = self._read(inputs)
         missing = [name for name in self._step_names if name not in feed and name not in held]
         if missing:
             raise BuildError(f"{self.path.name} needs {', '.join(missing)}", fix="give every input of the graph")
@@ -198,9 +199,14 @@ class Session:
         if self._inner is None:
             raise BuildError(f"the session of {self.path.name} is closed", fix="open it again with open_session")
 
+    def _read(self, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        """Those inputs that something reads, checked."""
+        self._known(inputs)
+        return {name: self._checked(name, value) for name, value in inputs.items() if name not in self._unread}
+
     def _known(self, names: Iterable[str]) -> None:
         for name in names:
-            if name not in self.input_shapes:
+            if name not in self.input_shapes and name not in self._unread:
                 known = ", ".join(self.input_shapes)
                 raise BuildError(f"{self.path.name} has no input {name!r}", fix=f"its inputs are {known}")
 
@@ -281,7 +287,10 @@ def open_session(
     placement = Placement.of(*(session for session in (whole, apart) if session is not None))
     if not allow_off_target:
         placement.demand(target.provider, path.name)
-    return Session(whole, target, path, placement, threads, apart, switch)
+    told = whole.get_modelmeta().custom_metadata_map.get(UNREAD, "")
+    return Session(
+        whole, target, path, placement, threads, apart, switch, frozenset(told.split(",")) if told else frozenset()
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ from tintype.engine.device.providers import Target, load_onnxruntime
 
 MODEL = "model.onnx"
 ONCE = "once.onnx"  # the part of a build that depends on the prompt alone
+UNREAD = "tintype.unread"  # in a graph's metadata: inputs that it may be given, and has not, because nothing reads them
 
 NUMPY_TYPES: dict[str, type] = {
     "tensor(float)": np.float32,
