@@ -164,7 +164,7 @@ def _merge(graph: ir.Graph, attention: SelfAttention, chosen: Tokens) -> None:
 
     # Not LpNormalization, which older releases of ONNX Runtime lack at this version of operators.
     length = make("ReduceL2", [alike, make.numbers([-1])], keepdims=1)
-    unit = make("Div", [alike, make("Max", [length, make.constant(np.float32(1e-30))])])
+    unit = make("Div", [alike, make("Max", [length, make.constant(np.array(1e-30, np.float32))])])
     ours = make("Gather", [unit, make.numbers(chosen.others)], axis=1)
     theirs = make("Transpose", [make("Gather", [unit, make.numbers(chosen.stay)], axis=1)], perm=[0, 2, 1])
     cosines = make("MatMul", [ours, theirs])
