@@ -13,8 +13,8 @@ from rich.console import Console
 from tintype.cli import run
 from tintype.errors import ExportError
 from tintype.export import Effort, export_bundle
-from tintype.export import checkpoint as reading
 from tintype.export import estimate as estimating
+from tintype.export import tensors as reading
 from tintype.export.checkpoint import Checkpoint, check_weights, open_checkpoint
 from tintype.export.estimate import Estimate, Rates, count_operations, estimate
 from tintype.export.plans import export_plan
@@ -31,7 +31,7 @@ def checkpoint(tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> Checkp
     def unread(*_arguments: object) -> None:
         raise AssertionError("weights were read")
 
-    monkeypatch.setattr(reading, "_tensors", unread)
+    monkeypatch.setattr(reading, "read_tensors", unread)
     return open_checkpoint(tiny_checkpoint)
 
 
