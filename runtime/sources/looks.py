@@ -16,6 +16,8 @@ PREFIXES = ("", "model.diffusion_model.", "net.", "model.", "transformer.")
 _EXPORT_ANOTHER = "export a checkpoint of Stable Diffusion 1.x, 2.x or XL"
 _NO_FAMILY = f"its architecture isn't done here; {_EXPORT_ANOTHER}"
 _ADAPTER = "it changes a checkpoint and draws nothing alone; export the checkpoint that it was trained for"
+_LORA = "it draws nothing alone; give it with a model: --lora FILE"
+_EMBEDDING = "it draws nothing alone; give it with a model: --embedding FILE"
 _CONTROL = "it draws nothing alone: tintype export makes a bundle of it, which --control takes beside a model"
 _IMAGE_PROMPTS = "it draws nothing alone; give it with a model: --ip-adapter FILE --image-prompt PICTURE"
 _PART = "it is one part of a checkpoint; export a file that holds the text encoders, the UNet and the VAE"
@@ -52,12 +54,12 @@ def _foreign(pipeline: str, start: str, naming: str = "") -> _Row:
 
 
 _ROWS = (
-    _known("a LoRA", end=".lora_down.weight", need=_ADAPTER),
-    _known("a LoRA", end=".lora_A.weight", need=_ADAPTER),
-    _known("a LoRA", end=".lora.down.weight", need=_ADAPTER),
-    _known("a LoHa (LyCORIS)", end=".hada_w1_a", need=_ADAPTER),
-    _known("a LoKr (LyCORIS)", end=".lokr_w1", need=_ADAPTER),
-    _known("a LoKr (LyCORIS)", end=".lokr_w1_a", need=_ADAPTER),
+    _known("a LoRA", end=".lora_down.weight", need=_LORA),
+    _known("a LoRA", end=".lora_A.weight", need=_LORA),
+    _known("a LoRA", end=".lora.down.weight", need=_LORA),
+    _known("a LoHa (LyCORIS)", end=".hada_w1_a", need=_LORA),
+    _known("a LoKr (LyCORIS)", end=".lokr_w1", need=_LORA),
+    _known("a LoKr (LyCORIS)", end=".lokr_w1_a", need=_LORA),
     _known("a ControlNet", "control_model.", need=_CONTROL),
     _known("a ControlNet", "controlnet_cond_embedding.", need=_CONTROL),
     _known("a ControlNet", "input_hint_block.", need=_CONTROL),
@@ -66,8 +68,8 @@ _ROWS = (
     _known("a T2I-Adapter", "adapter.body.", need=_CONTROL),
     _known("a T2I-Adapter", "body.0.block1.", need=_CONTROL),
     _known("a T2I-Adapter", "body.0.body.0.block1.", need=_CONTROL),
-    _known("a textual inversion", "emb_params", need=_ADAPTER),
-    _known("a textual inversion of XL", "clip_g", need=_ADAPTER),
+    _known("a textual inversion", "emb_params", need=_EMBEDDING),
+    _known("a textual inversion of XL", "clip_g", need=_EMBEDDING),
     _known("a motion module of AnimateDiff", "down_blocks.0.motion_modules.", need=_ADAPTER),
     _foreign("StableVideoDiffusion", "input_blocks.1.0.time_stack."),
     _known("Playground v2.5, which is sampled by EDM", "edm_mean"),
