@@ -6,22 +6,14 @@ What a `ControlNet` that `open_controlnet` returned holds was checked as every b
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
 from tintype.bundle.bundle import bundle_folder, read_manifest_as
-from tintype.bundle.listing import check_listed, check_shown
+from tintype.bundle.listing import check_shown
 from tintype.bundle.manifest import (
-    FORMAT_VERSION,
-    FULL,
     XL,
-    FileFacts,
-    Graph,
-    Source,
 )
-from tintype.bundle.one_graph import OneGraphBundle
-from tintype.bundle.parity import Parity
+from tintype.bundle.one_graph import OneGraphBundle, OneGraphManifest
 from tintype.bundle.shapes import times
 from tintype.bundle.verify import check_files
 from tintype.strict_json import require
@@ -31,37 +23,21 @@ CONTROLLED = ("stable-diffusion", XL)  # families whose denoisers take what a Co
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ControlManifest:
+class ControlManifest(OneGraphManifest):
     """The whole of a ControlNet's tintype.json; models/FORMAT.md is the full definition."""
 
-    format_version: int = FORMAT_VERSION
-    name: str
-    licence: str
-    source: Source
     family: str = CONTROLNET
     controls: str  # the family of the models that it controls
     latent_channels: int
     vae_scale_factor: int  # pixels of its picture per latent cell, each side
     pooled: bool = False  # of its residuals the means over the picture are taken, and they lead the words alone
-    graphs: Mapping[str, Mapping[str, Graph]]  # "controlnet": "full"
-    files: Mapping[str, FileFacts]
-    parity: tuple[Parity, ...] = ()
-    cost: Mapping[str, Any] = field(default_factory=dict)
 
-    def __post_init__(self) -> None:
-        check_shown(self.name, self.licence, self.family, self.controls)
+    def _check(self) -> None:
+        check_shown(self.controls)
         require(self.controls in CONTROLLED, f"it controls {self.controls!r}, not one of {', '.join(CONTROLLED)}")
-        require(self.family == CONTROLNET, f"the family {self.family!r} is not {CONTROLNET}")
         require(1 <= self.vae_scale_factor <= 128, f"vae_scale_factor {self.vae_scale_factor} is absurd")
         require(1 <= self.latent_channels <= 1024, f"latent_channels {self.latent_channels} is absurd")
-        one = set(self.graphs) == {CONTROLNET} and set(self.graphs[CONTROLNET]) == {FULL}
-        require(one, "a ControlNet has one graph, controlnet, in one variant, full")
-        check_listed(self.files, [self.graph.file], self.graphs, self.parity)
         self._check_ports()
-
-    @property
-    def graph(self) -> Graph:
-        return self.graphs[CONTROLNET][FULL]
 
     @property
     def inputs(self) -> tuple[str, ...]:

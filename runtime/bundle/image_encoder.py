@@ -7,16 +7,11 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
 from tintype.bounds import MAX_ENCODED_SIDE, MAX_IMAGE_TOKENS
 from tintype.bundle.bundle import bundle_folder, read_manifest_as
-from tintype.bundle.listing import check_listed, check_shown
-from tintype.bundle.manifest import FORMAT_VERSION, FULL, FileFacts, Graph, Source
-from tintype.bundle.one_graph import OneGraphBundle
-from tintype.bundle.parity import Parity
+from tintype.bundle.one_graph import OneGraphBundle, OneGraphManifest
 from tintype.bundle.verify import check_files
 from tintype.strict_json import require
 from tintype.uses import IMAGE_ENCODER
@@ -25,36 +20,19 @@ PICTURE, EMBEDS, STATES = "pixel_values", "image_embeds", "hidden_states"  # its
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ImageEncoderManifest:
+class ImageEncoderManifest(OneGraphManifest):
     """The whole of an image encoder's tintype.json; models/FORMAT.md is the full definition."""
 
-    format_version: int = FORMAT_VERSION
-    name: str
-    licence: str
-    source: Source
     family: str = IMAGE_ENCODER
     mean: tuple[float, ...]  # of red, green and blue from 0 to 1: what is taken off,
     std: tuple[float, ...]  # and what the rest is divided by
-    graphs: Mapping[str, Mapping[str, Graph]]  # "image_encoder": "full"
-    files: Mapping[str, FileFacts]
-    parity: tuple[Parity, ...] = ()
-    cost: Mapping[str, Any] = field(default_factory=dict)
 
-    def __post_init__(self) -> None:
-        check_shown(self.name, self.licence, self.family)
-        require(self.family == IMAGE_ENCODER, f"the family {self.family!r} is not {IMAGE_ENCODER}")
-        one = set(self.graphs) == {IMAGE_ENCODER} and set(self.graphs[IMAGE_ENCODER]) == {FULL}
-        require(one, "an image encoder has one graph, image_encoder, in one variant, full")
-        check_listed(self.files, [self.graph.file], self.graphs, self.parity)
+    def _check(self) -> None:
         for name, numbers in (("mean", self.mean), ("std", self.std)):
             sound = len(numbers) == 3 and all(math.isfinite(number) and 0 <= number <= 1 for number in numbers)
             require(sound, f"{name} is not three numbers from 0 to 1")
         require(min(self.std) >= 1e-3, "std has a number below 0.001")
         self._check_ports()
-
-    @property
-    def graph(self) -> Graph:
-        return self.graphs[IMAGE_ENCODER][FULL]
 
     @property
     def side(self) -> int:

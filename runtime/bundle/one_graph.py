@@ -6,27 +6,50 @@ What one that was opened holds was checked as every bundle is, before any of it 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Generic, Protocol, TypeVar
+from typing import Any, Generic, TypeVar
 
 from tintype import strict_json
 from tintype.bounds import MAX_MANIFEST_BYTES
 from tintype.bundle.bundle import BESIDE
-from tintype.bundle.manifest import FULL, MANIFEST_NAME, Graph
+from tintype.bundle.listing import check_listed, check_shown
+from tintype.bundle.manifest import FORMAT_VERSION, FULL, MANIFEST_NAME, FileFacts, Graph, Source
+from tintype.bundle.parity import Parity
 from tintype.files import read_plain
+from tintype.strict_json import require
 from tintype.uses import GraphRef
 
 
-class OneGraphManifest(Protocol):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OneGraphManifest:
+    """What all of them have in their tintype.json; models/FORMAT.md is the full definition."""
+
+    format_version: int = FORMAT_VERSION
+    name: str
+    licence: str
+    source: Source
+    family: str  # which is its graph's role too; a kind has it as its default
+    graphs: Mapping[str, Mapping[str, Graph]]  # the family: "full"
+    files: Mapping[str, FileFacts]
+    parity: tuple[Parity, ...] = ()
+    cost: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        family = next(each.default for each in fields(self) if each.name == "family")
+        check_shown(self.name, self.licence, self.family)
+        require(self.family == family, f"the family {self.family!r} is not {family}")
+        one = set(self.graphs) == {family} and set(self.graphs[self.family]) == {FULL}
+        require(one, f"{BESIDE[self.family].what} has one graph, {family}, in one variant, full")
+        check_listed(self.files, [self.graph.file], self.graphs, self.parity)
+        self._check()
+
     @property
-    def name(self) -> str: ...
-    @property
-    def licence(self) -> str: ...
-    @property
-    def family(self) -> str: ...  # which is its graph's role too
-    @property
-    def graph(self) -> Graph: ...
+    def graph(self) -> Graph:
+        return self.graphs[self.family][FULL]
+
+    def _check(self) -> None:
+        """What a kind demands of its own fields and of its graph's ports. Raises Misfit."""
 
 
 Manifested = TypeVar("Manifested", bound=OneGraphManifest)

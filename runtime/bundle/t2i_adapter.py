@@ -7,16 +7,12 @@ of that shape at every step (Mou et al. 2023).
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
 from tintype.bundle.bundle import bundle_folder, read_manifest_as
 from tintype.bundle.controlnet import CONTROLLED
-from tintype.bundle.listing import check_listed, check_shown
-from tintype.bundle.manifest import FORMAT_VERSION, FULL, FileFacts, Graph, Source
-from tintype.bundle.one_graph import OneGraphBundle
-from tintype.bundle.parity import Parity
+from tintype.bundle.listing import check_shown
+from tintype.bundle.one_graph import OneGraphBundle, OneGraphManifest
 from tintype.bundle.shapes import Port, times
 from tintype.bundle.verify import check_files
 from tintype.strict_json import require
@@ -26,32 +22,16 @@ MAX_FEATURES, MAX_CELL = 16, 1024
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class AdapterManifest:
+class AdapterManifest(OneGraphManifest):
     """The whole of a T2I-Adapter's tintype.json; models/FORMAT.md is the full definition."""
 
-    format_version: int = FORMAT_VERSION
-    name: str
-    licence: str
-    source: Source
     family: str = T2I_ADAPTER
     controls: str  # the family of the models that it controls
-    graphs: Mapping[str, Mapping[str, Graph]]  # "t2i_adapter": "full"
-    files: Mapping[str, FileFacts]
-    parity: tuple[Parity, ...] = ()
-    cost: Mapping[str, Any] = field(default_factory=dict)
 
-    def __post_init__(self) -> None:
-        check_shown(self.name, self.licence, self.family, self.controls)
+    def _check(self) -> None:
+        check_shown(self.controls)
         require(self.controls in CONTROLLED, f"it controls {self.controls!r}, not one of {', '.join(CONTROLLED)}")
-        require(self.family == T2I_ADAPTER, f"the family {self.family!r} is not {T2I_ADAPTER}")
-        one = set(self.graphs) == {T2I_ADAPTER} and set(self.graphs[T2I_ADAPTER]) == {FULL}
-        require(one, f"a T2I-Adapter has one graph, {T2I_ADAPTER}, in one variant, full")
-        check_listed(self.files, [self.graph.file], self.graphs, self.parity)
         self._check_ports()
-
-    @property
-    def graph(self) -> Graph:
-        return self.graphs[T2I_ADAPTER][FULL]
 
     @property
     def picture_channels(self) -> int:
