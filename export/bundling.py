@@ -102,9 +102,12 @@ def export_bundle(
     fetched = fetch(source, progress) if is_address(source) else None
     place = Path(source) if fetched is None else fetched.place
     kind = _beside(place)
+    base = None if options is None else options.base
+    if base is not None and kind != CONTROLNET:
+        raise ExportError(f"--base is given, and {place} is no ControlLoRA", fix="leave --base out")
     if kind is not None:
         _refuse_beside(kind, default_request, few_steps, options)
-        opened = _opened_beside(kind, place, None if options is None else options.base)
+        opened = _opened_beside(kind, place, base)
         _quiet_libraries()
         return _exporter_of(kind)(
             _addressed(opened, fetched), bundle, precision=precision, name=name, licence=licence, overwrite=overwrite,
@@ -146,8 +149,6 @@ def _beside(place: Path) -> str | None:
 def _opened_beside(kind: str, place: Path, base: Path | None) -> Checkpoint:
     if kind == CONTROLNET:
         return open_controlnet_checkpoint(place, base)
-    if base is not None:
-        raise ExportError(f"--base is given, and {place} is no ControlLoRA", fix="leave --base out")
     if kind == T2I_ADAPTER:
         return open_adapter_checkpoint(place)
     return Checkpoint(IMAGE_ENCODERS, open_image_encoder_source(place))

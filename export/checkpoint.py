@@ -176,8 +176,6 @@ def open_checkpoint(source: Path, options: SourceOptions | None = None) -> Check
     name.
     """
     options = options or SourceOptions()
-    if options.base is not None:
-        raise ExportError(f"--base is given, and {source} is no ControlLoRA", fix="leave --base out")
     if not is_there(source):
         raise ExportError(
             f"there is no checkpoint at {str(source)!r}",

@@ -25,7 +25,7 @@ def read_tensors(entries: Mapping[str, Entry]) -> Iterator[tuple[str, torch.Tens
                 with safe_open(path, framework="pt") as file:
                     state = {name: _tensor(file, entry) for name, entry in part.items()}
             except (SafetensorError, OSError, RuntimeError, ValueError, KeyError) as error:
-                raise broken(path, str(error).splitlines()[0] if str(error) else type(error).__name__) from None
+                raise broken(path, _first_line(error)) from None
             for name, tensor in state.items():
                 added = entries[name].added
                 if added is not None:
@@ -66,4 +66,8 @@ def _product(factors: Product) -> torch.Tensor:
             up, down = (file.get_tensor(name).float().flatten(1) for name in (factors.up, factors.down))
             return up @ down
     except (SafetensorError, OSError, RuntimeError, IndexError) as error:
-        raise broken(factors.path, str(error).splitlines()[0] if str(error) else type(error).__name__) from None
+        raise broken(factors.path, _first_line(error)) from None
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).splitlines()[0] if str(error) else type(error).__name__

@@ -18,7 +18,7 @@ from tintype.export.sources.entries import Entries, Entry, Product
 from tintype.export.sources.folder import folder_entries
 from tintype.export.sources.ldm_unet import Shape
 from tintype.export.sources.one_file import open_unet
-from tintype.sources.folder import INDEX, find_weights, read_config
+from tintype.sources.folder import CONFIG, INDEX, find_weights, read_config
 from tintype.sources.header import Header, broken, read_header
 
 MARK = "lora_controlnet"
@@ -59,7 +59,7 @@ def open_base(path: Path, base: Path | None) -> BaseUNet:
     if base.is_file():
         return BaseUNet((base,), open_unet(read_header(base)), {})
     folder = base / "unet" if (base / INDEX).is_file() else base
-    config, paths = read_config(folder / "config.json"), find_weights(folder)
+    config, paths = read_config(folder / CONFIG), find_weights(folder)
     known = {name: config[name] for name in _KEPT if config.get(name) is not None}
     return BaseUNet(paths, folder_entries(paths, "unet"), known)
 
@@ -86,13 +86,13 @@ def stated_shapes(header: Header) -> dict[str, Shape]:
     return found
 
 
-def lora_entries(header: Header, names: Mapping[str, str], base: BaseUNet) -> Entries:
-    """Where each tensor of the ControlNet lies. names: diffusers' by the file's own, of `stated_shapes`.
+def lora_entries(header: Header, shapes: Mapping[str, Shape], names: Mapping[str, str], base: BaseUNet) -> Entries:
+    """Where each tensor of the ControlNet lies. shapes: of `stated_shapes`. names: diffusers' by those of LDM.
 
     Raises ExportError where the file is for another UNet.
     """
     found = {name: entry for name, entry in base.entries.items() if name.startswith(_SHARED)}
-    for old, shape in stated_shapes(header).items():
+    for old, shape in shapes.items():
         new, module = names[old], old.removesuffix(".weight")
         if old in header.tensors:
             whole = Entry.of(header, old)

@@ -85,7 +85,8 @@ def _open_file(path: Path, base: Path | None) -> CheckpointSource:
     told: Mapping[str, Any] = {}
     if is_control_lora(header.tensors):
         unet = open_base(path, base)
-        entries = lora_entries(header, _names(path, stated_shapes(header)), unet)
+        shapes = stated_shapes(header)
+        entries = lora_entries(header, shapes, _names(path, shapes), unet)
         weights[BASE], told = unet.paths, unet.config
     else:
         base, entries = None, _entries(header)
