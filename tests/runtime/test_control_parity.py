@@ -6,9 +6,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from adapter_parity import GUIDANCE, NEGATIVE, SEED, STEPS, asked, assert_near
 from controlnets import controlnet, drawing
 from edit_parity import mask, take_the_encoders_mean
-from pictures import PROMPT, photo, psnr_db
+from pictures import PROMPT, photo
 
 import tintype
 from tintype.sampling import noise_source
@@ -19,9 +20,6 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:__array__:DeprecationWarning"),  # diffusers with numpy 2
     pytest.mark.filterwarnings("ignore:.*max_length.*"),
 ]
-SEED, STEPS, GATE_DB = 7, 6, 50.0
-NEGATIVE = "snow"
-GUIDANCE = {"sd": 7.5, "xl": 5.0}
 PIPELINES = {"sd": "StableDiffusion{}Pipeline", "xl": "StableDiffusionXL{}Pipeline"}
 
 
@@ -63,22 +61,6 @@ def theirs(request, base: str, kind: str, nets: list[Any], size=(64, 64), **aske
         **{"guidance_scale": GUIDANCE[base], **asked},
     )  # fmt: skip
     return np.asarray(made.images[0])
-
-
-def asked(base: str, size=(64, 64), **more: Any) -> dict[str, Any]:
-    return {
-        "negative_prompt": NEGATIVE, "num_inference_steps": STEPS, "guidance_scale": GUIDANCE[base], "seed": SEED,
-        "sampler": "euler", "exactness": "exact", "noise": "torch-cpu", "width": size[0], "height": size[1], **more,
-    }  # fmt: skip
-
-
-def assert_near(made: Any, expected: np.ndarray, other: Any) -> None:
-    """other: the picture without what is tested."""
-    assert expected.std() > 5  # a grey picture would be near any other
-    near, far = psnr_db(made, expected), psnr_db(other, expected)
-    print(f"{near:.1f} dB; without {far:.1f}")
-    assert near >= GATE_DB
-    assert far < near - 8.0
 
 
 @pytest.mark.parametrize("size", [(64, 64), pytest.param((96, 40), marks=pytest.mark.long)], ids=str)

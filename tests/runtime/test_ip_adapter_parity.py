@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from adapter_parity import GUIDANCE, NEGATIVE, SEED, STEPS, asked, assert_near
 from controlnets import controlnet, drawing
 from families import VARIANTS, family, generator, reference
 from ip_adapters import (
@@ -20,7 +21,7 @@ from ip_adapters import (
     with_adapter,
 )
 from loras import ATTENTION, pairs, save_diffusers
-from pictures import PROMPT, photo, psnr_db
+from pictures import PROMPT, photo
 
 import tintype
 from tintype.sampling import noise_source
@@ -32,9 +33,6 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:.*max_length.*"),
     pytest.mark.filterwarnings("ignore:Already found a `peft_config`"),
 ]
-SEED, STEPS, GATE_DB = 7, 6, 50.0
-NEGATIVE = "snow"
-GUIDANCE = {"sd": 7.5, "xl": 5.0}
 CHECKPOINTS = {"sd": "tiny_checkpoint", "xl": "xl_checkpoint"}
 BUNDLES = {"sd": "tiny_bundle", "xl": "xl_bundle"}
 
@@ -73,22 +71,6 @@ def drawn(
         latents=torch.from_numpy(noise), width=size[0], height=size[1], ip_adapter_image=prompt, **more,
     )  # fmt: skip
     return np.asarray(made.images[0])
-
-
-def asked(base: str, size=(64, 64), **more: Any) -> dict[str, Any]:
-    return {
-        "negative_prompt": NEGATIVE, "num_inference_steps": STEPS, "guidance_scale": GUIDANCE[base], "seed": SEED,
-        "sampler": "euler", "exactness": "exact", "noise": "torch-cpu", "width": size[0], "height": size[1], **more,
-    }  # fmt: skip
-
-
-def assert_near(made: Any, expected: np.ndarray, other: Any) -> None:
-    """other: the picture without what is tested."""
-    assert expected.std() > 5  # a grey picture would be near any other
-    near, far = psnr_db(made, expected), psnr_db(other, expected)
-    print(f"{near:.1f} dB; without {far:.1f}")
-    assert near >= GATE_DB
-    assert far < near - 8.0
 
 
 @pytest.mark.parametrize("kind", ["base", "plus", "full"])

@@ -6,10 +6,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from adapter_parity import GUIDANCE, NEGATIVE, SEED, STEPS, asked, assert_near
 from controlnets import drawing, make_controlnet
 from edit_parity import mask, take_the_encoders_mean
 from loras import ATTENTION, pairs, save_diffusers
-from pictures import PROMPT, photo, psnr_db
+from pictures import PROMPT, photo
 from t2i_adapters import adapter, deep
 
 import tintype
@@ -22,21 +23,11 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:.*max_length.*"),
     pytest.mark.filterwarnings("ignore:The decode_latents:FutureWarning"),
 ]
-SEED, STEPS, GATE_DB = 7, 6, 50.0
-NEGATIVE = "snow"
-GUIDANCE = {"sd": 7.5, "sd2": 7.5, "xl": 5.0}
 # Of an adapter: its kind, the structure that it is for, and channels of its picture.
 KINDS = {
     "full": ("full", "sd", 3), "full-2": ("full", "sd2", 3), "full-sketch": ("full", "sd", 1),
     "light": ("light", "sd", 3), "xl": ("xl", "xl", 3), "xl-sketch": ("xl", "xl", 1),
 }  # fmt: skip
-
-
-def asked(base: str, size=(64, 64), **more: Any) -> dict[str, Any]:
-    return {
-        "negative_prompt": NEGATIVE, "num_inference_steps": STEPS, "guidance_scale": GUIDANCE[base], "seed": SEED,
-        "sampler": "euler", "exactness": "exact", "noise": "torch-cpu", "width": size[0], "height": size[1], **more,
-    }  # fmt: skip
 
 
 def theirs(checkpoint, base: str, adapters: list[Any], images: list[Any], size=(64, 64), **more: Any) -> np.ndarray:
@@ -56,15 +47,6 @@ def theirs(checkpoint, base: str, adapters: list[Any], images: list[Any], size=(
         width=size[0], height=size[1], latents=torch.from_numpy(noise), **{"guidance_scale": GUIDANCE[base], **more},
     )  # fmt: skip
     return np.asarray(made.images[0])
-
-
-def assert_near(made: Any, expected: np.ndarray, other: Any) -> None:
-    """other: the picture without what is tested."""
-    assert expected.std() > 5  # a grey picture would be near any other
-    near, far = psnr_db(made, expected), psnr_db(other, expected)
-    print(f"{near:.1f} dB; without {far:.1f}")
-    assert near >= GATE_DB
-    assert far < near - 8.0
 
 
 @pytest.mark.parametrize("name", KINDS)
