@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import filelock
+import prepared
 import pytest
 import traces
 from inpainting import save_inpainting_checkpoint
@@ -74,6 +75,25 @@ def _shared_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         patch.setenv("TINTYPE_MODELS", str(folder / "tintype-models"))  # an empty library
         patch.setenv("TINTYPE_CREDENTIALS", "none")  # whole files are compared, and no two signatures are the same
         yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _prepared_children() -> Iterator[None]:
+    """Child processes that make builds have imported already what they import; see `prepared`."""
+    if sys.platform != "linux":
+        yield
+        return
+    from tintype.engine.build import child
+
+    begun, children = child.start, prepared.PreparedChildren()
+
+    def start(module: str) -> Any:
+        return children.start(module) if module.startswith(prepared.PREFIX) else begun(module)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(child, "start", start)
+        yield
+    children.close()
 
 
 def _without_builds(folder: Path, patch: pytest.MonkeyPatch) -> Path:

@@ -49,10 +49,7 @@ def run_child(module: str, job: str, most_seconds: float = math.inf) -> dict[str
 
     most_seconds: after which it is ended. Raises ChildError.
     """
-    # -P: a file of the user's folder that happens to be called onnx.py must not be imported.
-    command = [sys.executable, "-P", "-m", module]
-    pipe = subprocess.PIPE
-    with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True) as process:
+    with start(module) as process:
         try:
             stdout, stderr = _communicate(process, job, time.monotonic() + most_seconds)
         except BaseException:
@@ -67,6 +64,14 @@ def run_child(module: str, job: str, most_seconds: float = math.inf) -> dict[str
         raise ChildError("the child process found no memory to go on with", MEMORY)
     last_line = (stderr.strip().splitlines() or [f"exit code {process.returncode}"])[-1]
     raise ChildError(last_line, MEMORY if last_line.startswith("MemoryError") else None)
+
+
+def start(module: str) -> subprocess.Popen[str]:
+    """Begin a module as a process of its own."""
+    # -P: a file of the user's folder that happens to be called onnx.py must not be imported.
+    command = [sys.executable, "-P", "-m", module]
+    pipe = subprocess.PIPE
+    return subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True)
 
 
 def _communicate(process: subprocess.Popen[str], job: str, deadline: float) -> tuple[str, str]:
