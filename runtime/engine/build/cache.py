@@ -154,11 +154,7 @@ def weights_folder() -> Path:
 
 def cache_entries() -> list[CacheEntry]:
     """Every build in the cache, the last used first."""
-    folder = cache_folder() / "builds"
-    if not folder.is_dir():
-        return []
-    entries = [_entry(path) for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")]
-    return sorted(entries, key=lambda entry: entry.used_seconds_ago)
+    return sorted(map(_entry, _build_folders()), key=lambda entry: entry.used_seconds_ago)
 
 
 def clear_cache() -> int:
@@ -288,17 +284,16 @@ def discard(path: Path) -> None:
 
 def discard_stale(identity: BuildIdentity) -> None:
     """Remove unused older builds of the same graph: other ONNX Runtime, lowering or operators, idle for two weeks."""
-    for entry in cache_entries():
-        old = entry.identity
-        if old is None or entry.used_seconds_ago < STALE_SECONDS or entry.key == identity.key:
+    of_same = (identity.bundle, identity.role, identity.variant, identity.target)
+    for path in _build_folders():
+        if path.name == identity.key or _idle_seconds(path) < STALE_SECONDS:  # most, of a cache of thousands
             continue
-        if (old.bundle, old.role, old.variant, old.target) == (
-            identity.bundle,
-            identity.role,
-            identity.variant,
-            identity.target,
-        ):
-            discard(entry.path)
+        facts = _read_facts(path)
+        if facts is None:
+            continue
+        old = facts.identity
+        if (old.bundle, old.role, old.variant, old.target) == of_same:
+            discard(path)
     sweep_leftovers()
     sweep_weights()
 
@@ -312,14 +307,27 @@ def sweep_leftovers() -> None:
                 discard(path)
 
 
+def _build_folders() -> list[Path]:
+    folder = cache_folder() / "builds"
+    paths = folder.iterdir() if folder.is_dir() else ()
+    return [path for path in paths if not path.name.startswith(".") and path.is_dir()]
+
+
+def _idle_seconds(path: Path) -> float:
+    """Since a build was last used or, where nothing tells that, since it was made."""
+    for each in (path / FACTS_NAME, path):
+        with contextlib.suppress(OSError):
+            return max(0.0, time.time() - each.stat().st_mtime)
+    return 0.0  # another process took it away just now
+
+
 def _entry(path: Path) -> CacheEntry:
     facts = _read_facts(path)
-    used = (path / FACTS_NAME).stat().st_mtime if facts else path.stat().st_mtime
     whole = facts is not None and all(
         (path / name).is_file() and (path / name).stat().st_size == file.bytes for name, file in facts.files.items()
     )
     identity = facts.identity if facts else None
-    return CacheEntry(path.name, path, identity, _bytes_below(path), whole, max(0.0, time.time() - used))
+    return CacheEntry(path.name, path, identity, _bytes_below(path), whole, _idle_seconds(path))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
