@@ -44,15 +44,18 @@ class ChildError(Exception):
         self.message, self.kind, self.fix = message, kind, fix
 
 
-def run_child(module: str, job: str, most_seconds: float = math.inf) -> dict[str, Any]:
+def run_child(
+    module: str, job: str, most_seconds: float = math.inf, environment: Mapping[str, str] | None = None
+) -> dict[str, Any]:
     """Run a module as a process of its own, with the job on stdin, to its end; what it answers.
 
-    most_seconds: after which it is ended. Raises ChildError.
+    most_seconds: after which it is ended. environment: what it has beside ours. Raises ChildError.
     """
     # -P: a file of the user's folder that happens to be called onnx.py must not be imported.
     command = [sys.executable, "-P", "-m", module]
     pipe = subprocess.PIPE
-    with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True) as process:
+    every = {**os.environ, **(environment or {})}
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True, env=every) as process:
         try:
             stdout, stderr = _communicate(process, job, time.monotonic() + most_seconds)
         except BaseException:
