@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from families import family
-from ip_adapters import colours, image_encoder, ip_adapter, left_half
+from ip_adapters import HIDDEN, colours, image_encoder, ip_adapter, left_half
 from pictures import PROMPT, middle, photo, psnr_db
 
 import tintype
@@ -266,7 +266,12 @@ def test_an_encoder_beside_the_adapter_is_taken(pipeline, brought, tmp_path):
     assert "tintype export image_encoder BUNDLE" in refusal.value.fix
     folder = tmp_path / "models/image_encoder"
     folder.mkdir(parents=True)
-    (folder / "config.json").write_text("{}")
+    told = {"model_type": "clip_vision_model", "projection_dim": 24}
+    for hidden, words in ((HIDDEN + 8, "none is given"), (HIDDEN, "is a checkpoint of one")):  # one for another adapter
+        (folder / "config.json").write_text(json.dumps({**told, "hidden_size": hidden}))
+        with pytest.raises(BundleError, match=words) as refusal:
+            pipeline.generate(PROMPT, **ASKED, **given)
+        assert ("is a checkpoint" in refusal.value.message) == (hidden == HIDDEN)
     with pytest.raises(BundleError, match="is a checkpoint of one") as refusal:
         pipeline.generate(PROMPT, **ASKED, **given)
     assert f"tintype export {folder} BUNDLE" in refusal.value.fix
