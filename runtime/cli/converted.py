@@ -44,6 +44,8 @@ def with_image_encoder(fields: dict[str, Any]) -> None:
     """
     from tintype.sources.folder import is_image_encoder
 
+    if not fields.get("image_prompts"):
+        return
     given, adapter = fields.get("image_encoder"), fields.get("ip_adapter")
     if given is None and adapter is not None:
         from tintype.adapters.ip_adapter import open_ip_adapter
