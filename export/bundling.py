@@ -26,10 +26,11 @@ from tintype.export.progress import Overall, Progress, Silent
 from tintype.export.sources.controlnet import is_controlnet, open_controlnet_checkpoint
 from tintype.export.sources.hub import HubCheckpoint, fetch, is_address
 from tintype.export.sources.image_encoder import FAMILY as IMAGE_ENCODERS
-from tintype.export.sources.image_encoder import is_image_encoder, open_image_encoder_source
+from tintype.export.sources.image_encoder import open_image_encoder_source
 from tintype.export.sources.source import BASE, SourceOptions
 from tintype.export.sources.t2i_adapter import is_t2i_adapter, open_adapter_checkpoint
 from tintype.sources.families import tokenizer_of
+from tintype.sources.folder import is_image_encoder
 from tintype.uses import CONTROLNET, IMAGE_ENCODER, T2I_ADAPTER
 
 if TYPE_CHECKING:

@@ -18,7 +18,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -87,8 +87,8 @@ def _prepared_children() -> Iterator[None]:
 
     begun, children = child.start, prepared.PreparedChildren()
 
-    def start(module: str) -> Any:
-        return children.start(module) if module.startswith(prepared.PREFIX) else begun(module)
+    def start(module: str, environment: Mapping[str, str] | None) -> Any:
+        return (children.start if module.startswith(prepared.PREFIX) else begun)(module, environment)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(child, "start", start)

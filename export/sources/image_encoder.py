@@ -9,14 +9,12 @@ from typing import Any
 from tintype.errors import ExportError
 from tintype.export.sources.source import CheckpointSource
 from tintype.sources.families import MAX_CONFIG_NUMBER, MAX_LAYERS, Family
-from tintype.sources.folder import CONFIG, INDEX, find_weights, read_config
+from tintype.sources.folder import CONFIG, IMAGE_ENCODER_CLASS, PREPROCESSOR, find_weights, read_config
 from tintype.sources.licence import read_licence
 from tintype.uses import IMAGE_ENCODER
 
-CLASS, MODEL_TYPE = "CLIPVisionModelWithProjection", "clip_vision_model"
-FAMILY = Family(IMAGE_ENCODER, "image encoder", (), {IMAGE_ENCODER: CLASS})
+FAMILY = Family(IMAGE_ENCODER, "image encoder", (), {IMAGE_ENCODER: IMAGE_ENCODER_CLASS})
 REDUNDANT = ("vision_model.embeddings.position_ids", "logit_scale")  # of older files; no weights
-PREPROCESSOR = "preprocessor_config.json"
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 _ACTIVATIONS = ("quick_gelu", "gelu")
 # CLIPVisionConfig's own, where a config is mute.
@@ -24,15 +22,6 @@ _USUAL = {
     "hidden_size": 768, "intermediate_size": 3072, "projection_dim": 512, "num_hidden_layers": 12,
     "num_attention_heads": 12, "image_size": 224, "patch_size": 32, "num_channels": 3,
 }  # fmt: skip
-
-
-def is_image_encoder(place: Path) -> bool:
-    """Whether a folder holds one. Raises ExportError for a config that can't be read."""
-    config = place / CONFIG
-    if not place.is_dir() or (place / INDEX).is_file() or not config.is_file():
-        return False
-    known = read_config(config)
-    return known.get("model_type") == MODEL_TYPE or known.get("architectures") == [CLASS]
 
 
 def open_image_encoder_source(folder: Path) -> CheckpointSource:

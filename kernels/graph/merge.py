@@ -15,6 +15,7 @@ from tintype.kernels.graph.low_rank import AdaptableLayer
 
 Floats = NDArray[np.float32]
 LARGEST_INT8 = 127
+BLOCK_NUMBERS, LEAST_OUTPUTS = 2**18, 64  # of a weight that are merged at once: 1 MiB as floats, lines of a cache whole
 _LEAST = np.float32(1e-12)
 
 
@@ -37,6 +38,15 @@ class Change:
         first = first * np.float32(scale)
         return np.asarray(first @ others[0] if others else first)
 
+    def of(self, outputs: slice) -> Change:
+        """The same of some of the outputs. Magnitudes by input are of all, and have to be asked for all at once."""
+        magnitudes = self.magnitudes if self.is_by_input or self.magnitudes is None else self.magnitudes[outputs]
+        return Change(self.weight, (self.factors[0][outputs], *self.factors[1:]), magnitudes)
+
+    @property
+    def is_by_input(self) -> bool:
+        return self.magnitudes is not None and self.magnitudes.shape[0] == 1 != self.factors[0].shape[0]
+
 
 @dataclass(frozen=True, slots=True)
 class Stored:
@@ -57,22 +67,50 @@ class Merged:
 
 
 def merge_layer(layer: AdaptableLayer, changes: Sequence[Change]) -> Merged:
-    """Raises ValueError for a weight that is stored in a way that isn't known."""
+    """Raises ValueError for a weight that is stored in a way that isn't known, and for one that grows beyond numbers.
+
+    Some outputs at a time: what is computed of a weight stays in the processor's cache from its first product to its
+    last rounding.
+    """
     stored = _stored(layer)
-    before = _matrix(layer, stored)
-    after = before
-    for change in changes:
-        added = _added(before, change, layer.shape, turned=stored.turned)
-        after = np.add(added, after, out=added)
-    made = dict(_initializers(layer, stored, after))
-    kept = made[str(stored.value.name)]
-    if kept.dtype == np.float32:
-        return Merged(made, 1.0, 0.0)
-    error = kept.reshape(after.shape).astype(np.float32)
-    if stored.scale is not None:
-        error *= _spread(made[str(stored.scale.name)], stored)
-    error -= after
-    return Merged(made, float(np.vdot(after, after)), float(np.vdot(error, error)))
+    data, before = constant_of(stored.value), constant_of(stored.scale)
+    if data is None:
+        raise ValueError(f"{layer.name} has no fixed weight")
+    kept, scales = np.empty(data.shape, data.dtype), np.empty(layer.shape[:1], np.float32)
+    source, place = (each if stored.turned else each.reshape(layer.shape[0], -1) for each in (data, kept))
+    squares = error_squares = 0.0
+    for outputs in _blocks(layer.shape, changes):
+        index = (slice(None), outputs) if stored.turned else (outputs,)
+        block = source[index].astype(np.float32)
+        if before is not None:
+            block *= _spread(before[outputs].astype(np.float32), stored)
+        after = block
+        for change in changes:
+            added = _added(block, change.of(outputs), layer.shape, turned=stored.turned)
+            after = np.add(added, after, out=added)
+        if not np.isfinite(after).all():
+            raise ValueError(f"the weight of {layer.name} grows beyond all numbers")
+        place[index] = _as_stored(after, scales[outputs], stored, data.dtype)
+        if data.dtype != np.float32:
+            error = place[index].astype(np.float32)
+            if before is not None:
+                error *= _spread(scales[outputs], stored)
+            error -= after
+            squares, error_squares = (
+                squares + float(np.vdot(after, after)),
+                error_squares + float(np.vdot(error, error)),
+            )
+    made = {str(stored.value.name): kept}
+    if stored.scale is not None and before is not None:
+        made |= {str(stored.scale.name): scales, **dict(_bias(layer, scales, before))}
+    return Merged(made, squares or 1.0, error_squares)
+
+
+def _blocks(shape: Sequence[int], changes: Sequence[Change]) -> Iterator[slice]:
+    """Outputs that are merged at once: all of them where lengths by input go over all."""
+    outputs, numbers = shape[0], int(np.prod(shape[1:]))
+    step = outputs if any(change.is_by_input for change in changes) else max(LEAST_OUTPUTS, BLOCK_NUMBERS // numbers)
+    yield from (slice(start, min(start + step, outputs)) for start in range(0, outputs, step))
 
 
 def put_weights(graph: ir.Graph, weights: Mapping[str, ir.TensorProtocol]) -> None:
@@ -121,36 +159,23 @@ def _stored(layer: AdaptableLayer) -> Stored:
     return Stored(value, None, turned)
 
 
-def _matrix(layer: AdaptableLayer, stored: Stored) -> Floats:
-    """The weight in two dimensions, as it is stored: to turn it takes longer than to merge."""
-    data, scale = constant_of(stored.value), constant_of(stored.scale)
-    if data is None:
-        raise ValueError(f"{layer.name} has no fixed weight")
-    matrix = (data if stored.turned else data.reshape(layer.shape[0], -1)).astype(np.float32, copy=False)
-    return matrix if scale is None else matrix * _spread(scale.astype(np.float32), stored)
-
-
 def _spread(scales: Floats, stored: Stored) -> Floats:
     """One number for each output, along a weight in two dimensions as it is stored."""
     return scales if stored.turned else scales[:, np.newaxis]
 
 
-def _initializers(layer: AdaptableLayer, stored: Stored, matrix: Floats) -> Iterator[tuple[str, NDArray[Any]]]:
-    """The weight as it was stored, and of an int8 one the scales, and the bias where that is stored by them."""
-    data = constant_of(stored.value)
-    assert data is not None
+def _as_stored(matrix: Floats, scales: Floats, stored: Stored, dtype: np.dtype[Any]) -> NDArray[Any]:
+    """A weight as it was stored; where that is int8, its scales are put into `scales`."""
     if stored.scale is None:
-        yield str(stored.value.name), _as_stored(matrix, data)
-        return
-    before = constant_of(stored.scale)
-    assert before is not None
+        return np.clip(matrix, *(np.finfo(dtype).min, np.finfo(dtype).max)) if dtype == np.float16 else matrix
     axis = 0 if stored.turned else 1
-    largest = np.maximum(matrix.max(axis=axis), -matrix.min(axis=axis))
-    scales = np.maximum(largest, _LEAST) / np.float32(LARGEST_INT8)
+    scales[:] = np.maximum(np.maximum(matrix.max(axis=axis), -matrix.min(axis=axis)), _LEAST) / np.float32(LARGEST_INT8)
     integers = matrix / _spread(scales, stored)
-    np.rint(integers, out=integers)  # none is larger than 127, of which the largest is made
-    yield str(stored.value.name), _as_stored(integers, data)
-    yield str(stored.scale.name), scales.astype(np.float32)
+    return np.rint(integers, out=integers)  # none is larger than 127, of which the largest is made
+
+
+def _bias(layer: AdaptableLayer, scales: Floats, before: NDArray[Any]) -> Iterator[tuple[str, NDArray[Any]]]:
+    """Of a layer's bias what is stored by the weight's scales."""
     bias = producer(layer.node.inputs[2], "DequantizeLinear") if len(layer.node.inputs) > 2 else None
     if bias is not None and bias.inputs[0] is not None and bias.inputs[1] is not None:
         numbers, steps = constant_of(bias.inputs[0]), constant_of(bias.inputs[1])
@@ -159,9 +184,3 @@ def _initializers(layer: AdaptableLayer, stored: Stored, matrix: Floats) -> Iter
         other = (steps * (scales / before)).astype(np.float32)  # as the weight's: of the input's scale and its own
         yield str(bias.inputs[0].name), np.rint(numbers * (steps.astype(np.float64) / other)).astype(np.int32)
         yield str(bias.inputs[1].name), other
-
-
-def _as_stored(matrix: Floats, data: NDArray[Any]) -> NDArray[Any]:
-    if data.dtype == np.float16:
-        matrix = np.clip(matrix, *(np.finfo(np.float16).min, np.finfo(np.float16).max))
-    return np.ascontiguousarray(matrix.reshape(data.shape).astype(data.dtype, copy=False))

@@ -1,6 +1,7 @@
-"""Bundles of folders of ONNX graphs, in the cache: made once, by a process of its own, and anew when a folder changes.
+"""Bundles of folders of ONNX graphs and of image encoders' checkpoints, in the cache: made once, by a process of its
+own, and anew when a folder changes.
 
-An entry is a folder named by a key: of where the graphs lie, of every file that a bundle is made of (size and time of
+An entry is a folder named by a key: of where that lies, of every file that a bundle is made of (size and time of
 change), and of the exporter's code. It holds the bundle and source.json, and is there when both are.
 """
 
@@ -24,8 +25,9 @@ from tintype.engine.build.child import ChildError, file_lock, run_child
 from tintype.engine.build.code_version import bytes_digest, read_sources
 from tintype.errors import ExportError
 from tintype.files import read_cached, write_text
-from tintype.sources.folder import INDEX
+from tintype.sources.folder import CONFIG, INDEX, PREPROCESSOR, find_weights, is_image_encoder
 from tintype.sources.onnx_folder import PARTS, read_graphs
+from tintype.uses import IMAGE_ENCODER
 
 EXPORTER = "tintype.export.child"  # the module that a bundle is made by
 SOURCE_NAME = "source.json"
@@ -50,12 +52,13 @@ class _Source:
 
 
 def is_converted(folder: Path) -> bool:
-    """Whether the bundle of a folder is there. Raises ExportError for graphs that can't be read."""
+    """Whether the bundle of a folder is there. Raises ExportError for what can't be read."""
     return _is_whole(cache_folder() / BUNDLES / key_of(folder))
 
 
 def converted(folder: Path) -> tuple[Path, list[str]]:
-    """The bundle of a folder of ONNX graphs, and what to say of it where it was made just now.
+    """The bundle of a folder of ONNX graphs, or of an image encoder's checkpoint, which takes torch, and what to say of
+    it where it was made just now.
 
     Raises ExportError for a folder that can't be taken, BuildError for a cache that can't be used.
     """
@@ -66,6 +69,7 @@ def converted(folder: Path) -> tuple[Path, list[str]]:
     with file_lock(place.with_name(f"{key}.lock")):
         if _is_whole(place):
             return place / "bundle", []
+        demand_torch(folder)
         discard(place)  # what one that was killed left
         place.mkdir(mode=0o700)
         try:
@@ -79,7 +83,7 @@ def converted(folder: Path) -> tuple[Path, list[str]]:
 
 
 def converted_bundles() -> list[ConvertedBundle]:
-    """Every bundle in the cache that was made of a folder of graphs, by its folder's name."""
+    """Every bundle in the cache that was made of a folder, by the folder's name."""
     found = []
     for place, source in _entries():
         size = bytes_on_disk([place])
@@ -88,10 +92,8 @@ def converted_bundles() -> list[ConvertedBundle]:
 
 
 def key_of(folder: Path) -> str:
-    """24 hexadecimal digits. Raises ExportError for graphs that can't be read."""
-    files = {path for graph in read_graphs(folder).values() for path in graph.files}
-    files |= {folder / INDEX, *folder.glob("README.md"), *(folder / part / "config.json" for part in PARTS)}
-    files |= {path for name in _CONFIGS for path in (folder / name).glob("*") if path.is_file()}
+    """24 hexadecimal digits. Raises ExportError for what can't be read."""
+    files = _files_of_encoder(folder) if is_image_encoder(folder) else _files_of_graphs(folder)
     stamps = []
     for path in sorted(files):
         with contextlib.suppress(OSError):  # the exporter says what is missing
@@ -99,6 +101,25 @@ def key_of(folder: Path) -> str:
             stamps.append([str(path.relative_to(folder)), status.st_size, status.st_mtime_ns])
     facts = {"location": str(folder.resolve()), "files": stamps, "code": _exporter_digest()}
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:24]
+
+
+def _files_of_graphs(folder: Path) -> set[Path]:
+    files = {path for graph in read_graphs(folder).values() for path in graph.files}
+    files |= {folder / INDEX, *folder.glob("README.md"), *(folder / part / CONFIG for part in PARTS)}
+    return files | {path for name in _CONFIGS for path in (folder / name).glob("*") if path.is_file()}
+
+
+def _files_of_encoder(folder: Path) -> set[Path]:
+    return {folder / CONFIG, folder / PREPROCESSOR, *folder.glob("README.md"), *find_weights(folder, IMAGE_ENCODER)}
+
+
+def demand_torch(folder: Path) -> None:
+    """ExportError for a checkpoint where torch isn't there."""
+    if is_image_encoder(folder) and find_spec("torch") is None:
+        raise ExportError(
+            f"{folder} is a checkpoint of an image encoder, and what makes a bundle of it, torch, isn't here",
+            fix=f"pip install 'tintype[export]', and draw again; or where torch is: tintype export {folder} BUNDLE",
+        )
 
 
 @functools.cache

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import shutil
 import tempfile
 from collections.abc import Iterable
@@ -90,14 +91,13 @@ def _changes(bundle: Bundle, given: Iterable[GivenLora]) -> dict[str, ByLayer]:
     from tintype.engine import adaptable_shapes
 
     roles = [role for role in bundle.manifest.graph_names if role == DENOISER or role in bundle.manifest.text_encoders]
+    layers_of = functools.cache(lambda role: adaptable_shapes(bundle, GraphRef(role)))  # a file of the cache each
     found: dict[str, ByLayer] = {}
     for lora in given:
-        for role, name, layer in fitting(
-            lora, roles, lambda role: adaptable_shapes(bundle, GraphRef(role)), bundle.name
-        ):
+        for role, name, layer in fitting(lora, roles, layers_of, bundle.name):
             weight = lora.facts.weight * lora.facts.factor(role, name)
             if weight:
-                shape = adaptable_shapes(bundle, GraphRef(role)).shapes[name]
+                shape = layers_of(role).shapes[name]
                 found.setdefault(role, {}).setdefault((name, shape), []).append((lora, layer, weight))
     return found
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from tintype.cli.converted import runnable
+from tintype.cli.converted import runnable, with_image_encoder
 from tintype.cli.explain import explanation
 from tintype.cli.options import Size, asked, json_option, provider_option, request_options, threads_option
 from tintype.cli.progress import spinner
@@ -44,6 +44,7 @@ def build(
     from tintype import load
     from tintype.engine import explained, read_report
 
+    with_image_encoder(fields)
     request = asked(size, {**fields, "count": fields["batch_size"]})
     rows: list[dict[str, Any]] = []
     width = 14 if refiner is None else 22

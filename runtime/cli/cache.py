@@ -44,7 +44,7 @@ def cache(context: click.Context, as_json: bool) -> None:
 @cache.command()
 @json_option
 def clear(as_json: bool) -> None:
-    """Remove every build, and bundles made of ONNX folders; the next picture of each makes them again."""
+    """Remove every build, and bundles made of folders; the next picture of each makes them again."""
     from tintype.engine import cache_folder, clear_cache
 
     freed = clear_cache()

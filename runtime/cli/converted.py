@@ -1,8 +1,10 @@
-"""Commands draw from a folder of ONNX graphs too: a bundle is made of it once, in the cache, and said aloud."""
+"""Commands draw from a folder of ONNX graphs too, and look at pictures by an image encoder's checkpoint: a bundle is
+made of either once, in the cache, and said aloud."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from tintype.cli.progress import spinner
 from tintype.cli.say import say
@@ -33,3 +35,36 @@ def runnable(model: str) -> str:
     for remark in remarks:
         say(f"note: {remark}", err=True)
     return str(bundle)
+
+
+def with_image_encoder(fields: dict[str, Any]) -> None:
+    """Let the field `image_encoder` name a bundle where it names a checkpoint, or one lies beside the IP-Adapter.
+
+    Raises RequestError for an adapter, ExportError for a checkpoint that can't be taken.
+    """
+    from tintype.sources.folder import is_image_encoder
+
+    if not fields.get("image_prompts"):
+        return
+    given, adapter = fields.get("image_encoder"), fields.get("ip_adapter")
+    if given is None and adapter is not None:
+        from tintype.adapters.ip_adapter import open_ip_adapter
+        from tintype.request.image_prompts import encoder_beside
+
+        bundle, checkpoint = encoder_beside(open_ip_adapter(adapter))
+        given = checkpoint if bundle is None else None
+    if given is None or not is_image_encoder(Path(given)):
+        return
+    from tintype.bundle.converted import converted, demand_torch, is_converted
+
+    if not is_converted(Path(given)):
+        demand_torch(Path(given))
+        sentence = (
+            f"{given} is an image encoder's checkpoint: a bundle is made of it once, in the cache (tintype cache)"
+        )
+        say(f"note: {sentence}", err=True)
+    with spinner("making a bundle of the image encoder"):
+        bundle, remarks = converted(Path(given))
+    for remark in remarks:
+        say(f"note: {remark}", err=True)
+    fields["image_encoder"] = bundle

@@ -11,7 +11,7 @@ import click
 
 from tintype.cli.again import FROM_INPUTS, reproduce, resume, whole_record
 from tintype.cli.contradictions import refuse_contradictions, refuse_gaps, refuse_pairs
-from tintype.cli.converted import runnable
+from tintype.cli.converted import runnable, with_image_encoder
 from tintype.cli.making import Way, finish, new_path, tell
 from tintype.cli.options import (
     Size,
@@ -110,6 +110,7 @@ def generate(
         refuse_contradictions(context, "--variation-of", {"image"})
         fields["image"] = variation_of
         prompt = _words_of(variation_of) if prompt is None else prompt
+    with_image_encoder(fields)
     inputs = cast("InputFields", {name: fields[name] for name in FROM_INPUTS if fields[name] not in (None, ())})
     protocol = demand_pictures(sys.stdout) if show else None
     way = Way(output, model, refiner, provider, memory, threads, operator, force, as_json, protocol, inputs)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
-from tintype.cli.converted import runnable
+from tintype.cli.converted import runnable, with_image_encoder
 from tintype.cli.explain import explanation
 from tintype.cli.options import (
     Size,
@@ -71,6 +71,7 @@ def plan(
 
     if encode:
         _refuse_what_no_encoding_has(click.get_current_context())
+    with_image_encoder(fields)
     request, build = asked(size, fields, prompt), not (no_build or explain)
     with load(runnable(bundle), provider=provider, memory=memory, threads=threads, refiner=refiner) as pipeline:
         with spinner("planning") as pipeline.on_progress:

@@ -258,7 +258,7 @@ class Request:
     )
     image_encoder: str | os.PathLike[str] | None = field(
         default=None,
-        metadata=_option("The bundle of the image encoder that it takes [default: image_encoder beside its file]."),
+        metadata=_option("The image encoder that it takes [default: image_encoder beside its file]."),
     )
     image_prompts: GivenImagePrompts = field(
         default=(),

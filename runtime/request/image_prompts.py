@@ -186,15 +186,25 @@ def _open_encoder(given: str | os.PathLike[str] | None, file: IPAdapterFile) -> 
     return encoder
 
 
+def encoder_beside(file: IPAdapterFile) -> tuple[Path | None, Path | None]:
+    """Of the image encoders that lie as published adapters' do the first bundle, and the first checkpoint that is one
+    for this adapter. Raises ExportError for a checkpoint's config that can't be read."""
+    from tintype.bundle.one_graph import family_beside
+    from tintype.sources.folder import CONFIG, is_image_encoder, read_config
+
+    number = "hidden_size" if file.takes_states else "projection_dim"
+    near = file.path.absolute().parent
+    folders = [near / ENCODER_FOLDER, near.parent / ENCODER_FOLDER, near.parent / "models" / ENCODER_FOLDER]
+    bundle = next((folder for folder in folders if family_beside(folder) == IMAGE_ENCODER), None)
+    checkpoints = (folder for folder in folders if is_image_encoder(folder))
+    return bundle, next((each for each in checkpoints if read_config(each / CONFIG).get(number) == file.encoder), None)
+
+
 def _beside(file: IPAdapterFile) -> Path:
     """The bundle of the encoder that lies beside an adapter. Raises BundleError with how one is made."""
-    from tintype.bundle.one_graph import family_beside
-
-    folders = [file.path.parent / ENCODER_FOLDER, file.path.parent.parent / "models" / ENCODER_FOLDER]
-    there = next((folder for folder in folders if family_beside(folder) == IMAGE_ENCODER), None)
-    if there is not None:
-        return there
-    checkpoint = next((folder for folder in folders if (folder / "config.json").is_file()), None)
+    bundle, checkpoint = encoder_beside(file)
+    if bundle is not None:
+        return bundle
     source = ENCODER_FOLDER if checkpoint is None else checkpoint
     told = "" if checkpoint is None else f"; {checkpoint} is a checkpoint of one"
     raise BundleError(

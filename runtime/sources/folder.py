@@ -20,6 +20,8 @@ from tintype.uses import IMAGE_ENCODER
 INDEX = "model_index.json"
 CONFIG = "config.json"  # of one part, or of a model that stands alone
 SCHEDULER = "scheduler/scheduler_config.json"
+PREPROCESSOR = "preprocessor_config.json"  # beside an image encoder's config
+IMAGE_ENCODER_CLASS, IMAGE_ENCODER_TYPE = "CLIPVisionModelWithProjection", "clip_vision_model"
 VARIANTS = ("", "fp16", "bf16", "fp32")  # the plain one first
 MAX_SHARDS = 1000  # of one part
 _AGAIN = "download the checkpoint again"
@@ -51,6 +53,15 @@ def is_adapter_config(config: Mapping[str, Any]) -> bool:
 def controls_models(config: Mapping[str, Any]) -> bool:
     """Whether a config is that of either."""
     return is_controlnet_config(config) or is_adapter_config(config)
+
+
+def is_image_encoder(place: Path) -> bool:
+    """Whether a folder is that of CLIP's image encoder alone. Raises ExportError for a config that can't be read."""
+    config = place / CONFIG
+    if not place.is_dir() or (place / INDEX).is_file() or not config.is_file():
+        return False
+    known = read_config(config)
+    return known.get("model_type") == IMAGE_ENCODER_TYPE or known.get("architectures") == [IMAGE_ENCODER_CLASS]
 
 
 def weights_name(component: str, names: Collection[str]) -> str | None:

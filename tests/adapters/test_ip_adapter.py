@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-
 import numpy as np
 import pytest
 from ip_adapters import EMBEDDING, HIDDEN, adapter_tensors, save_adapter
@@ -14,23 +12,12 @@ from tintype.errors import RequestError
 
 KINDS = {"base": BASE, "plus": PLUS, "full": FULL}
 WORDS = 32
-
-
-@pytest.fixture(scope="module")
-def unet() -> SimpleNamespace:
-    """As much of a UNet as an adapter's shapes follow from: two cross-attentions."""
-    weights = {
-        f"{name}.attn2": SimpleNamespace(to_k=SimpleNamespace(weight=np.zeros((width, WORDS))))
-        for name, width in (("down", 16), ("mid", 24))
-    }
-    return SimpleNamespace(
-        attn_processors={f"{name}.processor": None for name in weights}, get_submodule=weights.__getitem__
-    )
+LAYERS = [(16, WORDS), (24, WORDS)]
 
 
 @pytest.fixture
-def tensors(unet):
-    return lambda kind="plus": adapter_tensors(unet, kind)
+def tensors():
+    return lambda kind="plus": adapter_tensors(LAYERS, kind)
 
 
 @pytest.fixture

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import json
+import shutil
+from importlib.util import find_spec
 
+import numpy as np
 from ip_adapters import image_encoder, ip_adapter, left_half
 from pictures import photo
+from PIL import Image
 
 __all__ = ["image_encoder", "ip_adapter"]  # the fixtures
 
@@ -44,6 +48,40 @@ def test_from_an_encoders_checkpoint_to_a_picture_and_again(
     assert json.loads(planned.stdout)["plan"]["stages"][0]["role"].startswith("image_encoder.eyes@")
     alike = command("generate", "--like", made, "--seed", 7, *common, "-o", again)
     assert "give them again, --ip-adapter FILE --image-prompt PICTURE" in alike.stderr
+
+
+def test_an_encoders_checkpoint_beside_the_adapter_is_converted_once(
+    command, image_encoder, ip_adapter, tiny_bundle, tmp_path, monkeypatch
+):
+    """As they are published: an encoder a folder up, and one beside the file that is for other adapters."""
+    checkpoint, bundle = image_encoder()
+    adapter = tmp_path / "published/models/adapter.safetensors"
+    shutil.copytree(checkpoint, tmp_path / "published/image_encoder")
+    shutil.copytree(checkpoint, adapter.parent / "image_encoder")
+    config = json.loads((checkpoint / "config.json").read_text())
+    (adapter.parent / "image_encoder/config.json").write_text(json.dumps({**config, "projection_dim": 99}))
+    shutil.copy(ip_adapter(), adapter)
+    photo().save(tmp_path / "cat.png")
+    asked = ["generate", "a boat", "--model", tiny_bundle, "--threads", 1, "--seed", 7, "--num-inference-steps", 1]
+    given = [*asked, "--image-prompt", tmp_path / "cat.png", "--ip-adapter", adapter]
+    with monkeypatch.context() as patch:
+        patch.setattr("tintype.bundle.converted.find_spec", lambda name: None if name == "torch" else find_spec(name))
+        without = command(*given, "-o", tmp_path / "none.png")
+    without.assert_one_clear_error(1, "torch, isn't here", "pip install 'tintype[export]'", "published/image_encoder")
+    outputs = [tmp_path / f"{number}.png" for number in range(4)]
+    first, second = (command(*given, "-o", output) for output in outputs[:2])
+    assert (first.code, second.code) == (0, 0), first.stderr
+    assert "a bundle is made of it once" in first.stderr
+    assert "note" not in second.stderr
+    assert str(tmp_path / "published/image_encoder") in command("cache").stdout
+    by_bundle = command(*given, "--image-encoder", bundle, "-o", outputs[2])
+    by_checkpoint = command(*given, "--image-encoder", checkpoint, "-o", outputs[3])
+    assert (by_bundle.code, by_checkpoint.code) == (0, 0), by_checkpoint.stderr
+    pixels = [np.asarray(Image.open(output)).tobytes() for output in outputs]
+    assert len(set(pixels)) == 1
+    again = command("generate", "--from-record", outputs[0], *given[2:6], *given[10:], "-o", outputs[1])
+    assert again.code == 0, again.stderr
+    assert outputs[1].read_bytes() == outputs[0].read_bytes()
 
 
 def test_what_is_no_image_prompt_is_refused(command, image_encoder, ip_adapter, tiny_bundle, tmp_path):

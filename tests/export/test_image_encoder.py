@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from ip_adapters import HIDDEN, SIDE, image_encoder, ip_adapter
+from known_image_encoder import write_image_encoder
 from pictures import photo
 from pictures import psnr_db as pixel_db
 from safetensors.numpy import load_file, save_file
@@ -20,6 +21,7 @@ from tintype.engine import run_graph
 from tintype.errors import ExportError
 from tintype.export import export_bundle
 from tintype.export.sources.image_encoder import CLIP_MEAN, CLIP_STD, mean_and_std, open_image_encoder_source
+from tintype.export.tracing import plain_name
 
 __all__ = ["image_encoder", "ip_adapter"]  # the fixtures
 
@@ -150,3 +152,25 @@ def test_a_bundle_of_optimums_graphs_takes_image_prompts(onnx_bundle, tiny_bundl
         with tintype.load(bundle, provider="cpu", threads=1) as pipeline:
             made.append(pipeline.generate("a boat", **asked, **given).image)
     assert pixel_db(*made) >= 60.0
+
+
+@pytest.mark.reference
+def test_the_encoder_that_is_made_without_torch_is_transformers(image_encoder, tmp_path):
+    """Devices are tested with it where torch isn't there."""
+    import torch
+    from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
+
+    weights = write_image_encoder(tmp_path / "bundle")
+    opened = open_image_encoder(tmp_path / "bundle")
+    model = CLIPVisionModelWithProjection(CLIPVisionConfig.from_pretrained(image_encoder()[0]))
+    own = {plain_name(name): value for name, value in model.state_dict().items()}
+    assert set(weights) == set(own) - {"vision_model.embeddings.position_ids"}
+    with torch.no_grad():
+        for name, array in weights.items():
+            own[name].copy_(torch.from_numpy(array).reshape(own[name].shape))
+        pixels = np.random.default_rng(2).standard_normal((2, 3, SIDE, SIDE)).astype(np.float32)
+        made = model.eval()(torch.from_numpy(pixels), output_hidden_states=True)
+    outputs = run_graph(opened.graph_path("image_encoder"), {"pixel_values": pixels})
+    for found, expected in zip(outputs.values(), (made.image_embeds, made.hidden_states[-2]), strict=True):
+        assert psnr_db(expected.numpy(), found) >= 80.0
+        assert np.abs(found[0] - found[1]).max() > 0.1 * np.abs(found).max()

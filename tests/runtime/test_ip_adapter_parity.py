@@ -13,10 +13,10 @@ from families import VARIANTS, family, generator, reference
 from ip_adapters import (
     adapter_tensors,
     colours,
+    cross_attentions,
     image_encoder,
     ip_adapter,
     left_half,
-    load_unet,
     save_adapter,
     with_adapter,
 )
@@ -169,7 +169,7 @@ def test_models_of_other_structures_draw_as_in_diffusers(family, image_encoder, 
     checkpoint, bundle = family(name)
     folder, encoder = image_encoder()
     base = VARIANTS[name].base
-    adapter = save_adapter(tmp_path / "adapter.safetensors", adapter_tensors(load_unet(checkpoint), "plus"))
+    adapter = save_adapter(tmp_path / "adapter.safetensors", adapter_tensors(cross_attentions(checkpoint), "plus"))
     given = {"ip_adapter": adapter, "image_encoder": encoder, "image_prompts": [(photo(), 0.8)]}
     pipe = theirs(checkpoint, base, adapter, folder)
     with tintype.load(bundle, provider="cpu", threads=1) as opened:
@@ -182,7 +182,7 @@ def test_an_editing_model_draws_as_in_diffusers(family, image_encoder, tmp_path,
     """Of its three predictions one sees the image prompt."""
     checkpoint, bundle = family("instruct-pix2pix")
     folder, encoder = image_encoder()
-    adapter = save_adapter(tmp_path / "adapter.safetensors", adapter_tensors(load_unet(checkpoint), kind))
+    adapter = save_adapter(tmp_path / "adapter.safetensors", adapter_tensors(cross_attentions(checkpoint), kind))
     pipe = with_adapter(reference("instruct-pix2pix", checkpoint), adapter, folder)
     pipe.set_ip_adapter_scale(0.8)
     way = {"negative_prompt": NEGATIVE, "num_inference_steps": 4, "guidance_scale": 5.0, "image_guidance_scale": 1.8}

@@ -15,6 +15,7 @@ from safetensors.numpy import save_file
 
 SIDE, PATCH, HIDDEN, EMBEDDING = 32, 8, 48, 24  # of the encoder
 HEAD = 64  # of Plus's heads, which no file says
+Layers = list[tuple[int, int]]  # of each cross-attention its channels, and numbers of a word
 
 
 def save_image_encoder(folder: Path, seed: int = 0) -> None:
@@ -36,17 +37,19 @@ def save_image_encoder(folder: Path, seed: int = 0) -> None:
     encoder.save_pretrained(folder)
 
 
-def cross_attentions(unet: Any) -> list[tuple[int, int]]:
-    """Channels and words of each, in the order of diffusers' processors."""
+def cross_attentions(checkpoint: Path) -> Layers:
+    """Those of a checkpoint's UNet, in the order of diffusers' processors."""
+    import diffusers
+
+    unet = diffusers.UNet2DConditionModel.from_pretrained(checkpoint / "unet")
     layers = [name for name in unet.attn_processors if "attn2" in name]
     shapes = [unet.get_submodule(name.removesuffix(".processor")).to_k.weight.shape for name in layers]
     return [(int(rows), int(columns)) for rows, columns in shapes]
 
 
-def adapter_tensors(unet: Any, kind: str = "base", seed: int = 0, tokens: int = 4) -> dict[str, np.ndarray]:
-    """What a file holds: kind base, plus or full."""
+def adapter_tensors(layers: Layers, kind: str = "base", seed: int = 0, tokens: int = 4) -> dict[str, np.ndarray]:
+    """What a file holds for a model's cross-attentions: kind base, plus or full."""
     random = np.random.default_rng(seed)
-    layers = cross_attentions(unet)
     words = layers[0][1]
 
     def weight(*shape: int, size: float = 1.0) -> np.ndarray:
@@ -108,12 +111,6 @@ def left_half(width: int = 64, height: int = 64, *, mirrored: bool = False) -> I
     return Image.fromarray(values)
 
 
-def load_unet(checkpoint: Path) -> Any:
-    import diffusers
-
-    return diffusers.UNet2DConditionModel.from_pretrained(checkpoint / "unet")
-
-
 def with_adapter(pipe: Any, adapter: Path, encoder: Path) -> Any:
     """One of diffusers' pipelines with an adapter and its image encoder, by Euler's method."""
     import diffusers
@@ -161,7 +158,7 @@ def ip_adapter(request, tmp_path_factory) -> Callable[..., Path]:
     def made(base: str = "tiny_checkpoint", kind: str = "base", seed: int = 0) -> Path:
         name = f"{kind}-{base}-{seed}"
         if name not in known:
-            tensors = adapter_tensors(load_unet(request.getfixturevalue(base)), kind, seed)
+            tensors = adapter_tensors(cross_attentions(request.getfixturevalue(base)), kind, seed)
             known[name] = save_adapter(folder / f"{name}.safetensors", tensors)
         return known[name]
 

@@ -22,7 +22,7 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 
@@ -46,9 +46,9 @@ class PreparedChildren:
             self._process = subprocess.Popen(command, pass_fds=[theirs.fileno()])
         self._in_turn = threading.Lock()
 
-    def start(self, module: str) -> PreparedChild:
+    def start(self, module: str, environment: Mapping[str, str] | None) -> PreparedChild:
         """A module as a process of its own, which begins when it is given its job."""
-        return PreparedChild(self, module)
+        return PreparedChild(self, module, {**os.environ, **(environment or {})})
 
     def ask(self, request: str, files: Sequence[int]) -> None:
         with self._in_turn:
@@ -62,8 +62,8 @@ class PreparedChildren:
 class PreparedChild:
     """What `run_child` uses of a `subprocess.Popen`, of such a process."""
 
-    def __init__(self, children: PreparedChildren, module: str) -> None:
-        self._children, self._module = children, module
+    def __init__(self, children: PreparedChildren, module: str, environment: Mapping[str, str]) -> None:
+        self._children, self._module, self._environment = children, module, environment
         self._streams = [os.memfd_create(name) for name in ("stdin", "stdout", "stderr")]
         self._told, self._telling = os.pipe()
         self._begun, self._said = False, b""
@@ -96,7 +96,7 @@ class PreparedChild:
     def _begin(self, text: str) -> None:
         os.write(self._streams[0], text.encode())
         os.lseek(self._streams[0], 0, os.SEEK_SET)
-        request = {"module": self._module, "environment": dict(os.environ), "folder": str(Path.cwd())}
+        request = {"module": self._module, "environment": self._environment, "folder": str(Path.cwd())}
         self._children.ask(json.dumps(request), [*self._streams, self._telling])
         os.close(self._telling)
         self._begun = True

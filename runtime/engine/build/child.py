@@ -44,12 +44,14 @@ class ChildError(Exception):
         self.message, self.kind, self.fix = message, kind, fix
 
 
-def run_child(module: str, job: str, most_seconds: float = math.inf) -> dict[str, Any]:
+def run_child(
+    module: str, job: str, most_seconds: float = math.inf, environment: Mapping[str, str] | None = None
+) -> dict[str, Any]:
     """Run a module as a process of its own, with the job on stdin, to its end; what it answers.
 
-    most_seconds: after which it is ended. Raises ChildError.
+    most_seconds: after which it is ended. environment: what it has beside ours. Raises ChildError.
     """
-    with start(module) as process:
+    with start(module, environment) as process:
         try:
             stdout, stderr = _communicate(process, job, time.monotonic() + most_seconds)
         except BaseException:
@@ -66,12 +68,12 @@ def run_child(module: str, job: str, most_seconds: float = math.inf) -> dict[str
     raise ChildError(last_line, MEMORY if last_line.startswith("MemoryError") else None)
 
 
-def start(module: str) -> subprocess.Popen[str]:
-    """Begin a module as a process of its own."""
+def start(module: str, environment: Mapping[str, str] | None) -> subprocess.Popen[str]:
+    """Begin a module as a process of its own, with that environment beside ours."""
     # -P: a file of the user's folder that happens to be called onnx.py must not be imported.
     command = [sys.executable, "-P", "-m", module]
-    pipe = subprocess.PIPE
-    return subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True)
+    pipe, every = subprocess.PIPE, {**os.environ, **(environment or {})}
+    return subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True, env=every)
 
 
 def _communicate(process: subprocess.Popen[str], job: str, deadline: float) -> tuple[str, str]:
