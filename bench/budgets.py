@@ -18,7 +18,7 @@ from typing import Any
 import click
 import numpy as np
 
-from tintype.bench.chart import draw_budgets, pyplot
+from tintype.bench.chart import draw_budgets, new_figure
 from tintype.bench.command import read_timings
 from tintype.bench.comparison import Bar, Comparison
 from tintype.bench.job import Job, generate_arguments, plan_arguments
@@ -62,7 +62,7 @@ Plan = dict[str, Any]
 def main(
     report: Report, bundle: Path, sizes: Sequence[tuple[int, int]], budgets: int, given: str, steps: int, **fields: Any
 ) -> None:
-    pyplot()  # its lack is told before hours of measuring
+    new_figure()  # its lack is told before hours of measuring
     wanted, slowest = given_budgets(given)
     report.names.append(open_bundle(bundle).name)
     usual = Job(model=str(bundle), prompt=PROMPT, num_inference_steps=steps, guidance_scale=None, **fields)

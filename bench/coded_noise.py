@@ -18,7 +18,7 @@ from PIL import Image
 
 from tintype.bench.comparison import Bar
 from tintype.bench.measurement import Report, count_option, measurement
-from tintype.bench.photographs import as_jpeg
+from tintype.bench.pictures import as_jpeg
 from tintype.bench.watermark import Attack, levels
 from tintype.models.postcard.evaluate import fixed_prompts, score_pictures
 from tintype.pipeline import Pipeline, load
@@ -64,7 +64,6 @@ def main(report: Report, pictures: int, judged: int, samplers: str, threads: int
     error = float(np.hypot(*(score["standard_error"] for score in scores.values())))
     bars = (Bar("drawn without", "found", at_most=0.0), Bar("quality", "lost", at_most=2 * error))
     report.judge("coded noise", table, bars, judged=scores)
-    report.lines += [f"{name:<28} {row['found']:.3f} found" for name, row in table.items() if "found" in row]
 
 
 def _found(pipeline: Pipeline, sampler: str, prompts: tuple[str, ...]) -> dict[str, dict[str, Any]]:

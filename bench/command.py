@@ -21,8 +21,8 @@ from tintype.bench.figures import verdict
 from tintype.bench.job import PROMPT, Job, build_arguments, generate_arguments, with_steps
 from tintype.bench.measurement import Report, count_option, measurement
 from tintype.bench.process import Run, imported_modules, tintype_command
+from tintype.bench.rates import picture_stages
 from tintype.bench.runner import Answer, Command, Contestant, Peer
-from tintype.bench.shares import picture_stages
 from tintype.bundle import open_bundle
 from tintype.cli.options import Size
 from tintype.errors import RequestError, near_names

@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from tintype.bench.figures import Table, Verdict, figure_value, file_psnr_db, summary, verdict
+from tintype.bench.rates import RATES, Stage, add_shares, rates_peer
 from tintype.bench.runner import Contestant, Schedule, measure
-from tintype.bench.shares import RATES, Stage, add_shares, rates_peer
 
 OUTSIDE_SHARE = 0.03  # of a denoising loop, spent outside the graphs
 

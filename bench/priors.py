@@ -18,7 +18,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from tintype.bench.peer_rates import graph_of, rounded
+from tintype.bench.rates import graph_of, rounded
 from tintype.engine import has_ability, layer_costs, processor_kind, resolve_provider
 
 DEFAULT = Path(__file__).resolve().parents[1] / "kernels" / "priors.json"

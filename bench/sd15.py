@@ -32,13 +32,11 @@ from tintype.bench.measurement import (
     names_option,
     sizes_option,
 )
-from tintype.bench.peer_rates import layer_facts
+from tintype.bench.peers import SDCPP
+from tintype.bench.rates import STAGES, graph_stage, picture_stages, tried_layers
 from tintype.bench.runner import Peer, Schedule
-from tintype.bench.sd15_make import PARTS
-from tintype.bench.sd15_make import make as make_parts
-from tintype.bench.shares import STAGES, graph_stage, picture_stages
 
-SDCPP, REFERENCE = "stable-diffusion.cpp", "onnxruntime-f32"
+REFERENCE = "onnxruntime-f32"
 EXACT, BALANCED = "tintype-exact", "tintype-balanced"
 MAPPED = "tintype-mapped"  # exact, without larger weights (Winograd's) and prepacked copies: the one to open fast
 # The worker, bundle, source of weights, and exactness or precision of each contestant, in the forms that `make` leaves.
@@ -54,6 +52,7 @@ SOURCES: dict[str, tuple[str, str, str, str | None]] = {
 }
 INT8 = ("openvino-int8", BALANCED)  # whose products are of integers, most of them
 ROLES = {"unet": "denoiser", "vae": "vae_decoder"}
+PARTS = ("checkpoint", "fp32", "int8", "openvino-f32", "openvino-int8", "sdcpp")
 GRAPH_PEERS = ("openvino-f32", "openvino-bf16", "openvino-int8", REFERENCE)
 PICTURE_PEERS = ("openvino-f32", "openvino-int8", SDCPP)
 EXACTNESS = ("exact", "balanced")
@@ -139,7 +138,9 @@ def measure_graph(graph: str, contestants: Mapping[str, Peer], schedule: Schedul
     for figures in part["peers"].values():
         figures["gflops"] = figures["shares"][name]["gflops"]
     ours = {name: peer.job for name, peer in contestants.items() if peer.kind == "tintype"}
-    return {**part, **layer_facts(ours, stage, part["rates"])}
+    operations = {operator: round(number / 1e9, 2) for operator, number in stage.operations.items()}
+    tried = {name: tried_layers(job, stage, part["rates"]) for name, job in ours.items()}
+    return {**part, "gigaoperations": operations, "tried": tried}
 
 
 def picture_contestants(
@@ -181,6 +182,8 @@ def make(
     report: Report, folder: Path, parts: tuple[str, ...], damage_seconds: float, shape: str, threads: int | None
 ) -> None:
     """Make the weights in every runtime's form; what is there already is kept. Tells what each took, exports too."""
+    from tintype.bench.make_sdxl import make_parts  # torch, which nothing else here needs
+
     report.judge("make", make_parts(folder, parts, damage_seconds, shape), MAKE_BARS)
 
 

@@ -25,6 +25,8 @@ _CLIP_L: Config = {
 }  # fmt: skip
 _BETAS: Config = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "steps_offset": 1}
 _EULER: Config = {"_class_name": "EulerDiscreteScheduler", **_BETAS, "prediction_type": "epsilon"}
+# As published checkpoints have it; it calls the UNet once more than it has steps.
+_PNDM: Config = {**_BETAS, "_class_name": "PNDMScheduler", "skip_prk_steps": True, "set_alpha_to_one": False}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,12 +83,8 @@ SD15 = Shape(
         },
         "vae": _VAE,
     },
-    scheduler=_EULER, side=512, steps=50, guidance_scale=7.5,
+    scheduler=_PNDM, side=512, steps=50, guidance_scale=7.5,
 )  # fmt: skip
-
-# With the scheduler of published checkpoints: PNDM, which calls the UNet once more than it has steps.
-_PNDM: Config = {**_BETAS, "_class_name": "PNDMScheduler", "skip_prk_steps": True, "set_alpha_to_one": False}
-SD15_PNDM = dataclasses.replace(SD15, scheduler=_PNDM)
 
 # Stable Diffusion 2.1's, distilled to one step.
 SD_TURBO = dataclasses.replace(

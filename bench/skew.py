@@ -12,7 +12,6 @@ The result is what `tintype export --skew` states in a bundle.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -145,13 +144,8 @@ def main(
                 "total_variation": round(found.total_variation(shares), 4),
                 "by_chance": round(chance_distance(shares, found.pictures), 4),
             }
+            report.lines.append(f"{prompt}, {arm}: {', '.join(f'{label} {n}' for label, n in found.most_first)}")
             if arm == AS_ASKED:
                 report["skew"].append(strict_json.plain(found))
         bars = [Bar(DEALT, "total_variation", over=AS_ASKED, at_most=1.0, what=f"{prompt}: dealt over as asked")]
         report.judge(prompt, table, bars, shares=shares, judge=by)
-        report.lines += [f"{prompt}, {arm}: {counted(figures['counts'])}" for arm, figures in table.items()]
-
-
-def counted(counts: Mapping[str, int]) -> str:
-    """Counts as a line, the most first."""
-    return ", ".join(f"{label} {count}" for label, count in Counter(counts).most_common())

@@ -25,8 +25,7 @@ from PIL import Image, ImageFilter
 from tintype.bench.comparison import Bar
 from tintype.bench.figures import picture_psnr_db, summary
 from tintype.bench.measurement import Report, count_option, measurement
-from tintype.bench.photographs import Picture, as_jpeg, clipped, photograph, repeated
-from tintype.bench.unmarked import rendered, unmarked
+from tintype.bench.pictures import Picture, as_jpeg, clipped, photograph, rendered, repeated, unmarked
 from tintype.trust import detect as detection
 from tintype.trust import search as searching
 from tintype.trust.embed import Marked, embed
@@ -43,7 +42,6 @@ AVERAGED = 50  # pictures
 VIEWS = 8  # of each picture without a mark that shifts are looked for in
 FORGED_DB = 42.0
 PEER_FALSE_ALARMS = 1e-6
-SHARES = {"found": "found", "payload_read": "payload read"}
 TAILS = (3.0, 4.0, 5.0)  # standard deviations
 
 
@@ -152,8 +150,8 @@ def main(report: Report, pictures: int, others: int, searches: int, forgeries: i
     table["marking"] = {"seconds": summary(seconds), "psnr_db": round(mean(psnr), 2), "lowest_db": min(psnr)}
     table["marking"]["read_from_a_copy"] = mean(made.is_read for made in marked)
     for name, attack in (*NINE.items(), *BESIDE.items(), *SEARCHED.items()):
-        random, find = np.random.default_rng(1), search if name in SEARCHED else detect
-        took, found = zip(*(timed(find, attack(made.pixels, random)) for made in marked), strict=True)
+        random, whole = np.random.default_rng(1), name in SEARCHED
+        took, found = zip(*(timed(find, attack(made.pixels, random), whole) for made in marked), strict=True)
         bits = [detection.soft_bits(match, pattern_of()) for match, _ in found]
         read = [read_payload(each) == made.payload for each, made in zip(bits, marked, strict=True)]
         is_found = mean(match.score >= threshold for match, threshold in found)
@@ -168,9 +166,6 @@ def main(report: Report, pictures: int, others: int, searches: int, forgeries: i
             table[f"forged from {taken}, {whose}"] = forged(forgeries, taken, key, side)
     table |= {f"invisible-watermark, {name}": peer(name, plain) for name in peers()}
     report.judge("watermark", table, BARS)
-    for name, row in table.items():
-        shares = [f"{row[each]:.3f} {words}" for each, words in SHARES.items() if each in row]
-        report.lines += [f"{name:<24} {', '.join(shares)}"] if shares else []
 
 
 def drawn(count: int, side: int, seed: int) -> Iterator[Picture]:
@@ -180,14 +175,11 @@ def drawn(count: int, side: int, seed: int) -> Iterator[Picture]:
         yield rendered(random, side) if number % 2 else photograph(seed * 1_000_003 + number, (side, side))
 
 
-def detect(picture: Picture) -> tuple[detection.Match, float]:
-    """The best match over shifts, and what it has to reach."""
+def find(picture: Picture, whole: bool) -> tuple[detection.Match, float]:
+    """The best match over shifts, or of the whole search, and what it has to reach."""
+    if whole:
+        return searching.search(picture)[0], searching.THRESHOLD
     return detection.detect(picture), detection.THRESHOLD
-
-
-def search(picture: Picture) -> tuple[detection.Match, float]:
-    """The same of the whole search."""
-    return searching.search(picture)[0], searching.THRESHOLD
 
 
 def timed(function: Callable[..., Any], *arguments: Any) -> tuple[float, Any]:
@@ -205,7 +197,7 @@ def false_alarms(count: int, *, whole: bool) -> dict[str, Any]:
     """How many of so many pictures without a mark look marked; the highest scores; tails beside a Gaussian's."""
     highest, found, beyond, samples = dict[str, float](), Counter[str](), np.zeros(len(TAILS)), 0
     for kind, picture in unmarked(count, seed=2 + whole, views=1 if whole else VIEWS):
-        match, threshold = (search if whole else detect)(picture)
+        match, threshold = find(picture, whole)
         highest[kind] = max(highest.get(kind, 0.0), round(match.score, 3))
         found[kind] += match.score >= threshold
         if not whole:

@@ -9,7 +9,7 @@ import pytest
 
 from tintype.bench import command
 from tintype.bench.command import OTHERS
-from tintype.bench.unmarked import KINDS, SIDES, unmarked
+from tintype.bench.pictures import KINDS, SIDES, unmarked
 from tintype.bench.watermark import OPERATOR, VIEWS, drawn, false_alarms, forged
 from tintype.cli import run
 
