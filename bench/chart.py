@@ -17,7 +17,7 @@ import click
 from PIL import Image
 
 from tintype.bench.figures import Table, figure_value
-from tintype.bench.measurement import command_help
+from tintype.bench.options import command_help
 from tintype.errors import InstallError, RequestError
 
 MIB, GIB = 2**20, 2**30
@@ -152,7 +152,7 @@ def label(axes: Any, points: Sequence[Point]) -> None:
 @click.argument("result", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.option("-o", "--out", type=click.Path(dir_okay=False, path_type=Path), required=True, help="A .png or .svg.")
 @click.option("--part", "chosen", multiple=True, help="Of those in the file [default: all].")
-def main(result: Path, out: Path, chosen: tuple[str, ...]) -> None:
+def chart(result: Path, out: Path, chosen: tuple[str, ...]) -> None:
     try:
         report = json.loads(result.read_text(encoding="utf-8"))
         parts = {title: report["parts"][title] for title in chosen or report["parts"]}

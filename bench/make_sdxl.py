@@ -27,15 +27,14 @@ import onnx_ir as ir
 import torch
 
 from tintype.bench.job import Job
-from tintype.bench.measurement import command_help
-from tintype.bench.peer_diffusers import random_module
+from tintype.bench.options import command_help
 from tintype.bench.peers import OPENVINO_FILES, graph_inputs
 from tintype.bench.process import run_process
 from tintype.bench.shapes import CLIP, SHAPES, Shape
 from tintype.bundle import Parity, open_bundle
 from tintype.engine import peak_rss_bytes
 from tintype.export import Effort, export_bundle
-from tintype.export.checkpoint import open_checkpoint
+from tintype.export.checkpoint import hollow_module, open_checkpoint
 from tintype.export.defaults import usual_request
 from tintype.export.known_graphs import graph_of
 from tintype.export.modules import Modules
@@ -174,11 +173,11 @@ def make_parts(folder: Path, chosen: tuple[str, ...], damage_seconds: float, sha
 
 def _make_checkpoint(folder: Path, into: Path, shape_name: str) -> None:
     """A whole diffusers folder in fp32, its weights as torch draws them."""
-    shape = SHAPES[shape_name]
-    write_checkpoint(into, shape)
+    write_checkpoint(into, SHAPES[shape_name])
+    checkpoint = open_checkpoint(into)
     torch.manual_seed(0)
-    for name in sorted(shape.configs, reverse=True):
-        module = random_module(shape.index[name], shape.configs[name])
+    for name in sorted(checkpoint.components, reverse=True):
+        module: Any = hollow_module(checkpoint, name, on_meta=False)
         with torch.no_grad():  # so that the words make a difference, as in a trained model
             for parameter, weight in module.named_parameters():
                 if parameter.endswith("attn2.to_out.0.weight"):
@@ -255,7 +254,7 @@ PARTS: dict[str, Callable[..., None]] = {  # each makes its part of the folder's
 @click.option("--precision", type=click.Choice(["fp16", "int8"]), default="fp16", show_default=True)
 @click.option("--depth", type=int, default=10, show_default=True, help="Transformer layers of the deepest blocks.")
 @click.option("--seed", type=int, default=0, show_default=True)
-def main(bundle: Path, shape: str, precision: str, depth: int, seed: int) -> None:
+def make_sdxl(bundle: Path, shape: str, precision: str, depth: int, seed: int) -> None:
     if bundle.exists():
         raise click.UsageError(f"{bundle} is there already; name a new folder")
     made = make(bundle.resolve(), precision, seed, SHAPES[shape].with_depth(depth), shape)

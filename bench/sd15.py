@@ -20,18 +20,9 @@ from typing import Any
 
 import click
 
-from tintype.bench.comparison import Bar, Comparison, outside_bars
 from tintype.bench.job import Job, build_arguments
-from tintype.bench.measurement import (
-    PictureSize,
-    Report,
-    command_help,
-    count_option,
-    folder_argument,
-    measurement,
-    names_option,
-    sizes_option,
-)
+from tintype.bench.measurement import Bar, Comparison, Report, measurement, outside_bars
+from tintype.bench.options import PictureSize, command_help, count_option, folder_argument, names_option, sizes_option
 from tintype.bench.peers import SDCPP
 from tintype.bench.rates import STAGES, graph_stage, picture_stages, tried_layers
 from tintype.bench.runner import Peer, Schedule
@@ -88,11 +79,11 @@ _exactness = names_option("--exactness", EXACTNESS)
 
 
 @click.group(help=command_help(__doc__))
-def main() -> None:
+def sd15() -> None:
     pass
 
 
-_measurement = functools.partial(measurement, patience=60.0, group=main)
+_measurement = functools.partial(measurement, patience=60.0, group=sd15)
 
 
 def sd15_job(folder: Path, name: str, size: tuple[int, int], threads: int | None, **fields: Any) -> Job:
@@ -171,7 +162,7 @@ def picture_comparison(contestants: Mapping[str, Peer]) -> Comparison:
 
 @_measurement(
     "sd15-make",
-    folder_argument("folder", exists=False),
+    folder_argument(exists=False),
     names_option("--parts", PARTS),
     click.option("--shape", type=click.Choice(("sd15", "sd-turbo", "tiny")), default="sd15", show_default=True),
     click.option("--damage-seconds", default=1.0, show_default=True, help="What export may take to see int8's cost."),
@@ -189,7 +180,7 @@ def make(
 
 @_measurement(
     "sd15-graphs",
-    folder_argument("folder"),
+    folder_argument(),
     _exactness,
     names_option("--graphs", ROLES),
     sizes_option("512x512,512x768,384x640"),
@@ -209,7 +200,7 @@ def graphs(
 
 @_measurement(
     "sd15-picture",
-    folder_argument("folder"),
+    folder_argument(),
     _exactness,
     click.option("--size", type=PictureSize(), default="512x512", show_default=True, help="Width x height."),
     count_option("--num-inference-steps", default=20),

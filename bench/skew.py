@@ -22,8 +22,8 @@ import numpy as np
 import tintype
 from tintype import strict_json
 from tintype.arrays import Pixels
-from tintype.bench.comparison import Bar
-from tintype.bench.measurement import Report, count_option, measurement
+from tintype.bench.measurement import Bar, Report, measurement
+from tintype.bench.options import count_option
 from tintype.bounds import MAX_CONFIG_BYTES
 from tintype.bundle.skew import Skew
 from tintype.errors import NumericError, RequestError
@@ -119,7 +119,7 @@ def drawn(pipeline: tintype.Pipeline, request: tintype.Request, labels: Sequence
     threads=None,
     help=__doc__,
 )
-def main(
+def skew(
     report: Report, prompts: tuple[str, ...], model: str, deal: Path | None, attribute: str, classifier: Path | None,
     labels: Path | None, threads: int | None, **fields: Any,
 ) -> None:  # fmt: skip

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from tintype.bench.command import COLD_BAR, PEER_BARS
-from tintype.bench.comparison import Bar, add_ratios, judge
 from tintype.bench.figures import bar_lines, share_lines, table_lines, verdict
 from tintype.bench.job import Job
+from tintype.bench.measurement import Bar, add_ratios, judge
 from tintype.bench.peers import plain_session
 from tintype.bench.rates import (
     RatesPeer,

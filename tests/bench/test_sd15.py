@@ -13,20 +13,20 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from tintype.bench.comparison import judge
 from tintype.bench.figures import share_lines, table_lines
 from tintype.bench.job import Job, with_steps
 from tintype.bench.make_sdxl import make_parts
+from tintype.bench.measurement import judge
 from tintype.bench.peers import graph_inputs, loop_figures
 from tintype.bench.runner import Command, Peer, Schedule, Turn, measure
 from tintype.bench.sd15 import (
     GRAPH_BARS,
     GRAPH_PEERS,
     graph_contestants,
-    main,
     measure_graph,
     picture_comparison,
     picture_contestants,
+    sd15,
 )
 from tintype.engine import cache_entries
 
@@ -259,7 +259,7 @@ def test_openvino_draws_the_same_graphs(folder: Path, tmp_path: Path) -> None:
         assert part["peers"]["openvino-f32"]["psnr_db"]["smallest"] > 80
         assert part["bars"][0]["what"] == "tintype-exact over openvino-f32, seconds"
     arguments = ["picture", str(folder), "--peers", "openvino-f32", "--size", "64x64", "--num-inference-steps", "2"]
-    done = CliRunner().invoke(main, [*arguments, "--repeats", "1", "--threads", "1", "--results", str(folder / "out")])
+    done = CliRunner().invoke(sd15, [*arguments, "--repeats", "1", "--threads", "1", "--results", str(folder / "out")])
     assert done.exit_code == 0, done.output
     assert "seconds over openvino-f32 1.00" in done.output
     (path,) = (folder / "out").iterdir()
@@ -277,6 +277,6 @@ def test_openvino_draws_the_same_graphs(folder: Path, tmp_path: Path) -> None:
     ],
 )
 def test_a_word_that_means_nothing_is_refused(arguments: list[str], told: str) -> None:
-    done = CliRunner().invoke(main, arguments)
+    done = CliRunner().invoke(sd15, arguments)
     assert done.exit_code == 2
     assert told in done.output
