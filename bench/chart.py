@@ -8,9 +8,8 @@ files included.
 
 from __future__ import annotations
 
-import contextlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ import click
 from PIL import Image
 
 from tintype.bench.figures import Table, figure_value
-from tintype.bench.measurement import command_help
+from tintype.bench.options import command_help
 from tintype.errors import InstallError, RequestError
 
 MIB, GIB = 2**20, 2**30
@@ -34,61 +33,52 @@ Point = tuple[str, float, float]  # a name at seconds and another figure
 Parts = Mapping[str, Mapping[str, Any]]  # of a result file, by title
 
 
-def pyplot() -> Any:
-    """matplotlib without a screen. Raises InstallError where it is missing."""
+def new_figure(rows: int = 1, columns: int = 1, size: tuple[float, float] = (7, 4)) -> Any:
+    """matplotlib's, with axes; size: inches of each. Raises InstallError where matplotlib is missing."""
     try:
-        import matplotlib as mpl
+        from matplotlib.figure import Figure
     except ImportError:
         raise InstallError("a chart is drawn by matplotlib, which is missing", fix="pip install matplotlib") from None
-    mpl.use("Agg")
-    import matplotlib.pyplot as plt
+    figure = Figure((size[0] * columns, size[1] * rows), layout="constrained")
+    figure.subplots(rows, columns)
+    return figure
 
-    return plt
 
-
-@contextlib.contextmanager
-def drawn(
-    path: Path, rows: int = 1, columns: int = 1, size: tuple[float, float] = (7, 4), caption: str | None = None
-) -> Iterator[Any]:
-    """Axes, (rows, columns), of an SVG or PNG that is written once they are filled. size: inches of each."""
-    plt = pyplot()
-    figsize = size[0] * columns, size[1] * rows
-    figure, axes = plt.subplots(rows, columns, figsize=figsize, layout="constrained", squeeze=False)
-    figure.suptitle(caption, fontsize=LABEL_POINTS, color=THEIRS)
-    try:
-        yield axes
-        path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path, dpi=130)
-        if path.suffix == ".png":
-            Image.open(path).convert("P", palette=Image.Palette.ADAPTIVE, colors=COLOURS).save(path, optimize=True)
-    finally:
-        plt.close(figure)
+def save(figure: Any, path: Path) -> None:
+    """As an SVG, or a PNG of few colours."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=130)
+    if path.suffix == ".png":
+        Image.open(path).convert("P", palette=Image.Palette.ADAPTIVE, colors=COLOURS).save(path, optimize=True)
 
 
 def draw_budgets(title: str, parts: Parts, path: Path) -> None:
     """Time against the peak, a line a size."""
-    with drawn(path) as ((axes,),):
-        for size, part in parts.items():
-            rows = [(each["peak_rss_bytes"] / MIB, *each["ratios"].values()) for each in part["peers"].values()]
-            axes.plot(*zip(*sorted(rows), strict=True), marker="o", label=size)
-        axes.set(xscale="log", xlabel="peak memory of the process, MiB", ylabel="time against no budget", title=title)
-        axes.grid(alpha=0.3, which="both")
-        axes.legend()
+    figure = new_figure()
+    (axes,) = figure.axes
+    for size, part in parts.items():
+        rows = [(each["peak_rss_bytes"] / MIB, *each["ratios"].values()) for each in part["peers"].values()]
+        axes.plot(*zip(*sorted(rows), strict=True), marker="o", label=size)
+    axes.set(xscale="log", xlabel="peak memory of the process, MiB", ylabel="time against no budget", title=title)
+    axes.grid(alpha=0.3, which="both")
+    axes.legend()
+    save(figure, path)
 
 
 def draw_peers(machine: Mapping[str, Any], parts: Parts, path: Path) -> None:
     """A row a part: each contestant at its seconds, by how exact it is and by what it holds in memory."""
     caption = f"{machine['cpu']} ({machine['processor_kind']}), threads: {machine['threads']}, {machine['date'][:10]}"
-    with drawn(path, len(parts), 2, (5, 3), caption) as axes:
-        labels = []
-        for (left, right), (title, part) in zip(axes, parts.items(), strict=True):
-            (exact, reference), held = exactness_of(part["peers"]), memory_of(part["peers"])
-            left.set(title=f"{title}: exactness", ylabel="dB to the reference")
-            right.set(title=f"{title}: memory", ylabel="peak memory, GiB")
-            labels += [(left, draw_points(left, exact, reference)), (right, draw_points(right, held))]
-        left.figure.draw_without_rendering()  # where labels go depends on where all else is
-        for place, points in labels:
-            label(place, points)
+    figure, labels = new_figure(len(parts), 2, (5, 3)), []
+    figure.suptitle(caption, fontsize=LABEL_POINTS, color=THEIRS)
+    for left, right, (title, part) in zip(figure.axes[::2], figure.axes[1::2], parts.items(), strict=True):
+        (exact, reference), held = exactness_of(part["peers"]), memory_of(part["peers"])
+        left.set(title=f"{title}: exactness", ylabel="dB to the reference")
+        right.set(title=f"{title}: memory", ylabel="peak memory, GiB")
+        labels += [(left, draw_points(left, exact, reference)), (right, draw_points(right, held))]
+    figure.draw_without_rendering()  # where labels go depends on where all else is
+    for place, points in labels:
+        label(place, points)
+    save(figure, path)
 
 
 def exactness_of(peers: Table) -> tuple[list[Point], str | None]:
@@ -162,7 +152,7 @@ def label(axes: Any, points: Sequence[Point]) -> None:
 @click.argument("result", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.option("-o", "--out", type=click.Path(dir_okay=False, path_type=Path), required=True, help="A .png or .svg.")
 @click.option("--part", "chosen", multiple=True, help="Of those in the file [default: all].")
-def main(result: Path, out: Path, chosen: tuple[str, ...]) -> None:
+def chart(result: Path, out: Path, chosen: tuple[str, ...]) -> None:
     try:
         report = json.loads(result.read_text(encoding="utf-8"))
         parts = {title: report["parts"][title] for title in chosen or report["parts"]}

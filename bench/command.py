@@ -16,13 +16,13 @@ from typing import Any
 
 import click
 
-from tintype.bench.comparison import Bar, Comparison, outside_bars
 from tintype.bench.figures import verdict
 from tintype.bench.job import PROMPT, Job, build_arguments, generate_arguments, with_steps
-from tintype.bench.measurement import Report, count_option, measurement
+from tintype.bench.measurement import Bar, Comparison, Report, measurement, outside_bars
+from tintype.bench.options import count_option
 from tintype.bench.process import Run, imported_modules, tintype_command
+from tintype.bench.rates import picture_stages
 from tintype.bench.runner import Answer, Command, Contestant, Peer
-from tintype.bench.shares import picture_stages
 from tintype.bundle import open_bundle
 from tintype.cli.options import Size
 from tintype.errors import RequestError, near_names
@@ -38,10 +38,17 @@ HELP_BAR = Bar("tintype --help", at_most=0.3)
 PEER_BARS = (Bar(BALANCED, "denoise_seconds", over="onnxruntime", at_most=0.7), *outside_bars("tintype"))
 
 
-OTHERS = (  # commands with options of their own, each in a module of its name
-    "budgets", "chart", "coded-noise", "gpu", "lora", "make-sdxl", "memory", "parity", "priors", "sd15", "skew",
-    "skipping", "watermark", "words",
-)  # fmt: skip
+OTHERS = {  # commands with options of their own, and the module that each is in
+    "budgets": "memory", "chart": "chart", "coded-noise": "marks", "gpu": "devices", "lora": "denoiser",
+    "make-sdxl": "make_sdxl", "memory": "memory", "parity": "devices", "priors": "priors", "sd15": "sd15",
+    "skew": "skew", "skipping": "denoiser", "watermark": "marks", "words": "words",
+}  # fmt: skip
+
+
+def other_command(name: str) -> click.Command:
+    """One of OTHERS: a function of its name."""
+    command: click.Command = getattr(import_module(f"tintype.bench.{OTHERS[name]}"), name.replace("-", "_"))
+    return command
 
 
 class WithOthers(click.Command):
@@ -55,8 +62,7 @@ class WithOthers(click.Command):
             raise RequestError(f"{args[0]!r} is nothing that bench measures", fix=near_names(args[0], names))
         if not args or args[0] not in OTHERS:
             return super().make_context(info_name, args, parent, **extra)
-        other: click.Command = import_module(f"tintype.bench.{args[0].replace('-', '_')}").main
-        return other.make_context(f"{info_name} {args[0]}", args[1:], parent, **extra)
+        return other_command(args[0]).make_context(f"{info_name} {args[0]}", args[1:], parent, **extra)
 
 
 @measurement(

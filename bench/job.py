@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import click
+
 PROMPT = "a red sailboat on a calm sea at sunset"
 
 
@@ -41,6 +43,14 @@ class Job:
     more: Mapping[str, Any] = field(default_factory=dict)  # tintype's: further fields of its request
     products: Sequence[tuple[int, int, int]] = ()  # of the processor's rates: rows, inner, columns
     output: str | None = None  # a file that the picture's samples or the graph's answer are saved to, as .npy
+
+
+def needed_checkpoint(job: Job, runtime: str) -> str:
+    if job.checkpoint is None:
+        raise click.UsageError(
+            f"{runtime} needs --checkpoint, the weights that the bundle is of in a form that it reads"
+        )
+    return job.checkpoint
 
 
 def with_steps(figures: Mapping[str, Any], job: Job) -> dict[str, Any]:

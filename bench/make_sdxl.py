@@ -1,10 +1,10 @@
-"""A bundle of Stable Diffusion XL's shape (or another) with random weights, made one tensor at a time.
+"""What comparisons run on, of random weights: bundles made one tensor at a time, and all that `sd15` needs.
 
     tintype bench make-sdxl BUNDLE [--shape sdxl] [--precision fp16|int8] [--depth 10] [--seed 0]
 
-Modules are traced with weights that are one number seen many times, and each weight is drawn when it is written. fp16
-stores as `tintype export --precision fp16` does; int8 has linear layers as int8 with a scale a column and the rest as
-fp16, uncalibrated. --depth cuts the transformer layers of the deepest blocks. Pictures are noise; parity isn't judged.
+Modules are traced without weights, and each weight is drawn when it is written. fp16 stores as `tintype export
+--precision fp16` does; int8 has linear layers as int8 with a scale a column and the rest as fp16, uncalibrated. --depth
+cuts the transformer layers of the deepest blocks. Pictures are noise; parity isn't judged.
 """
 
 from __future__ import annotations
@@ -12,9 +12,12 @@ from __future__ import annotations
 import functools
 import json
 import math
+import shutil
+import sys
 import tempfile
 import time
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,23 +26,33 @@ import numpy as np
 import onnx_ir as ir
 import torch
 
-from tintype.bench.measurement import command_help
-from tintype.bench.peer_diffusers import random_module
+from tintype.bench.job import Job
+from tintype.bench.options import command_help
+from tintype.bench.peers import OPENVINO_FILES, graph_inputs
+from tintype.bench.process import run_process
 from tintype.bench.shapes import CLIP, SHAPES, Shape
 from tintype.bundle import Parity, open_bundle
 from tintype.engine import peak_rss_bytes
-from tintype.export import tracing
-from tintype.export.checkpoint import Checkpoint, hollow_module, open_checkpoint
+from tintype.export import Effort, export_bundle
+from tintype.export.checkpoint import hollow_module, open_checkpoint
 from tintype.export.defaults import usual_request
+from tintype.export.known_graphs import graph_of
+from tintype.export.modules import Modules
 from tintype.export.parity import GraphReport
 from tintype.export.quantization import SMALLEST_HALF_BYTES, Scales, find_layers, halve_weights, quantize_graph
 from tintype.export.roles import COMPONENT_OF, GRAPH_FILES
 from tintype.export.storage import save_graph
 from tintype.export.timestep import take_scalar_timestep
 from tintype.export.tokenizer import read_tokenizer
-from tintype.export.wrappers import trace_plan, wrap
+from tintype.export.wrappers import trace_plan
 from tintype.export.writing import write_rest
 from tintype.files import write_text
+
+LATENT_SIDE = 64  # latent cells, of what exports are judged on
+CALIBRATION_SAMPLES = 2
+QUANTIZED = ("denoiser", "vae_decoder")  # by NNCF
+SPREAD = 0.7  # of a layer's output where its input's is 1: values keep their size from layer to layer
+EVEN_SPREAD = 73.3  # of integers that are drawn evenly of -127 .. 127
 
 
 def write_checkpoint(folder: Path, shape: Shape) -> None:
@@ -67,37 +80,6 @@ def _write_tokenizer(folder: Path, pad_token: str) -> None:
     write_text(folder / "tokenizer_config.json", json.dumps(marks))
 
 
-def make_checkpoint(folder: Path, shape: Shape) -> dict[str, int]:
-    """A whole checkpoint in fp32, its weights as torch draws them; how many each component has."""
-    write_checkpoint(folder, shape)
-    torch.manual_seed(0)
-    parameters = {}
-    for name in sorted(shape.configs, reverse=True):
-        module = random_module(shape.index[name], shape.configs[name])
-        with torch.no_grad():  # so that the words make a difference, as in a trained model
-            for parameter, weight in module.named_parameters():
-                if parameter.endswith("attn2.to_out.0.weight"):
-                    weight *= 16.0
-        module.save_pretrained(folder / name)
-        parameters[name] = sum(weight.numel() for weight in module.parameters())
-    return parameters
-
-
-def hollow(checkpoint: Checkpoint, component: str) -> torch.nn.Module:
-    """A module whose every weight is one number in memory, seen in the weight's shape."""
-    module, count = hollow_module(checkpoint, component), 0
-    for part in module.modules():
-        for name, weight in list(part._parameters.items()):
-            if weight is not None:
-                count += 1  # no two alike: the tracer makes one of small weights that are
-                value = torch.tensor(count * 1e-6).expand(weight.shape)
-                part._parameters[name] = torch.nn.Parameter(value, requires_grad=False)
-        for name, buffer in list(part._buffers.items()):
-            if buffer is not None and buffer.is_meta:  # position_ids of CLIP
-                part._buffers[name] = torch.arange(buffer.numel(), dtype=buffer.dtype).reshape(buffer.shape)
-    return module
-
-
 def fill(model: ir.Model, precision: str, seed: int) -> tuple[int, str]:
     """Every weight becomes a random one that is drawn when it is written; how many there are, and the precision."""
     initializers, large = model.graph.initializers, SMALLEST_HALF_BYTES // 4
@@ -122,20 +104,18 @@ def fill(model: ir.Model, precision: str, seed: int) -> tuple[int, str]:
 
 
 def _scales(weight: ir.Value) -> Scales:
-    """With which evenly drawn integers keep variance from layer to layer; 73.3 is the spread of -127 .. 127."""
     assert weight.const_value is not None
     inputs, columns = weight.const_value.shape.numpy()
-    return Scales(np.full(columns, 0.7 / math.sqrt(inputs) / 73.3, np.float32))
+    return Scales(np.full(columns, SPREAD / math.sqrt(inputs) / EVEN_SPREAD, np.float32))
 
 
 def _drawn(name: str, shape: tuple[int, ...], seed: int) -> ir.TensorProtocol:
-    """Integers, or floats with the spread that keeps variance from layer to layer."""
+    """Integers, or floats."""
     random = np.random.default_rng([seed, zlib.crc32(name.removesuffix("_int8").encode())])
     if name.endswith("_int8"):
         return ir.tensor(random.integers(-127, 128, shape, np.int8), name=name)
     inputs = shape[0] if name.endswith("weight_T") else math.prod(shape[1:])
-    spread = np.float32(0.7 / math.sqrt(inputs))
-    return ir.tensor(random.standard_normal(shape, dtype=np.float32) * spread, name=name)
+    return ir.tensor(random.standard_normal(shape, np.float32) * np.float32(SPREAD / math.sqrt(inputs)), name=name)
 
 
 def make(bundle: Path, precision: str, seed: int, shape: Shape, name: str) -> dict[str, Any]:
@@ -147,11 +127,9 @@ def make(bundle: Path, precision: str, seed: int, shape: Shape, name: str) -> di
         write_checkpoint(source, shape)
         checkpoint = open_checkpoint(source)
         for role, file in GRAPH_FILES.items():
-            component = COMPONENT_OF[role]
-            if component not in shape.configs:
+            if COMPONENT_OF[role] not in shape.configs:
                 continue
-            module = wrap(checkpoint, role, hollow(checkpoint, component))
-            model = tracing.trace(module, trace_plan(checkpoint, role, 77))
+            model = graph_of(Modules(checkpoint).blank(role), trace_plan(checkpoint, role, 77))
             take_scalar_timestep(model)
             parameters[role], stored_as = fill(model, precision, seed)
             save_graph(model, made / file)
@@ -167,14 +145,121 @@ def make(bundle: Path, precision: str, seed: int, shape: Shape, name: str) -> di
     return {**facts, "seconds": round(time.perf_counter() - started, 1), "peak_rss_bytes": peak_rss_bytes()}
 
 
+def make_parts(folder: Path, chosen: tuple[str, ...], damage_seconds: float, shape: str) -> dict[str, dict[str, Any]]:
+    """Make what is missing of the `chosen` PARTS; returns time and memory of each that was made.
+
+    Each is made beside its place and renamed when it is whole, in a process of its own, so that a run that was broken
+    off goes on where it stopped and no part's memory burdens the next. damage_seconds: what an export may take to
+    measure what each layer's quantization costs. shape: of a checkpoint that isn't there yet.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    figures: dict[str, dict[str, Any]] = {}
+    for name in chosen:
+        if (folder / name).exists():
+            click.echo(f"{name:<15} there already", err=True)
+            continue
+        click.echo(f"making {name}", err=True)
+        partial = folder / f".partial-{name}"
+        shutil.rmtree(partial, ignore_errors=True)
+        more = {"checkpoint": [shape], "fp32": [str(damage_seconds)], "int8": [str(damage_seconds)]}.get(name, [])
+        run = run_process([sys.executable, "-m", "tintype.bench.make_sdxl", name, str(folder), str(partial), *more])
+        partial.rename(folder / name)
+        memory = {"peak_rss_bytes": run.own_peak_bytes, "together_peak_bytes": run.together_peak_bytes}
+        figures[name] = {"seconds": round(run.seconds, 1), **memory}
+        if run.stdout.strip():
+            figures[name]["report"] = json.loads(run.stdout.strip().splitlines()[-1])
+    return figures
+
+
+def _make_checkpoint(folder: Path, into: Path, shape_name: str) -> None:
+    """A whole diffusers folder in fp32, its weights as torch draws them."""
+    write_checkpoint(into, SHAPES[shape_name])
+    checkpoint = open_checkpoint(into)
+    torch.manual_seed(0)
+    for name in sorted(checkpoint.components, reverse=True):
+        module: Any = hollow_module(checkpoint, name, on_meta=False)
+        with torch.no_grad():  # so that the words make a difference, as in a trained model
+            for parameter, weight in module.named_parameters():
+                if parameter.endswith("attn2.to_out.0.weight"):
+                    weight *= 16.0
+        module.save_pretrained(into / name)
+
+
+def _make_bundle(precision: str, folder: Path, into: Path, damage_seconds: str) -> None:
+    """An export like any other, gates and all, with the least denoising behind its ranges."""
+    least = {"steps": 2, "calibration_prompts": 1, "gate_prompts": 1, "gate_calls": 1}
+    effort = Effort(**least, latent_size=LATENT_SIDE, damage_seconds=float(damage_seconds))
+    name = f"sd15-{precision}"
+    report = export_bundle(folder / "checkpoint", into, precision=precision, name=name, effort=effort)
+    print(json.dumps(report.as_dict()))
+
+
+def _make_openvino(folder: Path, into: Path) -> None:
+    """Convert as OpenVINO's documentation does; weights stay fp32, sizes stay free."""
+    import openvino
+
+    modules = Modules(open_checkpoint(folder / "checkpoint"))
+    into.mkdir()
+    for role, file in OPENVINO_FILES.items():
+        job = Job(model=str(folder / "fp32"), role=role, batch_size=2)
+        example = {name: torch.from_numpy(array) for name, array in graph_inputs(job).items()}
+        with torch.inference_mode():
+            model = openvino.convert_model(modules.wrapped(role).eval(), example_input=example)
+        openvino.save_model(model, into / file, compress_to_fp16=False)
+
+
+def _make_openvino_int8(folder: Path, into: Path) -> None:
+    """NNCF's post-training quantization as its documentation does it for transformers, on a few samples."""
+    import nncf
+    import openvino
+
+    into.mkdir()
+    for role in QUANTIZED:
+        model = openvino.Core().read_model(folder / "openvino-f32" / OPENVINO_FILES[role])
+        job = Job(model=str(folder / "fp32"), role=role)
+        samples = [graph_inputs(job, seed) for seed in range(CALIBRATION_SAMPLES)]
+        quantized = nncf.quantize(
+            model, nncf.Dataset(samples, lambda sample: list(sample.values())),
+            model_type=nncf.ModelType.TRANSFORMER, subset_size=CALIBRATION_SAMPLES,
+        )  # fmt: skip
+        openvino.save_model(quantized, into / OPENVINO_FILES[role], compress_to_fp16=False)
+        del model, quantized
+
+
+def _make_sdcpp(folder: Path, into: Path) -> None:
+    """transformers 5 writes the text encoder's names without the `text_model.` that stable-diffusion.cpp looks for."""
+    from safetensors.numpy import load_file, save_file
+
+    (into / "text_encoder").mkdir(parents=True)
+    weights = load_file(folder / "checkpoint" / "text_encoder" / "model.safetensors")
+    named = {f"text_model.{name.removeprefix('text_model.')}": weight for name, weight in weights.items()}
+    save_file(named, into / "text_encoder" / "model.safetensors")
+    for part in ("unet", "vae"):
+        (into / part).symlink_to(Path("..") / "checkpoint" / part, target_is_directory=True)
+
+
+PARTS: dict[str, Callable[..., None]] = {  # each makes its part of the folder's others, into a folder
+    "checkpoint": _make_checkpoint,
+    "fp32": functools.partial(_make_bundle, "fp32"),
+    "int8": functools.partial(_make_bundle, "int8"),
+    "openvino-f32": _make_openvino,
+    "openvino-int8": _make_openvino_int8,
+    "sdcpp": _make_sdcpp,
+}
+
+
 @click.command(help=command_help(__doc__))
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.option("--shape", type=click.Choice(tuple(SHAPES)), default="sdxl", show_default=True)
 @click.option("--precision", type=click.Choice(["fp16", "int8"]), default="fp16", show_default=True)
 @click.option("--depth", type=int, default=10, show_default=True, help="Transformer layers of the deepest blocks.")
 @click.option("--seed", type=int, default=0, show_default=True)
-def main(bundle: Path, shape: str, precision: str, depth: int, seed: int) -> None:
+def make_sdxl(bundle: Path, shape: str, precision: str, depth: int, seed: int) -> None:
     if bundle.exists():
         raise click.UsageError(f"{bundle} is there already; name a new folder")
     made = make(bundle.resolve(), precision, seed, SHAPES[shape].with_depth(depth), shape)
     click.echo(json.dumps(made, indent=1))
+
+
+if __name__ == "__main__":
+    PARTS[sys.argv[1]](Path(sys.argv[2]), Path(sys.argv[3]), *sys.argv[4:])

@@ -1,43 +1,152 @@
-"""How a measurement becomes a command: options that all take, its own, and a report that it fills.
+"""A measurement: who takes turns, who is to be near to whom, ratios and bars; and how it becomes a command.
 
-    @measurement("budgets", sizes_option("512x512"), help=__doc__)
-    def main(report: Report, sizes: Sequence[tuple[int, int]], threads: int | None) -> None:
-        report.compare("512x512", Comparison(...))
+    @measurement("budgets", sizes_option("512x512"))
+    def budgets(report: Report, sizes: Sequence[tuple[int, int]], threads: int | None) -> None:
+        comparison = Comparison(
+            contestants={"ours": ..., "theirs": ...},
+            near={"ours": "theirs"},
+            ratios=(("seconds", "theirs"),),
+            bars=(Bar("ours", over="theirs", at_most=0.7), Bar(figure="psnr_db", at_least=70.0)),
+        )
+        report.compare("512x512", comparison)
 
-A report is where and when something was measured and what came out, in one dated JSON file and a few printed lines.
+A part of a report is {"peers": figures by contestant, "bars": verdicts}, and has "rates" where shares of them are asked
+for. What makes contestants is a function of its own, so that tests see them without measuring. A report is where and
+when something was measured and what came out, in one dated JSON file and a few printed lines.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
 import json
 import os
 import platform
 import re
 import tempfile
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import click
 import psutil
 
-from tintype.bench.comparison import Bar, Comparison, judge
-from tintype.bench.figures import Table, bar_lines, share_lines, table_lines
-from tintype.bench.runner import Schedule
+from tintype.bench.figures import (
+    Table,
+    Verdict,
+    bar_lines,
+    figure_value,
+    file_psnr_db,
+    share_lines,
+    summary,
+    table_lines,
+    verdict,
+)
+from tintype.bench.options import Option, command_help, count_option
+from tintype.bench.rates import RATES, Stage, add_shares, rates_peer
+from tintype.bench.runner import Contestant, Schedule, measure
 from tintype.engine import cpu_name, instruction_sets, processor_kind
-from tintype.errors import TintypeError
 from tintype.files import write_text
-
-Option = Callable[..., Any]
 
 PACKAGE = Path(__file__).resolve().parent
 DISTRIBUTIONS = (
     "tintype", "numpy", "onnxruntime", "onnxruntime-gpu", "onnxruntime-directml", "onnxruntime-webgpu", "torch",
     "diffusers", "transformers", "triton", "nvidia-cudnn-cu13", "openvino", "nncf", "stable-diffusion-cpp-python",
 )  # fmt: skip
+OUTSIDE_SHARE = 0.03  # of a denoising loop, spent outside the graphs
+
+
+@dataclass(frozen=True, slots=True)
+class Bar:
+    """What a contestant's figure must reach, or its ratio to another's; of `None` the worst of all that have it.
+
+    less: is taken off before a ratio. It is judged as far as those it names were measured.
+    """
+
+    who: str | None = None
+    figure: str = "seconds"
+    over: str | None = field(default=None, kw_only=True)
+    less: float = field(default=0.0, kw_only=True)
+    statistic: str = field(default="median", kw_only=True)
+    at_most: float | None = field(default=None, kw_only=True)
+    at_least: float | None = field(default=None, kw_only=True)
+    what: str | None = field(default=None, kw_only=True)  # in place of the names
+
+    def judge(self, table: Table) -> list[Verdict]:
+        if any(name is not None and name not in table for name in (self.who, self.over)):
+            return []
+        what = self.what or f"{self.who or 'the worst'}{f' over {self.over}' if self.over else ''}, {self.figure}"
+        return [verdict(what, self._value(table), at_most=self.at_most, at_least=self.at_least)]
+
+    def _value(self, table: Table) -> float | None:
+        names = table if self.who is None else (self.who,)
+        values = [figure_value(table[name].get(self.figure), self.statistic) for name in names]
+        known = [value for value in values if value is not None]
+        worst = (min if self.at_most is None else max)(known, default=None)
+        if self.over is None or worst is None:
+            return worst
+        theirs = figure_value(table[self.over].get(self.figure), self.statistic)
+        return (worst - self.less) / theirs if theirs else None
+
+
+def outside_bars(*names: str) -> list[Bar]:
+    """What of a denoising loop is spent outside the graphs."""
+    what = "{}, share of the loop outside the graph"
+    return [Bar(name, "outside_share", at_most=OUTSIDE_SHARE, what=what.format(name)) for name in names]
+
+
+def judge(bars: Iterable[Bar], table: Table) -> list[Verdict]:
+    return [each for bar in bars for each in bar.judge(table)]
+
+
+def add_ratios(table: Mapping[str, dict[str, Any]], ratios: Iterable[tuple[str, str]]) -> None:
+    """Give each contestant its figure over a reference's, where both have it; their medians."""
+    for figure, reference in ratios:
+        whole = figure_value(table.get(reference, {}).get(figure))
+        for figures in table.values() if whole else ():
+            value = figure_value(figures.get(figure))
+            if value is not None and whole:
+                figures.setdefault("ratios", {})[f"{figure} over {reference}"] = round(value / whole, 4)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Comparison:
+    """near: by contestant, whose answers its own are compared with, in dB; score: what else is told of such answers.
+    ratios: figures and references. stages: what is told of the machine's rates, which are measured by so many
+    `threads`; int8: see `rates.add_shares`."""
+
+    contestants: Mapping[str, Contestant]
+    near: Mapping[str, str] = field(default_factory=dict)
+    score: Callable[[Sequence[Path]], Mapping[str, Any]] = lambda files: {}
+    ratios: Sequence[tuple[str, str]] = ()
+    bars: Sequence[Bar] = ()
+    stages: Mapping[str, Stage] = field(default_factory=dict)
+    threads: int | None = None
+    int8: Collection[str] = ()
+    resident: bool = False  # all stay open from the first round to the last
+    least_rounds: int = 1
+
+    def run(self, schedule: Schedule, scratch: Path) -> dict[str, Any]:
+        """Measure; scratch: a folder for answers that are compared."""
+        rounds = max(schedule.rounds, self.least_rounds)
+        schedule = dataclasses.replace(schedule, rounds=rounds, resident=self.resident)
+        contestants, files = dict(self.contestants), {}
+        for number, name in enumerate(sorted({*self.near, *self.near.values()})):
+            contestants[name], files[name] = contestants[name].saving(scratch / f"{number}")
+        if self.stages:
+            contestants = {RATES: rates_peer(self.threads), **contestants}
+        table = {name: made.figures() for name, made in measure(contestants, schedule).items()}
+        part: dict[str, Any] = {}
+        if self.stages:
+            part["rates"] = {name: each for name, each in table.pop(RATES).items() if name.endswith("/s")}
+            add_shares(table, self.stages, part["rates"], self.int8)
+        for name, reference in self.near.items():
+            each_db = [file_psnr_db(*pair) for pair in zip(files[reference], files[name], strict=True)]
+            table[name] |= {"psnr_db": {**summary(each_db), "each": each_db}, **self.score(files[name])}
+        add_ratios(table, self.ratios)
+        return {"peers": table, "bars": judge(self.bars, table), **part}
 
 
 def machine_facts(threads: int | None) -> dict[str, Any]:
@@ -61,64 +170,6 @@ def machine_facts(threads: int | None) -> dict[str, Any]:
 def load_average() -> list[float]:
     """Work that waited for a core over 1, 5 and 15 minutes; a quiet machine shows well under one."""
     return [round(value, 2) for value in psutil.getloadavg()]
-
-
-class Several(click.ParamType):
-    """Things of a type with commas between, as in 512x512,384x640; "none" is none of them."""
-
-    name = "several"
-
-    def __init__(self, item: click.ParamType) -> None:
-        self._item = item
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[Any, ...]:
-        if isinstance(value, tuple):
-            return value
-        return tuple(self._item.convert(text, param, ctx) for text in value.split(",") if value != "none")
-
-
-class PictureSize(click.ParamType):
-    """Pixels, width first, as in 512x768."""
-
-    name = "WxH"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, int]:
-        size = re.fullmatch(r"(\d+)x(\d+)", str(value))
-        if size is None or int(size[1]) % 64 or int(size[2]) % 64:
-            self.fail(f"{value!r} isn't a size in multiples of 64, such as 512x768", param, ctx)
-        return int(size[1]), int(size[2])
-
-
-def names_option(name: str, known: Iterable[str], default: str | None = None) -> Option:
-    """All of the known ones by default."""
-    kind = Several(click.Choice(tuple(known)))
-    return click.option(name, type=kind, default=default or ",".join(known), show_default=True)
-
-
-def sizes_option(default: str) -> Option:
-    kind = Several(PictureSize())
-    return click.option("--sizes", type=kind, default=default, show_default=True, help="Width x height, pixels.")
-
-
-def count_option(*names: str, default: int | None, least: int = 1, help: str | None = None) -> Option:
-    return click.option(*names, type=click.IntRange(min=least), default=default, show_default=True, help=help)
-
-
-def folder_argument(name: str, *, cache: str = "cache", exists: bool = True, required: bool = True) -> Option:
-    """A folder; builds are kept beside what lies in it unless told otherwise. cache: where, from the folder."""
-
-    def convert(_context: click.Context, _parameter: click.Parameter, folder: Path | None) -> Path | None:
-        if folder is not None:
-            os.environ.setdefault("TINTYPE_CACHE", str((folder / cache).resolve()))
-        return folder
-
-    kind = click.Path(exists=exists, file_okay=False, path_type=Path)
-    return click.argument(name, type=kind, callback=convert, required=required)
-
-
-def command_help(text: str | None) -> str:
-    """A module's docstring as click's help: its commands stay one a line."""
-    return (text or "").replace("\n\n    ", "\n\n\b\n    ")
 
 
 def measurement(
@@ -146,11 +197,15 @@ def measurement(
         def run(
             rounds: int, lock: Path | None, patience: float, results: Path | None, as_json: bool, **chosen: Any
         ) -> None:
-            schedule = Schedule(rounds=rounds, lock=lock, patience_seconds=patience)
             plan = {"rounds": rounds, **{each: value for each, value in chosen.items() if not isinstance(value, Path)}}
-            facts = {"results": results, "threads": chosen["threads"], "as_json": as_json, "plan": plan}
-            with Report(name, schedule=schedule, **facts) as report:
+            schedule = Schedule(rounds=rounds, lock=lock, patience_seconds=patience)
+            with tempfile.TemporaryDirectory(prefix="tintype-bench-") as scratch:
+                report = Report(name, schedule, Path(scratch), results, plan)
                 measure(report, **chosen)
+            report["machine"]["load_average_at_end"] = load_average()
+            write_text(report.path(), json.dumps(report, indent=1) + "\n")
+            lines = [json.dumps(report)] if as_json else [*report.lines, f"written to {report.path()}"]
+            click.echo("\n".join(lines))
 
         for option in reversed((*options, *shared)):
             run = option(run)
@@ -163,24 +218,19 @@ def measurement(
 
 
 class Report(dict[str, Any]):
-    """A `with` block that fills it; left without an error, it is written and its `lines` are printed.
+    """What was measured where, when and how (`plan`), in parts, and `lines` that are printed.
 
-    The file is named after when, where and what was measured (`names`), in bench/results of a checkout or in the folder
-    given. What the runtime refuses, such as a device that isn't here, is said in its own words and without a traceback.
-    Until then there is a folder, `scratch`.
+    Its file is named after when, where and what was measured (`names`), in bench/results of a checkout or in the folder
+    given (`results`). scratch: a folder that lasts as long as the measurement.
     """
 
     def __init__(
-        self, *names: str, schedule: Schedule, results: Path | None = None, threads: int | None = None,
-        as_json: bool = False, **facts: Any,
-    ) -> None:  # fmt: skip
-        super().__init__(machine=machine_facts(threads), **facts, parts={})
-        self.lines: list[str] = []
-        self.names, self.schedule = list(names), schedule
+        self, name: str, schedule: Schedule, scratch: Path, results: Path | None, plan: Mapping[str, Any]
+    ) -> None:
+        super().__init__(machine=machine_facts(plan["threads"]), plan=plan, parts={})
+        self.names, self.lines, self.schedule, self.scratch = [name], list[str](), schedule, scratch
         checkout = (PACKAGE.parent / "pyproject.toml").is_file()
-        self._results, self._as_json = results or (PACKAGE / "results" if checkout else Path.cwd()), as_json
-        self._scratch = tempfile.TemporaryDirectory(prefix="tintype-bench-")
-        self.scratch = Path(self._scratch.name)
+        self._results = results or (PACKAGE / "results" if checkout else Path.cwd())
 
     def compare(self, title: str, comparison: Comparison, **facts: Any) -> None:
         self.add(title, comparison.run(self.schedule, self.scratch), **facts)
@@ -198,17 +248,3 @@ class Report(dict[str, Any]):
         machine = re.sub(r"[^A-Za-z0-9.-]+", "-", self["machine"]["machine"]) or "machine"
         stamp = re.sub(r"[-:]|\+.*", "", self["machine"]["date"])
         return self._results / f"{stamp}-{machine}-{'-'.join(dict.fromkeys(self.names))}{suffix}"
-
-    def __enter__(self) -> Report:
-        return self
-
-    def __exit__(self, _kind: object, error: BaseException | None, _traceback: TracebackType | None) -> None:
-        self._scratch.cleanup()
-        if isinstance(error, TintypeError):
-            raise click.ClickException(str(error)) from error
-        if error is not None:
-            return
-        self["machine"]["load_average_at_end"] = load_average()
-        write_text(self.path(), json.dumps(self, indent=1) + "\n")
-        lines = [json.dumps(self)] if self._as_json else [*self.lines, f"written to {self.path()}"]
-        click.echo("\n".join(lines))

@@ -8,22 +8,28 @@ tintype bench memory kills [BUNDLE]        # builds and loads broken off; the ne
 from __future__ import annotations
 
 import dataclasses
+import functools
+import json
 import random
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import click
+import numpy as np
 
 import tintype
-from tintype.bench.comparison import Bar, Comparison
+from tintype.bench.chart import draw_budgets, new_figure
+from tintype.bench.command import read_timings
 from tintype.bench.figures import file_psnr_db, verdict
-from tintype.bench.job import Job, generate_arguments
-from tintype.bench.measurement import Report, Several, command_help, count_option, measurement, sizes_option
+from tintype.bench.job import Job, generate_arguments, plan_arguments
+from tintype.bench.measurement import Bar, Comparison, Report, measurement
+from tintype.bench.options import Several, bundle_argument, command_help, count_option, sizes_option
 from tintype.bench.peers import graph_build
-from tintype.bench.process import run_process, tintype_command
-from tintype.bench.runner import Peer, measure
+from tintype.bench.process import Run, run_process, tintype_command
+from tintype.bench.runner import Answer, Command, Peer, measure
+from tintype.bundle import open_bundle
 from tintype.engine import read_strips
 
 MIB = 2**20
@@ -33,22 +39,31 @@ NEAR_DB = 60.0  # each cache has builds of its own, whose kernels may be others:
 KILLED_BETWEEN = (0.05, 1.0)  # of how long an undisturbed start takes
 HANGS_SECONDS = 600.0  # a start that takes longer
 CACHES = 5
+BUDGETS_PROMPT = "a lighthouse on a cliff in the evening"
+MOST_PASSES = 6  # in which plans settle
+UNLIMITED = "no budget"
+BUDGET_BARS = (
+    Bar(figure="used", statistic="largest", at_most=1.0, what="most of a budget that was used"),
+    Bar(figure="prediction_off", statistic="largest", at_most=0.10, what="worst prediction of a peak"),
+    Bar(figure="psnr_db", statistic="smallest", at_least=60.0, what="worst picture, dB"),
+)
 
-_bundle = click.argument("bundle", default="postcard")
+Plan = dict[str, Any]
+
 _memory = click.option("--memory", help="A budget, as in 1GiB [default: none].")
 
 
 @click.group(help=command_help(__doc__))
-def main() -> None:
+def memory() -> None:
     pass
 
 
 @measurement(
-    "memory-strips", click.argument("bundle"),
+    "memory-strips", bundle_argument(),
     click.option("--role", type=click.Choice(["vae_decoder", "vae_encoder"]), default="vae_decoder", show_default=True),
     sizes_option("512x512,768x768,1024x1024"),
     click.option("--strip-mib", type=Several(click.FLOAT), default="4,8,16,32,64", show_default=True),
-    count_option("--calls", default=2, help="In each process."), rounds=1, group=main,
+    count_option("--calls", default=2, help="In each process."), rounds=1, group=memory,
 )  # fmt: skip
 def strips(
     report: Report, bundle: str, role: str, sizes: Sequence[tuple[int, int]], strip_mib: Sequence[float], calls: int,
@@ -72,8 +87,8 @@ def strips(
 
 
 @measurement(
-    "endurance-pictures", _bundle, count_option("--count", default=200, least=20, help="Pictures."), _memory,
-    count_option("--steps", default=4), rounds=1, threads=None, group=main,
+    "endurance-pictures", bundle_argument(), count_option("--count", default=200, least=20, help="Pictures."), _memory,
+    count_option("--steps", default=4), rounds=1, threads=None, group=memory,
 )  # fmt: skip
 def pictures(report: Report, bundle: str, count: int, steps: int, **fields: Any) -> None:
     """Make pictures of one shape, then of shapes and batches that alternate, in one process."""
@@ -104,8 +119,8 @@ def shapes_of(bundle: str) -> dict[str, list[dict[str, int]]]:
 
 
 @measurement(
-    "endurance-kills", _bundle, count_option("--count", default=50, help="Processes killed while at it."), _memory,
-    click.option("--seed", type=int, default=0, show_default=True), rounds=1, threads=None, group=main,
+    "endurance-kills", bundle_argument(), count_option("--count", default=50, help="Processes killed while at it."),
+    _memory, click.option("--seed", type=int, default=0, show_default=True), rounds=1, threads=None, group=memory,
 )  # fmt: skip
 def kills(report: Report, bundle: str, count: int, seed: int, **fields: Any) -> None:
     """Kill a process and its children at a random moment of its first picture; then the next one has to make one."""
@@ -135,3 +150,143 @@ def start(job: Job, folder: Path, cache: str, kill_after: float | None = None) -
     if kill_after is None and run.exit_code != 0:
         raise click.ClickException(f"a start after a kill failed: {run.stderr.strip()[-400:]}")
     return {"seconds": round(run.seconds, 3), "was_running": run.was_killed, "exit_code": run.exit_code}
+
+
+@measurement(
+    "budgets",
+    bundle_argument(),
+    sizes_option("512x512"),
+    count_option("--budgets", default=20, least=2, help="How many, spread evenly."),
+    click.option(
+        "--given",
+        default="",
+        help="Budgets in MiB with commas between, beside the smallest, in place of a spread; each may be followed by a "
+        "colon and the most time it may take, the time without a budget being 1: 1024:1.5,2048:1.15.",
+    ),
+    count_option("--steps", default=2, help="Denoising steps."),
+    click.option("--exactness", type=click.Choice(["exact", "balanced"]), default="exact", show_default=True),
+    click.option(
+        "--provider", "device", default="cpu", show_default=True, help="What computes, as in tintype generate."
+    ),
+    rounds=1,
+)
+def budgets(
+    report: Report, bundle: str, sizes: Sequence[tuple[int, int]], budgets: int, given: str, steps: int, **fields: Any
+) -> None:
+    """Memory budgets kept: from the smallest that is feasible to none at all, what was promised and what was used.
+
+        tintype bench budgets BUNDLE --sizes 512x512,768x768 --budgets 20
+
+    For each budget `tintype plan` makes and measures what it needs, then `tintype generate` runs in a process of its
+    own. Its peak is the most that it had resident (VmHWM), as the system tells, with what it had of a device's own
+    memory.
+    """
+    new_figure()  # its lack is told before hours of measuring
+    wanted, slowest = given_budgets(given)
+    report.names.append(open_bundle(bundle).name)
+    usual = Job(model=bundle, prompt=BUDGETS_PROMPT, num_inference_steps=steps, guidance_scale=None, **fields)
+    for width, height in sizes:
+        job = dataclasses.replace(usual, width=width, height=height)
+        plans = settled_plans(job, budgets, wanted)
+        report.compare(f"{width}x{height}", comparison(job, plans, slowest, report.scratch), plans=plans)
+    draw_budgets(report.names[-1], report["parts"], report.path(".svg"))
+
+
+def settled_plans(job: Job, count: int, given: Sequence[int]) -> dict[str, Plan]:
+    """By a budget's name what was planned within it, none at all first, then the smallest; those given or a spread."""
+    unlimited, smallest = possible(job, None), smallest_budget(job)
+    wanted = (smallest, *(budget for budget in given if budget > smallest))
+    if not given:
+        wanted = spread(smallest, int(max(unlimited["peak_bytes"], unlimited["warm_bytes"]) * 1.05), count)
+    return {UNLIMITED: unlimited, **settled(lambda: {budget_name(each): possible(job, each) for each in wanted})}
+
+
+def within(job: Job, budget: int | None) -> Job:
+    return dataclasses.replace(job, memory=None if budget is None else str(budget))
+
+
+def plan(job: Job, budget: int | None) -> Plan:
+    """Within so many bytes, built and measured; `plan` is None where it is refused, with `message`, `least_bytes`."""
+    command = tintype_command(*plan_arguments(within(job, budget)))
+    answer: Plan = json.loads(run_process(command, refusable=True).stdout)
+    if "error" not in answer:
+        return answer
+    if "least_bytes" not in answer["error"]:
+        raise click.ClickException(f"tintype plan failed: {answer['error']['message']}")
+    return {"plan": None, **answer["error"]}
+
+
+def possible(job: Job, budget: int | None) -> Plan:
+    """A plan with the budget it is within. ClickException where there is none."""
+    answer = plan(job, budget)
+    if answer["plan"] is None:
+        raise click.ClickException(f"no plan within {budget_name(budget)}: {answer['message']}")
+    return {**answer["plan"], "budget_bytes": budget}
+
+
+def smallest_budget(job: Job) -> int:
+    """The smallest budget in bytes that a plan is found for, as the refusal of an impossible one names it."""
+    least = MIB
+    while (answer := plan(job, least))["plan"] is None:
+        least = max(least + MIB, int(answer["least_bytes"]))
+    return least
+
+
+def settled(make: Callable[[], dict[str, Plan]]) -> dict[str, Plan]:
+    """Plans that making them again does not change: what one measures may make another one better."""
+    plans = make()
+    for _ in range(MOST_PASSES):
+        before, plans = plans, make()
+        if all(_decided(plans[budget]) == _decided(before[budget]) for budget in plans):
+            return plans
+    raise click.ClickException(f"the plans still change after being made {MOST_PASSES + 1} times")
+
+
+def _decided(plan: Mapping[str, Any]) -> tuple[Any, ...]:
+    """What a plan is, without figures, which differ a little between processes."""
+    stages = ((stage["role"], stage["held"], stage["split_guidance"]) for stage in plan["stages"])
+    return (plan["resident_together"], *stages)
+
+
+def comparison(job: Job, plans: Mapping[str, Plan], slowest: Mapping[str, float], scratch: Path) -> Comparison:
+    """A picture within each budget. slowest: by a budget's name the most time, that without a budget being 1."""
+    commands = {}
+    for name, planned in plans.items():
+        picture = scratch / f"{name}.png"
+        arguments = generate_arguments(within(job, planned["budget_bytes"]), picture, marked=False)
+        read = functools.partial(read_peak, job, planned)
+        commands[name] = Command(tintype_command(*arguments), output=picture, read=read)
+    times = [Bar(name, "total_seconds", over=UNLIMITED, at_most=most) for name, most in slowest.items()]
+    return Comparison(
+        contestants=commands,
+        near={name: UNLIMITED for name in plans if name != UNLIMITED},
+        ratios=[("total_seconds", UNLIMITED)],
+        bars=[*times, *BUDGET_BARS],
+    )
+
+
+def read_peak(job: Job, planned: Plan, run: Run) -> Answer:
+    """A run's peak beside its budget and its plan. Memory without children: one that had to build is no part of it."""
+    timings, budget = read_timings(job, run), planned["budget_bytes"]
+    peak = (run.own_peak_bytes or 0) + timings["device_bytes"]
+    off = abs(planned["peak_bytes"] - peak) / peak
+    return {**timings, "peak_rss_bytes": peak, "used": budget and peak / budget, "prediction_off": off}
+
+
+def spread(smallest: int, largest: int, count: int) -> tuple[int, ...]:
+    """Budgets from the smallest to the largest, each larger by one factor."""
+    return tuple(int(number) for number in np.geomspace(smallest, max(smallest, largest), count))
+
+
+def given_budgets(text: str) -> tuple[tuple[int, ...], dict[str, float]]:
+    """Bytes of each budget in `1024,2048:1.15`, and by a budget's name the time it may take where a colon says so."""
+    entries = [each.partition(":") for each in text.split(",") if each]
+    try:
+        slowest = {budget_name(int(mib) * MIB): float(most) for mib, _, most in entries if most}
+        return tuple(int(mib) * MIB for mib, _, _ in entries), slowest
+    except ValueError:
+        raise click.UsageError(f"{text!r} are no budgets: give them as in 1024,2048:1.15") from None
+
+
+def budget_name(budget: int | None) -> str:
+    return UNLIMITED if budget is None else f"{budget / MIB:,.1f} MiB".replace(".0 ", " ")

@@ -12,11 +12,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-import click
 import diffusers
 import torch
 
-from tintype.bench.job import Job
+from tintype.bench.job import Job, needed_checkpoint
 from tintype.bench.worker import Figures
 
 # By component, where a bundle keeps its config.json.
@@ -57,18 +56,16 @@ class DiffusersPeer:
             torch.cuda.synchronize()
 
 
-def load(job: Job) -> DiffusersPeer:
+def load(job: Job, kind: str) -> DiffusersPeer:
     """The checkpoint's pipeline as its own documentation loads it, or one of the bundle's shape on the job's device."""
     if job.threads is not None:
         torch.set_num_threads(job.threads)
     if job.device is not None:
         pipeline = random_pipeline(Path(job.model), job.device)
-    elif job.checkpoint is not None:
-        pipeline = diffusers.StableDiffusionPipeline.from_pretrained(
-            job.checkpoint, dtype=torch.float32, safety_checker=None, requires_safety_checker=False
-        )
     else:
-        raise click.UsageError("the diffusers peer needs --checkpoint, the folder that the bundle was exported from")
+        pipeline = diffusers.StableDiffusionPipeline.from_pretrained(
+            needed_checkpoint(job, kind), dtype=torch.float32, safety_checker=None, requires_safety_checker=False
+        )
     peer = DiffusersPeer(pipeline, job.device or "cpu")
     if job.compile is not None:
         options: dict[str, Any] = {"backend": "eager"} if job.compile == "eager" else {"mode": job.compile}

@@ -14,14 +14,13 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import click
 import numpy as np
 from numpy.typing import NDArray
 
 import tintype
-from tintype.bench.job import Job
+from tintype.bench.job import Job, needed_checkpoint
 from tintype.bench.worker import Figures, Peer
-from tintype.bundle import Bundle, Manifest, open_bundle
+from tintype.bundle import Manifest, open_bundle
 from tintype.engine import BuildOptions, ensure_build, open_role, resolve_provider
 from tintype.families.model import Model
 from tintype.prompt.chunks import encode_prompt
@@ -31,6 +30,7 @@ CONDITION = "encoder_hidden_states"
 ROWS = {"text_encoder": 2, "denoiser": 2, "vae_decoder": 1}  # of a picture with guidance, by role; without, each has 1
 Run = Callable[[Inputs], NDArray[np.float32]]  # inputs by name, in the graph's order -> the first output
 SIGMA_MAX, SIGMA_MIN = 14.6, 0.03
+SDCPP = "stable-diffusion.cpp"
 OPENVINO_FILES = {"text_encoder": "text_encoder.xml", "denoiser": "unet.xml", "vae_decoder": "vae_decoder.xml"}
 SDCPP_SIDE = 512  # pixels, where the job leaves the size out
 FIELDS = (
@@ -67,6 +67,11 @@ def graph_dims(job: Job) -> dict[str, int]:
     return {**dims, "sequence": tokens} if job.role == "denoiser" else dims
 
 
+def guidance_scale(manifest: Manifest, job: Job) -> float:
+    """1 is without guidance."""
+    return manifest.default_request.guidance_scale if job.guidance_scale is None else job.guidance_scale
+
+
 def graph_options(job: Job) -> BuildOptions:
     """What the job's graph is built for."""
     return BuildOptions.for_shape(
@@ -79,6 +84,15 @@ def graph_build(job: Job) -> Path:
     """The folder of the build of the job's graph, made where it is missing."""
     bundle, cpu = open_bundle(job.model), resolve_provider("cpu")
     return ensure_build(bundle, job.role or "denoiser", cpu, options=graph_options(job))
+
+
+def load(job: Job, kind: str) -> Peer:
+    """A runtime with a job's graph, or ready to draw; one of bare graphs opens three and draws by a loop of its own."""
+    if kind == SDCPP:
+        return SdcppPeer(job)
+    if job.role is not None:
+        return GraphPeer(job, GRAPHS[kind](job))
+    return TintypePeer(job) if kind == "tintype" else EulerPeer(job, GRAPHS[kind])
 
 
 class TintypePeer:
@@ -96,20 +110,6 @@ class TintypePeer:
         return {**told, "outside_share": outside, "output": np.asarray(result.image)}
 
 
-def load_tintype(job: Job) -> Peer:
-    return TintypePeer(job) if job.role is None else GraphPeer(job, _tintype_graph(job, job.role))
-
-
-def _tintype_graph(job: Job, role: str) -> Run:
-    """What depends on the prompt alone is computed once, before the calls."""
-    session = open_role(open_bundle(job.model), role, resolve_provider("cpu"), options=graph_options(job))
-    name = session.output_names[0]
-    if role != "denoiser":
-        return lambda inputs: session.run(inputs)[name]
-    held = session.hold({CONDITION: graph_inputs(job)[CONDITION]})
-    return lambda inputs: held.run({each: array for each, array in inputs.items() if each != CONDITION})[name]
-
-
 class GraphPeer:
     """Calls one graph on the same inputs each time."""
 
@@ -123,33 +123,21 @@ class GraphPeer:
         return {"seconds": seconds, "processor_seconds": time.process_time() - worked, "output": output}
 
 
-def bare_peer(job: Job, open_graph: Callable[[Job], Run]) -> Peer:
-    """One graph, or pictures of three, of a runtime that opens the graph of a job with a role."""
-    if job.role is not None:
-        return GraphPeer(job, open_graph(job))
-    bundle = open_bundle(job.model)
-    most = 2 if _scale(bundle.manifest, job) != 1.0 else 1
-    rows = {role: min(each, most) for role, each in ROWS.items()}
-    return EulerPeer(
-        bundle, {role: open_graph(dataclasses.replace(job, role=role, batch_size=rows[role])) for role in rows}
-    )
-
-
-def _scale(manifest: Manifest, job: Job) -> float:
-    """1 is without guidance."""
-    return manifest.default_request.guidance_scale if job.guidance_scale is None else job.guidance_scale
-
-
 class EulerPeer:
     """Pictures of a bundle's graphs by role, with guidance as one batch of 2."""
 
-    def __init__(self, bundle: Bundle, runs: Mapping[str, Run]) -> None:
-        self._manifest, self._runs = bundle.manifest, runs
-        self._tokenizer = Model.of(bundle).tokenizers()["text_encoder"]
+    def __init__(self, job: Job, open_graph: Callable[[Job], Run]) -> None:
+        bundle = open_bundle(job.model)
+        self._manifest, self._tokenizer = bundle.manifest, Model.of(bundle).tokenizers()["text_encoder"]
+        most = 2 if guidance_scale(bundle.manifest, job) != 1.0 else 1
+        self._runs = {
+            role: open_graph(dataclasses.replace(job, role=role, batch_size=min(rows, most)))
+            for role, rows in ROWS.items()
+        }
 
     def picture(self, seed: int, job: Job) -> Figures:
         started = time.perf_counter()
-        texts = ("", job.prompt) if _scale(self._manifest, job) != 1.0 else (job.prompt,)
+        texts = ("", job.prompt) if guidance_scale(self._manifest, job) != 1.0 else (job.prompt,)
         input_ids = [encode_prompt(self._tokenizer, text).input_ids for text in texts]
         embeddings = self._runs["text_encoder"]({"input_ids": np.concatenate(input_ids)})
         encoded = time.perf_counter()
@@ -163,7 +151,7 @@ class EulerPeer:
         }
 
     def _denoise(self, embeddings: NDArray[np.float32], seed: int, job: Job) -> NDArray[np.float32]:
-        steps, scale = job.num_inference_steps, _scale(self._manifest, job)
+        steps, scale = job.num_inference_steps, guidance_scale(self._manifest, job)
         sigmas = np.append(np.geomspace(SIGMA_MAX, SIGMA_MIN, steps), 0.0).astype(np.float32)
         shape = (1, self._manifest.latent_channels, *graph_size(job))
         latents = np.random.default_rng(seed).standard_normal(shape, dtype=np.float32) * sigmas[0]
@@ -180,12 +168,19 @@ class EulerPeer:
         return latents
 
 
-def load_onnxruntime(job: Job) -> Peer:
-    """Plain ONNX Runtime: default settings, as a first program opens them; only the thread count is shared."""
-    return bare_peer(job, _onnxruntime_graph)
+def _tintype_graph(job: Job) -> Run:
+    """What depends on the prompt alone is computed once, before the calls."""
+    role = job.role or "denoiser"
+    session = open_role(open_bundle(job.model), role, resolve_provider("cpu"), options=graph_options(job))
+    name = session.output_names[0]
+    if role != "denoiser":
+        return lambda inputs: session.run(inputs)[name]
+    held = session.hold({CONDITION: graph_inputs(job)[CONDITION]})
+    return lambda inputs: held.run({each: array for each, array in inputs.items() if each != CONDITION})[name]
 
 
 def _onnxruntime_graph(job: Job) -> Run:
+    """Plain ONNX Runtime: default settings, as a first program opens them; only the thread count is shared."""
     session = plain_session(open_bundle(job.model).graph_path(job.role or ""), job.threads)
     return lambda inputs: np.asarray(session.run(None, dict(inputs))[0])
 
@@ -202,23 +197,16 @@ def plain_session(model: Path | bytes, threads: int | None) -> Any:
     return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
 
 
-def load_openvino(job: Job) -> Peer:
-    """As its documentation has it: sizes fixed before compiling, latency hint, f32 said aloud.
+def _openvino_graph(job: Job) -> Run:
+    """OpenVINO as its documentation has it: sizes fixed before compiling, latency hint, f32 said aloud.
 
     On a processor with bfloat16 it computes in that by default, which is another picture; f32 keeps it to the precision
-    of the representation, in int8 too where NNCF put it. A job's `checkpoint` is the folder of representations.
+    of the representation, in int8 too where NNCF put it. A job's `checkpoint` is the folder of representations; inputs
+    go by position, as the trace left their names. The output is the caller's to keep.
     """
-    if job.checkpoint is None:
-        raise click.UsageError("the OpenVINO peer needs the folder of its representations")
-    return bare_peer(job, _openvino_graph)
-
-
-def _openvino_graph(job: Job) -> Run:
-    """A representation compiled for the job's shapes; inputs go by position, as the trace left their names. The output
-    is the caller's to keep."""
     import openvino
 
-    core, role, folder = openvino.Core(), job.role or "", Path(job.checkpoint or "")
+    core, role, folder = openvino.Core(), job.role or "", Path(needed_checkpoint(job, "OpenVINO"))
     file = folder / OPENVINO_FILES[role]
     if not file.is_file():  # one that wasn't quantized is found beside, in fp32
         file = folder.with_name("openvino-f32") / OPENVINO_FILES[role]
@@ -237,6 +225,13 @@ def _openvino_graph(job: Job) -> Run:
     return run
 
 
+GRAPHS: Mapping[str, Callable[[Job], Run]] = {  # what opens the graph of a job's role, by runtime
+    "tintype": _tintype_graph,
+    "onnxruntime": _onnxruntime_graph,
+    "openvino": _openvino_graph,
+}
+
+
 class SdcppPeer:
     """stable-diffusion.cpp through its Python binding, on the same weights.
 
@@ -248,11 +243,9 @@ class SdcppPeer:
     def __init__(self, job: Job) -> None:
         import stable_diffusion_cpp
 
-        if job.checkpoint is None:
-            raise click.UsageError("the stable-diffusion.cpp peer needs the checkpoint's folder")
         threads = job.threads if job.threads is not None else -1
         self._model = stable_diffusion_cpp.StableDiffusion(
-            model_path=job.checkpoint, n_threads=threads, vae_decode_only=True, verbose=False
+            model_path=needed_checkpoint(job, SDCPP), n_threads=threads, vae_decode_only=True, verbose=False
         )
 
     def picture(self, seed: int, job: Job) -> Figures:

@@ -18,7 +18,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from tintype.bench.peer_rates import graph_of, rounded
+from tintype.bench.rates import graph_of, rounded
 from tintype.engine import has_ability, layer_costs, processor_kind, resolve_provider
 
 DEFAULT = Path(__file__).resolve().parents[1] / "kernels" / "priors.json"
@@ -60,12 +60,10 @@ AFFINES = ((64, 64), (256, 64), (256, 192), (1024, 320), (4096, 320), (4096, 512
 @click.command()
 @click.option("--threads", type=click.IntRange(1), multiple=True, default=(1, 2), show_default=True)
 @click.option("--out", type=click.Path(dir_okay=False, path_type=Path), default=DEFAULT, show_default=True)
-@click.option("--processor", help="The kind to write down [default: this machine's].")
 @click.option("--only", default="", help="Layers whose name begins so, such as int8; what is known of others stays.")
-def main(threads: tuple[int, ...], out: Path, processor: str | None, only: str) -> None:
+def priors(threads: tuple[int, ...], out: Path, only: str) -> None:
     """Time layers and write the table of this kind of processor into --out."""
-    cpu = resolve_provider("cpu")
-    kind = processor or processor_kind()
+    cpu, kind = resolve_provider("cpu"), processor_kind()
     stored = json.loads(out.read_text(encoding="utf-8")) if out.exists() else {"tables": []}
     for count in threads:
         rows = []

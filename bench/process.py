@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -105,21 +105,20 @@ def kill_family(process: subprocess.Popen[bytes]) -> None:
     psutil.wait_procs(family, timeout=GONE_SECONDS)
 
 
-class FamilyMemory:
-    """Peak memory of a process and its children until `stop`, watched by a thread; 0 where it could not be seen."""
+class FamilyMemory(threading.Thread):
+    """Peak memory of a process and its children until `stop`; 0 where it could not be seen."""
 
     def __init__(self, pid: int) -> None:
+        super().__init__(daemon=True)
         self.own = self.largest = self.together = 0
-        self._pid = pid
-        self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._watch, daemon=True)
-        self._thread.start()
+        self._pid, self._ended = pid, threading.Event()
+        self.start()
 
     def stop(self) -> None:
         self._ended.set()
-        self._thread.join()
+        self.join()
 
-    def _watch(self) -> None:
+    def run(self) -> None:
         while not self._ended.wait(POLL_SECONDS):
             memory = [_memory(pid) for pid in _family(self._pid)]
             self.own = max(self.own, memory[0][0])
@@ -156,30 +155,24 @@ def _children_seconds() -> float:
     return times.children_user + times.children_system
 
 
-class DeviceMemory:
-    """A `with` block whose peak is sampled by nvidia-smi; None without one. Other processes' growth counts too."""
-
-    peak_bytes: int | None = None
-
-    def __enter__(self) -> DeviceMemory:
-        self._stack, before = contextlib.ExitStack(), used_bytes()
-        if before is not None:
-            self.peak_bytes = 0
-            command = ["nvidia-smi", *QUERY, "-lms", str(INTERVAL_MILLISECONDS)]
-            process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
-            thread = threading.Thread(target=self._watch, args=(process, before), daemon=True)
-            self._stack.enter_context(process)  # waits for it and closes its pipe
-            self._stack.callback(thread.join)
-            self._stack.callback(process.terminate)
-            thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stack.close()
-
-    def _watch(self, process: subprocess.Popen[str], before: int) -> None:
-        for line in process.stdout or ():
-            self.peak_bytes = max(self.peak_bytes or 0, (_bytes(line) or before) - before)
+@contextlib.contextmanager
+def device_samples() -> Iterator[list[int]]:
+    """What the first GPU holds beyond what it held before, bytes, again and again until the block ends; nothing where
+    nvidia-smi doesn't tell. Other processes' growth counts too."""
+    before, samples = used_bytes(), list[int]()
+    if before is None:
+        yield samples
+        return
+    command = ["nvidia-smi", *QUERY, "-lms", str(INTERVAL_MILLISECONDS)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
+        told = ((_bytes(line) or before) - before for line in process.stdout or ())
+        thread = threading.Thread(target=lambda: samples.extend(told), daemon=True)
+        thread.start()
+        try:
+            yield samples
+        finally:
+            process.terminate()
+            thread.join()
 
 
 def used_bytes() -> int | None:

@@ -27,7 +27,7 @@ import click
 
 from tintype.bench.figures import summary
 from tintype.bench.job import Job
-from tintype.bench.process import DeviceMemory, Run, run_process, tintype_command
+from tintype.bench.process import Run, device_samples, run_process, tintype_command
 
 Answer = dict[str, Any]
 Changes = Mapping[str, Any]  # of the job's fields, for one picture or call
@@ -216,11 +216,11 @@ def _cold_seconds(contestant: Contestant) -> float:
 @contextlib.contextmanager
 def _opened(contestant: Contestant, measured: Measured) -> Iterator[Turn]:
     """A contestant's turn, warmed up."""
-    with DeviceMemory() as device, contestant.open() as turn:
+    with device_samples() as held, contestant.open() as turn:
         for changes in contestant.warm_ups:
             turn.ask(changes)
         yield turn
-    measured.turns.append({**turn.facts, "device_peak_bytes": device.peak_bytes})
+    measured.turns.append({**turn.facts, "device_peak_bytes": max(held, default=None)})
 
 
 def quiet_answer(ask: Callable[[], Answer], patience_seconds: float) -> Answer:

@@ -20,25 +20,14 @@ from typing import Any
 
 import click
 
-from tintype.bench.comparison import Bar, Comparison, outside_bars
 from tintype.bench.job import Job, build_arguments
-from tintype.bench.measurement import (
-    PictureSize,
-    Report,
-    command_help,
-    count_option,
-    folder_argument,
-    measurement,
-    names_option,
-    sizes_option,
-)
-from tintype.bench.peer_rates import layer_facts
+from tintype.bench.measurement import Bar, Comparison, Report, measurement, outside_bars
+from tintype.bench.options import PictureSize, command_help, count_option, folder_argument, names_option, sizes_option
+from tintype.bench.peers import SDCPP
+from tintype.bench.rates import STAGES, graph_stage, picture_stages, tried_layers
 from tintype.bench.runner import Peer, Schedule
-from tintype.bench.sd15_make import PARTS
-from tintype.bench.sd15_make import make as make_parts
-from tintype.bench.shares import STAGES, graph_stage, picture_stages
 
-SDCPP, REFERENCE = "stable-diffusion.cpp", "onnxruntime-f32"
+REFERENCE = "onnxruntime-f32"
 EXACT, BALANCED = "tintype-exact", "tintype-balanced"
 MAPPED = "tintype-mapped"  # exact, without larger weights (Winograd's) and prepacked copies: the one to open fast
 # The worker, bundle, source of weights, and exactness or precision of each contestant, in the forms that `make` leaves.
@@ -54,6 +43,7 @@ SOURCES: dict[str, tuple[str, str, str, str | None]] = {
 }
 INT8 = ("openvino-int8", BALANCED)  # whose products are of integers, most of them
 ROLES = {"unet": "denoiser", "vae": "vae_decoder"}
+PARTS = ("checkpoint", "fp32", "int8", "openvino-f32", "openvino-int8", "sdcpp")
 GRAPH_PEERS = ("openvino-f32", "openvino-bf16", "openvino-int8", REFERENCE)
 PICTURE_PEERS = ("openvino-f32", "openvino-int8", SDCPP)
 EXACTNESS = ("exact", "balanced")
@@ -89,11 +79,11 @@ _exactness = names_option("--exactness", EXACTNESS)
 
 
 @click.group(help=command_help(__doc__))
-def main() -> None:
+def sd15() -> None:
     pass
 
 
-_measurement = functools.partial(measurement, patience=60.0, group=main)
+_measurement = functools.partial(measurement, patience=60.0, group=sd15)
 
 
 def sd15_job(folder: Path, name: str, size: tuple[int, int], threads: int | None, **fields: Any) -> Job:
@@ -139,7 +129,9 @@ def measure_graph(graph: str, contestants: Mapping[str, Peer], schedule: Schedul
     for figures in part["peers"].values():
         figures["gflops"] = figures["shares"][name]["gflops"]
     ours = {name: peer.job for name, peer in contestants.items() if peer.kind == "tintype"}
-    return {**part, **layer_facts(ours, stage, part["rates"])}
+    operations = {operator: round(number / 1e9, 2) for operator, number in stage.operations.items()}
+    tried = {name: tried_layers(job, stage, part["rates"]) for name, job in ours.items()}
+    return {**part, "gigaoperations": operations, "tried": tried}
 
 
 def picture_contestants(
@@ -170,7 +162,7 @@ def picture_comparison(contestants: Mapping[str, Peer]) -> Comparison:
 
 @_measurement(
     "sd15-make",
-    folder_argument("folder", exists=False),
+    folder_argument(exists=False),
     names_option("--parts", PARTS),
     click.option("--shape", type=click.Choice(("sd15", "sd-turbo", "tiny")), default="sd15", show_default=True),
     click.option("--damage-seconds", default=1.0, show_default=True, help="What export may take to see int8's cost."),
@@ -181,12 +173,14 @@ def make(
     report: Report, folder: Path, parts: tuple[str, ...], damage_seconds: float, shape: str, threads: int | None
 ) -> None:
     """Make the weights in every runtime's form; what is there already is kept. Tells what each took, exports too."""
+    from tintype.bench.make_sdxl import make_parts  # torch, which nothing else here needs
+
     report.judge("make", make_parts(folder, parts, damage_seconds, shape), MAKE_BARS)
 
 
 @_measurement(
     "sd15-graphs",
-    folder_argument("folder"),
+    folder_argument(),
     _exactness,
     names_option("--graphs", ROLES),
     sizes_option("512x512,512x768,384x640"),
@@ -206,7 +200,7 @@ def graphs(
 
 @_measurement(
     "sd15-picture",
-    folder_argument("folder"),
+    folder_argument(),
     _exactness,
     click.option("--size", type=PictureSize(), default="512x512", show_default=True, help="Width x height."),
     count_option("--num-inference-steps", default=20),

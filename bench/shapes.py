@@ -7,15 +7,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from tintype.sources.families import STABLE_DIFFUSION, STABLE_DIFFUSION_XL, Family, tokenizer_of
+
 Config = dict[str, Any]
 
 CLIP: Config = {"vocab_size": 49408, "bos_token_id": 49406, "eos_token_id": 49407, "pad_token_id": 49407}
-CLASSES = {  # by component, as model_index.json has them
-    "text_encoder": ["transformers", "CLIPTextModel"],
-    "text_encoder_2": ["transformers", "CLIPTextModelWithProjection"],
-    "unet": ["diffusers", "UNet2DConditionModel"],
-    "vae": ["diffusers", "AutoencoderKL"],
-}
 _VAE: Config = {
     "block_out_channels": [128, 256, 512, 512], "down_block_types": ["DownEncoderBlock2D"] * 4,
     "up_block_types": ["UpDecoderBlock2D"] * 4, "layers_per_block": 2, "sample_size": 512, "scaling_factor": 0.18215,
@@ -25,6 +21,8 @@ _CLIP_L: Config = {
 }  # fmt: skip
 _BETAS: Config = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "steps_offset": 1}
 _EULER: Config = {"_class_name": "EulerDiscreteScheduler", **_BETAS, "prediction_type": "epsilon"}
+# As published checkpoints have it; it calls the UNet once more than it has steps.
+_PNDM: Config = {**_BETAS, "_class_name": "PNDMScheduler", "skip_prk_steps": True, "set_alpha_to_one": False}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,23 +37,24 @@ class Shape:
     sampler: str = "euler"
 
     @property
-    def is_xl(self) -> bool:
-        return "text_encoder_2" in self.configs
-
-    @property
-    def index(self) -> Config:
-        """model_index.json, as diffusers writes it."""
-        parts: Config = {name: CLASSES[name] for name in self.configs}
-        parts |= {tokenizer: ["transformers", "CLIPTokenizer"] for tokenizer in self.tokenizers}
-        parts["scheduler"] = ["diffusers", self.scheduler["_class_name"]]
-        if self.is_xl:
-            return {**parts, "_class_name": "StableDiffusionXLPipeline", "force_zeros_for_empty_prompt": True}
-        return {**parts, "_class_name": "StableDiffusionPipeline"}
+    def family(self) -> Family:
+        return STABLE_DIFFUSION_XL if "text_encoder_2" in self.configs else STABLE_DIFFUSION
 
     @property
     def tokenizers(self) -> tuple[str, ...]:
         """Folders, by the names of their text encoders."""
-        return ("tokenizer", "tokenizer_2") if self.is_xl else ("tokenizer",)
+        return tuple(map(tokenizer_of, self.family.text_encoders))
+
+    @property
+    def index(self) -> Config:
+        """model_index.json, as diffusers writes it."""
+        library = dict.fromkeys(self.family.text_encoders, "transformers")
+        return {
+            "_class_name": self.family.pipelines[0],
+            **{name: [library.get(name, "diffusers"), kind] for name, kind in self.family.components.items()},
+            **{name: ["transformers", "CLIPTokenizer"] for name in self.tokenizers},
+            "scheduler": ["diffusers", self.scheduler["_class_name"]],
+        }
 
     def with_depth(self, depth: int) -> Shape:
         """The same with at most so many transformer layers a block; 10 is SDXL's own."""
@@ -81,12 +80,8 @@ SD15 = Shape(
         },
         "vae": _VAE,
     },
-    scheduler=_EULER, side=512, steps=50, guidance_scale=7.5,
+    scheduler=_PNDM, side=512, steps=50, guidance_scale=7.5,
 )  # fmt: skip
-
-# With the scheduler of published checkpoints: PNDM, which calls the UNet once more than it has steps.
-_PNDM: Config = {**_BETAS, "_class_name": "PNDMScheduler", "skip_prk_steps": True, "set_alpha_to_one": False}
-SD15_PNDM = dataclasses.replace(SD15, scheduler=_PNDM)
 
 # Stable Diffusion 2.1's, distilled to one step.
 SD_TURBO = dataclasses.replace(

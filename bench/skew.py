@@ -12,7 +12,6 @@ The result is what `tintype export --skew` states in a bundle.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,8 +22,8 @@ import numpy as np
 import tintype
 from tintype import strict_json
 from tintype.arrays import Pixels
-from tintype.bench.comparison import Bar
-from tintype.bench.measurement import Report, count_option, measurement
+from tintype.bench.measurement import Bar, Report, measurement
+from tintype.bench.options import count_option
 from tintype.bounds import MAX_CONFIG_BYTES
 from tintype.bundle.skew import Skew
 from tintype.errors import NumericError, RequestError
@@ -120,7 +119,7 @@ def drawn(pipeline: tintype.Pipeline, request: tintype.Request, labels: Sequence
     threads=None,
     help=__doc__,
 )
-def main(
+def skew(
     report: Report, prompts: tuple[str, ...], model: str, deal: Path | None, attribute: str, classifier: Path | None,
     labels: Path | None, threads: int | None, **fields: Any,
 ) -> None:  # fmt: skip
@@ -145,13 +144,8 @@ def main(
                 "total_variation": round(found.total_variation(shares), 4),
                 "by_chance": round(chance_distance(shares, found.pictures), 4),
             }
+            report.lines.append(f"{prompt}, {arm}: {', '.join(f'{label} {n}' for label, n in found.most_first)}")
             if arm == AS_ASKED:
                 report["skew"].append(strict_json.plain(found))
         bars = [Bar(DEALT, "total_variation", over=AS_ASKED, at_most=1.0, what=f"{prompt}: dealt over as asked")]
         report.judge(prompt, table, bars, shares=shares, judge=by)
-        report.lines += [f"{prompt}, {arm}: {counted(figures['counts'])}" for arm, figures in table.items()]
-
-
-def counted(counts: Mapping[str, int]) -> str:
-    """Counts as a line, the most first."""
-    return ", ".join(f"{label} {count}" for label, count in Counter(counts).most_common())

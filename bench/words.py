@@ -13,8 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from tintype.bench.comparison import Bar
-from tintype.bench.measurement import Report, measurement
+from tintype.bench.measurement import Bar, Report, measurement
 from tintype.families.base import Branch
 from tintype.prompt.editing import StepCount, edited_prompts
 from tintype.prompt.parts import parse_parts
@@ -87,7 +86,7 @@ def false_alarms(policy: Policy) -> list[str]:
 
 
 @measurement("words", rounds=1, threads=1, help=__doc__)
-def main(report: Report, threads: int) -> None:
+def words(report: Report, threads: int) -> None:
     policy = read_policy("strict")
     alarms = false_alarms(policy)
     table: dict[str, dict[str, Any]] = {

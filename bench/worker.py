@@ -21,14 +21,7 @@ import numpy as np
 from tintype.bench.job import Job, with_steps
 from tintype.engine import Reading, others_share, peak_rss_bytes, status_bytes
 
-PEERS = {  # by kind, the module and its function that makes a peer of a job
-    "tintype": ("tintype.bench.peers", "load_tintype"),
-    "diffusers": ("tintype.bench.peer_diffusers", "load"),
-    "onnxruntime": ("tintype.bench.peers", "load_onnxruntime"),
-    "openvino": ("tintype.bench.peers", "load_openvino"),
-    "stable-diffusion.cpp": ("tintype.bench.peers", "SdcppPeer"),
-    "rates": ("tintype.bench.peer_rates", "RatesPeer"),
-}
+OTHERS = {"diffusers": "peer_diffusers", "rates": "rates"}  # by kind, the module that isn't `peers`
 
 Figures = dict[str, Any]
 
@@ -55,8 +48,8 @@ def main() -> None:
 
     job = Job(**json.loads(sys.argv[2]))
     bare, started = peak_rss_bytes(), time.perf_counter()
-    module, function = PEERS[sys.argv[1]]
-    peer: Peer = getattr(importlib.import_module(module), function)(job)
+    kind = sys.argv[1]
+    peer: Peer = importlib.import_module(f"tintype.bench.{OTHERS.get(kind, 'peers')}").load(job, kind)
     load_seconds = round(time.perf_counter() - started, 4)
     answer({"load_seconds": load_seconds, "bare_bytes": bare, "opened_anonymous_bytes": status_bytes("RssAnon")})
     for number, line in enumerate(sys.stdin):

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from tintype.export.checkpoint import CLIPS, Checkpoint, hollow_module, load
+from tintype.export.checkpoint import Checkpoint, hollow_module, load
 from tintype.export.roles import COMPONENT_OF
 from tintype.export.wrappers import wrap
 
@@ -67,8 +67,12 @@ class Modules:
 def blank_module(checkpoint: Checkpoint, component: str) -> torch.nn.Module:
     """A component whose weights are each one number, seen in the weight's shape: it can be traced, reads no file and
     costs next to no memory."""
-    # The positions of a text or an image encoder are a buffer that no file has, and that has to be true.
-    module = hollow_module(checkpoint, component, on_meta=not component.startswith(CLIPS))
+    module = hollow_module(checkpoint, component)
     blank = {name: torch.zeros((), dtype=w.dtype).expand(w.shape) for name, w in module.state_dict().items()}
     module.load_state_dict(blank, assign=True)
+    for part in module.modules():
+        for name, buffer in list(part.named_buffers(recurse=False)):
+            if buffer.is_meta:  # the positions of a text or an image encoder, which have to be true
+                positions = torch.arange(buffer.numel(), dtype=buffer.dtype).reshape(buffer.shape)
+                part.register_buffer(name, positions, persistent=False)
     return module.requires_grad_(False).eval()

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
         with_kernels_settled,
     )
     from tintype.engine.build.cache import CacheEntry, cache_entries, cache_folder, clear_cache, read_report
-    from tintype.engine.build.explain import by_kind, explained
+    from tintype.engine.build.explain import explained
     from tintype.engine.build.graph import graph_bytes, graph_operations, graph_session, run_graph
     from tintype.engine.build.layers import AdaptableShapes, adaptable_shapes
     from tintype.engine.build.measure import AS_IS, layer_costs
@@ -54,7 +54,6 @@ _HOMES = {
     "cache_entries": "build.cache",
     "cache_folder": "build.cache",
     "clear_cache": "build.cache",
-    "by_kind": "build.explain",
     "explained": "build.explain",
     "Device": "device.devices",
     "list_devices": "device.devices",
@@ -111,7 +110,6 @@ __all__ = [
     "begin_builds",
     "build_id",
     "build_key",
-    "by_kind",
     "cache_entries",
     "cache_folder",
     "clear_cache",

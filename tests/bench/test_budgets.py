@@ -8,9 +8,9 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from tintype.bench.budgets import comparison, given_budgets, main, settled, spread
-from tintype.bench.comparison import judge
 from tintype.bench.job import Job
+from tintype.bench.measurement import judge
+from tintype.bench.memory import budgets, comparison, given_budgets, settled, spread
 
 MIB = 2**20
 
@@ -70,11 +70,11 @@ def test_budgets_are_spread_by_one_factor():
 def test_a_sweep_over_a_small_bundle_keeps_its_budgets(tiny_bundle, tmp_path, no_builds):
     asked = [str(tiny_bundle), "--sizes", "64x64", "--budgets", "2", "--threads", "1"]
     asked += ["--results", str(tmp_path / "out")]
-    done = CliRunner().invoke(main, asked, catch_exceptions=False)
+    done = CliRunner().invoke(budgets, asked, catch_exceptions=False)
     assert done.exit_code == 0, done.output
     (path,) = (tmp_path / "out").glob("*.json")
     assert path.with_suffix(".svg").is_file()
     part = json.loads(path.read_text())["parts"]["64x64"]
-    _, *budgets = part["plans"]
-    assert len(budgets) == 2
-    assert all(part["peers"][name]["peak_rss_bytes"] <= part["plans"][name]["budget_bytes"] for name in budgets)
+    _, *within = part["plans"]
+    assert len(within) == 2
+    assert all(part["peers"][name]["peak_rss_bytes"] <= part["plans"][name]["budget_bytes"] for name in within)

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from tintype.bench.chart import GIB, exactness_of, label, memory_of, pyplot
+from tintype.bench.chart import GIB, exactness_of, label, memory_of, new_figure
 from tintype.cli import run
 from tintype.errors import InstallError
 
@@ -36,8 +36,8 @@ def test_a_contestant_stands_at_its_farthest_answer_and_the_reference_above_all(
 
 
 def test_names_of_points_that_lie_close_lie_apart() -> None:
-    plt = pyplot()
-    figure, axes = plt.subplots()
+    figure = new_figure()
+    (axes,) = figure.axes
     axes.set(xlim=(0, 10), ylim=(0, 10))
     points = [(f"contestant {number}", 5 + number / 20, 5.0) for number in range(4)]
     figure.draw_without_rendering()
@@ -46,7 +46,6 @@ def test_names_of_points_that_lie_close_lie_apart() -> None:
     assert [words.get_text() for words in axes.texts] == [name for name, *_ in points]
     assert not any(box.count_overlaps(boxes[:index]) for index, box in enumerate(boxes))
     assert all(axes.get_window_extent().count_contains(box.corners()) == 4 for box in boxes)
-    plt.close(figure)
 
 
 def height(file: Path) -> int:
@@ -73,6 +72,6 @@ def test_what_cannot_be_drawn_is_said(tmp_path: Path, capsys: pytest.CaptureFixt
 
 
 def test_matplotlib_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(InstallError, match="matplotlib"):
-        pyplot()
+        new_figure()

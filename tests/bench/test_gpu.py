@@ -11,13 +11,12 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from tintype.bench.comparison import add_ratios, judge
+from tintype.bench.devices import EXACTNESS, check, gpu, gpu_comparison, peers_of, placement
 from tintype.bench.figures import picture_psnr_db, table_lines
-from tintype.bench.gpu import comparison, main, peers_of
 from tintype.bench.job import Job, with_steps
-from tintype.bench.parity import check
-from tintype.bench.process import DeviceMemory, used_bytes
-from tintype.bench.runner import Measured
+from tintype.bench.measurement import add_ratios, judge
+from tintype.bench.process import device_samples, used_bytes
+from tintype.bench.runner import Measured, Schedule
 from tintype.bench.shapes import SHAPES
 
 GIB, MIB = 2**30, 2**20
@@ -53,7 +52,7 @@ def _table(ours: float, theirs: float, held: tuple[int | None, int | None]) -> d
 
 
 def _judged(shape: str, table: dict[str, Any]) -> list[tuple[float | None, bool]]:
-    return [(bar["value"], bar["met"]) for bar in judge(comparison(shape, {}).bars, table)]
+    return [(bar["value"], bar["met"]) for bar in judge(gpu_comparison(shape, {}).bars, table)]
 
 
 def test_bars_are_judged_against_torch_compile() -> None:
@@ -62,7 +61,7 @@ def test_bars_are_judged_against_torch_compile() -> None:
     assert _judged("sd15", table) == [(0.7, True), (0.7, True), (0.75, False)]
     assert _judged("sdxl", table) == [(0.75, False)]
     assert _judged("sd15", {"tintype": table["tintype"]}) == []
-    add_ratios(table, comparison("sd15", {}).ratios)
+    add_ratios(table, gpu_comparison("sd15", {}).ratios)
     over = {"seconds_a_step": 0.7, "seconds": 0.7, "device_peak_bytes": 0.75}
     assert table["tintype"]["ratios"] == {f"{figure} over torch.compile": ratio for figure, ratio in over.items()}
     (line, _) = table_lines(table)
@@ -87,18 +86,18 @@ def smi(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_devices_peak_is_beyond_what_it_held_before(smi: None) -> None:
     assert used_bytes() == 100 * MIB
-    with DeviceMemory() as memory:
+    with device_samples() as held:
         ends = time.monotonic() + 10
-        while memory.peak_bytes != 800 * MIB and time.monotonic() < ends:
+        while len(held) < 3 and time.monotonic() < ends:
             time.sleep(0.01)
-    assert memory.peak_bytes == 800 * MIB
+    assert held == [0, 800 * MIB, 200 * MIB]
 
 
 def test_without_nvidia_smi_the_memory_is_not_known(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    with DeviceMemory() as memory:
+    with device_samples() as held:
         pass
-    assert memory.peak_bytes is None
+    assert held == []
 
 
 def test_pictures_are_compared_over_their_whole_range() -> None:
@@ -108,14 +107,12 @@ def test_pictures_are_compared_over_their_whole_range() -> None:
 
 
 @pytest.mark.bench
-def test_the_checks_run_on_a_processor_and_say_what_it_draws() -> None:
-    told = check("cpu", steps=2, size=64)
+def test_the_checks_run_on_a_processor_and_say_what_it_draws(tmp_path: Path) -> None:
+    told = check("cpu", steps=2, size=64).run(Schedule(rounds=1), tmp_path)
     nearest = {name: figures["psnr_db"]["smallest"] for name, figures in told["peers"].items() if "psnr_db" in figures}
     assert 20.0 < nearest.pop("balanced") < 200.0
     assert nearest == {"exact": 200.0, "exact again": 200.0, "balanced again": 200.0}
-    assert [list(told["placement"][each]["denoiser"]) for each in ("exact", "balanced")] == [
-        ["CPUExecutionProvider"]
-    ] * 2
+    assert [list(placement("cpu", each)["denoiser"]) for each in EXACTNESS] == [["CPUExecutionProvider"]] * 2
     assert [bar["what"].partition(":")[0] for bar in told["bars"]] == ["exact", "exact again", "balanced"]
 
 
@@ -126,7 +123,7 @@ def test_the_command_measures_peers_on_a_tiny_shape(tmp_path: Path, monkeypatch:
         monkeypatch.setenv(name, str(tmp_path / name))
     arguments = ["--shapes", "tiny", "--device", "cpu", "--compile-mode", "eager", "--rounds", "1", "--pictures", "1"]
     arguments += ["--steps", "2", "--threads", "2", "--no-checks", "--json", "--results", str(tmp_path / "results")]
-    done = CliRunner().invoke(main, [str(tmp_path / "work"), *arguments], catch_exceptions=False)
+    done = CliRunner().invoke(gpu, [str(tmp_path / "work"), *arguments], catch_exceptions=False)
     assert done.exit_code == 0, done.output
     report = json.loads(done.stdout.strip().splitlines()[-1])
     peers = report["parts"]["tiny"]["peers"]

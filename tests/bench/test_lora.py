@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from tintype.adapters.files import open_adapter
+from tintype.bench.denoiser import write_lora
 from tintype.bench.job import Job, build_arguments
-from tintype.bench.lora import write_lora
 from tintype.bundle import open_bundle
 from tintype.uses import LAYERS
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from tintype.bench.memory import growth_of, main
+from tintype.bench.memory import growth_of, memory
 
 
 def test_growth_is_of_the_largest_shape_from_the_tenth_picture_on() -> None:
@@ -22,7 +22,7 @@ def test_growth_is_of_the_largest_shape_from_the_tenth_picture_on() -> None:
 def test_pictures_and_kills_are_measured_and_judged(tiny_bundle: Path, tmp_path: Path) -> None:
     def report(*arguments: str) -> dict[str, Any]:
         out = tmp_path / arguments[0]
-        done = CliRunner().invoke(main, [*arguments, "--results", str(out)], catch_exceptions=False)
+        done = CliRunner().invoke(memory, [*arguments, "--results", str(out)], catch_exceptions=False)
         assert done.exit_code == 0, done.output
         (path,) = out.iterdir()
         return dict(json.loads(path.read_text())["parts"][arguments[0]])
@@ -43,7 +43,7 @@ def test_pictures_and_kills_are_measured_and_judged(tiny_bundle: Path, tmp_path:
 @pytest.mark.parametrize("role", ["vae_decoder", "vae_encoder"])
 def test_strips_are_as_near_to_the_whole_as_can_be(tiny_bundle: Path, tmp_path: Path, role: str) -> None:
     asked = [str(tiny_bundle), "--role", role, "--sizes", "128x192", "--strip-mib", "0.25", "--threads", "1"]
-    done = CliRunner().invoke(main, ["strips", *asked, "--results", str(tmp_path)], catch_exceptions=False)
+    done = CliRunner().invoke(memory, ["strips", *asked, "--results", str(tmp_path)], catch_exceptions=False)
     assert done.exit_code == 0, done.output
     (path,) = tmp_path.iterdir()
     part = json.loads(path.read_text())["parts"]["128x192"]

@@ -8,16 +8,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from click.testing import CliRunner
 
+from tintype.bench.devices import UNDECIDED, parity_comparison
 from tintype.bench.job import Job
-from tintype.bench.parity import UNDECIDED, comparison, main
 from tintype.bench.runner import Schedule, Turn
+from tintype.cli import run
 
 
 @pytest.mark.bench
 def test_a_device_is_as_near_to_itself_as_can_be_and_rounding_costs_something(tmp_path: Path) -> None:
-    made = comparison("cpu", UNDECIDED[:1], 2, Job(num_inference_steps=1)).run(Schedule(rounds=1), tmp_path)
+    made = parity_comparison("cpu", UNDECIDED[:1], 2, Job(num_inference_steps=1)).run(Schedule(rounds=1), tmp_path)
     assert made["peers"]["on cpu"]["psnr_db"]["each"] == [200.0, 200.0]
     assert 20.0 < made["peers"]["the processor, balanced"]["psnr_db"]["smallest"] < 100.0
     assert made["peers"]["on cpu again"]["psnr_db"]["each"] == [200.0, 200.0]
@@ -25,11 +25,13 @@ def test_a_device_is_as_near_to_itself_as_can_be_and_rounding_costs_something(tm
     assert [bar["met"] for bar in made["bars"][:2]] == [True, True]
 
 
-def test_a_device_that_is_not_here_is_told_without_a_traceback(tmp_path: Path) -> None:
-    done = CliRunner().invoke(main, ["qnn", "--results", str(tmp_path)])
-    assert done.exit_code == 1
-    assert done.output.startswith("Error: provider qnn cannot be used")
-    assert "fix: " in done.output
+def test_a_device_that_is_not_here_is_told_without_a_traceback(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["bench", "parity", "qnn", "--results", str(tmp_path)]) != 0
+    said = capsys.readouterr().err
+    assert said.startswith("error: provider qnn cannot be used")
+    assert "fix: " in said
     assert not list(tmp_path.iterdir())
 
 
@@ -47,7 +49,7 @@ def test_the_farthest_picture_is_judged_and_another_one_the_second_time_is_told(
         yield Turn(ask, {"load_seconds": 0.0})
 
     def judged() -> list[tuple[float, bool]]:
-        part = comparison("openvino", UNDECIDED[:2], 1, Job()).run(Schedule(rounds=1), tmp_path)
+        part = parity_comparison("openvino", UNDECIDED[:2], 1, Job()).run(Schedule(rounds=1), tmp_path)
         return [(bar["value"], bar["met"]) for bar in part["bars"]]
 
     monkeypatch.setattr("tintype.bench.runner.worker", drawn)

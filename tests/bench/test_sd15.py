@@ -13,21 +13,21 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from tintype.bench.comparison import judge
 from tintype.bench.figures import share_lines, table_lines
 from tintype.bench.job import Job, with_steps
+from tintype.bench.make_sdxl import make_parts
+from tintype.bench.measurement import judge
 from tintype.bench.peers import graph_inputs, loop_figures
 from tintype.bench.runner import Command, Peer, Schedule, Turn, measure
 from tintype.bench.sd15 import (
     GRAPH_BARS,
     GRAPH_PEERS,
     graph_contestants,
-    main,
     measure_graph,
     picture_comparison,
     picture_contestants,
+    sd15,
 )
-from tintype.bench.sd15_make import make
 from tintype.engine import cache_entries
 
 pytestmark = pytest.mark.slow
@@ -244,14 +244,14 @@ def test_a_picture_has_its_loop_and_steps_told_apart(folder: Path, tmp_path: Pat
 
 
 def test_a_part_that_is_there_is_left_as_it_is(folder: Path) -> None:
-    assert make(folder, ("checkpoint", "fp32", "int8")) == {}
+    assert make_parts(folder, ("checkpoint", "fp32", "int8"), 1.0, "sd15") == {}
 
 
 @pytest.mark.reference
 @pytest.mark.bench
 def test_openvino_draws_the_same_graphs(folder: Path, tmp_path: Path) -> None:
     pytest.importorskip("openvino")
-    assert set(make(folder, ("openvino-f32",))) == {"openvino-f32"}
+    assert set(make_parts(folder, ("openvino-f32",), 1.0, "sd15")) == {"openvino-f32"}
     told = {"peers": ("openvino-f32", "onnxruntime-f32"), "exactness": ("exact",), "threads": 1}
     for graph in ("unet", "vae"):
         contestants = graph_contestants(folder, graph, (64, 64), calls=1, **told)
@@ -259,7 +259,7 @@ def test_openvino_draws_the_same_graphs(folder: Path, tmp_path: Path) -> None:
         assert part["peers"]["openvino-f32"]["psnr_db"]["smallest"] > 80
         assert part["bars"][0]["what"] == "tintype-exact over openvino-f32, seconds"
     arguments = ["picture", str(folder), "--peers", "openvino-f32", "--size", "64x64", "--num-inference-steps", "2"]
-    done = CliRunner().invoke(main, [*arguments, "--repeats", "1", "--threads", "1", "--results", str(folder / "out")])
+    done = CliRunner().invoke(sd15, [*arguments, "--repeats", "1", "--threads", "1", "--results", str(folder / "out")])
     assert done.exit_code == 0, done.output
     assert "seconds over openvino-f32 1.00" in done.output
     (path,) = (folder / "out").iterdir()
@@ -277,6 +277,6 @@ def test_openvino_draws_the_same_graphs(folder: Path, tmp_path: Path) -> None:
     ],
 )
 def test_a_word_that_means_nothing_is_refused(arguments: list[str], told: str) -> None:
-    done = CliRunner().invoke(main, arguments)
+    done = CliRunner().invoke(sd15, arguments)
     assert done.exit_code == 2
     assert told in done.output

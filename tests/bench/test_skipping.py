@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tintype.bench.skipping import WAYS, WHOLE
+from tintype.bench.denoiser import WAYS, WHOLE
 from tintype.bundle import open_bundle
 from tintype.cli import run
 from tintype.request import Request, resolve

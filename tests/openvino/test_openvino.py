@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import tintype
-from tintype.bench.parity import UNDECIDED
+from tintype.bench.devices import UNDECIDED
 from tintype.bundle import open_bundle
 from tintype.engine import ensure_build, list_devices, open_session
 from tintype.engine.device.providers import TARGETS

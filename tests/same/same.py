@@ -29,7 +29,7 @@ import same_worker
 from PIL import Image
 from same_worker import CASES
 
-from tintype.bench.measurement import Several, command_help
+from tintype.bench.options import Several, command_help
 
 ROOT = Path(__file__).resolve().parents[2]
 MAY_DIFFER = ("made_with.builds", "memory.planned_peak_bytes", "memory.peak_rss_bytes", "memory.device_bytes")

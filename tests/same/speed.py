@@ -21,9 +21,9 @@ import click
 from same import ROOT, check_out, lay_out
 
 from tintype.bench.command import read_timings
-from tintype.bench.comparison import Bar, Comparison
 from tintype.bench.job import Job, build_arguments, generate_arguments, plan_arguments
-from tintype.bench.measurement import Report, Several, count_option, measurement
+from tintype.bench.measurement import Bar, Comparison, Report, measurement
+from tintype.bench.options import Several, count_option
 from tintype.bench.process import run_process
 from tintype.bench.runner import Command, Contestant, Peer
 

@@ -9,7 +9,7 @@ import pytest
 from click.testing import CliRunner
 from speed import Side, comparison, main
 
-from tintype.bench.comparison import judge
+from tintype.bench.measurement import judge
 from tintype.bench.runner import Command
 
 

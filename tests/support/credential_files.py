@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from tintype.bench.photographs import photograph
+from tintype.bench.pictures import photograph
 from tintype.trust.certificates import is_installed
 
 needs_extra = pytest.mark.skipif(not is_installed(), reason="the extra c2pa isn't installed")

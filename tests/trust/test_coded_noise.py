@@ -13,7 +13,7 @@ import pytest
 from click.testing import CliRunner
 
 import tintype
-from tintype.bench.photographs import photograph
+from tintype.bench.pictures import photograph
 from tintype.bundle import Manifest
 from tintype.cli.verify import verify
 from tintype.errors import RecordError, RequestError

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import tintype
-from tintype.bench.photographs import photograph
+from tintype.bench.pictures import photograph
 from tintype.record import parse_record
 from tintype.trust.embed import MOST_DB
 from tintype.trust.keys import MAKER_NAME, maker_of, read_key

@@ -18,7 +18,7 @@ from PIL import Image
 from trustmark_files import checks, node, save_graph, write_trustmark
 
 import tintype
-from tintype.bench.photographs import as_jpeg, photograph
+from tintype.bench.pictures import as_jpeg, photograph
 from tintype.cli.verify import verify
 from tintype.errors import NumericError, RecordError, RequestError
 from tintype.record import parse_record

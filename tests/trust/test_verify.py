@@ -12,7 +12,7 @@ import pytest
 from click.testing import CliRunner, Result
 from PIL import Image
 
-from tintype.bench.photographs import photograph
+from tintype.bench.pictures import photograph
 from tintype.cli.verify import verify
 from tintype.trust.embed import embed
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw, ImageFilter
 
-from tintype.bench.photographs import Picture, as_jpeg, photograph
+from tintype.bench.pictures import Picture, as_jpeg, photograph
 from tintype.trust.detect import THRESHOLD, detect, soft_bits
 from tintype.trust.embed import MOST_DB, Marked, embed
 from tintype.trust.pattern import BINS, BITS, PUBLIC_KEY, pattern_of

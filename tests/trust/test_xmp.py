@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 import tintype
-from tintype.bench.photographs import photograph
+from tintype.bench.pictures import photograph
 from tintype.record.xmp import SOURCE_TYPE, XMP_KEY
 
 EXT, XMP, MM = (

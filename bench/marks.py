@@ -1,14 +1,4 @@
-"""The watermark: what it costs, what it outlasts, and how often it is seen where there is none.
-
-    tintype bench watermark [--pictures 100] [--others 1000] [--searches 100] [--forgeries 50]
-
-Half of the pictures are renders of postcard's world, half are like photographs. The nine attacks are those by which
-Gaussian Shading was measured (Yang et al. 2024, brightness as torchvision's ColorJitter draws it), each once on every
-marked picture; beside them cuts and turns, by the whole search. False alarms are counted on pictures of ten kinds that
-have no mark of ours, and by the tail of every correlation with the pattern, beside a Gaussian's. Forgeries have a mark
-that was taken off one or 50 marked pictures by who has neither the key nor what they were before. Where
-invisible-watermark is installed (with opencv and PyWavelets), its dwtDct and dwtDctSvd go through the nine too.
-"""
+"""What says that a picture was drawn: the watermark and coded noise, what they cost, and what they outlast."""
 
 from __future__ import annotations
 
@@ -19,16 +9,21 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
+import click
 import numpy as np
 from PIL import Image, ImageFilter
 
-from tintype.bench.comparison import Bar
 from tintype.bench.figures import picture_psnr_db, summary
-from tintype.bench.measurement import Report, count_option, measurement
-from tintype.bench.photographs import Picture, as_jpeg, clipped, photograph, repeated
-from tintype.bench.unmarked import rendered, unmarked
+from tintype.bench.measurement import Bar, Report, measurement
+from tintype.bench.options import count_option
+from tintype.bench.pictures import Picture, as_jpeg, clipped, photograph, rendered, repeated, unmarked
+from tintype.models.postcard.evaluate import fixed_prompts, score_pictures
+from tintype.pipeline import Pipeline, load
+from tintype.sampling import noise_source
+from tintype.stages.invert import inversion_request, starting_noise
 from tintype.trust import detect as detection
 from tintype.trust import search as searching
+from tintype.trust.coded_noise import NoiseCoder, read
 from tintype.trust.embed import Marked, embed
 from tintype.trust.pattern import BITS, PUBLIC_KEY, TILE, pattern_of
 from tintype.trust.payload import read_payload
@@ -43,7 +38,6 @@ AVERAGED = 50  # pictures
 VIEWS = 8  # of each picture without a mark that shifts are looked for in
 FORGED_DB = 42.0
 PEER_FALSE_ALARMS = 1e-6
-SHARES = {"found": "found", "payload_read": "payload read"}
 TAILS = (3.0, 4.0, 5.0)  # standard deviations
 
 
@@ -118,6 +112,14 @@ SEARCHED: dict[str, Attack] = {
     "mirrored": lambda picture, random: np.ascontiguousarray(picture[:, ::-1]),
     "WAVES, cut to half and enlarged": _enlarged,
 }
+EDITS: dict[str, Attack] = {  # of coded noise
+    "nothing": BESIDE["nothing"],
+    "JPEG 50": lambda picture, random: as_jpeg(picture, 50),
+    "JPEG 25": NINE["JPEG 25"],
+    "brightness": levels(lambda picture, random: picture * random.uniform(0.5, 2.0)),
+    "noise of 5 %": NINE["noise of 5 %"],
+}
+USUAL = ("dpmpp_2m", "euler", "ddim", "unipc", "euler_cfg_pp", "heun")
 BARS = (
     Bar("nine attacks, mean", "found", at_least=0.90),
     Bar("nothing", "found", at_least=1.0),
@@ -142,9 +144,20 @@ BARS = (
     count_option("--side", default=512, least=TILE, help="Pixels."),
     rounds=1,
     threads=1,
-    help=__doc__,
 )
-def main(report: Report, pictures: int, others: int, searches: int, forgeries: int, side: int, threads: int) -> None:
+def watermark(report: Report, pictures: int, others: int, searches: int, forgeries: int, side: int, **_: Any) -> None:
+    """The watermark: what it costs, what it outlasts, and how often it is seen where there is none.
+
+        tintype bench watermark [--pictures 100] [--others 1000] [--searches 100] [--forgeries 50]
+
+    Half of the pictures are renders of postcard's world, half are like photographs. The nine attacks are those by which
+    Gaussian Shading was measured (Yang et al. 2024, brightness as torchvision's ColorJitter draws it), each once on
+    every marked picture; beside them cuts and turns, by the whole search. False alarms are counted on pictures of ten
+    kinds that have no mark of ours, and by the tail of every correlation with the pattern, beside a Gaussian's.
+    Forgeries have a mark that was taken off one or 50 marked pictures by who has neither the key nor what they were
+    before. Where invisible-watermark is installed (with opencv and PyWavelets), its dwtDct and dwtDctSvd go through the
+    nine too.
+    """
     table: dict[str, dict[str, Any]] = {}
     plain = list(drawn(pictures, side, seed=0))
     seconds, marked = zip(*(timed(embed, picture, MAKER) for picture in plain), strict=True)
@@ -152,8 +165,8 @@ def main(report: Report, pictures: int, others: int, searches: int, forgeries: i
     table["marking"] = {"seconds": summary(seconds), "psnr_db": round(mean(psnr), 2), "lowest_db": min(psnr)}
     table["marking"]["read_from_a_copy"] = mean(made.is_read for made in marked)
     for name, attack in (*NINE.items(), *BESIDE.items(), *SEARCHED.items()):
-        random, find = np.random.default_rng(1), search if name in SEARCHED else detect
-        took, found = zip(*(timed(find, attack(made.pixels, random)) for made in marked), strict=True)
+        random, whole = np.random.default_rng(1), name in SEARCHED
+        took, found = zip(*(timed(find, attack(made.pixels, random), whole) for made in marked), strict=True)
         bits = [detection.soft_bits(match, pattern_of()) for match, _ in found]
         read = [read_payload(each) == made.payload for each, made in zip(bits, marked, strict=True)]
         is_found = mean(match.score >= threshold for match, threshold in found)
@@ -168,9 +181,6 @@ def main(report: Report, pictures: int, others: int, searches: int, forgeries: i
             table[f"forged from {taken}, {whose}"] = forged(forgeries, taken, key, side)
     table |= {f"invisible-watermark, {name}": peer(name, plain) for name in peers()}
     report.judge("watermark", table, BARS)
-    for name, row in table.items():
-        shares = [f"{row[each]:.3f} {words}" for each, words in SHARES.items() if each in row]
-        report.lines += [f"{name:<24} {', '.join(shares)}"] if shares else []
 
 
 def drawn(count: int, side: int, seed: int) -> Iterator[Picture]:
@@ -180,14 +190,11 @@ def drawn(count: int, side: int, seed: int) -> Iterator[Picture]:
         yield rendered(random, side) if number % 2 else photograph(seed * 1_000_003 + number, (side, side))
 
 
-def detect(picture: Picture) -> tuple[detection.Match, float]:
-    """The best match over shifts, and what it has to reach."""
+def find(picture: Picture, whole: bool) -> tuple[detection.Match, float]:
+    """The best match over shifts, or of the whole search, and what it has to reach."""
+    if whole:
+        return searching.search(picture)[0], searching.THRESHOLD
     return detection.detect(picture), detection.THRESHOLD
-
-
-def search(picture: Picture) -> tuple[detection.Match, float]:
-    """The same of the whole search."""
-    return searching.search(picture)[0], searching.THRESHOLD
 
 
 def timed(function: Callable[..., Any], *arguments: Any) -> tuple[float, Any]:
@@ -205,7 +212,7 @@ def false_alarms(count: int, *, whole: bool) -> dict[str, Any]:
     """How many of so many pictures without a mark look marked; the highest scores; tails beside a Gaussian's."""
     highest, found, beyond, samples = dict[str, float](), Counter[str](), np.zeros(len(TAILS)), 0
     for kind, picture in unmarked(count, seed=2 + whole, views=1 if whole else VIEWS):
-        match, threshold = (search if whole else detect)(picture)
+        match, threshold = find(picture, whole)
         highest[kind] = max(highest.get(kind, 0.0), round(match.score, 3))
         found[kind] += match.score >= threshold
         if not whole:
@@ -273,3 +280,65 @@ def peer(method: str, pictures: Sequence[Picture]) -> dict[str, Any]:
         read = [decoder.decode(np.ascontiguousarray(attack(each, random)[..., ::-1]), method) for each in marked]
         told[name] = mean((np.array(each) == bits).sum() >= least for each in read)
     return {"found": mean(told[name] for name in NINE), **told}
+
+
+@measurement(
+    "coded-noise",
+    count_option("--pictures", default=40, help="Of each sampler."),
+    count_option("--judged", default=300, help="Pictures with, and as many without."),
+    click.option("--samplers", default=",".join(USUAL), show_default=True),
+    rounds=1,
+    threads=1,
+)
+def coded_noise(report: Report, pictures: int, judged: int, samplers: str, threads: int) -> None:
+    """Coded noise: how often it is found in postcard's pictures, by sampler and edit, and whether it costs any quality.
+
+        tintype bench coded-noise [--pictures 40] [--judged 300] [--samplers dpmpp_2m,euler]
+
+    Prompts are those by which postcard is judged, each picture with a seed of its own. `signs` is the share of the
+    starting noise's signs that come back, half of them being chance; found is at fewer than one false alarm in a
+    million. Beside them pictures that were drawn without, looked into with the key. The judge (torch) reads the
+    attributes of pictures of the same prompts and seeds, drawn with and without.
+    """
+    table: dict[str, dict[str, Any]] = {}
+    prompts, scenes = zip(*fixed_prompts(max(pictures, judged)), strict=True)
+    with load("postcard", provider="cpu", threads=threads) as pipeline:
+        for sampler in samplers.split(","):
+            table |= _found(pipeline, sampler, prompts[:pictures])
+        plain = [_drawn(pipeline, prompt, seed, code_noise=False) for seed, prompt in enumerate(prompts[:judged])]
+        coded = [_drawn(pipeline, prompt, seed, code_noise=True) for seed, prompt in enumerate(prompts[:judged])]
+        alarms = [_read(pipeline, picture)[0] for picture in plain[:pictures]]
+    table["drawn without"] = {"found": mean(alarms)}
+    scores: dict[str, Any] = {
+        name: score_pictures(np.stack(each), scenes[:judged]) for name, each in (("without", plain), ("with", coded))
+    }
+    means = {name: score["accuracy"]["mean"] for name, score in scores.items()}
+    table["quality"] = {"lost": means["without"] - means["with"], **means}
+    error = float(np.hypot(*(score["standard_error"] for score in scores.values())))
+    bars = (Bar("drawn without", "found", at_most=0.0), Bar("quality", "lost", at_most=2 * error))
+    report.judge("coded noise", table, bars, judged=scores)
+
+
+def _found(pipeline: Pipeline, sampler: str, prompts: tuple[str, ...]) -> dict[str, dict[str, Any]]:
+    made = [_drawn(pipeline, prompt, seed, code_noise=True, sampler=sampler) for seed, prompt in enumerate(prompts)]
+    rows = {}
+    for name, edit in EDITS.items():
+        random = np.random.default_rng(1)
+        read_back = [_read(pipeline, edit(picture, random), seed) for seed, picture in enumerate(made)]
+        found, signs = map(mean, zip(*read_back, strict=True))
+        rows[f"{sampler}, {name}"] = {"found": found, "signs": round(signs, 4)}
+    return rows
+
+
+def _drawn(pipeline: Pipeline, prompt: str, seed: int, **fields: Any) -> np.ndarray:
+    return np.asarray(pipeline.generate(prompt, seed=seed, **fields).image)
+
+
+def _read(pipeline: Pipeline, picture: np.ndarray, seed: int = 0) -> tuple[bool, float]:
+    """Whether it is found, and says who drew it; and the share of its signs that are right."""
+    request = inversion_request(Image.fromarray(picture), pipeline.bundle.manifest)
+    noise = starting_noise(pipeline.context(pipeline.resolve(request)))
+    told = NoiseCoder(pipeline.marker.maker).coded(noise_source("philox", [seed]).draw(noise.shape), [seed])
+    reading = read(noise, [PUBLIC_KEY])
+    is_right = reading.payload in (None, f"{pipeline.marker.maker & 0xFF:02x}")
+    return reading.found and is_right, float(np.mean(np.sign(told) == np.sign(noise)))

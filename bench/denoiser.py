@@ -1,0 +1,135 @@
+"""What LoRAs cost of the denoiser's time, and what skipping a part of its work saves."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+
+from tintype.bench.job import PROMPT, Job, build_arguments
+from tintype.bench.measurement import Bar, Comparison, Report, measurement
+from tintype.bench.options import EMBEDDED, bundle_argument, count_option, names_option
+from tintype.bench.runner import Peer
+from tintype.bundle import Bundle, open_bundle
+from tintype.engine import adaptable_shapes
+from tintype.uses import LAYERS, GraphRef
+
+WHOLE = "whole"
+WAYS: Mapping[str, Mapping[str, Any]] = {
+    WHOLE: {},
+    "interval-0.2-0.8": {"guidance_interval": "0.2,0.8"},
+    "interval-0-0.5": {"guidance_interval": "0,0.5"},
+    "gate-0.4": {"gate_start": 0.4},
+    "gate-0.6": {"gate_start": 0.6},
+    "deepcache-2": {"cache_interval": 2},
+    "deepcache-2-inner": {"cache_interval": 2, "cache_branch": 2},
+    "deepcache-3": {"cache_interval": 3},
+    "deepcache-3-inner": {"cache_interval": 3, "cache_branch": 2},
+    "deepcache-5": {"cache_interval": 5},
+    "merging-0.3": {"token_merging": 0.3},
+    "merging-0.5": {"token_merging": 0.5},
+    "deepcache-2-interval": {"cache_interval": 2, "guidance_interval": "0.2,0.8"},
+}
+WITHOUT, USUAL = "without", "transformer"  # what most published LoRAs change
+SPREAD = 0.01  # of a pair's numbers
+
+
+@measurement(
+    "skipping",
+    bundle_argument(),
+    names_option("--ways", WAYS),
+    count_option("--count", default=100, help="Pictures in each way."),
+    count_option("--num-inference-steps", default=20),
+    click.option("--guidance-scale", type=float, help="[default: the model's own]"),
+    click.option("--provider", "device", default="cpu", show_default=True, help="As in tintype generate."),
+    rounds=1,
+)
+def skipping(report: Report, bundle: str, ways: Sequence[str], count: int, **fields: Any) -> None:
+    """What ways to skip a part of the denoiser's work save, and how far they lead from the picture that skips nothing.
+
+        tintype bench skipping
+        tintype bench skipping FOLDER --count 1 --ways whole,deepcache-3,gate-0.4
+
+    Every way draws the same prompts with the same seeds. Of postcard these are held-out prompts that state all there is
+    to see, and accuracy is the share of it that the judge, who was trained on renders alone, finds in the pictures
+    (torch). psnr_db is of each picture to the whole one; a picture may well be another and as good.
+    """
+    prompts, score = held_out(count) if bundle == EMBEDDED else ([PROMPT] * count, lambda files: {})
+    requests = [{"prompt": prompt, "seed": seed} for seed, prompt in enumerate(prompts)]
+    asked = {name: dict(WAYS[name]) for name in (WHOLE, *ways)}
+    job = Job(model=bundle, **fields)
+    comparison = Comparison(
+        contestants={
+            name: Peer("tintype", dataclasses.replace(job, more=way), requests=requests) for name, way in asked.items()
+        },
+        near=dict.fromkeys(asked, WHOLE),
+        score=score,
+        ratios=[("denoise_seconds", WHOLE), ("seconds", WHOLE)],
+    )
+    report.names.append(open_bundle(bundle).name)
+    report.compare("skipping", comparison, ways=asked)
+
+
+def held_out(count: int) -> tuple[Sequence[str], Callable[[Sequence[Path]], dict[str, Any]]]:
+    """Postcard's prompts that state all there is to see, and what tells how much of it pictures of them show."""
+    from tintype.models.postcard.evaluate import fixed_prompts, score_pictures
+
+    prompts, scenes = zip(*fixed_prompts(count), strict=True)
+
+    def score(files: Sequence[Path]) -> dict[str, Any]:
+        told: Any = score_pictures(np.stack([np.load(file) for file in files]), scenes)
+        accuracy, error = told["accuracy"], told["standard_error"]
+        return {"accuracy": accuracy["mean"], "accuracy_of": accuracy, "standard_error": error}
+
+    return prompts, score
+
+
+@measurement(
+    "lora",
+    bundle_argument(),
+    names_option("--layers", LAYERS),
+    count_option("--rank", default=16),
+    count_option("--num-inference-steps", default=4),
+    click.option("--guidance-scale", type=float, help="[default: the model's own]"),
+    click.option("--exactness", type=click.Choice(["exact", "balanced"]), help="[default: the model's own]"),
+    rounds=3,
+)
+def lora(report: Report, bundle: str, layers: Sequence[str], rank: int, **fields: Any) -> None:
+    """What a LoRA costs while a picture is drawn: the denoiser's seconds with one of random numbers, over those
+    without.
+
+        tintype bench lora
+        tintype bench lora FOLDER/int8 --exactness balanced --num-inference-steps 2
+
+    LoRAs are of all layers of a kind: queries, keys, values and outputs of attentions; what else transformers consist
+    of; every linear layer and convolution. Kernels are timed before (`tintype build`).
+    """
+    opened, job = open_bundle(bundle), Job(model=bundle, **fields)
+    contestants = {WITHOUT: Peer("tintype", job, build=build_arguments(job))}
+    for kind in layers:
+        file = write_lora(opened, report.scratch / f"{kind}.safetensors", kind, rank)
+        build = (*build_arguments(job), "--lora", str(file))
+        contestants[kind] = Peer("tintype", dataclasses.replace(job, more={"loras": [str(file)]}), build=build)
+    bars = [Bar(USUAL, "denoise_seconds", over=WITHOUT, at_most=1.08)] if USUAL in layers else []
+    comparison = Comparison(contestants=contestants, ratios=[("denoise_seconds", WITHOUT)], bars=bars)
+    report.names.append(opened.name)
+    report.compare("lora", comparison)
+
+
+def write_lora(bundle: Bundle, path: Path, kind: str, rank: int) -> Path:
+    """A LoRA by diffusers' names, of random numbers, for all layers of a bundle's denoiser up to that kind."""
+    from safetensors.numpy import save_file
+
+    known, random = adaptable_shapes(bundle, GraphRef("denoiser")), np.random.default_rng(0)
+    tensors = {}
+    for name, (outputs, inputs, *kernel) in known.shapes.items():
+        if LAYERS.index(known.among[name]) <= LAYERS.index(kind):
+            for part, shape in (("A", (rank, inputs, *kernel)), ("B", (outputs, rank, *(1 for _ in kernel)))):
+                numbers = random.standard_normal(shape, np.float32) * np.float32(SPREAD)
+                tensors[f"unet.{name}.lora_{part}.weight"] = numbers
+    save_file(tensors, path)
+    return path

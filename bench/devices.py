@@ -1,0 +1,197 @@
+"""How near two devices draw, and how fast a GPU does beside diffusers."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+import tintype
+from tintype.bench.job import PROMPT, Job
+from tintype.bench.measurement import Bar, Comparison, Report, measurement, outside_bars
+from tintype.bench.options import count_option, folder_argument, names_option
+from tintype.bench.peers import ROWS, graph_options
+from tintype.bench.process import run_process, tintype_command, used_bytes
+from tintype.bench.runner import Changes, Peer, Schedule
+from tintype.bench.shapes import SHAPES
+from tintype.cli.options import PROVIDERS
+from tintype.engine import gpus, open_role, resolve_provider
+from tintype.models.postcard.gallery import PROMPTS, SEED
+
+# Prompts that postcard is undecided about: a small difference in the first steps makes another picture.
+UNDECIDED = ("a city at night in the rain", "a snowy mountain with a cabin", "a desert with a cactus at dusk")
+PICTURE_GATE_DB = 45.0
+EXACTNESS = ("exact", "balanced")
+SAME_DB = 200.0  # of equal arrays
+OURS, COMPILED, PLAIN = "tintype", "torch.compile", "diffusers"
+PEERS = (PLAIN, COMPILED)
+WARM_STEPS = 2
+MEMORY_BAR = Bar(OURS, "device_peak_bytes", over=COMPILED, at_most=0.7)
+GPU_BARS = {
+    "sd15": (*(Bar(OURS, each, over=COMPILED, at_most=0.8) for each in ("seconds_a_step", "seconds")), MEMORY_BAR)
+}
+FIGURES = ("seconds_a_step", "seconds", "device_peak_bytes")
+
+
+@measurement(
+    "parity",
+    click.argument("device", type=click.Choice(PROVIDERS[1:])),
+    click.option("--prompts", type=click.IntRange(1, len(PROMPTS)), default=len(PROMPTS), show_default=True),
+    count_option("--seeds", default=1, help="Pictures of each prompt."),
+    count_option("--num-inference-steps", default=20),
+    rounds=1,
+    threads=None,
+)
+def parity(report: Report, device: str, prompts: int, seeds: int, **fields: Any) -> None:
+    """How near two devices' pictures are: the same requests on each of them, postcard, several prompts and seeds.
+
+        tintype bench parity DEVICE [--prompts 12] [--seeds 1] [--num-inference-steps 20]
+
+    Each is drawn on the device as the bundle asks for it, twice, since the same bytes are promised. The processor's own
+    `balanced` picture is compared too, which says what rounding to 8 bits costs.
+    """
+    resolve_provider(device)
+    report.names.append(device)
+    job = Job(guidance_scale=None, **fields)
+    asked = (*PROMPTS[:prompts], *UNDECIDED)
+    report.compare("parity", parity_comparison(device, asked, seeds, job), prompts=asked)
+
+
+def parity_comparison(device: str, prompts: Sequence[str], seeds: int, job: Job) -> Comparison:
+    """Pictures in the order of the prompts, seeds within: near to the processor's, and to the device's own again."""
+    requests = [{"prompt": prompt, "seed": SEED + number} for prompt in prompts for number in range(seeds)]
+    drawn, again, processor, balanced = f"on {device}", f"on {device} again", "the processor", "the processor, balanced"
+    return Comparison(
+        contestants={
+            processor: _peer(job, requests, device="cpu"),
+            balanced: _peer(job, requests, device="cpu", exactness="balanced"),
+            drawn: _peer(job, requests, device=device),
+            again: _peer(job, requests, device=device),
+        },
+        near={drawn: processor, balanced: processor, again: drawn},
+        bars=[_near_bar(drawn), _same_bar(again), *outside_bars(drawn)],
+    )
+
+
+def _peer(
+    job: Job, requests: Sequence[Changes], environment: Mapping[str, str] | None = None, **fields: str | None
+) -> Peer:
+    job = dataclasses.replace(job, **fields)  # type: ignore[arg-type]
+    return Peer("tintype", job, warm_ups=(), requests=requests, environment=environment)
+
+
+def _near_bar(name: str) -> Bar:
+    what = f"{name}: dB to the processor, the farthest picture"
+    return Bar(name, "psnr_db", statistic="smallest", at_least=PICTURE_GATE_DB, what=what)
+
+
+def _same_bar(name: str) -> Bar:
+    return Bar(name, "psnr_db", statistic="smallest", at_least=SAME_DB, what=f"{name}: the same bytes, which is 200 dB")
+
+
+def check(device: str, *, steps: int = 20, size: int | None = None) -> Comparison:
+    """Whether a device draws postcard's picture as the processor does, exactly, and the same bytes twice. steps, size:
+    smaller than postcard's own, to try it."""
+    resolve_provider(device)
+    job = Job(num_inference_steps=steps, width=size, height=size, guidance_scale=None)
+    requests = [{"prompt": PROMPT, "seed": SEED}]
+    peers = {"the processor": _peer(job, requests, device="cpu", exactness="exact")}
+    near: dict[str, str] = {}
+    bars = []
+    for exactness in EXACTNESS:
+        again, uncaptured = f"{exactness} again", f"{exactness} without CUDA graphs"
+        peers[exactness] = peers[again] = _peer(job, requests, device=device, exactness=exactness)
+        near |= {exactness: "the processor", again: exactness}
+        bars.append(_near_bar(exactness))
+        # Balanced builds on CUDA normalize with atomic sums; there the figure is told and not judged.
+        bars += [_same_bar(again)] if exactness == "exact" else []
+        if device == "cuda":
+            off = {"TINTYPE_CUDA_GRAPHS": "0"}
+            peers[uncaptured] = _peer(job, requests, off, device=device, exactness=exactness)
+            near[uncaptured] = exactness
+    return Comparison(contestants=peers, near=near, bars=bars)
+
+
+def placement(device: str, exactness: str) -> dict[str, dict[str, int]]:
+    """By role of a small guided picture, nodes by provider. Opening refuses a heavy node off the device."""
+    bundle = tintype.open_bundle("postcard")
+    side, nodes = bundle.manifest.size.minimum, {}
+    for role, rows in ROWS.items():
+        job = Job(role=role, width=side, height=side, batch_size=rows, exactness=exactness)
+        with open_role(bundle, role, resolve_provider(device), options=graph_options(job)) as session:
+            nodes[role] = {name: sum(counts.values()) for name, counts in session.placement.nodes.items()}
+    return nodes
+
+
+@measurement(
+    "gpu",
+    folder_argument(exists=False),
+    names_option("--shapes", SHAPES, "sd15,sdxl,sdxl-turbo"),
+    click.option("--device", default="cuda", show_default=True, help="Tintype's provider and torch's device."),
+    names_option("--peers", PEERS),
+    count_option("--pictures", default=2, help="Timed in each round."),
+    count_option("--steps", default=None, least=2, help="In place of each shape's own."),
+    click.option("--compile-mode", default="max-autotune", show_default=True, help="Of torch.compile."),
+    click.option(
+        "--checks/--no-checks", default=True, show_default=True, help="Compare postcard with the processor's."
+    ),
+    threads=None,
+)
+def gpu(report: Report, folder: Path, shapes: Sequence[str], checks: bool, **chosen: Any) -> None:
+    """Tintype on a GPU beside diffusers in float16, with SDPA and with torch.compile, on random weights of real shapes.
+
+        make bench-gpu                                # an environment of its own, then everything below; hours, 30 GB
+        tintype bench gpu FOLDER [--shapes sd15,sdxl,sdxl-turbo] [--device cuda]
+        tintype bench gpu FOLDER --shapes tiny --device cpu --peers diffusers    # to try it without a GPU
+
+    Nothing of this has been run on a GPU yet.
+    """
+    folder = folder.resolve()
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(folder / "inductor"))
+    report["gpu"] = {"gpus": [dataclasses.asdict(card) for card in gpus()], "used_bytes_before": used_bytes()}
+    if checks:
+        click.echo(f"comparing {chosen['device']} with the processor", err=True)
+        placements = {exactness: placement(chosen["device"], exactness) for exactness in EXACTNESS}
+        part = check(chosen["device"]).run(Schedule(rounds=1), report.scratch)
+        report.add("checks", part, placement=placements)
+    for cache in ("cache", "inductor"):  # so that the first picture is a first picture
+        shutil.rmtree(folder / cache, ignore_errors=True)
+    for shape in shapes:
+        if not (folder / shape).is_dir():
+            folder.mkdir(parents=True, exist_ok=True)
+            click.echo(f"making {folder / shape}", err=True)
+            run_process(tintype_command("bench", "make-sdxl", str(folder / shape), "--shape", shape))
+        report.compare(shape, gpu_comparison(shape, peers_of(folder, shape, **chosen)))
+
+
+def peers_of(
+    folder: Path, name: str, *, peers: Sequence[str] = PEERS, device: str = "cuda", steps: int | None = None,
+    pictures: int = 2, compile_mode: str = "max-autotune", threads: int | None = None,
+) -> dict[str, Peer]:  # fmt: skip
+    """Every contestant for one shape."""
+    shape = SHAPES[name]
+    job = Job(
+        model=str(folder / name), num_inference_steps=steps or shape.steps, width=shape.side,
+        height=shape.side, guidance_scale=shape.guidance_scale, sampler=shape.sampler, threads=threads, device=device,
+        exactness="balanced",
+    )  # fmt: skip
+    compiled = dataclasses.replace(job, compile=compile_mode)
+    jobs = {OURS: ("tintype", job), PLAIN: ("diffusers", job), COMPILED: ("diffusers", compiled)}
+    warm_ups: Sequence[Changes] = [{"num_inference_steps": WARM_STEPS}]
+    requests: Sequence[Changes] = [{}] * pictures
+    return {
+        peer: Peer(*jobs[peer], warm_ups=warm_ups, requests=requests, opens_cold=True)
+        for peer in jobs
+        if peer in (OURS, *peers)
+    }
+
+
+def gpu_comparison(shape: str, contestants: Mapping[str, Peer]) -> Comparison:
+    """Of one shape; of those without bars of their own the device's memory is judged."""
+    ratios = [(figure, peer) for peer in PEERS for figure in FIGURES]
+    return Comparison(contestants=contestants, ratios=ratios, bars=GPU_BARS.get(shape, (MEMORY_BAR,)))

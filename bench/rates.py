@@ -1,0 +1,188 @@
+"""What the processor can do at best, GFLOP/s of products and GB/s of a copy, and what of it each stage reaches.
+
+The rates are measured in turn with what is timed. A product is one node of ONNX Runtime: MatMul in fp32,
+DynamicQuantizeMatMul in int8, quantizing the input included, as in a graph. A multiplication and an addition are two
+operations, in int8 too. A stage's operations and bytes are those of the canonical graph, the same for every runtime:
+kernels that compute with fewer (Winograd's) may be above 1, and one that keeps values in a cache moves fewer bytes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import itertools
+import statistics
+import timeit
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import numpy_helper, parser
+
+from tintype.bench.figures import Table, figure_value
+from tintype.bench.job import Job
+from tintype.bench.peers import graph_build, graph_dims, guidance_scale, plain_session
+from tintype.bench.runner import Peer
+from tintype.bench.worker import Figures
+from tintype.bundle import open_bundle
+from tintype.engine import AS_IS, explained, graph_bytes, graph_operations, read_report
+
+RATES = "rates"  # the contestant that measures them
+# Rows, inner, columns of linear layers in SD 1.5 at 512x512, from the first level to the last.
+PRODUCTS = ((4096, 320, 320), (4096, 320, 1280), (4096, 1280, 320), (1024, 640, 2560), (256, 1280, 5120))
+COPIED_BYTES = 256 * 2**20
+CALLS = 5
+STAGES = {"text_encoder": "encode", "text_encoder_2": "encode", "denoiser": "denoise", "vae_decoder": "decode"}
+PICTURE_FIGURES = {"encode": "encode_seconds", "denoise": "seconds_a_step", "decode": "decode_seconds"}
+
+
+def rates_peer(threads: int | None) -> Peer:
+    return Peer(RATES, Job(products=PRODUCTS, threads=threads))
+
+
+def load(job: Job, kind: str) -> RatesPeer:
+    """Nothing is loaded before."""
+    return RatesPeer()
+
+
+class RatesPeer:
+    """A "picture" measures every product, each in a session that is alone: threads of one that is open spin on."""
+
+    def picture(self, seed: int, job: Job) -> Figures:
+        threads, random, figures = job.threads or 1, np.random.default_rng(0), {}
+        for rows, inner, columns in job.products:
+            x, weight = (random.standard_normal(shape, np.float32) for shape in ((rows, inner), (inner, columns)))
+            for kind, model in (("fp32", float_product(weight)), ("int8", int8_product(weight))):
+                run = functools.partial(plain_session(model, threads).run, None, {"x": x})
+                rate = 2e-9 * rows * inner * columns / median_seconds(run)
+                figures[f"{kind} {rows}x{inner}x{columns} GFLOP/s"] = round(rate, 1)
+                del run
+        return {**figures, "copy GB/s": round(copy_rate(threads, COPIED_BYTES), 2)}
+
+
+def float_product(weight: NDArray[np.float32]) -> bytes:
+    """y = x weight, as a model."""
+    return graph_of("y = MatMul(x, w)", ["rows", len(weight)], {"w": weight}).SerializeToString()
+
+
+def int8_product(weight: NDArray[np.float32]) -> bytes:
+    """The same with int8 weights, one scale a column; x is quantized as it comes."""
+    integers, scale = rounded(weight)
+    constants: dict[str, NDArray[Any]] = {"w": integers.astype(np.int8), "s": scale}
+    node = "y = com.microsoft.DynamicQuantizeMatMul(x, w, s)"
+    return graph_of(node, ["rows", len(weight)], constants).SerializeToString()
+
+
+def rounded(weight: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Whole numbers of -127..127, and a scale for each column."""
+    scale = (np.abs(weight).max(axis=0) / 127).astype(np.float32)
+    return np.rint(weight / scale), scale
+
+
+def graph_of(nodes: str, shape: list[int | str], constants: Mapping[str, NDArray[Any]]) -> onnx.ModelProto:
+    """A model from x to y of nodes in ONNX's own notation."""
+    opsets = '<ir_version: 10, opset_import: ["": 23, "com.microsoft": 1]>'
+    model = parser.parse_model(f"{opsets} layer (float[{','.join(map(str, shape))}] x) => (float[] y) {{ {nodes} }}")
+    model.graph.initializer.extend(numpy_helper.from_array(np.asarray(each), name) for name, each in constants.items())
+    return model
+
+
+def copy_rate(threads: int, size: int) -> float:
+    """GB/s that memory moves, read and written bytes together, in a copy by so many threads."""
+    source = np.ones(size, dtype=np.uint8)
+    target = np.zeros(size, dtype=np.uint8)  # touched, so that no page is missing later
+    edges = np.linspace(0, size, threads + 1, dtype=np.int64)
+    parts = [slice(int(start), int(end)) for start, end in itertools.pairwise(edges)]
+    with ThreadPoolExecutor(threads) as pool:
+        copy = lambda: list(pool.map(lambda part: np.copyto(target[part], source[part]), parts))  # noqa: E731
+        return 2e-9 * size / median_seconds(copy)
+
+
+def median_seconds(run: Callable[[], Any]) -> float:
+    """Of several calls, after one that warms up."""
+    run()
+    return statistics.median(timeit.repeat(run, number=1, repeat=CALLS))
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """One pass of a stage. figure: which of a contestant's are its seconds. operations: by operator."""
+
+    figure: str
+    operations: Mapping[str, int]
+    moved_bytes: int
+
+
+def graph_stage(job: Job, figure: str = "seconds") -> Stage:
+    """A call of a job's graph."""
+    graph, dims = open_bundle(job.model).graph_path(job.role or "denoiser"), graph_dims(job)
+    return Stage(figure, graph_operations(graph, dims), graph_bytes(graph, dims))
+
+
+def picture_stages(job: Job) -> dict[str, Stage]:
+    """Of a picture: all words, a step, a decode; with guidance words and steps are of two rows."""
+    manifest, found = open_bundle(job.model).manifest, dict[str, Stage]()
+    guided = guidance_scale(manifest, job) != 1.0
+    for role in filter(STAGES.get, manifest.graph_names):
+        rows, name = 2 if guided and role != "vae_decoder" else 1, STAGES[role]
+        stage = graph_stage(dataclasses.replace(job, role=role, batch_size=rows), PICTURE_FIGURES[name])
+        if other := found.get(name):  # XL's second text encoder
+            operations = dict(Counter(stage.operations) + Counter(other.operations))
+            stage = Stage(stage.figure, operations, stage.moved_bytes + other.moved_bytes)
+        found[name] = stage
+    return found
+
+
+def product_rate(rates: Table, precision: str, statistic: str = "median") -> float:
+    """GFLOP/s of the product that is the fastest."""
+    return max(each[statistic] for name, each in rates.items() if name.startswith(precision))
+
+
+def add_shares(
+    table: Mapping[str, dict[str, Any]], stages: Mapping[str, Stage], rates: Table, int8: Collection[str] = ()
+) -> None:
+    """Give each contestant its `shares` by stage, as far as it tells the stage's seconds. int8: whose products are of
+    integers; theirs are held against the rate of such."""
+    copied = rates["copy GB/s"]["median"]
+    for who, figures in table.items():
+        precision = "int8" if who in int8 else "fp32"
+        rate = product_rate(rates, precision)
+        for name, stage in stages.items():
+            if seconds := figure_value(figures.get(stage.figure)):
+                gflops = sum(stage.operations.values()) / seconds / 1e9
+                figures.setdefault("shares", {})[name] = {
+                    "gflops": round(gflops, 1),
+                    "of_products": round(gflops / rate, 4),
+                    "products_gflops": rate,
+                    "precision": precision,
+                    "of_copy": round(stage.moved_bytes / seconds / copied / 1e9, 4),
+                    "copy_gbytes": copied,
+                }
+
+
+def tried_layers(job: Job, stage: Stage, rates: Table) -> dict[str, Any]:
+    """What a call of our build of a job's graph is made of: each kind of layer with its ways as they were timed when it
+    was built, what takes longest first; and seconds (`limits`) of the layers, and of its parts at the machine's rates.
+
+    Winograd's kernels compute with fewer operations than the canonical graph, and so may be below what that would take.
+    """
+    layers = explained(read_report(graph_build(job)))["layers"]
+    for row in layers:
+        row["milliseconds_together"] = row["count"] * row["ways"][row["chosen"]]["milliseconds"]
+    limits = {
+        "layers_as_chosen_seconds": sum(row["milliseconds_together"] for row in layers) / 1e3,
+        "layers_as_is_seconds": sum(row["count"] * row["ways"][AS_IS]["milliseconds"] for row in layers) / 1e3,
+        "bytes_moved": float(stage.moved_bytes),
+        "bytes_moved at the copy rate, seconds": stage.moved_bytes / rates["copy GB/s"]["median"] / 1e9,
+    }
+    for name, statistic in (("best", "largest"), ("median", "median")):
+        rate = product_rate(rates, "fp32", statistic)
+        for operator, count in stage.operations.items():
+            limits[f"{operator} at the {name} product rate, seconds"] = count / rate / 1e9
+    layers.sort(key=lambda row: -row["milliseconds_together"])
+    return {"limits": {name: round(value, 4) for name, value in limits.items()}, "layers": layers}
