@@ -22,6 +22,14 @@ if TYPE_CHECKING:
     )
     from tintype.engine.build.cache import CacheEntry, cache_entries, cache_folder, clear_cache, read_report
     from tintype.engine.build.explain import by_kind, explained
+    from tintype.engine.build.four_bits import (
+        BLOCK,
+        BlockScales,
+        block_scales,
+        fits_blocks,
+        from_integers,
+        to_integers,
+    )
     from tintype.engine.build.graph import graph_bytes, graph_operations, graph_session, run_graph
     from tintype.engine.build.layers import AdaptableShapes, adaptable_shapes
     from tintype.engine.build.measure import AS_IS, layer_costs
@@ -55,6 +63,12 @@ _HOMES = {
     "cache_folder": "build.cache",
     "clear_cache": "build.cache",
     "by_kind": "build.explain",
+    "BLOCK": "build.four_bits",
+    "BlockScales": "build.four_bits",
+    "block_scales": "build.four_bits",
+    "fits_blocks": "build.four_bits",
+    "from_integers": "build.four_bits",
+    "to_integers": "build.four_bits",
     "explained": "build.explain",
     "Device": "device.devices",
     "list_devices": "device.devices",
@@ -96,7 +110,9 @@ _HOMES = {
 
 __all__ = [
     "AS_IS",
+    "BLOCK",
     "AdaptableShapes",
+    "BlockScales",
     "BuildOptions",
     "CacheEntry",
     "Device",
@@ -109,6 +125,7 @@ __all__ = [
     "Target",
     "adaptable_shapes",
     "begin_builds",
+    "block_scales",
     "build_id",
     "build_key",
     "by_kind",
@@ -119,6 +136,8 @@ __all__ = [
     "default_threads",
     "ensure_build",
     "explained",
+    "fits_blocks",
+    "from_integers",
     "gpus",
     "graph_as_it_stands",
     "graph_bytes",
@@ -143,6 +162,7 @@ __all__ = [
     "return_large_blocks",
     "run_graph",
     "status_bytes",
+    "to_integers",
     "with_kernels_settled",
 ]
 
