@@ -138,7 +138,7 @@ def _write_graph(
         return judged("fp16")
     with progress.stage(f"scales: {role}", len(layers)) as advance, torch.inference_mode():
         scales = layer_scales(module, layers, None, advance)
-    units = sorted((Unit(layer.module, (layer,)) for layer in layers), key=lambda unit: unit.parameters)
+    units = sorted((Unit(layer.module, (layer,)) for layer in layers), key=lambda unit: unit.growth)
     choice = Choice(tuple(units), 0)
 
     def attempt(chosen: Sequence[Layer]) -> GraphReport:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import ml_dtypes
@@ -16,8 +17,9 @@ from tintype.arrays import psnr_db
 from tintype.bundle import open_bundle
 from tintype.engine import run_graph
 from tintype.export.calls import Call
-from tintype.export.fallback import Choice, Unit, until_it_passes, with_layers
+from tintype.export.fallback import Choice, Trial, Unit, choose, until_it_passes, with_layers
 from tintype.export.parity import GATES_DB, QUANTIZED, Gate, GraphReport, judge
+from tintype.export.progress import Silent
 from tintype.export.quantization import (
     Layer,
     Scales,
@@ -195,6 +197,22 @@ def test_layers_that_miss_the_gate_get_eight_bits_before_any_is_float() -> None:
     ]
     assert (found.quantized_layers, found.four_bit_layers, found.quantizable_layers) == (0, 0, 3)
     assert found.float_layers == ("a", "b", "c")
+
+
+def test_what_costs_the_fewest_bits_for_the_damage_goes_finer_first() -> None:
+    four, eight = (Unit(name, (Layer("linear", name, name, 1000, bits),)) for name, bits in (("four", 4), ("eight", 8)))
+    assert (four.growth, eight.growth) == (4000, 8000)
+    layers = [*four.layers, *eight.layers]
+    exact = np.random.default_rng(0).standard_normal((2, 64)).astype(np.float32)
+
+    def run(chosen: Sequence[Layer], calls: Sequence[Call]) -> list[np.ndarray]:
+        """Each of them does the same damage."""
+        noise = np.random.default_rng(1).standard_normal((2, 64)).astype(np.float32)
+        return [call.reference + np.float32(0.05 * sum(layer in layers for layer in chosen)) * noise for call in calls]
+
+    choice = choose(Trial(run, [Call({}, exact)], Gate("denoiser", 35.0)), layers, 60.0, "", Silent())
+    assert [unit.name for unit in choice.order] == ["four", "eight"]
+    assert [(layer.module, layer.bits) for layer in choice.quantized] == [("four", 8), ("eight", 8)]
 
 
 def test_every_gate_of_four_bits_is_stated_and_none_is_nearer_than_of_eight() -> None:

@@ -12,11 +12,13 @@ from loras import ATTENTION, TRANSFORMER, pairs, save_kohya
 from pictures import PROMPT, psnr_db
 
 import tintype
+from tintype import arrays
 from tintype.bundle import open_bundle
 from tintype.bundle.merging import merge
-from tintype.engine import BuildOptions, open_role, read_report, resolve_provider
+from tintype.engine import BuildOptions, open_role, read_report, resolve_provider, run_graph
 from tintype.engine.build.analyse import analysis_of
 from tintype.engine.build.builds import find_build
+from tintype.kernels.registry import kernels_for, lower
 from tintype.memory.mode import PACKED
 from tintype.memory.reckoning import reckon
 from tintype.uses import GraphRef
@@ -89,3 +91,21 @@ def test_a_lora_does_to_four_bits_what_it_does_to_floats(four_bit_bundle: Path, 
     without = psnr_db(drawn(four_bit_bundle), drawn(tiny_bundle, loras=added))
     print(f"{near:.1f} dB, {without:.1f} without")
     assert near > without + 3
+
+
+@pytest.mark.parametrize("target", ["openvino", "webgpu", "directml", "cuda"])
+def test_devices_get_floats_or_products_that_read_four_bits(four_bit_bundle: Path, tmp_path: Path, target: str) -> None:
+    """What each device is given means the same; the processor, which knows all its operators, says so."""
+    path = open_bundle(four_bit_bundle).graph_path("text_encoder")
+    feed = {"input_ids": np.tile(np.arange(77, dtype=np.int64), (2, 1))}
+    expected = run_graph(path, feed, lowered=False)
+    model = ir.load(path)
+    lower(model, target, kernels=kernels_for(target, exactness="exact"))
+    stored = {value.dtype for value in model.graph.initializers.values()}
+    assert not stored & {ir.DataType.UINT4, ir.DataType.INT8}
+    operators = {node.op_type for node in model.graph}
+    assert "DequantizeLinear" not in operators
+    assert ("MatMulNBits" in operators) == (target == "cuda")
+    ir.save(model, tmp_path / "model.onnx", external_data="model.data")
+    found = run_graph(tmp_path / "model.onnx", feed, lowered=False)
+    assert min(arrays.psnr_db(expected[name], found[name]) for name in expected) > 100
