@@ -16,6 +16,7 @@ import torch
 from tintype.arrays import psnr_db
 from tintype.bundle import open_bundle
 from tintype.engine import run_graph
+from tintype.export import Effort, export_bundle
 from tintype.export.calls import Call
 from tintype.export.fallback import Choice, Trial, Unit, choose, until_it_passes, with_layers
 from tintype.export.parity import GATES_DB, QUANTIZED, Gate, GraphReport, judge
@@ -249,3 +250,16 @@ def test_an_export_of_four_bits_passes_its_gates_and_is_smaller(four_bit_bundle:
         sum(file.bytes for file in open_bundle(path).manifest.files.values()) for path in (four_bit_bundle, tiny_bundle)
     ]
     assert sizes[0] < 0.5 * sizes[1]
+
+
+@pytest.mark.slow
+def test_a_folder_of_graphs_has_four_bits_too(onnx_folder: Path, tmp_path: Path) -> None:
+    """Chosen by trials in ONNX Runtime."""
+    effort = Effort(steps=2, calibration_prompts=1, gate_prompts=1, gate_calls=2, latent_size=8, damage_seconds=1.0)
+    made = export_bundle(onnx_folder, tmp_path / "bundle", precision="int4", effort=effort)
+    assert made.passed
+    found = {graph.role: graph for graph in made.graphs}
+    print({role: (graph.precision, graph.parity.psnr_db, graph.four_bit_layers) for role, graph in found.items()})
+    assert found["denoiser"].precision == found["text_encoder"].precision == "int4"
+    assert found["denoiser"].four_bit_layers > 10
+    assert found["vae_decoder"].four_bit_layers == 0
