@@ -18,7 +18,7 @@ from tintype.bundle.skew import Skew
 from tintype.errors import ExportError, near_names
 from tintype.export.checkpoint import Checkpoint, check_weights, demand_tensors, open_checkpoint
 from tintype.export.defaults import usual_request
-from tintype.export.parity import GATES_DB, ParityReport, refuse_failures
+from tintype.export.parity import GATES_DB, QUANTIZED, ParityReport, refuse_failures
 from tintype.export.partial import export_key
 from tintype.export.placing import Scratch, check_place, placed
 from tintype.export.plans import Effort, ExportPlan, export_plan
@@ -76,7 +76,8 @@ def export_bundle(
     latent-diffusion, or the address of either on the Hugging Face hub; transformers' folder of CLIP's image encoder; or
     a folder of ONNX graphs as optimum exports it, for which neither torch nor diffusers is needed.
 
-    precision: fp32, fp16 (weights stored in half) or int8 (hybrid; layers that would miss the gate stay float).
+    precision: fp32, fp16 (weights stored in half), int8 (hybrid; layers that would miss the gate stay float) or int4
+    (the same, with linear layers of four bits, which become int8 where they would miss it).
     prompts: what calibration and gates draw; use words the model knows. None takes a general list.
     name: the bundle's name, None takes the folder's. licence: None takes what the checkpoint says.
     default_request: what a request gets that leaves fields out; None takes `usual_request`.
@@ -226,9 +227,9 @@ def _converted(checkpoint: Checkpoint, precision: str, plan: ExportPlan, scratch
 def _opened(place: Path, precision: str, options: SourceOptions | None) -> Checkpoint:
     """The checkpoint at a place; no weight is read."""
     opened = open_checkpoint(place, options)
-    if opened.source.graphs and precision == "int8" and opened.takes_picture:
+    if opened.source.graphs and precision in QUANTIZED and opened.takes_picture:
         raise ExportError(
-            f"int8 of a model that takes a picture is chosen on pictures, and {place} holds graphs alone",
+            f"{precision} of a model that takes a picture is chosen on pictures, and {place} holds graphs alone",
             fix="say --precision fp32 or fp16, or export the checkpoint that they were made from",
         )
     return opened

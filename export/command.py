@@ -26,7 +26,7 @@ from tintype.sources.prediction import CHOICES
     type=click.Choice(tuple(GATES_DB)),
     default="fp32",
     show_default=True,
-    help="How weights are stored; int8 also computes in int8, where that stays near enough.",
+    help="How weights are stored; int8 also computes in int8, where that stays near enough, and int4 is smaller.",
 )
 @click.option(
     "--vae",
@@ -160,11 +160,14 @@ def show(report: ParityReport, bundle: Path) -> None:
     table = Table(
         title=Text(printable(f"{report.name}, {report.precision}, {report.parity} parity")), title_justify="left"
     )
-    for heading in ("graph", "stored", "int8 layers", "MiB", "PSNR dB", "gate dB", "guidance error"):
+    rounded = "int8 layers" if report.precision != "int4" else "int4 + int8 layers"
+    for heading in ("graph", "stored", rounded, "MiB", "PSNR dB", "gate dB", "guidance error"):
         table.add_column(heading, justify="left" if heading in ("graph", "stored") else "right")
     for graph in report.graphs:
         parity = graph.parity
-        layers = f"{graph.quantized_layers} of {graph.quantizable_layers}" if graph.quantizable_layers else ""
+        four, all_of_them = graph.four_bit_layers, graph.quantized_layers
+        counts = f"{four} + {all_of_them - four}" if report.precision == "int4" else f"{all_of_them}"
+        layers = f"{counts} of {graph.quantizable_layers}" if graph.quantizable_layers else ""
         guidance = "" if parity.guidance_error is None else f"{parity.guidance_error:.4f}"
         table.add_row(
             graph.role,

@@ -20,13 +20,13 @@ from tintype.errors import ExportError
 from tintype.export.calls import Feed
 from tintype.export.canonical import PortError, RolePlan, UnknownOperatorError, canonical_graph
 from tintype.export.checkpoint import Checkpoint
-from tintype.export.fallback import until_it_passes
-from tintype.export.onnx_int8 import Int8, Prepared
-from tintype.export.parity import Gate, GraphReport, judge
+from tintype.export.fallback import until_it_passes, with_layers
+from tintype.export.onnx_int8 import Prepared, Quantizing
+from tintype.export.parity import QUANTIZED, Gate, GraphReport, judge
 from tintype.export.placing import Scratch
 from tintype.export.plans import ExportPlan
 from tintype.export.progress import Progress
-from tintype.export.quantization import Layer, halve_weights, quantize_graph
+from tintype.export.quantization import Layer, halve_weights, quantize_graph, stored_precision
 from tintype.export.roles import CLIP_LAYERS, COMPONENT_OF, GRAPH_FILES, clip_skips
 from tintype.export.storage import load_graph, save_graph, stored_bytes
 from tintype.export.tokenizer import BundleTokenizer
@@ -56,12 +56,12 @@ def write_graphs(
 ) -> list[GraphReport]:
     """Write every role's graph into the scratch bundle; the reports say how near each came, nothing is refused here.
 
-    plan: of what is walked for int8; in other precisions its words alone are read. Raises ExportError for a graph that
-    isn't known well enough to be rewritten.
+    plan: of what is walked to choose layers of integers; in other precisions its words alone are read. Raises
+    ExportError for a graph that isn't known well enough to be rewritten.
     """
     roles = roles_of(checkpoint, progress)
-    if precision == "int8":
-        return _write_int8(Int8(checkpoint, tokenizers, plan, scratch, progress), roles)
+    if precision in QUANTIZED:
+        return _write_quantized(Quantizing(checkpoint, tokenizers, precision, plan, scratch, progress), roles)
     random = np.random.default_rng(0)
     reports, texts = [], dict[str, Mapping[str, NDArray[Any]]]()
     for role in roles:
@@ -79,8 +79,8 @@ def write_graphs(
     return reports
 
 
-def _write_int8(work: Int8, roles: Sequence[str]) -> list[GraphReport]:
-    """The same in int8: layers that would miss a gate stay float, in fp16."""
+def _write_quantized(work: Quantizing, roles: Sequence[str]) -> list[GraphReport]:
+    """The same with layers of integers; those that would miss a gate go finer, in the end to fp16."""
     reports = []
     for role in work.in_order(roles):
         rewriting, path = _Rewriting.of(work.checkpoint, role), work.scratch.bundle / GRAPH_FILES[role]
@@ -89,27 +89,22 @@ def _write_int8(work: Int8, roles: Sequence[str]) -> list[GraphReport]:
         prepared = work.prepare(role)
         with work.progress.stage(f"parity: {role}", 1):
             calls = rewriting.answers(work.fp32(role), prepared.feeds)
-            report = _int8(role, prepared, work.fp32(role), path, calls)
+            gate = Gate.of(role, work.precision)
+            report = _quantized(gate, prepared, work.fp32(role), path, calls)
             reports.append(replace(report, largest=_largest(path, calls)))
         work.fp32(role).with_name("model.onnx_data").unlink(missing_ok=True)
     return reports
 
 
-def _int8(role: str, prepared: Prepared, source: Path, path: Path, calls: Sequence[Call]) -> GraphReport:
-    choice, gate = prepared.choice, Gate.of(role, "int8")
+def _quantized(gate: Gate, prepared: Prepared, source: Path, path: Path, calls: Sequence[Call]) -> GraphReport:
+    choice = prepared.choice
 
     def attempt(layers: Sequence[Layer]) -> GraphReport:
         model = load_graph(source)
         quantize_graph(model, layers, prepared.scales)
         halve_weights(model)
         save_graph(model, path)
-        report = _judged(role, gate, "int8" if layers else "fp16", path, calls)
-        return replace(
-            report,
-            quantized_layers=len(choice.int8),
-            quantizable_layers=len(choice.layers),
-            float_layers=choice.float_names,
-        )
+        return with_layers(_judged(gate.role, gate, stored_precision(layers), path, calls), choice, layers)
 
     return until_it_passes(choice, attempt)
 

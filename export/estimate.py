@@ -22,19 +22,21 @@ from torch.utils.flop_counter import FlopCounterMode
 from tintype.errors import ExportError
 from tintype.export.checkpoint import Checkpoint, hollow_module
 from tintype.export.known_graphs import is_known
+from tintype.export.parity import QUANTIZED
 from tintype.export.plans import ExportPlan
 from tintype.export.progress import duration
 from tintype.export.quantization import weight_scales
-from tintype.export.roles import COMPONENT_OF, FLOAT_ROLES, GRAPH_FILES, KEPT_CALLS
+from tintype.export.roles import COMPONENT_OF, FLOAT_ROLES, GRAPH_FILES, KEPT_CALLS, has_four_bits
 from tintype.export.wrappers import trace_plan, wrap
 from tintype.free_memory import free_bytes
 
-STORED_BYTES = {"fp32": 4.0, "fp16": 2.0, "int8": 1.25}  # of a parameter in a bundle; int8: some layers stay float
+STORED_BYTES = {"fp32": 4.0, "fp16": 2.0, "int8": 1.25, "int4": 1.0}  # of a parameter in a bundle
+# (of int8 some layers stay float, of int4 convolutions are int8)
 BUILD_BYTES = 2.1  # on disk for each byte of a graph while it is judged: as it is lowered, then as it is optimized
 BASE_BYTES = 900 * 2**20  # torch, diffusers and what a call has beside weights at a small size
 CELL_BYTES = 192 * 2**10  # of a UNet's or VAE's feature maps for a latent cell: 0.8 GB at 64 x 64
 WEIGHT_SHARE = 1.15  # of a module's weights: some are laid out anew for a moment
-INT8_SHARE = 0.3  # integers beside the weights, while layers are tried
+INTEGER_SHARE = 0.3  # integers beside the weights, while layers are tried
 MODULE_SHARE = 0.6  # of the measured rate that a whole module reaches
 TRACE_SECONDS = 0.09  # for each weight of a structure that is traced for the first time
 START_SECONDS = 3.0  # of the process that lowers a graph
@@ -47,7 +49,7 @@ class Rates:
 
     operations: float  # multiplications and additions in float32, of convolutions and products
     written_bytes: float
-    scaled_weights: float  # of int8, whose scales are searched
+    scaled_weights: float  # of int8, whose scales are searched; four bits take as long once more
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,7 +168,7 @@ class _Work:
             yield from self._role(role)
 
     def _role(self, role: str) -> Iterator[tuple[str, float]]:
-        plan, int8 = self.plan, self.precision == "int8" and role not in FLOAT_ROLES
+        plan, rounds = self.plan, self.precision in QUANTIZED and role not in FLOAT_ROLES
         fp32 = self.checkpoint.fp32_bytes(COMPONENT_OF[role])
         stored = fp32 * STORED_BYTES[self.precision] / 4
         known = is_known(self._module(role), trace_plan(self.checkpoint, role, self.tokens))
@@ -176,18 +178,19 @@ class _Work:
         small, calls = self._call(role, plan.gates.latent_size), plan.gates.gate_calls if role == "denoiser" else 1
         if role == "denoiser":
             yield "real inputs", small * plan.gates.steps * plan.gates.gate_prompts
-        if int8:
-            yield from self._int8(role, fp32 / 4)
+        if rounds:
+            yield from self._rounded(role, fp32 / 4)
         rewritten = self._write(stored) if self.precision != "fp32" else 0.0
         # Judged once, and its ranges measured; the latter in plain operators.
         yield f"parity: {role}", rewritten + START_SECONDS + self._write(stored * BUILD_BYTES) + 2.5 * calls * small
 
-    def _int8(self, role: str, parameters: float) -> Iterator[tuple[str, float]]:
+    def _rounded(self, role: str, parameters: float) -> Iterator[tuple[str, float]]:
         plan = self.plan
         if role == "denoiser":
             large = self._call(role, plan.calibration.latent_size)
             yield "calibration", large * plan.calibration.steps * plan.calibration.calibration_prompts
-        yield f"scales: {role}", parameters / self.rates.scaled_weights
+        times = 2 if has_four_bits(role, self.precision) else 1
+        yield f"scales: {role}", times * parameters / self.rates.scaled_weights
         walks = plan.trials or plan.calibration
         each = self._call(role, walks.latent_size)
         if role == "denoiser" and plan.trials is not None:
@@ -207,9 +210,10 @@ class _Work:
         # What is stored as it is used stays where it lies in its file.
         stored = self.checkpoint.entries(component).values()
         mapped = sum(entry.stored_bytes for entry in stored if entry.dtype == "F32" and not entry.transposed)
-        walks = self.plan.calibration if self.precision == "int8" else self.plan.gates
+        rounds = self.precision in QUANTIZED
+        walks = self.plan.calibration if rounds else self.plan.gates
         cells = 0 if component.startswith("text_encoder") else walks.latent_size**2
-        other = (WEIGHT_SHARE - 1 + (INT8_SHARE if self.precision == "int8" else 0.0)) * weights + cells * CELL_BYTES
+        other = (WEIGHT_SHARE - 1 + (INTEGER_SHARE if rounds else 0.0)) * weights + cells * CELL_BYTES
         return int(weights + other), int(weights - mapped + other)
 
     def _write(self, count: float) -> float:

@@ -1,8 +1,9 @@
-"""Which layers become int8: all that the gate allows, by measurement of what each one costs.
+"""Which layers become integers: all that the gate allows, by measurement of what each one costs.
 
 Errors of layers add up like independent noise, nearly: the squared error of a set is the sum of its layers'. So each
-layer (each block, where a call takes seconds) is made int8 alone, its damage to the graph's output is measured on
-real calls, and layers stay float in order of damage a parameter until the sum fits. The set is then tried whole.
+layer (each block, where a call takes seconds) is made integers alone, its damage to the graph's output is measured on
+real calls, and layers go finer in order of damage a bit that this takes until the sum fits: float in place of int8, and
+int8 in place of int4. The set is then tried whole.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,15 +23,15 @@ from tintype.export.quantization import Layer
 
 AIM_ABOVE_GATE_DB = 2.0  # the gate's calls are others than those measured on
 AIM_OF_GUIDANCE = 0.8
-FIRST_STEP = 0.05  # share of layers that goes float at once when a set misses the gate
+FIRST_STEP = 0.05  # share of layers that goes finer at once when a set misses the gate
 
-# What the model gives for each call's inputs while these layers of it answer as if they were int8.
+# What the model gives for each call's inputs while these layers of it answer as if they were integers.
 Run = Callable[[Sequence[Layer], Sequence[Call]], list[NDArray[np.float32]]]
 
 
 @dataclass(frozen=True, slots=True)
 class Damage:
-    """What int8 does to a graph's output: |error|^2 as a share of the gate's, per criterion; 1.0 just fits."""
+    """What integers do to a graph's output: |error|^2 as a share of the gate's, per criterion; 1.0 just fits."""
 
     noise: float
     guidance: float
@@ -51,36 +52,44 @@ class Unit:
     layers: tuple[Layer, ...]
 
     @property
-    def parameters(self) -> int:
-        return sum(layer.parameters for layer in self.layers)
+    def growth(self) -> int:
+        """Bits that it takes more once it is finer: four bits become eight, and eight sixteen."""
+        return sum(layer.parameters * layer.bits for layer in self.layers)
 
 
 @dataclass(slots=True)
 class Choice:
-    """Units in the order in which they go float; the first `floats` of them are float."""
+    """Units in the order in which they go finer (`Layer.finer`); the first `finer` of them have."""
 
     order: tuple[Unit, ...]
-    floats: int
+    finer: int
 
     @property
     def layers(self) -> list[Layer]:
         return [layer for unit in self.order for layer in unit.layers]
 
     @property
-    def int8(self) -> list[Layer]:
-        return [layer for unit in self.order[self.floats :] for layer in unit.layers]
+    def quantized(self) -> list[Layer]:
+        """The layers that are integers, each with the bits that it has."""
+        raised = [layer.finer() for unit in self.order[: self.finer] for layer in unit.layers]
+        kept = [layer for unit in self.order[self.finer :] for layer in unit.layers]
+        return [*(layer for layer in raised if layer is not None), *kept]
 
     @property
-    def float_names(self) -> tuple[str, ...]:
-        return tuple(unit.name for unit in self.order[: self.floats])
+    def finer_names(self) -> tuple[str, ...]:
+        return tuple(unit.name for unit in self.order[: self.finer])
+
+    @property
+    def is_finest(self) -> bool:
+        return self.finer == len(self.order)
 
     def retreat(self, share: float) -> None:
-        """Leave a further share of all units float."""
-        self.floats = min(len(self.order), self.floats + max(1, math.ceil(share * len(self.order))))
+        """Let a further share of all units go finer."""
+        self.finer = min(len(self.order), self.finer + max(1, math.ceil(share * len(self.order))))
 
 
 class Trial:
-    """Tries sets of int8 layers on a model, against a gate, on fixed calls."""
+    """Tries sets of integer layers on a model, against a gate, on fixed calls."""
 
     def __init__(self, run: Run, calls: Sequence[Call], gate: Gate) -> None:
         self.run, self.calls, self.gate = run, calls, gate
@@ -99,14 +108,14 @@ class Trial:
 
 
 def choose(trial: Trial, layers: Sequence[Layer], seconds: float, title: str, progress: Progress) -> Choice:
-    """The largest set of int8 layers, nearly, that the trial's calls let through; `seconds` bounds the measuring."""
+    """The largest set of integer layers, nearly, that the trial's calls let through; `seconds` bounds the measuring."""
     if not layers:
         return Choice((), 0)
     started = time.perf_counter()
     together = trial.damage(layers)
     each_call = (time.perf_counter() - started) / len(trial.calls)
     if together.worst <= 1.0:  # the order is needed no more: should the real graph miss, the smallest layers go first
-        units = sorted(_units(layers, len(layers)), key=lambda unit: unit.parameters)
+        units = sorted(_units(layers, len(layers)), key=lambda unit: unit.growth)
         return Choice(tuple(units), 0)
     calls = trial.calls
     if each_call * len(layers) * len(calls) > seconds:
@@ -117,24 +126,37 @@ def choose(trial: Trial, layers: Sequence[Layer], seconds: float, title: str, pr
         for unit in units:
             alone[unit.name] = trial.damage(unit.layers, calls)
             advance(1)
-    order = tuple(sorted(units, key=lambda unit: alone[unit.name].worst / unit.parameters, reverse=True))
-    return _fit(trial, Choice(order, _predicted_floats(order, alone)))
+    order = tuple(sorted(units, key=lambda unit: alone[unit.name].worst / unit.growth, reverse=True))
+    return _fit(trial, Choice(order, _predicted_finer(order, alone)))
 
 
 def until_it_passes(choice: Choice, attempt: Callable[[Sequence[Layer]], GraphReport]) -> GraphReport:
-    """Layers go float until the real graph, which `attempt` writes and judges, passes; the last attempt has no int8."""
+    """Layers go finer until the real graph, which `attempt` writes and judges, passes; the last attempt is float."""
     share = FIRST_STEP
     while True:
-        layers = choice.int8
+        layers = choice.quantized
         report = attempt(layers)
         if report.parity.passed or not layers:
             return report
+        if choice.is_finest:
+            return attempt([])
         choice.retreat(share)
         share *= 2.0
 
 
-def _predicted_floats(order: Sequence[Unit], alone: Mapping[str, Damage]) -> int:
-    """How many units must be float for the others' sum to fit."""
+def with_layers(report: GraphReport, choice: Choice, layers: Sequence[Layer]) -> GraphReport:
+    """A report with what became of its graph's layers: these ones are integers."""
+    return replace(
+        report,
+        quantized_layers=len(layers),
+        quantizable_layers=len(choice.layers),
+        float_layers=choice.finer_names,
+        four_bit_layers=sum(layer.bits == 4 for layer in layers),
+    )
+
+
+def _predicted_finer(order: Sequence[Unit], alone: Mapping[str, Damage]) -> int:
+    """How many units must go finer for the others' sum to fit."""
     total = Damage(0.0, 0.0)
     for index in range(len(order) - 1, -1, -1):
         total = total + alone[order[index].name]
@@ -146,7 +168,7 @@ def _predicted_floats(order: Sequence[Unit], alone: Mapping[str, Damage]) -> int
 def _fit(trial: Trial, choice: Choice) -> Choice:
     """Retreat until the whole set fits in the trial."""
     share = FIRST_STEP
-    while choice.int8 and trial.damage(choice.int8).worst > 1.0:
+    while not choice.is_finest and trial.damage(choice.quantized).worst > 1.0:
         choice.retreat(share)
         share *= 1.5
     return choice

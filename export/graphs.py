@@ -2,7 +2,7 @@
 
 Parts of the checkpoint are in memory one after another, in the order in which a picture needs them: each makes the
 real inputs of the next. A graph is judged as it will run: canonical file -> the CPU's lowering -> ONNX Runtime. An
-int8 graph that misses its gate gives layers back to fp16 until it passes.
+int8 or int4 graph that misses its gate gives layers back to more bits until it passes.
 """
 
 from __future__ import annotations
@@ -20,16 +20,23 @@ from tintype.bundle.preview import MAX_PREVIEW_FACTOR
 from tintype.engine import BuildOptions, graph_session, measure_ranges, return_large_blocks
 from tintype.export.calibration_data import CalibrationData
 from tintype.export.calls import Call, TrajectoryPlan
-from tintype.export.fallback import Choice, Trial, choose, until_it_passes
+from tintype.export.fallback import Choice, Trial, choose, until_it_passes, with_layers
 from tintype.export.known_graphs import graph_of, is_known
 from tintype.export.modules import Modules
-from tintype.export.parity import Gate, GraphReport, judge
+from tintype.export.parity import QUANTIZED, Gate, GraphReport, judge
 from tintype.export.picture_channels import picture_channels
 from tintype.export.placing import Scratch
 from tintype.export.plans import ExportPlan
 from tintype.export.progress import Progress
-from tintype.export.quantization import Layer, Scales, find_layers, halve_weights, quantize_graph
-from tintype.export.roles import COMPONENT_OF, FLOAT_ROLES, GRAPH_FILES, KEPT_CALLS
+from tintype.export.quantization import (
+    Layer,
+    Scales,
+    find_layers,
+    halve_weights,
+    quantize_graph,
+    stored_precision,
+)
+from tintype.export.roles import COMPONENT_OF, FLOAT_ROLES, GRAPH_FILES, KEPT_CALLS, has_four_bits
 from tintype.export.simulation import ActivationStatistics, layer_scales, quantized
 from tintype.export.storage import load_graph, save_graph, stored_bytes
 from tintype.export.timestep import take_scalar_timestep
@@ -67,7 +74,7 @@ class Job:
 
 @dataclass(frozen=True, slots=True)
 class Quantized:
-    """Which layers of a role may be int8, and with which scales."""
+    """Which layers of a role are integers, and with which scales."""
 
     choice: Choice
     scales: Mapping[str, Scales]
@@ -123,7 +130,7 @@ def _pictures(job: Job) -> PictureChannels:
     """What every walk takes beside latents, by its seed: walks may be of different sizes."""
     gates, calibration, trials = job.plan.gates, job.plan.calibration, job.plan.trials
     found = dict(picture_channels(job.modules, gates, gates.gate_seeds))
-    if job.precision == "int8":
+    if job.precision in QUANTIZED:
         found |= picture_channels(job.modules, calibration, calibration.calibration_seeds)
         found |= {} if trials is None else picture_channels(job.modules, trials, trials.calibration_seeds)
     return found
@@ -146,12 +153,12 @@ def _learn_structures(job: Job, roles: Sequence[str]) -> None:
 
 
 def _write_fp32(job: Job, role: str) -> Sequence[Layer]:
-    """Write a role's fp32 graph; which of its layers could be int8."""
+    """Write a role's fp32 graph; which of its layers could be integers."""
     folder = job.scratch.bundle if job.precision == "fp32" else job.scratch.fp32
     with job.progress.stage(f"writing: {role}", 1):
         model = graph_of(job.modules.wrapped(role), _trace_plan(job, role))
         take_scalar_timestep(model)
-        layers = find_layers(model)
+        layers = find_layers(model, four_bits=has_four_bits(role, job.precision))
         save_graph(model, folder / GRAPH_FILES[role])
     return layers
 
@@ -163,9 +170,9 @@ def _trace_plan(job: Job, role: str) -> TracePlan:
 def _calibrate(
     job: Job, component: str, layers: Mapping[str, Sequence[Layer]], data: CalibrationData
 ) -> dict[str, Quantized]:
-    """Run a component on what it meets when pictures are made; with int8, choose its layers."""
-    module, int8 = job.modules.part(component), job.precision == "int8"
-    chosen = {role: each for role, each in layers.items() if int8 and role not in FLOAT_ROLES}
+    """Run a component on what it meets when pictures are made; choose the layers that become integers."""
+    module, rounds = job.modules.part(component), job.precision in QUANTIZED
+    chosen = {role: each for role, each in layers.items() if rounds and role not in FLOAT_ROLES}
     watched = [layer for each in chosen.values() for layer in each]
     decodes = component in (COMPONENT_OF["vae_decoder"], COMPONENT_OF["tiny_decoder"])
     calls = len(data.calibration_latents) if decodes else 2 * job.plan.calibration.calibration_calls
@@ -196,7 +203,7 @@ def _sample_trajectories(job: Job, data: CalibrationData, statistics: Activation
     words = _words(job, data.gate_calls, plan.gates)
     with job.progress.stage("real inputs", plan.gates.gate_prompts * (plan.gates.steps + 1)) as advance:
         data.gate_calls["denoiser"], data.gate_latents = gate_walks(modules, words, plan.gates, data.pictures, advance)
-    if job.precision != "int8":
+    if job.precision not in QUANTIZED:
         return
     walks, words = plan.calibration, _words(job, data.trial_calls, plan.calibration)
     with job.progress.stage("calibration", walks.calibration_calls) as advance, statistics.watching():
@@ -240,7 +247,7 @@ def _preview(latents: NDArray[np.float32], samples: NDArray[np.float32]) -> Prev
 def _choose(
     job: Job, role: str, layers: Sequence[Layer], scales: Mapping[str, Scales], calls: Sequence[Call]
 ) -> Choice:
-    """Which layers of a role may be int8, by trial in torch."""
+    """Which layers of a role become integers, by trial in torch."""
     module = job.modules.wrapped(role)
 
     def answer(call: Call) -> NDArray[np.float32]:
@@ -257,9 +264,9 @@ def _choose(
 
 
 def _write_graph(job: Job, role: str, calls: Sequence[Call], found: Quantized | None) -> GraphReport:
-    """A role's graph in the precision asked for, judged. found: of one that is to be int8."""
+    """A role's graph in the precision asked for, judged. found: of one that is to have integers."""
     if found is not None:
-        return _int8(job, role, calls, found)
+        return _quantized(job, role, calls, found)
     if job.precision == "fp32":
         return _check_parity(job, role, calls, "fp32")
     _rewrite(job, role, [], {})
@@ -279,32 +286,27 @@ def run_calls(path: Path, calls: Sequence[Call], place: Path, options: BuildOpti
     return found
 
 
-def _int8(job: Job, role: str, calls: Sequence[Call], found: Quantized) -> GraphReport:
-    """Write an int8 graph; layers go float until the real graph passes, and the last try is fp16 throughout."""
+def _quantized(job: Job, role: str, calls: Sequence[Call], found: Quantized) -> GraphReport:
+    """Write a graph of integers; layers go finer until the real graph passes, and the last try is fp16 throughout."""
 
     def attempt(layers: Sequence[Layer]) -> GraphReport:
         _rewrite(job, role, layers, found.scales)
-        return _check_parity(job, role, calls, "int8" if layers else "fp16", found.choice)
+        report = _check_parity(job, role, calls, stored_precision(layers))
+        return with_layers(report, found.choice, layers)
 
     return until_it_passes(found.choice, attempt)
 
 
-def _check_parity(
-    job: Job, role: str, calls: Sequence[Call], precision: str, choice: Choice | None = None
-) -> GraphReport:
+def _check_parity(job: Job, role: str, calls: Sequence[Call], precision: str) -> GraphReport:
     path = job.scratch.bundle / GRAPH_FILES[role]
     references = [reference for call in calls for reference in call.references]
     outputs = run_calls(path, calls, job.scratch.folder, BUILD_OPTIONS[job.plan.parity])
     parity = judge(Gate.of(role, job.precision), references, outputs, job.plan.parity)
-    if choice is None:
-        return GraphReport(role, precision, parity, stored_bytes(path))
-    return GraphReport(
-        role, precision, parity, stored_bytes(path), len(choice.int8), len(choice.layers), choice.float_names
-    )
+    return GraphReport(role, precision, parity, stored_bytes(path))
 
 
 def _rewrite(job: Job, role: str, layers: Sequence[Layer], scales: Mapping[str, Scales]) -> None:
-    """The fp32 graph with these layers int8 and all other weights fp16, into the scratch bundle."""
+    """The fp32 graph with these layers as integers and all other weights fp16, into the scratch bundle."""
     model = load_graph(job.scratch.fp32 / GRAPH_FILES[role])
     quantize_graph(model, layers, scales)
     halve_weights(model)

@@ -2,7 +2,7 @@
 
 There is no model beside it whose pictures could be drawn, so it is judged on what its kind makes up. So no convolution
 computes in int8, whose fixed ranges would have to be seen on real inputs: in an int8 bundle the weights of its layers
-are, and the rest is fp16.
+are integers (in an int4 bundle linear ones of four bits), and the rest is fp16.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from tintype.bundle import FileFacts, Graph, Parity, Source, file_facts, write_m
 from tintype.errors import ExportError
 from tintype.export.calls import Call
 from tintype.export.checkpoint import Checkpoint, check_weights, demand_tensors, load
-from tintype.export.fallback import Choice, Unit, until_it_passes
+from tintype.export.fallback import Choice, Unit, until_it_passes, with_layers
 from tintype.export.graphs import BUILD_OPTIONS, run_calls
 from tintype.export.known_graphs import graph_of, is_known
 from tintype.export.modules import blank_module
@@ -27,7 +27,15 @@ from tintype.export.parity import Gate, GraphReport, ParityReport, judge, refuse
 from tintype.export.partial import export_key
 from tintype.export.placing import Scratch, check_place, placed
 from tintype.export.progress import Progress
-from tintype.export.quantization import Layer, Scales, find_layers, halve_weights, quantize_graph
+from tintype.export.quantization import (
+    Layer,
+    Scales,
+    find_layers,
+    halve_weights,
+    quantize_graph,
+    stored_precision,
+)
+from tintype.export.roles import has_four_bits
 from tintype.export.simulation import layer_scales
 from tintype.export.storage import load_graph, save_graph, stored_bytes
 from tintype.export.tracing import TracePlan
@@ -111,18 +119,17 @@ def _write_graph(
     with progress.stage(f"writing: {role}", 1):
         model = graph_of(wrapped, kind.plan)
         kind.finish(model)
-        layers = find_layers(model)
+        layers = find_layers(model, four_bits=has_four_bits(role, precision))
         written = path if precision == "fp32" else scratch.fp32 / kind.file
         save_graph(model, written)
     calls = kind.calls(wrapped)
 
-    def judged(stored: str, choice: Choice | None = None) -> GraphReport:
+    def judged(stored: str) -> GraphReport:
         with progress.stage(f"parity: {role}", 1):
             outputs = run_calls(path, calls, scratch.folder, BUILD_OPTIONS["quick"])
         references = [reference for call in calls for reference in call.references]
         parity = judge(Gate.of(role, precision), references, outputs, "quick")
-        counts = () if choice is None else (len(choice.int8), len(choice.layers), choice.float_names)
-        return GraphReport(role, stored, parity, stored_bytes(path), *counts)
+        return GraphReport(role, stored, parity, stored_bytes(path))
 
     if precision == "fp32":
         return judged("fp32")
@@ -131,18 +138,18 @@ def _write_graph(
         return judged("fp16")
     with progress.stage(f"scales: {role}", len(layers)) as advance, torch.inference_mode():
         scales = layer_scales(module, layers, None, advance)
-    units = sorted((Unit(layer.module, (layer,)) for layer in layers), key=lambda unit: unit.parameters)
+    units = sorted((Unit(layer.module, (layer,)) for layer in layers), key=lambda unit: unit.growth)
     choice = Choice(tuple(units), 0)
 
     def attempt(chosen: Sequence[Layer]) -> GraphReport:
         _rewrite(written, path, chosen, scales)
-        return judged("int8" if chosen else "fp16", choice)
+        return with_layers(judged(stored_precision(chosen)), choice, chosen)
 
     return until_it_passes(choice, attempt)
 
 
 def _rewrite(source: Path, path: Path, layers: Sequence[Layer], scales: Mapping[str, Scales]) -> None:
-    """The fp32 graph with these layers' weights int8 and all others fp16."""
+    """The fp32 graph with these layers' weights as integers and all others fp16."""
     model = load_graph(source)
     quantize_graph(model, layers, scales)
     halve_weights(model)

@@ -1,4 +1,4 @@
-"""Which layers of a folder's graphs become int8, and how: chosen as `graphs` chooses a checkpoint's, without torch.
+"""Which layers of a folder's graphs become integers, and how: chosen as `graphs` chooses a checkpoint's, without torch.
 
 Graphs come in the order of a picture, each making the real inputs of the next. A role's fp32 graph is run on them while
 its convolutions are watched; then sets of layers are tried on it against the gate, by the rule of `fallback`.
@@ -23,8 +23,8 @@ from tintype.export.parity import Gate
 from tintype.export.placing import Scratch
 from tintype.export.plans import ExportPlan
 from tintype.export.progress import Progress
-from tintype.export.quantization import Layer, Scales, find_layers, weight_scales_of
-from tintype.export.roles import FLOAT_ROLES, GRAPH_FILES, KEPT_CALLS
+from tintype.export.quantization import Layer, Scales, find_layers, linear_scales, weight_scales_of
+from tintype.export.roles import FLOAT_ROLES, GRAPH_FILES, KEPT_CALLS, has_four_bits
 from tintype.export.storage import load_graph
 from tintype.export.switchable import SwitchableGraph
 from tintype.export.tokenizer import BundleTokenizer
@@ -36,7 +36,7 @@ GATES, TRIALS = "gates", "trials"
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """What a role's graph is judged on, and what of it may be int8: nothing of a graph that stays float."""
+    """What a role's graph is judged on, and what of it may be integers: nothing of a graph that stays float."""
 
     feeds: Sequence[Feed]
     choice: Choice
@@ -44,11 +44,12 @@ class Prepared:
 
 
 @dataclass(slots=True)
-class Int8:
-    """The int8 half of converting a folder; `prepare` is called for each role, in the order of `in_order`."""
+class Quantizing:
+    """How a folder's graphs become int8 or int4; `prepare` is called for each role, in the order of `in_order`."""
 
     checkpoint: Checkpoint
     tokenizers: Mapping[str, BundleTokenizer]
+    precision: str
     plan: ExportPlan
     scratch: Scratch
     progress: Progress
@@ -69,7 +70,7 @@ class Int8:
         """Run a role's fp32 graph on what it meets, and choose its layers."""
         if role in FLOAT_ROLES:
             return Prepared(self._pictures, Choice((), 0), {})
-        layers = find_layers(load_graph(self.fp32(role)))
+        layers = find_layers(load_graph(self.fp32(role)), four_bits=has_four_bits(role, self.precision))
         if role.startswith("text_encoder"):
             feeds, calls, watched = self._read(role)
         elif role == "denoiser":
@@ -78,7 +79,7 @@ class Int8:
             feeds, calls, watched = self._decode(layers)
         scales = self._scales(role, layers, watched)
         del watched  # its graph is closed before the next one opens
-        trial = Trial(SwitchableGraph(self.fp32(role), layers, scales).run, calls, Gate.of(role, "int8"))
+        trial = Trial(SwitchableGraph(self.fp32(role), layers, scales).run, calls, Gate.of(role, self.precision))
         choice = choose(trial, layers, self.plan.damage_seconds, f"damage: {role}", self.progress)
         return Prepared(feeds, choice, scales)
 
@@ -136,8 +137,11 @@ class Int8:
         with self.progress.stage(f"scales: {role}", len(layers)) as advance:
             for layer in layers:
                 weight = _rows(weights[layer.weight], layer)
-                spans = (None, None) if layer.kind == "linear" or watched is None else watched.ranges(layer.module)
-                found[layer.module] = Scales(weight_scales_of(weight), *spans)
+                before, after = (
+                    (None, None) if layer.kind == "linear" or watched is None else watched.ranges(layer.module)
+                )
+                blocks = linear_scales(weight, layer)
+                found[layer.module] = Scales(weight_scales_of(weight), before, after, blocks)
                 advance(1)
         return found
 

@@ -22,10 +22,10 @@ from tintype.errors import ExportError
 
 Array = NDArray[np.float32]
 
-GUIDANCE_GATE = 0.10
+GUIDANCE_GATES = {"int8": 0.10, "int4": 0.20}  # of denoisers whose layers are integers
 
 # By precision of the export, then by role. The text encoder and the VAE work once a picture and their errors go
-# straight into it, so in an int8 bundle they stay nearer than the denoiser.
+# straight into it, so in an int8 or int4 bundle they stay nearer than the denoiser.
 _ROLES = (
     "text_encoder",
     "text_encoder_2",
@@ -42,7 +42,15 @@ GATES_DB = {
     "fp32": dict.fromkeys(_ROLES, 80.0),
     "fp16": dict.fromkeys(_ROLES, 50.0),
     "int8": {**dict.fromkeys(_ROLES, 40.0), "denoiser": 35.0, "controlnet": 35.0},
+    "int4": {
+        **dict.fromkeys(_ROLES, 40.0),
+        **dict.fromkeys(("text_encoder", "text_encoder_2", "image_encoder"), 32.0),
+        **dict.fromkeys(("denoiser", "controlnet"), 28.0),
+    },
 }
+
+
+QUANTIZED = tuple(GUIDANCE_GATES)  # precisions of which layers are integers, chosen by trial
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,8 +63,8 @@ class Gate:
 
     @classmethod
     def of(cls, role: str, precision: str) -> Gate:
-        guided = role == "denoiser" and precision == "int8"
-        return cls(role, GATES_DB[precision][role], GUIDANCE_GATE if guided else None)
+        guidance = GUIDANCE_GATES.get(precision) if role == "denoiser" else None
+        return cls(role, GATES_DB[precision][role], guidance)
 
     def passed(self, psnr: float, guidance: float | None) -> bool:
         near = psnr >= self.psnr_db  # False for NaN
@@ -72,8 +80,11 @@ class GraphReport:
     parity: Parity
     bytes: int  # graph and weights on disk
     quantized_layers: int = 0
-    quantizable_layers: int = 0  # of those that int8 was tried on
-    float_layers: tuple[str, ...] = ()  # layers or blocks of an int8 graph that stayed float, first what hurt most
+    quantizable_layers: int = 0  # of those that integers were tried on
+    float_layers: tuple[
+        str, ...
+    ] = ()  # layers or blocks that stayed finer: float, or int8 in place of int4; worst first
+    four_bit_layers: int = 0  # of the quantized ones
     largest: Mapping[str, float] | None = None  # of the graph's values, where float16 may not hold them
     preview: PreviewFactors | None = None  # of the decoder's latents
 
@@ -108,6 +119,7 @@ class ParityReport:
                 "quantized_layers": graph.quantized_layers,
                 "quantizable_layers": graph.quantizable_layers,
                 "float_layers": list(graph.float_layers),
+                "four_bit_layers": graph.four_bit_layers,
             }
             for graph in self.graphs
         ]

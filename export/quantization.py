@@ -1,26 +1,34 @@
-"""Int8 and fp16 in canonical graphs: which layers, with which scales, written as which nodes.
+"""Int8, int4 and fp16 in canonical graphs: which layers, with which scales, written as which nodes.
 
 A linear layer becomes MatMul(x, DequantizeLinear(int8 weight, one scale a column)); its activations stay float in the
 canonical graph, the target quantizes them as they come. A convolution becomes QDQ: uint8 input and output with fixed
 ranges, int8 weight with one scale a channel, int32 bias, so that ONNX Runtime fuses it to QLinearConv; where its ranges
-are not known, its weight alone becomes integers, as a linear layer's does. Weights that stay float are stored as fp16
-behind a Cast. The arithmetic of scales and rounding is here only; `simulation` uses it.
+are not known, its weight alone becomes integers, as a linear layer's does. A linear layer of four bits has a scale and
+a zero point for every 32 inputs of a column; a table of words beside such layers is int8, one scale a row. Weights that
+stay float are stored as fp16 behind a Cast. The arithmetic of scales and rounding is here and in the engine's
+`four_bits` only; `simulation` uses it.
 """
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
+import ml_dtypes
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from tintype.engine import BLOCK, BlockScales, block_scales, fits_blocks, from_integers, to_integers
+from tintype.export.graph_nodes import initializer, insert_before, lazy_initializer
+
 if TYPE_CHECKING:
     import torch
 
+SMALLEST_TABLE = 2**16  # numbers; smaller tables beside four bits gain nothing as int8
 SMALLEST_HALF_BYTES = 1024  # smaller weights stay fp32: they gain nothing, and biases and norms are among them
 FLOAT16_MAX = 65504.0
 PIECE_NUMBERS = 2**20  # of a weight that becomes integers, at a time
@@ -39,12 +47,17 @@ ALWAYS_FLOAT = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """One layer that could be int8. `module` is its name in torch, `weight` its initializer in the graph."""
+    """One layer that could be integers. `module` is its name in torch, `weight` its initializer in the graph."""
 
     kind: Literal["linear", "conv"]
     module: str
     weight: str
     parameters: int
+    bits: int = 8  # of each number of its weight
+
+    def finer(self) -> Layer | None:
+        """What it becomes where it hurts: of four bits one of eight, else None, float."""
+        return replace(self, bits=8) if self.bits == 4 else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,15 +78,20 @@ class Range:
 
 @dataclass(frozen=True, slots=True)
 class Scales:
-    """How one layer is quantized. weight: one scale a column or channel; activations only for convolutions, or None."""
+    """How one layer is quantized. weight: one scale a column or channel; activations only for convolutions, or None.
+
+    blocks: of a layer that may have four bits, else None.
+    """
 
     weight: NDArray[np.float32]
     input: Range | None = None
     output: Range | None = None
+    blocks: BlockScales | None = None
 
 
-def find_layers(model: ir.Model) -> tuple[Layer, ...]:
-    """Every layer of a canonical graph that may be int8, in order."""
+def find_layers(model: ir.Model, *, four_bits: bool = False) -> tuple[Layer, ...]:
+    """Every layer of a canonical graph that may be integers, in order. four_bits: linear ones have four, where blocks
+    fit their inputs."""
     found = []
     for node in model.graph:
         if node.op_type not in ("MatMul", "Conv") or len(node.inputs) < 2:
@@ -86,8 +104,17 @@ def find_layers(model: ir.Model) -> tuple[Layer, ...]:
         if not name.endswith(ending) or ALWAYS_FLOAT.search(name) or (node.op_type == "Conv" and _grouped(node)):
             continue
         kind: Literal["linear", "conv"] = "linear" if node.op_type == "MatMul" else "conv"
-        found.append(Layer(kind, name.removesuffix(ending), name, int(np.prod(weight.const_value.shape.numpy()))))
+        shape = tuple(int(size) for size in weight.const_value.shape.numpy())
+        bits = 4 if four_bits and kind == "linear" and fits_blocks(shape[0]) else 8
+        found.append(Layer(kind, name.removesuffix(ending), name, math.prod(shape), bits))
     return tuple(found)
+
+
+def stored_precision(layers: Sequence[Layer]) -> str:
+    """What a graph is called with these layers as integers, all others being float16."""
+    if not layers:
+        return "fp16"
+    return "int4" if any(layer.bits == 4 for layer in layers) else "int8"
 
 
 def weight_scales(weight: torch.Tensor) -> NDArray[np.float32]:
@@ -136,6 +163,23 @@ def integer_weight(weight: torch.Tensor, scales: NDArray[np.float32]) -> torch.T
     return whole
 
 
+def linear_scales(weight: NDArray[np.float32], layer: Layer) -> BlockScales | None:
+    """Of a layer of four bits; None of any other. weight: as torch has it, (columns, what each multiplies)."""
+    return block_scales(weight.T) if layer.bits == 4 else None
+
+
+def block_integers(weight: torch.Tensor, scales: BlockScales) -> NDArray[np.uint8]:
+    """The four-bit form of a linear layer's torch weight, (inputs, outputs)."""
+    return to_integers(weight.detach().float().numpy().T, scales)
+
+
+def float_blocks(integers: NDArray[np.uint8], scales: BlockScales) -> torch.Tensor:
+    """What it gives back, as torch has it."""
+    import torch
+
+    return torch.from_numpy(from_integers(integers, scales)).T
+
+
 def float_weight(integers: torch.Tensor, scales: NDArray[np.float32]) -> torch.Tensor:
     """What an int8 form gives back."""
     return integers.float().mul_(_spread(scales, integers))
@@ -173,14 +217,18 @@ def best_range(samples: NDArray[np.float32], low: float, high: float) -> Range:
 
 
 def quantize_graph(model: ir.Model, layers: Iterable[Layer], scales: Mapping[str, Scales]) -> None:
-    """Make `layers` int8, in place; `scales` by module."""
+    """Make `layers` integers, in place; `scales` by module. With layers of four bits, tables of words become int8."""
     wanted = {layer.weight: layer for layer in layers}
+    if any(layer.bits == 4 for layer in wanted.values()):
+        _quantize_tables(model.graph)
     for node in list(model.graph):
         weight = node.inputs[1] if len(node.inputs) > 1 else None
         layer = wanted.get(str(weight.name)) if weight is not None and node.op_type in ("MatMul", "Conv") else None
         if layer is None:
             continue
-        if layer.kind == "linear":
+        if layer.bits == 4:
+            _quantize_blocks(model.graph, node, scales[layer.module])
+        elif layer.kind == "linear":
             _quantize_linear(model.graph, node, scales[layer.module])
         else:
             _quantize_conv(model.graph, node, scales[layer.module])
@@ -202,7 +250,7 @@ def halve_weights(model: ir.Model) -> None:
             _cast_after_gather(model.graph, users[0][0], half)
         else:
             first = next(node for node in model.graph if any(node is user for user, _ in users))
-            cast = _insert_before(model.graph, first, "Cast", [half], {"to": int(ir.DataType.FLOAT)}, value)
+            cast = insert_before(model.graph, first, "Cast", [half], {"to": int(ir.DataType.FLOAT)}, value)
             value.replace_all_uses_with(cast)
         del model.graph.initializers[name]
 
@@ -213,9 +261,47 @@ def _quantize_linear(graph: ir.Graph, node: ir.Node, scales: Scales) -> None:
     assert weight.const_value is not None
     name = str(weight.name)
     quantized = _integers(graph, f"{name}_int8", weight.const_value, scales.weight[None, :])
-    scale = _initializer(graph, f"{name}_scale", scales.weight)
-    node.replace_input_with(1, _insert_before(graph, node, "DequantizeLinear", [quantized, scale], {"axis": 1}, weight))
+    scale = initializer(graph, f"{name}_scale", scales.weight)
+    node.replace_input_with(1, insert_before(graph, node, "DequantizeLinear", [quantized, scale], {"axis": 1}, weight))
     del graph.initializers[name]
+
+
+def _quantize_blocks(graph: ir.Graph, node: ir.Node, scales: Scales) -> None:
+    weight, blocks = node.inputs[1], scales.blocks
+    assert weight is not None
+    assert weight.const_value is not None
+    assert blocks is not None
+    name = str(weight.name)
+
+    def rounded(array: NDArray[np.float32]) -> NDArray[Any]:
+        return to_integers(array, blocks).astype(ml_dtypes.uint4)
+
+    integers = lazy_initializer(graph, f"{name}_uint4", weight.const_value, ir.DataType.UINT4, rounded)
+    half = initializer(graph, f"{name}_scale", blocks.scale)
+    scale = insert_before(graph, node, "Cast", [half], {"to": int(ir.DataType.FLOAT)}, half)
+    zero = initializer(graph, f"{name}_zero_point", blocks.zero_point.astype(ml_dtypes.uint4))
+    inputs, along = [integers, scale, zero], {"axis": 0, "block_size": BLOCK}
+    node.replace_input_with(1, insert_before(graph, node, "DequantizeLinear", inputs, along, weight))
+    del graph.initializers[name]
+
+
+def _quantize_tables(graph: ir.Graph) -> None:
+    """Tables that rows are picked of: one scale a row."""
+    for node in list(graph):
+        table = node.inputs[0] if node.op_type == "Gather" and node.attributes.get_int("axis", 0) == 0 else None
+        tensor = table.const_value if table is not None else None
+        if table is None or tensor is None or tensor.dtype != ir.DataType.FLOAT or len(tensor.shape) != 2:
+            continue
+        if tensor.size < SMALLEST_TABLE or len(table.uses()) != 1:
+            continue
+        scales, name = np.abs(tensor.numpy()).max(axis=1), str(table.name)
+        scales = np.maximum(scales / np.float32(127.0), np.float32(1e-12))
+        integers = _integers(graph, f"{name}_int8", tensor, scales[:, None])
+        scale = initializer(graph, f"{name}_scale", scales)
+        node.replace_input_with(
+            0, insert_before(graph, node, "DequantizeLinear", [integers, scale], {"axis": 0}, table)
+        )
+        del graph.initializers[name]
 
 
 def _quantize_conv(graph: ir.Graph, node: ir.Node, scales: Scales) -> None:
@@ -226,8 +312,8 @@ def _quantize_conv(graph: ir.Graph, node: ir.Node, scales: Scales) -> None:
     name = str(weight.name).removesuffix(".weight")
     scale = scales.weight.reshape(-1, *[1] * (len(weight.const_value.shape) - 1))
     integers = _integers(graph, f"{name}.weight_int8", weight.const_value, scale)
-    weight_scale = _initializer(graph, f"{name}.weight_scale", scales.weight)
-    dequantized = _insert_before(graph, node, "DequantizeLinear", [integers, weight_scale], {"axis": 0}, weight)
+    weight_scale = initializer(graph, f"{name}.weight_scale", scales.weight)
+    dequantized = insert_before(graph, node, "DequantizeLinear", [integers, weight_scale], {"axis": 0}, weight)
     node.replace_input_with(1, dequantized)
     del graph.initializers[str(weight.name)]
     if scales.input is None or scales.output is None:
@@ -244,9 +330,9 @@ def _integer_bias(graph: ir.Graph, node: ir.Node, bias: ir.Value, name: str, sca
     scale = (np.float32(scales.input.scale) * scales.weight).astype(np.float32)
     limit = 2**31 - 1
     rounded = np.clip(np.rint(bias.const_value.numpy().astype(np.float64) / scale), -limit, limit).astype(np.int32)
-    integers = _initializer(graph, f"{name}.bias_int32", rounded)
-    bias_scale = _initializer(graph, f"{name}.bias_scale", scale)
-    dequantized = _insert_before(graph, node, "DequantizeLinear", [integers, bias_scale], {"axis": 0}, bias)
+    integers = initializer(graph, f"{name}.bias_int32", rounded)
+    bias_scale = initializer(graph, f"{name}.bias_scale", scale)
+    dequantized = insert_before(graph, node, "DequantizeLinear", [integers, bias_scale], {"axis": 0}, bias)
     if len(bias.uses()) == 1:
         del graph.initializers[str(bias.name)]
     return dequantized
@@ -254,11 +340,11 @@ def _integer_bias(graph: ir.Graph, node: ir.Node, bias: ir.Value, name: str, sca
 
 def _fixed_range(graph: ir.Graph, before: ir.Node, value: ir.Value, name: str, span: Range) -> ir.Value:
     """value -> QuantizeLinear -> DequantizeLinear, in front of `before`."""
-    scale = _initializer(graph, f"{name}_scale", np.array(span.scale, dtype=np.float32))
-    zero = _initializer(graph, f"{name}_zero_point", np.array(span.zero_point, dtype=np.uint8))
-    integers = _insert_before(graph, before, "QuantizeLinear", [value, scale, zero], {}, None)
+    scale = initializer(graph, f"{name}_scale", np.array(span.scale, dtype=np.float32))
+    zero = initializer(graph, f"{name}_zero_point", np.array(span.zero_point, dtype=np.uint8))
+    integers = insert_before(graph, before, "QuantizeLinear", [value, scale, zero], {}, None)
     integers.shape, integers.type = value.shape, ir.TensorType(ir.DataType.UINT8)
-    return _insert_before(graph, before, "DequantizeLinear", [integers, scale, zero], {}, value)
+    return insert_before(graph, before, "DequantizeLinear", [integers, scale, zero], {}, value)
 
 
 def _fix_output(graph: ir.Graph, node: ir.Node, name: str, span: Range) -> None:
@@ -276,41 +362,15 @@ def _cast_after_gather(graph: ir.Graph, gather: ir.Node, half: ir.Value) -> None
     users = [(use.node, use.idx) for use in output.uses()]
     gather.replace_input_with(0, half)
     after = next(node for node in graph if any(node is user for user, _ in users))
-    cast = _insert_before(graph, after, "Cast", [output], {"to": int(ir.DataType.FLOAT)}, output)
+    cast = insert_before(graph, after, "Cast", [output], {"to": int(ir.DataType.FLOAT)}, output)
     output.type = ir.TensorType(ir.DataType.FLOAT16)
     for user, index in users:
         user.replace_input_with(index, cast)
 
 
-def _insert_before(
-    graph: ir.Graph,
-    before: ir.Node,
-    kind: str,
-    inputs: list[ir.Value],
-    attributes: dict[str, Any],
-    like: ir.Value | None,
-) -> ir.Value:
-    """A new node in front of `before`; its output has the shape of `like`, as float."""
-    name = f"{inputs[0].name}/{kind}"
-    node = ir.node(kind, inputs=inputs, attributes=attributes, name=name)
-    output = node.outputs[0]
-    output.name = f"{name}_output"
-    if like is not None:
-        output.shape, output.type = like.shape, ir.TensorType(ir.DataType.FLOAT)
-    graph.insert_before(before, node)
-    return output
-
-
-def _initializer(graph: ir.Graph, name: str, array: NDArray[Any]) -> ir.Value:
-    tensor = ir.tensor(array, name=name)
-    value = ir.Value(name=name, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype), const_value=tensor)
-    graph.register_initializer(value)
-    return value
-
-
 def _half(graph: ir.Graph, name: str, tensor: ir.TensorProtocol) -> ir.Value:
     """An fp16 initializer."""
-    return _lazy(graph, name, tensor, ir.DataType.FLOAT16, lambda array: array.astype(np.float16))
+    return lazy_initializer(graph, name, tensor, ir.DataType.FLOAT16, lambda array: array.astype(np.float16))
 
 
 def _integers(graph: ir.Graph, name: str, tensor: ir.TensorProtocol, scale: NDArray[np.float32]) -> ir.Value:
@@ -319,26 +379,7 @@ def _integers(graph: ir.Graph, name: str, tensor: ir.TensorProtocol, scale: NDAr
     def rounded(array: NDArray[np.float32]) -> NDArray[np.int8]:
         return np.clip(np.rint(array / scale), -127, 127).astype(np.int8)
 
-    return _lazy(graph, name, tensor, ir.DataType.INT8, rounded)
-
-
-def _lazy(
-    graph: ir.Graph,
-    name: str,
-    tensor: ir.TensorProtocol,
-    dtype: ir.DataType,
-    convert: Callable[[NDArray[np.float32]], NDArray[Any]],
-) -> ir.Value:
-    """An initializer that is rounded when it is written, so that only one of them is ever in memory."""
-    lazy = ir.LazyTensor(
-        lambda: ir.tensor(convert(tensor.numpy()), name=name),
-        dtype=dtype,
-        shape=ir.Shape(tensor.shape.numpy()),
-        name=name,
-    )
-    value = ir.Value(name=name, shape=lazy.shape, type=ir.TensorType(dtype), const_value=lazy)
-    graph.register_initializer(value)
-    return value
+    return lazy_initializer(graph, name, tensor, ir.DataType.INT8, rounded)
 
 
 def _range_error(samples: NDArray[np.float32], span: Range) -> float:

@@ -25,9 +25,15 @@ COMPONENT_OF = {
     "tiny_decoder": TINY_VAE,
     "tiny_encoder": TINY_VAE,
 }
-FLOAT_ROLES = ("vae_encoder", "tiny_encoder")  # they run once, if at all: fp16 in an int8 bundle
-KEPT_CALLS = 6  # of the denoiser and the decoder, for measuring what int8 costs
+FLOAT_ROLES = ("vae_encoder", "tiny_encoder")  # they run once, if at all: fp16 in an int8 or int4 bundle
+EIGHT_BIT_ROLES = ("vae_decoder", "tiny_decoder")  # int8 in an int4 bundle: few layers, whose errors show at once
+KEPT_CALLS = 6  # of the denoiser and the decoder, for measuring what integers cost
 CLIP_LAYERS = 12  # of a text encoder whose config.json doesn't say, as transformers has it
+
+
+def has_four_bits(role: str, precision: str) -> bool:
+    """Whether a role's linear layers are to have four bits in a bundle of this precision."""
+    return precision == "int4" and role not in (*FLOAT_ROLES, *EIGHT_BIT_ROLES)
 
 
 def clip_skips(layers: int, *, is_xl: bool) -> int:

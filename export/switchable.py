@@ -1,7 +1,7 @@
-"""A canonical graph whose layers answer as their int8 forms would, each when it is told to: int8 tried without torch.
+"""A canonical graph whose layers answer as integers would, each when it is told to: int8 and int4 without torch.
 
 What `simulation` does to modules. A chosen layer has its rounded weight; a convolution rounds its input and output to
-its fixed ranges, a linear layer its input to the range it finds. All others answer in fp32.
+its fixed ranges, a linear layer of 8 bits its input to the range it finds. All others answer in fp32.
 """
 
 from __future__ import annotations
@@ -9,50 +9,59 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+import ml_dtypes
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from tintype.engine import graph_as_it_stands
+from tintype.engine import BLOCK, BlockScales, graph_as_it_stands
 from tintype.export.calls import Call
 from tintype.export.quantization import Layer, Range, Scales
 
-CHOSEN = "int8_layers"  # (layers,), whether each is int8
+CHOSEN = "integer_layers"  # (forms,), whether each layer has that form
 
 Rounding = Callable[[ir.Value], list[ir.Node]]  # of a value; the last node gives it rounded
 
 
 class SwitchableGraph:
-    """One graph, open, and its layers that may be int8."""
+    """One graph, open, and its layers that may be integers."""
 
     def __init__(
         self, source: Path, layers: Sequence[Layer], scales: Mapping[str, Scales], *, threads: int | None = None
     ) -> None:
         """source: the fp32 graph; its weights stay where they lie. scales: by module."""
         model = ir.load(source)
-        self._places = {layer.module: place for place, layer in enumerate(layers)}
+        self._places = {(form.module, form.bits): place for place, form in enumerate(_forms(layers))}
         self._output = str(model.graph.outputs[0].name)
         make_switchable(model, layers, scales)
         self._run = graph_as_it_stands(model, source.parent, threads=threads)
 
     def run(self, chosen: Sequence[Layer], calls: Sequence[Call]) -> list[NDArray[np.float32]]:
-        """The first output of each call while these layers are int8."""
+        """The first output of each call while these layers are integers of their bits."""
         told = np.zeros(len(self._places), np.bool_)
-        told[[self._places[layer.module] for layer in chosen]] = True
+        told[[self._places[layer.module, layer.bits] for layer in chosen]] = True
         return [self._run([self._output], {**call.feed, CHOSEN: told})[0] for call in calls]
 
 
 def make_switchable(model: ir.Model, layers: Sequence[Layer], scales: Mapping[str, Scales]) -> None:
     """Rewrite a canonical graph in place, with the further input `CHOSEN`."""
-    graph = model.graph
-    chosen = ir.Value(name=CHOSEN, shape=ir.Shape((len(layers),)), type=ir.TensorType(ir.DataType.BOOL))
+    graph, forms = model.graph, _forms(layers)
+    chosen = ir.Value(name=CHOSEN, shape=ir.Shape((len(forms),)), type=ir.TensorType(ir.DataType.BOOL))
     graph.inputs.append(chosen)
-    by_weight = {layer.weight: place for place, layer in enumerate(layers)}
+    by_weight: dict[str, list[int]] = {}
+    for place, form in enumerate(forms):
+        by_weight.setdefault(form.weight, []).append(place)
     for node in list(graph):
         weight = node.inputs[1] if len(node.inputs) > 1 else None
-        place = by_weight.get(str(weight.name)) if weight is not None and node.op_type in ("MatMul", "Conv") else None
-        if place is not None:
-            _Switch(graph, node, chosen, place).add(layers[place], scales[layers[place].module])
+        if weight is not None and node.op_type in ("MatMul", "Conv"):
+            for place in by_weight.get(str(weight.name), ()):
+                _Switch(graph, node, chosen, place).add(forms[place], scales[forms[place].module])
+
+
+def _forms(layers: Sequence[Layer]) -> list[Layer]:
+    """Each layer, and what it becomes where it goes finer and still is integers."""
+    finer = (layer.finer() for layer in layers)
+    return [*layers, *(form for form in finer if form is not None)]
 
 
 class _Switch:
@@ -72,6 +81,10 @@ class _Switch:
         assert image is not None
         assert weight is not None
         is_linear = layer.kind == "linear"
+        if layer.bits == 4:
+            assert scales.blocks is not None
+            self._before(1, weight, self._blocks(scales.blocks))
+            return
         self._before(1, weight, self._weight(scales.weight, axis=1 if is_linear else 0, rank=2 if is_linear else 4))
         if is_linear:
             self._before(0, image, self._as_found)
@@ -122,6 +135,17 @@ class _Switch:
             bounded = ir.node("Max", [value, least])
             integers = ir.node("QuantizeLinear", [bounded.outputs[0], scale, zero], attributes={"axis": axis})
             return [bounded, integers, _dequantized(integers.outputs[0], scale, zero, axis)]
+
+        return rounding
+
+    def _blocks(self, blocks: BlockScales) -> Rounding:
+        scale = self._constant("block_scale", blocks.scale.astype(np.float32))
+        zero = self._constant("block_zero", blocks.zero_point.astype(ml_dtypes.uint4))
+        along = {"axis": 0, "block_size": BLOCK}
+
+        def rounding(value: ir.Value) -> list[ir.Node]:
+            integers = ir.node("QuantizeLinear", [value, scale, zero], attributes=along)
+            return [integers, ir.node("DequantizeLinear", [integers.outputs[0], scale, zero], attributes=along)]
 
         return rounding
 

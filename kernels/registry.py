@@ -17,6 +17,7 @@ from tintype.kernels.cpu.float_linear import FloatLinear
 from tintype.kernels.cpu.geglu import GegluAsTwoLinears
 from tintype.kernels.cpu.group_norm import GroupNormAsLayerNorm
 from tintype.kernels.cpu.idle_rounding import IdleRounding
+from tintype.kernels.cpu.nbits_linear import NBitsLinear
 from tintype.kernels.cpu.unsigned_weights import UnsignedWeights
 from tintype.kernels.cpu.upsample_conv import UpsampleConvAsInt8Phases, UpsampleConvAsPhases, UpsampleConvAsProducts
 from tintype.kernels.cpu.winograd import WinogradConv
@@ -40,11 +41,12 @@ from tintype.kernels.portable.attention import AttentionAsMultiHead
 from tintype.kernels.portable.attention_products import AttentionAsProducts
 from tintype.kernels.portable.gelu import GeluAsMicrosofts
 from tintype.kernels.portable.group_norm_instance import GroupNormAsInstanceNorm
-from tintype.kernels.portable.plain_float import FloatActivations, FloatRows, FloatWeights
+from tintype.kernels.portable.plain_float import FloatActivations, FloatRows, FloatScales, FloatWeights
 
 Rewrite = Kernel | GraphPass
 
 _ALL: tuple[Rewrite, ...] = (
+    FloatScales(),  # before whoever reads what they are scales of
     FloatActivations(),
     UnsignedWeights(),  # before the others look at weights
     LinearNBits(),  # before the others take what is stored as integers
@@ -64,6 +66,7 @@ _ALL: tuple[Rewrite, ...] = (
     GeluAsMicrosofts(),
     GegluAsTwoLinears(),  # before DynamicLinear, which then finds the two halves
     DynamicLinear(),
+    NBitsLinear(),
     EmbeddingRows(),
     WinogradConv(2),
     WinogradConv(4),

@@ -52,4 +52,5 @@ class GraphFacts:
     largest_bytes: int
     live_bytes: int
     multiplications: int
+    saved_bytes: int = 0
     taken_bytes: int = 0  # of inner values that it is given, see `uses.Cut`

@@ -151,6 +151,15 @@ def tiny_bundle(tiny_checkpoint: Path, export_once: Callable[..., Path]) -> Path
 
 
 @pytest.fixture(scope="session")
+def four_bit_bundle(tiny_checkpoint: Path, export_once: Callable[..., Path]) -> Path:
+    """The int4 bundle of `tiny_checkpoint`, chosen on few calls. Read only: copy it to change it."""
+    from tintype.export import Effort
+
+    effort = Effort(steps=2, calibration_prompts=1, gate_prompts=1, gate_calls=2, latent_size=8, damage_seconds=1.0)
+    return export_once("tiny-int4", tiny_checkpoint, precision="int4", prompts=CAPTIONS, effort=effort)
+
+
+@pytest.fixture(scope="session")
 def distilled_bundle(
     tiny_checkpoint: Path, export_once: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory
 ) -> Path:

@@ -1,4 +1,4 @@
-"""Small linear layers with int8 weights as products with floats, where being small bought nothing worth its time."""
+"""Small linear layers with weights of integers as products with floats, where being small bought nothing."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from tintype.kernels.base import Kernel, Shapes, constant_of, producer
 from tintype.kernels.portable.plain_float import FloatWeights
 
-LARGEST_BYTES = 2**20  # of a weight as floats: an int8 bundle's larger ones stay as small as they are
+LARGEST_BYTES = 2**20  # of a weight as floats: a bundle's larger ones stay as small as they are
 
 
 class FloatLinear(Kernel):
@@ -27,7 +27,7 @@ class FloatLinear(Kernel):
     measured = True
 
     def matches(self, node: ir.Node, shapes: Shapes) -> bool:
-        """A weight of 8-bit integers that nobody else reads, no larger as floats than LARGEST_BYTES."""
+        """A weight of integers that nobody else reads, no larger as floats than LARGEST_BYTES."""
         if node.domain != "" or node.op_type not in ("MatMul", "Gemm") or node.inputs[1] is None:
             return False
         stored = producer(node.inputs[1], "DequantizeLinear")

@@ -15,6 +15,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from tintype.kernels.base import MICROSOFT, Shapes, add_constant, constant_of, insert, producer
+from tintype.kernels.graph.blocks import blocked_weight
 
 WHOLE_BYTES = 32 * 2**20  # up to here, transformed input and products of a whole layer together fit the last cache
 STRIP_BYTES = 6 * 2**20  # beyond, they are made in strips that fit the cores' own caches, and bound memory too
@@ -178,6 +179,9 @@ def float_constant(value: ir.Value) -> NDArray[np.float32]:
         raise ValueError(f"{value.name} is not fixed")
     if dequantize is None:
         return data.astype(np.float32)
+    blocked = blocked_weight(value)
+    if blocked is not None:
+        return blocked.floats()
     scale = constant_of(dequantize.inputs[1])
     zero = constant_of(dequantize.inputs[2]) if len(dequantize.inputs) > 2 else None
     if scale is None:

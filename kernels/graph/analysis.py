@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
+from tintype.kernels.graph.blocks import bits_of
 from tintype.kernels.graph.segments import is_fixed, touched_bytes, value_nbytes
 
 FLOAT_BYTES = 4
@@ -17,7 +18,8 @@ class Analysis:
     """Of a canonical graph whose shapes are numbers."""
 
     stored_bytes: int  # of weights as the bundle holds them, without table rows that aren't read
-    float_bytes: int  # of the same weights in fp32, as an exact build for the processor uses them
+    float_bytes: int  # of the same weights in fp32
+    saved_bytes: int  # of these, what a build for the processor does without, whose products read four bits as they are
     largest_bytes: int  # of one node's weights in fp32: what segments can't be smaller than
     live_bytes: int  # the most that is alive between two nodes, and what the node at work reads and makes
     multiplications: int  # of convolutions, products and attention
@@ -37,6 +39,7 @@ def analyse(graph: ir.Graph) -> Analysis:
         if not value.is_graph_output():
             ending.setdefault(index, []).append(value)
     stored: dict[str, tuple[int, int]] = {}
+    saved: dict[str, int] = {}
     live = most = largest = work = 0
     for index, node in enumerate(nodes):
         if not _is_of_weights(node):
@@ -44,12 +47,15 @@ def analyse(graph: ir.Graph) -> Analysis:
             most = max(most, live)
         mine = [_sizes(node, value) for value in node.inputs if value is not None and is_fixed(value)]
         stored |= {name: (size, floats) for name, size, floats in mine}
+        if bits_of(node.outputs[0]) == 4 and node.attributes.get_int("block_size", 0) != 0:
+            saved |= {name: floats - size for name, size, floats in mine}
         largest = max(largest, sum(floats for _, _, floats in mine))
         work += multiplications(node)
         live -= sum(_known(value) for value in ending.get(index, ()) if not _is_of_weights(value.producer()))
     return Analysis(
         stored_bytes=sum(size for size, _ in stored.values()),
         float_bytes=sum(floats for _, floats in stored.values()),
+        saved_bytes=sum(saved.values()),
         largest_bytes=largest,
         live_bytes=most,
         multiplications=work,
@@ -78,11 +84,20 @@ def _is_of_weights(node: ir.Node | None) -> bool:
 
 def _sizes(node: ir.Node, weight: ir.Value) -> tuple[str, int, int]:
     """Name, bytes as stored, and bytes in fp32 (whole numbers that aren't quantized weights stay what they are)."""
-    stored = touched_bytes(node, weight)
+    rows = _picked_rows(node)
+    stored = touched_bytes(node, weight) if rows is None else min(touched_bytes(node, weight), rows)
     tensor = weight.const_value
     widened = tensor is not None and (tensor.dtype.is_floating_point() or node.op_type == "DequantizeLinear")
     factor = FLOAT_BYTES / tensor.dtype.itemsize if tensor is not None and widened else 1
     return str(weight.name), stored, int(stored * factor)
+
+
+def _picked_rows(node: ir.Node) -> int | None:
+    """Numbers of a table that is stored as integers of which rows are picked; None of all else: it is read whole."""
+    uses = list(node.outputs[0].uses()) if node.op_type == "DequantizeLinear" else []
+    if len(uses) != 1 or uses[0].node.op_type != "Gather" or uses[0].idx != 0:
+        return None
+    return _elements(uses[0].node.outputs[0])
 
 
 def _known(value: ir.Value) -> int:

@@ -14,6 +14,7 @@ import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from tintype.kernels.base import DOMAINS, Kernel, Shapes, only_reader, producer
+from tintype.kernels.graph.blocks import bits_of
 from tintype.kernels.graph.priors import AS_IS
 
 _AROUND = ("DequantizeLinear", "QuantizeLinear")  # ONNX Runtime fuses these into the layer between them
@@ -163,7 +164,7 @@ def _kind(node: ir.Node, members: Iterable[ir.Node], kernels: Sequence[Kernel]) 
     if "QuantizeLinear" in operators:
         words.append("int8")
     elif node.op_type in ("MatMul", "Gemm") and producer(node.inputs[1], "DequantizeLinear") is not None:
-        words.append("int8 weight")
+        words.append("int4 weight" if bits_of(node.inputs[1]) == 4 else "int8 weight")
     return " ".join(words)
 
 

@@ -1,4 +1,4 @@
-"""What linear layers look like in a canonical graph: a MatMul or Gemm, its weight, float or int8, and its bias."""
+"""What linear layers look like in a canonical graph: a MatMul or Gemm, its weight, float or integers, and its bias."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from tintype.kernels.base import add_constant, constant_of, insert, producer
+from tintype.kernels.base import add_constant, constant_of, fixed_dim, insert, producer
+from tintype.kernels.graph.blocks import blocked_columns, is_blocked
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,11 +30,13 @@ def half_weight(value: ir.Value | None) -> NDArray[Any] | None:
 
 
 def width_of(weight: ir.Value | None) -> int:
-    """Columns of a weight (inputs, outputs) that is fixed, as float, half or int8; 0 when it isn't one."""
+    """Columns of a weight (inputs, outputs) that is fixed, as float, half or integers; 0 when it isn't one."""
     known = constant_of(weight)
     known = half_weight(weight) if known is None else known
     if known is not None:
         return known.shape[1] if known.ndim == 2 else 0
+    if weight is not None and is_blocked(weight):
+        return fixed_dim(weight, 1)
     quantized = quantized_weight(weight)
     return quantized.integers.shape[1] if quantized is not None else 0
 
@@ -83,6 +86,8 @@ def columns_of(
         output = insert(before, "Cast", [stored], attributes={"to": ir.DataType.FLOAT.value})
         output.shape, output.dtype = stored.shape, ir.DataType.FLOAT
         return output
+    if value is not None and is_blocked(value):
+        return blocked_columns(value, columns, suffix, before, graph)
     weight = quantized_weight(value)
     if weight is None:
         return None

@@ -18,6 +18,7 @@ from tintype.kernels.base import (
     producer,
     replace,
 )
+from tintype.kernels.graph.blocks import blocked_weight, is_blocked
 
 PLAIN = ("webgpu", "directml", "openvino", "coreml", "qnn", "tensorrt-rtx")
 FLOAT_TARGETS = (*PLAIN, "cuda")
@@ -35,15 +36,17 @@ class FloatWeights(Kernel):
     exactness = "the same bytes"
 
     def matches(self, node: ir.Node, shapes: Shapes) -> bool:
-        """A fixed tensor, by tensor or by axis (not by block), and an output in float32."""
+        """A fixed tensor, by tensor, by axis or by block of inputs, and an output in float32."""
         if node.domain != "" or not node.inputs or constant_of(node.inputs[0]) is None:
             return False
         if node.op_type == "Cast":
             known = constant_of(node.inputs[0])
             to_float = node.attributes.get_int("to", 0) == ir.DataType.FLOAT.value
             return to_float and known is not None and known.dtype == np.float16
-        if node.op_type != "DequantizeLinear" or node.attributes.get_int("block_size", 0) != 0:
+        if node.op_type != "DequantizeLinear":
             return False
+        if node.attributes.get_int("block_size", 0) != 0:
+            return is_blocked(node.outputs[0])
         scale = constant_of(node.inputs[1])
         zero = node.inputs[2] if len(node.inputs) > 2 else None
         return scale is not None and scale.dtype == np.float32 and (zero is None or constant_of(zero) is not None)
@@ -55,6 +58,9 @@ class FloatWeights(Kernel):
         name = f"{node.inputs[0].name}_as_float"
         if node.op_type == "Cast":
             replace(node.outputs[0], add_constant(graph, stored.astype(np.float32), name))
+            return
+        if node.attributes.get_int("block_size", 0) != 0:
+            replace(node.outputs[0], self.constant(graph, name, stored.shape, lambda: _of_blocks(node.outputs[0])))
             return
         scale = constant_of(node.inputs[1])
         zero = constant_of(node.inputs[2]) if len(node.inputs) > 2 else None
@@ -83,6 +89,34 @@ class FloatWeights(Kernel):
     def reference(stored: NDArray[Any], scale: NDArray[Any], zero_point: NDArray[Any] | int = 0) -> NDArray[Any]:
         """stored of any rank; scale and zero point broadcast against it."""
         return (stored.astype(np.float64) - zero_point) * scale.astype(np.float64)
+
+
+class FloatScales(Kernel):
+    """Scales of stored weights that are kept as float16, as float32: what every other kernel reads them as."""
+
+    name = "float_scales"
+    targets = ("cpu", *FLOAT_TARGETS)
+    exactness = "the same numbers"
+
+    def matches(self, node: ir.Node, shapes: Shapes) -> bool:
+        """Cast to float32 of fixed float16 that DequantizeLinear alone reads, as its scale."""
+        known = constant_of(node.inputs[0]) if node.op_type == "Cast" and node.domain == "" else None
+        if known is None or known.dtype != np.float16 or node.outputs[0].is_graph_output():
+            return False
+        uses = list(node.outputs[0].uses())
+        scales = all(use.node.op_type == "DequantizeLinear" and use.idx == 1 for use in uses)
+        return bool(uses) and scales and node.attributes.get_int("to", 0) == ir.DataType.FLOAT.value
+
+    def rewrite(self, node: ir.Node, graph: ir.Graph) -> None:
+        known = constant_of(node.inputs[0])
+        if known is None or node.inputs[0] is None:
+            raise ValueError(f"{node.name} has no fixed input")
+        replace(node.outputs[0], add_constant(graph, self.reference(known), f"{node.inputs[0].name}_as_float"))
+
+    @staticmethod
+    def reference(scale: NDArray[Any]) -> NDArray[np.float32]:
+        """Of any shape."""
+        return scale.astype(np.float32)
 
 
 class FloatRows(Kernel):
@@ -151,6 +185,13 @@ class FloatActivations(Kernel):
     def reference(x: NDArray[Any]) -> NDArray[Any]:
         """The identity."""
         return x
+
+
+def _of_blocks(value: ir.Value) -> NDArray[np.float32]:
+    weight = blocked_weight(value)
+    if weight is None:
+        raise ValueError(f"{value.name} is no weight in blocks")
+    return weight.floats()
 
 
 def _shape_for(by_axis: NDArray[Any], shape: list[int]) -> list[int] | tuple[()]:

@@ -34,7 +34,7 @@ COPY_AGAIN = "copy the bundle again, or export the checkpoint again"  # what hel
 MAX_DIMENSION = 2**24  # elements along one axis of an input or output
 
 DTYPES = ("float32", "float16", "float64", "int64", "int32", "bool")  # as numpy names them
-PRECISIONS = ("fp32", "fp16", "int8")
+PRECISIONS = ("fp32", "fp16", "int8", "int4")
 PREDICTION_TYPES = ("epsilon", "v_prediction", "sample")
 
 XL = "stable-diffusion-xl"  # the family with two text encoders, whose denoiser is told of sizes

@@ -27,7 +27,7 @@ from tintype.cli.say import say, say_json
 def merge(bundle: str, out: Path, loras: tuple[str, ...], as_json: bool) -> None:
     """Merge LoRAs into BUNDLE, and write OUT: what changed of it. OUT is drawn with as BUNDLE is, at no cost a step.
 
-    Weights that are stored as int8 are rounded anew. BUNDLE stays as it is, and has to stay where it is.
+    Weights that are stored as int8 or int4 are rounded anew. BUNDLE stays as it is, and has to stay where it is.
     """
     from tintype import strict_json
     from tintype.bundle import open_bundle

@@ -22,6 +22,14 @@ if TYPE_CHECKING:
     )
     from tintype.engine.build.cache import CacheEntry, cache_entries, cache_folder, clear_cache, read_report
     from tintype.engine.build.explain import explained
+    from tintype.engine.build.four_bits import (
+        BLOCK,
+        BlockScales,
+        block_scales,
+        fits_blocks,
+        from_integers,
+        to_integers,
+    )
     from tintype.engine.build.graph import graph_bytes, graph_operations, graph_session, run_graph
     from tintype.engine.build.layers import AdaptableShapes, adaptable_shapes
     from tintype.engine.build.measure import AS_IS, layer_costs
@@ -54,6 +62,12 @@ _HOMES = {
     "cache_entries": "build.cache",
     "cache_folder": "build.cache",
     "clear_cache": "build.cache",
+    "BLOCK": "build.four_bits",
+    "BlockScales": "build.four_bits",
+    "block_scales": "build.four_bits",
+    "fits_blocks": "build.four_bits",
+    "from_integers": "build.four_bits",
+    "to_integers": "build.four_bits",
     "explained": "build.explain",
     "Device": "device.devices",
     "list_devices": "device.devices",
@@ -95,7 +109,9 @@ _HOMES = {
 
 __all__ = [
     "AS_IS",
+    "BLOCK",
     "AdaptableShapes",
+    "BlockScales",
     "BuildOptions",
     "CacheEntry",
     "Device",
@@ -108,6 +124,7 @@ __all__ = [
     "Target",
     "adaptable_shapes",
     "begin_builds",
+    "block_scales",
     "build_id",
     "build_key",
     "cache_entries",
@@ -117,6 +134,8 @@ __all__ = [
     "default_threads",
     "ensure_build",
     "explained",
+    "fits_blocks",
+    "from_integers",
     "gpus",
     "graph_as_it_stands",
     "graph_bytes",
@@ -141,6 +160,7 @@ __all__ = [
     "return_large_blocks",
     "run_graph",
     "status_bytes",
+    "to_integers",
     "with_kernels_settled",
 ]
 

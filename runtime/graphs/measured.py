@@ -256,7 +256,7 @@ class Planner:
         return reckon(
             self._facts_of(ref, options),
             candidate.mode,
-            floats=options.exactness == "exact" or precision != "int8",
+            floats=options.exactness == "exact" or precision not in ("int8", "int4"),
             rate=corrections.machine_rate(),
             correction=factor,
             on_device=not computes_on_processor(self.graphs.target),

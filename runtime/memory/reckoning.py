@@ -40,12 +40,15 @@ def reckon(
     correction: Correction | None = None,
     on_device: bool = False,
 ) -> Costs:
-    """Costs from a graph's analysis. floats: weights are used in fp32. rate: multiply-adds a second.
+    """Costs from a graph's analysis. rate: multiply-adds a second.
+
+    floats: weights are used in fp32, except those of four bits on the processor.
 
     on_device: weights and activations lie in a device's own memory, without copies of weights.
     """
     correction = correction or Correction()
-    weights = facts.float_bytes if floats else facts.stored_bytes
+    whole_bytes = facts.float_bytes - (0 if on_device else facts.saved_bytes)
+    weights = whole_bytes if floats else facts.stored_bytes
     live = facts.live_bytes
     slower, parts = _SLOWER[mode.kind], 0
     if isinstance(mode, Segments):
@@ -53,7 +56,7 @@ def reckon(
         limit = mode.mib * MIB
         weights = min(weights, (limit + max(limit, facts.largest_bytes)) // 2)
         slower += 0.25 * min(1.0, _SMALL_MIB / mode.mib)
-        parts = 0 if mode.standing else -(-facts.float_bytes // limit)
+        parts = 0 if mode.standing else -(-whole_bytes // limit)
     if isinstance(mode, Strips):
         live = min(live, 6 * mode.mib * MIB)
     held = weights * (1.0 if on_device else _COPIES[mode.kind])

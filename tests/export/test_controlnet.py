@@ -126,6 +126,19 @@ def test_int8_has_the_weights_of_its_layers_in_eight_bits_and_rounds_nothing_els
     assert any(name.endswith("weight_fp16") and kind == ir.DataType.FLOAT16 for name, kind in kinds.items())
 
 
+def test_int4_has_those_of_linear_layers_in_four(controlnet):
+    import onnx_ir as ir
+
+    opened = open_controlnet(controlnet(precision="int4")[1])
+    assert opened.manifest.graph.precision == "int4"
+    assert opened.manifest.parity[0].psnr_db >= opened.manifest.parity[0].gate_db == 28.0
+    kinds = {
+        str(name): value.dtype for name, value in ir.load(opened.graph_path("controlnet")).graph.initializers.items()
+    }
+    assert any(name.endswith("weight_T_uint4") and kind == ir.DataType.UINT4 for name, kind in kinds.items())
+    assert any(name.endswith("conv1.weight_int8") and kind == ir.DataType.INT8 for name, kind in kinds.items())
+
+
 def changed(folder, tmp_path, **config):
     import shutil
 

@@ -54,10 +54,11 @@ def test_operations_are_those_of_the_modules(checkpoint: Checkpoint) -> None:
 
 
 def test_disk_is_what_the_precision_takes(checkpoint: Checkpoint, tmp_path: Path) -> None:
-    fp32, fp16, int8 = (estimated(checkpoint, tmp_path, precision) for precision in ("fp32", "fp16", "int8"))
+    precisions = ("fp32", "fp16", "int8", "int4")
+    fp32, fp16, int8, int4 = (estimated(checkpoint, tmp_path, precision) for precision in precisions)
     weights = sum(checkpoint.fp32_bytes(part) for part in ("text_encoder", "unet", "vae", "vae"))
     assert fp32.bundle_bytes == weights  # a VAE is in both of its graphs, at most
-    assert fp32.bundle_bytes > 1.9 * fp16.bundle_bytes > int8.bundle_bytes
+    assert fp32.bundle_bytes > 1.9 * fp16.bundle_bytes > int8.bundle_bytes > int4.bundle_bytes
     assert fp16.scratch_bytes > checkpoint.fp32_bytes("unet")  # fp32 graphs, which quantization reads
 
 

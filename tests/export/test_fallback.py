@@ -43,27 +43,27 @@ def trial(module: torch.nn.Sequential, gate: Gate) -> tuple[Trial, list[Layer]]:
 
 def test_everything_is_int8_where_the_gate_allows_it() -> None:
     tried, layers = trial(chain(-1), Gate("denoiser", 30.0))
-    assert choose(tried, layers, 60.0, "", Silent()).float_names == ()
+    assert choose(tried, layers, 60.0, "", Silent()).finer_names == ()
 
 
 def test_the_layer_that_hurts_stays_float_and_the_rest_is_int8() -> None:
     tried, layers = trial(chain(3), Gate("denoiser", 32.0))
     choice = choose(tried, layers, 60.0, "", Silent())
-    assert choice.float_names[0] == "3"
-    assert len(choice.int8) >= 4
-    assert tried.damage(choice.int8).worst <= 1.0
+    assert choice.finer_names[0] == "3"
+    assert len(choice.quantized) >= 4
+    assert tried.damage(choice.quantized).worst <= 1.0
 
 
 def test_guidance_counts_too() -> None:
     near, layers = trial(chain(-1), Gate("denoiser", 30.0, guidance_error=1e-6))
-    assert choose(near, layers, 60.0, "", Silent()).int8 == []
+    assert choose(near, layers, 60.0, "", Silent()).quantized == []
 
 
 def test_without_time_for_each_layer_blocks_are_decided_on() -> None:
     tried, layers = trial(chain(3), Gate("denoiser", 32.0))
     renamed = [Layer("linear", layer.module, layer.weight, layer.parameters) for layer in layers]
     choice = choose(tried, renamed, 0.0, "", Silent())
-    assert tried.damage(choice.int8).worst <= 1.0
+    assert tried.damage(choice.quantized).worst <= 1.0
 
 
 def test_a_retreat_always_moves_and_ends() -> None:
@@ -71,10 +71,10 @@ def test_a_retreat_always_moves_and_ends() -> None:
     choice = Choice(units, 0)
     for expected in (1, 2, 3, 4, 5, 5):
         choice.retreat(0.01)
-        assert choice.floats == expected
-    assert choice.int8 == []
+        assert choice.finer == expected
+    assert choice.quantized == []
 
 
 def test_no_layers_no_choice() -> None:
     tried, _ = trial(chain(-1), Gate("denoiser", 30.0))
-    assert choose(tried, [], 60.0, "", Silent()).int8 == []
+    assert choose(tried, [], 60.0, "", Silent()).quantized == []

@@ -50,7 +50,7 @@ def states(folder: Path, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 @pytest.mark.reference
-@pytest.mark.parametrize(("precision", "least_db"), [("fp32", 80.0), ("fp16", 50.0), ("int8", 38.0)])
+@pytest.mark.parametrize(("precision", "least_db"), [("fp32", 80.0), ("fp16", 50.0), ("int8", 38.0), ("int4", 30.0)])
 def test_a_bundle_gives_what_transformers_does(image_encoder, precision, least_db):
     folder, bundle = image_encoder(precision=precision)
     opened = open_image_encoder(bundle)
@@ -67,7 +67,7 @@ def test_a_bundle_gives_what_transformers_does(image_encoder, precision, least_d
 def test_an_int8_bundle_is_smaller(image_encoder):
     sizes = [
         sum(facts.bytes for facts in open_image_encoder(image_encoder(precision=precision)[1]).manifest.files.values())
-        for precision in ("fp32", "fp16", "int8")
+        for precision in ("fp32", "fp16", "int8", "int4")
     ]
     assert sizes == sorted(sizes, reverse=True)
 

@@ -216,7 +216,7 @@ def test_the_layers_that_stay_float_are_those_that_torch_finds(bundle: Bundle, p
         choose(Trial(run, [call], gate), layers, 1e9, "", Silent())
         for run in (in_torch, SwitchableGraph(path, layers, scales).run)
     )
-    floats, otherwise = set(expected.float_names), set(expected.float_names) ^ set(found.float_names)
+    floats, otherwise = set(expected.finer_names), set(expected.finer_names) ^ set(found.finer_names)
     print(f"{len(floats)} float of {len(layers)}, {len(otherwise)} otherwise: {sorted(otherwise)}")
     assert 3 <= len(floats) <= len(layers) // 2
     assert len(otherwise) <= len(floats) // 4

@@ -105,7 +105,7 @@ def test_the_families_that_a_manifest_may_name_are_those_that_there_are() -> Non
     assert tuple(REGISTERED) == FAMILIES
 
 
-@pytest.mark.parametrize("precision", ["int2", "int4", "fp8", "FP32", ""])
+@pytest.mark.parametrize("precision", ["int2", "int3", "fp8", "FP32", ""])
 def test_an_unknown_precision(precision: str, hand_made: Path, edit: Callable[..., None]) -> None:
     edit(lambda value: value["graphs"]["denoiser"]["full"].update(precision=precision))
     refused(hand_made, "precision")

@@ -44,7 +44,7 @@ def merge_weights(source: Path, changes: Path, place: Path) -> MergeFacts:
         answer = run_child("tintype.engine.build.merge", json.dumps(job), GRAPH_SECONDS, ONE_THREAD)
     except ChildError as error:
         fixes = {DISK: "free some disk space", MEMORY: "close other programs"}
-        fix = fixes.get(error.kind or "", "export the bundle again in fp32, fp16 or int8")
+        fix = fixes.get(error.kind or "", "export the bundle again: tintype export")
         raise BuildError(f"{source} cannot be merged with: {error.message}", fix=fix, kind=error.kind) from None
     error_squares = answer["error_squares"]
     snr_db = 10 * math.log10(answer["squares"] / error_squares) if error_squares > 0 else math.inf
@@ -58,6 +58,7 @@ def changed_weights(path: Path) -> Mapping[str, ir.TensorProtocol]:
 
     file = safe_open(path, framework="numpy")
     kinds = {"F32": ir.DataType.FLOAT, "F16": ir.DataType.FLOAT16, "I8": ir.DataType.INT8, "I32": ir.DataType.INT32}
+    kinds |= {"U8": ir.DataType.UINT8}  # packed four bits
 
     def lazy(name: str) -> ir.TensorProtocol:
         part = file.get_slice(name)

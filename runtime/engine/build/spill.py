@@ -13,7 +13,7 @@ import onnx_ir as ir
 from tintype.engine.build.weights import put, share
 from tintype.kernels.base import OWN
 
-PRODUCTS = {"MatMul", "FusedMatMul"}  # of which ONNX Runtime changes no weight while it optimizes
+PRODUCTS = {"MatMul", "FusedMatMul", "MatMulNBits"}  # of which ONNX Runtime changes no weight while it optimizes
 SPILLED_BYTES = 2**20  # larger weights that a kernel made go to disk at once
 
 
@@ -67,7 +67,7 @@ class Spill:
         with self._path.open("ab") as file:
             file.write(b"\0" * (-file.tell() % 4096))
             offset = file.tell()
-            file.write(_data(value).numpy().tobytes())
+            file.write(_data(value).tobytes())
         self._point(value, self._path, offset)
 
     @staticmethod

@@ -39,7 +39,7 @@ def change(shape: tuple[int, ...], kind: str) -> Change:
 def test_some_outputs_at_a_time_are_all_at_once(layers, monkeypatch, name, kind):
     layer, found = layers[name], []
     for numbers, least in ((2**40, 1), (1, 3)):
-        monkeypatch.setattr(merge, "BLOCK_NUMBERS", numbers)
+        monkeypatch.setattr(merge, "PART_NUMBERS", numbers)
         monkeypatch.setattr(merge, "LEAST_OUTPUTS", least)
         found.append(merge_layer(layer, [change(layer.shape, kind), change(layer.shape, "pair")]))
     whole, parts = found
