@@ -261,10 +261,8 @@ def damage(folder: Path) -> str | None:
 
 def mark_used(folder: Path) -> None:
     """Remember that a build was used now; a cache that cannot be written is no obstacle."""
-    try:
+    with contextlib.suppress(OSError):
         os.utime(folder / FACTS_NAME)
-    except OSError:
-        return
 
 
 def discard(path: Path) -> None:
@@ -289,10 +287,8 @@ def discard_stale(identity: BuildIdentity) -> None:
         if path.name == identity.key or _idle_seconds(path) < STALE_SECONDS:  # most, of a cache of thousands
             continue
         facts = _read_facts(path)
-        if facts is None:
-            continue
-        old = facts.identity
-        if (old.bundle, old.role, old.variant, old.target) == of_same:
+        old = facts.identity if facts else None
+        if old is not None and (old.bundle, old.role, old.variant, old.target) == of_same:
             discard(path)
     sweep_leftovers()
     sweep_weights()
@@ -326,8 +322,8 @@ def _entry(path: Path) -> CacheEntry:
     whole = facts is not None and all(
         (path / name).is_file() and (path / name).stat().st_size == file.bytes for name, file in facts.files.items()
     )
-    identity = facts.identity if facts else None
-    return CacheEntry(path.name, path, identity, _bytes_below(path), whole, _idle_seconds(path))
+    size = path.stat().st_size if path.is_file() else bytes_on_disk([path])
+    return CacheEntry(path.name, path, facts.identity if facts else None, size, whole, _idle_seconds(path))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -400,7 +396,3 @@ def _files_below(folder: Path) -> Iterator[str]:
     """Names of all that isn't a folder, links included, relative to it."""
     for place, _, names in os.walk(folder):
         yield from (Path(place, name).relative_to(folder).as_posix() for name in names)
-
-
-def _bytes_below(path: Path) -> int:
-    return path.stat().st_size if path.is_file() else bytes_on_disk([path])
