@@ -142,8 +142,13 @@ def test_the_smallest_budget_is_kept(tiny_bundle, pipeline, one, calls):
     assert plan.measured
     assert set(stages) == {"denoiser", net}
     assert {name: stage.calls for name, stage in stages.items()} == {name: calls[name] for name in stages}
-    for name, other in (("denoiser", net), (net, "denoiser")):  # they are open together
-        assert stages[name].before_bytes >= plan.base_bytes + stages[other].resident_bytes
+    together = [
+        stages[name].before_bytes >= plan.base_bytes + stages[other].resident_bytes
+        for name, other in (("denoiser", net), (net, "denoiser"))
+    ]
+    assert all(together) or (
+        plan.keep and any(together)
+    )  # where all stays open, what opens first has nothing beside it
     assert psnr_db(made.image, pipeline.generate(PROMPT, **asked).image) >= 60.0
     again = pipeline.reproduce(made.record, control=asked["control"])
     assert again.image.tobytes() == made.image.tobytes()
