@@ -79,6 +79,7 @@ def _expected(feed, constants):
     return hidden + (feed["encoder_hidden_states"] @ constants["k"]).mean(axis=1)[:, :, None, None]
 
 
+@pytest.mark.long
 def test_every_layer_is_measured_and_the_result_is_right(unet, cpu, cache):
     bundle, constants = unet
     feed = _feed(np.random.default_rng(0), 1, 24, 16)
@@ -112,6 +113,7 @@ def test_what_depends_on_the_prompt_runs_once(unet, cpu, cache):
         np.testing.assert_array_equal(apart, session.run(feed)["out_sample"])
 
 
+@pytest.mark.long
 def test_a_build_made_again_chooses_the_same(unet, cpu, cache):
     bundle, _ = unet
     folder = ensure_build(bundle, "denoiser", cpu, options=OPTIONS)
@@ -134,6 +136,7 @@ def test_a_build_made_again_chooses_the_same(unet, cpu, cache):
     assert damage(ensure_build(bundle, "denoiser", cpu, options=OPTIONS)) is None
 
 
+@pytest.mark.long
 def test_builds_of_two_shapes_share_large_weights(unet, cpu, cache):
     bundle, _ = unet
     folders = [ensure_build(bundle, "denoiser", cpu, options=options) for options in (OPTIONS, OTHER)]
@@ -149,6 +152,7 @@ def test_builds_of_two_shapes_share_large_weights(unet, cpu, cache):
     assert list(weights_folder().iterdir()) == []
 
 
+@pytest.mark.long
 def test_a_damaged_shared_weight_is_noticed_and_not_shared_again(unet, cpu, cache):
     bundle, constants = unet
     folder = ensure_build(bundle, "denoiser", cpu, options=OPTIONS)
@@ -176,6 +180,7 @@ def test_weights_that_no_build_holds_are_swept_when_they_are_old(cache, monkeypa
     assert linked.exists()
 
 
+@pytest.mark.long
 def test_mapped_builds_take_no_larger_weights(unet, cpu, cache):
     bundle, constants = unet
     options = BuildOptions.for_shape(dict(OPTIONS.dims), mapped=True, threads=1, timed=True)

@@ -48,6 +48,7 @@ def test_a_first_build_times_nothing_and_is_the_same_in_every_cache(postcard):
     assert ids[0] == ids[1]
 
 
+@pytest.mark.long
 def test_pictures_are_drawn_by_a_timed_build_once_there_is_one_and_say_so(postcard):
     first = postcard.generate("a red boat", **SMALL)
     roles = set(postcard.bundle.manifest.graph_names)
@@ -63,6 +64,7 @@ def test_pictures_are_drawn_by_a_timed_build_once_there_is_one_and_say_so(postca
     assert again.records[0].made_with == first.records[0].made_with
 
 
+@pytest.mark.long
 def test_a_pipeline_keeps_to_the_builds_that_it_began_with(postcard):
     first = postcard.generate("a red boat", **SMALL)
     with load("postcard", provider="cpu", threads=1) as other:

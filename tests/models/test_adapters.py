@@ -128,7 +128,9 @@ def test_each_sign_is_on_its_own_renders_and_on_hardly_another(renders: np.ndarr
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", LORAS)
+@pytest.mark.parametrize(
+    "name", [name if name == "mushroom" else pytest.param(name, marks=pytest.mark.long) for name in LORAS]
+)
 def test_a_lora_shows_at_weight_1_and_not_at_0(few: Studio, name: str) -> None:
     prompts = [prompt for prompt, _ in prompts_for(name, COUNT)]
     assert SIGNS[name](few.with_lora(name, prompts)).sum() >= COUNT - 3  # of 100 in 20 steps: models/postcard/README.md
@@ -137,6 +139,7 @@ def test_a_lora_shows_at_weight_1_and_not_at_0(few: Studio, name: str) -> None:
     assert at_zero.tobytes() == few.plain(prompts)[:1].tobytes()
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_the_mushroom_leaves_other_words_alone(few: Studio) -> None:
     prompts, scenes = zip(*fixed_prompts(COUNT), strict=True)
@@ -145,6 +148,7 @@ def test_the_mushroom_leaves_other_words_alone(few: Studio) -> None:
     assert Judge.load().accuracy(pictures, scenes)["subject"] >= 0.7
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_the_mushroom_has_the_colour_and_the_place_that_words_give_it(few: Studio) -> None:
     prompts, scenes = zip(*mushroom_prompts(COUNT), strict=True)

@@ -122,7 +122,7 @@ def reference() -> Any:
 @pytest.mark.reference
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # diffusers with numpy 2
-@pytest.mark.parametrize("size", [(128, 128), (192, 96)], ids=str)
+@pytest.mark.parametrize("size", [(128, 128), pytest.param((192, 96), marks=pytest.mark.long)], ids=str)
 @pytest.mark.parametrize("sampler", list(SCHEDULERS))
 def test_fp32_pictures_are_those_of_diffusers(
     fp32_pipeline: tintype.Pipeline, reference: Any, sampler: str, size: tuple[int, int]

@@ -179,6 +179,7 @@ def test_a_record_has_each_files_hash_and_is_made_again_byte_for_byte(request, t
         opened.reproduce(record, embeddings=[renamed, *given[1:]])
 
 
+@pytest.mark.long
 def test_within_the_smallest_budget_it_is_the_same_picture(tiny_bundle, pipeline, files):
     asked = {**ASKED, "embeddings": files}
     with tintype.load(tiny_bundle, provider="cpu", memory="1MiB", threads=1) as bounded:

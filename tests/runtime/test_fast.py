@@ -106,6 +106,7 @@ def test_an_enlarged_picture_is_drawn_by_it_twice(pipeline: tintype.Pipeline) ->
     }
 
 
+@pytest.mark.long
 def test_a_budget_plans_for_it_measures_it_and_changes_no_byte(pipeline: tintype.Pipeline, fast_bundle: Path) -> None:
     plan = pipeline.plan(PROMPT, fast=True, build=False, **SMALL)
     assert {stage.role: stage.calls for stage in plan.stages}["denoiser.fast"] == 4

@@ -104,6 +104,7 @@ def test_in_two_calls_a_step_it_is_the_same_picture(pipeline):
     assert pipeline.reproduce(run.result.record).image.tobytes() == run.result.image.tobytes()
 
 
+@pytest.mark.long
 def test_where_a_budget_has_no_room_for_both_shapes_one_build_serves_all_steps(tiny_bundle, pipeline):
     with tintype.load(tiny_bundle, provider="cpu", memory="1MiB", threads=1) as bounded:
         with pytest.raises(MemoryBudgetError) as refusal:

@@ -182,6 +182,7 @@ def test_a_model_of_lower_precision_draws_the_picture_too(
     assert far < found - 6.0
 
 
+@pytest.mark.long
 def test_the_smallest_budget_is_kept(tiny_bundle, pipeline, brought):
     with tintype.load(tiny_bundle, provider="cpu", memory="1MiB", threads=1) as bounded:
         with pytest.raises(MemoryBudgetError) as refusal:

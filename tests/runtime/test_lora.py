@@ -173,6 +173,7 @@ def test_a_few_step_lora_brings_what_it_asks_for_and_says_so(pipeline, files, tm
     assert pipeline.reproduce(made.record, loras=[path]).image.tobytes() == made.image.tobytes()
 
 
+@pytest.mark.long
 def test_within_the_least_budget_it_is_the_same_picture(tiny_bundle, files):
     asked = {**ASKED, "loras": [f"{files['kohya']}=1@0-0.6"]}
     with tintype.load(tiny_bundle, provider="cpu", threads=1) as opened:

@@ -246,6 +246,7 @@ def test_with_parts_of_a_prompt_each_branch_keeps_its_own(pipeline, way):
     assert psnr_db(both.image, one.image) < 60.0
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("way", ["deep", "gated"])
 @pytest.mark.parametrize(
     "more", [{}, pytest.param({"guidance_interval": "0.2,0.6"}, marks=pytest.mark.long)], ids=["guided", "in-part"]

@@ -131,6 +131,7 @@ def test_lower_precisions_are_near(pipeline, one, adapter, precision):
     assert far < found - 8.0
 
 
+@pytest.mark.long
 def test_the_smallest_budget_is_kept(deep, pipeline, one, calls):
     asked = {**ASKED, "control": [one, {**one, "image": photo(), "weight": 0.5}]}
     with tintype.load(deep("sd")[1], provider="cpu", memory="1MiB", threads=1) as bounded:

@@ -49,7 +49,9 @@ def theirs(checkpoint, base: str, adapters: list[Any], images: list[Any], size=(
     return np.asarray(made.images[0])
 
 
-@pytest.mark.parametrize("name", KINDS)
+@pytest.mark.parametrize(
+    "name", [name if name in ("full", "light", "xl") else pytest.param(name, marks=pytest.mark.long) for name in KINDS]
+)
 def test_a_picture_is_that_of_diffusers(deep, adapter, name):
     kind, base, channels = KINDS[name]
     checkpoint, bundle = deep(base)
@@ -133,6 +135,7 @@ def test_image_to_image_is_what_the_unet_of_diffusers_makes_of_features(deep, ad
         assert_near(made.image, np.asarray(expected), pipeline.generate(PROMPT, **way).image)
 
 
+@pytest.mark.long
 def test_in_a_mask_with_a_controlnet_and_a_lora_it_is_what_diffusers_draws(deep, adapter, monkeypatch, tmp_path):
     import diffusers
     import torch

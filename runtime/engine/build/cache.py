@@ -283,8 +283,8 @@ def discard(path: Path) -> None:
 def discard_stale(identity: BuildIdentity) -> None:
     """Remove unused older builds of the same graph: other ONNX Runtime, lowering or operators, idle for two weeks."""
     of_same = (identity.bundle, identity.role, identity.variant, identity.target)
-    for path in _build_folders():
-        if path.name == identity.key or _idle_seconds(path) < STALE_SECONDS:  # most, of a cache of thousands
+    for path in _build_folders(made_before=time.time() - STALE_SECONDS):
+        if path.name == identity.key or _idle_seconds(path) < STALE_SECONDS:
             continue
         facts = _read_facts(path)
         old = facts.identity if facts else None
@@ -303,10 +303,12 @@ def sweep_leftovers() -> None:
                 discard(path)
 
 
-def _build_folders() -> list[Path]:
-    folder = cache_folder() / "builds"
-    paths = folder.iterdir() if folder.is_dir() else ()
-    return [path for path in paths if not path.name.startswith(".") and path.is_dir()]
+def _build_folders(made_before: float | None = None) -> list[Path]:
+    """made_before: seconds since 1970; each new build asks for old ones, of thousands maybe."""
+    with contextlib.suppress(FileNotFoundError), os.scandir(cache_folder() / "builds") as entries:
+        folders = [each for each in entries if each.is_dir() and not each.name.startswith(".")]
+        return [Path(each.path) for each in folders if made_before is None or each.stat().st_mtime < made_before]
+    return []
 
 
 def _idle_seconds(path: Path) -> float:

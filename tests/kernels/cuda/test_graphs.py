@@ -149,6 +149,7 @@ def wide_unet(tmp_path_factory):
     return path, {name: array.numpy() for name, array in zip(names, arguments, strict=True)}, expected
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.reference
 @WAYS
