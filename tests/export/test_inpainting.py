@@ -73,9 +73,9 @@ def test_int8_passes_its_gates_on_masked_pictures_with_one_part_in_memory_at_a_t
         loaded.append(weakref.ref(module))
         return module
 
-    def watched(job, role, calls, precision, choice=None):  # type: ignore[no-untyped-def]
+    def watched(job, role, calls, precision):  # type: ignore[no-untyped-def]
         judged[role] = list(calls)
-        return real(job, role, calls, precision, choice)
+        return real(job, role, calls, precision)
 
     real = graphs._check_parity
     monkeypatch.setattr(graphs, "_check_parity", watched)
