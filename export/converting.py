@@ -6,6 +6,7 @@ the processor runs it. Words are encoded by the folder's own text encoders; late
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,15 +21,15 @@ from tintype.errors import ExportError
 from tintype.export.calls import Feed
 from tintype.export.canonical import PortError, RolePlan, UnknownOperatorError, canonical_graph
 from tintype.export.checkpoint import Checkpoint
-from tintype.export.fallback import until_it_passes, with_layers
-from tintype.export.onnx_int8 import Prepared, Quantizing
+from tintype.export.fallback import write_integers
+from tintype.export.onnx_int8 import Quantizing
 from tintype.export.parity import QUANTIZED, Gate, GraphReport, judge
 from tintype.export.placing import Scratch
 from tintype.export.plans import ExportPlan
 from tintype.export.progress import Progress
-from tintype.export.quantization import Layer, halve_weights, quantize_graph, stored_precision
+from tintype.export.quantization import halve_weights
 from tintype.export.roles import CLIP_LAYERS, COMPONENT_OF, GRAPH_FILES, clip_skips
-from tintype.export.storage import load_graph, save_graph, stored_bytes
+from tintype.export.storage import save_graph, stored_bytes
 from tintype.export.tokenizer import BundleTokenizer
 from tintype.sources.families import tokenizer_of
 from tintype.sources.onnx_folder import EXPORT_AGAIN, GRAPH
@@ -74,7 +75,7 @@ def write_graphs(
             calls = rewriting.answers(path, feeds)
             if role.startswith("text_encoder"):
                 texts[role] = calls[0].references
-            report = _judged(role, Gate.of(role, precision), precision, path, calls)
+            report = _judged(Gate.of(role, precision), path, calls, precision)
             reports.append(replace(report, largest=_largest(path, calls)))
     return reports
 
@@ -90,23 +91,11 @@ def _write_quantized(work: Quantizing, roles: Sequence[str]) -> list[GraphReport
         with work.progress.stage(f"parity: {role}", 1):
             calls = rewriting.answers(work.fp32(role), prepared.feeds)
             gate = Gate.of(role, work.precision)
-            report = _quantized(gate, prepared, work.fp32(role), path, calls)
+            judged = functools.partial(_judged, gate, path, calls)
+            report = write_integers(prepared.choice, prepared.scales, work.fp32(role), path, judged)
             reports.append(replace(report, largest=_largest(path, calls)))
         work.fp32(role).with_name("model.onnx_data").unlink(missing_ok=True)
     return reports
-
-
-def _quantized(gate: Gate, prepared: Prepared, source: Path, path: Path, calls: Sequence[Call]) -> GraphReport:
-    choice = prepared.choice
-
-    def attempt(layers: Sequence[Layer]) -> GraphReport:
-        model = load_graph(source)
-        quantize_graph(model, layers, prepared.scales)
-        halve_weights(model)
-        save_graph(model, path)
-        return with_layers(_judged(gate.role, gate, stored_precision(layers), path, calls), choice, layers)
-
-    return until_it_passes(choice, attempt)
 
 
 def role_plan(checkpoint: Checkpoint, role: str) -> RolePlan:
@@ -208,7 +197,7 @@ def rewritten(source: Path, plan: RolePlan) -> ir.Model:
         raise ExportError(f"{name} can't be rewritten: {told}", fix=EXPORT_AGAIN) from None
 
 
-def _judged(role: str, gate: Gate, precision: str, path: Path, calls: Sequence[Call]) -> GraphReport:
+def _judged(gate: Gate, path: Path, calls: Sequence[Call], precision: str) -> GraphReport:
     references, found = list[NDArray[Any]](), list[NDArray[Any]]()
     with graph_session(path) as session:
         for call in calls:
@@ -216,7 +205,7 @@ def _judged(role: str, gate: Gate, precision: str, path: Path, calls: Sequence[C
             references += call.references.values()
             found += [outputs[name] for name in call.references]
     parity = replace(judge(gate, references, found, "quick"), reference=REFERENCE)
-    return GraphReport(role, precision, parity, stored_bytes(path))
+    return GraphReport(gate.role, precision, parity, stored_bytes(path))
 
 
 def _largest(path: Path, calls: Sequence[Call]) -> dict[str, float]:

@@ -12,6 +12,7 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +20,8 @@ from numpy.typing import NDArray
 from tintype.export.calls import Call
 from tintype.export.parity import Gate, GraphReport, guidance_error, worst_psnr_db
 from tintype.export.progress import Progress
-from tintype.export.quantization import Layer
+from tintype.export.quantization import Layer, Scales, halve_weights, quantize_graph, stored_precision
+from tintype.export.storage import load_graph, save_graph
 
 AIM_ABOVE_GATE_DB = 2.0  # the gate's calls are others than those measured on
 AIM_OF_GUIDANCE = 0.8
@@ -128,6 +130,29 @@ def choose(trial: Trial, layers: Sequence[Layer], seconds: float, title: str, pr
             advance(1)
     order = tuple(sorted(units, key=lambda unit: alone[unit.name].worst / unit.growth, reverse=True))
     return _fit(trial, Choice(order, _predicted_finer(order, alone)))
+
+
+def write_integers(
+    choice: Choice, scales: Mapping[str, Scales], source: Path, path: Path, judged: Callable[[str], GraphReport]
+) -> GraphReport:
+    """Write the graph at `path`, of the fp32 one at `source`, with layers that go finer until it passes.
+
+    scales: by module. judged: the report of the graph that was written, by the precision that it is stored in.
+    """
+
+    def attempt(layers: Sequence[Layer]) -> GraphReport:
+        rewrite_graph(source, path, layers, scales)
+        return with_layers(judged(stored_precision(layers)), choice, layers)
+
+    return until_it_passes(choice, attempt)
+
+
+def rewrite_graph(source: Path, path: Path, layers: Sequence[Layer], scales: Mapping[str, Scales]) -> None:
+    """The fp32 graph at `source` with these layers as integers and all other weights fp16, at `path`."""
+    model = load_graph(source)
+    quantize_graph(model, layers, scales)
+    halve_weights(model)
+    save_graph(model, path)
 
 
 def until_it_passes(choice: Choice, attempt: Callable[[Sequence[Layer]], GraphReport]) -> GraphReport:

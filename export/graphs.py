@@ -20,7 +20,7 @@ from tintype.bundle.preview import MAX_PREVIEW_FACTOR
 from tintype.engine import BuildOptions, graph_session, measure_ranges, return_large_blocks
 from tintype.export.calibration_data import CalibrationData
 from tintype.export.calls import Call, TrajectoryPlan
-from tintype.export.fallback import Choice, Trial, choose, until_it_passes, with_layers
+from tintype.export.fallback import Choice, Trial, choose, rewrite_graph, write_integers
 from tintype.export.known_graphs import graph_of, is_known
 from tintype.export.modules import Modules
 from tintype.export.parity import QUANTIZED, Gate, GraphReport, judge
@@ -28,17 +28,10 @@ from tintype.export.picture_channels import picture_channels
 from tintype.export.placing import Scratch
 from tintype.export.plans import ExportPlan
 from tintype.export.progress import Progress
-from tintype.export.quantization import (
-    Layer,
-    Scales,
-    find_layers,
-    halve_weights,
-    quantize_graph,
-    stored_precision,
-)
+from tintype.export.quantization import Layer, Scales, find_layers
 from tintype.export.roles import COMPONENT_OF, FLOAT_ROLES, GRAPH_FILES, KEPT_CALLS, has_four_bits
 from tintype.export.simulation import ActivationStatistics, layer_scales, quantized
-from tintype.export.storage import load_graph, save_graph, stored_bytes
+from tintype.export.storage import save_graph, stored_bytes
 from tintype.export.timestep import take_scalar_timestep
 from tintype.export.tokenizer import BundleTokenizer
 from tintype.export.tracing import TracePlan
@@ -265,11 +258,14 @@ def _choose(
 
 def _write_graph(job: Job, role: str, calls: Sequence[Call], found: Quantized | None) -> GraphReport:
     """A role's graph in the precision asked for, judged. found: of one that is to have integers."""
+    source, path = job.scratch.fp32 / GRAPH_FILES[role], job.scratch.bundle / GRAPH_FILES[role]
     if found is not None:
-        return _quantized(job, role, calls, found)
+        return write_integers(
+            found.choice, found.scales, source, path, lambda stored: _check_parity(job, role, calls, stored)
+        )
     if job.precision == "fp32":
         return _check_parity(job, role, calls, "fp32")
-    _rewrite(job, role, [], {})
+    rewrite_graph(source, path, [], {})
     return _check_parity(job, role, calls, "fp16")
 
 
@@ -286,28 +282,9 @@ def run_calls(path: Path, calls: Sequence[Call], place: Path, options: BuildOpti
     return found
 
 
-def _quantized(job: Job, role: str, calls: Sequence[Call], found: Quantized) -> GraphReport:
-    """Write a graph of integers; layers go finer until the real graph passes, and the last try is fp16 throughout."""
-
-    def attempt(layers: Sequence[Layer]) -> GraphReport:
-        _rewrite(job, role, layers, found.scales)
-        report = _check_parity(job, role, calls, stored_precision(layers))
-        return with_layers(report, found.choice, layers)
-
-    return until_it_passes(found.choice, attempt)
-
-
 def _check_parity(job: Job, role: str, calls: Sequence[Call], precision: str) -> GraphReport:
     path = job.scratch.bundle / GRAPH_FILES[role]
     references = [reference for call in calls for reference in call.references]
     outputs = run_calls(path, calls, job.scratch.folder, BUILD_OPTIONS[job.plan.parity])
     parity = judge(Gate.of(role, job.precision), references, outputs, job.plan.parity)
     return GraphReport(role, precision, parity, stored_bytes(path))
-
-
-def _rewrite(job: Job, role: str, layers: Sequence[Layer], scales: Mapping[str, Scales]) -> None:
-    """The fp32 graph with these layers as integers and all other weights fp16, into the scratch bundle."""
-    model = load_graph(job.scratch.fp32 / GRAPH_FILES[role])
-    quantize_graph(model, layers, scales)
-    halve_weights(model)
-    save_graph(model, job.scratch.bundle / GRAPH_FILES[role])

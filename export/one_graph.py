@@ -8,7 +8,7 @@ are integers (in an int4 bundle linear ones of four bits), and the rest is fp16.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from tintype.bundle import FileFacts, Graph, Parity, Source, file_facts, write_m
 from tintype.errors import ExportError
 from tintype.export.calls import Call
 from tintype.export.checkpoint import Checkpoint, check_weights, demand_tensors, load
-from tintype.export.fallback import Choice, Unit, until_it_passes, with_layers
+from tintype.export.fallback import Choice, Unit, rewrite_graph, write_integers
 from tintype.export.graphs import BUILD_OPTIONS, run_calls
 from tintype.export.known_graphs import graph_of, is_known
 from tintype.export.modules import blank_module
@@ -27,14 +27,7 @@ from tintype.export.parity import Gate, GraphReport, ParityReport, judge, refuse
 from tintype.export.partial import export_key
 from tintype.export.placing import Scratch, check_place, placed
 from tintype.export.progress import Progress
-from tintype.export.quantization import (
-    Layer,
-    Scales,
-    find_layers,
-    halve_weights,
-    quantize_graph,
-    stored_precision,
-)
+from tintype.export.quantization import find_layers
 from tintype.export.roles import has_four_bits
 from tintype.export.simulation import layer_scales
 from tintype.export.storage import load_graph, save_graph, stored_bytes
@@ -134,26 +127,12 @@ def _write_graph(
     if precision == "fp32":
         return judged("fp32")
     if precision == "fp16":
-        _rewrite(written, path, [], {})
+        rewrite_graph(written, path, [], {})
         return judged("fp16")
     with progress.stage(f"scales: {role}", len(layers)) as advance, torch.inference_mode():
         scales = layer_scales(module, layers, None, advance)
     units = sorted((Unit(layer.module, (layer,)) for layer in layers), key=lambda unit: unit.growth)
-    choice = Choice(tuple(units), 0)
-
-    def attempt(chosen: Sequence[Layer]) -> GraphReport:
-        _rewrite(written, path, chosen, scales)
-        return with_layers(judged(stored_precision(chosen)), choice, chosen)
-
-    return until_it_passes(choice, attempt)
-
-
-def _rewrite(source: Path, path: Path, layers: Sequence[Layer], scales: Mapping[str, Scales]) -> None:
-    """The fp32 graph with these layers' weights as integers and all others fp16."""
-    model = load_graph(source)
-    quantize_graph(model, layers, scales)
-    halve_weights(model)
-    save_graph(model, path)
+    return write_integers(Choice(tuple(units), 0), scales, written, path, judged)
 
 
 def _write_manifest(
