@@ -33,7 +33,7 @@ from tintype.kernels.graph.half import complete_types, to_half
 from tintype.kernels.graph.opset import to_opset
 from tintype.kernels.native.attention import NativeAttention, NativeAttentionBfloat16
 from tintype.kernels.native.group_norm import NativeGroupNorm
-from tintype.kernels.native.integer_conv import NativeIntegerConv
+from tintype.kernels.native.integer_conv import NativeIntegerConv, NativeIntegerUpsample
 from tintype.kernels.native.integer_linear import NativeIntegerGeglu, NativeIntegerLinear
 from tintype.kernels.native.linear import NativeGeglu, NativeLinear
 from tintype.kernels.native.winograd import NativeWinograd, NativeWinogradFew
@@ -80,6 +80,7 @@ _ALL: tuple[Rewrite, ...] = (
     NativeLinear(),
     NativeGeglu(),
     NativeIntegerConv(),
+    NativeIntegerUpsample(),
     NativeIntegerLinear(),
     NativeIntegerGeglu(),
     NativeAttention(),

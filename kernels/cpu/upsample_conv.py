@@ -22,10 +22,10 @@ class UpsampleConv(Kernel):
     measured = True
 
     def matches(self, node: ir.Node, shapes: Shapes) -> bool:
-        return _upsampled(node, shapes) is not None
+        return upsampled(node, shapes) is not None
 
     def cluster(self, node: ir.Node) -> tuple[ir.Node, ...]:
-        found = _upsampled(node, Shapes())
+        found = upsampled(node, Shapes())
         return (node,) if found is None else (found[1], node)
 
     @staticmethod
@@ -83,8 +83,8 @@ def phase_weights(weight: NDArray[np.float32]) -> list[NDArray[np.float32]]:
     ]
 
 
-def _upsampled(node: ir.Node, shapes: Shapes) -> tuple[PlainConv, ir.Node] | None:
-    """The convolution and the Resize before it that nobody else reads."""
+def upsampled(node: ir.Node, shapes: Shapes) -> tuple[PlainConv, ir.Node] | None:
+    """A 3x3 convolution and the Resize before it that nobody else reads."""
     conv = plain_conv(node, shapes)
     if conv is None:
         return None
@@ -121,7 +121,7 @@ def _doubles(resize: ir.Node, shapes: Shapes) -> bool:
 
 
 def _demand(node: ir.Node) -> tuple[PlainConv, ir.Node]:
-    found = _upsampled(node, Shapes())
+    found = upsampled(node, Shapes())
     if found is None:
         raise ValueError(f"{node.name} is no convolution of an upsampled image")
     return found
@@ -149,7 +149,7 @@ class UpsampleConvAsInt8Phases(UpsampleConv):
     lossy = True
 
     def matches(self, node: ir.Node, shapes: Shapes) -> bool:
-        if _upsampled(node, shapes) is None or only_reader(node.outputs[0], "QuantizeLinear") is None:
+        if upsampled(node, shapes) is None or only_reader(node.outputs[0], "QuantizeLinear") is None:
             return False
         weight = producer(node.inputs[1], "DequantizeLinear")
         integers = constant_of(weight.inputs[0]) if weight is not None else None

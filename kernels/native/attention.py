@@ -14,7 +14,7 @@ from tintype.kernels.base import MICROSOFT, OWN, Kernel, Shapes, insert, replace
 from tintype.kernels.native.library import ABILITY, BFLOAT16
 from tintype.kernels.portable.attention import AttentionAsMultiHead
 
-MOST_SIZE = 160  # numbers of a head: what a block of queries needs lies on a thread's stack
+MOST_SIZE = 512  # numbers of a head: what a block of queries needs lies on a thread's stack
 
 
 class NativeAttention(Kernel):
@@ -33,7 +33,7 @@ class NativeAttention(Kernel):
     attributes: ClassVar[Mapping[str, int]] = {}
 
     def matches(self, node: ir.Node, shapes: Shapes) -> bool:
-        """Queries, keys and values alone, (batch, length, heads * size) of known sizes, size 160 at most."""
+        """Queries, keys and values alone, (batch, length, heads * size) of known sizes, size 512 at most."""
         if node.op_type != "MultiHeadAttention" or node.domain != MICROSOFT or len(node.outputs) > 1:
             return False
         if len(node.inputs) < 3 or any(value is not None for value in node.inputs[3:]):

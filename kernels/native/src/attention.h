@@ -170,7 +170,7 @@ static void attention(void *argument, size_t index) {
   size_t place = (head / task->heads * task->queries + first) * stride + head % task->heads * size;
   const float *keys = task->packed_keys + head * attention_packed_keys(task);
   const float *values = task->packed_values + head * attention_packed_values(task);
-  Block block; /* 60 KiB at most, on the stack of the thread */
+  Block block; /* 150 KiB at most, on the stack of the thread */
   read_queries(&block, task->q + place, stride, size, count, task->scale * log2_e);
   memset(block.sums, 0, tiles * TILE * QUERIES * sizeof(float));
   for (int i = 0; i < QUERIES; i++) block.largest[i] = -__builtin_inff(), block.weights[i] = 0.0f;

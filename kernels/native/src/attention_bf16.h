@@ -156,7 +156,7 @@ static void attention_half(void *argument, size_t index) {
   size_t place = (head / task->heads * task->queries + first) * stride + head % task->heads * size;
   const uint32_t *keys = (const uint32_t *)task->packed_keys + head * attention_half_keys(task);
   const uint32_t *values = (const uint32_t *)task->packed_values + head * attention_half_values(task);
-  HalfBlock block; /* 80 KiB at most, on the stack of the thread */
+  HalfBlock block; /* 190 KiB at most, on the stack of the thread */
   read_queries(&block.floats, task->q + place, stride, size, count, task->scale * log2_e * PARTS);
   for (size_t pair = 0; pair < pairs; pair++)
     for (int j = 0; j < COLUMNS; j++) {

@@ -42,7 +42,7 @@ static OrtStatus *attention(const Node *node, OrtKernelContext *context) {
   if (k.dims[0] != batch || v.dims[0] != batch || k.dims[1] != v.dims[1] || k.dims[2] != width || v.dims[2] != width)
     return refuse(api, "HeadsAttention: q, k and v don't go together");
   if (node->heads < 1 || width % node->heads || width / node->heads > ATTENTION_MOST_SIZE || !width)
-    return refuse(api, "HeadsAttention: the width doesn't make heads of 160 at most");
+    return refuse(api, "HeadsAttention: the width doesn't make heads of 512 at most");
   if (!k.dims[1]) return refuse(api, "HeadsAttention: there is no key");
   Tensor o = q;
   RETURN_IF(make_output(api, context, &o));

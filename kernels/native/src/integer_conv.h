@@ -3,13 +3,20 @@
    The picture is rounded once, with its channels side by side, so that a pixel is a row of integer_linear.h whose inputs
    are those of all cells of the filter, and nothing is copied. What is around the picture stands for 0. */
 
-enum { CONV_PIXELS = 256, CONV_GROUP = 2 * INTEGER_ROWS }; /* of a task; that are written together, a line of the cache */
+enum {
+  CONV_PIXELS = 256, /* of a task */
+  CONV_GROUP = 64,   /* that are written together, some lines of the memory */
+  CONV_STRIP = 256,  /* pixels of a row whose bytes stay in the nearest cache while all inputs of a large picture are read */
+  CONV_STREAM = 16 << 20 /* bytes of an output that the next reader wouldn't find in a cache */
+};
 
-static size_t conv_pixels(const IntegerConv *task) { return task->made_height * task->made_width; }
+static size_t conv_pixels(const IntegerConv *task) { /* that the filters are laid on */
+  return task->upsampled ? task->height * task->width : task->made_height * task->made_width;
+}
 static size_t conv_panels(const IntegerConv *task) {
   size_t all = (task->outputs + LINEAR_COLUMNS - 1) / LINEAR_COLUMNS;
   size_t each = task->filter_height * task->filter_width * fours_of(task->inputs) * 4 * LINEAR_COLUMNS;
-  size_t most = INTEGER_TASK_BYTES / each;
+  size_t most = INTEGER_TASK_BYTES / each / (task->upsampled ? 4 : 1);
   return even_share(all, most ? most : 1);
 }
 static size_t conv_parts(const IntegerConv *task) { /* of an image's pixels */
@@ -40,30 +47,34 @@ static void integer_bytes(void *argument, size_t index) {
   const float *from = task->x + image * task->inputs * pixels + (row - padding) * task->width;
   const Floats each = 1.0f / task->step;
   const __m512i zero = _mm512_set1_epi32(task->zero);
-  for (size_t column = 0; column < task->width; column += W) {
-    size_t count = task->width - column < W ? task->width - column : W;
-    for (size_t four = 0; four < fours; four++) {
-      __m512i words = _mm512_setzero_si512();
-      for (size_t i = 0; i < 4 && four * 4 + i < task->inputs; i++) {
-        const float *x = from + (four * 4 + i) * pixels + column;
-        __m512i part = to_words(count == W ? load(x) : load_part(x, count), each, zero);
-        words = _mm512_or_si512(words, _mm512_sll_epi32(part, _mm_cvtsi32_si128(8 * (int)i)));
+  size_t most = task->width < CONV_STRIP ? W : CONV_STRIP;
+  for (size_t strip = 0; strip < task->width; strip += most) {
+    size_t end = strip + most < task->width ? strip + most : task->width;
+    for (size_t four = 0; four < fours; four++)
+      for (size_t column = strip; column < end; column += W) {
+        size_t count = end - column < W ? end - column : W;
+        __m512i words = _mm512_setzero_si512();
+        for (size_t i = 0; i < 4 && four * 4 + i < task->inputs; i++) {
+          const float *x = from + (four * 4 + i) * pixels + column;
+          __m512i part = to_words(count == W ? load(x) : load_part(x, count), each, zero);
+          words = _mm512_or_si512(words, _mm512_sll_epi32(part, _mm_cvtsi32_si128(8 * (int)i)));
+        }
+        uint32_t made[W];
+        _mm512_storeu_si512(made, words);
+        for (size_t i = 0; i < count; i++) to[(column + i) * fours + four] = made[i];
       }
-      uint32_t made[W];
-      _mm512_storeu_si512(made, words);
-      for (size_t i = 0; i < count; i++) to[(column + i) * fours + four] = made[i];
-    }
   }
 }
 
-/* A panel's outputs of some pixels, which begin at `places` of the rounded picture, to (pixel, output). */
-INLINE void convolve(const IntegerConv *task, const size_t *places, size_t panel, float *to, int pixels) {
+/* A panel's outputs of some pixels, which begin at `places` of the rounded picture, to (pixel, output). `filters` is the panel
+   of weights: of an upsampled picture four, one after the other, have the same outputs. */
+INLINE void convolve(const IntegerConv *task, const size_t *places, size_t panel, size_t filters, float *to, int pixels) {
   __m512i sums[INTEGER_ROWS][2];
   const uint32_t *x[INTEGER_ROWS];
   for (int i = 0; i < pixels; i++) sums[i][0] = sums[i][1] = _mm512_setzero_si512();
   size_t fours = fours_of(task->inputs), columns = (task->width + 2 * task->padding) * fours;
   const int8_t *weight =
-      task->weights + panel * task->filter_height * task->filter_width * fours * 4 * LINEAR_COLUMNS;
+      task->weights + filters * task->filter_height * task->filter_width * fours * 4 * LINEAR_COLUMNS;
   for (size_t row = 0; row < task->filter_height; row++) {
     for (int i = 0; i < pixels; i++) x[i] = (const uint32_t *)task->bytes + places[i] + row * columns;
     size_t count = task->filter_width * fours; /* cells of a row of the filter lie side by side, as pixels do */
@@ -79,30 +90,53 @@ INLINE void convolve(const IntegerConv *task, const size_t *places, size_t panel
   }
   for (int half = 0; half < 2; half++) {
     size_t place = panel * LINEAR_COLUMNS + half * HALF;
-    Floats scale = load(task->scales + place), bias = 0.0f;
+    size_t filter = filters * LINEAR_COLUMNS + half * HALF;
+    Floats scale = load(task->scales + filter), bias = 0.0f;
     if (place < task->outputs) bias = load_part(task->bias + place, place + W < task->outputs ? W : task->outputs - place);
-    __m512i moved = _mm512_mullo_epi32(_mm512_loadu_si512(task->totals + place), _mm512_set1_epi32(task->zero));
+    __m512i moved = _mm512_mullo_epi32(_mm512_loadu_si512(task->totals + filter), _mm512_set1_epi32(task->zero));
     for (int i = 0; i < pixels; i++) {
       Floats whole = (Floats)_mm512_cvtepi32_ps(_mm512_sub_epi32(sums[i][half], moved));
       store(to + i * LINEAR_COLUMNS + half * HALF, multiply_add(whole, scale, bias));
     }
   }
 }
-static __attribute__((noinline)) void convolve_all(const IntegerConv *task, const size_t *places, size_t panel, float *to) {
-  convolve(task, places, panel, to, INTEGER_ROWS);
+static __attribute__((noinline)) void convolve_all(const IntegerConv *task, const size_t *places, size_t panel,
+                                                   size_t filters, float *to) {
+  convolve(task, places, panel, filters, to, INTEGER_ROWS);
 }
-static __attribute__((noinline)) void convolve_one(const IntegerConv *task, const size_t *places, size_t panel, float *to) {
-  convolve(task, places, panel, to, 1);
+static __attribute__((noinline)) void convolve_one(const IntegerConv *task, const size_t *places, size_t panel,
+                                                   size_t filters, float *to) {
+  convolve(task, places, panel, filters, to, 1);
 }
 
-/* (pixel, output) of a panel to the picture. */
-static void write_pixels(const IntegerConv *task, const float *made, size_t image, size_t panel, size_t pixel, size_t count) {
-  size_t outputs = task->outputs - panel * LINEAR_COLUMNS, pixels = conv_pixels(task);
-  if (outputs > LINEAR_COLUMNS) outputs = LINEAR_COLUMNS;
-  LINE_ALIGNED float turned[LINEAR_COLUMNS * CONV_GROUP];
-  for (size_t i = 0; i < CONV_GROUP; i += 4)
+/* (pixel, output) of a panel to (output, pixel). */
+static void turn_pixels(const float *made, float *turned, size_t pixels) {
+  for (size_t i = 0; i < pixels; i += 4)
     for (size_t output = 0; output < LINEAR_COLUMNS; output += 4)
       turn_four(made + i * LINEAR_COLUMNS + output, LINEAR_COLUMNS, turned + output * CONV_GROUP + i, CONV_GROUP, 1.0f);
+}
+
+/* (output, pixel) with every other pixel in the second half, to one after the other. */
+static void interleave(float *turned) {
+  for (size_t output = 0; output < LINEAR_COLUMNS; output++, turned += CONV_GROUP) {
+    Floats even[CONV_GROUP / W / 2], odd[CONV_GROUP / W / 2];
+    for (size_t i = 0; i < CONV_GROUP / W / 2; i++)
+      even[i] = load(turned + i * W), odd[i] = load(turned + CONV_GROUP / 2 + i * W);
+    for (size_t i = 0; i < CONV_GROUP / W / 2; i++) {
+      store(turned + 2 * i * W,
+            __builtin_shufflevector(even[i], odd[i], 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23));
+      store(turned + (2 * i + 1) * W,
+            __builtin_shufflevector(even[i], odd[i], 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31));
+    }
+  }
+}
+
+/* (output, pixel) of a panel to pixels of the picture that lie side by side from `pixel` on. */
+static void write_pixels(const IntegerConv *task, const float *turned, size_t image, size_t panel, size_t pixel,
+                         size_t count) {
+  size_t outputs = task->outputs - panel * LINEAR_COLUMNS, pixels = task->made_height * task->made_width;
+  if (outputs > LINEAR_COLUMNS) outputs = LINEAR_COLUMNS;
+  int streams = task->outputs * pixels * sizeof(float) >= CONV_STREAM && ((uintptr_t)task->y & 63) == 0;
   for (size_t output = 0; output < outputs; output++) {
     size_t channel = panel * LINEAR_COLUMNS + output, place = (image * task->outputs + channel) * pixels + pixel;
     float shift = task->shift ? task->shift[image * task->shifts + channel] : 0.0f;
@@ -110,9 +144,34 @@ static void write_pixels(const IntegerConv *task, const float *made, size_t imag
       size_t some = count - i < W ? count - i : W;
       Floats sum = load(turned + output * CONV_GROUP + i) + shift;
       if (task->added) sum += some == W ? load(task->added + place + i) : load_part(task->added + place + i, some);
-      if (some == W) store(task->y + place + i, sum);
-      else store_part(task->y + place + i, sum, some);
+      if (some < W) store_part(task->y + place + i, sum, some);
+      else if (streams && (place + i) % W == 0) _mm512_stream_ps(task->y + place + i, (__m512)sum);
+      else store(task->y + place + i, sum);
     }
+  }
+}
+
+/* Some pixels of a panel, at `places`, to (pixel, output). */
+static void convolve_group(const IntegerConv *task, const size_t *places, size_t panel, size_t filters, size_t count,
+                           float *made) {
+  size_t done = 0;
+  for (; count - done >= INTEGER_ROWS; done += INTEGER_ROWS)
+    convolve_all(task, places + done, panel, filters, made + done * LINEAR_COLUMNS);
+  for (; done < count; done++) convolve_one(task, places + done, panel, filters, made + done * LINEAR_COLUMNS);
+}
+
+/* Pixels that lie side by side in a row of the small picture, each of which is four of the large one: two rows of two. */
+static void upsample_group(const IntegerConv *task, const size_t *places, size_t image, size_t panel, size_t pixel,
+                           size_t count, float *made, float *turned) {
+  size_t row = (task->width + 2 * task->padding) * fours_of(task->inputs), moved[CONV_GROUP];
+  size_t first = pixel / task->width * 2 * task->made_width + pixel % task->width * 2;
+  for (size_t phase = 0; phase < 4; phase++) {
+    for (size_t i = 0; i < count; i++) moved[i] = places[i] + phase / 2 * row + phase % 2 * fours_of(task->inputs);
+    convolve_group(task, moved, panel, panel * 4 + phase, count, made);
+    turn_pixels(made, turned + phase % 2 * CONV_GROUP / 2, CONV_GROUP / 2);
+    if (phase % 2 == 0) continue;
+    interleave(turned);
+    write_pixels(task, turned, image, panel, first + phase / 2 * task->made_width, 2 * count);
   }
 }
 
@@ -123,19 +182,25 @@ static void integer_conv(void *argument, size_t index) {
   size_t end = first + CONV_PIXELS < conv_pixels(task) ? first + CONV_PIXELS : conv_pixels(task);
   size_t panel_end = (index % across + 1) * panels < all ? (index % across + 1) * panels : all;
   size_t columns = task->width + 2 * task->padding, rows = task->height + 2 * task->padding, fours = fours_of(task->inputs);
-  LINE_ALIGNED float made[CONV_GROUP * LINEAR_COLUMNS] = {0};
-  for (size_t pixel = first; pixel < end; pixel += CONV_GROUP) {
-    size_t count = end - pixel < CONV_GROUP ? end - pixel : CONV_GROUP, places[CONV_GROUP];
+  size_t wide = task->upsampled ? task->width : task->made_width;
+  LINE_ALIGNED float made[CONV_GROUP * LINEAR_COLUMNS] = {0}, turned[CONV_GROUP * LINEAR_COLUMNS];
+  for (size_t pixel = first, count; pixel < end; pixel += count) {
+    size_t most = task->upsampled ? CONV_GROUP / 2 : CONV_GROUP, places[CONV_GROUP];
+    if (task->upsampled && wide - pixel % wide < most) most = wide - pixel % wide; /* a group lies in one row */
+    count = end - pixel < most ? end - pixel : most;
     for (size_t i = 0; i < count; i++) {
-      size_t row = (pixel + i) / task->made_width * task->stride, column = (pixel + i) % task->made_width * task->stride;
+      size_t row = (pixel + i) / wide * task->stride, column = (pixel + i) % wide * task->stride;
       places[i] = ((image * rows + row) * columns + column) * fours;
     }
     for (size_t panel = index % across * panels; panel < panel_end; panel++) {
-      size_t done = 0;
-      for (; count - done >= INTEGER_ROWS; done += INTEGER_ROWS)
-        convolve_all(task, places + done, panel, made + done * LINEAR_COLUMNS);
-      for (; done < count; done++) convolve_one(task, places + done, panel, made + done * LINEAR_COLUMNS);
-      write_pixels(task, made, image, panel, pixel, count);
+      if (task->upsampled) {
+        upsample_group(task, places, image, panel, pixel, count, made, turned);
+        continue;
+      }
+      convolve_group(task, places, panel, panel, count, made);
+      turn_pixels(made, turned, CONV_GROUP);
+      write_pixels(task, turned, image, panel, pixel, count);
     }
   }
+  _mm_sfence(); /* what was streamed is seen by whoever is told that the task is done */
 }

@@ -42,7 +42,8 @@ static OrtStatus *integer_linear(const Node *node, OrtKernelContext *context) {
 
 /* IntegerConv: x (batch, inputs, height, width), weights (panels, rows, columns, inputs / 4, 32, 4), int8; bias (outputs);
    scales and totals (panels, 32), the latter int32; shift and added as WinogradConv has them.
-   Attributes: scale and zero, by which x is rounded to uint8; stride; padding on each side. */
+   Attributes: scale and zero, by which x is rounded to uint8; stride; padding on each side; upsampled: whether x is made
+   twice as large first, with filters of 2x2 on x for the four kinds of pixels (panels, 4, 2, 2, ...), stride and padding 1. */
 static OrtStatus *integer_conv(const Node *node, OrtKernelContext *context) {
   const OrtApi *api = node->api;
   const Kernels *kernels = node->kernels;
@@ -56,7 +57,7 @@ static OrtStatus *integer_conv(const Node *node, OrtKernelContext *context) {
   RETURN_IF(read_optional(api, context, 6, &added));
   if (x.rank != 4 || weights.rank != 6 || bias.rank != 1)
     return refuse(api, "IntegerConv: x has 4 dimensions, weights have 6, and bias 1");
-  int64_t outputs = bias.dims[0], panels = (outputs + LINEAR_COLUMNS - 1) / LINEAR_COLUMNS;
+  int64_t outputs = bias.dims[0], panels = (outputs + LINEAR_COLUMNS - 1) / LINEAR_COLUMNS * (node->upsampled ? 4 : 1);
   const int64_t columns[2] = {panels, LINEAR_COLUMNS}, *filter = weights.dims + 1;
   const int64_t fit[6] = {panels, filter[0], filter[1], (x.dims[1] + 3) / 4, LINEAR_COLUMNS, 4};
   int fits = !memcmp(weights.dims, fit, sizeof fit) && x.dims[1] > 0;
@@ -66,12 +67,14 @@ static OrtStatus *integer_conv(const Node *node, OrtKernelContext *context) {
     return refuse(api, "IntegerConv: the weights are not those of such channels");
   if (node->stride < 1 || node->padding < 0 || node->zero < 0 || node->zero > 255 || !(node->scale > 0))
     return refuse(api, "IntegerConv: there is no such stride, padding or rounding");
+  if (node->upsampled && (filter[0] != 2 || filter[1] != 2 || node->stride != 1 || node->padding != 1))
+    return refuse(api, "IntegerConv: a picture is upsampled with filters of 2x2, stride and padding 1");
   Tensor y = x;
   y.dims[1] = outputs;
   for (int i = 0; i < 2; i++) {
     int64_t room = x.dims[2 + i] + 2 * node->padding - filter[i];
     if (room < 0) return refuse(api, "IntegerConv: the filter is larger than the picture");
-    y.dims[2 + i] = room / node->stride + 1;
+    y.dims[2 + i] = node->upsampled ? 2 * x.dims[2 + i] : room / node->stride + 1;
   }
   if (shift.data && !is_shift(&shift, &y))
     return refuse(api, "IntegerConv: the shift has to have a number for each channel, of each image or of all");
@@ -87,7 +90,7 @@ static OrtStatus *integer_conv(const Node *node, OrtKernelContext *context) {
   task.made_height = (size_t)y.dims[2], task.made_width = (size_t)y.dims[3];
   task.filter_height = (size_t)filter[0], task.filter_width = (size_t)filter[1];
   task.stride = (size_t)node->stride, task.padding = (size_t)node->padding;
-  task.step = node->scale, task.zero = (int32_t)node->zero;
+  task.step = node->scale, task.zero = (int32_t)node->zero, task.upsampled = node->upsampled != 0;
   size_t rows = task.images * (task.height + 2 * task.padding), row = (task.width + 2 * task.padding) * (size_t)fit[3] * 4;
   Scratch scratch;
   OrtStatus *status = take_scratch(api, context, rows * row, &scratch);

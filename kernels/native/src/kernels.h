@@ -19,7 +19,7 @@ typedef struct {
 
 /* Attention: softmax(scale * queries keys^T) values for each head. A task of `pack` is some keys of one head, of `attention`
    some queries of one head, once all is packed. */
-enum { ATTENTION_MOST_SIZE = 160 };
+enum { ATTENTION_MOST_SIZE = 512 };
 typedef struct {
   const float *q, *k, *v;            /* (batch, queries or keys, heads * size) */
   float *o;                          /* as q */
@@ -92,6 +92,7 @@ typedef struct {
   uint8_t *bytes;        /* (images, height and twice the padding, width and twice the padding, inputs by fours) */
   size_t images, inputs, outputs, height, width, made_height, made_width;
   size_t filter_height, filter_width, stride, padding;
+  int upsampled; /* twice as large before: filters are 2x2 on the picture as it is, four for each output, in that order of panels */
   float step; /* of the input */
   int32_t zero;
 } IntegerConv;

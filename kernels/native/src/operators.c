@@ -34,6 +34,7 @@ static OrtStatus *create(const OrtCustomOp *operator, const OrtApi *api, const O
   read_int(api, info, "stride", &node->stride);
   read_int(api, info, "padding", &node->padding);
   read_int(api, info, "zero", &node->zero);
+  read_int(api, info, "upsampled", &node->upsampled);
   read_int(api, info, "instructions", &rank);
   node->kernels = rank < 0 ? best_kernels() : rank < 8 ? kernels_of_rank((int)rank) : NULL;
   if (!node->kernels || (node->bfloat16 && !node->kernels->attention_half.attend)) {

@@ -12,11 +12,20 @@ from onnx_ir.passes.common import RemoveUnusedNodesPass
 from own_nodes import model_of_node, port_of
 
 from tintype.kernels.base import DOMAINS, OWN, Shapes
-from tintype.kernels.native.integer_conv import NativeIntegerConv, by_panel, packed_filters
+from tintype.kernels.cpu.upsample_conv import phase_weights
+from tintype.kernels.native.integer_conv import (
+    NativeIntegerConv,
+    NativeIntegerUpsample,
+    by_panel,
+    packed_filters,
+    panels_of,
+    rounded_filters,
+    totals_of,
+)
 
-KERNEL = NativeIntegerConv()
-# batch, inputs, outputs, height, width, filter, stride, padding. Pixels go through by 8, are written by 16 and shared
-# out by 256; panels are of 32 outputs.
+KERNEL, UPSAMPLE = NativeIntegerConv(), NativeIntegerUpsample()
+# batch, inputs, outputs, height, width, filter, stride, padding. Pixels go through by 8, are written by 64 and shared
+# out by 256; panels are of 32 outputs; rows of 256 are rounded in strips, and pictures of 16 MiB streamed.
 SIZES = [
     (1, 1, 1, 1, 1, 3, 1, 1),
     (2, 3, 7, 5, 9, 3, 1, 1),
@@ -26,7 +35,11 @@ SIZES = [
     (2, 20, 65, 7, 24, 1, 1, 0),
     (1, 2, 3, 6, 7, 5, 1, 2),
     (1, 600, 20, 4, 6, 3, 1, 1),
+    (1, 5, 3, 2, 300, 3, 1, 1),
+    (1, 1, 128, 181, 182, 1, 1, 0),
 ]
+# batch, inputs, outputs, height, width. Of a small picture 32 pixels of a row are written together.
+SMALL = [(1, 1, 1, 1, 1), (2, 3, 37, 5, 9), (1, 6, 64, 3, 33), (1, 5, 32, 2, 300), (1, 130, 8, 17, 16), (1, 1, 65, 182, 181)]
 STEP, ZERO = 0.03, 121
 
 
@@ -111,6 +124,71 @@ def test_what_does_not_go_together_is_an_error(able, run, random, change, messag
         run(model, feed)
 
 
+def _upsampled_node(random, sizes, **added):
+    batch, inputs, outputs, height, width = sizes
+    x = 2 * random.standard_normal((batch, inputs, height, width), np.float32)
+    filters = random.integers(-127, 128, (4, outputs, inputs, 2, 2), dtype=np.int8)
+    scales = (random.uniform(0.5, 1.5, (4, outputs)) * STEP / np.sqrt(inputs) / 200).astype(np.float32)
+    arrays = {
+        "x": x,
+        "weights": panels_of([packed_filters(each) for each in filters]),
+        "bias": random.standard_normal(outputs, np.float32),
+        "scales": panels_of([by_panel(each) for each in scales]),
+        "totals": panels_of([by_panel(totals_of(each)) for each in filters]),
+    } | added
+    names = [*list(arrays)[:5], *(name if name in added else "" for name in ("shift", "added"))]
+    how = {"scale": STEP, "zero": ZERO, "stride": 1, "padding": 1, "upsampled": 1}
+    node = helper.make_node("IntegerConv", names, ["y"], domain=OWN, **how)
+    expected = UPSAMPLE.reference(x, filters, scales, arrays["bias"], STEP, ZERO)
+    return model_of_node(node, arrays), arrays, expected
+
+
+@pytest.mark.parametrize("sizes", SMALL, ids=str)
+def test_an_upsampled_picture_is_convolved_by_every_set_of_instructions(sets, run, random, sizes):
+    model, feed, expected = _upsampled_node(random, sizes)
+    for each in sets(model):
+        one, two = run(each, feed, 1)["y"], run(each, feed, 2)["y"]
+        np.testing.assert_allclose(one, expected, atol=2e-5)
+        np.testing.assert_array_equal(one, two)
+
+
+def test_sums_are_made_of_an_upsampled_picture_too(sets, run, random):
+    more = {
+        "shift": random.standard_normal((2, 37, 1, 1), np.float32),
+        "added": random.standard_normal((2, 37, 10, 18), np.float32),
+    }
+    model, feed, expected = _upsampled_node(random, (2, 3, 37, 5, 9), **more)
+    for each in sets(model):
+        np.testing.assert_allclose(run(each, feed)["y"], sum(more.values(), expected), atol=2e-5)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"weights": (np.int8, (8, 3, 3, 1, 32, 4))}, {"weights": (np.int8, (2, 2, 2, 1, 32, 4))}],
+    ids=["filters of 3x3", "filters of one kind"],
+)
+def test_an_upsampled_picture_wants_four_kinds_of_filters_of_2x2(able, run, random, change):
+    model, feed, _ = _upsampled_node(random, (2, 3, 37, 5, 9))
+    ((name, (dtype, shape)),) = change.items()
+    feed[name] = np.zeros(shape, dtype)
+    port = next(port for port in model.graph.input if port.name == name)
+    port.type.CopyFrom(port_of(name, feed[name]).type)
+    with pytest.raises(Exception, match=r"such channels|2x2"):
+        run(model, feed)
+
+
+def test_the_reference_of_an_upsampled_picture_is_the_convolution_behind_resize(random):
+    x = (random.integers(0, 256, (2, 3, 4, 5)) - ZERO).astype(np.float32) * np.float32(STEP)
+    weights = random.standard_normal((6, 3, 3, 3), np.float32)
+    bias = random.standard_normal(6, np.float32)
+    large = np.pad(x.repeat(2, axis=2).repeat(2, axis=3), ((0, 0), (0, 0), (1, 1), (1, 1)))
+    windows = np.lib.stride_tricks.sliding_window_view(large, (3, 3), axis=(2, 3))
+    expected = np.einsum("bihwrc,oirc->bohw", windows, weights) + bias.reshape(-1, 1, 1)
+    filters, scales = zip(*map(rounded_filters, phase_weights(weights)), strict=True)
+    made = UPSAMPLE.reference(x, np.stack(filters), np.float32(STEP) * np.stack(scales), bias, STEP, ZERO)
+    assert np.abs(made - expected).std() < 0.004 * expected.std()
+
+
 def _model(random, *, strides="[1, 1]", size=8, zero=0):
     """A convolution between roundings, then a number for each channel and a residual."""
     text = f"""<ir_version: 10, opset_import: ["" : 20]>
@@ -158,6 +236,39 @@ def test_a_convolution_between_roundings_becomes_one_node_with_what_is_added(abl
     assert [each.op_type for each in model.graph] == ["IntegerConv"]
     off = np.abs(run(ir.to_proto(model), feed)["y"] - before)
     assert 0.001 < off.max() < 0.026  # half of a step of the output, which is not rounded any more
+
+
+def test_a_convolution_of_an_upsampled_picture_takes_resize_along(able, run, random):
+    model = _model(random, size=8)
+    small = model.graph.inputs[0]
+    small.shape = ir.Shape((1, 6, 4, 4))
+    quantize = small.uses()[0].node
+    sizes = ir.Value(name="sizes", const_value=ir.tensor(np.array([1, 1, 2, 2], np.float32)))
+    model.graph.register_initializer(sizes)
+    resize = ir.node("Resize", [small, None, sizes], {"mode": "nearest", "coordinate_transformation_mode": "asymmetric",
+                                                      "nearest_mode": "floor"})  # fmt: skip
+    resize.outputs[0].name, resize.outputs[0].shape, resize.outputs[0].dtype = "large", ir.Shape((1, 6, 8, 8)), small.dtype
+    model.graph.insert_before(quantize, resize)
+    quantize.replace_input_with(0, resize.outputs[0])
+    feed = {
+        "x": random.standard_normal((1, 6, 4, 4), np.float32),
+        "shift": random.standard_normal((1, 40, 1, 1), np.float32),
+        "residual": random.standard_normal((1, 40, 8, 8), np.float32),
+    }
+    before = run(ir.to_proto(model), feed)["y"]
+    (node,) = [node for node in model.graph if UPSAMPLE.matches(node, Shapes())]
+    taken = {"Resize", "Conv", "QuantizeLinear", "DequantizeLinear", "Add"}
+    assert {each.op_type for each in UPSAMPLE.cluster(node)} == taken
+    UPSAMPLE.rewrite(node, model.graph)
+    RemoveUnusedNodesPass()(model)
+    model.opset_imports.update(DOMAINS)
+    assert [each.op_type for each in model.graph] == ["IntegerConv"]
+    off = np.abs(run(ir.to_proto(model), feed)["y"] - before)
+    assert 0.001 < off.max() < 0.05  # half of a step of the output, and weights that are rounded anew
+
+
+def test_only_an_upsampled_picture_is_taken_for_one(random):
+    assert not [node for node in _model(random).graph if UPSAMPLE.matches(node, Shapes())]
 
 
 def test_the_rounding_that_another_convolution_wants_stays(random):
