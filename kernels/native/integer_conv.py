@@ -51,14 +51,14 @@ class NativeIntegerConv(Kernel):
         self, node: ir.Node, graph: ir.Graph, conv: _Conv, source: ir.Value, filters: NDArray[np.int8],
         scales: NDArray[np.float32], **attributes: int,
     ) -> None:  # fmt: skip
-        """filters (kinds, outputs, inputs, rows, columns), scales (kinds, outputs): one kind, or those of `upsampled`."""
-        name = f"{conv.name}_{self.name}"
+        """filters (kinds, outputs, inputs, rows, columns), scales (kinds, outputs): four if upsampled, or one."""
+        name, step = f"{conv.name}_{self.name}", np.float32(conv.step)
         packed = graph.initializers.get(name)  # of another layer with the same weight
         inputs = [
             source,
             packed or add_constant(graph, panels_of([packed_filters(each) for each in filters]), name),
             add_constant(graph, conv.bias, f"{name}_bias"),
-            add_constant(graph, panels_of([by_panel(np.float32(conv.step) * each) for each in scales]), f"{name}_scale"),
+            add_constant(graph, panels_of([by_panel(step * each) for each in scales]), f"{name}_scale"),
             add_constant(graph, panels_of([by_panel(totals_of(each)) for each in filters]), f"{name}_totals"),
             conv.sums.shift,
             conv.sums.added,
@@ -89,7 +89,7 @@ class NativeIntegerConv(Kernel):
 
 
 class NativeIntegerUpsample(NativeIntegerConv):
-    """The same of a picture that was made twice as large by nearest: its four kinds of pixels by 2x2 filters on the small one.
+    """The same of a picture that nearest made twice as large: its four kinds of pixels by 2x2 filters on the small one.
 
     As `upsample_phases_int8`, whose weights it has; pixels are written where they belong, which took DepthToSpace.
     """
@@ -118,8 +118,10 @@ class NativeIntegerUpsample(NativeIntegerConv):
     def reference(  # type: ignore[override]
         x: NDArray[Any], filters: NDArray[Any], scales: NDArray[Any], bias: NDArray[Any], step: float, zero: int
     ) -> NDArray[Any]:
-        """x (batch, inputs, height, width), filters (4, outputs, inputs, 2, 2) and scales (4, outputs) for the pixels (0,0),
-        (0,1), (1,0), (1,1) of each pixel of x -> (batch, outputs, 2 height, 2 width)."""
+        """x (batch, inputs, height, width) -> (batch, outputs, 2 height, 2 width).
+
+        filters (4, outputs, inputs, 2, 2), scales (4, outputs): for the pixels (0,0), (0,1), (1,0), (1,1) of each.
+        """
         batch, _, height, width = x.shape
         made = np.empty((batch, filters.shape[1], 2 * height, 2 * width))
         for index, (weights, scale) in enumerate(zip(filters, scales, strict=True)):

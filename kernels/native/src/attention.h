@@ -5,6 +5,7 @@
    and values are packed once a call, each tile's numbers in the order in which its loop reads them. */
 
 #if defined(__AVX512F__)
+#include <immintrin.h>
 enum { TILE = 8, COLUMNS = 2 };
 #elif defined(__aarch64__)
 enum { TILE = 5, COLUMNS = 4 };
@@ -71,6 +72,60 @@ static __attribute__((noinline)) void find_scores(const float *queries, const fl
     keep_scores(sums, scores, largest);
   }
 }
+
+#if defined(__AVX512F__)
+/* 2^x, to some 2e-7 of it: what is behind the whole number below x by the best polynomial of degree 5 from 0 to 1 (least of
+   the largest relative error, 8e-8), the rest by the exponent. */
+INLINE Floats any_power_of_two(Floats x) {
+  Floats part = (Floats)_mm512_reduce_ps((__m512)x, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC), power = 0x1.ec320ap-10f;
+  power = multiply_add(power, part, (Floats)0x1.26900ep-7f);
+  power = multiply_add(power, part, (Floats)0x1.c95446p-5f);
+  power = multiply_add(power, part, (Floats)0x1.ebd5a8p-3f);
+  power = multiply_add(power, part, (Floats)0x1.62e4f6p-1f);
+  power = multiply_add(power, part, (Floats)0x1.fffffep-1f);
+  return (Floats)_mm512_scalef_ps((__m512)power, (__m512)x);
+}
+
+/* A tile of scores to weights, which are added to those of each query. */
+INLINE void keep_weights(Floats sums[TILE][COLUMNS], float *to, float *weights) {
+#pragma clang loop unroll(full)
+  for (int j = 0; j < COLUMNS; j++) {
+    Floats sum = load(weights + j * W);
+#pragma clang loop unroll(full)
+    for (int i = 0; i < TILE; i++) {
+      Floats weight = any_power_of_two(sums[i][j]);
+      store(to + i * QUERIES + j * W, weight);
+      sum += weight;
+    }
+    store(weights + j * W, sum);
+  }
+}
+
+/* Weights of whole tiles of keys at once, to scores that are no largest ones: as long as those are not much larger, weights
+   are large and as good. Returns whether they are. */
+static __attribute__((noinline)) int find_weights(const float *queries, const float *keys, size_t size, size_t tiles,
+                                                  const float *largest, float *to, float *weights) {
+  for (size_t tile = 0; tile < tiles; tile++, to += TILE * QUERIES) {
+    Floats sums[TILE][COLUMNS];
+    for (int i = 0; i < TILE; i++)
+      for (int j = 0; j < COLUMNS; j++) sums[i][j] = -load(largest + j * W);
+    const float *query = queries;
+#pragma clang loop unroll_count(4)
+    for (size_t number = 0; number < size; number++, query += QUERIES, keys += TILE)
+      for (int i = 0; i < TILE; i++)
+        for (int j = 0; j < COLUMNS; j++) sums[i][j] = multiply_add(load(query + j * W), (Floats)keys[i], sums[i][j]);
+    keep_weights(sums, to, weights);
+  }
+  int good = 1;
+  for (int j = 0; j < COLUMNS; j++) good &= __builtin_reduce_and(load(weights + j * W) < 0x1p64f) != 0;
+  return good;
+}
+#else
+static int find_weights(const float *queries, const float *keys, size_t size, size_t tiles, const float *largest, float *to,
+                        float *weights) {
+  return (void)queries, (void)keys, (void)size, (void)tiles, (void)largest, (void)to, (void)weights, 0;
+}
+#endif
 
 /* Adds values (key, number of one tile), each times its weight (key, query), to sums (number, query). */
 static __attribute__((noinline)) void add_values(const float *weights, const float *values, size_t keys, float *to) {
@@ -176,10 +231,16 @@ static void attention(void *argument, size_t index) {
   for (int i = 0; i < QUERIES; i++) block.largest[i] = -__builtin_inff(), block.weights[i] = 0.0f;
   for (size_t key = 0; key < task->keys; key += KEYS) {
     size_t some = task->keys - key < KEYS ? task->keys - key : KEYS;
-    float before[QUERIES];
+    float before[QUERIES], weights[QUERIES];
     memcpy(before, block.largest, sizeof before);
-    find_scores(block.queries, keys + key * size, size, tiles_of(some), block.scores, block.largest);
-    weigh(&block, some, size, before);
+    memcpy(weights, block.weights, sizeof weights);
+    const float *each = keys + key * size;
+    if (key && some % TILE == 0 && find_weights(block.queries, each, size, some / TILE, before, block.scores, weights)) {
+      memcpy(block.weights, weights, sizeof weights);
+    } else {
+      find_scores(block.queries, each, size, tiles_of(some), block.scores, block.largest);
+      weigh(&block, some, size, before);
+    }
     for (size_t tile = 0; tile < tiles; tile++)
       add_values(block.scores, values + (tile * task->keys + key) * TILE, some, block.sums + tile * TILE * QUERIES);
   }

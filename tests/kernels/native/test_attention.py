@@ -56,7 +56,7 @@ def _feed(random, sizes, spread=1.0):
 
 @pytest.mark.parametrize("sizes", SIZES, ids=str)
 def test_it_is_the_reference_by_every_set_of_instructions(instructions, run, random, sizes):
-    feed, scale = _feed(random, sizes), min(0.3, 4 / np.sqrt(sizes[2]))
+    feed, scale = _feed(random, sizes), min(0.3, 3 / np.sqrt(sizes[2]))
     expected = KERNEL.reference(*feed.values(), sizes[1], scale)
     for model in instructions(_model(OWN, sizes, heads=sizes[1], scale=scale)):
         one, two = run(model, feed, 1)["o"], run(model, feed, 2)["o"]
@@ -78,7 +78,7 @@ def _rounded(array):
 
 @pytest.mark.parametrize("sizes", SIZES, ids=str)
 def test_with_bfloat16_it_is_that_of_rounded_numbers(bfloat16, run, random, sizes):
-    feed, scale = _feed(random, sizes), min(0.3, 4 / np.sqrt(sizes[2]))
+    feed, scale = _feed(random, sizes), min(0.3, 3 / np.sqrt(sizes[2]))
     kept = {"k": _rounded(feed["k"]), "v": _rounded(feed["v"])}
     log2_e = np.float32(1.44269504)
     asked = _rounded(feed["q"] * (np.float32(scale) * log2_e)) / log2_e  # scaled, then rounded
@@ -126,10 +126,22 @@ def test_scores_far_apart_and_rising_from_block_to_block_are_right(instructions,
         np.testing.assert_allclose(run(model, feed)["o"], expected, rtol=1e-4, atol=2e-4)
 
 
+@pytest.mark.parametrize("octaves", [0.5, 3, 30, 70, 300])
+def test_scores_that_grow_from_key_to_key_are_weighed_alike(instructions, run, random, octaves):
+    sizes = (1, 1, 8, 33, 600)
+    feed = _feed(random, sizes)
+    feed["q"][..., 0] = 1.0
+    feed["k"][..., 0] += np.repeat(np.arange(5), 120) * np.float32(octaves * np.log(2))
+    expected = KERNEL.reference(*(each.astype(np.float64) for each in feed.values()), 1, 1.0)
+    for model in instructions(_model(OWN, sizes, heads=1, scale=1.0)):
+        np.testing.assert_allclose(run(model, feed)["o"], expected, atol=2e-4 if octaves > 30 else 2e-5)
+
+
 @pytest.mark.parametrize("name", ["q", "k", "v"])
 @pytest.mark.parametrize("broken", [np.nan, np.inf])
-def test_nan_and_infinity_are_not_lost(instructions, run, random, name, broken):
-    sizes = (1, 2, 8, 40, 130)
+@pytest.mark.parametrize("keys", [130, 240])
+def test_nan_and_infinity_are_not_lost(instructions, run, random, name, broken, keys):
+    sizes = (1, 2, 8, 40, keys)
     feed = _feed(random, sizes)
     feed[name][0, -1, 0] = broken
     for model in instructions(_model(OWN, sizes, heads=2, scale=1.0)):

@@ -39,7 +39,14 @@ SIZES = [
     (1, 1, 128, 181, 182, 1, 1, 0),
 ]
 # batch, inputs, outputs, height, width. Of a small picture 32 pixels of a row are written together.
-SMALL = [(1, 1, 1, 1, 1), (2, 3, 37, 5, 9), (1, 6, 64, 3, 33), (1, 5, 32, 2, 300), (1, 130, 8, 17, 16), (1, 1, 65, 182, 181)]
+SMALL = [
+    (1, 1, 1, 1, 1),
+    (2, 3, 37, 5, 9),
+    (1, 6, 64, 3, 33),
+    (1, 5, 32, 2, 300),
+    (1, 130, 8, 17, 16),
+    (1, 1, 65, 182, 181),
+]
 STEP, ZERO = 0.03, 121
 
 
@@ -242,14 +249,14 @@ def test_a_convolution_of_an_upsampled_picture_takes_resize_along(able, run, ran
     model = _model(random, size=8)
     small = model.graph.inputs[0]
     small.shape = ir.Shape((1, 6, 4, 4))
-    quantize = small.uses()[0].node
+    (use,) = small.uses()
     sizes = ir.Value(name="sizes", const_value=ir.tensor(np.array([1, 1, 2, 2], np.float32)))
     model.graph.register_initializer(sizes)
-    resize = ir.node("Resize", [small, None, sizes], {"mode": "nearest", "coordinate_transformation_mode": "asymmetric",
-                                                      "nearest_mode": "floor"})  # fmt: skip
-    resize.outputs[0].name, resize.outputs[0].shape, resize.outputs[0].dtype = "large", ir.Shape((1, 6, 8, 8)), small.dtype
-    model.graph.insert_before(quantize, resize)
-    quantize.replace_input_with(0, resize.outputs[0])
+    how = {"mode": "nearest", "coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
+    large = ir.Value(name="large", shape=ir.Shape((1, 6, 8, 8)), type=small.type)
+    resize = ir.node("Resize", [small, None, sizes], how, outputs=[large])
+    model.graph.insert_before(use.node, resize)
+    use.node.replace_input_with(0, large)
     feed = {
         "x": random.standard_normal((1, 6, 4, 4), np.float32),
         "shift": random.standard_normal((1, 40, 1, 1), np.float32),
