@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from tintype import strict_json
 from tintype.adapters.names import PEFT, split_name
-from tintype.adapters.tensor_file import Identity, TensorFile, check_numbers, identity_of, sound_header
+from tintype.adapters.tensor_file import Identity, TensorFile, check_numbers, identity_of, no_such, sound_header
 from tintype.errors import LoraError, RequestError
 from tintype.recent import Recent
 from tintype.sources.header import Header
@@ -88,8 +88,11 @@ def _layers(path: Path, header: Header, alphas: Mapping[str, float]) -> dict[str
         else:
             parts.setdefault(split[0], {})[split[1]] = tensor
     if not parts:
-        raise LoraError(
-            f"{path} is no LoRA: nothing in it is called as parts of one are, such as {_first(unknown)}",
+        raise no_such(
+            AdapterFile,
+            path,
+            header,
+            f"nothing in it is called as parts of one are, and it has {_first(unknown)}",
             fix="give a LoRA, LoCon, LoHa, LoKr or DoRA of Stable Diffusion 1.x, 2.x or XL as .safetensors",
         )
     if unknown:

@@ -98,6 +98,7 @@ def refused(path: Path, words: str) -> None:
     assert words in refusal.value.message
     assert str(path) in refusal.value.message
     assert refusal.value.fix
+    assert "fix:" not in refusal.value.message
 
 
 def _cut(path: Path) -> None:

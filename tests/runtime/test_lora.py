@@ -14,7 +14,7 @@ from PIL import Image
 
 import tintype
 from tintype.cli import run
-from tintype.errors import LoraError, MemoryBudgetError, RecordError
+from tintype.errors import LoraError, MemoryBudgetError, NumericError, RecordError
 from tintype.memory.mode import MAPPED
 from tintype.memory.plan import ExecutionPlan
 from tintype.stages.finish import provenance_of
@@ -139,6 +139,24 @@ def test_a_record_whose_lora_is_missing_names_it(pipeline, files, tmp_path):
         pipeline.reproduce(record, lora_dir=tmp_path)
     folder = files["attention"].parent
     assert pipeline.reproduce(record, lora_dir=folder).record == record
+
+
+@pytest.mark.parametrize("said", ["PATH=0.9", "PATH=0.5", "PATH=0.5@0-0.6", "PATH=0.5,mid=0.1"])
+def test_a_weight_that_the_record_denies_is_refused(pipeline, files, said):
+    file = files["attention"]
+    record = pipeline.generate(PROMPT, **ASKED, loras=[f"{file}=0.5@0-0.7"]).record
+    with pytest.raises(RecordError, match=r"has the LoRA attention with a weight of 0\.5"):
+        pipeline.reproduce(record, loras=[said.replace("PATH", str(file))])
+    assert pipeline.reproduce(record, loras=[f"{file}=0.5@0-0.7"]).record == record
+
+
+def test_a_lora_that_grows_beyond_all_numbers_is_blamed(pipeline, tiny_checkpoint, tmp_path):
+    layers = pairs(tiny_checkpoint, "unet", ATTENTION, 4, seed=1, size=0.5)
+    huge = {name: (down * 1e17, up * 1e17) for name, (down, up) in layers.items()}
+    file = save_diffusers(tmp_path / "huge.safetensors", {"unet": huge})
+    with pytest.raises(NumericError) as refusal:
+        pipeline.generate(PROMPT, **ASKED, loras=[(file, 2.0)])
+    assert refusal.value.fix.startswith("give the LoRAs smaller weights (huge of 2); if it stays so without them, try")
 
 
 def test_a_prompt_names_them(pipeline, files):
