@@ -185,7 +185,7 @@ def test_a_few_step_lora_brings_what_it_asks_for_and_says_so(pipeline, files, tm
     made = pipeline.generate(PROMPT, **small, loras=[path])
     request = made.record.request
     assert (request.num_inference_steps, request.guidance_scale, request.sampler) == (4, 1.0, "lcm")
-    assert any("lcm-lora-tiny is a LCM LoRA, which asks for 4 steps of lcm" in note for note in made.record.notes)
+    assert any("lcm-lora-tiny is an LCM LoRA, which asks for 4 steps of lcm" in note for note in made.record.notes)
     said = pipeline.generate(PROMPT, **ASKED, loras=[path]).record.request
     assert (said.num_inference_steps, said.guidance_scale, said.sampler) == (STEPS, SCALE, "euler")
     assert pipeline.reproduce(made.record, loras=[path]).image.tobytes() == made.image.tobytes()
