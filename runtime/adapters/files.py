@@ -66,10 +66,19 @@ def open_adapter(path: str | os.PathLike[str]) -> AdapterFile:
     """Read and check a file; one that was read before and is as it was isn't read again. Raises LoraError."""
     path = Path(path)
     identity = identity_of(AdapterFile, path)
+    if path.is_dir():
+        raise LoraError(f"{path} is a folder, and no LoRA", fix=f"give a file: {_file_in(path)}")
     known = _opened.get(identity)
     if known is None or (known.config is not None and known.config != _config_of(path)):
         known = _opened.put(identity, _open(path, identity))
     return known
+
+
+def _file_in(folder: Path) -> Path | str:
+    try:
+        return min(each for each in folder.iterdir() if each.suffix == ".safetensors")
+    except (OSError, ValueError):  # there is none
+        return "one that is a .safetensors"
 
 
 def _config_of(path: Path) -> Identity | None:

@@ -169,7 +169,7 @@ HARMS: dict[str, tuple[Any, str]] = {
     "empty": (lambda path: path.write_bytes(b""), "too few for a header"),
     "a pickle": (lambda path: path.write_bytes(pickle.dumps({"a": 1}, protocol=2)), "pickle"),
     "gone": (lambda path: path.unlink(), "No such file"),
-    "a folder": (lambda path: (path.unlink(), path.mkdir()), ""),
+    "a folder": (lambda path: (path.unlink(), path.mkdir()), "is a folder"),
 }
 
 
@@ -179,6 +179,13 @@ def test_harmed_files_are_refused(tmp_path, harm):
     do, words = HARMS[harm]
     do(path)
     refused(path, words)
+
+
+def test_of_a_folder_the_file_in_it_is_named(tmp_path):
+    file = saved(tmp_path / "pytorch_lora_weights.safetensors", PLAIN)
+    with pytest.raises(LoraError, match="is a folder") as refusal:
+        open_adapter(tmp_path)
+    assert str(file) in refusal.value.fix
 
 
 def test_pickles_by_their_name_are_never_opened(tmp_path):
