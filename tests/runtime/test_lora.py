@@ -40,6 +40,28 @@ def test_files_and_weights_change_without_another_build(pipeline, files):
     assert other.record.made_with.builds["denoiser"] != made[0].record.made_with.builds["denoiser"]
 
 
+@pytest.mark.parametrize("exactness", ["exact", "balanced"])
+@pytest.mark.parametrize("precision", ["fp16", "int8"])
+def test_over_lower_precisions_it_is_the_same_change_in_one_build(
+    tiny_checkpoint, export_once, pipeline, files, precision, exactness
+):
+    """Several LoRAs, of the text encoder too; and as it would be merged into floats: near the fp32 bundle's picture."""
+    asked, said = {**ASKED, "exactness": exactness}, [(files["kohya"], 0.8), (files["attention"], -0.4)]
+    expected = pipeline.generate(PROMPT, **ASKED, loras=said)
+    with tintype.load(export_once(f"tiny-{precision}", tiny_checkpoint, precision=precision), provider="cpu") as low:
+        made, plain = low.generate(PROMPT, **asked, loras=said), low.generate(PROMPT, **asked)
+        other = low.generate(PROMPT, **asked, loras=[(files["kohya"], 0.3), (files["again"], 0.7)])
+        idle = low.generate(PROMPT, **asked, loras=[(file, 0.0) for file, _ in said])
+        again = low.reproduce(made.record, loras=[file for file, _ in said])
+    near, far = psnr_db(made.image, expected.image), psnr_db(plain.image, expected.image)
+    print(f"{precision} {exactness}: {near:.1f} dB; without {far:.1f}")
+    assert near >= {"fp16": 40.0, "int8": 25.0}[precision]
+    assert far < near - 6.0
+    assert made.record.made_with.builds == other.record.made_with.builds
+    assert made.image.tobytes() == again.image.tobytes() != other.image.tobytes()
+    assert idle.image.tobytes() == plain.image.tobytes()
+
+
 def test_one_lora_given_twice_is_one_of_twice_the_weight(pipeline, files):
     twice = pipeline.generate(PROMPT, **ASKED, loras=[(files["attention"], 0.3), (files["attention"], 0.5)])
     once = pipeline.generate(PROMPT, **ASKED, loras=[(files["attention"], 0.8)])
