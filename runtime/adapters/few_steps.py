@@ -69,9 +69,10 @@ def about_few_steps(loras: Iterable[GivenLora]) -> Iterator[str]:
     if asked is None:
         return
     lora, few = asked
+    kind = f"{'an' if few.kind == 'LCM' else 'a'} {few.kind}"
     guidance = "without guidance" if few.guidance_scale == 1.0 else f"with a guidance_scale of {few.guidance_scale:g}"
     spacing = "" if few.sigmas is None else f", {few.sigmas}"
     yield (
-        f"{lora.facts.name} is a {few.kind} LoRA, which asks for {few.num_inference_steps} steps of {few.sampler}"
+        f"{lora.facts.name} is {kind} LoRA, which asks for {few.num_inference_steps} steps of {few.sampler}"
         f"{spacing} {guidance}: that is the default with it"
     )

@@ -6,19 +6,20 @@ it names the tensors that one kind of adapter consists of.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tintype import strict_json
+from tintype.adapters.alphas import CONFIG, layer_of, read_config, told_alphas
 from tintype.adapters.names import PEFT, split_name
-from tintype.adapters.tensor_file import Identity, TensorFile, check_numbers, identity_of, sound_header
+from tintype.adapters.tensor_file import Identity, TensorFile, check_numbers, identity_of, no_such, sound_header
 from tintype.errors import LoraError, RequestError
 from tintype.recent import Recent
 from tintype.sources.header import Header
@@ -52,33 +53,57 @@ class AdapterLayer:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class AdapterFile(TensorFile):
-    """layers: by their name there."""
+    """layers: by their name there. config: PEFT's, beside a file of its own, whose bytes then count in sha256 too."""
 
     what: ClassVar[str] = "LoRA"
     error: ClassVar[type[RequestError]] = LoraError
 
     layers: Mapping[str, AdapterLayer]
+    config: Identity | None = None
 
 
 def open_adapter(path: str | os.PathLike[str]) -> AdapterFile:
     """Read and check a file; one that was read before and is as it was isn't read again. Raises LoraError."""
     path = Path(path)
     identity = identity_of(AdapterFile, path)
-    return _opened.get(identity) or _opened.put(identity, _open(path, identity))
+    if path.is_dir():
+        raise LoraError(f"{path} is a folder, and no LoRA", fix=f"give a file: {_file_in(path)}")
+    known = _opened.get(identity)
+    if known is None or (known.config is not None and known.config != _config_of(path)):
+        known = _opened.put(identity, _open(path, identity))
+    return known
+
+
+def _file_in(folder: Path) -> Path | str:
+    try:
+        return min(each for each in folder.iterdir() if each.suffix == ".safetensors")
+    except (OSError, ValueError):  # there is none
+        return "one that is a .safetensors"
+
+
+def _config_of(path: Path) -> Identity | None:
+    try:
+        return identity_of(AdapterFile, path.with_name(CONFIG))
+    except LoraError:
+        return None
 
 
 def _open(path: Path, identity: Identity) -> AdapterFile:
     header, alphas = sound_header(AdapterFile, path, split_name), dict[str, float]()
+    is_pefts = any(name.startswith(PEFT) for name in header.tensors)
+    beside, config = (_config_of(path), read_config(path)) if is_pefts else (None, None)
 
     def look(name: str, numbers: NDArray[np.float32]) -> None:
         if name.endswith(".alpha") and numbers.size == 1:
             alphas[name] = float(numbers.reshape(-1)[0])
 
     digest = check_numbers(AdapterFile, path, header, look)
-    return AdapterFile(path, digest, header, identity, _layers(path, header, alphas))
+    if config is not None:
+        digest = hashlib.sha256(bytes.fromhex(digest) + config).hexdigest()
+    return AdapterFile(path, digest, header, identity, _layers(path, header, alphas, config), beside)
 
 
-def _layers(path: Path, header: Header, alphas: Mapping[str, float]) -> dict[str, AdapterLayer]:
+def _layers(path: Path, header: Header, alphas: Mapping[str, float], config: bytes | None) -> dict[str, AdapterLayer]:
     parts: dict[str, dict[str, str]] = {}
     unknown = []
     for tensor in header.tensors:
@@ -86,10 +111,13 @@ def _layers(path: Path, header: Header, alphas: Mapping[str, float]) -> dict[str
         if split is None:
             unknown.append(tensor)
         else:
-            parts.setdefault(split[0], {})[split[1]] = tensor
+            parts.setdefault(layer_of(path, split[0]), {})[split[1]] = tensor
     if not parts:
-        raise LoraError(
-            f"{path} is no LoRA: nothing in it is called as parts of one are, such as {_first(unknown)}",
+        raise no_such(
+            AdapterFile,
+            path,
+            header,
+            f"nothing in it is called as parts of one are, and it has {_first(unknown)}",
             fix="give a LoRA, LoCon, LoHa, LoKr or DoRA of Stable Diffusion 1.x, 2.x or XL as .safetensors",
         )
     if unknown:
@@ -97,7 +125,7 @@ def _layers(path: Path, header: Header, alphas: Mapping[str, float]) -> dict[str
             f"{path} holds what isn't known here: {_first(unknown)}",
             fix="give a LoRA, LoCon, LoHa, LoKr or DoRA; merge others into the checkpoint before it is exported",
         )
-    told = _told_alphas(path, header, parts)
+    told = told_alphas(path, header, parts, config)
     return {name: _layer(path, header, name, each, alphas, told) for name, each in parts.items()}
 
 
@@ -122,40 +150,6 @@ def _layer(
     if "alpha" in parts and alpha is None:
         raise LoraError(f"{parts['alpha']} of {path} is no number", fix=_DOWNLOAD)
     return AdapterLayer(name, kind, parts, alpha)
-
-
-def _told_alphas(path: Path, header: Header, layers: Mapping[str, Any]) -> dict[str, float]:
-    """By layer the alpha that a file's metadata tells, as diffusers writes it since 0.34, which has none in tensors."""
-    text = header.metadata.get("lora_adapter_metadata")
-    if text is None:
-        if any(name.startswith(PEFT) for name in layers):
-            raise LoraError(
-                f"{path} is in PEFT's own form, whose alphas lie in adapter_config.json",
-                fix="save it by diffusers: pipeline.save_lora_weights(...)",
-            )
-        return {}
-    try:
-        told = strict_json.parse(text)
-    except strict_json.Misfit as misfit:
-        raise LoraError(f"in the metadata of {path}, {misfit}", fix=_DOWNLOAD) from None
-    found = {}
-    for name in layers:
-        start, _, rest = name.partition(".")
-        alpha = _number(told, f"{start}.lora_alpha")
-        patterns = told.get(f"{start}.alpha_pattern") if isinstance(told, dict) else None
-        for ending in patterns if isinstance(patterns, dict) else ():
-            if rest == ending or rest.endswith(f".{ending}"):
-                alpha = _number(patterns, ending)
-        if isinstance(told, dict) and told.get(f"{start}.use_rslora") is True and alpha is not None:
-            raise LoraError(f"{path} was trained with rsLoRA, which isn't done here", fix="save it with alphas")
-        if alpha is not None:
-            found[name] = alpha
-    return found
-
-
-def _number(told: Any, key: str) -> float | None:
-    value = told.get(key) if isinstance(told, dict) else None
-    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
 
 
 def _first(names: list[str]) -> str:

@@ -33,7 +33,9 @@ def parse_lora(given: Any) -> Lora:
     if isinstance(given, Lora):
         return given
     if isinstance(given, str) and not Path(given).is_file():  # a file may be called so
-        spec = _SPEC.fullmatch(given)
+        spec, (file, _, rest) = _SPEC.fullmatch(given), given.partition("=")
+        if rest and (spec is None or spec[1] != file) and Path(file).is_file():
+            raise LoraError(f"{rest[:60]!r} behind the LoRA {file} says no weight", fix=_HOW)
         if spec is not None:
             start, stop = (float(spec[3]), float(spec[4])) if spec[3] else (0.0, 1.0)
             parts = parse_parts(spec[5])

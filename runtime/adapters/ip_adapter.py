@@ -14,7 +14,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from tintype.adapters.tensor_file import Identity, TensorFile, check_numbers, download, identity_of, sound_header
+from tintype.adapters.tensor_file import (
+    Identity,
+    TensorFile,
+    check_numbers,
+    download,
+    identity_of,
+    no_such,
+    sound_header,
+)
 from tintype.bounds import MAX_CROSS_ATTENTIONS, MAX_IMAGE_TOKENS, MAX_PROJECTION_DEPTH, MAX_PROJECTION_WIDTH
 from tintype.errors import RequestError
 from tintype.recent import Recent
@@ -134,10 +142,8 @@ def _kind(path: Path, header: Header, projection: Mapping[str, object]) -> str:
         return FULL
     if "proj.weight" in projection:
         return BASE
-    raise RequestError(
-        f"{path} is no IP-Adapter: nothing in it projects pictures, and it has {_listed(header.tensors)}",
-        fix=_another(),
-    )
+    why = f"nothing in it projects pictures, and it has {_listed(header.tensors)}"
+    raise no_such(IPAdapterFile, path, header, why, fix=_another())
 
 
 def _demand_names(path: Path, header: Header, names: Iterable[str], has_pairs: bool) -> None:

@@ -19,6 +19,8 @@ from tintype.bounds import MAX_ADAPTER_BYTES, MAX_ADAPTER_TENSOR_BYTES
 from tintype.errors import ExportError, RequestError
 from tintype.files import open_plain
 from tintype.sources.header import Header, read_header
+from tintype.sources.looks import adapter_look
+from tintype.sources.mistaken import file_from_hub
 from tintype.sources.numbers import READABLE, floats_of
 
 Identity: TypeAlias = tuple[str, int, int, int]
@@ -53,6 +55,8 @@ class TensorFile:
                     facts = self.header.tensors[tensor]
                     file.seek(8 + self.header.header_bytes + facts.start)
                     yield floats_of(file.read(facts.bytes), facts.dtype).reshape(facts.shape)
+        except self.error:
+            raise  # a ValueError too
         except (OSError, ValueError) as error:
             raise unreadable(type(self), self.path, error) from None
 
@@ -110,9 +114,19 @@ def check_numbers(
                         f"{name} of {path} holds NaN or infinity: the {kind.what} is broken", fix=download(kind)
                     )
                 look(name, numbers)
+    except kind.error:
+        raise  # a ValueError too
     except (OSError, ValueError) as error:
         raise unreadable(kind, path, error) from None
     return digest.hexdigest()
+
+
+def no_such(kind: type[TensorFile], path: Path, header: Header, why: str, *, fix: str) -> RequestError:
+    """The kind's error for a file that isn't of it: with what it is instead, where that stands beside a model too."""
+    look = adapter_look(header.tensors)
+    if look is not None and kind.what not in look.name:
+        return kind.error(f"{path} is {look.name}, and no {kind.what}", fix=look.need)
+    return kind.error(f"{path} is no {kind.what}: {why}", fix=fix)
 
 
 def download(kind: type[TensorFile]) -> str:
@@ -121,7 +135,8 @@ def download(kind: type[TensorFile]) -> str:
 
 def unreadable(kind: type[TensorFile], path: Path, error: OSError | ValueError) -> RequestError:
     reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
-    return kind.error(f"the {kind.what} {path} cannot be read: {reason}", fix="check its name, and that it may be read")
+    fix = f"check its name, and that it may be read{file_from_hub(path)}"
+    return kind.error(f"the {kind.what} {path} cannot be read: {reason}", fix=fix)
 
 
 def _identity(path: Path, facts: os.stat_result) -> Identity:

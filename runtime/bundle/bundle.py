@@ -105,10 +105,6 @@ def read_manifest_as(folder: Path, kind: type[AnyManifest]) -> tuple[AnyManifest
     try:
         text = read_plain(path, MAX_MANIFEST_BYTES)
     except FileNotFoundError:
-        if (folder / "model_index.json").is_file():
-            raise BundleError(
-                f"{folder} is a checkpoint, not a bundle", fix=f"export it once: tintype export {folder} BUNDLE"
-            ) from None
         raise _no_bundle(folder) from None
     except OSError as error:
         raise BundleError(
@@ -212,14 +208,15 @@ def bundle_folder(name_or_path: str | os.PathLike[str]) -> Path:
 
 
 def _no_bundle(folder: Path) -> BundleError:
+    from tintype.sources.mistaken import export_from_hub, mistaken_for_bundle
+
     shown = str(folder) if len(str(folder)) <= 200 else f"{str(folder)[:200]}..."
-    if folder.suffix == ".safetensors":
-        return BundleError(
-            f"{shown!r} is a file of weights, not a bundle",
-            fix=f"export it once: tintype export {shown} BUNDLE; tintype info says what it is",
-        )
+    mistaken = mistaken_for_bundle(folder)
+    if mistaken is not None:
+        return BundleError(f"{shown!r} is {mistaken.name}, not a bundle", fix=mistaken.fix)
     return BundleError(
         f"there is no bundle at {shown!r}",
         fix=f"give a folder that holds {MANIFEST_NAME} (tintype export makes one), or a model that is here: "
-        + near_names(folder.name, [*EMBEDDED, *(name for name, _ in library_bundles())]),
+        + near_names(folder.name, [*EMBEDDED, *(name for name, _ in library_bundles())])
+        + export_from_hub(folder),
     )

@@ -61,14 +61,24 @@ class OverlayFacts:
             check_relative_path(file)
 
 
+def overlay_facts(bundle: Bundle) -> OverlayFacts | None:
+    """What was merged into a bundle; None for one that is no overlay. Raises BundleError."""
+    file = next(iter(bundle.changed.values()), None)
+    return None if file is None else _read(file.parent / OVERLAY_NAME)[0]
+
+
+def _read(path: Path) -> tuple[OverlayFacts, bytes]:
+    try:
+        text = read_plain(path, MAX_MANIFEST_BYTES)
+        return strict_json.read(OverlayFacts, strict_json.parse(text)), text
+    except (OSError, Misfit) as error:
+        raise BundleError(f"{path} cannot be read: {error}", fix="merge again: tintype merge") from None
+
+
 def open_overlay(folder: Path) -> Bundle:
     """The bundle that an overlay is of, with its weights. Raises BundleError where either isn't what it was."""
     path = folder / OVERLAY_NAME
-    try:
-        text = read_plain(path, MAX_MANIFEST_BYTES)
-        facts = strict_json.read(OverlayFacts, strict_json.parse(text))
-    except (OSError, Misfit) as error:
-        raise BundleError(f"{path} cannot be read: {error}", fix="merge again: tintype merge") from None
+    facts, text = _read(path)
     try:
         base = open_model(bundle_folder(facts.base))
     except BundleError as error:

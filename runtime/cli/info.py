@@ -33,6 +33,7 @@ def info(source: str, as_json: bool) -> None:
     say of them."""
     from tintype.bundle import EMBEDDED, MANIFEST_NAME, Bundle
     from tintype.bundle.opening import open_any
+    from tintype.bundle.overlay import overlay_facts
     from tintype.sources.facts import describe, is_checkpoint
     from tintype.sources.hub import describe_remote, is_address
 
@@ -54,7 +55,9 @@ def info(source: str, as_json: bool) -> None:
     if as_json:
         manifest = asdict(opened.manifest)
         calibrated = [{**each.way, "threshold": each.threshold} for each in _calibrations(opened)]
+        merged = overlay_facts(opened)
         bundle = {"folder": str(opened.folder), "hash": opened.hash, **manifest, "memorisation": calibrated}
+        bundle["overlay"] = None if merged is None else asdict(merged)
         say_json({"bundle": bundle, "machine": machine})
         return
     _say_rows([*_bundle_rows(opened), *_machine_rows(machine)])
@@ -138,6 +141,7 @@ def _bundle_rows(bundle: Bundle) -> list[tuple[str, str]]:
     rows = [
         ("bundle", f"{manifest.name} ({manifest.family}, {manifest.prediction_type})"),
         ("folder", str(bundle.folder)),
+        *_merged_rows(bundle),
         ("hash", bundle.hash),
         ("licence", _licence_of(bundle)),
         ("source", manifest.source.location),
@@ -163,6 +167,20 @@ def _bundle_rows(bundle: Bundle) -> list[tuple[str, str]]:
         shares = ", ".join(f"{label} {count / skew.pictures:.0%}" for label, count in skew.most_first)
         rows.append(("skew", f"{skew.prompt!r}: {shares}; {skew.pictures:,} pictures, by {skew.judge}"))
     return [*rows, *(("memorised", sentence) for sentence in _about_memorisation(bundle))]
+
+
+def _merged_rows(bundle: Bundle) -> list[tuple[str, str]]:
+    """Of an overlay the LoRAs that are merged, and how near the weights that changed are to the same in float."""
+    from tintype.bundle.overlay import overlay_facts
+
+    facts = overlay_facts(bundle)
+    if facts is None:
+        return []
+    rows = [("merged", f"{lora.name}, weight {lora.weight:g}, sha256 {lora.sha256[:12]}") for lora in facts.loras]
+    for role, changed in facts.changed.items():
+        near = "" if changed.snr_db is None else f", {changed.snr_db:.1f} dB to the same in float"
+        rows.append(("changed", f"{role}: {changed.layers} layers{near}"))
+    return rows
 
 
 def _steps_of(usual: DefaultRequest | FastRequest) -> str:

@@ -114,6 +114,14 @@ def memory_option(command: Callable[..., Any]) -> Callable[..., Any]:
     )(command)
 
 
+def _at_most_once(context: click.Context, option: click.Parameter, given: tuple[Any, ...]) -> Any:
+    """The one file of an option that takes one: of several click would take the last, and say nothing."""
+    if len(given) > 1:
+        name = option.opts[0]
+        raise RequestError(f"{name} is given {len(given)} times, and a picture has one", fix=f"give one {name}")
+    return given[0] if given else None
+
+
 def request_options(*names: str, leave_out: tuple[str, ...] = ()) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Options for fields of `Request`, as its table has them; all of them unless some are named. What isn't typed is
     not passed on, so that the request's own default holds."""
@@ -124,6 +132,7 @@ def request_options(*names: str, leave_out: tuple[str, ...] = ()) -> Callable[[C
             if "help" not in field.metadata or field.name in leave_out or (names and field.name not in names):
                 continue
             kind, each = field.metadata["kind"], field.metadata["each"]
+            is_file = kind is Path or field.name == "image_encoder"
             name = each or field.name.replace("_", "-")
             shown = "" if field.default in (None, ()) else f" [default: {field.default}]"
             option = click.option(
@@ -131,7 +140,8 @@ def request_options(*names: str, leave_out: tuple[str, ...] = ()) -> Callable[[C
                 field.name,
                 type=click.Path(path_type=Path) if kind is Path else kind,
                 default=None,
-                multiple=each is not None,
+                multiple=each is not None or is_file,
+                callback=_at_most_once if is_file and each is None else None,
                 help=f"{field.metadata['help']}{'' if kind is bool else shown}",
             )
             command = option(command)

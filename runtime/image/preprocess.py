@@ -1,4 +1,5 @@
-"""What a ControlNet is shown, made of a picture without a model: edges, greys, negatives, blurs, coarse copies.
+"""What a ControlNet is shown, made of a picture without a model: edges, greys, negatives, all
+of it at another size, blurs, coarse copies.
 
 Each is a function of an RGB picture and its numbers; `preprocess` reads its name and numbers, as in `canny:100-200`.
 """
@@ -17,6 +18,7 @@ from tintype.errors import RequestError, near_names
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+RESIZE = "resize"  # all of a picture at the size that is drawn, stretched to it, however others are fitted
 _NUMBER = r"\d{1,4}(?:\.\d{1,4})?"
 _ASKED = re.compile(rf"([a-z]{{1,20}})(?::({_NUMBER})(?:-({_NUMBER}))?)?", re.ASCII)
 
@@ -98,11 +100,17 @@ def tile(image: Image, factor: float) -> Image:
     return image.resize((small[0], small[1]), Image.Resampling.BOX).resize(image.size, Image.Resampling.BICUBIC)
 
 
+def resize(image: Image) -> Image:
+    """As it is: who fits it to the size stretches it."""
+    return image
+
+
 _KINDS: dict[str, tuple[Callable[..., Image], tuple[float, ...], tuple[float, float]]] = {
     # what it does, its numbers where none are said, and between which they are
     "canny": (canny, (100.0, 200.0), (0.0, 2040.0)),
     "grey": (grey, (), (0.0, 0.0)),
     "invert": (invert, (), (0.0, 0.0)),
+    RESIZE: (resize, (), (0.0, 0.0)),
     "blur": (blur, (4.0,), (0.0, 256.0)),
     "tile": (tile, (8.0,), (1.0, 256.0)),
 }

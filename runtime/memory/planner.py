@@ -317,12 +317,12 @@ def _too_small(smallest: Plan, budget: int | None, room: MemoryLimits) -> Memory
     if not _fits(smallest, None, MemoryLimits(device=room.device)):
         return MemoryBudgetError(
             f"nothing fits into the {(room.device or 0) / MIB:,.0f} MiB that the device has free: "
-            f"the least that {tightest.role} takes there is {smallest.device_bytes / MIB:,.0f}",
+            f"the least that {tightest.role} takes there is {smallest.device_bytes / MIB:,.0f} MiB",
             fix="close other programs on it, ask for a smaller picture, or choose provider cpu",
         )
     return MemoryBudgetError(
         f"nothing fits into {(budget or 0) / MIB:,.0f} MiB: "
-        f"the least that {tightest.role} runs in is {tightest.peak_bytes / MIB:,.0f}",
+        f"the least that {tightest.role} runs in is {tightest.peak_bytes / MIB:,.0f} MiB",
         fix=f"give {least} MiB or more (about {smallest.seconds:,.0f} s then), or ask for a smaller picture",
         least_bytes=least * MIB,
     )

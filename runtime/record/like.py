@@ -16,7 +16,7 @@ from tintype.record import a1111_reader, comfyui
 from tintype.record.likeness import MAX_LEFT_OUT, OF_MASK, Likeness
 from tintype.record.private import OF_REQUEST
 from tintype.record.record import Record, parse_record
-from tintype.request import fields_of
+from tintype.request import ResolvedRequest, fields_of
 
 OF_IMAGE = ("strength", "fit", "background", "outpaint", *OF_MASK)
 
@@ -59,11 +59,8 @@ def _of_record(record: Record) -> Likeness:
         for name, what in (("image", "the picture"), ("mask", "the mask"), ("latents", "the noise"))
         if getattr(known, name) is not None
     ]
-    left_out += [f"the LoRA {lora.name}: give it again, --lora FILE={lora.weight:g}" for lora in known.loras]
-    if known.ip_adapter is not None:
-        count = len(known.image_prompts)
-        what = f"the IP-Adapter {known.ip_adapter.name} and its {count} picture{'s' * (count > 1)}"
-        left_out.append(f"{what}: give them again, --ip-adapter FILE --image-prompt PICTURE")
+    fields.pop("control_guess", None)  # it goes with what controls
+    left_out += _adapters_of(known)
     start = fields.pop("refiner_start")
     if start is not None:
         name = record.made_with.refiner.bundle if record.made_with.refiner else "another model"
@@ -75,6 +72,26 @@ def _of_record(record: Record) -> Likeness:
         model_hash=record.made_with.bundle_hash,
         of_image=of_image,
     )
+
+
+def _adapters_of(known: ResolvedRequest) -> list[str]:
+    """A sentence for each file that a picture was drawn with beside its model: its hash is no file."""
+    found = []
+    for lora in known.loras:
+        span = "" if (lora.start, lora.stop) == (0.0, 1.0) else f"@{lora.start:g}-{lora.stop:g}"
+        parts = "" if lora.parts is None else f",{lora.parts}"
+        found.append(f"the LoRA {lora.name}: give it again, --lora FILE={lora.weight:g}{span}{parts}")
+    found += [f"the embedding {each.word}: give it again, --embedding FILE" for each in known.embeddings]
+    for each in known.control:
+        asked = f"--control {each.model}=PICTURE={each.weight:g}@{each.start:g}-{each.end:g}"
+        asked += "" if each.preprocess is None else f" --control-preprocess {each.preprocess}"
+        asked += " --control-guess" if known.control_guess else ""
+        found.append(f"what controlled it, {each.model}, and its picture: give them again, {asked}")
+    if known.ip_adapter is not None:
+        count = len(known.image_prompts)
+        what = f"the IP-Adapter {known.ip_adapter.name} and its {count} picture{'s' * (count > 1)}"
+        found.append(f"{what}: give them again, --ip-adapter FILE --image-prompt PICTURE")
+    return found
 
 
 def _bounded(sentences: tuple[str, ...]) -> tuple[str, ...]:

@@ -245,7 +245,9 @@ class Request:
     )
     control_preprocess: str | None = field(
         default=None,
-        metadata=_option("What is made of these pictures first: canny, grey, invert, blur, tile, as in canny:100-200."),
+        metadata=_option(
+            "What is made of these pictures first: canny, grey, invert, resize, blur, tile, as in canny:100-200."
+        ),
     )
     control_guess: bool = field(
         default=False,

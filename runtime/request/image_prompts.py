@@ -102,7 +102,10 @@ def open_image_prompts(
             fix="give one: image_prompts=[(PICTURE, WEIGHT)], or --image-prompt PICTURE=WEIGHT",
         )
     if not isinstance(adapter, str | os.PathLike):
-        raise RequestError(f"{type(adapter).__name__} is no IP-Adapter", fix="give its .safetensors file")
+        raise RequestError(
+            f"{type(adapter).__name__} is no IP-Adapter",
+            fix="give one .safetensors file, which reads all image prompts",
+        )
     from tintype.adapters.ip_adapter import open_ip_adapter
 
     read = [read_image_prompt(each) for each in prompts]

@@ -19,6 +19,7 @@ from tintype.bounds import MAX_EMBEDDING_BYTES, MAX_EMBEDDING_VECTORS, MAX_EMBED
 from tintype.errors import ExportError, RequestError
 from tintype.files import read_given
 from tintype.sources.header import PICKLES, Header, TensorFacts, read_header
+from tintype.sources.looks import adapter_look
 from tintype.sources.numbers import READABLE, floats_of
 
 A1111, CLIP_L, CLIP_G = "emb_params", "clip_l", "clip_g"
@@ -84,6 +85,9 @@ def _told(path: Path, header: Header) -> tuple[str, dict[str, tuple[str, TensorF
         if name in (CLIP_L, CLIP_G):
             return path.stem, {name: (name, facts)}
         return (path.stem if name == A1111 else name), {ANY: (name, facts)}
+    look = adapter_look(names)
+    if look is not None and "inversion" not in look.name:
+        raise RequestError(f"{path} is {look.name}, and no file of textual inversion", fix=look.need)
     shown = ", ".join(sorted(names)[:4])
     raise RequestError(
         f"{path} holds {len(names):,} tensors ({shown}), and is no file of textual inversion",

@@ -126,3 +126,9 @@ def looks_like(names: Iterable[str]) -> Look:
         if row.end and any(name.endswith(row.end) for name in known):
             return row.look
     return UNKNOWN
+
+
+def adapter_look(names: Iterable[str]) -> Look | None:
+    """What stands beside a model and draws nothing alone, by its tensors' names; None for all else."""
+    look = looks_like(names)
+    return look if look.need in (_LORA, _EMBEDDING, _CONTROL, _IMAGE_PROMPTS) else None

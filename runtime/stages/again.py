@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from typing import Any
 
-from tintype.adapters.facts import Lora, parse_parts
+from tintype.adapters.facts import Lora, LoraFacts, parse_parts
 from tintype.adapters.files import open_adapter
 from tintype.adapters.given import adapters_in, parse_lora
 from tintype.errors import RecordError
@@ -58,7 +58,8 @@ def _loras_of(record: Record, given: InputFields) -> list[Lora]:
     """A record's LoRAs with their files, of those that are given, or that lie in a folder that is. Raises RecordError
     for one that is missing, by its name, and for one that the picture was drawn without."""
     known = record.request.loras
-    files = {open_adapter(file).sha256: file for file in (parse_lora(each).file for each in given.get("loras") or ())}
+    said = [parse_lora(each) for each in given.get("loras") or ()]
+    files = {open_adapter(each.file).sha256: each.file for each in said}
     folder = given.get("lora_dir")
     for path in adapters_in(folder) if known and folder is not None else ():
         if any(path.stem == each.name for each in known):
@@ -72,12 +73,30 @@ def _loras_of(record: Record, given: InputFields) -> list[Lora]:
     others = [file for sha256, file in files.items() if all(sha256 != each.sha256 for each in known)]
     if others and folder is None:
         raise RecordError(f"the record's picture was drawn without the LoRA {others[0]}", fix="leave it out")
+    for lora in said:
+        _demand_as_recorded(lora, [each for each in known if each.sha256 == open_adapter(lora.file).sha256])
     return [
         Lora(
             file=files[each.sha256], weight=each.weight, start=each.start, stop=each.stop, parts=parse_parts(each.parts)
         )
         for each in known
     ]
+
+
+def _demand_as_recorded(lora: Lora, known: Sequence[LoraFacts]) -> None:
+    """RecordError where a file comes with a weight, steps or parts of its own that the record says otherwise of."""
+
+    def told(weight: float, start: float, stop: float, parts: Mapping[str, float]) -> tuple[Any, ...]:
+        return weight, start, stop, dict(parts)
+
+    here = told(lora.weight, lora.start, lora.stop, lora.parts)
+    recorded = [told(each.weight, each.start, each.stop, parse_parts(each.parts)) for each in known]
+    if recorded and here not in (told(1.0, 0.0, 1.0, {}), *recorded):
+        weight = " and ".join(f"{each.weight:g}" for each in known)
+        raise RecordError(
+            f"the record's picture has the LoRA {known[0].name} with a weight of {weight} at its own steps and parts",
+            fix="give the file alone: loras=[FILE], --lora FILE",
+        )
 
 
 def needs_inputs(request: ResolvedRequest) -> bool:

@@ -14,7 +14,7 @@ from tintype.bundle.controlnet import ControlNet
 from tintype.families.control import controlled, controlnets, residual_shapes, strengths
 from tintype.image.decode import demand_shape
 from tintype.image.fit import fit
-from tintype.image.preprocess import preprocess
+from tintype.image.preprocess import RESIZE, preprocess
 from tintype.request.control import ControlFacts, ControlInput
 from tintype.stages.context import Context
 from tintype.uses import CONTROLNET, CONTROLNET_PICTURE
@@ -128,7 +128,8 @@ class _Part:
 
 def shown_picture(ctx: Context, facts: ControlFacts, given: ControlInput) -> Image:
     """A picture as what it controls by is shown it: RGB, at the size that is drawn."""
-    picture = fit(given.picture, ctx.request.width, ctx.request.height, facts.fit)
+    how = "stretch" if facts.preprocess == RESIZE else facts.fit
+    picture = fit(given.picture, ctx.request.width, ctx.request.height, how)
     return picture if facts.preprocess is None else preprocess(picture, facts.preprocess)
 
 

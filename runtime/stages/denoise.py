@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 
 from tintype.arrays import Arrays, Latents
+from tintype.errors import NumericError
 from tintype.families.base import Conditioning
 from tintype.families.reuse import reuse_of
 from tintype.graphs.resident import not_finite
@@ -31,7 +33,7 @@ def denoise(ctx: Context, conditioning: Conditioning, batch: range, start: Start
     with ctx.graphs.phase(*denoiser.uses, *denoiser.control_uses):
         while True:
             in_graph = ctx.graphs.run_seconds
-            with ctx.clock.counting("denoise"):
+            with ctx.clock.counting("denoise"), _blaming_loras(ctx):
                 step = next(steps, None)
             ctx.clock.graph_seconds += ctx.graphs.run_seconds - in_graph
             if step is None:
@@ -39,7 +41,8 @@ def denoise(ctx: Context, conditioning: Conditioning, batch: range, start: Start
             ctx.clock.steps += 1
             denoiser.step = step.index + 1
             if not np.isfinite(step.latents).all():
-                raise not_finite(f"the denoiser, in step {step.index + 1} of {step.total},")
+                with _blaming_loras(ctx):
+                    raise not_finite(f"the denoiser, in step {step.index + 1} of {step.total},")
             latents = step.latents
             yield step
             if step.index + 1 == ctx.schedule.stops_after:
@@ -47,6 +50,19 @@ def denoise(ctx: Context, conditioning: Conditioning, batch: range, start: Start
         ctx.look_at_device()
     ctx.loras.release("denoiser")
     ctx.keep(batch, ctx.schedule.to_model_space(latents))
+
+
+@contextmanager
+def _blaming_loras(ctx: Context) -> Iterator[None]:
+    """What isn't finite may come of what LoRAs add: their names and weights stand in the fix."""
+    try:
+        yield
+    except NumericError as error:
+        told = ", ".join(f"{lora.name} of {lora.weight:g}" for lora in ctx.request.loras if not lora.is_idle)
+        if not told:
+            raise
+        fix = f"give the LoRAs smaller weights ({told}); if it stays so without them, {error.fix}"
+        raise error.with_fix(fix) from None
 
 
 class Denoiser:

@@ -69,6 +69,49 @@ def _with(**more: np.ndarray) -> dict[str, np.ndarray]:
     return {**PLAIN, **{f"lora_unet_x.{name.replace('__', '.')}": each for name, each in more.items()}}
 
 
+def _pefts(folder: Path, name: str, config: object) -> Path:
+    folder.mkdir()
+    (folder / "adapter_config.json").write_text(config if isinstance(config, str) else json.dumps(config))
+    tensors = {f"base_model.model.{name}.lora_{part}.weight": each for part, each in (("A", DOWN), ("B", UP))}
+    return saved(folder / "adapter_model.safetensors", tensors)
+
+
+@pytest.mark.parametrize(
+    ("folder", "name", "layer"),
+    [
+        ("unet", "down_blocks.0.attentions.0.proj_in", "unet.down_blocks.0.attentions.0.proj_in"),
+        ("words", "text_model.encoder.layers.0.mlp.fc1", "text_encoder.text_model.encoder.layers.0.mlp.fc1"),
+        ("text_encoder_2", "encoder.layers.0.mlp.fc1", "text_encoder_2.encoder.layers.0.mlp.fc1"),
+    ],
+)
+def test_pefts_own_files_have_alphas_beside_them(tmp_path, folder, name, layer):
+    path = _pefts(tmp_path / folder, name, {"lora_alpha": 6, "alpha_pattern": {"absent": 1}})
+    first = open_adapter(path)
+    assert {name: each.alpha for name, each in first.layers.items()} == {layer: 6.0}
+    (tmp_path / folder / "adapter_config.json").write_text('{"lora_alpha": 60, "use_rslora": true}')
+    second = open_adapter(path)
+    assert second.layers[layer].alpha == pytest.approx(60 * 3**0.5)
+    assert second.sha256 != first.sha256  # a record tells the two apart
+
+
+@pytest.mark.parametrize(
+    ("config", "words"),
+    [
+        ("{", "not JSON"),
+        ([], "no object"),
+        ({}, "lora_alpha is no number"),
+        ({"lora_alpha": "1e9"}, "no number"),
+        ({"lora_alpha": 10**400}, "no number"),
+    ],
+    ids=["cut", "a list", "none", "a word", "absurd"],
+)
+def test_pefts_configs_that_make_no_sense_are_refused(tmp_path, config, words):
+    with pytest.raises(LoraError) as refusal:
+        open_adapter(_pefts(tmp_path / "unet", "down_blocks.0.attentions.0.proj_in", config))
+    assert words in refusal.value.message
+    assert "adapter_config.json" in refusal.value.message
+
+
 BROKEN: dict[str, tuple[dict[str, np.ndarray], str]] = {
     "NaN": (_with(lora_up__weight=np.where(UP > 0.9, np.nan, UP)), "NaN or infinity"),
     "infinity": (_with(alpha=np.array(np.inf, np.float32)), "NaN or infinity"),
@@ -98,6 +141,7 @@ def refused(path: Path, words: str) -> None:
     assert words in refusal.value.message
     assert str(path) in refusal.value.message
     assert refusal.value.fix
+    assert "fix:" not in refusal.value.message
 
 
 def _cut(path: Path) -> None:
@@ -125,7 +169,7 @@ HARMS: dict[str, tuple[Any, str]] = {
     "empty": (lambda path: path.write_bytes(b""), "too few for a header"),
     "a pickle": (lambda path: path.write_bytes(pickle.dumps({"a": 1}, protocol=2)), "pickle"),
     "gone": (lambda path: path.unlink(), "No such file"),
-    "a folder": (lambda path: (path.unlink(), path.mkdir()), ""),
+    "a folder": (lambda path: (path.unlink(), path.mkdir()), "is a folder"),
 }
 
 
@@ -135,6 +179,13 @@ def test_harmed_files_are_refused(tmp_path, harm):
     do, words = HARMS[harm]
     do(path)
     refused(path, words)
+
+
+def test_of_a_folder_the_file_in_it_is_named(tmp_path):
+    file = saved(tmp_path / "pytorch_lora_weights.safetensors", PLAIN)
+    with pytest.raises(LoraError, match="is a folder") as refusal:
+        open_adapter(tmp_path)
+    assert str(file) in refusal.value.fix
 
 
 def test_pickles_by_their_name_are_never_opened(tmp_path):

@@ -67,6 +67,9 @@ def test_a_file_that_is_called_so_is_that_file(path):
         ([Lora(file="PATH", parts={"mid": float("inf")})], "the factor of mid"),
         (["PATH"] * (MAX_LORAS + 1), f"{MAX_LORAS} are the most"),
         ("nowhere.safetensors=0.5", "cannot be read"),
+        ("PATH=strong", "'strong' behind the LoRA PATH says no weight"),
+        ("PATH=1e3", "'1e3' behind the LoRA PATH says no weight"),
+        ("PATH=0.8,left=0.3", "'0.8,left=0.3' behind"),
     ],
 )
 def test_what_makes_no_sense_is_refused(path, given, words):
@@ -80,7 +83,7 @@ def test_what_makes_no_sense_is_refused(path, given, words):
     wanted = [placed(each) for each in given] if isinstance(given, list) else placed(given)
     with pytest.raises(LoraError) as refusal:
         open_loras(wanted)
-    assert words in refusal.value.message
+    assert words.replace("PATH", str(path)) in refusal.value.message
 
 
 def test_facts_survive_a_record(path):

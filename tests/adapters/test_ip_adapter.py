@@ -124,6 +124,7 @@ def test_what_is_not_sound_is_refused_by_name(write, change, words):
     with pytest.raises(RequestError) as refusal:
         open_ip_adapter(write(change=change))
     assert words in refusal.value.message
+    assert "fix:" not in refusal.value.message
     assert refusal.value.fix
     assert "checkpoint" not in refusal.value.fix
 

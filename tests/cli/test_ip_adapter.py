@@ -94,6 +94,8 @@ def test_what_is_no_image_prompt_is_refused(command, image_encoder, ip_adapter, 
     command(*common, *given).assert_one_clear_error(2, "without a picture", "--image-prompt PICTURE=WEIGHT")
     command(*common, *given, "--image-prompt", "none.png=0.5").assert_one_clear_error(2, "none.png")
     command(*common, *given, "--image-prompt", f"{tmp_path / 'cat.png'}=99").assert_one_clear_error(2, "out of range")
+    twice = command(*common, *given, "--ip-adapter", adapter, *shown)
+    twice.assert_one_clear_error(2, "--ip-adapter is given 2 times", "give one --ip-adapter")
     alone = command(*common, "--ip-adapter", adapter, *shown)
     alone.assert_one_clear_error(1, "needs an image encoder", "tintype export")
     (tmp_path / "adapter.bin").write_bytes(b"PK\x03\x04")

@@ -265,6 +265,7 @@ def lora(path: Path, scratch: Scratch) -> None:
 
     place = scratch.folder / "lora.safetensors"
     shutil.copyfile(path, place)
+    (scratch.folder / "adapter_config.json").write_text('{"lora_alpha": 2, "alpha_pattern": {"to_q": 3}}')  # PEFT's
     model = scratch.pipeline.model
     request = scratch.pipeline.resolve(Request(prompt="a house", loras=[f"{place}=0.5,down=0.5"]))
     fitted = model.fitted(request)

@@ -322,7 +322,7 @@ def _zeros(parts: dict[str, dict[str, tuple[int, ...]]]) -> bytes:
 
 
 def loras() -> Seeds:
-    """One of each kind, for layers that postcard has: kohya's names and diffusers'."""
+    """One of each kind, for layers that postcard has: kohya's names, diffusers' and PEFT's."""
     from safetensors.numpy import save
 
     numbers = np.random.default_rng(0)
@@ -354,6 +354,7 @@ def loras() -> Seeds:
         save(loha),
         save({**lokr, f"{name}.alpha": alpha}),
         save(dora),
+        save({name.replace("unet.", "base_model.model."): each for name, each in diffusers.items()}),
     )
 
 

@@ -176,6 +176,16 @@ def test_controlnets_that_a_request_has_not_are_closed(pipeline, one, controlnet
         assert len(opened) == len(control)
 
 
+def test_resized_all_of_its_picture_is_seen_however_others_are_fitted(pipeline, one):
+    given = {"model": one["model"], "image": drawing(40, 96)}
+    whole, stretched, cropped = (
+        pipeline.generate(PROMPT, **ASKED, control=[{**given, **more}], fit=how)
+        for more, how in (({"preprocess": "resize"}, "crop"), ({}, "stretch"), ({}, "crop"))
+    )
+    assert whole.image.tobytes() == stretched.image.tobytes() != cropped.image.tobytes()
+    assert pipeline.reproduce(whole.record, control=[given]).image.tobytes() == whole.image.tobytes()
+
+
 def test_its_picture_is_brought_to_the_size_or_gives_it(pipeline, one):
     given = {"model": one["model"], "image": drawing(96, 80)}
     asked = {name: value for name, value in ASKED.items() if name not in ("width", "height")}

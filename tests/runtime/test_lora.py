@@ -14,7 +14,7 @@ from PIL import Image
 
 import tintype
 from tintype.cli import run
-from tintype.errors import LoraError, MemoryBudgetError, RecordError
+from tintype.errors import LoraError, MemoryBudgetError, NumericError, RecordError
 from tintype.memory.mode import MAPPED
 from tintype.memory.plan import ExecutionPlan
 from tintype.stages.finish import provenance_of
@@ -38,6 +38,28 @@ def test_files_and_weights_change_without_another_build(pipeline, files):
     assert len({picture.image.tobytes() for picture in made}) == 3
     other = pipeline.generate(PROMPT, **ASKED, loras=[*said[0], *said[2]])
     assert other.record.made_with.builds["denoiser"] != made[0].record.made_with.builds["denoiser"]
+
+
+@pytest.mark.parametrize("exactness", ["exact", "balanced"])
+@pytest.mark.parametrize("precision", ["fp16", "int8"])
+def test_over_lower_precisions_it_is_the_same_change_in_one_build(
+    tiny_checkpoint, export_once, pipeline, files, precision, exactness
+):
+    """Several LoRAs, of the text encoder too; and as it would be merged into floats: near the fp32 bundle's picture."""
+    asked, said = {**ASKED, "exactness": exactness}, [(files["kohya"], 0.8), (files["attention"], -0.4)]
+    expected = pipeline.generate(PROMPT, **ASKED, loras=said)
+    with tintype.load(export_once(f"tiny-{precision}", tiny_checkpoint, precision=precision), provider="cpu") as low:
+        made, plain = low.generate(PROMPT, **asked, loras=said), low.generate(PROMPT, **asked)
+        other = low.generate(PROMPT, **asked, loras=[(files["kohya"], 0.3), (files["again"], 0.7)])
+        idle = low.generate(PROMPT, **asked, loras=[(file, 0.0) for file, _ in said])
+        again = low.reproduce(made.record, loras=[file for file, _ in said])
+    near, far = psnr_db(made.image, expected.image), psnr_db(plain.image, expected.image)
+    print(f"{precision} {exactness}: {near:.1f} dB; without {far:.1f}")
+    assert near >= {"fp16": 40.0, "int8": 25.0}[precision]
+    assert far < near - 6.0
+    assert made.record.made_with.builds == other.record.made_with.builds
+    assert made.image.tobytes() == again.image.tobytes() != other.image.tobytes()
+    assert idle.image.tobytes() == plain.image.tobytes()
 
 
 def test_one_lora_given_twice_is_one_of_twice_the_weight(pipeline, files):
@@ -141,6 +163,24 @@ def test_a_record_whose_lora_is_missing_names_it(pipeline, files, tmp_path):
     assert pipeline.reproduce(record, lora_dir=folder).record == record
 
 
+@pytest.mark.parametrize("said", ["PATH=0.9", "PATH=0.5", "PATH=0.5@0-0.6", "PATH=0.5,mid=0.1"])
+def test_a_weight_that_the_record_denies_is_refused(pipeline, files, said):
+    file = files["attention"]
+    record = pipeline.generate(PROMPT, **ASKED, loras=[f"{file}=0.5@0-0.7"]).record
+    with pytest.raises(RecordError, match=r"has the LoRA attention with a weight of 0\.5"):
+        pipeline.reproduce(record, loras=[said.replace("PATH", str(file))])
+    assert pipeline.reproduce(record, loras=[f"{file}=0.5@0-0.7"]).record == record
+
+
+def test_a_lora_that_grows_beyond_all_numbers_is_blamed(pipeline, tiny_checkpoint, tmp_path):
+    layers = pairs(tiny_checkpoint, "unet", ATTENTION, 4, seed=1, size=0.5)
+    huge = {name: (down * 1e17, up * 1e17) for name, (down, up) in layers.items()}
+    file = save_diffusers(tmp_path / "huge.safetensors", {"unet": huge})
+    with pytest.raises(NumericError) as refusal:
+        pipeline.generate(PROMPT, **ASKED, loras=[(file, 2.0)])
+    assert refusal.value.fix.startswith("give the LoRAs smaller weights (huge of 2); if it stays so without them, try")
+
+
 def test_a_prompt_names_them(pipeline, files):
     folder = files["attention"].parent
     named = pipeline.generate(f"{PROMPT} <lora:attention:0.5>", **ASKED, lora_dir=folder)
@@ -167,7 +207,7 @@ def test_a_few_step_lora_brings_what_it_asks_for_and_says_so(pipeline, files, tm
     made = pipeline.generate(PROMPT, **small, loras=[path])
     request = made.record.request
     assert (request.num_inference_steps, request.guidance_scale, request.sampler) == (4, 1.0, "lcm")
-    assert any("lcm-lora-tiny is a LCM LoRA, which asks for 4 steps of lcm" in note for note in made.record.notes)
+    assert any("lcm-lora-tiny is an LCM LoRA, which asks for 4 steps of lcm" in note for note in made.record.notes)
     said = pipeline.generate(PROMPT, **ASKED, loras=[path]).record.request
     assert (said.num_inference_steps, said.guidance_scale, said.sampler) == (STEPS, SCALE, "euler")
     assert pipeline.reproduce(made.record, loras=[path]).image.tobytes() == made.image.tobytes()

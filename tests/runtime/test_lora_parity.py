@@ -12,6 +12,7 @@ from loras import ASKED, CONVOLUTIONS, SCALE, SEED, SIZE, STEPS, TRANSFORMER, WO
 from pictures import PROMPT, psnr_db
 
 import tintype
+from tintype.errors import RecordError
 from tintype.sampling import noise_source
 
 __all__ = ["files"]  # the fixture
@@ -20,7 +21,6 @@ __all__ = ["files"]  # the fixture
 def drawn_by_diffusers(checkpoint: Path, loras: dict[Path, float], *, xl: bool = False) -> np.ndarray:
     """One picture by Euler's method of diffusers' pipeline with LoRAs fused into its weights."""
     import diffusers
-    import torch
 
     kind = diffusers.StableDiffusionXLPipeline if xl else diffusers.StableDiffusionPipeline
     pipe = kind.from_pretrained(checkpoint, **({} if xl else {"safety_checker": None}))
@@ -31,6 +31,12 @@ def drawn_by_diffusers(checkpoint: Path, loras: dict[Path, float], *, xl: bool =
     if loras:
         pipe.set_adapters([f"a{number}" for number in range(len(loras))], list(loras.values()))
         pipe.fuse_lora(adapter_names=[f"a{number}" for number in range(len(loras))])
+    return _drawn(pipe)
+
+
+def _drawn(pipe) -> np.ndarray:
+    import torch
+
     noise = noise_source("torch-cpu", [SEED]).draw((1, 4, SIZE[1] // 4, SIZE[0] // 4))
     with torch.no_grad():
         picture = pipe(
@@ -94,6 +100,44 @@ def test_so_are_those_of_2_x(tiny_checkpoint, export_once, tmp_path):
     with tintype.load(bundle, provider="cpu", threads=1) as opened:
         made, plain = opened.generate(PROMPT, **ASKED, loras=[file]), opened.generate(PROMPT, **ASKED)
     _demand_near(made, drawn_by_diffusers(checkpoint, {file: 1.0}), plain, "2.x")
+
+
+def _saved_by_peft(model, names, folder, seed, **options):
+    """A model with random LoRAs as PEFT saves it; and the model with them merged."""
+    import peft
+    import torch
+
+    config = peft.LoraConfig(r=4, lora_alpha=3, target_modules=names, **options)
+    adapted = peft.get_peft_model(model, config)
+    torch.manual_seed(seed)
+    with torch.no_grad():
+        for name, weight in adapted.named_parameters():
+            if ".lora_" in name:
+                weight.normal_(0.0, 0.25)
+    adapted.save_pretrained(folder)
+    return folder / "adapter_model.safetensors", adapted.merge_and_unload()
+
+
+@pytest.mark.reference
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
+@pytest.mark.parametrize("use_rslora", [False, True], ids=["plain", "rank-stabilised"])
+def test_files_as_peft_saves_them_draw_what_peft_merges(pipeline, tiny_checkpoint, tmp_path, use_rslora):
+    """Two folders, as PEFT has one a model, with alphas in their configs alone, of one layer another."""
+    import diffusers
+
+    pipe = diffusers.StableDiffusionPipeline.from_pretrained(tiny_checkpoint, safety_checker=None)
+    pipe.set_progress_bar_config(disable=True)
+    pipe.scheduler = diffusers.EulerDiscreteScheduler.from_config(pipe.scheduler.config)
+    options = {"use_rslora": use_rslora, "alpha_pattern": {"attn2.to_k": 1.5}}
+    unet, pipe.unet = _saved_by_peft(pipe.unet, ["to_q", "to_k", "proj_in"], tmp_path / "unet", 1, **options)
+    words, pipe.text_encoder = _saved_by_peft(pipe.text_encoder, ["q_proj", "fc1"], tmp_path / "text_encoder", 2)
+    made, plain = pipeline.generate(PROMPT, **ASKED, loras=[unet, words]), pipeline.generate(PROMPT, **ASKED)
+    _demand_near(made, _drawn(pipe), plain, "PEFT")
+    assert pipeline.reproduce(made.record, loras=[unet, words]).image.tobytes() == made.image.tobytes()
+    config = tmp_path / "unet/adapter_config.json"
+    config.write_text(json.dumps({**json.loads(config.read_text()), "lora_alpha": 9}))
+    with pytest.raises(RecordError, match="drawn with the LoRA adapter_model"):  # its alphas are of the picture too
+        pipeline.reproduce(made.record, loras=[unet, words])
 
 
 def _demand_near(made, expected, plain, name):

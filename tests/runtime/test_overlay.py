@@ -18,6 +18,7 @@ import tintype
 from tintype.bundle import open_bundle
 from tintype.bundle.library import OVERLAY_NAME
 from tintype.bundle.merging import merge
+from tintype.cli.info import info
 from tintype.cli.merge import merge as merge_command
 from tintype.errors import BundleError, LoraError, OutputError
 
@@ -182,6 +183,12 @@ def test_the_command_merges_and_says_what_it_wrote(tiny_bundle, lora, tmp_path, 
     again = CliRunner().invoke(merge_command, [str(tiny_bundle), str(out) + "2", "--lora", f"{lora}=0.5", "--json"])
     facts = json.loads(again.stdout)
     assert facts["loras"][0]["weight"] == 0.5
+    shown = CliRunner().invoke(info, [str(out)]).stdout
+    assert f"{lora.stem}, weight 0.5, sha256 {facts['loras'][0]['sha256'][:12]}" in shown
+    told = json.loads(CliRunner().invoke(info, [str(out), "--json"]).stdout)["bundle"]["overlay"]
+    assert told["loras"] == facts["loras"]
+    assert f"denoiser: {told['changed']['denoiser']['layers']} layers" in shown
+    assert json.loads(CliRunner().invoke(info, [str(tiny_bundle), "--json"]).stdout)["bundle"]["overlay"] is None
     monkeypatch.setenv("TINTYPE_MODELS", str(tmp_path))
     assert open_bundle("out").name == "out"  # by its name
 
