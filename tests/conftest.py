@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Any
 import filelock
 import prepared
 import pytest
+import threads_that_sleep
 import traces
 from inpainting import save_inpainting_checkpoint
 
@@ -47,6 +48,9 @@ CAPTIONS = (
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # torch takes a thread a core, and the workers share the cores
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+    threads_that_sleep.make_threads_sleep()
+
+gc.disable()  # until all is imported
 
 
 @pytest.hookimpl(tryfirst=True)  # before marks choose
@@ -61,6 +65,7 @@ def pytest_collection_finish() -> None:
     """What test modules imported stays: the garbage collector need not look through a million objects of it."""
     gc.collect()
     gc.freeze()
+    gc.enable()
 
 
 @pytest.fixture(scope="session", autouse=True)
