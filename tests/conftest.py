@@ -61,11 +61,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.slow)
 
 
-def pytest_collection_finish() -> None:
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtestloop() -> None:
     """What test modules imported stays: the garbage collector need not look through a million objects of it."""
     gc.collect()
     gc.freeze()
     gc.enable()
+    gc.set_threshold(20_000, *gc.get_threshold()[1:])  # as in the command
 
 
 @pytest.fixture(scope="session", autouse=True)
