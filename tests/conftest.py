@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Any
 import filelock
 import prepared
 import pytest
+import threads_that_sleep
 import traces
 from inpainting import save_inpainting_checkpoint
 
@@ -47,6 +48,9 @@ CAPTIONS = (
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # torch takes a thread a core, and the workers share the cores
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+    threads_that_sleep.make_threads_sleep()
+
+gc.disable()  # until all is imported
 
 
 @pytest.hookimpl(tryfirst=True)  # before marks choose
@@ -57,10 +61,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.slow)
 
 
-def pytest_collection_finish() -> None:
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtestloop() -> None:
     """What test modules imported stays: the garbage collector need not look through a million objects of it."""
     gc.collect()
     gc.freeze()
+    gc.enable()
+    gc.set_threshold(20_000, *gc.get_threshold()[1:])  # as in the command
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -123,7 +123,7 @@ def test_the_arguments_are_the_job(tmp_path: Path) -> None:
 
 def test_a_picture_needs_no_torch(tiny_bundle: Path, tmp_path: Path) -> None:
     job = Job(model=str(tiny_bundle), num_inference_steps=1)
-    run_process([sys.executable, "-m", "tintype", "build", str(tiny_bundle)])
+    run_process([sys.executable, "-m", "tintype", *generate_arguments(job, tmp_path / "x.png")])  # and makes the builds
     modules = imported_modules(generate_arguments(job, tmp_path / "x.png"))
     assert "onnxruntime" in modules
     assert modules & NEVER_IMPORTED == set()

@@ -126,7 +126,8 @@ def test_what_info_shows_of_a_bundle_is_harmless(how: Callable[[dict[str, Any]],
 
 
 def test_a_plan_and_the_names_of_builds_are_harmless(command, no_builds: Path, hostile_bundle) -> None:
-    from tintype.engine.build.cache import BuildIdentity, write_facts
+    from tintype.engine.build.cache import write_facts
+    from tintype.engine.build.facts import BuildIdentity
 
     folder = no_builds / "builds" / "0123456789abcdef01234567"
     folder.mkdir(parents=True)

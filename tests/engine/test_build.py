@@ -19,12 +19,15 @@ from tintype import files
 from tintype.engine import BuildOptions, build_key, cache_entries, clear_cache, ensure_build, open_role, open_session
 from tintype.engine.build import builds as building
 from tintype.engine.build import cache as caching
+from tintype.engine.build import facts
 from tintype.engine.build.builds import find_build
-from tintype.engine.build.cache import FACTS_NAME, damage, read_report, write_facts
+from tintype.engine.build.cache import damage, read_report, write_facts
 from tintype.engine.build.child import ChildError
+from tintype.engine.build.facts import FACTS_NAME
 from tintype.engine.build.lower import Job
 from tintype.engine.build.probe import known_costs, measured_costs
 from tintype.errors import BuildError
+from tintype.files import sha256_of
 
 pytestmark = pytest.mark.slow
 
@@ -92,6 +95,30 @@ def test_a_damaged_build_is_noticed(bundle, cpu, cache, monkeypatch, built, file
     assert find_build(bundle, "denoiser", cpu) is None
 
 
+def test_a_file_is_hashed_again_where_something_wrote_to_it(bundle, cpu, cache, built, monkeypatch):
+    folder, hashed = built(cache), []
+    monkeypatch.setattr(facts, "SETTLED_NS", 0)
+    monkeypatch.setattr(facts, "sha256_of", lambda path: hashed.append(path.name) or sha256_of(path))
+    assert damage(folder) is None
+    assert sorted(hashed) == ["model.onnx", "model.onnx_data"]
+    assert damage(folder) is None
+    assert len(hashed) == (2 if os.name == "posix" else 4)
+    for expected in ("changed bytes", "None"):
+        time.sleep(0.05)  # some clock ticks of a file system
+        _flip(folder / "model.onnx_data")  # its size and its own time of change are as before
+        assert expected in str(damage(folder))
+
+
+def test_a_file_that_changed_a_moment_ago_is_hashed_each_time(bundle, cpu, cache, built, monkeypatch):
+    folder, hashed = built(cache), []
+    (folder / "model.onnx").touch()
+    monkeypatch.setattr(facts, "SETTLED_NS", 3600 * 10**9)
+    monkeypatch.setattr(facts, "sha256_of", lambda path: hashed.append(path.name) or sha256_of(path))
+    assert damage(folder) is None
+    assert damage(folder) is None
+    assert sorted(hashed) == ["model.onnx"] * 2 + ["model.onnx_data"] * 2
+
+
 def test_a_damaged_build_is_made_again(bundle, cpu, cache, feed):
     folder = ensure_build(bundle, "denoiser", cpu)
     with open_session(folder, cpu) as session:
@@ -105,9 +132,9 @@ def test_a_damaged_build_is_made_again(bundle, cpu, cache, feed):
 def test_a_build_that_the_runtime_refuses_is_made_again_once(bundle, cpu, cache, feed):
     folder = ensure_build(bundle, "denoiser", cpu)
     (folder / "model.onnx").write_bytes(b"nonsense")
-    facts = json.loads((folder / FACTS_NAME).read_text())
-    facts["files"]["model.onnx"] |= {"bytes": 8, "sha256": hashlib.sha256(b"nonsense").hexdigest()}
-    (folder / FACTS_NAME).write_text(json.dumps(facts))
+    told = json.loads((folder / FACTS_NAME).read_text())
+    told["files"]["model.onnx"] |= {"bytes": 8, "sha256": hashlib.sha256(b"nonsense").hexdigest()}
+    (folder / FACTS_NAME).write_text(json.dumps(told))
     assert damage(folder) is None
     with open_role(bundle, "denoiser", cpu) as session:
         assert session.run(feed)["y"].shape == (2, 4, 32)

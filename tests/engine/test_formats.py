@@ -17,8 +17,9 @@ from tintype.bounds import MAX_BUILD_FACTS_BYTES
 from tintype.bundle import open_bundle
 from tintype.engine import BuildOptions, cache_entries, ensure_build, open_role, open_session, resolve_provider
 from tintype.engine.build.builds import build_id, find_build
-from tintype.engine.build.cache import FACTS_NAME, damage
+from tintype.engine.build.cache import damage
 from tintype.engine.build.code_version import KEPT, PACKAGES, code_of, lowering_version, read_sources, version_of
+from tintype.engine.build.facts import FACTS_NAME
 from tintype.engine.build.measure import AS_IS, CostTable
 from tintype.engine.build.probe import COSTS_NAME, known_costs, measured_costs, random_inputs
 from tintype.engine.run.chain import PARTS_NAME, read_chains

@@ -1,45 +1,20 @@
-"""The int8 bundle of the tiny checkpoint, made once by the real command, and a copy of the checkpoint to damage."""
+"""The int8 bundle of the tiny checkpoint, and a copy of the checkpoint to damage."""
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import inspect
-import io
-import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import filelock
 import optimum_form
 import pytest
+from low_precision import int8_export
 from one_file import save_folder
 
-from tintype.cli import run
-
-
-@pytest.fixture(scope="session")
-def int8_export(tiny_checkpoint: Path, tiny_bundle: Path) -> tuple[Path, dict[str, Any]]:
-    """`tintype export --precision int8 --json`: the bundle and what the command printed. Read only.
-
-    Kept beside the fp32 one, for tracing takes its time; another exporter makes it anew.
-    """
-    folder = tiny_bundle.parent
-    bundle, printed = folder / "tiny-int8", folder / "tiny-int8.json"
-    with filelock.FileLock(folder / "int8.lock"):
-        if not printed.is_file():
-            output = io.StringIO()
-            with contextlib.redirect_stdout(output):
-                counted = {"prompt": "a house", "judge": "me", "bundle_hash": "0" * 64, "counts": {"red": 3, "blue": 1}}
-                (folder / "skew.json").write_text(json.dumps({"skew": [counted], "machine": "any"}))
-                options = ["--precision", "int8", "--json", "--overwrite", "--licence", "Apache-2.0"]
-                options += ["--skew", str(folder / "skew.json")]
-                code = run(["export", str(tiny_checkpoint), str(bundle), *options])
-            assert code == 0, output.getvalue()
-            printed.write_text(output.getvalue(), encoding="utf-8")
-    return bundle, json.loads(printed.read_text(encoding="utf-8"))
+__all__ = ["int8_export"]  # the fixture
 
 
 @pytest.fixture

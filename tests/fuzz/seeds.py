@@ -382,7 +382,8 @@ def cache_files() -> Seeds:
 
 def _cache_texts(folder: Path) -> Iterator[tuple[str, str]]:
     from tintype.bundle import open_bundle
-    from tintype.engine.build.cache import BuildIdentity, write_facts
+    from tintype.engine.build.cache import write_facts
+    from tintype.engine.build.facts import BuildIdentity
     from tintype.engine.run.chain import ChainFacts, Part, Port, write_chains
     from tintype.engine.run.strips import NormFacts, StageFacts, StripPort, StripsFacts, write_strips
 

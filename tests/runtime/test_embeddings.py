@@ -7,16 +7,17 @@ from typing import Any
 import numpy as np
 import pytest
 from embeddings import XL_WIDTHS, vectors, write
+from low_precision import fp16_bundle
 from pictures import psnr_db
 
 import tintype
 from tintype.bundle.bundle import embedded_folder
 from tintype.errors import MemoryBudgetError, RecordError, RequestError
-from tintype.export import Effort
 from tintype.files import sha256_of
 from tintype.sampling import noise_source
 from tintype.sources.embedding import read_embedding
 
+__all__ = ["fp16_bundle"]  # the fixture
 SEED = 7
 ASKED: dict[str, Any] = {
     "seed": SEED, "num_inference_steps": 6, "width": 64, "height": 64, "sampler": "euler", "exactness": "exact",
@@ -109,15 +110,14 @@ def _torch(array):
 
 
 @pytest.fixture(scope="module")
-def stored(tiny_bundle, tiny_checkpoint, export_once):
+def stored(tiny_bundle, request):
     """By precision a bundle, and the rows of its text encoder's table, as it stores them."""
     import onnx_ir as ir
 
     def made(precision: str):
-        effort = Effort(steps=2, calibration_prompts=1, gate_prompts=1, gate_calls=1, latent_size=8)
         folders = {
             "fp32": lambda: tiny_bundle,
-            "fp16": lambda: export_once("tiny", tiny_checkpoint, precision="fp16", effort=effort),
+            "fp16": lambda: request.getfixturevalue("fp16_bundle"),
             "int8": lambda: embedded_folder("postcard"),
         }
         folder = folders[precision]()

@@ -11,6 +11,7 @@ import pytest
 from edited_bundles import edited
 from families import family
 from ip_adapters import HIDDEN, colours, image_encoder, ip_adapter, left_half
+from low_precision import fp16_bundle, int8_export
 from pictures import PROMPT, middle, photo, psnr_db
 
 import tintype
@@ -21,7 +22,7 @@ from tintype.memory.plan import ExecutionPlan
 from tintype.pipeline import picture_steps
 from tintype.trust.thresholds import why_unlike_ordinary
 
-__all__ = ["edited", "family", "image_encoder", "ip_adapter"]  # the fixtures
+__all__ = ["edited", "family", "fp16_bundle", "image_encoder", "int8_export", "ip_adapter"]  # the fixtures
 ASKED: dict[str, Any] = {
     "seed": 7, "num_inference_steps": 4, "width": 64, "height": 48, "guidance_scale": 5.0, "sampler": "euler",
     "exactness": "exact",
@@ -164,12 +165,11 @@ def test_an_encoder_of_lower_precision_is_near(pipeline, brought, image_encoder,
 
 @pytest.mark.parametrize("exactness", ["exact", "balanced"])
 @pytest.mark.parametrize("precision", ["fp16", "int8"])
-def test_a_model_of_lower_precision_draws_the_picture_too(
-    tiny_checkpoint, export_once, pipeline, brought, precision, exactness
-):
+def test_a_model_of_lower_precision_draws_the_picture_too(request, pipeline, brought, precision, exactness):
     """The change that the picture makes is that of the fp32 bundle."""
     expected = pipeline.generate(PROMPT, **ASKED, **brought)
-    bundle = export_once(f"tiny-{precision}", tiny_checkpoint, precision=precision)
+    fp16 = precision == "fp16"
+    bundle = request.getfixturevalue("fp16_bundle") if fp16 else request.getfixturevalue("int8_export")[0]
     with tintype.load(bundle, provider="cpu", threads=1) as low:
         asked = {**ASKED, "exactness": exactness}
         made = low.generate(PROMPT, **asked, **brought)

@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from tintype.engine.build import cache
-from tintype.engine.build.cache import BuildIdentity
 from tintype.engine.build.child import (
     DISK,
     MEMORY,
@@ -30,6 +29,7 @@ from tintype.engine.build.child import (
     run_child,
 )
 from tintype.engine.build.code_version import lowering_version
+from tintype.engine.build.facts import BuildIdentity
 from tintype.engine.build.lower import Job
 from tintype.engine.build.options import ANY_SHAPE, BuildOptions
 from tintype.engine.device.devices import device_identity

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import os
 import shlex
@@ -12,21 +11,18 @@ import stat
 import tempfile
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import platformdirs
 
-from tintype import strict_json
-from tintype.bounds import MAX_BUILD_FACTS_BYTES
-from tintype.engine.run.chain import PARTS_NAME, read_chains
-from tintype.engine.run.strips import STRIPS_NAME, read_strips
+from tintype.engine.build.facts import FACTS_NAME, BuildIdentity, current_sha256, read_facts
+from tintype.engine.run.chain import read_chains
+from tintype.engine.run.strips import read_strips
 from tintype.errors import BuildError
-from tintype.files import read_plain, sha256_of
-from tintype.kernels.graph.priors import AS_IS
+from tintype.files import sha256_of
 
-FACTS_NAME = "build.json"
 BUNDLES = "bundles"  # the folder of bundles that were made of folders of ONNX graphs, see `bundle.converted`
 WEIGHTS = "weights"  # the folder of a build's large weights, each named by its sha256 when it is written
 NOT_LISTED = {FACTS_NAME, "costs.json"}  # what was measured of a build is written later, and is no part of it
@@ -34,29 +30,6 @@ HASH_ALWAYS_BYTES = 64 * 2**20  # files of larger builds are hashed again only w
 SWEEP_SECONDS = 600
 LEFTOVER_SECONDS = 24 * 3600  # no build takes that long
 STALE_SECONDS = 14 * 24 * 3600
-
-
-@dataclass(frozen=True, slots=True)
-class BuildIdentity:
-    """All that a build depends on; its digest is the build key."""
-
-    bundle: str
-    name: str  # the bundle's name, for people
-    role: str
-    variant: str
-    target: str
-    ort: str
-    cpu: str
-    lowering: str
-    shape: str = "any"  # batch=2 height=64 width=64
-    plan: str = "balanced"  # how exact, and where its weights lie
-    native: str = "none"  # the library of our own operators, by its bytes
-
-    @property
-    def key(self) -> str:
-        """24 hexadecimal digits; the bundle's name is not part of it."""
-        facts = {field: value for field, value in asdict(self).items() if field != "name"}
-        return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:24]
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,13 +199,16 @@ def write_facts(folder: Path, identity: BuildIdentity, report: Mapping[str, Any]
 
 def read_report(folder: Path) -> dict[str, Any]:
     """What the lowering told about a build: `kernels`, `choices`, `optimized`, seconds."""
-    facts = _read_facts(folder)
+    facts = read_facts(folder)
     return dict(facts.report) if facts else {}
 
 
 def damage(folder: Path) -> str | None:
-    """What is wrong with a build, or None. Builds of 64 MiB and more are hashed where a time of change moved."""
-    facts = _read_facts(folder)
+    """What is wrong with a build, or None. Builds of 64 MiB and more are hashed where a time of change moved.
+
+    This process hashes no file twice that nothing wrote to meanwhile.
+    """
+    facts = read_facts(folder)
     if facts is None:
         return f"{FACTS_NAME} is missing or unreadable"
     if facts.identity.key != folder.name:
@@ -249,7 +225,7 @@ def damage(folder: Path) -> str | None:
             return f"{name} is missing"
         if status.st_size != expected.bytes:
             return f"{name} has {status.st_size:,} bytes in place of {expected.bytes:,}"
-        if (small or status.st_mtime_ns != expected.mtime_ns) and sha256_of(path) != expected.sha256:
+        if (small or status.st_mtime_ns != expected.mtime_ns) and current_sha256(path, status) != expected.sha256:
             return f"{name} has changed bytes"
     try:
         read_chains(folder)
@@ -286,7 +262,7 @@ def discard_stale(identity: BuildIdentity) -> None:
     for path in _build_folders(made_before=time.time() - STALE_SECONDS):
         if path.name == identity.key or _idle_seconds(path) < STALE_SECONDS:
             continue
-        facts = _read_facts(path)
+        facts = read_facts(path)
         old = facts.identity if facts else None
         if old is not None and (old.bundle, old.role, old.variant, old.target) == of_same:
             discard(path)
@@ -320,78 +296,12 @@ def _idle_seconds(path: Path) -> float:
 
 
 def _entry(path: Path) -> CacheEntry:
-    facts = _read_facts(path)
+    facts = read_facts(path)
     whole = facts is not None and all(
         (path / name).is_file() and (path / name).stat().st_size == file.bytes for name, file in facts.files.items()
     )
     size = path.stat().st_size if path.is_file() else bytes_on_disk([path])
     return CacheEntry(path.name, path, facts.identity if facts else None, size, whole, _idle_seconds(path))
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _FileFacts:
-    bytes: int
-    sha256: str
-    mtime_ns: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _WayFacts:
-    seconds: float
-    weight_bytes: int
-    psnr_db: float
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _ChoiceFacts:
-    layer: str
-    chosen: str
-    ways: Mapping[str, _WayFacts]
-    refused: Mapping[str, str] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        if not {self.chosen, AS_IS} <= set(self.ways) or min(way.seconds for way in self.ways.values()) <= 0:
-            raise strict_json.Misfit("a layer's ways lack the one that was chosen, or take no time")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _PriorsFacts:
-    processor: str
-    threads: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _ReportFacts:
-    """What is read of a report; there is more in it."""
-
-    kernels: Mapping[str, int] = field(default_factory=dict)
-    choices: tuple[_ChoiceFacts, ...] = ()
-    timed: bool = False
-    priors: _PriorsFacts | None = None
-    others: Mapping[str, int] = field(default_factory=dict)
-    peak_bytes: int = 0  # of the process that made it
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Facts:
-    """build.json, as `write_facts` writes it."""
-
-    identity: BuildIdentity
-    files: Mapping[str, _FileFacts]
-    report: dict[str, Any]
-
-    def __post_init__(self) -> None:
-        if not {"model.onnx", PARTS_NAME, STRIPS_NAME} & set(self.files):
-            raise strict_json.Misfit("it names no graph")
-        strict_json.read(_ReportFacts, self.report, "report")
-
-
-def _read_facts(folder: Path) -> _Facts | None:
-    """build.json, or None where it is missing or isn't as it should be."""
-    try:
-        return strict_json.read(_Facts, strict_json.parse(read_plain(folder / FACTS_NAME, MAX_BUILD_FACTS_BYTES)))
-    except (OSError, ValueError):
-        return None
 
 
 def _files_below(folder: Path) -> Iterator[str]:

@@ -331,6 +331,7 @@ def _sides(model: ir.Model) -> tuple[Sequence[ir.Value], Sequence[ir.Value]]:
 def optimize(source: Path, path: Path, target: Target) -> None:
     """Save the graph as ONNX Runtime optimizes it here, weights external so that they can be memory-mapped."""
     options = session_options(target, threads=default_threads(), optimize=True, mapped=True)
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # threads would wait for a run: none comes
     options.optimized_model_filepath = str(path)
     options.add_session_config_entry("session.optimized_model_external_initializers_file_name", f"{path.name}_data")
     options.add_session_config_entry(
