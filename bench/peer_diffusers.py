@@ -6,20 +6,16 @@ are drawn there, in float16 (on `cpu` in float32), and with torch.compile where 
 
 from __future__ import annotations
 
-import json
-import os
 import time
 from pathlib import Path
 from typing import Any
 
 import diffusers
 import torch
+import transformers
 
 from tintype.bench.job import Job, needed_checkpoint
 from tintype.bench.worker import Figures
-
-# By component, where a bundle keeps its config.json.
-PLACES = {"unet": "unet", "vae": "vae_decoder", "text_encoder": "text_encoder", "text_encoder_2": "text_encoder_2"}
 
 
 class DiffusersPeer:
@@ -76,42 +72,23 @@ def load(job: Job, kind: str) -> DiffusersPeer:
 
 def random_pipeline(bundle: Path, device: str) -> Any:
     """A diffusers pipeline of a bundle's shape with random weights, float16 on a GPU; sampled by Euler."""
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # it remarks on parts that aren't used here
-    import transformers
-
-    index = _json(bundle / "model_index.json")
-    parts: dict[str, Any] = {}
-    usual = torch.get_default_dtype()
+    transformers.logging.set_verbosity_error()  # it remarks on parts that aren't used here
+    index, parts, usual = diffusers.DiffusionPipeline.load_config(bundle), dict[str, Any](), torch.get_default_dtype()
     torch.set_default_dtype(torch.float32 if device == "cpu" else torch.float16)
     try:
         with torch.device(device):
-            for name, place in PLACES.items():
-                if name in index:
-                    parts[name] = random_module(index[name], _json(bundle / place / "config.json"))
+            for name in ("unet", "vae"):
+                kind = getattr(diffusers, index[name][1])
+                config = kind.load_config(bundle, subfolder="vae_decoder" if name == "vae" else name)
+                parts[name] = kind.from_config(config).eval()
+            for name in (name for name in index if name.startswith("text_encoder")):
+                config = transformers.CLIPTextConfig.from_pretrained(bundle, subfolder=name)
+                parts[name] = getattr(transformers, index[name][1])(config).eval()
     finally:
         torch.set_default_dtype(usual)
-    for name in ("tokenizer", "tokenizer_2"):
-        if name in index:
-            parts[name] = transformers.CLIPTokenizer.from_pretrained(bundle / name, local_files_only=True)
+    pipeline = diffusers.DiffusionPipeline.from_pretrained(bundle, **parts, local_files_only=True)
     # XL's own VAE is decoded in float32 by default, these weights need it as little as the fixed VAEs that people use.
-    parts["vae"].register_to_config(force_upcast=False)
-    config = _json(bundle / "scheduler/scheduler_config.json")
-    euler = "EulerAncestralDiscrete" if "Ancestral" in config.pop("_class_name", "") else "EulerDiscrete"
-    parts["scheduler"] = getattr(diffusers, f"{euler}Scheduler").from_config(config)
-    if index["_class_name"] == "StableDiffusionPipeline":
-        parts |= {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
-    return getattr(diffusers, index["_class_name"])(**parts).to(device)
-
-
-def random_module(library_and_class: tuple[str, str], config: dict[str, Any]) -> Any:
-    """A component as its config says, by the names that model_index.json has for it."""
-    import transformers
-
-    library, name = library_and_class
-    if library == "diffusers":
-        return getattr(diffusers, name).from_config(config).eval()
-    return getattr(transformers, name)(transformers.CLIPTextConfig(**config)).eval()
-
-
-def _json(path: Path) -> dict[str, Any]:
-    return dict(json.loads(path.read_text(encoding="utf-8")))
+    pipeline.vae.register_to_config(force_upcast=False)
+    if "Euler" not in type(pipeline.scheduler).__name__:
+        pipeline.scheduler = diffusers.EulerDiscreteScheduler.from_config(pipeline.scheduler.config)
+    return pipeline.to(device)

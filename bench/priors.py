@@ -2,8 +2,8 @@
 
     tintype bench priors --threads 1 --threads 2
 
-The layers are those of Stable Diffusion's shapes and of smaller models, with random weights; no checkpoint is needed. A
-table of the same kind of processor and number of threads is replaced, all others stay. Let little else run beside it.
+The layers are of Stable Diffusion's shapes and of smaller models (layers.json), with random weights. A table of one
+kind of processor and number of threads is replaced, all others stay. Let little else run beside it.
 """
 
 from __future__ import annotations
@@ -22,39 +22,21 @@ from tintype.bench.rates import graph_of, rounded
 from tintype.engine import has_ability, layer_costs, processor_kind, resolve_provider
 
 DEFAULT = Path(__file__).resolve().parents[1] / "kernels" / "priors.json"
-# Input channels, output channels and the side of a square picture, or of the small one that is upsampled.
-CONVOLUTIONS = (
-    (4, 320, 64), (320, 4, 64), (320, 320, 64), (640, 320, 64), (960, 320, 64), (320, 640, 32), (640, 640, 32),
-    (1280, 640, 32), (1920, 640, 32), (1280, 1280, 16), (2560, 1280, 16), (1280, 1280, 8), (2560, 1280, 8),
-    (512, 512, 64), (512, 512, 128), (512, 256, 256), (256, 256, 256), (256, 128, 256), (128, 128, 512), (128, 3, 512),
-    (16, 16, 64), (32, 32, 32), (32, 64, 16), (64, 64, 16), (64, 64, 64), (128, 128, 8), (128, 128, 32), (192, 192, 8),
-    (192, 192, 16), (256, 256, 16), (256, 256, 32),
-)  # fmt: skip
-UPSAMPLED = (
-    (32, 32, 32), (64, 64, 16), (64, 64, 64), (128, 128, 16), (192, 192, 8), (256, 256, 64), (256, 256, 128),
-    (512, 512, 64), (512, 512, 128), (640, 640, 32), (1280, 1280, 8), (1280, 1280, 16),
-)  # fmt: skip
-POINTWISE = (
-    (320, 320, 64), (960, 320, 64), (640, 640, 32), (1920, 640, 32), (1280, 1280, 16), (2560, 1280, 16),
-    (1280, 1280, 8), (64, 64, 16),
-)  # fmt: skip
-# Rows, inputs, outputs.
-PRODUCTS = (
-    (1, 320, 1280), (1, 64, 256), (77, 64, 64), (77, 768, 768), (77, 768, 3072), (77, 3072, 768), (77, 768, 320),
-    (64, 128, 128), (256, 64, 64), (256, 64, 256), (256, 1280, 1280), (256, 1280, 5120), (1024, 128, 128),
-    (1024, 640, 640), (1024, 640, 2560), (1024, 2560, 640), (4096, 320, 320), (4096, 320, 1280), (4096, 1280, 320),
-)  # fmt: skip
-GATED = ((64, 128, 512), (256, 96, 384), (256, 1280, 5120), (1024, 640, 2560), (4096, 320, 1280))
-# Pixels and channels of a GroupNormalization, of 32 groups; queries, keys, heads and a head's numbers of an attention.
-NORMS = (
-    (64, 160), (64, 1280), (256, 96), (256, 1280), (1024, 32), (1024, 640), (4096, 320), (4096, 960), (65536, 256),
-    (262144, 128),
-)  # fmt: skip
-ATTENTIONS = (
-    (64, 64, 8, 160), (64, 77, 4, 40), (256, 256, 4, 24), (256, 77, 8, 160), (256, 256, 8, 160), (1024, 77, 8, 80),
-    (1024, 1024, 8, 80), (1024, 1024, 10, 64), (4096, 77, 8, 40), (4096, 4096, 8, 40),
-)  # fmt: skip
-AFFINES = ((64, 64), (256, 64), (256, 192), (1024, 320), (4096, 320), (4096, 512), (65536, 256), (262144, 128))
+# By kind. conv, up (of what is made twice as large before) and pointwise: channels in and out, the side of the square
+# picture; product and geglu: rows, inputs, outputs; norm (of 32 groups) and affine: pixels, channels; attention:
+# queries, keys, heads and a head's numbers.
+SIZES = json.loads(Path(__file__).with_name("layers.json").read_text(encoding="utf-8"))
+_RESIZE = (
+    'wide = Resize<mode="nearest", nearest_mode="floor", coordinate_transformation_mode="asymmetric">(x, , sizes) '
+)
+_DEQUANTIZE = "{} = DequantizeLinear<axis={}>(integers, scale, zero) "
+_ROUND = "{0}q = QuantizeLinear({0}, step, middle) {1} = DequantizeLinear({0}q, step, middle) "
+_PRODUCT = "product = MatMul(x, weight) y = Add(product, bias)"
+_GEGLU = "product = MatMul(x, weight) value = Add(product, bias) g = MatMul(x, gate) "
+_GEGLU += "shifted = Add(g, shift) gelu = Gelu(shifted) y = Mul(value, gelu)"
+Layer = tuple[
+    str, str, list[int | str], dict[str, NDArray[Any]]
+]  # its name, nodes from x to y, the shape of x, constants
 
 
 @click.command()
@@ -64,108 +46,72 @@ AFFINES = ((64, 64), (256, 64), (256, 192), (1024, 320), (4096, 320), (4096, 512
 def priors(threads: tuple[int, ...], out: Path, only: str) -> None:
     """Time layers and write the table of this kind of processor into --out."""
     cpu, kind = resolve_provider("cpu"), processor_kind()
-    stored = json.loads(out.read_text(encoding="utf-8")) if out.exists() else {"tables": []}
+    stored = json.loads(out.read_text(encoding="utf-8"))["tables"] if out.exists() else []
+    tables = {(table["processor"], table["threads"]): table["rows"] for table in stored}
     for count in threads:
         rows = []
-        for label, model in models(has_ability(cpu, "mixed_products")):
-            if not label.startswith(only):
-                continue
-            for layer_kind, size, ways in layer_costs(model, cpu, threads=count):
-                best = min(seconds for seconds, _, _ in ways.values())
-                click.echo(f"{label:<40} {layer_kind:<28} {best * 1e3:9.3f} ms {min(ways, key=lambda w: ways[w][0])}")
-                rows.append([layer_kind, size, ways])
-        timed, others = {(row[0], tuple(row[1])) for row in rows}, []
-        for table in stored["tables"]:
-            if (table["processor"], table["threads"]) != (kind, count):
-                others.append(table)
-            elif only:
-                rows += [row for row in table["rows"] if (row[0], tuple(row[1])) not in timed]
-        stored["tables"] = [*others, {"processor": kind, "threads": count, "rows": rows}]
-        out.write_text(_text(stored), encoding="utf-8")
+        for label, nodes, shape, constants in layers(has_ability(cpu, "mixed_products")):
+            if label.startswith(only):
+                model = model_of(nodes, shape, constants)
+                for layer_kind, size, ways in layer_costs(model, cpu, threads=count):
+                    best = min(ways, key=lambda way: ways[way][0])
+                    click.echo(f"{label:<40} {layer_kind:<28} {ways[best][0] * 1e3:9.3f} ms {best}")
+                    rows.append([layer_kind, size, ways])
+        timed = {(row[0], tuple(row[1])) for row in rows}
+        known = tables.pop((kind, count), []) if only else []
+        tables[kind, count] = rows + [row for row in known if (row[0], tuple(row[1])) not in timed]
+        texts = []
+        for (processor, used), each in sorted(tables.items()):
+            lines = ",\n".join(map(json.dumps, each))
+            texts.append(f'{{"processor": "{processor}", "threads": {used}, "rows": [\n{lines}]}}')
+        out.write_text('{"tables": [\n' + ",\n".join(texts) + "]}\n", encoding="utf-8")
 
 
-def _text(stored: dict[str, list[dict[str, Any]]]) -> str:
-    """JSON with a line for each layer."""
-    tables = []
-    for table in sorted(stored["tables"], key=lambda each: (each["processor"], each["threads"])):
-        lines = ",\n".join(map(json.dumps, table["rows"]))
-        tables.append(f'{{"processor": "{table["processor"]}", "threads": {table["threads"]}, "rows": [\n{lines}]}}')
-    return '{"tables": [\n' + ",\n".join(tables) + "]}\n"
-
-
-def models(mixed_products: bool) -> Iterator[tuple[str, onnx.ModelProto]]:
-    """A name and a canonical graph of one layer each. mixed_products: int8 weights stay so, see `unsigned_weights`."""
-    for convolutions, is_upsampled in ((CONVOLUTIONS, False), (UPSAMPLED, True)):
-        for inputs, outputs, side in convolutions:
-            for is_rounded in (False, True):
-                nodes, constants = _convolution(inputs, outputs, is_upsampled, is_rounded, mixed_products)
-                label = f"{'int8 ' if is_rounded else ''}{'up' if is_upsampled else 'conv'} {inputs} {outputs} {side}"
-                yield label, _model(nodes, [1, inputs, side, side], constants)
-    for inputs, outputs, side in POINTWISE:
-        nodes, constants = _convolution(inputs, outputs, False, True, mixed_products, cells=1)
-        yield f"int8 pointwise {inputs} {outputs} {side}", _model(nodes, [1, inputs, side, side], constants)
-    for rows, inputs, outputs in PRODUCTS:
-        constants = _integers(_weight(inputs, outputs), mixed_products) | {"bias": np.zeros(outputs, np.float32)}
-        nodes = f"{_WEIGHT.format(axis=1)} product = MatMul(x, weight) y = Add(product, bias)"
-        yield f"int8 product {rows} {inputs} {outputs}", _model(nodes, [1, rows, inputs], constants)
-        constants = {"weight": _weight(inputs, outputs), "bias": np.zeros(outputs, np.float32)}
-        nodes = "product = MatMul(x, weight) y = Add(product, bias)"
-        yield f"product {rows} {inputs} {outputs}", _model(nodes, [1, rows, inputs], constants)
-    for rows, inputs, outputs in GATED:
-        constants = {name: _weight(inputs, outputs) for name in ("weight", "gate")}
-        biases = {name: np.zeros(outputs, np.float32) for name in ("bias", "shift")}
-        nodes = "product = MatMul(x, weight) value = Add(product, bias) g = MatMul(x, gate) "
-        nodes += "shifted = Add(g, shift) gelu = Gelu(shifted) y = Mul(value, gelu)"
-        yield f"geglu {rows} {inputs} {outputs}", _model(nodes, [1, rows, inputs], constants | biases)
-        stored = _integers(constants["weight"], mixed_products)
-        nodes = f"{_WEIGHT.format(axis=1)} gate = DequantizeLinear<axis=1>(integers, scale, zero) {nodes}"
-        yield f"int8 geglu {rows} {inputs} {outputs}", _model(nodes, [1, rows, inputs], stored | biases)
-    for pixels, channels in NORMS:
+def layers(mixed_products: bool) -> Iterator[Layer]:
+    """One layer each, of every kind and size. mixed_products: int8 weights stay so, see `unsigned_weights`."""
+    for name, cells in (("conv", 9), ("up", 9), ("pointwise", 1)):
+        for inputs, outputs, side in SIZES[name]:
+            label, shape = f"{name} {inputs} {outputs} {side}", [1, inputs, side, side]
+            weight, conv = _weight(cells * inputs, outputs), f"Conv<pads={[cells // 9] * 4}>"
+            sizes = {"sizes": np.array([1, 1, 2, 2], np.float32)}
+            begin, source, constants = (_RESIZE, "wide", sizes) if name == "up" else ("", "x", {})
+            if name != "pointwise":
+                floats = {"weight": _kernel(weight, cells), "bias": np.zeros(outputs, np.float32)}
+                yield label, f"{begin}y = {conv}({source}, weight, bias)", shape, constants | floats
+            constants = constants | _integers(weight, mixed_products)
+            constants |= {"step": np.array(8 / 255, np.float32), "middle": np.array(128, np.uint8)}
+            constants["integers"] = _kernel(constants["integers"], cells)
+            nodes = f"{begin}{_ROUND.format(source, 'xd')}{_DEQUANTIZE.format('weight', 0)}c = {conv}(xd, weight) "
+            yield f"int8 {label}", nodes + _ROUND.format("c", "y"), shape, constants
+    for name, weights, nodes in (("product", ["weight"], _PRODUCT), ("geglu", ["weight", "gate"], _GEGLU)):
+        for rows, inputs, outputs in SIZES[name]:
+            label, shape, weight = f"{name} {rows} {inputs} {outputs}", [1, rows, inputs], _weight(inputs, outputs)
+            biases = {each: np.zeros(outputs, np.float32) for each in ("bias", "shift") if each in nodes}
+            yield label, nodes, shape, dict.fromkeys(weights, weight) | biases
+            dequantized = "".join(_DEQUANTIZE.format(each, 1) for each in weights)
+            yield f"int8 {label}", dequantized + nodes, shape, _integers(weight, mixed_products) | biases
+    for pixels, channels in SIZES["norm"]:
         constants = {name: np.ones(channels, np.float32) for name in ("scale", "shift")}
         for activation in ("y = Identity(normed)", "s = Sigmoid(normed) y = Mul(normed, s)"):
             nodes = f"normed = GroupNormalization<num_groups=32>(x, scale, shift) {activation}"
-            yield f"norm {pixels} {channels}", _model(nodes, [1, channels, pixels // 8, 8], constants)
-    for queries, keys, heads, size in ATTENTIONS:
+            yield f"norm {pixels} {channels}", nodes, [1, channels, pixels // 8, 8], constants
+    for queries, keys, heads, size in SIZES["attention"]:
         nodes = f"y = com.microsoft.MultiHeadAttention<num_heads={heads}>(x, {'x, x' if keys == queries else 'k, v'})"
         constants = {name: _weight(keys, heads * size)[np.newaxis] for name in ("k", "v") if keys != queries}
-        yield f"attention {queries} {keys} {heads} {size}", _model(nodes, [1, queries, heads * size], constants)
-    for pixels, channels in AFFINES:
+        yield f"attention {queries} {keys} {heads} {size}", nodes, [1, queries, heads * size], constants
+    for pixels, channels in SIZES["affine"]:
         constants = {name: np.ones((1, channels, 1, 1), np.float32) for name in ("scale", "shift")}
         nodes = "scaled = Mul(x, scale) y = Add(scaled, shift)"
-        yield f"affine {pixels} {channels}", _model(nodes, [1, channels, pixels // 8, 8], constants)
-
-
-_WEIGHT = "weight = DequantizeLinear<axis={axis}>(integers, scale, zero)"
-_RESIZE = (
-    'wide = Resize<mode="nearest", nearest_mode="floor", coordinate_transformation_mode="asymmetric">(x, , sizes) '
-)
-
-
-def _convolution(
-    inputs: int, outputs: int, is_upsampled: bool, is_rounded: bool, mixed_products: bool, cells: int = 9
-) -> tuple[str, dict[str, NDArray[Any]]]:
-    """Nodes and constants of a 3x3 or 1x1 convolution in float or in integers, of x or of x upsampled."""
-    weight, source = _weight(cells * inputs, outputs), "wide" if is_upsampled else "x"
-    pads, side = ("[1, 1, 1, 1]", 3) if cells == 9 else ("[0, 0, 0, 0]", 1)
-    nodes = _RESIZE if is_upsampled else ""
-    constants: dict[str, NDArray[Any]] = {"sizes": np.array([1, 1, 2, 2], np.float32)} if is_upsampled else {}
-    if not is_rounded:
-        constants |= {"weight": _kernel(weight, side), "bias": np.zeros(outputs, np.float32)}
-        return nodes + f"y = Conv<pads={pads}>({source}, weight, bias)", constants
-    constants |= _integers(weight, mixed_products)
-    constants["integers"] = _kernel(constants["integers"], side)
-    constants |= {"step": np.array(8 / 255, np.float32), "middle": np.array(128, np.uint8)}
-    nodes += f"xq = QuantizeLinear({source}, step, middle) xd = DequantizeLinear(xq, step, middle) "
-    nodes += f"{_WEIGHT.format(axis=0)} c = Conv<pads={pads}>(xd, weight) "
-    return nodes + "cq = QuantizeLinear(c, step, middle) y = DequantizeLinear(cq, step, middle)", constants
+        yield f"affine {pixels} {channels}", nodes, [1, channels, pixels // 8, 8], constants
 
 
 def _weight(inputs: int, outputs: int) -> NDArray[np.float32]:
     return (np.random.default_rng(0).standard_normal((inputs, outputs)) / np.sqrt(inputs)).astype(np.float32)
 
 
-def _kernel(weight: NDArray[Any], side: int) -> NDArray[Any]:
+def _kernel(weight: NDArray[Any], cells: int) -> NDArray[Any]:
     """(cells * inputs, outputs) as a convolution has it: (outputs, inputs, side, side)."""
+    side = round(cells**0.5)
     return np.ascontiguousarray(weight.T).reshape(weight.shape[1], -1, side, side)
 
 
@@ -176,7 +122,7 @@ def _integers(weight: NDArray[np.float32], mixed_products: bool) -> dict[str, ND
     return {"integers": (integers + zero).astype(kind), "scale": scale, "zero": np.full(len(scale), zero, kind)}
 
 
-def _model(nodes: str, shape: list[int | str], constants: dict[str, NDArray[Any]]) -> onnx.ModelProto:
+def model_of(nodes: str, shape: list[int | str], constants: dict[str, NDArray[Any]]) -> onnx.ModelProto:
     """With every value's shape; onnx infers none for a GroupNormalization, which is called `normed` here."""
     model = graph_of(nodes, shape, constants)
     model.graph.value_info.append(onnx.helper.make_tensor_value_info("normed", onnx.TensorProto.FLOAT, shape))
