@@ -10,16 +10,17 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
+from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import click
 
 from tintype.bench.figures import verdict
 from tintype.bench.job import PROMPT, Job, build_arguments, generate_arguments, with_steps
 from tintype.bench.measurement import Bar, Comparison, Report, measurement, outside_bars
-from tintype.bench.options import count_option
+from tintype.bench.options import EMBEDDED
 from tintype.bench.process import Run, imported_modules, tintype_command
 from tintype.bench.rates import picture_stages
 from tintype.bench.runner import Answer, Command, Contestant, Peer
@@ -36,8 +37,6 @@ COLD_BAR = Bar("cold", over="later", less=10.0, at_most=1.5, what="first picture
 HELP_BAR = Bar("tintype --help", at_most=0.3)
 # Beside plain onnxruntime's, on the same exported graphs, which round activations as `balanced` does.
 PEER_BARS = (Bar(BALANCED, "denoise_seconds", over="onnxruntime", at_most=0.7), *outside_bars("tintype"))
-
-
 OTHERS = {  # commands with options of their own, and the module that each is in
     "budgets": "memory", "chart": "chart", "coded-noise": "marks", "gpu": "devices", "lora": "denoiser",
     "make-sdxl": "make_sdxl", "memory": "memory", "parity": "devices", "priors": "priors", "sd15": "sd15",
@@ -66,24 +65,16 @@ class WithOthers(click.Command):
 
 
 @measurement(
-    "bench",
-    click.argument("measures", nargs=-1, type=click.Choice(MEASURES)),
-    click.option("--model", default="postcard", show_default=True, help="A bundle's folder, or an embedded name."),
-    click.option(
-        "--checkpoint", type=click.Path(exists=True, file_okay=False), help="What the bundle came from, for diffusers."
-    ),
-    click.option("--prompt", default=PROMPT, show_default=True),
-    count_option("--num-inference-steps", default=20),
-    click.option("--guidance-scale", type=float, default=7.5, show_default=True),
-    click.option("--size", type=Size(), help="Pixels, as in 512x512 [default: the model's own]."),
-    click.option("--exactness", type=click.Choice(["exact", "balanced"]), help="[default: the model's own]"),
-    click.option("--fast", is_flag=True, help="The model's fast denoiser, with its own steps and guidance."),
-    rounds=5,
-    threads=None,
-    cls=WithOthers,
+    "bench", rounds=5, threads=None, cls=WithOthers, num_inference_steps=20, guidance_scale=7.5, exactness=None
 )
 def bench(
-    report: Report, measures: tuple[str, ...], size: tuple[int, int] | None, fast: bool, **fields: Any,
+    report: Report, job: Job,
+    measures: Annotated[Sequence[str], click.argument("measures", nargs=-1, type=click.Choice(MEASURES))],
+    model: Annotated[str, "A bundle's folder, or an embedded name."] = EMBEDDED,
+    checkpoint: Annotated[str | None, click.Path(exists=True, file_okay=False), "What it came from."] = None,
+    prompt: str = PROMPT,
+    size: Annotated[tuple[int, int] | None, Size(), "Pixels, as in 512x512 [default: the model's own]."] = None,
+    fast: Annotated[bool, "The model's fast denoiser, with its own steps and guidance."] = False,
 ) -> None:  # fmt: skip
     """Measure latency and memory on this machine.
 
@@ -93,11 +84,13 @@ def bench(
     gpu, lora, make-sdxl, memory, parity, priors, sd15, skew, skipping, watermark, words.
     """
     width, height = size or (None, None)
+    job = dataclasses.replace(job, model=model, checkpoint=checkpoint, prompt=prompt, width=width, height=height)
     if fast:
-        usual = open_bundle(fields["model"]).manifest.defaults(fast=True)
-        steps = {"num_inference_steps": usual.num_inference_steps, "guidance_scale": usual.guidance_scale}
-        fields |= {**steps, "sampler": usual.sampler, "more": {"fast": True}}
-    job = Job(width=width, height=height, **fields)
+        usual = open_bundle(model).manifest.defaults(fast=True)
+        job = dataclasses.replace(
+            job, num_inference_steps=usual.num_inference_steps, guidance_scale=usual.guidance_scale,
+            sampler=usual.sampler, more={"fast": True},
+        )  # fmt: skip
     report.names = list(dict.fromkeys(measures or MEASURES[:3]))
     for name in report.names:
         click.echo(f"measuring {name} ...", err=True)

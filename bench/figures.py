@@ -39,12 +39,8 @@ COLUMNS = {  # what is printed, in this order; medians of summaries, MiB of byte
 
 def summary(values: Sequence[float]) -> dict[str, float | int]:
     """Median, smallest and largest of the runs, in the unit they came in, and how many there were."""
-    return {
-        "median": round(statistics.median(values), 4),
-        "smallest": round(min(values), 4),
-        "largest": round(max(values), 4),
-        "runs": len(values),
-    }
+    known = {"median": statistics.median(values), "smallest": min(values), "largest": max(values)}
+    return {**{name: round(value, 4) for name, value in known.items()}, "runs": len(values)}
 
 
 def figure_value(figure: Any, statistic: str = "median") -> float | None:
@@ -60,9 +56,8 @@ def picture_psnr_db(reference: NDArray[np.uint8], picture: NDArray[np.uint8]) ->
 
 def file_psnr_db(reference: Path, other: Path) -> float:
     """The same of two files, arrays (.npy) or pictures; samples of 8 bits are a picture's."""
-    whole, part = (
-        np.load(path) if path.suffix == ".npy" else np.asarray(Image.open(path)) for path in (reference, other)
-    )
+    load = np.load if reference.suffix == ".npy" else lambda file: np.asarray(Image.open(file))
+    whole, part = load(reference), load(other)
     return round(psnr_db(whole, part, 255.0 if whole.dtype == np.uint8 else None), 2)
 
 
@@ -74,37 +69,29 @@ def verdict(what: str, value: float | None, *, at_most: float | None = None, at_
     return {"what": what, "value": None if value is None else round(value, 4), **bars, "met": met}
 
 
-def table_lines(table: Table, title: str = "") -> list[str]:
+def table_lines(table: Table, title: str = "") -> Iterator[str]:
     """A line for each contestant: those figures that it has, and its ratios to others."""
-    lines = []
     for name, figures in table.items():
-        told = {key: figure_value(figures.get(key)) for key in COLUMNS}
-        cells = [
-            COLUMNS[key].format(value / 2**20 if key.endswith("_bytes") else value)
-            for key, value in told.items()
-            if value is not None
-        ]
+        cells = []
+        for key, form in COLUMNS.items():
+            if (value := figure_value(figures.get(key))) is not None:
+                cells.append(form.format(value / 2**20 if key.endswith("_bytes") else value))
         cells += [f"{key} {value:.2f}" for key, value in figures.get("ratios", {}).items()]
-        lines.append(f"{title:<17} {name:<21} {', '.join(cells)}")
-    return lines
+        yield f"{title:<17} {name:<21} {', '.join(cells)}"
 
 
 def share_lines(table: Table, title: str = "") -> Iterator[str]:
     """A line for each stage of each contestant: what it reaches of the machine's own rates."""
     for name, figures in table.items():
         for stage, told in figures.get("shares", {}).items():
-            products = (
-                f"{told['of_products'] * 100:.0f} % of {told['products_gflops']:.0f} GFLOP/s ({told['precision']})"
-            )
-            copied = f"{told['of_copy'] * 100:.0f} % of {told['copy_gbytes']:.0f} GB/s"
-            yield f"{title:<17} {name:<21} {stage}: {products}, {copied}"
+            of_products, of_copy = (f"{100 * told[share]:.0f} % of" for share in ("of_products", "of_copy"))
+            products = f"{of_products} {told['products_gflops']:.0f} GFLOP/s ({told['precision']})"
+            yield f"{title:<17} {name:<21} {stage}: {products}, {of_copy} {told['copy_gbytes']:.0f} GB/s"
 
 
-def bar_lines(verdicts: Iterable[Verdict]) -> list[str]:
+def bar_lines(verdicts: Iterable[Verdict]) -> Iterator[str]:
     """Bars as people read them, one a line."""
-    lines = []
     for entry in verdicts:
         bar = f"<= {entry['at_most']}" if "at_most" in entry else f">= {entry['at_least']}"
         value = "not measured" if entry["value"] is None else f"{entry['value']:.3g}"
-        lines.append(f"{'met   ' if entry['met'] else 'MISSED'} {entry['what']:<44} {value} (bar {bar})")
-    return lines
+        yield f"{'met   ' if entry['met'] else 'MISSED'} {entry['what']:<44} {value} (bar {bar})"

@@ -1,8 +1,6 @@
-"""Runtimes that load a job once and then draw, or call one graph, each as its own documentation has it.
-
-Here are the inputs, dims and builds of a job's graph, too; diffusers has a file of its own, since it needs torch. A
-runtime of bare graphs draws by a loop as a first program has it. Its pictures are right in kind (Euler over the same
-sigmas as any) but are not looked at: its cost is.
+"""Runtimes that load a job once and then draw, or call one graph, each as its own documentation has it; diffusers has a
+file of its own, since it needs torch. A runtime of bare graphs draws by a loop as a first program has it: its cost is
+looked at, and not its pictures. Here are the inputs, dims and builds of a job's graph, too.
 """
 
 from __future__ import annotations
@@ -38,11 +36,13 @@ FIELDS = (
 )  # fmt: skip
 
 
-def graph_size(job: Job) -> tuple[int, int]:
-    """Height and width in latent cells, of the VAE's encoder in pixels."""
+def graph_dims(job: Job) -> dict[str, int]:
+    """Numbers for the named dims of the job's graph; sides are latent cells, of the VAE's encoder pixels."""
     manifest = open_bundle(job.model).manifest
-    default, factor = manifest.default_request, 1 if job.role == "vae_encoder" else manifest.vae_scale_factor
-    return (job.height or default.height) // factor, (job.width or default.width) // factor
+    usual, factor = manifest.default_request, 1 if job.role == "vae_encoder" else manifest.vae_scale_factor
+    height, width = (side // factor for side in (job.height or usual.height, job.width or usual.width))
+    dims = {"batch": job.batch_size or 1, "height": height, "width": width}
+    return {**dims, "sequence": manifest.tokenizer.max_length} if job.role == "denoiser" else dims
 
 
 def graph_inputs(job: Job, seed: int = 0) -> dict[str, NDArray[Any]]:
@@ -57,14 +57,6 @@ def graph_inputs(job: Job, seed: int = 0) -> dict[str, NDArray[Any]]:
         else:
             inputs[port.name] = random.standard_normal(shape, dtype=np.float32)
     return inputs
-
-
-def graph_dims(job: Job) -> dict[str, int]:
-    """Numbers for the named dims of the job's graph."""
-    height, width = graph_size(job)
-    dims = {"batch": job.batch_size or 1, "height": height, "width": width}
-    tokens = open_bundle(job.model).manifest.tokenizer.max_length
-    return {**dims, "sequence": tokens} if job.role == "denoiser" else dims
 
 
 def guidance_scale(manifest: Manifest, job: Job) -> float:
@@ -124,44 +116,40 @@ class GraphPeer:
 
 
 class EulerPeer:
-    """Pictures of a bundle's graphs by role, with guidance as one batch of 2."""
+    """Pictures of a bundle's graphs by role, with guidance as one batch of 2; Euler's steps over the sigmas of a first
+    program, which are right in kind."""
 
     def __init__(self, job: Job, open_graph: Callable[[Job], Run]) -> None:
         bundle = open_bundle(job.model)
         self._manifest, self._tokenizer = bundle.manifest, Model.of(bundle).tokenizers()["text_encoder"]
         most = 2 if guidance_scale(bundle.manifest, job) != 1.0 else 1
-        self._runs = {
-            role: open_graph(dataclasses.replace(job, role=role, batch_size=min(rows, most)))
-            for role, rows in ROWS.items()
-        }
+        rows = {role: min(each, most) for role, each in ROWS.items()}
+        self._runs = {r: open_graph(dataclasses.replace(job, role=r, batch_size=each)) for r, each in rows.items()}
 
     def picture(self, seed: int, job: Job) -> Figures:
-        started = time.perf_counter()
+        times = [time.perf_counter()]
         texts = ("", job.prompt) if guidance_scale(self._manifest, job) != 1.0 else (job.prompt,)
         input_ids = [encode_prompt(self._tokenizer, text).input_ids for text in texts]
         embeddings = self._runs["text_encoder"]({"input_ids": np.concatenate(input_ids)})
-        encoded = time.perf_counter()
+        times.append(time.perf_counter())
         latents = self._denoise(embeddings, seed, job)
-        denoised = time.perf_counter()
+        times.append(time.perf_counter())
         self._runs["vae_decoder"]({"latent_sample": latents / np.float32(self._manifest.scaling_factor)})
-        return {
-            "encode_seconds": encoded - started,
-            "denoise_seconds": denoised - encoded,
-            "decode_seconds": time.perf_counter() - denoised,
-        }
+        times.append(time.perf_counter())
+        stages = ("encode_seconds", "denoise_seconds", "decode_seconds")
+        return dict(zip(stages, np.diff(times).tolist(), strict=True))
 
     def _denoise(self, embeddings: NDArray[np.float32], seed: int, job: Job) -> NDArray[np.float32]:
-        steps, scale = job.num_inference_steps, guidance_scale(self._manifest, job)
+        steps, scale, dims = job.num_inference_steps, guidance_scale(self._manifest, job), graph_dims(job)
         sigmas = np.append(np.geomspace(SIGMA_MAX, SIGMA_MIN, steps), 0.0).astype(np.float32)
-        shape = (1, self._manifest.latent_channels, *graph_size(job))
+        shape = (1, self._manifest.latent_channels, dims["height"], dims["width"])
         latents = np.random.default_rng(seed).standard_normal(shape, dtype=np.float32) * sigmas[0]
         ports = self._manifest.graphs["denoiser"]["full"].inputs
         timestep_shape: Any = next(each.shape for each in ports if each.name == "timestep")  # () or (1,)
         for index, (sigma, sigma_next) in enumerate(itertools.pairwise(sigmas)):
             sample = np.repeat(latents / np.sqrt(1 + sigma**2), len(embeddings), axis=0)
             timestep = np.full(timestep_shape, 999 * (1 - index / steps), np.float32)
-            inputs = {"sample": sample, "timestep": timestep, CONDITION: embeddings}
-            predicted = self._runs["denoiser"](inputs)
+            predicted = self._runs["denoiser"]({"sample": sample, "timestep": timestep, CONDITION: embeddings})
             without, with_words = predicted[:1], predicted[-1:]  # the same without guidance
             noise = without + scale * (with_words - without)
             latents = (latents + noise * (sigma_next - sigma)).astype(np.float32)
@@ -198,11 +186,11 @@ def plain_session(model: Path | bytes, threads: int | None) -> Any:
 
 
 def _openvino_graph(job: Job) -> Run:
-    """OpenVINO as its documentation has it: sizes fixed before compiling, latency hint, f32 said aloud.
+    """OpenVINO as its documentation has it: sizes fixed before compiling, latency hint, f32 said aloud, for on a
+    processor with bfloat16 it computes in that by default, which is another picture.
 
-    On a processor with bfloat16 it computes in that by default, which is another picture; f32 keeps it to the precision
-    of the representation, in int8 too where NNCF put it. A job's `checkpoint` is the folder of representations; inputs
-    go by position, as the trace left their names. The output is the caller's to keep.
+    A job's `checkpoint` is the folder of representations; inputs go by position, as the trace left their names. The
+    output is the caller's to keep.
     """
     import openvino
 

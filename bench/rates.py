@@ -73,8 +73,7 @@ def float_product(weight: NDArray[np.float32]) -> bytes:
 def int8_product(weight: NDArray[np.float32]) -> bytes:
     """The same with int8 weights, one scale a column; x is quantized as it comes."""
     integers, scale = rounded(weight)
-    constants: dict[str, NDArray[Any]] = {"w": integers.astype(np.int8), "s": scale}
-    node = "y = com.microsoft.DynamicQuantizeMatMul(x, w, s)"
+    node, constants = "y = com.microsoft.DynamicQuantizeMatMul(x, w, s)", {"w": integers.astype(np.int8), "s": scale}
     return graph_of(node, ["rows", len(weight)], constants).SerializeToString()
 
 
@@ -156,21 +155,15 @@ def add_shares(
             if seconds := figure_value(figures.get(stage.figure)):
                 gflops = sum(stage.operations.values()) / seconds / 1e9
                 figures.setdefault("shares", {})[name] = {
-                    "gflops": round(gflops, 1),
-                    "of_products": round(gflops / rate, 4),
-                    "products_gflops": rate,
-                    "precision": precision,
-                    "of_copy": round(stage.moved_bytes / seconds / copied / 1e9, 4),
+                    "gflops": round(gflops, 1), "of_products": round(gflops / rate, 4), "products_gflops": rate,
+                    "precision": precision, "of_copy": round(stage.moved_bytes / seconds / copied / 1e9, 4),
                     "copy_gbytes": copied,
-                }
+                }  # fmt: skip
 
 
 def tried_layers(job: Job, stage: Stage, rates: Table) -> dict[str, Any]:
     """What a call of our build of a job's graph is made of: each kind of layer with its ways as they were timed when it
-    was built, what takes longest first; and seconds (`limits`) of the layers, and of its parts at the machine's rates.
-
-    Winograd's kernels compute with fewer operations than the canonical graph, and so may be below what that would take.
-    """
+    was built, what takes longest first; and seconds (`limits`) of the layers, and of parts at the machine's rates."""
     layers = explained(read_report(graph_build(job)))["layers"]
     for row in layers:
         row["milliseconds_together"] = row["count"] * row["ways"][row["chosen"]]["milliseconds"]

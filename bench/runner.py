@@ -1,8 +1,7 @@
 """The one runner: contestants take turns, round by round, each in a process of its own, so that drift hits all alike.
 
-A contestant is a `Peer` (a runtime that loads once and then answers, see `worker`) or a `Command` (a process for each
-answer). In every round each is opened, warmed up, timed and ended, so that it has the machine to itself; or all stay
-open (`resident`), so that rounds are close to one another. What other programs disturbed is measured again, as long as
+In every round each is opened, warmed up, timed and ended, so that it has the machine to itself; or all stay open
+(`resident`), so that rounds are close to one another. What other programs disturbed is measured again, as long as
 patience lasts; what they took stays in `others_share`.
 """
 
@@ -17,6 +16,7 @@ import shutil
 import subprocess
 import sys
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -64,12 +64,12 @@ class Contestant:
 
     def saving(self, place: Path) -> tuple[Contestant, list[Path]]:
         """The same with answers saved, and their files, one a request; place: what their names may begin with."""
-        raise NotImplementedError
+        return self, []
 
 
 @dataclass(frozen=True, slots=True)
 class Peer(Contestant):
-    """A worker of a kind with its job. program: Python's arguments for one that answers as tintype.bench.worker."""
+    """A runtime that loads a job once and then answers: see `worker`. program: Python's arguments for another such."""
 
     kind: str
     job: Job
@@ -123,30 +123,31 @@ def worker(
     command = [sys.executable, *program, kind, json.dumps(dataclasses.asdict(job))]
     merged = {**os.environ, **(environment or {})}
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=merged) as process:
-        requests, answers = process.stdin, process.stdout
-        assert requests is not None
-        assert answers is not None
 
         def read() -> Answer:
-            if line := answers.readline():
+            assert process.stdout is not None
+            if line := process.stdout.readline():
                 return dict(json.loads(line))
             raise click.ClickException(f"the {kind} worker ended; what it said is above")
 
-        def ask(changes: Changes) -> Answer:
+        def write(text: str = "", *, last: bool = False) -> None:
+            assert process.stdin is not None
             with contextlib.suppress(OSError):  # it has ended: reading tells
-                requests.write(json.dumps(changes) + "\n")
-                requests.flush()
+                process.stdin.write(text)
+                process.stdin.close() if last else process.stdin.flush()
+
+        def ask(changes: Changes) -> Answer:
+            write(json.dumps(changes) + "\n")
             return read()
 
         try:
             turn = Turn(ask, read())
             yield turn
-            requests.close()
+            write(last=True)
             turn.facts |= read()
         except BaseException:
             process.kill()
-            with contextlib.suppress(OSError):  # what it didn't read any more
-                requests.close()
+            write(last=True)
             raise
 
 
@@ -160,11 +161,10 @@ class Measured:
 
     def figures(self) -> dict[str, Any]:
         """Summaries of every number that the contestant gave; of what it had in memory the largest."""
-        values: dict[str, list[float]] = {}
-        for facts in (*self.turns, *self.answers):
-            for name, value in facts.items():
-                if isinstance(value, int | float):
-                    values.setdefault(name, []).append(value)
+        values = defaultdict[str, list[float]](list)
+        for name, value in (pair for facts in (*self.turns, *self.answers) for pair in facts.items()):
+            if isinstance(value, int | float):
+                values[name].append(value)
         cold = {} if self.cold_seconds is None else {"cold_seconds": self.cold_seconds}
         return cold | {name: max(each) if name.endswith("_bytes") else summary(each) for name, each in values.items()}
 
@@ -172,8 +172,7 @@ class Measured:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Schedule:
     """How contestants are measured. resident: all stay open from the first round to the last. lock: a file that is
-    locked during each turn, for a machine on which others measure too. patience_seconds: for each picture or call to be
-    had without other processes disturbing it."""
+    locked during each turn. patience_seconds: for each answer to be had without other processes disturbing it."""
 
     rounds: int
     resident: bool = False
@@ -224,10 +223,8 @@ def _opened(contestant: Contestant, measured: Measured) -> Iterator[Turn]:
 
 
 def quiet_answer(ask: Callable[[], Answer], patience_seconds: float) -> Answer:
-    """An answer, asked for again and again while other processes disturb it, as long as patience lasts.
-
-    When it is over, the quietest so far is taken. Where what others took can't be told, the first answer is taken.
-    """
+    """An answer, asked for again while other processes disturb it, as long as patience lasts; then the quietest so far.
+    Where what others took can't be told, the first answer is taken."""
     ends = time.perf_counter() + patience_seconds
     quietest = ask()
     while (quietest.get("others_share") or 0.0) > QUIET_SHARE and time.perf_counter() < ends:

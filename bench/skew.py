@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import click
 import numpy as np
@@ -23,7 +23,7 @@ import tintype
 from tintype import strict_json
 from tintype.arrays import Pixels
 from tintype.bench.measurement import Bar, Report, measurement
-from tintype.bench.options import count_option
+from tintype.bench.options import OWN
 from tintype.bounds import MAX_CONFIG_BYTES
 from tintype.bundle.skew import Skew
 from tintype.errors import NumericError, RequestError
@@ -104,25 +104,20 @@ def drawn(pipeline: tintype.Pipeline, request: tintype.Request, labels: Sequence
     return counts
 
 
-@measurement(
-    "skew",
-    click.argument("prompts", nargs=-1, required=True),
-    click.option("--model", default="postcard", show_default=True, help="A bundle's folder, or a model's name."),
-    count_option("--count", default=100, help="Pictures of each prompt."),
-    count_option("--num-inference-steps", default=None, help="[default: the model's own]"),
-    click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of each prompt's first."),
-    click.option("--deal", type=click.Path(path_type=Path), help="A deck (runtime/DEAL.md)."),
-    click.option("--attribute", type=click.Choice(list(ATTRIBUTES)), default="colour", show_default=True),
-    click.option("--classifier", type=click.Path(path_type=Path), help="In place of postcard's judge."),
-    click.option("--labels", type=click.Path(path_type=Path), help="What its scores are of, a line each."),
-    rounds=1,
-    threads=None,
-    help=__doc__,
-)
+@measurement("skew", rounds=1, threads=None, help=__doc__)
 def skew(
-    report: Report, prompts: tuple[str, ...], model: str, deal: Path | None, attribute: str, classifier: Path | None,
-    labels: Path | None, threads: int | None, **fields: Any,
-) -> None:  # fmt: skip
+    report: Report,
+    threads: int | None,
+    prompts: Annotated[Sequence[str], click.argument("prompts", nargs=-1, required=True)],
+    model: Annotated[str, "A bundle's folder, or a model's name."] = "postcard",
+    count: Annotated[int, "Pictures of each prompt."] = 100,
+    num_inference_steps: Annotated[int | None, OWN] = None,
+    seed: Annotated[int, click.IntRange(0), "Of each prompt's first."] = 0,
+    deal: Annotated[Path | None, "A deck (runtime/DEAL.md)."] = None,
+    attribute: Annotated[str, click.Choice(list(ATTRIBUTES))] = "colour",
+    classifier: Annotated[Path | None, "In place of postcard's judge."] = None,
+    labels: Annotated[Path | None, "What its scores are of, a line each."] = None,
+) -> None:
     if (classifier is None) != (labels is None):
         raise RequestError("--classifier and --labels belong together", fix="give both, or neither")
     names = ATTRIBUTES[attribute] if labels is None else read_labels(labels)
@@ -135,7 +130,8 @@ def skew(
     shares, report["skew"] = wanted_shares(deck, names), []
     for prompt in prompts:
         click.echo(f"drawing {prompt!r} ...", err=True)
-        request, table = tintype.Request(prompt=prompt, **fields), dict[str, dict[str, Any]]()
+        request = tintype.Request(prompt=prompt, seed=seed, count=count, num_inference_steps=num_inference_steps)
+        table: dict[str, dict[str, Any]] = {}
         for arm, pipeline in pipelines.items():
             counts = drawn(pipeline, request, names, read)
             found = Skew(prompt=prompt, judge=by, bundle_hash=digest, counts=counts)

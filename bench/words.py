@@ -86,7 +86,7 @@ def false_alarms(policy: Policy) -> list[str]:
 
 
 @measurement("words", rounds=1, threads=1, help=__doc__)
-def words(report: Report, threads: int) -> None:
+def words(report: Report) -> None:
     policy = read_policy("strict")
     alarms = false_alarms(policy)
     table: dict[str, dict[str, Any]] = {

@@ -2,8 +2,7 @@
 
 A line is one JSON object of the job's fields that are to be others this time. It answers one JSON line to each:
 {"load_seconds", "bare_bytes", "opened_anonymous_bytes"} when ready, {"seconds", "others_share", "anonymous_bytes",
-"rss_bytes"} and the peer's own figures for a picture or a call, and {"peak_rss_bytes"} when its input ends. Between
-pictures it sleeps in a read, so others can be measured meanwhile.
+"rss_bytes"} and the peer's own figures for a picture or a call, and {"peak_rss_bytes"} when its input ends.
 """
 
 from __future__ import annotations
@@ -31,10 +30,7 @@ class Peer(Protocol):
 
     def picture(self, seed: int, job: Job) -> Figures:
         """Make one picture, or one call of a graph; returns what it knows better than a clock around it, and what it
-        made as "output", if it is to be saved.
-
-        job: the one it was loaded for, but for what differs this time, such as fewer steps to warm up.
-        """
+        made as "output". job: the one it was loaded for, but for what differs this time, such as fewer steps."""
         ...
 
 

@@ -58,9 +58,8 @@ def test_what_is_no_number_meets_no_bar(value: float | None) -> None:
 
 
 def test_bars_are_said_with_what_was_reached_and_what_was_asked() -> None:
-    said = bar_lines(
-        [verdict("a", 0.5, at_most=0.7), verdict("b", 60.0, at_least=70.0), verdict("c", None, at_most=1.0)]
-    )
+    bars = [verdict("a", 0.5, at_most=0.7), verdict("b", 60.0, at_least=70.0), verdict("c", None, at_most=1.0)]
+    said = list(bar_lines(bars))
     assert said[0].startswith("met")
     assert "0.5 (bar <= 0.7)" in said[0]
     assert said[1].startswith("MISSED")
