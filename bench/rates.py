@@ -73,7 +73,8 @@ def float_product(weight: NDArray[np.float32]) -> bytes:
 def int8_product(weight: NDArray[np.float32]) -> bytes:
     """The same with int8 weights, one scale a column; x is quantized as it comes."""
     integers, scale = rounded(weight)
-    node, constants = "y = com.microsoft.DynamicQuantizeMatMul(x, w, s)", {"w": integers.astype(np.int8), "s": scale}
+    node = "y = com.microsoft.DynamicQuantizeMatMul(x, w, s)"
+    constants: dict[str, NDArray[Any]] = {"w": integers.astype(np.int8), "s": scale}
     return graph_of(node, ["rows", len(weight)], constants).SerializeToString()
 
 
