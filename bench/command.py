@@ -38,9 +38,9 @@ HELP_BAR = Bar("tintype --help", at_most=0.3)
 # Beside plain onnxruntime's, on the same exported graphs, which round activations as `balanced` does.
 PEER_BARS = (Bar(BALANCED, "denoise_seconds", over="onnxruntime", at_most=0.7), *outside_bars("tintype"))
 OTHERS = {  # commands with options of their own, and the module that each is in
-    "budgets": "memory", "chart": "chart", "coded-noise": "marks", "gpu": "devices", "lora": "denoiser",
-    "make-sdxl": "make_sdxl", "memory": "memory", "parity": "devices", "priors": "priors", "sd15": "sd15",
-    "skew": "skew", "skipping": "denoiser", "watermark": "marks", "words": "words",
+    "budgets": "memory", "chart": "figures", "coded-noise": "marks", "gpu": "devices", "lora": "denoiser",
+    "make-sdxl": "make_sdxl", "memory": "memory", "parity": "devices", "priors": "rates", "sd15": "sd15",
+    "skew": "prompts", "skipping": "denoiser", "watermark": "marks", "words": "prompts",
 }  # fmt: skip
 
 

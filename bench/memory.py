@@ -20,9 +20,8 @@ import click
 import numpy as np
 
 import tintype
-from tintype.bench.chart import draw_budgets, new_figure
 from tintype.bench.command import read_timings
-from tintype.bench.figures import file_psnr_db, verdict
+from tintype.bench.figures import draw_budgets, file_psnr_db, new_figure, verdict
 from tintype.bench.job import Job, generate_arguments, plan_arguments
 from tintype.bench.measurement import Bar, Comparison, Report, measurement
 from tintype.bench.options import EMBEDDED, Several, Size, Sizes, command_help

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from tintype.bench.chart import GIB, exactness_of, memory_of, new_figure, peers_figure
+from tintype.bench.figures import GIB, exactness_of, memory_of, new_figure, peers_figure
 from tintype.cli import run
 from tintype.errors import InstallError
 
