@@ -46,8 +46,7 @@ OTHERS = {  # commands with options of their own, and the module that each is in
 
 def other_command(name: str) -> click.Command:
     """One of OTHERS: a function of its name."""
-    command: click.Command = getattr(import_module(f"tintype.bench.{OTHERS[name]}"), name.replace("-", "_"))
-    return command
+    return getattr(import_module(f"tintype.bench.{OTHERS[name]}"), name.replace("-", "_"))  # type: ignore[no-any-return]
 
 
 class WithOthers(click.Command):
@@ -96,19 +95,15 @@ def bench(
         click.echo(f"measuring {name} ...", err=True)
         part = comparison(name, job, report.scratch).run(report.schedule, report.scratch)
         if name == "fresh":
-            environment = cache_environment(report.scratch)
-            modules = imported_modules(generate_arguments(job, report.scratch / "picture.png"), environment)
+            cache = {"TINTYPE_CACHE": str(report.scratch / "cache")}  # what `first` drew with
+            modules = imported_modules(generate_arguments(job, report.scratch / "picture.png"), cache)
             heavy = verdict("modules of torch, diffusers, onnx", len(modules & NEVER_IMPORTED), at_most=0)
             part |= {"imported": sorted(modules), "bars": [*part["bars"], heavy]}
         report.add(name, part)
 
 
 def comparison(name: str, job: Job, scratch: Path) -> Comparison:
-    """What one of MEASURES compares.
-
-    help: from spawn to exit; the first one reads the files from disk and compiles them. peers: whole pictures of each
-    runtime, one after another in each round.
-    """
+    """What one of MEASURES compares. help: from spawn to exit, the first with files from disk, which it compiles."""
     if name == "help":
         start = Command(tintype_command("--help"), opens_cold=True)
         return Comparison(contestants={"tintype --help": start}, bars=[HELP_BAR], least_rounds=9)
@@ -139,15 +134,11 @@ def ours(job: Job) -> Peer:
 def fresh_contestants(job: Job, folder: Path) -> dict[str, Contestant]:
     """A picture from a fresh process, as a user asks for it: with nothing built in each round, and with what that one
     built; and later pictures in one process. Nobody timed the kernels."""
-    picture, environment = folder / "picture.png", cache_environment(folder)
+    picture, environment = folder / "picture.png", {"TINTYPE_CACHE": str(folder / "cache")}
     command = tintype_command(*generate_arguments(job, picture))
     first = Command(command, output=picture, read=functools.partial(read_timings, job), environment=environment)
-    cold = dataclasses.replace(first, anew=Path(environment["TINTYPE_CACHE"]))
+    cold = dataclasses.replace(first, anew=folder / "cache")
     return {"cold": cold, "first": first, "later": Peer("tintype", job, requests=[{}] * 2, environment=environment)}
-
-
-def cache_environment(folder: Path) -> dict[str, str]:
-    return {"TINTYPE_CACHE": str(folder / "cache")}
 
 
 def read_timings(job: Job, run: Run) -> Answer:

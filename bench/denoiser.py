@@ -47,9 +47,8 @@ def skipping(
         tintype bench skipping
         tintype bench skipping FOLDER --count 1 --ways whole,deepcache-3,gate-0.4
 
-    Every way draws the same prompts with the same seeds. Of postcard these are held-out prompts that state all there is
-    to see, and accuracy is the share of it that the judge, who was trained on renders alone, finds in the pictures
-    (torch). psnr_db is of each picture to the whole one; a picture may well be another and as good.
+    Every way draws the same prompts with the same seeds. Of postcard these are held-out prompts, and accuracy is the
+    share of what they state that the judge finds in the pictures (torch). psnr_db is of each picture to the whole one.
     """
     prompts, score = held_out(count) if job.model == EMBEDDED else ([PROMPT] * count, lambda files: {})
     requests = [{"prompt": prompt, "seed": seed} for seed, prompt in enumerate(prompts)]
@@ -77,14 +76,13 @@ def held_out(count: int) -> tuple[Sequence[str], Callable[[Sequence[Path]], dict
 
 @measurement("lora", model=EMBEDDED, num_inference_steps=4, guidance_scale=None, exactness=None)
 def lora(report: Report, job: Job, layers: Annotated[Names, several(LAYERS)] = LAYERS, rank: int = 16) -> None:
-    """What a LoRA costs while a picture is drawn: the denoiser's seconds with one of random numbers, over those
-    without.
+    """What a LoRA of random numbers costs while a picture is drawn: the denoiser's seconds with it, over those without.
 
         tintype bench lora
         tintype bench lora FOLDER/int8 --exactness balanced --num-inference-steps 2
 
     LoRAs are of all layers of a kind: queries, keys, values and outputs of attentions; what else transformers consist
-    of; every linear layer and convolution. Kernels are timed before (`tintype build`).
+    of; every linear layer and convolution. Kernels are timed before.
     """
     opened = open_bundle(job.model)
     contestants = {WITHOUT: Peer("tintype", job, build=build_arguments(job))}

@@ -147,11 +147,10 @@ def watermark(
 
         tintype bench watermark [--pictures 100] [--others 1000] [--searches 100] [--forgeries 50]
 
-    Half of the pictures are renders of postcard's world, half are like photographs. The nine attacks are those by which
-    Gaussian Shading was measured (Yang et al. 2024, brightness as torchvision's ColorJitter draws it); beside them cuts
-    and turns, by the whole search. False alarms are counted on ten kinds of pictures without a mark of ours, and by the
-    tail of every correlation with the pattern. Forgeries have a mark that was taken off other pictures without the key.
-    Where invisible-watermark is installed (with opencv and PyWavelets), its dwtDct and dwtDctSvd go through the same.
+    The nine attacks are those by which Gaussian Shading was measured (Yang et al. 2024, brightness as torchvision's
+    ColorJitter draws it); beside them cuts and turns, by the whole search. False alarms are counted on ten kinds of
+    pictures without a mark of ours, and by the tail of every correlation with the pattern. Forgeries have a mark that
+    was taken off other pictures without the key. Where invisible-watermark is installed, it goes through the same.
     """
     plain = list(drawn(pictures, side, seed=0))
     seconds, marked = zip(*(timed(embed, picture, MAKER) for picture in plain), strict=True)
@@ -298,10 +297,9 @@ def coded_noise(
 
         tintype bench coded-noise [--pictures 40] [--judged 300] [--samplers dpmpp_2m,euler]
 
-    Prompts are those by which postcard is judged, each picture with a seed of its own. `signs` is the share of the
-    starting noise's signs that come back, half of them being chance; found is at fewer than one false alarm in a
-    million. Beside them pictures that were drawn without, looked into with the key. The judge (torch) reads the
-    attributes of pictures of the same prompts and seeds, drawn with and without.
+    `signs` is the share of the starting noise's signs that come back, half of them being chance; found is at fewer than
+    one false alarm in a million. Beside them pictures that were drawn without. The judge (torch) reads the attributes
+    of pictures of the same prompts and seeds, drawn with and without.
     """
     prompts, scenes = zip(*fixed_prompts(max(pictures, judged)), strict=True)
     with load("postcard", provider="cpu", threads=threads) as pipeline:

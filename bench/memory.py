@@ -157,8 +157,7 @@ def budgets(
         tintype bench budgets BUNDLE --sizes 512x512,768x768 --budgets 20
 
     For each budget `tintype plan` makes and measures what it needs, then `tintype generate` runs in a process of its
-    own. Its peak is the most that it had resident (VmHWM), as the system tells, with what it had of a device's own
-    memory.
+    own. Its peak is the most that it had resident (VmHWM), with what it had of a device's own memory.
     """
     new_figure()  # its lack is told before hours of measuring
     wanted = given_budgets(given)

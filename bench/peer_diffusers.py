@@ -15,44 +15,10 @@ import torch
 import transformers
 
 from tintype.bench.job import Job, needed_checkpoint
-from tintype.bench.worker import Figures
+from tintype.bench.worker import Draw, Figures
 
 
-class DiffusersPeer:
-    def __init__(self, pipeline: Any, device: str) -> None:
-        self._pipeline, self._device = pipeline, device
-        self._on_cuda = device.startswith("cuda")
-        for part in (pipeline.unet, pipeline.vae):
-            part.to(memory_format=torch.channels_last)
-        pipeline.set_progress_bar_config(disable=True)
-
-    def picture(self, seed: int, job: Job) -> Figures:
-        ends: list[float] = []
-
-        def note_step(_pipeline: Any, step: int, _timestep: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
-            if step in (0, job.num_inference_steps - 1):  # a GPU is ahead of Python: between these it is left alone
-                self._synchronize()
-            ends.append(time.perf_counter())
-            return kwargs
-
-        started = time.perf_counter()
-        self._pipeline(
-            job.prompt, num_inference_steps=job.num_inference_steps, guidance_scale=job.guidance_scale,
-            width=job.width, height=job.height, generator=torch.Generator(self._device).manual_seed(seed),
-            callback_on_step_end=note_step,
-        )  # fmt: skip
-        self._synchronize()
-        # The first step has no start to measure from, so the rate of the others stands for all; of one step, nothing.
-        a_step = (ends[-1] - ends[0]) / (len(ends) - 1) if len(ends) > 1 else ends[0] - started
-        reserved = float(torch.cuda.max_memory_reserved()) if self._on_cuda else None
-        return {"denoise_seconds": a_step * len(ends), "torch_reserved_bytes": reserved}
-
-    def _synchronize(self) -> None:
-        if self._on_cuda:
-            torch.cuda.synchronize()
-
-
-def load(job: Job, kind: str) -> DiffusersPeer:
+def load(job: Job, kind: str) -> Draw:
     """The checkpoint's pipeline as its own documentation loads it, or one of the bundle's shape on the job's device."""
     if job.threads is not None:
         torch.set_num_threads(job.threads)
@@ -62,12 +28,39 @@ def load(job: Job, kind: str) -> DiffusersPeer:
         pipeline = diffusers.StableDiffusionPipeline.from_pretrained(
             needed_checkpoint(job, kind), dtype=torch.float32, safety_checker=None, requires_safety_checker=False
         )
-    peer = DiffusersPeer(pipeline, job.device or "cpu")
+    for part in (pipeline.unet, pipeline.vae):
+        part.to(memory_format=torch.channels_last)
+    pipeline.set_progress_bar_config(disable=True)
     if job.compile is not None:
         options: dict[str, Any] = {"backend": "eager"} if job.compile == "eager" else {"mode": job.compile}
         pipeline.unet = torch.compile(pipeline.unet, fullgraph=True, **options)
         pipeline.vae.decode = torch.compile(pipeline.vae.decode, **options)
-    return peer
+    device = job.device or "cpu"
+    on_cuda = device.startswith("cuda")
+    synchronize = torch.cuda.synchronize if on_cuda else lambda: None
+
+    def draw(seed: int, job: Job) -> Figures:
+        ends: list[float] = []
+
+        def note_step(_pipeline: Any, step: int, _timestep: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
+            if step in (0, job.num_inference_steps - 1):  # a GPU is ahead of Python: between these it is left alone
+                synchronize()
+            ends.append(time.perf_counter())
+            return kwargs
+
+        started = time.perf_counter()
+        pipeline(
+            job.prompt, num_inference_steps=job.num_inference_steps, guidance_scale=job.guidance_scale,
+            width=job.width, height=job.height, generator=torch.Generator(device).manual_seed(seed),
+            callback_on_step_end=note_step,
+        )  # fmt: skip
+        synchronize()
+        # The first step has no start to measure from, so the rate of the others stands for all; of one step, nothing.
+        a_step = (ends[-1] - ends[0]) / (len(ends) - 1) if len(ends) > 1 else ends[0] - started
+        reserved = float(torch.cuda.max_memory_reserved()) if on_cuda else None
+        return {"denoise_seconds": a_step * len(ends), "torch_reserved_bytes": reserved}
+
+    return draw
 
 
 def random_pipeline(bundle: Path, device: str) -> Any:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 import tintype
 from tintype.bench.job import Job, needed_checkpoint
-from tintype.bench.worker import Figures, Peer
+from tintype.bench.worker import Draw, Figures
 from tintype.bundle import Manifest, open_bundle
 from tintype.engine import BuildOptions, ensure_build, open_role, resolve_provider
 from tintype.families.model import Model
@@ -78,44 +78,44 @@ def graph_build(job: Job) -> Path:
     return ensure_build(bundle, job.role or "denoiser", cpu, options=graph_options(job))
 
 
-def load(job: Job, kind: str) -> Peer:
+def load(job: Job, kind: str) -> Draw:
     """A runtime with a job's graph, or ready to draw; one of bare graphs opens three and draws by a loop of its own."""
     if kind == SDCPP:
-        return SdcppPeer(job)
+        return _sdcpp(job)
     if job.role is not None:
-        return GraphPeer(job, GRAPHS[kind](job))
-    return TintypePeer(job) if kind == "tintype" else EulerPeer(job, GRAPHS[kind])
+        return _graph_calls(job, GRAPHS[kind](job))
+    return _tintype(job) if kind == "tintype" else _EulerLoop(job, GRAPHS[kind]).draw
 
 
-class TintypePeer:
-    def __init__(self, job: Job) -> None:
-        self._pipeline = tintype.load(job.model, provider=job.device or "auto", memory=job.memory, threads=job.threads)
+def _tintype(job: Job) -> Draw:
+    pipeline = tintype.load(job.model, provider=job.device or "auto", memory=job.memory, threads=job.threads)
 
-    def picture(self, seed: int, job: Job) -> Figures:
+    def draw(seed: int, job: Job) -> Figures:
         fields: dict[str, Any] = {name: getattr(job, name) for name in FIELDS if getattr(job, name) is not None}
-        fields |= job.more
-        fields["watermark"] = job.output is None  # it follows from the picture: what is compared has none
-        result = self._pipeline.generate(job.prompt, seed=seed, **fields)
+        # A watermark follows from the picture: what is compared has none.
+        result = pipeline.generate(job.prompt, seed=seed, watermark=job.output is None, **fields, **job.more)
         timings = result.timings
         told = {name: getattr(timings, name) for name in ("denoise_seconds", "encode_seconds", "decode_seconds")}
         outside = 1.0 - timings.denoise_graph_seconds / timings.denoise_seconds
         return {**told, "outside_share": outside, "output": np.asarray(result.image)}
 
+    return draw
 
-class GraphPeer:
-    """Calls one graph on the same inputs each time."""
 
-    def __init__(self, job: Job, run: Run) -> None:
-        self._inputs, self._run = graph_inputs(job), run
+def _graph_calls(job: Job, run: Run) -> Draw:
+    """Calls of one graph, on the same inputs each time."""
+    inputs = graph_inputs(job)
 
-    def picture(self, seed: int, job: Job) -> Figures:
+    def draw(seed: int, job: Job) -> Figures:
         started, worked = time.perf_counter(), time.process_time()
-        output = self._run(self._inputs)
+        output = run(inputs)
         seconds = time.perf_counter() - started
         return {"seconds": seconds, "processor_seconds": time.process_time() - worked, "output": output}
 
+    return draw
 
-class EulerPeer:
+
+class _EulerLoop:
     """Pictures of a bundle's graphs by role, with guidance as one batch of 2; Euler's steps over the sigmas of a first
     program, which are right in kind."""
 
@@ -126,7 +126,7 @@ class EulerPeer:
         rows = {role: min(each, most) for role, each in ROWS.items()}
         self._runs = {r: open_graph(dataclasses.replace(job, role=r, batch_size=each)) for r, each in rows.items()}
 
-    def picture(self, seed: int, job: Job) -> Figures:
+    def draw(self, seed: int, job: Job) -> Figures:
         times = [time.perf_counter()]
         texts = ("", job.prompt) if guidance_scale(self._manifest, job) != 1.0 else (job.prompt,)
         input_ids = [encode_prompt(self._tokenizer, text).input_ids for text in texts]
@@ -220,36 +220,35 @@ GRAPHS: Mapping[str, Callable[[Job], Run]] = {  # what opens the graph of a job'
 }
 
 
-class SdcppPeer:
-    """stable-diffusion.cpp through its Python binding, on the same weights.
+def _sdcpp(job: Job) -> Draw:
+    """stable-diffusion.cpp through its Python binding, on the same weights; Euler over its own discrete schedule,
+    guidance as two calls of one picture.
 
     Linear layers stay fp32 as on disk; convolutions it keeps in fp16 of its own accord. Its flash attention is off: on
-    a processor with AVX-512 a step at 512x512 took 22.9 s without and 56.3 s with it. Euler over its own discrete
-    schedule, guidance as two calls of one picture.
+    a processor with AVX-512 a step at 512x512 took 22.9 s without and 56.3 s with it.
     """
+    import stable_diffusion_cpp
 
-    def __init__(self, job: Job) -> None:
-        import stable_diffusion_cpp
+    threads = job.threads if job.threads is not None else -1
+    model = stable_diffusion_cpp.StableDiffusion(
+        model_path=needed_checkpoint(job, SDCPP), n_threads=threads, vae_decode_only=True, verbose=False
+    )
 
-        threads = job.threads if job.threads is not None else -1
-        self._model = stable_diffusion_cpp.StableDiffusion(
-            model_path=needed_checkpoint(job, SDCPP), n_threads=threads, vae_decode_only=True, verbose=False
-        )
-
-    def picture(self, seed: int, job: Job) -> Figures:
+    def draw(seed: int, job: Job) -> Figures:
         """Steps are told apart by the callback at each one's end; so is what comes before and after them."""
-        steps = job.num_inference_steps
         ends: list[tuple[int, float]] = []
 
         def note(step: int, total: int, _seconds: float) -> None:
-            if total == steps:
+            if total == job.num_inference_steps:
                 ends.append((step, time.perf_counter()))
 
-        self._model.generate_image(
+        model.generate_image(
             prompt=job.prompt, width=job.width or SDCPP_SIDE, height=job.height or SDCPP_SIDE, sample_method="euler",
-            sample_steps=steps, cfg_scale=job.guidance_scale, seed=seed, progress_callback=note,
+            sample_steps=job.num_inference_steps, cfg_scale=job.guidance_scale, seed=seed, progress_callback=note,
         )  # fmt: skip
-        return loop_figures(ends, steps)
+        return loop_figures(ends, job.num_inference_steps)
+
+    return draw
 
 
 def loop_figures(ends: list[tuple[int, float]], steps: int) -> Figures:

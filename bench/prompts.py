@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -29,9 +29,9 @@ from tintype.trust.wordings import texts_of
 
 _TEXT = Path(__file__).with_name("policy-prompts.txt").read_text(encoding="utf-8")
 _LINES = [line for line in _TEXT.splitlines() if line and not line.startswith("#")]
-_LISTED = re.compile(r"\{(.*)\}")  # the word or words of a phrase that the policy has
-PHRASES = tuple(filter(_LISTED.search, _LINES))
-HARMLESS = tuple(line for line in _LINES if line not in PHRASES)
+# A phrase around the word or words that the policy lists, which stand in braces.
+PHRASES = [re.split(r"\{(.*)\}", line) for line in _LINES if "{" in line]
+HARMLESS = tuple(line for line in _LINES if "{" not in line)
 
 _CYRILLIC = str.maketrans("aeopcyxk", "аеорсухк")
 _LATIN_OF_CYRILLIC = str.maketrans("аеорсух", "aeopcyx")
@@ -70,26 +70,11 @@ WEAK: dict[str, Disguise] = {
 }
 
 
-def prompts(disguise: Disguise) -> Iterator[str]:
-    """Every phrase, its listed words in a disguise."""
-    return (_LISTED.sub(lambda found: disguise(found[1]), phrase) for phrase in PHRASES)
-
-
 def is_blocked(policy: Policy, prompt: str, steps: int = 20) -> bool:
     """As a request's prompt is judged that is drawn in so many steps."""
     branches = [Branch("positive", part.text) for part in parse_parts(prompt)]
     edited = edited_prompts([branch.wording for branch in branches], StepCount(steps, steps))
     return any(rule.action == BLOCK for rule in policy.rules_met(texts_of(prompt, edited, range(len(branches)))))
-
-
-def recall(policy: Policy, disguise: Disguise) -> float:
-    """The share of the phrases that are seen."""
-    return sum(is_blocked(policy, prompt) for prompt in prompts(disguise)) / len(PHRASES)
-
-
-def false_alarms(policy: Policy) -> list[str]:
-    """The harmless prompts that are blocked."""
-    return [prompt for prompt in HARMLESS if is_blocked(policy, prompt)]
 
 
 @measurement("words", rounds=1, threads=1)
@@ -101,11 +86,11 @@ def words(report: Report) -> None:
     Phrases in six languages, each in every disguise; harmless prompts beside them, among them those whose words have
     others within. Disguises of `WEAK` are ones that no list of words sees through: what is measured is how weak it is.
     """
-    policy = read_policy("strict")
-    alarms = false_alarms(policy)
-    table: dict[str, dict[str, Any]] = {
-        name: {"share_blocked": recall(policy, disguise)} for name, disguise in {**STRONG, **WEAK}.items()
-    }
+    policy, table = read_policy("strict"), dict[str, dict[str, Any]]()
+    for name, disguise in {**STRONG, **WEAK}.items():
+        hidden = [f"{before}{disguise(listed)}{after}" for before, listed, after in PHRASES]
+        table[name] = {"share_blocked": sum(is_blocked(policy, prompt) for prompt in hidden) / len(hidden)}
+    alarms = [prompt for prompt in HARMLESS if is_blocked(policy, prompt)]
     table["harmless prompts"] = {"share_blocked": len(alarms) / len(HARMLESS)}
     bars = [Bar(name, "share_blocked", at_least=LEAST_RECALL) for name in STRONG]
     bars.append(Bar("harmless prompts", "share_blocked", at_most=MOST_FALSE_ALARMS))
@@ -207,9 +192,9 @@ def skew(
         tintype bench skew "a photo of a doctor" --model FOLDER --classifier FILE.onnx --labels FILE [--deal FILE]
 
     Each prompt is drawn COUNT times, seeds counting up; with --deal once more, with the words that the deck deals.
-    Pictures are counted by postcard's judge of an attribute (torch), or by an ONNX file with a score for each line of
-    LABELS. Shares are the deck's, where its words are labels, else even. The distance is total variation: the share of
-    the pictures that would have to show something else; by_chance is that of as many fair throws, the median of 1,000.
+    Pictures are counted by postcard's judge (torch), or by an ONNX file with a score for each line of LABELS. Shares
+    are the deck's, where its words are labels, else even. The distance is total variation: the share of the pictures
+    that would have to show something else; by_chance is that of as many fair throws, the median of 1,000.
     The result is what `tintype export --skew` states in a bundle.
     """
     if (classifier is None) != (labels is None):
@@ -229,11 +214,8 @@ def skew(
         for arm, pipeline in pipelines.items():
             counts = drawn(pipeline, request, names, read)
             found = Skew(prompt=prompt, judge=by, bundle_hash=digest, counts=counts)
-            table[arm] = {
-                "counts": counts,
-                "total_variation": round(found.total_variation(shares), 4),
-                "by_chance": round(chance_distance(shares, found.pictures), 4),
-            }
+            off, by_chance = found.total_variation(shares), chance_distance(shares, found.pictures)
+            table[arm] = {"counts": counts, "total_variation": round(off, 4), "by_chance": round(by_chance, 4)}
             report.lines.append(f"{prompt}, {arm}: {', '.join(f'{label} {n}' for label, n in found.most_first)}")
             if arm == AS_ASKED:
                 report["skew"].append(strict_json.plain(found))

@@ -33,7 +33,7 @@ from tintype.bench.figures import Table, figure_value
 from tintype.bench.job import Job
 from tintype.bench.peers import graph_build, graph_dims, guidance_scale, plain_session
 from tintype.bench.runner import Peer
-from tintype.bench.worker import Figures
+from tintype.bench.worker import Draw, Figures
 from tintype.bundle import open_bundle
 
 RATES = "rates"  # the contestant that measures them
@@ -65,24 +65,22 @@ def rates_peer(threads: int | None) -> Peer:
     return Peer(RATES, Job(products=PRODUCTS, threads=threads))
 
 
-def load(job: Job, kind: str) -> RatesPeer:
+def load(job: Job, kind: str) -> Draw:
     """Nothing is loaded before."""
-    return RatesPeer()
+    return measure_rates
 
 
-class RatesPeer:
-    """A "picture" measures every product, each in a session that is alone: threads of one that is open spin on."""
-
-    def picture(self, seed: int, job: Job) -> Figures:
-        threads, random, figures = job.threads or 1, np.random.default_rng(0), {}
-        for rows, inner, columns in job.products:
-            x, weight = (random.standard_normal(shape, np.float32) for shape in ((rows, inner), (inner, columns)))
-            for kind, model in (("fp32", float_product(weight)), ("int8", int8_product(weight))):
-                run = functools.partial(plain_session(model, threads).run, None, {"x": x})
-                rate = 2e-9 * rows * inner * columns / median_seconds(run)
-                figures[f"{kind} {rows}x{inner}x{columns} GFLOP/s"] = round(rate, 1)
-                del run
-        return {**figures, "copy GB/s": round(copy_rate(threads, COPIED_BYTES), 2)}
+def measure_rates(seed: int, job: Job) -> Figures:
+    """Of every product, each in a session that is alone: threads of one that is open spin on; and of a copy."""
+    threads, random, figures = job.threads or 1, np.random.default_rng(0), {}
+    for rows, inner, columns in job.products:
+        x, weight = (random.standard_normal(shape, np.float32) for shape in ((rows, inner), (inner, columns)))
+        for kind, model in (("fp32", float_product(weight)), ("int8", int8_product(weight))):
+            run = functools.partial(plain_session(model, threads).run, None, {"x": x})
+            rate = 2e-9 * rows * inner * columns / median_seconds(run)
+            figures[f"{kind} {rows}x{inner}x{columns} GFLOP/s"] = round(rate, 1)
+            del run
+    return {**figures, "copy GB/s": round(copy_rate(threads, COPIED_BYTES), 2)}
 
 
 def float_product(weight: NDArray[np.float32]) -> bytes:

@@ -1,14 +1,11 @@
 """Tintype beside other runtimes at the real size of Stable Diffusion 1.5, random weights: graphs and whole pictures.
 
-    pip install 'tintype[cpu,export,peers-cpu]'
-    tintype bench sd15 make FOLDER        # once: weights in every runtime's form, about 20 GB
-    tintype bench sd15 graphs FOLDER      # one UNet call, one decode, at several sizes
-    tintype bench sd15 picture FOLDER     # 20 steps with guidance, from prompt to pixels
-    tintype bench sd15 make TURBO --shape sd-turbo     # the same of a model that draws in one step:
-    tintype bench sd15 picture TURBO --num-inference-steps 1 --guidance-scale 1
-
-Peers: OpenVINO in fp32 and after NNCF's quantization, ONNX Runtime as it comes, stable-diffusion.cpp (which pip builds
-from source: that takes a C++ compiler and minutes).
+pip install 'tintype[cpu,export,peers-cpu]'
+tintype bench sd15 make FOLDER        # once: weights in every runtime's form, about 20 GB
+tintype bench sd15 graphs FOLDER      # one UNet call, one decode, at several sizes
+tintype bench sd15 picture FOLDER     # 20 steps with guidance, from prompt to pixels
+tintype bench sd15 make TURBO --shape sd-turbo     # the same of a model that draws in one step:
+tintype bench sd15 picture TURBO --num-inference-steps 1 --guidance-scale 1
 """
 
 from __future__ import annotations
@@ -106,14 +103,12 @@ def graph_contestants(
     """Every runtime with one graph, ours of builds that are timed. Two calls warm up: pools of memory take their final
     size in them."""
     ours = [*(f"tintype-{each}" for each in exactness), *([MAPPED] if graph == "unet" and "exact" in exactness else [])]
-    return {
-        name: Peer(
-            SOURCES[name][0],
-            sd15_job(folder, name, size, threads, role=ROLES[graph], mapped=name == MAPPED, timed=True),
-            warm_ups=[{}] * 2, requests=[{}] * calls, opens_cold=name in ours,
-        )
-        for name in (*peers, *ours)
-    }  # fmt: skip
+    contestants = {}
+    for name in (*peers, *ours):
+        job = sd15_job(folder, name, size, threads, role=ROLES[graph], mapped=name == MAPPED, timed=True)
+        timed: dict[str, Any] = {"warm_ups": [{}] * 2, "requests": [{}] * calls}
+        contestants[name] = Peer(SOURCES[name][0], job, opens_cold=name in ours, **timed)
+    return contestants
 
 
 def measure_graph(graph: str, contestants: Mapping[str, Peer], schedule: Schedule, scratch: Path) -> dict[str, Any]:

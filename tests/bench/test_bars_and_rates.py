@@ -15,12 +15,12 @@ from tintype.bench.job import Job
 from tintype.bench.measurement import Bar, add_ratios, judge
 from tintype.bench.peers import plain_session
 from tintype.bench.rates import (
-    RatesPeer,
     Stage,
     add_shares,
     copy_rate,
     float_product,
     int8_product,
+    measure_rates,
     picture_stages,
 )
 
@@ -115,7 +115,7 @@ def test_a_picture_with_guidance_is_of_two_rows_but_its_decode() -> None:
 @pytest.mark.bench
 def test_rates_are_told_for_every_product_in_both_precisions_and_for_a_copy() -> None:
     job = Job(products=((32, 16, 8),), threads=1)
-    figures = RatesPeer().picture(0, job)
+    figures = measure_rates(0, job)
     assert set(figures) == {"fp32 32x16x8 GFLOP/s", "int8 32x16x8 GFLOP/s", "copy GB/s"}
     assert all(value is not None and value > 0 for value in figures.values())
     assert copy_rate(3, MIB) > 0  # a size that three threads don't divide evenly
