@@ -107,8 +107,13 @@ def comparison(name: str, job: Job, scratch: Path) -> Comparison:
     if name == "help":
         start = Command(tintype_command("--help"), opens_cold=True)
         return Comparison(contestants={"tintype --help": start}, bars=[HELP_BAR], least_rounds=9)
-    if name == "fresh":
-        return Comparison(contestants=fresh_contestants(job, scratch), bars=[COLD_BAR])
+    if name == "fresh":  # as a user asks for it, who has timed no kernels: cold with nothing built in each round
+        picture, cache = scratch / "picture.png", {"TINTYPE_CACHE": str(scratch / "cache")}
+        command, read = tintype_command(*generate_arguments(job, picture)), functools.partial(read_timings, job)
+        first = Command(command, output=picture, read=read, environment=cache)
+        cold = dataclasses.replace(first, anew=scratch / "cache")
+        later = Peer("tintype", job, requests=[{}] * 2, environment=cache)
+        return Comparison(contestants={"cold": cold, "first": first, "later": later}, bars=[COLD_BAR])
     if name == "steady":
         return Comparison(contestants={"tintype": ours(job)}, resident=True, **shares(job))
     contestants: dict[str, Contestant] = {each: Peer(each, job) for each in PEERS}
@@ -129,16 +134,6 @@ def shares(job: Job) -> dict[str, Any]:
 def ours(job: Job) -> Peer:
     """Pictures in one process after the first, its kernels timed."""
     return Peer("tintype", job, build=build_arguments(job))
-
-
-def fresh_contestants(job: Job, folder: Path) -> dict[str, Contestant]:
-    """A picture from a fresh process, as a user asks for it: with nothing built in each round, and with what that one
-    built; and later pictures in one process. Nobody timed the kernels."""
-    picture, environment = folder / "picture.png", {"TINTYPE_CACHE": str(folder / "cache")}
-    command = tintype_command(*generate_arguments(job, picture))
-    first = Command(command, output=picture, read=functools.partial(read_timings, job), environment=environment)
-    cold = dataclasses.replace(first, anew=folder / "cache")
-    return {"cold": cold, "first": first, "later": Peer("tintype", job, requests=[{}] * 2, environment=environment)}
 
 
 def read_timings(job: Job, run: Run) -> Answer:

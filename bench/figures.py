@@ -18,7 +18,6 @@ from typing import Any
 
 import click
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
 from tintype.arrays import psnr_db
@@ -64,13 +63,8 @@ def figure_value(figure: Any, statistic: str = "median") -> float | None:
     return None if value is None or not math.isfinite(value) else value
 
 
-def picture_psnr_db(reference: NDArray[np.uint8], picture: NDArray[np.uint8]) -> float:
-    """How near a picture is to another, of 0..255; 200 where they are the same."""
-    return psnr_db(reference, picture, 255.0)
-
-
 def file_psnr_db(reference: Path, other: Path) -> float:
-    """The same of two files, arrays (.npy) or pictures; samples of 8 bits are a picture's."""
+    """How near two files are, arrays (.npy) or pictures; samples of 8 bits are a picture's."""
     load = np.load if reference.suffix == ".npy" else lambda file: np.asarray(Image.open(file))
     whole, part = load(reference), load(other)
     return round(psnr_db(whole, part, 255.0 if whole.dtype == np.uint8 else None), 2)

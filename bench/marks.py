@@ -13,7 +13,8 @@ import click
 import numpy as np
 from PIL import Image, ImageFilter
 
-from tintype.bench.figures import picture_psnr_db, summary
+from tintype.arrays import psnr_db
+from tintype.bench.figures import summary
 from tintype.bench.measurement import Bar, Report, measurement
 from tintype.bench.pictures import Picture, as_jpeg, clipped, photograph, rendered, repeated, unmarked
 from tintype.models.postcard.evaluate import fixed_prompts, score_pictures
@@ -284,7 +285,7 @@ def peer(method: str, pictures: Sequence[Picture]) -> dict[str, Any]:
         return {"found": (np.array(read) == bits).sum() >= least}
 
     found = {name: row["found"] for name, row in outlasted(BESIDE | NINE, marked, look).items()}
-    psnr = mean(picture_psnr_db(*each) for each in zip(pictures, marked, strict=True))
+    psnr = mean(psnr_db(*each, 255.0) for each in zip(pictures, marked, strict=True))
     return {"found": mean(found[name] for name in NINE), "least_bits": least, "psnr_db": round(psnr, 2), **found}
 
 

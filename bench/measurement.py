@@ -42,8 +42,8 @@ from tintype.bench.figures import (
 )
 from tintype.bench.job import Job
 from tintype.bench.options import command_help, options_of, parameters_of
-from tintype.bench.rates import RATES, Stage, add_shares, rates_peer
-from tintype.bench.runner import Contestant, Schedule, measure
+from tintype.bench.rates import PRODUCTS, RATES, Stage, add_shares
+from tintype.bench.runner import Contestant, Peer, Schedule, measure
 from tintype.engine import cpu_name, instruction_sets, processor_kind
 from tintype.files import write_text
 
@@ -133,7 +133,7 @@ class Comparison:
         for number, name in enumerate(sorted({*self.near, *self.near.values()})):
             contestants[name], files[name] = contestants[name].saving(scratch / f"{number}")
         if self.stages:
-            contestants = {RATES: rates_peer(self.threads), **contestants}
+            contestants = {RATES: Peer(RATES, Job(products=PRODUCTS, threads=self.threads)), **contestants}
         table = {name: made.figures() for name, made in measure(contestants, schedule).items()}
         part: dict[str, Any] = {}
         if self.stages:

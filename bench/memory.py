@@ -19,7 +19,6 @@ from typing import Annotated, Any
 import click
 import numpy as np
 
-import tintype
 from tintype.bench.command import read_timings
 from tintype.bench.figures import draw_budgets, file_psnr_db, new_figure, verdict
 from tintype.bench.job import Job, generate_arguments, plan_arguments
@@ -85,7 +84,12 @@ def pictures(
     report: Report, job: Job, count: Annotated[int, click.IntRange(20), "Pictures."] = 200, steps: int = 4
 ) -> None:
     """Make pictures of one shape, then of shapes and batches that alternate, in one process."""
-    job, shapes, table = replace(job, num_inference_steps=steps, device="cpu"), shapes_of(job.model), {}
+    job, table = replace(job, num_inference_steps=steps, device="cpu"), {}
+    manifest = open_bundle(job.model).manifest
+    default, limits = manifest.default_request, manifest.size
+    usual = {"width": default.width, "height": default.height}
+    wide = {**usual, "width": min(default.width + limits.multiple, limits.maximum)}
+    shapes = {"one shape": [usual], "three shapes": [usual, wide, {**usual, "count": 2, "batch_size": 2}]}
     peers = {
         name: Peer("tintype", job, warm_ups=(), requests=[each[number % len(each)] for number in range(count)])
         for name, each in shapes.items()
@@ -100,15 +104,6 @@ def pictures(
 def growth_of(resident: list[int], period: int) -> float:
     """How much the last pictures hold more than those from the tenth on, the largest of each shape in turn."""
     return max(resident[-period:]) / max(resident[TENTH - 1 : TENTH - 1 + period]) - 1
-
-
-def shapes_of(bundle: str) -> dict[str, list[dict[str, int]]]:
-    """One shape, and three that differ in size and batch, as fields of a request."""
-    manifest = tintype.open_bundle(bundle).manifest
-    default, limits = manifest.default_request, manifest.size
-    usual = {"width": default.width, "height": default.height}
-    wide = {"width": min(default.width + limits.multiple, limits.maximum), "height": default.height}
-    return {"one shape": [usual], "three shapes": [usual, wide, {**usual, "count": 2, "batch_size": 2}]}
 
 
 @measurement("endurance-kills", rounds=1, threads=None, group=memory, model=EMBEDDED, memory=None)
@@ -181,13 +176,9 @@ def settled_plans(job: Job, count: int, given: Collection[int]) -> dict[str, Pla
     return {UNLIMITED: unlimited, **settled(lambda: {budget_name(each): possible(job, each) for each in wanted})}
 
 
-def within(job: Job, budget: int | None) -> Job:
-    return replace(job, memory=None if budget is None else str(budget))
-
-
 def plan(job: Job, budget: int | None) -> Plan | int:
     """Within so many bytes, built and measured; where it is refused, the least budget that the refusal names."""
-    command = tintype_command(*plan_arguments(within(job, budget)))
+    command = tintype_command(*plan_arguments(replace(job, memory=str(budget) if budget else None)))
     answer = json.loads(run_process(command, refusable=True).stdout)
     if "error" not in answer:
         return {**answer["plan"], "budget_bytes": budget}
@@ -221,10 +212,10 @@ def comparison(job: Job, plans: Mapping[str, Plan], given: Mapping[int, float | 
     """A picture within each budget. given: by bytes the most time, that without a budget being 1, or None."""
     commands = {}
     for name, planned in plans.items():
-        picture = scratch / f"{name}.png"
-        arguments = generate_arguments(within(job, planned["budget_bytes"]), picture, marked=False)
-        read = functools.partial(read_peak, job, planned)
-        commands[name] = Command(tintype_command(*arguments), output=picture, read=read)
+        picture, budget = scratch / f"{name}.png", planned["budget_bytes"]
+        arguments = generate_arguments(replace(job, memory=str(budget) if budget else None), picture, marked=False)
+        command, read = tintype_command(*arguments), functools.partial(read_peak, job, planned)
+        commands[name] = Command(command, output=picture, read=read)
     slowest = {budget_name(budget): most for budget, most in given.items() if most is not None}
     times = [Bar(name, "total_seconds", over=UNLIMITED, at_most=most) for name, most in slowest.items()]
     near, ratios = {name: UNLIMITED for name in plans if name != UNLIMITED}, [("total_seconds", UNLIMITED)]

@@ -92,8 +92,9 @@ def _tintype(job: Job) -> Draw:
 
     def draw(seed: int, job: Job) -> Figures:
         fields: dict[str, Any] = {name: getattr(job, name) for name in FIELDS if getattr(job, name) is not None}
-        # A watermark follows from the picture: what is compared has none.
-        result = pipeline.generate(job.prompt, seed=seed, watermark=job.output is None, **fields, **job.more)
+        fields |= job.more
+        fields["watermark"] = job.output is None  # it follows from the picture: what is compared has none
+        result = pipeline.generate(job.prompt, seed=seed, **fields)
         timings = result.timings
         told = {name: getattr(timings, name) for name in ("denoise_seconds", "encode_seconds", "decode_seconds")}
         outside = 1.0 - timings.denoise_graph_seconds / timings.denoise_seconds

@@ -32,7 +32,6 @@ from tintype import engine
 from tintype.bench.figures import Table, figure_value
 from tintype.bench.job import Job
 from tintype.bench.peers import graph_build, graph_dims, guidance_scale, plain_session
-from tintype.bench.runner import Peer
 from tintype.bench.worker import Draw, Figures
 from tintype.bundle import open_bundle
 
@@ -59,10 +58,6 @@ _GEGLU += "shifted = Add(g, shift) gelu = Gelu(shifted) y = Mul(value, gelu)"
 Layer = tuple[
     str, str, list[int | str], dict[str, NDArray[Any]]
 ]  # its name, nodes from x to y, the shape of x, constants
-
-
-def rates_peer(threads: int | None) -> Peer:
-    return Peer(RATES, Job(products=PRODUCTS, threads=threads))
 
 
 def load(job: Job, kind: str) -> Draw:

@@ -16,7 +16,6 @@ import shutil
 import subprocess
 import sys
 import time
-from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -64,7 +63,7 @@ class Contestant:
 
     def saving(self, place: Path) -> tuple[Contestant, list[Path]]:
         """The same with answers saved, and their files, one a request; place: what their names may begin with."""
-        return self, []
+        raise NotImplementedError
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,31 +122,30 @@ def worker(
     command = [sys.executable, *program, kind, json.dumps(dataclasses.asdict(job))]
     merged = {**os.environ, **(environment or {})}
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=merged) as process:
+        requests, answers = process.stdin, process.stdout
+        assert requests is not None
+        assert answers is not None
 
         def read() -> Answer:
-            assert process.stdout is not None
-            if line := process.stdout.readline():
+            if line := answers.readline():
                 return dict(json.loads(line))
             raise click.ClickException(f"the {kind} worker ended; what it said is above")
 
-        def write(text: str = "", *, last: bool = False) -> None:
-            assert process.stdin is not None
-            with contextlib.suppress(OSError):  # it has ended: reading tells
-                process.stdin.write(text)
-                process.stdin.close() if last else process.stdin.flush()
-
         def ask(changes: Changes) -> Answer:
-            write(json.dumps(changes) + "\n")
+            with contextlib.suppress(OSError):  # it has ended: reading tells
+                requests.write(json.dumps(changes) + "\n")
+                requests.flush()
             return read()
 
         try:
             turn = Turn(ask, read())
             yield turn
-            write(last=True)
+            requests.close()
             turn.facts |= read()
         except BaseException:
             process.kill()
-            write(last=True)
+            with contextlib.suppress(OSError):  # what it didn't read any more
+                requests.close()
             raise
 
 
@@ -161,10 +159,11 @@ class Measured:
 
     def figures(self) -> dict[str, Any]:
         """Summaries of every number that the contestant gave; of what it had in memory the largest."""
-        values = defaultdict[str, list[float]](list)
-        for name, value in (pair for facts in (*self.turns, *self.answers) for pair in facts.items()):
-            if isinstance(value, int | float):
-                values[name].append(value)
+        values: dict[str, list[float]] = {}
+        for facts in (*self.turns, *self.answers):
+            for name, value in facts.items():
+                if isinstance(value, int | float):
+                    values.setdefault(name, []).append(value)
         cold = {} if self.cold_seconds is None else {"cold_seconds": self.cold_seconds}
         return cold | {name: max(each) if name.endswith("_bytes") else summary(each) for name, each in values.items()}
 
