@@ -19,7 +19,7 @@ import click
 
 from tintype.bench.figures import verdict
 from tintype.bench.job import PROMPT, Job, build_arguments, generate_arguments, with_steps
-from tintype.bench.measurement import Bar, Comparison, Report, measurement, outside_bars
+from tintype.bench.measurement import BARS, Comparison, Report, measurement
 from tintype.bench.options import EMBEDDED
 from tintype.bench.process import Run, imported_modules, tintype_command
 from tintype.bench.rates import picture_stages
@@ -32,11 +32,6 @@ MEASURES = ("help", "fresh", "steady", "peers")
 NEVER_IMPORTED = frozenset({"torch", "diffusers", "transformers", "onnx", "onnx_ir", "onnxscript"})
 BALANCED = "tintype-balanced"  # beside tintype as the bundle asks for it
 PEERS = ("tintype", BALANCED, "diffusers", "onnxruntime")
-# A first picture takes at most 1.5 times a later one, and 10 s more.
-COLD_BAR = Bar("cold", over="later", less=10.0, at_most=1.5, what="first picture ever less 10 s, over a later one")
-HELP_BAR = Bar("tintype --help", at_most=0.3)
-# Beside plain onnxruntime's, on the same exported graphs, which round activations as `balanced` does.
-PEER_BARS = (Bar(BALANCED, "denoise_seconds", over="onnxruntime", at_most=0.7), *outside_bars("tintype"))
 OTHERS = {  # commands with options of their own, and the module that each is in
     "budgets": "memory", "chart": "figures", "coded-noise": "marks", "gpu": "devices", "lora": "denoiser",
     "make-sdxl": "make_sdxl", "memory": "memory", "parity": "devices", "priors": "rates", "sd15": "sd15",
@@ -106,20 +101,20 @@ def comparison(name: str, job: Job, scratch: Path) -> Comparison:
     """What one of MEASURES compares. help: from spawn to exit, the first with files from disk, which it compiles."""
     if name == "help":
         start = Command(tintype_command("--help"), opens_cold=True)
-        return Comparison(contestants={"tintype --help": start}, bars=[HELP_BAR], least_rounds=9)
+        return Comparison(contestants={"tintype --help": start}, bars=BARS[name], least_rounds=9)
     if name == "fresh":  # as a user asks for it, who has timed no kernels: cold with nothing built in each round
         picture, cache = scratch / "picture.png", {"TINTYPE_CACHE": str(scratch / "cache")}
         command, read = tintype_command(*generate_arguments(job, picture)), functools.partial(read_timings, job)
         first = Command(command, output=picture, read=read, environment=cache)
         cold = dataclasses.replace(first, anew=scratch / "cache")
         later = Peer("tintype", job, requests=[{}] * 2, environment=cache)
-        return Comparison(contestants={"cold": cold, "first": first, "later": later}, bars=[COLD_BAR])
+        return Comparison(contestants={"cold": cold, "first": first, "later": later}, bars=BARS[name])
     if name == "steady":
         return Comparison(contestants={"tintype": ours(job)}, resident=True, **shares(job))
     contestants: dict[str, Contestant] = {each: Peer(each, job) for each in PEERS}
     contestants |= {"tintype": ours(job), BALANCED: ours(dataclasses.replace(job, exactness="balanced"))}
     ratios = (("seconds", "tintype"), ("denoise_seconds", "tintype"))
-    return Comparison(contestants=contestants, ratios=ratios, bars=PEER_BARS, resident=True, **shares(job))
+    return Comparison(contestants=contestants, ratios=ratios, bars=BARS[name], resident=True, **shares(job))
 
 
 def shares(job: Job) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import numpy as np
 
 from tintype.bench.job import PROMPT, Job, build_arguments
-from tintype.bench.measurement import Bar, Comparison, Report, measurement
+from tintype.bench.measurement import BARS, Comparison, Report, measurement
 from tintype.bench.options import EMBEDDED, Names, several
 from tintype.bench.runner import Peer
 from tintype.bundle import Bundle, open_bundle
@@ -33,7 +33,7 @@ WAYS: Mapping[str, Mapping[str, Any]] = {
     "merging-0.5": {"token_merging": 0.5},
     "deepcache-2-interval": {"cache_interval": 2, "guidance_interval": "0.2,0.8"},
 }
-WITHOUT, USUAL = "without", "transformer"  # what most published LoRAs change
+WITHOUT = "without"
 SPREAD = 0.01  # of a pair's numbers
 
 
@@ -90,9 +90,9 @@ def lora(report: Report, job: Job, layers: Annotated[Names, several(LAYERS)] = L
         file = str(write_lora(opened, report.scratch / f"{kind}.safetensors", kind, rank))
         build = (*build_arguments(job), "--lora", file)
         contestants[kind] = Peer("tintype", replace(job, more={"loras": [file]}), build=build)
-    ratios, bars = [("denoise_seconds", WITHOUT)], [Bar(USUAL, "denoise_seconds", over=WITHOUT, at_most=1.08)]
+    ratios = [("denoise_seconds", WITHOUT)]
     report.names.append(opened.name)
-    report.compare("lora", Comparison(contestants=contestants, ratios=ratios, bars=bars))
+    report.compare("lora", Comparison(contestants=contestants, ratios=ratios, bars=BARS["lora"]))
 
 
 def write_lora(bundle: Bundle, path: Path, kind: str, rank: int) -> Path:

@@ -15,7 +15,7 @@ from PIL import Image, ImageFilter
 
 from tintype.arrays import psnr_db
 from tintype.bench.figures import summary
-from tintype.bench.measurement import Bar, Report, measurement
+from tintype.bench.measurement import BARS, Bar, Report, measurement
 from tintype.bench.pictures import Picture, as_jpeg, clipped, photograph, rendered, repeated, unmarked
 from tintype.models.postcard.evaluate import fixed_prompts, score_pictures
 from tintype.pipeline import load
@@ -120,19 +120,6 @@ EDITS: dict[str, Attack] = {  # of coded noise
     "noise of 5 %": NINE["noise of 5 %"],
 }
 USUAL = ("dpmpp_2m", "euler", "ddim", "unipc", "euler_cfg_pp", "heun")
-BARS = (
-    Bar("nine attacks, mean", "found", at_least=0.90),
-    Bar("nothing", "found", at_least=1.0),
-    Bar("JPEG 25", "found", at_least=0.99),
-    Bar("a quarter cut out", "found", at_least=0.9),
-    Bar("turned by 9 degrees", "found", at_least=0.8),
-    Bar("marking", "psnr_db", at_least=42.0),
-    Bar("marking", at_most=0.030),
-    Bar("detecting", at_most=0.020),
-    Bar("searching", at_most=1.5),
-    Bar("others", "found", at_most=0.0),
-    Bar("others, searched", "found", at_most=0.0),
-)
 
 
 @measurement("watermark", rounds=1, threads=1)
@@ -180,7 +167,7 @@ def watermark(
             table[f"forged from {taken}, {whose}"] = forged(forgeries, taken, key, side)
     if all(map(importlib.util.find_spec, ("imwatermark", "cv2", "pywt"))):
         table |= {f"invisible-watermark, {name}": peer(name, plain) for name in ("dwtDct", "dwtDctSvd")}
-    report.judge("watermark", table, BARS)
+    report.judge("watermark", table, BARS["watermark"])
 
 
 def outlasted(

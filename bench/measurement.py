@@ -52,7 +52,6 @@ DISTRIBUTIONS = (
     "tintype", "numpy", "onnxruntime", "onnxruntime-gpu", "onnxruntime-directml", "onnxruntime-webgpu", "torch",
     "diffusers", "transformers", "triton", "nvidia-cudnn-cu13", "openvino", "nncf", "stable-diffusion-cpp-python",
 )  # fmt: skip
-OUTSIDE_SHARE = 0.03  # of a denoising loop, spent outside the graphs
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,10 +87,13 @@ class Bar:
         return (worst - self.less) / theirs if theirs else None
 
 
-def outside_bars(*names: str) -> list[Bar]:
-    """What of a denoising loop is spent outside the graphs."""
-    what = "{}, share of the loop outside the graph"
-    return [Bar(name, "outside_share", at_most=OUTSIDE_SHARE, what=what.format(name)) for name in names]
+def _read_bars() -> dict[str, list[Bar]]:
+    """Of bars.json, by what is measured: whatever is promised of names that are known before."""
+    said = json.loads((PACKAGE / "bars.json").read_text(encoding="utf-8"))
+    return {name: [Bar(**bar) for bar in bars] for name, bars in said.items()}
+
+
+BARS = _read_bars()
 
 
 def judge(bars: Iterable[Bar], table: Table) -> list[Verdict]:

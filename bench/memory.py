@@ -22,7 +22,7 @@ import numpy as np
 from tintype.bench.command import read_timings
 from tintype.bench.figures import draw_budgets, file_psnr_db, new_figure, verdict
 from tintype.bench.job import Job, generate_arguments, plan_arguments
-from tintype.bench.measurement import Bar, Comparison, Report, measurement
+from tintype.bench.measurement import BARS, Bar, Comparison, Report, measurement
 from tintype.bench.options import EMBEDDED, Several, Size, Sizes, command_help
 from tintype.bench.peers import graph_build
 from tintype.bench.process import Run, run_process, tintype_command
@@ -32,7 +32,6 @@ from tintype.engine import read_strips
 
 MIB = 2**20
 SIZES = tuple(Size(side, side) for side in (512, 768, 1024))
-GROWTH_BAR = Bar(figure="growth", at_most=0.02, what="growth of resident memory, from the tenth picture to the last")
 TENTH = 10
 NEAR_DB = 60.0  # each cache has builds of its own, whose kernels may be others: exact pictures, not the same bytes
 KILLED_BETWEEN = (0.05, 1.0)  # of how long an undisturbed start takes
@@ -41,12 +40,6 @@ CACHES = 5
 BUDGETS_PROMPT = "a lighthouse on a cliff in the evening"
 MOST_PASSES = 7  # in which plans settle
 UNLIMITED = "no budget"
-BUDGET_BARS = (
-    Bar(figure="used", statistic="largest", at_most=1.0, what="most of a budget that was used"),
-    Bar(figure="prediction_off", statistic="largest", at_most=0.10, what="worst prediction of a peak"),
-    Bar(figure="psnr_db", statistic="smallest", at_least=60.0, what="worst picture, dB"),
-)
-
 GIVEN = """Budgets in MiB with commas between, beside the smallest, in place of a spread; each may be followed by a
 colon and the most time it may take, the time without a budget being 1: 1024:1.5,2048:1.15."""
 Plan = dict[str, Any]
@@ -98,7 +91,7 @@ def pictures(
         resident = [answer["rss_bytes"] for answer in made.answers]
         growth = round(growth_of(resident, len(shapes[name])), 4)
         table[name] = {**made.figures(), "shapes": shapes[name], "every_tenth_rss": resident[::10], "growth": growth}
-    report.judge("pictures", table, [GROWTH_BAR])
+    report.judge("pictures", table, BARS["memory pictures"])
 
 
 def growth_of(resident: list[int], period: int) -> float:
@@ -219,7 +212,7 @@ def comparison(job: Job, plans: Mapping[str, Plan], given: Mapping[int, float | 
     slowest = {budget_name(budget): most for budget, most in given.items() if most is not None}
     times = [Bar(name, "total_seconds", over=UNLIMITED, at_most=most) for name, most in slowest.items()]
     near, ratios = {name: UNLIMITED for name in plans if name != UNLIMITED}, [("total_seconds", UNLIMITED)]
-    return Comparison(contestants=commands, near=near, ratios=ratios, bars=[*times, *BUDGET_BARS])
+    return Comparison(contestants=commands, near=near, ratios=ratios, bars=[*times, *BARS["budgets"]])
 
 
 def read_peak(job: Job, planned: Plan, run: Run) -> Answer:

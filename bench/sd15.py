@@ -19,7 +19,7 @@ from typing import Annotated, Any
 import click
 
 from tintype.bench.job import Job, build_arguments
-from tintype.bench.measurement import Bar, Comparison, Report, measurement, outside_bars
+from tintype.bench.measurement import BARS, Comparison, Report, measurement
 from tintype.bench.options import Folder, Names, NewFolder, PictureSize, Size, Sizes, command_help, several
 from tintype.bench.peers import SDCPP
 from tintype.bench.rates import STAGES, graph_stage, picture_stages, tried_layers
@@ -47,32 +47,6 @@ PICTURE_PEERS = ("openvino-f32", "openvino-int8", SDCPP)
 SIZES = (Size(512, 512), Size(512, 768), Size(384, 640))
 EXACTNESS = ("exact", "balanced")
 ONE_STEP = {"num_inference_steps": 1, "projected_steps": None}
-
-_UNET_BARS = (
-    Bar(EXACT, over="openvino-f32", at_most=0.65),
-    Bar(BALANCED, over="openvino-f32", at_most=0.50),
-    Bar(BALANCED, over="openvino-int8", at_most=0.85),
-)
-_NEAR_BARS = tuple(Bar(name, "psnr_db", statistic="smallest", at_least=70.0) for name in (EXACT, MAPPED))
-GRAPH_BARS = {
-    "unet": (
-        *_UNET_BARS,
-        *_NEAR_BARS,
-        Bar(MAPPED, "load_seconds", at_most=1.0),
-        Bar(MAPPED, "opened_anonymous_bytes", at_most=300 * 2**20),
-    ),
-    "vae": (
-        Bar(EXACT, over="openvino-f32", at_most=0.50),
-        Bar(BALANCED, over="openvino-int8", at_most=0.80),
-        *_NEAR_BARS,
-    ),
-}
-PICTURE_BARS = (
-    *_UNET_BARS,
-    *(Bar(name, over=SDCPP, at_most=0.35) for name in (EXACT, BALANCED)),
-    *outside_bars(EXACT, BALANCED),
-)
-MAKE_BARS = [Bar(name, "together_peak_bytes", at_most=12 * 2**30) for name in ("fp32", "int8")]
 
 Exactness = Annotated[Names, several(EXACTNESS)]
 Fewer = Annotated[int | None, click.IntRange(2), "Fewer, then projected: of every peer, or of stable-diffusion.cpp."]
@@ -120,7 +94,7 @@ def measure_graph(graph: str, contestants: Mapping[str, Peer], schedule: Schedul
         contestants=contestants,
         near=near,
         ratios=(("seconds", "openvino-f32"), ("seconds", "openvino-int8")),
-        bars=[bar for bar in GRAPH_BARS[graph] if near or bar.figure != "psnr_db"],
+        bars=[bar for bar in BARS[f"sd15 {graph}"] if near or bar.figure != "psnr_db"],
         stages={name: stage},
         threads=some.threads,
         int8=INT8,
@@ -158,7 +132,7 @@ def picture_contestants(
 def picture_comparison(contestants: Mapping[str, Peer]) -> Comparison:
     ratios, some = [("seconds", reference) for reference in PICTURE_PEERS], next(iter(contestants.values())).job
     shares: dict[str, Any] = {"stages": picture_stages(some), "threads": some.threads, "int8": INT8}
-    return Comparison(contestants=contestants, ratios=ratios, bars=PICTURE_BARS, **shares)
+    return Comparison(contestants=contestants, ratios=ratios, bars=BARS["sd15 picture"], **shares)
 
 
 @_measurement("sd15-make", rounds=1, threads=None)
@@ -170,7 +144,7 @@ def make(
     """Make the weights in every runtime's form; what is there already is kept. Tells what each took, exports too."""
     from tintype.bench.make_sdxl import make_parts  # torch, which nothing else here needs
 
-    report.judge("make", make_parts(folder, parts, damage_seconds, shape), MAKE_BARS)
+    report.judge("make", make_parts(folder, parts, damage_seconds, shape), BARS["sd15 make"])
 
 
 @_measurement("sd15-graphs", passed_on=graph_contestants)

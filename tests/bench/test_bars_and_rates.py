@@ -9,10 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tintype.bench.command import COLD_BAR, PEER_BARS
 from tintype.bench.figures import bar_lines, share_lines, table_lines, verdict
 from tintype.bench.job import Job
-from tintype.bench.measurement import Bar, add_ratios, judge
+from tintype.bench.measurement import BARS, Bar, add_ratios, judge
 from tintype.bench.peers import plain_session
 from tintype.bench.rates import (
     Stage,
@@ -127,13 +126,13 @@ def test_the_loop_beside_plain_onnxruntime_has_a_bar_of_its_own() -> None:
         "tintype-balanced": {"denoise_seconds": {"median": 0.6}},
         "onnxruntime": {"denoise_seconds": {"median": 1.0}},
     }
-    assert [bar["met"] for bar in judge(PEER_BARS, table)] == [True, False]
-    assert [bar["what"] for bar in judge(PEER_BARS, {"tintype": table["tintype"]})] == [PEER_BARS[1].what]
+    assert [bar["met"] for bar in judge(BARS["peers"], table)] == [True, False]
+    assert [bar["what"] for bar in judge(BARS["peers"], {"tintype": table["tintype"]})] == [BARS["peers"][1].what]
 
 
 def test_a_first_picture_may_take_half_as_long_again_and_ten_seconds() -> None:
     def judged(first: float) -> bool:
-        return bool(judge([COLD_BAR], {"cold": {"seconds": {"median": first}}, "later": later})[0]["met"])
+        return bool(judge(BARS["fresh"], {"cold": {"seconds": {"median": first}}, "later": later})[0]["met"])
 
     later = {"seconds": {"median": 60.0}}
     assert judged(100.0)

@@ -16,12 +16,11 @@ from click.testing import CliRunner
 from tintype.bench.figures import share_lines, table_lines
 from tintype.bench.job import Job, with_steps
 from tintype.bench.make_sdxl import make_parts
-from tintype.bench.measurement import judge
+from tintype.bench.measurement import BARS, judge
 from tintype.bench.options import Size
 from tintype.bench.peers import graph_inputs, loop_figures
 from tintype.bench.runner import Command, Peer, Schedule, Turn, measure
 from tintype.bench.sd15 import (
-    GRAPH_BARS,
     GRAPH_PEERS,
     graph_contestants,
     measure_graph,
@@ -169,7 +168,7 @@ def test_the_bars_of_graphs_are_those_of_their_peers() -> None:
         "tintype-mapped": figures(8.0, psnr_db={"smallest": 69.0}),
         "tintype-balanced": figures(5.1, psnr_db={"smallest": 40.0}),
     }
-    met = {bar["what"]: bar["met"] for bar in judge(GRAPH_BARS["unet"], table)}
+    met = {bar["what"]: bar["met"] for bar in judge(BARS["sd15 unet"], table)}
     assert met == {
         "tintype-exact over openvino-f32, seconds": True,
         "tintype-balanced over openvino-f32, seconds": False,
@@ -179,8 +178,8 @@ def test_the_bars_of_graphs_are_those_of_their_peers() -> None:
         "tintype-mapped, load_seconds": True,
         "tintype-mapped, opened_anonymous_bytes": True,
     }
-    assert not judge(GRAPH_BARS["vae"], table)[0]["met"]  # 0.64 of the 0.50 that a decode may take
-    assert judge(GRAPH_BARS["unet"], {"openvino-f32": figures(1.0)}) == []
+    assert not judge(BARS["sd15 vae"], table)[0]["met"]  # 0.64 of the 0.50 that a decode may take
+    assert judge(BARS["sd15 unet"], {"openvino-f32": figures(1.0)}) == []
 
 
 def test_a_graphs_jobs_name_the_form_of_each_runtime(tmp_path: Path) -> None:
