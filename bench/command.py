@@ -10,16 +10,17 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
+from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import click
 
 from tintype.bench.figures import verdict
 from tintype.bench.job import PROMPT, Job, build_arguments, generate_arguments, with_steps
-from tintype.bench.measurement import Bar, Comparison, Report, measurement, outside_bars
-from tintype.bench.options import count_option
+from tintype.bench.measurement import BARS, Comparison, Report, measurement
+from tintype.bench.options import EMBEDDED
 from tintype.bench.process import Run, imported_modules, tintype_command
 from tintype.bench.rates import picture_stages
 from tintype.bench.runner import Answer, Command, Contestant, Peer
@@ -31,24 +32,16 @@ MEASURES = ("help", "fresh", "steady", "peers")
 NEVER_IMPORTED = frozenset({"torch", "diffusers", "transformers", "onnx", "onnx_ir", "onnxscript"})
 BALANCED = "tintype-balanced"  # beside tintype as the bundle asks for it
 PEERS = ("tintype", BALANCED, "diffusers", "onnxruntime")
-# A first picture takes at most 1.5 times a later one, and 10 s more.
-COLD_BAR = Bar("cold", over="later", less=10.0, at_most=1.5, what="first picture ever less 10 s, over a later one")
-HELP_BAR = Bar("tintype --help", at_most=0.3)
-# Beside plain onnxruntime's, on the same exported graphs, which round activations as `balanced` does.
-PEER_BARS = (Bar(BALANCED, "denoise_seconds", over="onnxruntime", at_most=0.7), *outside_bars("tintype"))
-
-
 OTHERS = {  # commands with options of their own, and the module that each is in
-    "budgets": "memory", "chart": "chart", "coded-noise": "marks", "gpu": "devices", "lora": "denoiser",
-    "make-sdxl": "make_sdxl", "memory": "memory", "parity": "devices", "priors": "priors", "sd15": "sd15",
-    "skew": "skew", "skipping": "denoiser", "watermark": "marks", "words": "words",
+    "budgets": "memory", "chart": "figures", "coded-noise": "marks", "gpu": "devices", "lora": "denoiser",
+    "make-sdxl": "make_sdxl", "memory": "memory", "parity": "devices", "priors": "rates", "sd15": "sd15",
+    "skew": "prompts", "skipping": "denoiser", "watermark": "marks", "words": "prompts",
 }  # fmt: skip
 
 
 def other_command(name: str) -> click.Command:
     """One of OTHERS: a function of its name."""
-    command: click.Command = getattr(import_module(f"tintype.bench.{OTHERS[name]}"), name.replace("-", "_"))
-    return command
+    return getattr(import_module(f"tintype.bench.{OTHERS[name]}"), name.replace("-", "_"))  # type: ignore[no-any-return]
 
 
 class WithOthers(click.Command):
@@ -66,24 +59,16 @@ class WithOthers(click.Command):
 
 
 @measurement(
-    "bench",
-    click.argument("measures", nargs=-1, type=click.Choice(MEASURES)),
-    click.option("--model", default="postcard", show_default=True, help="A bundle's folder, or an embedded name."),
-    click.option(
-        "--checkpoint", type=click.Path(exists=True, file_okay=False), help="What the bundle came from, for diffusers."
-    ),
-    click.option("--prompt", default=PROMPT, show_default=True),
-    count_option("--num-inference-steps", default=20),
-    click.option("--guidance-scale", type=float, default=7.5, show_default=True),
-    click.option("--size", type=Size(), help="Pixels, as in 512x512 [default: the model's own]."),
-    click.option("--exactness", type=click.Choice(["exact", "balanced"]), help="[default: the model's own]"),
-    click.option("--fast", is_flag=True, help="The model's fast denoiser, with its own steps and guidance."),
-    rounds=5,
-    threads=None,
-    cls=WithOthers,
+    "bench", rounds=5, threads=None, cls=WithOthers, num_inference_steps=20, guidance_scale=7.5, exactness=None
 )
 def bench(
-    report: Report, measures: tuple[str, ...], size: tuple[int, int] | None, fast: bool, **fields: Any,
+    report: Report, job: Job,
+    measures: Annotated[Sequence[str], click.argument("measures", nargs=-1, type=click.Choice(MEASURES))],
+    model: Annotated[str, "A bundle's folder, or an embedded name."] = EMBEDDED,
+    checkpoint: Annotated[str | None, click.Path(exists=True, file_okay=False), "What it came from."] = None,
+    prompt: str = PROMPT,
+    size: Annotated[tuple[int, int] | None, Size(), "Pixels, as in 512x512 [default: the model's own]."] = None,
+    fast: Annotated[bool, "The model's fast denoiser, with its own steps and guidance."] = False,
 ) -> None:  # fmt: skip
     """Measure latency and memory on this machine.
 
@@ -93,40 +78,43 @@ def bench(
     gpu, lora, make-sdxl, memory, parity, priors, sd15, skew, skipping, watermark, words.
     """
     width, height = size or (None, None)
+    job = dataclasses.replace(job, model=model, checkpoint=checkpoint, prompt=prompt, width=width, height=height)
     if fast:
-        usual = open_bundle(fields["model"]).manifest.defaults(fast=True)
-        steps = {"num_inference_steps": usual.num_inference_steps, "guidance_scale": usual.guidance_scale}
-        fields |= {**steps, "sampler": usual.sampler, "more": {"fast": True}}
-    job = Job(width=width, height=height, **fields)
+        usual = open_bundle(model).manifest.defaults(fast=True)
+        job = dataclasses.replace(
+            job, num_inference_steps=usual.num_inference_steps, guidance_scale=usual.guidance_scale,
+            sampler=usual.sampler, more={"fast": True},
+        )  # fmt: skip
     report.names = list(dict.fromkeys(measures or MEASURES[:3]))
     for name in report.names:
         click.echo(f"measuring {name} ...", err=True)
         part = comparison(name, job, report.scratch).run(report.schedule, report.scratch)
         if name == "fresh":
-            environment = cache_environment(report.scratch)
-            modules = imported_modules(generate_arguments(job, report.scratch / "picture.png"), environment)
+            cache = {"TINTYPE_CACHE": str(report.scratch / "cache")}  # what `first` drew with
+            modules = imported_modules(generate_arguments(job, report.scratch / "picture.png"), cache)
             heavy = verdict("modules of torch, diffusers, onnx", len(modules & NEVER_IMPORTED), at_most=0)
             part |= {"imported": sorted(modules), "bars": [*part["bars"], heavy]}
         report.add(name, part)
 
 
 def comparison(name: str, job: Job, scratch: Path) -> Comparison:
-    """What one of MEASURES compares.
-
-    help: from spawn to exit; the first one reads the files from disk and compiles them. peers: whole pictures of each
-    runtime, one after another in each round.
-    """
+    """What one of MEASURES compares. help: from spawn to exit, the first with files from disk, which it compiles."""
     if name == "help":
         start = Command(tintype_command("--help"), opens_cold=True)
-        return Comparison(contestants={"tintype --help": start}, bars=[HELP_BAR], least_rounds=9)
-    if name == "fresh":
-        return Comparison(contestants=fresh_contestants(job, scratch), bars=[COLD_BAR])
+        return Comparison(contestants={"tintype --help": start}, bars=BARS[name], least_rounds=9)
+    if name == "fresh":  # as a user asks for it, who has timed no kernels: cold with nothing built in each round
+        picture, cache = scratch / "picture.png", {"TINTYPE_CACHE": str(scratch / "cache")}
+        command, read = tintype_command(*generate_arguments(job, picture)), functools.partial(read_timings, job)
+        first = Command(command, output=picture, read=read, environment=cache)
+        cold = dataclasses.replace(first, anew=scratch / "cache")
+        later = Peer("tintype", job, requests=[{}] * 2, environment=cache)
+        return Comparison(contestants={"cold": cold, "first": first, "later": later}, bars=BARS[name])
     if name == "steady":
         return Comparison(contestants={"tintype": ours(job)}, resident=True, **shares(job))
     contestants: dict[str, Contestant] = {each: Peer(each, job) for each in PEERS}
     contestants |= {"tintype": ours(job), BALANCED: ours(dataclasses.replace(job, exactness="balanced"))}
     ratios = (("seconds", "tintype"), ("denoise_seconds", "tintype"))
-    return Comparison(contestants=contestants, ratios=ratios, bars=PEER_BARS, resident=True, **shares(job))
+    return Comparison(contestants=contestants, ratios=ratios, bars=BARS[name], resident=True, **shares(job))
 
 
 def shares(job: Job) -> dict[str, Any]:
@@ -141,20 +129,6 @@ def shares(job: Job) -> dict[str, Any]:
 def ours(job: Job) -> Peer:
     """Pictures in one process after the first, its kernels timed."""
     return Peer("tintype", job, build=build_arguments(job))
-
-
-def fresh_contestants(job: Job, folder: Path) -> dict[str, Contestant]:
-    """A picture from a fresh process, as a user asks for it: with nothing built in each round, and with what that one
-    built; and later pictures in one process. Nobody timed the kernels."""
-    picture, environment = folder / "picture.png", cache_environment(folder)
-    command = tintype_command(*generate_arguments(job, picture))
-    first = Command(command, output=picture, read=functools.partial(read_timings, job), environment=environment)
-    cold = dataclasses.replace(first, anew=Path(environment["TINTYPE_CACHE"]))
-    return {"cold": cold, "first": first, "later": Peer("tintype", job, requests=[{}] * 2, environment=environment)}
-
-
-def cache_environment(folder: Path) -> dict[str, str]:
-    return {"TINTYPE_CACHE": str(folder / "cache")}
 
 
 def read_timings(job: Job, run: Run) -> Answer:

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-import click
 import numpy as np
 
 from tintype.bench.job import PROMPT, Job, build_arguments
-from tintype.bench.measurement import Bar, Comparison, Report, measurement
-from tintype.bench.options import EMBEDDED, bundle_argument, count_option, names_option
+from tintype.bench.measurement import BARS, Comparison, Report, measurement
+from tintype.bench.options import EMBEDDED, Names, several
 from tintype.bench.runner import Peer
 from tintype.bundle import Bundle, open_bundle
 from tintype.engine import adaptable_shapes
@@ -34,43 +33,30 @@ WAYS: Mapping[str, Mapping[str, Any]] = {
     "merging-0.5": {"token_merging": 0.5},
     "deepcache-2-interval": {"cache_interval": 2, "guidance_interval": "0.2,0.8"},
 }
-WITHOUT, USUAL = "without", "transformer"  # what most published LoRAs change
+WITHOUT = "without"
 SPREAD = 0.01  # of a pair's numbers
 
 
-@measurement(
-    "skipping",
-    bundle_argument(),
-    names_option("--ways", WAYS),
-    count_option("--count", default=100, help="Pictures in each way."),
-    count_option("--num-inference-steps", default=20),
-    click.option("--guidance-scale", type=float, help="[default: the model's own]"),
-    click.option("--provider", "device", default="cpu", show_default=True, help="As in tintype generate."),
-    rounds=1,
-)
-def skipping(report: Report, bundle: str, ways: Sequence[str], count: int, **fields: Any) -> None:
+@measurement("skipping", rounds=1, model=EMBEDDED, num_inference_steps=20, guidance_scale=None, device="cpu")
+def skipping(
+    report: Report, job: Job, ways: Annotated[Names, several(WAYS)] = tuple(WAYS),
+    count: Annotated[int, "Pictures in each way."] = 100,
+) -> None:  # fmt: skip
     """What ways to skip a part of the denoiser's work save, and how far they lead from the picture that skips nothing.
 
         tintype bench skipping
         tintype bench skipping FOLDER --count 1 --ways whole,deepcache-3,gate-0.4
 
-    Every way draws the same prompts with the same seeds. Of postcard these are held-out prompts that state all there is
-    to see, and accuracy is the share of it that the judge, who was trained on renders alone, finds in the pictures
-    (torch). psnr_db is of each picture to the whole one; a picture may well be another and as good.
+    Every way draws the same prompts with the same seeds. Of postcard these are held-out prompts, and accuracy is the
+    share of what they state that the judge finds in the pictures (torch). psnr_db is of each picture to the whole one.
     """
-    prompts, score = held_out(count) if bundle == EMBEDDED else ([PROMPT] * count, lambda files: {})
+    prompts, score = held_out(count) if job.model == EMBEDDED else ([PROMPT] * count, lambda files: {})
     requests = [{"prompt": prompt, "seed": seed} for seed, prompt in enumerate(prompts)]
     asked = {name: dict(WAYS[name]) for name in (WHOLE, *ways)}
-    job = Job(model=bundle, **fields)
-    comparison = Comparison(
-        contestants={
-            name: Peer("tintype", dataclasses.replace(job, more=way), requests=requests) for name, way in asked.items()
-        },
-        near=dict.fromkeys(asked, WHOLE),
-        score=score,
-        ratios=[("denoise_seconds", WHOLE), ("seconds", WHOLE)],
-    )
-    report.names.append(open_bundle(bundle).name)
+    contestants = {name: Peer("tintype", replace(job, more=way), requests=requests) for name, way in asked.items()}
+    ratios, near = [("denoise_seconds", WHOLE), ("seconds", WHOLE)], dict.fromkeys(asked, WHOLE)
+    report.names.append(open_bundle(job.model).name)
+    comparison = Comparison(contestants=contestants, near=near, score=score, ratios=ratios)
     report.compare("skipping", comparison, ways=asked)
 
 
@@ -88,36 +74,25 @@ def held_out(count: int) -> tuple[Sequence[str], Callable[[Sequence[Path]], dict
     return prompts, score
 
 
-@measurement(
-    "lora",
-    bundle_argument(),
-    names_option("--layers", LAYERS),
-    count_option("--rank", default=16),
-    count_option("--num-inference-steps", default=4),
-    click.option("--guidance-scale", type=float, help="[default: the model's own]"),
-    click.option("--exactness", type=click.Choice(["exact", "balanced"]), help="[default: the model's own]"),
-    rounds=3,
-)
-def lora(report: Report, bundle: str, layers: Sequence[str], rank: int, **fields: Any) -> None:
-    """What a LoRA costs while a picture is drawn: the denoiser's seconds with one of random numbers, over those
-    without.
+@measurement("lora", model=EMBEDDED, num_inference_steps=4, guidance_scale=None, exactness=None)
+def lora(report: Report, job: Job, layers: Annotated[Names, several(LAYERS)] = LAYERS, rank: int = 16) -> None:
+    """What a LoRA of random numbers costs while a picture is drawn: the denoiser's seconds with it, over those without.
 
         tintype bench lora
         tintype bench lora FOLDER/int8 --exactness balanced --num-inference-steps 2
 
     LoRAs are of all layers of a kind: queries, keys, values and outputs of attentions; what else transformers consist
-    of; every linear layer and convolution. Kernels are timed before (`tintype build`).
+    of; every linear layer and convolution. Kernels are timed before.
     """
-    opened, job = open_bundle(bundle), Job(model=bundle, **fields)
+    opened = open_bundle(job.model)
     contestants = {WITHOUT: Peer("tintype", job, build=build_arguments(job))}
     for kind in layers:
-        file = write_lora(opened, report.scratch / f"{kind}.safetensors", kind, rank)
-        build = (*build_arguments(job), "--lora", str(file))
-        contestants[kind] = Peer("tintype", dataclasses.replace(job, more={"loras": [str(file)]}), build=build)
-    bars = [Bar(USUAL, "denoise_seconds", over=WITHOUT, at_most=1.08)] if USUAL in layers else []
-    comparison = Comparison(contestants=contestants, ratios=[("denoise_seconds", WITHOUT)], bars=bars)
+        file = str(write_lora(opened, report.scratch / f"{kind}.safetensors", kind, rank))
+        build = (*build_arguments(job), "--lora", file)
+        contestants[kind] = Peer("tintype", replace(job, more={"loras": [file]}), build=build)
+    ratios = [("denoise_seconds", WITHOUT)]
     report.names.append(opened.name)
-    report.compare("lora", comparison)
+    report.compare("lora", Comparison(contestants=contestants, ratios=ratios, bars=BARS["lora"]))
 
 
 def write_lora(bundle: Bundle, path: Path, kind: str, rank: int) -> Path:

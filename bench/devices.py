@@ -7,14 +7,14 @@ import os
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import click
 
 import tintype
 from tintype.bench.job import PROMPT, Job
-from tintype.bench.measurement import Bar, Comparison, Report, measurement, outside_bars
-from tintype.bench.options import count_option, folder_argument, names_option
+from tintype.bench.measurement import BARS, Bar, Comparison, Report, measurement
+from tintype.bench.options import Names, NewFolder, several
 from tintype.bench.peers import ROWS, graph_options
 from tintype.bench.process import run_process, tintype_command, used_bytes
 from tintype.bench.runner import Changes, Peer, Schedule
@@ -25,29 +25,20 @@ from tintype.models.postcard.gallery import PROMPTS, SEED
 
 # Prompts that postcard is undecided about: a small difference in the first steps makes another picture.
 UNDECIDED = ("a city at night in the rain", "a snowy mountain with a cabin", "a desert with a cactus at dusk")
-PICTURE_GATE_DB = 45.0
 EXACTNESS = ("exact", "balanced")
-SAME_DB = 200.0  # of equal arrays
+NEAR = "{}: dB to the processor, the farthest picture", 45.0
+SAME = "{}: the same bytes, which is 200 dB", 200.0
 OURS, COMPILED, PLAIN = "tintype", "torch.compile", "diffusers"
 PEERS = (PLAIN, COMPILED)
-WARM_STEPS = 2
-MEMORY_BAR = Bar(OURS, "device_peak_bytes", over=COMPILED, at_most=0.7)
-GPU_BARS = {
-    "sd15": (*(Bar(OURS, each, over=COMPILED, at_most=0.8) for each in ("seconds_a_step", "seconds")), MEMORY_BAR)
-}
 FIGURES = ("seconds_a_step", "seconds", "device_peak_bytes")
 
 
-@measurement(
-    "parity",
-    click.argument("device", type=click.Choice(PROVIDERS[1:])),
-    click.option("--prompts", type=click.IntRange(1, len(PROMPTS)), default=len(PROMPTS), show_default=True),
-    count_option("--seeds", default=1, help="Pictures of each prompt."),
-    count_option("--num-inference-steps", default=20),
-    rounds=1,
-    threads=None,
-)
-def parity(report: Report, device: str, prompts: int, seeds: int, **fields: Any) -> None:
+@measurement("parity", rounds=1, threads=None, num_inference_steps=20)
+def parity(
+    report: Report, device: Annotated[str, click.argument("device", type=click.Choice(PROVIDERS[1:]))], job: Job,
+    prompts: Annotated[int, click.IntRange(1, len(PROMPTS))] = len(PROMPTS),
+    seeds: Annotated[int, "Pictures of each prompt."] = 1,
+) -> None:  # fmt: skip
     """How near two devices' pictures are: the same requests on each of them, postcard, several prompts and seeds.
 
         tintype bench parity DEVICE [--prompts 12] [--seeds 1] [--num-inference-steps 20]
@@ -57,7 +48,6 @@ def parity(report: Report, device: str, prompts: int, seeds: int, **fields: Any)
     """
     resolve_provider(device)
     report.names.append(device)
-    job = Job(guidance_scale=None, **fields)
     asked = (*PROMPTS[:prompts], *UNDECIDED)
     report.compare("parity", parity_comparison(device, asked, seeds, job), prompts=asked)
 
@@ -65,55 +55,45 @@ def parity(report: Report, device: str, prompts: int, seeds: int, **fields: Any)
 def parity_comparison(device: str, prompts: Sequence[str], seeds: int, job: Job) -> Comparison:
     """Pictures in the order of the prompts, seeds within: near to the processor's, and to the device's own again."""
     requests = [{"prompt": prompt, "seed": SEED + number} for prompt in prompts for number in range(seeds)]
-    drawn, again, processor, balanced = f"on {device}", f"on {device} again", "the processor", "the processor, balanced"
-    return Comparison(
-        contestants={
-            processor: _peer(job, requests, device="cpu"),
-            balanced: _peer(job, requests, device="cpu", exactness="balanced"),
-            drawn: _peer(job, requests, device=device),
-            again: _peer(job, requests, device=device),
-        },
-        near={drawn: processor, balanced: processor, again: drawn},
-        bars=[_near_bar(drawn), _same_bar(again), *outside_bars(drawn)],
-    )
+    drawn, again, processor = f"on {device}", f"on {device} again", "the processor"
+    contestants = {
+        processor: _peer(job, requests, "cpu"),
+        "the processor, balanced": _peer(job, requests, "cpu", exactness="balanced"),
+        drawn: _peer(job, requests, device),
+        again: _peer(job, requests, device),
+    }
+    near = {drawn: processor, "the processor, balanced": processor, again: drawn}
+    outside = Bar(drawn, "outside_share", at_most=0.03, what=f"{drawn}, share of the loop outside the graph")
+    bars = [_bar(drawn, *NEAR), _bar(again, *SAME), outside]
+    return Comparison(contestants=contestants, near=near, bars=bars)
 
 
-def _peer(
-    job: Job, requests: Sequence[Changes], environment: Mapping[str, str] | None = None, **fields: str | None
-) -> Peer:
-    job = dataclasses.replace(job, **fields)  # type: ignore[arg-type]
+def _peer(job: Job, requests: Sequence[Changes], device: str, captures: bool = True, **fields: Any) -> Peer:
+    """Pictures with the model's own guidance. captures: on CUDA, graphs of a build of one shape."""
+    job = dataclasses.replace(job, guidance_scale=None, device=device, **fields)
+    environment = None if captures else {"TINTYPE_CUDA_GRAPHS": "0"}
     return Peer("tintype", job, warm_ups=(), requests=requests, environment=environment)
 
 
-def _near_bar(name: str) -> Bar:
-    what = f"{name}: dB to the processor, the farthest picture"
-    return Bar(name, "psnr_db", statistic="smallest", at_least=PICTURE_GATE_DB, what=what)
-
-
-def _same_bar(name: str) -> Bar:
-    return Bar(name, "psnr_db", statistic="smallest", at_least=SAME_DB, what=f"{name}: the same bytes, which is 200 dB")
+def _bar(name: str, what: str, least_db: float) -> Bar:
+    return Bar(name, "psnr_db", statistic="smallest", at_least=least_db, what=what.format(name))
 
 
 def check(device: str, *, steps: int = 20, size: int | None = None) -> Comparison:
     """Whether a device draws postcard's picture as the processor does, exactly, and the same bytes twice. steps, size:
     smaller than postcard's own, to try it."""
     resolve_provider(device)
-    job = Job(num_inference_steps=steps, width=size, height=size, guidance_scale=None)
-    requests = [{"prompt": PROMPT, "seed": SEED}]
-    peers = {"the processor": _peer(job, requests, device="cpu", exactness="exact")}
-    near: dict[str, str] = {}
-    bars = []
+    job, requests = Job(num_inference_steps=steps, width=size, height=size), [{"prompt": PROMPT, "seed": SEED}]
+    peers, near = {"the processor": _peer(job, requests, "cpu", exactness="exact")}, dict[str, str]()
     for exactness in EXACTNESS:
         again, uncaptured = f"{exactness} again", f"{exactness} without CUDA graphs"
-        peers[exactness] = peers[again] = _peer(job, requests, device=device, exactness=exactness)
+        peers[exactness] = peers[again] = _peer(job, requests, device, exactness=exactness)
         near |= {exactness: "the processor", again: exactness}
-        bars.append(_near_bar(exactness))
-        # Balanced builds on CUDA normalize with atomic sums; there the figure is told and not judged.
-        bars += [_same_bar(again)] if exactness == "exact" else []
         if device == "cuda":
-            off = {"TINTYPE_CUDA_GRAPHS": "0"}
-            peers[uncaptured] = _peer(job, requests, off, device=device, exactness=exactness)
+            peers[uncaptured] = _peer(job, requests, device, captures=False, exactness=exactness)
             near[uncaptured] = exactness
+    # Balanced builds on CUDA normalize with atomic sums; whether they are the same again is told and not judged.
+    bars = [_bar("exact", *NEAR), _bar("exact again", *SAME), _bar("balanced", *NEAR)]
     return Comparison(contestants=peers, near=near, bars=bars)
 
 
@@ -128,21 +108,42 @@ def placement(device: str, exactness: str) -> dict[str, dict[str, int]]:
     return nodes
 
 
-@measurement(
-    "gpu",
-    folder_argument(exists=False),
-    names_option("--shapes", SHAPES, "sd15,sdxl,sdxl-turbo"),
-    click.option("--device", default="cuda", show_default=True, help="Tintype's provider and torch's device."),
-    names_option("--peers", PEERS),
-    count_option("--pictures", default=2, help="Timed in each round."),
-    count_option("--steps", default=None, least=2, help="In place of each shape's own."),
-    click.option("--compile-mode", default="max-autotune", show_default=True, help="Of torch.compile."),
-    click.option(
-        "--checks/--no-checks", default=True, show_default=True, help="Compare postcard with the processor's."
-    ),
-    threads=None,
-)
-def gpu(report: Report, folder: Path, shapes: Sequence[str], checks: bool, **chosen: Any) -> None:
+def peers_of(
+    folder: Path, name: str, *, device: Annotated[str, "Tintype's provider and torch's device."] = "cuda",
+    peers: Annotated[Names, several(PEERS)] = PEERS, pictures: Annotated[int, "Timed in each round."] = 2,
+    steps: Annotated[int | None, click.IntRange(2), "In place of each shape's own."] = None,
+    compile_mode: Annotated[str, "Of torch.compile."] = "max-autotune", threads: int | None = None,
+) -> dict[str, Peer]:  # fmt: skip
+    """Every contestant for one shape."""
+    shape = SHAPES[name]
+    job = Job(
+        model=str(folder / name), num_inference_steps=steps or shape.steps, width=shape.side,
+        height=shape.side, guidance_scale=shape.guidance_scale, sampler=shape.sampler, threads=threads, device=device,
+        exactness="balanced",
+    )  # fmt: skip
+    jobs = {OURS: job, PLAIN: job, COMPILED: dataclasses.replace(job, compile=compile_mode)}
+    warm_ups: Sequence[Changes] = [{"num_inference_steps": 2}]
+    return {
+        peer: Peer(
+            OURS if peer == OURS else PLAIN, jobs[peer], warm_ups=warm_ups, requests=[{}] * pictures, opens_cold=True
+        )
+        for peer in jobs
+        if peer in (OURS, *peers)
+    }
+
+
+def gpu_comparison(shape: str, contestants: Mapping[str, Peer]) -> Comparison:
+    """Of one shape; of those without bars of their own the device's memory is judged."""
+    ratios = [(figure, peer) for peer in PEERS for figure in FIGURES]
+    return Comparison(contestants=contestants, ratios=ratios, bars=BARS.get(f"gpu {shape}", BARS["gpu"]))
+
+
+@measurement("gpu", threads=None, passed_on=peers_of)
+def gpu(
+    report: Report, folder: NewFolder,
+    shapes: Annotated[Names, several(SHAPES)] = ("sd15", "sdxl", "sdxl-turbo"),
+    checks: Annotated[bool, "Compare postcard with the processor's."] = True, **chosen: Any,
+) -> None:  # fmt: skip
     """Tintype on a GPU beside diffusers in float16, with SDPA and with torch.compile, on random weights of real shapes.
 
         make bench-gpu                                # an environment of its own, then everything below; hours, 30 GB
@@ -163,35 +164,6 @@ def gpu(report: Report, folder: Path, shapes: Sequence[str], checks: bool, **cho
         shutil.rmtree(folder / cache, ignore_errors=True)
     for shape in shapes:
         if not (folder / shape).is_dir():
-            folder.mkdir(parents=True, exist_ok=True)
             click.echo(f"making {folder / shape}", err=True)
             run_process(tintype_command("bench", "make-sdxl", str(folder / shape), "--shape", shape))
         report.compare(shape, gpu_comparison(shape, peers_of(folder, shape, **chosen)))
-
-
-def peers_of(
-    folder: Path, name: str, *, peers: Sequence[str] = PEERS, device: str = "cuda", steps: int | None = None,
-    pictures: int = 2, compile_mode: str = "max-autotune", threads: int | None = None,
-) -> dict[str, Peer]:  # fmt: skip
-    """Every contestant for one shape."""
-    shape = SHAPES[name]
-    job = Job(
-        model=str(folder / name), num_inference_steps=steps or shape.steps, width=shape.side,
-        height=shape.side, guidance_scale=shape.guidance_scale, sampler=shape.sampler, threads=threads, device=device,
-        exactness="balanced",
-    )  # fmt: skip
-    compiled = dataclasses.replace(job, compile=compile_mode)
-    jobs = {OURS: ("tintype", job), PLAIN: ("diffusers", job), COMPILED: ("diffusers", compiled)}
-    warm_ups: Sequence[Changes] = [{"num_inference_steps": WARM_STEPS}]
-    requests: Sequence[Changes] = [{}] * pictures
-    return {
-        peer: Peer(*jobs[peer], warm_ups=warm_ups, requests=requests, opens_cold=True)
-        for peer in jobs
-        if peer in (OURS, *peers)
-    }
-
-
-def gpu_comparison(shape: str, contestants: Mapping[str, Peer]) -> Comparison:
-    """Of one shape; of those without bars of their own the device's memory is judged."""
-    ratios = [(figure, peer) for peer in PEERS for figure in FIGURES]
-    return Comparison(contestants=contestants, ratios=ratios, bars=GPU_BARS.get(shape, (MEMORY_BAR,)))

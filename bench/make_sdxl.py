@@ -17,7 +17,7 @@ import sys
 import tempfile
 import time
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +25,13 @@ import click
 import numpy as np
 import onnx_ir as ir
 import torch
+from tokenizers import pre_tokenizers
 
 from tintype.bench.job import Job
 from tintype.bench.options import command_help
 from tintype.bench.peers import OPENVINO_FILES, graph_inputs
 from tintype.bench.process import run_process
-from tintype.bench.shapes import CLIP, SHAPES, Shape
+from tintype.bench.shapes import SHAPES, Shape
 from tintype.bundle import Parity, open_bundle
 from tintype.engine import peak_rss_bytes
 from tintype.export import Effort, export_bundle
@@ -48,7 +49,10 @@ from tintype.export.wrappers import trace_plan
 from tintype.export.writing import write_rest
 from tintype.files import write_text
 
-LATENT_SIDE = 64  # latent cells, of what exports are judged on
+VOCABULARY, TOKENS = 49408, 77  # CLIP's
+MARKS = ["<|startoftext|>", "<|endoftext|>"]
+# An export's least: what is judged are time and memory. Sides are in latent cells.
+LEAST_EFFORT = {"steps": 2, "calibration_prompts": 1, "gate_prompts": 1, "gate_calls": 1, "latent_size": 64}
 CALIBRATION_SAMPLES = 2
 QUANTIZED = ("denoiser", "vae_decoder")  # by NNCF
 SPREAD = 0.7  # of a layer's output where its input's is 1: values keep their size from layer to layer
@@ -56,28 +60,21 @@ EVEN_SPREAD = 73.3  # of integers that are drawn evenly of -127 .. 127
 
 
 def write_checkpoint(folder: Path, shape: Shape) -> None:
-    """A checkpoint's configs and tokenizers; its weights are empty files, for nobody reads them."""
-    files = {"model_index.json": shape.index, "scheduler/scheduler_config.json": shape.scheduler}
-    for name, value in (files | {f"{name}/config.json": config for name, config in shape.configs.items()}).items():
-        write_text(folder / name, json.dumps(value))
-    for name in shape.configs:
+    """A checkpoint's configs, and tokenizers of CLIP's size that know letters alone; its weights are empty files."""
+    files: dict[str, Any] = {"model_index": shape.index, "scheduler/scheduler_config": shape.scheduler}
+    for name, config in shape.configs.items():
+        files[f"{name}/config"] = config
         stem = "model" if name.startswith("text") else "diffusion_pytorch_model"
-        (folder / name / f"{stem}.safetensors").touch()
+        write_text(folder / name / f"{stem}.safetensors", "")
+    words = [letter + end for end in ("", "</w>") for letter in sorted(pre_tokenizers.ByteLevel.alphabet())]
+    words += [f"unused{index}" for index in range(VOCABULARY - len(words) - len(MARKS))] + MARKS
     for place, pad_token in zip(shape.tokenizers, ("<|endoftext|>", "!"), strict=False):
-        _write_tokenizer(folder / place, pad_token)
-
-
-def _write_tokenizer(folder: Path, pad_token: str) -> None:
-    """A tokenizer of CLIP's size that knows letters alone; its other words are never said."""
-    from tokenizers import pre_tokenizers
-
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    words = [*alphabet, *(letter + "</w>" for letter in alphabet)]
-    words += [f"unused{index}" for index in range(49406 - len(words))] + ["<|startoftext|>", "<|endoftext|>"]
-    write_text(folder / "vocab.json", json.dumps({word: index for index, word in enumerate(words)}))
-    write_text(folder / "merges.txt", "#version: 0.2\n")
-    marks = {"tokenizer_class": "CLIPTokenizer", "model_max_length": 77, "pad_token": pad_token}
-    write_text(folder / "tokenizer_config.json", json.dumps(marks))
+        write_text(folder / place / "merges.txt", "#version: 0.2\n")
+        files[f"{place}/vocab"] = {word: index for index, word in enumerate(words)}
+        marks = {"tokenizer_class": "CLIPTokenizer", "model_max_length": TOKENS, "pad_token": pad_token}
+        files[f"{place}/tokenizer_config"] = marks
+    for name, value in files.items():
+        write_text(folder / f"{name}.json", json.dumps(value))
 
 
 def fill(model: ir.Model, precision: str, seed: int) -> tuple[int, str]:
@@ -85,28 +82,29 @@ def fill(model: ir.Model, precision: str, seed: int) -> tuple[int, str]:
     initializers, large = model.graph.initializers, SMALLEST_HALF_BYTES // 4
     linear = [layer for layer in find_layers(model) if layer.kind == "linear"]
     if precision == "int8":
-        chosen = [layer for layer in linear if layer.parameters >= large]
-        quantize_graph(model, chosen, {layer.module: _scales(initializers[layer.weight]) for layer in chosen})
+        scales = {}
+        for layer in (chosen := [layer for layer in linear if layer.parameters >= large]):
+            inputs, columns = _shape(initializers[layer.weight])
+            scales[layer.module] = Scales(np.full(columns, SPREAD / math.sqrt(inputs) / EVEN_SPREAD, np.float32))
+        quantize_graph(model, chosen, scales)
     parameters = 0
     for name, value in initializers.items():
         if value.const_value is None or not name.endswith((".weight", ".weight_T", ".bias", "_int8")):
             continue
-        shape, dtype = tuple(value.const_value.shape.numpy()), value.const_value.dtype
+        shape, dtype = _shape(value), value.const_value.dtype
         parameters += math.prod(shape)
         if len(shape) >= 2 and math.prod(shape) >= large:
             draw = functools.partial(_drawn, name, shape, seed)
             value.const_value = ir.LazyTensor(draw, dtype=dtype, shape=ir.Shape(shape), name=name)
         else:
-            ones = np.ones if name.endswith("weight") else np.zeros
-            value.const_value = ir.tensor(ones(shape, np.float32), name=name)
+            value.const_value = ir.tensor(np.full(shape, name.endswith("weight"), np.float32), name=name)
     halve_weights(model)
     return parameters, precision if linear else "fp16"
 
 
-def _scales(weight: ir.Value) -> Scales:
+def _shape(weight: ir.Value) -> tuple[int, ...]:
     assert weight.const_value is not None
-    inputs, columns = weight.const_value.shape.numpy()
-    return Scales(np.full(columns, SPREAD / math.sqrt(inputs) / EVEN_SPREAD, np.float32))
+    return tuple(weight.const_value.shape.numpy())
 
 
 def _drawn(name: str, shape: tuple[int, ...], seed: int) -> ir.TensorProtocol:
@@ -126,17 +124,15 @@ def make(bundle: Path, precision: str, seed: int, shape: Shape, name: str) -> di
         source, made = Path(scratch) / "checkpoint", Path(scratch) / "bundle"
         write_checkpoint(source, shape)
         checkpoint = open_checkpoint(source)
-        for role, file in GRAPH_FILES.items():
-            if COMPONENT_OF[role] not in shape.configs:
-                continue
-            model = graph_of(Modules(checkpoint).blank(role), trace_plan(checkpoint, role, 77))
+        for role in (role for role in GRAPH_FILES if COMPONENT_OF[role] in shape.configs):
+            model = graph_of(Modules(checkpoint).blank(role), trace_plan(checkpoint, role, TOKENS))
             take_scalar_timestep(model)
             parameters[role], stored_as = fill(model, precision, seed)
-            save_graph(model, made / file)
+            save_graph(model, made / GRAPH_FILES[role])
             parity = Parity(graph=role, reference="none: random weights", psnr_db=0.0, gate_db=0.0, passed=True)
             # These weights keep variance from layer to layer, so that nothing comes near float16's end.
             reports.append(GraphReport(role, stored_as, parity, 0, largest={}))
-        tokenizers = {place: read_tokenizer(source / place, 77, CLIP["vocab_size"]) for place in shape.tokenizers}
+        tokenizers = {place: read_tokenizer(source / place, TOKENS, VOCABULARY) for place in shape.tokenizers}
         called = f"{name}-random-{precision}"
         write_rest(checkpoint, tokenizers, reports, made, called, "CC0-1.0", usual_request(checkpoint))
         made.replace(bundle)
@@ -145,12 +141,11 @@ def make(bundle: Path, precision: str, seed: int, shape: Shape, name: str) -> di
     return {**facts, "seconds": round(time.perf_counter() - started, 1), "peak_rss_bytes": peak_rss_bytes()}
 
 
-def make_parts(folder: Path, chosen: tuple[str, ...], damage_seconds: float, shape: str) -> dict[str, dict[str, Any]]:
-    """Make what is missing of the `chosen` PARTS; returns time and memory of each that was made.
+def make_parts(folder: Path, chosen: Sequence[str], damage_seconds: float, shape: str) -> dict[str, dict[str, Any]]:
+    """Make what is missing of the `chosen` PARTS, each in a process of its own beside its place, so that a run that was
+    broken off goes on where it stopped; time and memory of each that was made.
 
-    Each is made beside its place and renamed when it is whole, in a process of its own, so that a run that was broken
-    off goes on where it stopped and no part's memory burdens the next. damage_seconds: what an export may take to
-    measure what each layer's quantization costs. shape: of a checkpoint that isn't there yet.
+    damage_seconds: what an export may take to measure what each layer's quantization costs. shape: of a checkpoint.
     """
     folder.mkdir(parents=True, exist_ok=True)
     figures: dict[str, dict[str, Any]] = {}
@@ -161,8 +156,8 @@ def make_parts(folder: Path, chosen: tuple[str, ...], damage_seconds: float, sha
         click.echo(f"making {name}", err=True)
         partial = folder / f".partial-{name}"
         shutil.rmtree(partial, ignore_errors=True)
-        more = {"checkpoint": [shape], "fp32": [str(damage_seconds)], "int8": [str(damage_seconds)]}.get(name, [])
-        run = run_process([sys.executable, "-m", "tintype.bench.make_sdxl", name, str(folder), str(partial), *more])
+        command = [sys.executable, "-m", "tintype.bench.make_sdxl", name, str(folder), str(partial)]
+        run = run_process([*command, shape, str(damage_seconds)])
         partial.rename(folder / name)
         memory = {"peak_rss_bytes": run.own_peak_bytes, "together_peak_bytes": run.together_peak_bytes}
         figures[name] = {"seconds": round(run.seconds, 1), **memory}
@@ -171,9 +166,9 @@ def make_parts(folder: Path, chosen: tuple[str, ...], damage_seconds: float, sha
     return figures
 
 
-def _make_checkpoint(folder: Path, into: Path, shape_name: str) -> None:
+def _make_checkpoint(folder: Path, into: Path, shape: str, damage_seconds: float) -> None:
     """A whole diffusers folder in fp32, its weights as torch draws them."""
-    write_checkpoint(into, SHAPES[shape_name])
+    write_checkpoint(into, SHAPES[shape])
     checkpoint = open_checkpoint(into)
     torch.manual_seed(0)
     for name in sorted(checkpoint.components, reverse=True):
@@ -185,21 +180,20 @@ def _make_checkpoint(folder: Path, into: Path, shape_name: str) -> None:
         module.save_pretrained(into / name)
 
 
-def _make_bundle(precision: str, folder: Path, into: Path, damage_seconds: str) -> None:
+def _make_bundle(precision: str, folder: Path, into: Path, shape: str, damage_seconds: float) -> None:
     """An export like any other, gates and all, with the least denoising behind its ranges."""
-    least = {"steps": 2, "calibration_prompts": 1, "gate_prompts": 1, "gate_calls": 1}
-    effort = Effort(**least, latent_size=LATENT_SIDE, damage_seconds=float(damage_seconds))
+    effort = Effort(**LEAST_EFFORT, damage_seconds=damage_seconds)
     name = f"sd15-{precision}"
     report = export_bundle(folder / "checkpoint", into, precision=precision, name=name, effort=effort)
     print(json.dumps(report.as_dict()))
 
 
-def _make_openvino(folder: Path, into: Path) -> None:
+def _make_openvino(folder: Path, into: Path, shape: str, damage_seconds: float) -> None:
     """Convert as OpenVINO's documentation does; weights stay fp32, sizes stay free."""
     import openvino
 
-    modules = Modules(open_checkpoint(folder / "checkpoint"))
     into.mkdir()
+    modules = Modules(open_checkpoint(folder / "checkpoint"))
     for role, file in OPENVINO_FILES.items():
         job = Job(model=str(folder / "fp32"), role=role, batch_size=2)
         example = {name: torch.from_numpy(array) for name, array in graph_inputs(job).items()}
@@ -208,7 +202,7 @@ def _make_openvino(folder: Path, into: Path) -> None:
         openvino.save_model(model, into / file, compress_to_fp16=False)
 
 
-def _make_openvino_int8(folder: Path, into: Path) -> None:
+def _make_openvino_int8(folder: Path, into: Path, shape: str, damage_seconds: float) -> None:
     """NNCF's post-training quantization as its documentation does it for transformers, on a few samples."""
     import nncf
     import openvino
@@ -226,19 +220,20 @@ def _make_openvino_int8(folder: Path, into: Path) -> None:
         del model, quantized
 
 
-def _make_sdcpp(folder: Path, into: Path) -> None:
+def _make_sdcpp(folder: Path, into: Path, shape: str, damage_seconds: float) -> None:
     """transformers 5 writes the text encoder's names without the `text_model.` that stable-diffusion.cpp looks for."""
     from safetensors.numpy import load_file, save_file
 
+    weights = load_file(folder / "checkpoint/text_encoder/model.safetensors")
     (into / "text_encoder").mkdir(parents=True)
-    weights = load_file(folder / "checkpoint" / "text_encoder" / "model.safetensors")
     named = {f"text_model.{name.removeprefix('text_model.')}": weight for name, weight in weights.items()}
-    save_file(named, into / "text_encoder" / "model.safetensors")
+    save_file(named, into / "text_encoder/model.safetensors")
     for part in ("unet", "vae"):
         (into / part).symlink_to(Path("..") / "checkpoint" / part, target_is_directory=True)
 
 
-PARTS: dict[str, Callable[..., None]] = {  # each makes its part of the folder's others, into a folder
+# Each makes its part of the folder's others, in a place of its own: folder, place, shape, damage_seconds.
+PARTS: dict[str, Callable[[Path, Path, str, float], None]] = {
     "checkpoint": _make_checkpoint,
     "fp32": functools.partial(_make_bundle, "fp32"),
     "int8": functools.partial(_make_bundle, "int8"),
@@ -262,4 +257,5 @@ def make_sdxl(bundle: Path, shape: str, precision: str, depth: int, seed: int) -
 
 
 if __name__ == "__main__":
-    PARTS[sys.argv[1]](Path(sys.argv[2]), Path(sys.argv[3]), *sys.argv[4:])
+    part, folder, into, shape, damage_seconds = sys.argv[1:]
+    PARTS[part](Path(folder), Path(into), shape, float(damage_seconds))

@@ -6,19 +6,19 @@ import importlib.util
 import math
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Annotated, Any
 
 import click
 import numpy as np
 from PIL import Image, ImageFilter
 
-from tintype.bench.figures import picture_psnr_db, summary
-from tintype.bench.measurement import Bar, Report, measurement
-from tintype.bench.options import count_option
+from tintype.arrays import psnr_db
+from tintype.bench.figures import summary
+from tintype.bench.measurement import BARS, Bar, Report, measurement
 from tintype.bench.pictures import Picture, as_jpeg, clipped, photograph, rendered, repeated, unmarked
 from tintype.models.postcard.evaluate import fixed_prompts, score_pictures
-from tintype.pipeline import Pipeline, load
+from tintype.pipeline import load
 from tintype.sampling import noise_source
 from tintype.stages.invert import inversion_request, starting_noise
 from tintype.trust import detect as detection
@@ -120,57 +120,43 @@ EDITS: dict[str, Attack] = {  # of coded noise
     "noise of 5 %": NINE["noise of 5 %"],
 }
 USUAL = ("dpmpp_2m", "euler", "ddim", "unipc", "euler_cfg_pp", "heun")
-BARS = (
-    Bar("nine attacks, mean", "found", at_least=0.90),
-    Bar("nothing", "found", at_least=1.0),
-    Bar("JPEG 25", "found", at_least=0.99),
-    Bar("a quarter cut out", "found", at_least=0.9),
-    Bar("turned by 9 degrees", "found", at_least=0.8),
-    Bar("marking", "psnr_db", at_least=42.0),
-    Bar("marking", at_most=0.030),
-    Bar("detecting", at_most=0.020),
-    Bar("searching", at_most=1.5),
-    Bar("others", "found", at_most=0.0),
-    Bar("others, searched", "found", at_most=0.0),
-)
 
 
-@measurement(
-    "watermark",
-    count_option("--pictures", default=100, help="That are marked."),
-    count_option("--others", default=1000, help="Without a mark, for false alarms over the shifts."),
-    count_option("--searches", default=100, help="Without a mark, for false alarms of the whole search."),
-    count_option("--forgeries", default=50, help="Of each kind."),
-    count_option("--side", default=512, least=TILE, help="Pixels."),
-    rounds=1,
-    threads=1,
-)
-def watermark(report: Report, pictures: int, others: int, searches: int, forgeries: int, side: int, **_: Any) -> None:
+@measurement("watermark", rounds=1, threads=1)
+def watermark(
+    report: Report,
+    pictures: Annotated[int, "That are marked."] = 100,
+    others: Annotated[int, "Without a mark, for false alarms over the shifts."] = 1000,
+    searches: Annotated[int, "Without a mark, for false alarms of the whole search."] = 100,
+    forgeries: Annotated[int, "Of each kind."] = 50,
+    side: Annotated[int, click.IntRange(TILE), "Pixels."] = 512,
+) -> None:
     """The watermark: what it costs, what it outlasts, and how often it is seen where there is none.
 
         tintype bench watermark [--pictures 100] [--others 1000] [--searches 100] [--forgeries 50]
 
-    Half of the pictures are renders of postcard's world, half are like photographs. The nine attacks are those by which
-    Gaussian Shading was measured (Yang et al. 2024, brightness as torchvision's ColorJitter draws it), each once on
-    every marked picture; beside them cuts and turns, by the whole search. False alarms are counted on pictures of ten
-    kinds that have no mark of ours, and by the tail of every correlation with the pattern, beside a Gaussian's.
-    Forgeries have a mark that was taken off one or 50 marked pictures by who has neither the key nor what they were
-    before. Where invisible-watermark is installed (with opencv and PyWavelets), its dwtDct and dwtDctSvd go through the
-    nine too.
+    The nine attacks are those by which Gaussian Shading was measured (Yang et al. 2024, brightness as torchvision's
+    ColorJitter draws it); beside them cuts and turns, by the whole search. False alarms are counted on ten kinds of
+    pictures without a mark of ours, and by the tail of every correlation with the pattern. Forgeries have a mark that
+    was taken off other pictures without the key. Where invisible-watermark is installed, it goes through the same.
     """
-    table: dict[str, dict[str, Any]] = {}
     plain = list(drawn(pictures, side, seed=0))
     seconds, marked = zip(*(timed(embed, picture, MAKER) for picture in plain), strict=True)
-    psnr = [made.psnr_db for made in marked]
-    table["marking"] = {"seconds": summary(seconds), "psnr_db": round(mean(psnr), 2), "lowest_db": min(psnr)}
-    table["marking"]["read_from_a_copy"] = mean(made.is_read for made in marked)
-    for name, attack in (*NINE.items(), *BESIDE.items(), *SEARCHED.items()):
-        random, whole = np.random.default_rng(1), name in SEARCHED
-        took, found = zip(*(timed(find, attack(made.pixels, random), whole) for made in marked), strict=True)
-        bits = [detection.soft_bits(match, pattern_of()) for match, _ in found]
-        read = [read_payload(each) == made.payload for each, made in zip(bits, marked, strict=True)]
-        is_found = mean(match.score >= threshold for match, threshold in found)
-        table[name] = {"found": is_found, "payload_read": mean(read), "seconds": summary(took)}
+    psnr, pixels = [made.psnr_db for made in marked], [made.pixels for made in marked]
+    table: dict[str, dict[str, Any]] = {
+        "marking": {
+            "seconds": summary(seconds), "psnr_db": round(mean(psnr), 2), "lowest_db": min(psnr),
+            "read_from_a_copy": mean(made.is_read for made in marked),
+        }
+    }  # fmt: skip
+    for whole, attacks in ((False, NINE | BESIDE), (True, SEARCHED)):
+
+        def look(picture: Picture, number: int, whole: bool = whole) -> dict[str, Any]:
+            took, (match, threshold) = timed(find, picture, whole)
+            read = read_payload(detection.soft_bits(match, pattern_of()))
+            return {"found": match.score >= threshold, "payload_read": read == marked[number].payload, "seconds": took}
+
+        table |= outlasted(attacks, pixels, look)
     table["nine attacks, mean"] = {"found": mean(table[name]["found"] for name in NINE)}
     table["detecting"] = {"seconds": table["nothing"]["seconds"]}
     table["searching"] = {"seconds": table["turned by 9 degrees"]["seconds"]}
@@ -179,8 +165,22 @@ def watermark(report: Report, pictures: int, others: int, searches: int, forgeri
     for key, whose in ((PUBLIC_KEY, "public key"), (OPERATOR, "operator's key")):
         for taken in (1, AVERAGED):
             table[f"forged from {taken}, {whose}"] = forged(forgeries, taken, key, side)
-    table |= {f"invisible-watermark, {name}": peer(name, plain) for name in peers()}
-    report.judge("watermark", table, BARS)
+    if all(map(importlib.util.find_spec, ("imwatermark", "cv2", "pywt"))):
+        table |= {f"invisible-watermark, {name}": peer(name, plain) for name in ("dwtDct", "dwtDctSvd")}
+    report.judge("watermark", table, BARS["watermark"])
+
+
+def outlasted(
+    attacks: Mapping[str, Attack], pictures: Sequence[Picture], look: Callable[[Picture, int], dict[str, Any]]
+) -> dict[str, dict[str, Any]]:
+    """By attack what a look at each picture after it (and at its number) tells: means, of seconds a summary."""
+    rows = {}
+    for name, attack in attacks.items():
+        random = np.random.default_rng(1)
+        looks = [look(attack(picture, random), number) for number, picture in enumerate(pictures)]
+        columns = {key: [each[key] for each in looks] for key in looks[0]}
+        rows[name] = {key: summary(each) if key == "seconds" else mean(each) for key, each in columns.items()}
+    return rows
 
 
 def drawn(count: int, side: int, seed: int) -> Iterator[Picture]:
@@ -250,17 +250,10 @@ def forged(count: int, taken: int, key: bytes, side: int) -> dict[str, float]:
 def _taken_off(marked: Marked | None) -> np.ndarray:
     """(TILE, TILE), what tiles of a marked picture have in common, shifted to where the pattern's are."""
     assert marked is not None
-    inner = middle(marked.pixels.shape[:2])
-    flat = flatten(luma_of(marked.pixels[inner])).values
+    flat = flatten(luma_of(marked.pixels[middle(marked.pixels.shape[:2])])).values
     rows, columns = (length // TILE for length in flat.shape)
     folded = flat.reshape(rows, TILE, columns, TILE).mean(axis=(0, 2))
-    shift = detection.detect(marked.pixels).shift
-    return np.asarray(np.roll(folded, [-each for each in shift], (0, 1)))
-
-
-def peers() -> tuple[str, ...]:
-    needed = ("imwatermark", "cv2", "pywt")
-    return ("dwtDct", "dwtDctSvd") if all(map(importlib.util.find_spec, needed)) else ()
+    return np.asarray(np.roll(folded, [-each for each in detection.detect(marked.pixels).shift], (0, 1)))
 
 
 def peer(method: str, pictures: Sequence[Picture]) -> dict[str, Any]:
@@ -273,72 +266,57 @@ def peer(method: str, pictures: Sequence[Picture]) -> dict[str, Any]:
     encoder, decoder = WatermarkEncoder(), WatermarkDecoder("bits", BITS)
     encoder.set_watermark("bits", bits.tolist())
     marked = [np.ascontiguousarray(encoder.encode(each[..., ::-1], method)[..., ::-1]) for each in pictures]
-    told: dict[str, Any] = {"least_bits": least}
-    told["psnr_db"] = round(mean(picture_psnr_db(*each) for each in zip(pictures, marked, strict=True)), 2)
-    for name, attack in (*BESIDE.items(), *NINE.items()):
-        random = np.random.default_rng(1)
-        read = [decoder.decode(np.ascontiguousarray(attack(each, random)[..., ::-1]), method) for each in marked]
-        told[name] = mean((np.array(each) == bits).sum() >= least for each in read)
-    return {"found": mean(told[name] for name in NINE), **told}
+
+    def look(picture: Picture, number: int) -> dict[str, Any]:
+        read = decoder.decode(np.ascontiguousarray(picture[..., ::-1]), method)
+        return {"found": (np.array(read) == bits).sum() >= least}
+
+    found = {name: row["found"] for name, row in outlasted(BESIDE | NINE, marked, look).items()}
+    psnr = mean(psnr_db(*each, 255.0) for each in zip(pictures, marked, strict=True))
+    return {"found": mean(found[name] for name in NINE), "least_bits": least, "psnr_db": round(psnr, 2), **found}
 
 
-@measurement(
-    "coded-noise",
-    count_option("--pictures", default=40, help="Of each sampler."),
-    count_option("--judged", default=300, help="Pictures with, and as many without."),
-    click.option("--samplers", default=",".join(USUAL), show_default=True),
-    rounds=1,
-    threads=1,
-)
-def coded_noise(report: Report, pictures: int, judged: int, samplers: str, threads: int) -> None:
+@measurement("coded-noise", rounds=1, threads=1)
+def coded_noise(
+    report: Report, threads: int, pictures: Annotated[int, "Of each sampler."] = 40,
+    judged: Annotated[int, "Pictures with, and as many without."] = 300, samplers: str = ",".join(USUAL),
+) -> None:  # fmt: skip
     """Coded noise: how often it is found in postcard's pictures, by sampler and edit, and whether it costs any quality.
 
         tintype bench coded-noise [--pictures 40] [--judged 300] [--samplers dpmpp_2m,euler]
 
-    Prompts are those by which postcard is judged, each picture with a seed of its own. `signs` is the share of the
-    starting noise's signs that come back, half of them being chance; found is at fewer than one false alarm in a
-    million. Beside them pictures that were drawn without, looked into with the key. The judge (torch) reads the
-    attributes of pictures of the same prompts and seeds, drawn with and without.
+    `signs` is the share of the starting noise's signs that come back, half of them being chance; found is at fewer than
+    one false alarm in a million. Beside them pictures that were drawn without. The judge (torch) reads the attributes
+    of pictures of the same prompts and seeds, drawn with and without.
     """
-    table: dict[str, dict[str, Any]] = {}
     prompts, scenes = zip(*fixed_prompts(max(pictures, judged)), strict=True)
     with load("postcard", provider="cpu", threads=threads) as pipeline:
+
+        def draw(count: int, **fields: Any) -> list[np.ndarray]:
+            asked = enumerate(prompts[:count])
+            return [np.asarray(pipeline.generate(prompt, seed=seed, **fields).image) for seed, prompt in asked]
+
+        def look(picture: Picture, seed: int) -> dict[str, Any]:
+            """Whether it is found, and says who drew it; and the share of its signs that are right."""
+            request, maker = (
+                inversion_request(Image.fromarray(picture), pipeline.bundle.manifest),
+                pipeline.marker.maker,
+            )
+            noise = starting_noise(pipeline.context(pipeline.resolve(request)))
+            told = NoiseCoder(maker).coded(noise_source("philox", [seed]).draw(noise.shape), [seed])
+            reading = read(noise, [PUBLIC_KEY])
+            is_right = reading.payload in (None, f"{maker & 0xFF:02x}")
+            return {"found": reading.found and is_right, "signs": np.mean(np.sign(told) == np.sign(noise))}
+
+        table: dict[str, dict[str, Any]] = {}
         for sampler in samplers.split(","):
-            table |= _found(pipeline, sampler, prompts[:pictures])
-        plain = [_drawn(pipeline, prompt, seed, code_noise=False) for seed, prompt in enumerate(prompts[:judged])]
-        coded = [_drawn(pipeline, prompt, seed, code_noise=True) for seed, prompt in enumerate(prompts[:judged])]
-        alarms = [_read(pipeline, picture)[0] for picture in plain[:pictures]]
-    table["drawn without"] = {"found": mean(alarms)}
-    scores: dict[str, Any] = {
-        name: score_pictures(np.stack(each), scenes[:judged]) for name, each in (("without", plain), ("with", coded))
-    }
+            rows = outlasted(EDITS, draw(pictures, code_noise=True, sampler=sampler), look)
+            table |= {f"{sampler}, {name}": row for name, row in rows.items()}
+        arms = {"without": draw(judged, code_noise=False), "with": draw(judged, code_noise=True)}
+        table["drawn without"] = {"found": mean(look(picture, 0)["found"] for picture in arms["without"][:pictures])}
+    scores: dict[str, Any] = {name: score_pictures(np.stack(each), scenes[:judged]) for name, each in arms.items()}
     means = {name: score["accuracy"]["mean"] for name, score in scores.items()}
     table["quality"] = {"lost": means["without"] - means["with"], **means}
     error = float(np.hypot(*(score["standard_error"] for score in scores.values())))
     bars = (Bar("drawn without", "found", at_most=0.0), Bar("quality", "lost", at_most=2 * error))
     report.judge("coded noise", table, bars, judged=scores)
-
-
-def _found(pipeline: Pipeline, sampler: str, prompts: tuple[str, ...]) -> dict[str, dict[str, Any]]:
-    made = [_drawn(pipeline, prompt, seed, code_noise=True, sampler=sampler) for seed, prompt in enumerate(prompts)]
-    rows = {}
-    for name, edit in EDITS.items():
-        random = np.random.default_rng(1)
-        read_back = [_read(pipeline, edit(picture, random), seed) for seed, picture in enumerate(made)]
-        found, signs = map(mean, zip(*read_back, strict=True))
-        rows[f"{sampler}, {name}"] = {"found": found, "signs": round(signs, 4)}
-    return rows
-
-
-def _drawn(pipeline: Pipeline, prompt: str, seed: int, **fields: Any) -> np.ndarray:
-    return np.asarray(pipeline.generate(prompt, seed=seed, **fields).image)
-
-
-def _read(pipeline: Pipeline, picture: np.ndarray, seed: int = 0) -> tuple[bool, float]:
-    """Whether it is found, and says who drew it; and the share of its signs that are right."""
-    request = inversion_request(Image.fromarray(picture), pipeline.bundle.manifest)
-    noise = starting_noise(pipeline.context(pipeline.resolve(request)))
-    told = NoiseCoder(pipeline.marker.maker).coded(noise_source("philox", [seed]).draw(noise.shape), [seed])
-    reading = read(noise, [PUBLIC_KEY])
-    is_right = reading.payload in (None, f"{pipeline.marker.maker & 0xFF:02x}")
-    return reading.found and is_right, float(np.mean(np.sign(told) == np.sign(noise)))

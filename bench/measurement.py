@@ -1,18 +1,14 @@
 """A measurement: who takes turns, who is to be near to whom, ratios and bars; and how it becomes a command.
 
-    @measurement("budgets", sizes_option("512x512"))
-    def budgets(report: Report, sizes: Sequence[tuple[int, int]], threads: int | None) -> None:
-        comparison = Comparison(
-            contestants={"ours": ..., "theirs": ...},
-            near={"ours": "theirs"},
-            ratios=(("seconds", "theirs"),),
-            bars=(Bar("ours", over="theirs", at_most=0.7), Bar(figure="psnr_db", at_least=70.0)),
-        )
-        report.compare("512x512", comparison)
+    @measurement("lora", model=None, num_inference_steps=4)
+    def lora(report: Report, job: Job, rank: int = 16) -> None:
+        bars = (Bar("ours", over="theirs", at_most=0.7), Bar(figure="psnr_db", at_least=70.0))
+        contestants, near = {"ours": ..., "theirs": ...}, {"ours": "theirs"}
+        ratios = [("seconds", "theirs")]
+        report.compare("a part", Comparison(contestants=contestants, near=near, ratios=ratios, bars=bars))
 
-A part of a report is {"peers": figures by contestant, "bars": verdicts}, and has "rates" where shares of them are asked
-for. What makes contestants is a function of its own, so that tests see them without measuring. A report is where and
-when something was measured and what came out, in one dated JSON file and a few printed lines.
+A report is where and when something was measured and what came out, in one dated JSON file and a few printed lines. A
+part of it is {"peers": figures by contestant, "bars": verdicts}, and has "rates" where shares of them are asked for.
 """
 
 from __future__ import annotations
@@ -44,9 +40,10 @@ from tintype.bench.figures import (
     table_lines,
     verdict,
 )
-from tintype.bench.options import Option, command_help, count_option
-from tintype.bench.rates import RATES, Stage, add_shares, rates_peer
-from tintype.bench.runner import Contestant, Schedule, measure
+from tintype.bench.job import Job
+from tintype.bench.options import command_help, options_of, parameters_of
+from tintype.bench.rates import PRODUCTS, RATES, Stage, add_shares
+from tintype.bench.runner import Contestant, Peer, Schedule, measure
 from tintype.engine import cpu_name, instruction_sets, processor_kind
 from tintype.files import write_text
 
@@ -55,7 +52,6 @@ DISTRIBUTIONS = (
     "tintype", "numpy", "onnxruntime", "onnxruntime-gpu", "onnxruntime-directml", "onnxruntime-webgpu", "torch",
     "diffusers", "transformers", "triton", "nvidia-cudnn-cu13", "openvino", "nncf", "stable-diffusion-cpp-python",
 )  # fmt: skip
-OUTSIDE_SHARE = 0.03  # of a denoising loop, spent outside the graphs
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,10 +87,13 @@ class Bar:
         return (worst - self.less) / theirs if theirs else None
 
 
-def outside_bars(*names: str) -> list[Bar]:
-    """What of a denoising loop is spent outside the graphs."""
-    what = "{}, share of the loop outside the graph"
-    return [Bar(name, "outside_share", at_most=OUTSIDE_SHARE, what=what.format(name)) for name in names]
+def _read_bars() -> dict[str, list[Bar]]:
+    """Of bars.json, by what is measured: whatever is promised of names that are known before."""
+    said = json.loads((PACKAGE / "bars.json").read_text(encoding="utf-8"))
+    return {name: [Bar(**bar) for bar in bars] for name, bars in said.items()}
+
+
+BARS = _read_bars()
 
 
 def judge(bars: Iterable[Bar], table: Table) -> list[Verdict]:
@@ -136,7 +135,7 @@ class Comparison:
         for number, name in enumerate(sorted({*self.near, *self.near.values()})):
             contestants[name], files[name] = contestants[name].saving(scratch / f"{number}")
         if self.stages:
-            contestants = {RATES: rates_peer(self.threads), **contestants}
+            contestants = {RATES: Peer(RATES, Job(products=PRODUCTS, threads=self.threads)), **contestants}
         table = {name: made.figures() for name, made in measure(contestants, schedule).items()}
         part: dict[str, Any] = {}
         if self.stages:
@@ -173,41 +172,47 @@ def load_average() -> list[float]:
 
 
 def measurement(
-    name: str, *options: Option, group: click.Group | None = None, rounds: int = 3, threads: int | None = 2,
-    patience: float = 0.0, help: str | None = None, cls: type[click.Command] = click.Command,
+    name: str, *, group: click.Group | None = None, rounds: int = 3, threads: int | None = 2, patience: float = 0.0,
+    help: str | None = None, cls: type[click.Command] = click.Command, passed_on: Callable[..., Any] | None = None,
+    **job: Any,
 ) -> Callable[[Callable[..., None]], click.Command]:  # fmt: skip
-    """A command of a function, which is given a report to fill and what was chosen.
+    """A command of a function, which is given a report to fill and what was chosen: see `options`.
 
-    name: of the report; behind its dash, of the command in a group. rounds, threads and patience: their defaults.
-    cls: of the command.
+    name: of the report; behind its dash, of the command in a group. rounds, threads and patience: their defaults; job:
+    those of its job's fields that may be chosen. cls: of the command. passed_on: what else is chosen is passed on to.
     """
     shared = (
-        count_option("--rounds", "--repeats", "rounds", default=rounds, help="Rounds of turns, behind each median."),
-        count_option("--threads", default=threads, help="The same for every runtime."),
+        click.option("--rounds", "--repeats", "rounds", type=click.IntRange(1), default=rounds, show_default=True,
+                     help="Rounds of turns, behind each median."),
+        click.option("--threads", type=click.IntRange(1), default=threads, show_default=True,
+                     help="The same for every runtime."),
         click.option("--lock", type=click.Path(dir_okay=False, path_type=Path), help="Is locked during each turn."),
-        click.option(
-            "--patience", type=click.FloatRange(min=0.0), default=patience, show_default=True,
-            help="Seconds that a picture or call may take to be had without other processes disturbing it.",
-        ),
+        click.option("--patience", type=click.FloatRange(0.0), default=patience, show_default=True,
+                     help="Seconds that a picture or call may take to be had without others disturbing it."),
         click.option("--results", type=click.Path(path_type=Path), help="The folder that the figures go to."),
         click.option("--json", "as_json", is_flag=True, help="Print the report as one JSON object on stdout."),
     )  # fmt: skip
 
     def decorate(measure: Callable[..., None]) -> click.Command:
+        taken = parameters_of(measure, passed_on)
+
         def run(
             rounds: int, lock: Path | None, patience: float, results: Path | None, as_json: bool, **chosen: Any
         ) -> None:
             plan = {"rounds": rounds, **{each: value for each, value in chosen.items() if not isinstance(value, Path)}}
             schedule = Schedule(rounds=rounds, lock=lock, patience_seconds=patience)
+            if "job" in taken:
+                fields = {field: chosen.pop("bundle" if field == "model" else field) for field in job}
+                chosen["job"] = Job(threads=chosen["threads"], **fields)
             with tempfile.TemporaryDirectory(prefix="tintype-bench-") as scratch:
                 report = Report(name, schedule, Path(scratch), results, plan)
-                measure(report, **chosen)
+                measure(report, **{each: value for each, value in chosen.items() if each in taken})
             report["machine"]["load_average_at_end"] = load_average()
             write_text(report.path(), json.dumps(report, indent=1) + "\n")
             lines = [json.dumps(report)] if as_json else [*report.lines, f"written to {report.path()}"]
             click.echo("\n".join(lines))
 
-        for option in reversed((*options, *shared)):
+        for option in reversed((*options_of(taken, job), *shared)):
             run = option(run)
         command = click.command(name.rpartition("-")[2], cls=cls, help=command_help(help or measure.__doc__))(run)
         if group is not None:

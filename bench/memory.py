@@ -7,25 +7,23 @@ tintype bench memory kills [BUNDLE]        # builds and loads broken off; the ne
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import json
 import random
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import click
 import numpy as np
 
-import tintype
-from tintype.bench.chart import draw_budgets, new_figure
 from tintype.bench.command import read_timings
-from tintype.bench.figures import file_psnr_db, verdict
+from tintype.bench.figures import draw_budgets, file_psnr_db, new_figure, verdict
 from tintype.bench.job import Job, generate_arguments, plan_arguments
-from tintype.bench.measurement import Bar, Comparison, Report, measurement
-from tintype.bench.options import Several, bundle_argument, command_help, count_option, sizes_option
+from tintype.bench.measurement import BARS, Bar, Comparison, Report, measurement
+from tintype.bench.options import EMBEDDED, Several, Size, Sizes, command_help
 from tintype.bench.peers import graph_build
 from tintype.bench.process import Run, run_process, tintype_command
 from tintype.bench.runner import Answer, Command, Peer, measure
@@ -33,24 +31,18 @@ from tintype.bundle import open_bundle
 from tintype.engine import read_strips
 
 MIB = 2**20
-GROWTH_BAR = Bar(figure="growth", at_most=0.02, what="growth of resident memory, from the tenth picture to the last")
+SIZES = tuple(Size(side, side) for side in (512, 768, 1024))
 TENTH = 10
 NEAR_DB = 60.0  # each cache has builds of its own, whose kernels may be others: exact pictures, not the same bytes
 KILLED_BETWEEN = (0.05, 1.0)  # of how long an undisturbed start takes
 HANGS_SECONDS = 600.0  # a start that takes longer
 CACHES = 5
 BUDGETS_PROMPT = "a lighthouse on a cliff in the evening"
-MOST_PASSES = 6  # in which plans settle
+MOST_PASSES = 7  # in which plans settle
 UNLIMITED = "no budget"
-BUDGET_BARS = (
-    Bar(figure="used", statistic="largest", at_most=1.0, what="most of a budget that was used"),
-    Bar(figure="prediction_off", statistic="largest", at_most=0.10, what="worst prediction of a peak"),
-    Bar(figure="psnr_db", statistic="smallest", at_least=60.0, what="worst picture, dB"),
-)
-
+GIVEN = """Budgets in MiB with commas between, beside the smallest, in place of a spread; each may be followed by a
+colon and the most time it may take, the time without a budget being 1: 1024:1.5,2048:1.15."""
 Plan = dict[str, Any]
-
-_memory = click.option("--memory", help="A budget, as in 1GiB [default: none].")
 
 
 @click.group(help=command_help(__doc__))
@@ -58,41 +50,39 @@ def memory() -> None:
     pass
 
 
-@measurement(
-    "memory-strips", bundle_argument(),
-    click.option("--role", type=click.Choice(["vae_decoder", "vae_encoder"]), default="vae_decoder", show_default=True),
-    sizes_option("512x512,768x768,1024x1024"),
-    click.option("--strip-mib", type=Several(click.FLOAT), default="4,8,16,32,64", show_default=True),
-    count_option("--calls", default=2, help="In each process."), rounds=1, group=memory,
-)  # fmt: skip
+@measurement("memory-strips", rounds=1, group=memory, model=EMBEDDED)
 def strips(
-    report: Report, bundle: str, role: str, sizes: Sequence[tuple[int, int]], strip_mib: Sequence[float], calls: int,
-    threads: int,
+    report: Report, job: Job, role: Annotated[str, click.Choice(["vae_decoder", "vae_encoder"])] = "vae_decoder",
+    sizes: Sizes = SIZES,
+    strip_mib: Annotated[Sequence[float], Several(click.FLOAT)] = (4, 8, 16, 32, 64),
+    calls: Annotated[int, "In each process."] = 2,
 ) -> None:  # fmt: skip
     """What a decode in strips costs in time and saves in memory, beside the whole: twice in a process of its own, the
     first time as for one picture, with all weights to be mapped. --role vae_encoder: the way back."""
-    for width, height in sizes:
-        whole = Job(model=bundle, role=role, width=width, height=height, exactness="exact", threads=threads)
-        jobs = {f"{mib:g}MiB": dataclasses.replace(whole, strip_bytes=int(mib * MIB)) for mib in strip_mib}
-        jobs = {"whole": whole, **jobs}
-        facts = {name: read_strips(graph_build(job)) for name, job in jobs.items()}  # makes the builds, too
+    for size in sizes:
+        whole = replace(job, role=role, width=size.width, height=size.height, exactness="exact")
+        jobs = {"whole": whole, **{f"{mib:g}MiB": replace(whole, strip_bytes=int(mib * MIB)) for mib in strip_mib}}
+        facts = {name: read_strips(graph_build(each)) for name, each in jobs.items()}  # makes the builds, too
         cut = {name: fact.stages for name, fact in facts.items() if fact is not None}
-        comparison = Comparison(
-            contestants={name: Peer("tintype", job, warm_ups=(), requests=[{}] * calls) for name, job in jobs.items()},
-            near={name: "whole" for name in jobs if name != "whole"},
-            ratios=(("seconds", "whole"), ("processor_seconds", "whole")),
-        )
+        peers = {name: Peer("tintype", each, warm_ups=(), requests=[{}] * calls) for name, each in jobs.items()}
+        near = {name: "whole" for name in jobs if name != "whole"}
+        ratios = (("seconds", "whole"), ("processor_seconds", "whole"))
         counts = {name: [len(list(stage.strips())) for stage in stages] for name, stages in cut.items()}
-        report.compare(f"{width}x{height}", comparison, role=role, strips_a_stage=counts)
+        comparison = Comparison(contestants=peers, near=near, ratios=ratios)
+        report.compare(str(size), comparison, role=role, strips_a_stage=counts)
 
 
-@measurement(
-    "endurance-pictures", bundle_argument(), count_option("--count", default=200, least=20, help="Pictures."), _memory,
-    count_option("--steps", default=4), rounds=1, threads=None, group=memory,
-)  # fmt: skip
-def pictures(report: Report, bundle: str, count: int, steps: int, **fields: Any) -> None:
+@measurement("endurance-pictures", rounds=1, threads=None, group=memory, model=EMBEDDED, memory=None)
+def pictures(
+    report: Report, job: Job, count: Annotated[int, click.IntRange(20), "Pictures."] = 200, steps: int = 4
+) -> None:
     """Make pictures of one shape, then of shapes and batches that alternate, in one process."""
-    job, shapes, table = Job(model=bundle, num_inference_steps=steps, device="cpu", **fields), shapes_of(bundle), {}
+    job, table = replace(job, num_inference_steps=steps, device="cpu"), {}
+    manifest = open_bundle(job.model).manifest
+    default, limits = manifest.default_request, manifest.size
+    usual = {"width": default.width, "height": default.height}
+    wide = {**usual, "width": min(default.width + limits.multiple, limits.maximum)}
+    shapes = {"one shape": [usual], "three shapes": [usual, wide, {**usual, "count": 2, "batch_size": 2}]}
     peers = {
         name: Peer("tintype", job, warm_ups=(), requests=[each[number % len(each)] for number in range(count)])
         for name, each in shapes.items()
@@ -101,7 +91,7 @@ def pictures(report: Report, bundle: str, count: int, steps: int, **fields: Any)
         resident = [answer["rss_bytes"] for answer in made.answers]
         growth = round(growth_of(resident, len(shapes[name])), 4)
         table[name] = {**made.figures(), "shapes": shapes[name], "every_tenth_rss": resident[::10], "growth": growth}
-    report.judge("pictures", table, [GROWTH_BAR])
+    report.judge("pictures", table, BARS["memory pictures"])
 
 
 def growth_of(resident: list[int], period: int) -> float:
@@ -109,22 +99,13 @@ def growth_of(resident: list[int], period: int) -> float:
     return max(resident[-period:]) / max(resident[TENTH - 1 : TENTH - 1 + period]) - 1
 
 
-def shapes_of(bundle: str) -> dict[str, list[dict[str, int]]]:
-    """One shape, and three that differ in size and batch, as fields of a request."""
-    manifest = tintype.open_bundle(bundle).manifest
-    default, limits = manifest.default_request, manifest.size
-    usual = {"width": default.width, "height": default.height}
-    wide = {"width": min(default.width + limits.multiple, limits.maximum), "height": default.height}
-    return {"one shape": [usual], "three shapes": [usual, wide, {**usual, "count": 2, "batch_size": 2}]}
-
-
-@measurement(
-    "endurance-kills", bundle_argument(), count_option("--count", default=50, help="Processes killed while at it."),
-    _memory, click.option("--seed", type=int, default=0, show_default=True), rounds=1, threads=None, group=memory,
-)  # fmt: skip
-def kills(report: Report, bundle: str, count: int, seed: int, **fields: Any) -> None:
+@measurement("endurance-kills", rounds=1, threads=None, group=memory, model=EMBEDDED, memory=None)
+def kills(
+    report: Report, job: Job, count: Annotated[int, "Processes killed while at it."] = 50,
+    seed: Annotated[int, click.INT] = 0,
+) -> None:  # fmt: skip
     """Kill a process and its children at a random moment of its first picture; then the next one has to make one."""
-    job, folder = Job(model=bundle, num_inference_steps=2, exactness="exact", device="cpu", **fields), report.scratch
+    job, folder = replace(job, num_inference_steps=2, exactness="exact", device="cpu"), report.scratch
     table, rows = {"undisturbed": start(job, folder, "undisturbed")}, list[dict[str, Any]]()
     moments, failures = random.Random(seed), 0
     while sum(row["was_running"] for row in rows) < count:
@@ -152,117 +133,86 @@ def start(job: Job, folder: Path, cache: str, kill_after: float | None = None) -
     return {"seconds": round(run.seconds, 3), "was_running": run.was_killed, "exit_code": run.exit_code}
 
 
-@measurement(
-    "budgets",
-    bundle_argument(),
-    sizes_option("512x512"),
-    count_option("--budgets", default=20, least=2, help="How many, spread evenly."),
-    click.option(
-        "--given",
-        default="",
-        help="Budgets in MiB with commas between, beside the smallest, in place of a spread; each may be followed by a "
-        "colon and the most time it may take, the time without a budget being 1: 1024:1.5,2048:1.15.",
-    ),
-    count_option("--steps", default=2, help="Denoising steps."),
-    click.option("--exactness", type=click.Choice(["exact", "balanced"]), default="exact", show_default=True),
-    click.option(
-        "--provider", "device", default="cpu", show_default=True, help="What computes, as in tintype generate."
-    ),
-    rounds=1,
-)
+@measurement("budgets", rounds=1, model=EMBEDDED, exactness="exact", device="cpu")
 def budgets(
-    report: Report, bundle: str, sizes: Sequence[tuple[int, int]], budgets: int, given: str, steps: int, **fields: Any
-) -> None:
+    report: Report, job: Job, sizes: Sizes = SIZES[:1],
+    budgets: Annotated[int, click.IntRange(2), "How many, spread evenly."] = 20,
+    given: Annotated[str, GIVEN] = "",
+    steps: Annotated[int, "Denoising steps."] = 2,
+) -> None:  # fmt: skip
     """Memory budgets kept: from the smallest that is feasible to none at all, what was promised and what was used.
 
         tintype bench budgets BUNDLE --sizes 512x512,768x768 --budgets 20
 
     For each budget `tintype plan` makes and measures what it needs, then `tintype generate` runs in a process of its
-    own. Its peak is the most that it had resident (VmHWM), as the system tells, with what it had of a device's own
-    memory.
+    own. Its peak is the most that it had resident (VmHWM), with what it had of a device's own memory.
     """
     new_figure()  # its lack is told before hours of measuring
-    wanted, slowest = given_budgets(given)
-    report.names.append(open_bundle(bundle).name)
-    usual = Job(model=bundle, prompt=BUDGETS_PROMPT, num_inference_steps=steps, guidance_scale=None, **fields)
-    for width, height in sizes:
-        job = dataclasses.replace(usual, width=width, height=height)
-        plans = settled_plans(job, budgets, wanted)
-        report.compare(f"{width}x{height}", comparison(job, plans, slowest, report.scratch), plans=plans)
+    wanted = given_budgets(given)
+    report.names.append(open_bundle(job.model).name)
+    job = replace(job, prompt=BUDGETS_PROMPT, num_inference_steps=steps, guidance_scale=None)
+    for size in sizes:
+        sized = replace(job, width=size.width, height=size.height)
+        plans = settled_plans(sized, budgets, wanted)
+        report.compare(str(size), comparison(sized, plans, wanted, report.scratch), plans=plans)
     draw_budgets(report.names[-1], report["parts"], report.path(".svg"))
 
 
-def settled_plans(job: Job, count: int, given: Sequence[int]) -> dict[str, Plan]:
+def settled_plans(job: Job, count: int, given: Collection[int]) -> dict[str, Plan]:
     """By a budget's name what was planned within it, none at all first, then the smallest; those given or a spread."""
-    unlimited, smallest = possible(job, None), smallest_budget(job)
+    unlimited, smallest = possible(job, None), MIB
+    while isinstance(least := plan(job, smallest), int):
+        smallest = max(smallest + MIB, least)
     wanted = (smallest, *(budget for budget in given if budget > smallest))
     if not given:
         wanted = spread(smallest, int(max(unlimited["peak_bytes"], unlimited["warm_bytes"]) * 1.05), count)
     return {UNLIMITED: unlimited, **settled(lambda: {budget_name(each): possible(job, each) for each in wanted})}
 
 
-def within(job: Job, budget: int | None) -> Job:
-    return dataclasses.replace(job, memory=None if budget is None else str(budget))
-
-
-def plan(job: Job, budget: int | None) -> Plan:
-    """Within so many bytes, built and measured; `plan` is None where it is refused, with `message`, `least_bytes`."""
-    command = tintype_command(*plan_arguments(within(job, budget)))
-    answer: Plan = json.loads(run_process(command, refusable=True).stdout)
+def plan(job: Job, budget: int | None) -> Plan | int:
+    """Within so many bytes, built and measured; where it is refused, the least budget that the refusal names."""
+    command = tintype_command(*plan_arguments(replace(job, memory=str(budget) if budget else None)))
+    answer = json.loads(run_process(command, refusable=True).stdout)
     if "error" not in answer:
-        return answer
+        return {**answer["plan"], "budget_bytes": budget}
     if "least_bytes" not in answer["error"]:
         raise click.ClickException(f"tintype plan failed: {answer['error']['message']}")
-    return {"plan": None, **answer["error"]}
+    return int(answer["error"]["least_bytes"])
 
 
 def possible(job: Job, budget: int | None) -> Plan:
     """A plan with the budget it is within. ClickException where there is none."""
-    answer = plan(job, budget)
-    if answer["plan"] is None:
-        raise click.ClickException(f"no plan within {budget_name(budget)}: {answer['message']}")
-    return {**answer["plan"], "budget_bytes": budget}
-
-
-def smallest_budget(job: Job) -> int:
-    """The smallest budget in bytes that a plan is found for, as the refusal of an impossible one names it."""
-    least = MIB
-    while (answer := plan(job, least))["plan"] is None:
-        least = max(least + MIB, int(answer["least_bytes"]))
-    return least
+    if isinstance(made := plan(job, budget), int):
+        raise click.ClickException(f"no plan within {budget_name(budget)}, which needs {budget_name(made)}")
+    return made
 
 
 def settled(make: Callable[[], dict[str, Plan]]) -> dict[str, Plan]:
-    """Plans that making them again does not change: what one measures may make another one better."""
-    plans = make()
+    """Plans that making them again does not change, but for figures, which differ a little between processes: what one
+    measures may make another one better."""
+    before = None
     for _ in range(MOST_PASSES):
-        before, plans = plans, make()
-        if all(_decided(plans[budget]) == _decided(before[budget]) for budget in plans):
+        plans = make()
+        held = [[(each["role"], each["held"], each["split_guidance"]) for each in p["stages"]] for p in plans.values()]
+        decided = [*zip((each["resident_together"] for each in plans.values()), held, strict=True)]
+        if decided == before:
             return plans
-    raise click.ClickException(f"the plans still change after being made {MOST_PASSES + 1} times")
+        before = decided
+    raise click.ClickException(f"the plans still change after being made {MOST_PASSES} times")
 
 
-def _decided(plan: Mapping[str, Any]) -> tuple[Any, ...]:
-    """What a plan is, without figures, which differ a little between processes."""
-    stages = ((stage["role"], stage["held"], stage["split_guidance"]) for stage in plan["stages"])
-    return (plan["resident_together"], *stages)
-
-
-def comparison(job: Job, plans: Mapping[str, Plan], slowest: Mapping[str, float], scratch: Path) -> Comparison:
-    """A picture within each budget. slowest: by a budget's name the most time, that without a budget being 1."""
+def comparison(job: Job, plans: Mapping[str, Plan], given: Mapping[int, float | None], scratch: Path) -> Comparison:
+    """A picture within each budget. given: by bytes the most time, that without a budget being 1, or None."""
     commands = {}
     for name, planned in plans.items():
-        picture = scratch / f"{name}.png"
-        arguments = generate_arguments(within(job, planned["budget_bytes"]), picture, marked=False)
-        read = functools.partial(read_peak, job, planned)
-        commands[name] = Command(tintype_command(*arguments), output=picture, read=read)
+        picture, budget = scratch / f"{name}.png", planned["budget_bytes"]
+        arguments = generate_arguments(replace(job, memory=str(budget) if budget else None), picture, marked=False)
+        command, read = tintype_command(*arguments), functools.partial(read_peak, job, planned)
+        commands[name] = Command(command, output=picture, read=read)
+    slowest = {budget_name(budget): most for budget, most in given.items() if most is not None}
     times = [Bar(name, "total_seconds", over=UNLIMITED, at_most=most) for name, most in slowest.items()]
-    return Comparison(
-        contestants=commands,
-        near={name: UNLIMITED for name in plans if name != UNLIMITED},
-        ratios=[("total_seconds", UNLIMITED)],
-        bars=[*times, *BUDGET_BARS],
-    )
+    near, ratios = {name: UNLIMITED for name in plans if name != UNLIMITED}, [("total_seconds", UNLIMITED)]
+    return Comparison(contestants=commands, near=near, ratios=ratios, bars=[*times, *BARS["budgets"]])
 
 
 def read_peak(job: Job, planned: Plan, run: Run) -> Answer:
@@ -278,12 +228,11 @@ def spread(smallest: int, largest: int, count: int) -> tuple[int, ...]:
     return tuple(int(number) for number in np.geomspace(smallest, max(smallest, largest), count))
 
 
-def given_budgets(text: str) -> tuple[tuple[int, ...], dict[str, float]]:
-    """Bytes of each budget in `1024,2048:1.15`, and by a budget's name the time it may take where a colon says so."""
+def given_budgets(text: str) -> dict[int, float | None]:
+    """Bytes of each budget in `1024,2048:1.15`, and the time it may take where a colon says so."""
     entries = [each.partition(":") for each in text.split(",") if each]
     try:
-        slowest = {budget_name(int(mib) * MIB): float(most) for mib, _, most in entries if most}
-        return tuple(int(mib) * MIB for mib, _, _ in entries), slowest
+        return {int(mib) * MIB: float(most) if most else None for mib, _, most in entries}
     except ValueError:
         raise click.UsageError(f"{text!r} are no budgets: give them as in 1024,2048:1.15") from None
 

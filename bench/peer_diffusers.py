@@ -6,57 +6,19 @@ are drawn there, in float16 (on `cpu` in float32), and with torch.compile where 
 
 from __future__ import annotations
 
-import json
-import os
 import time
 from pathlib import Path
 from typing import Any
 
 import diffusers
 import torch
+import transformers
 
 from tintype.bench.job import Job, needed_checkpoint
-from tintype.bench.worker import Figures
-
-# By component, where a bundle keeps its config.json.
-PLACES = {"unet": "unet", "vae": "vae_decoder", "text_encoder": "text_encoder", "text_encoder_2": "text_encoder_2"}
+from tintype.bench.worker import Draw, Figures
 
 
-class DiffusersPeer:
-    def __init__(self, pipeline: Any, device: str) -> None:
-        self._pipeline, self._device = pipeline, device
-        self._on_cuda = device.startswith("cuda")
-        for part in (pipeline.unet, pipeline.vae):
-            part.to(memory_format=torch.channels_last)
-        pipeline.set_progress_bar_config(disable=True)
-
-    def picture(self, seed: int, job: Job) -> Figures:
-        ends: list[float] = []
-
-        def note_step(_pipeline: Any, step: int, _timestep: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
-            if step in (0, job.num_inference_steps - 1):  # a GPU is ahead of Python: between these it is left alone
-                self._synchronize()
-            ends.append(time.perf_counter())
-            return kwargs
-
-        started = time.perf_counter()
-        self._pipeline(
-            job.prompt, num_inference_steps=job.num_inference_steps, guidance_scale=job.guidance_scale,
-            width=job.width, height=job.height, generator=torch.Generator(self._device).manual_seed(seed),
-            callback_on_step_end=note_step,
-        )  # fmt: skip
-        self._synchronize()
-        # The first step has no start to measure from, so the rate of the others stands for all; of one step, nothing.
-        a_step = (ends[-1] - ends[0]) / (len(ends) - 1) if len(ends) > 1 else ends[0] - started
-        reserved = float(torch.cuda.max_memory_reserved()) if self._on_cuda else None
-        return {"denoise_seconds": a_step * len(ends), "torch_reserved_bytes": reserved}
-
-    def _synchronize(self) -> None:
-        if self._on_cuda:
-            torch.cuda.synchronize()
-
-
-def load(job: Job, kind: str) -> DiffusersPeer:
+def load(job: Job, kind: str) -> Draw:
     """The checkpoint's pipeline as its own documentation loads it, or one of the bundle's shape on the job's device."""
     if job.threads is not None:
         torch.set_num_threads(job.threads)
@@ -66,52 +28,60 @@ def load(job: Job, kind: str) -> DiffusersPeer:
         pipeline = diffusers.StableDiffusionPipeline.from_pretrained(
             needed_checkpoint(job, kind), dtype=torch.float32, safety_checker=None, requires_safety_checker=False
         )
-    peer = DiffusersPeer(pipeline, job.device or "cpu")
+    for part in (pipeline.unet, pipeline.vae):
+        part.to(memory_format=torch.channels_last)
+    pipeline.set_progress_bar_config(disable=True)
     if job.compile is not None:
         options: dict[str, Any] = {"backend": "eager"} if job.compile == "eager" else {"mode": job.compile}
         pipeline.unet = torch.compile(pipeline.unet, fullgraph=True, **options)
         pipeline.vae.decode = torch.compile(pipeline.vae.decode, **options)
-    return peer
+    device = job.device or "cpu"
+    on_cuda = device.startswith("cuda")
+    synchronize = torch.cuda.synchronize if on_cuda else lambda: None
+
+    def draw(seed: int, job: Job) -> Figures:
+        ends: list[float] = []
+
+        def note_step(_pipeline: Any, step: int, _timestep: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
+            if step in (0, job.num_inference_steps - 1):  # a GPU is ahead of Python: between these it is left alone
+                synchronize()
+            ends.append(time.perf_counter())
+            return kwargs
+
+        started = time.perf_counter()
+        pipeline(
+            job.prompt, num_inference_steps=job.num_inference_steps, guidance_scale=job.guidance_scale,
+            width=job.width, height=job.height, generator=torch.Generator(device).manual_seed(seed),
+            callback_on_step_end=note_step,
+        )  # fmt: skip
+        synchronize()
+        # The first step has no start to measure from, so the rate of the others stands for all; of one step, nothing.
+        a_step = (ends[-1] - ends[0]) / (len(ends) - 1) if len(ends) > 1 else ends[0] - started
+        reserved = float(torch.cuda.max_memory_reserved()) if on_cuda else None
+        return {"denoise_seconds": a_step * len(ends), "torch_reserved_bytes": reserved}
+
+    return draw
 
 
 def random_pipeline(bundle: Path, device: str) -> Any:
     """A diffusers pipeline of a bundle's shape with random weights, float16 on a GPU; sampled by Euler."""
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # it remarks on parts that aren't used here
-    import transformers
-
-    index = _json(bundle / "model_index.json")
-    parts: dict[str, Any] = {}
-    usual = torch.get_default_dtype()
+    transformers.logging.set_verbosity_error()  # it remarks on parts that aren't used here
+    index, parts, usual = diffusers.DiffusionPipeline.load_config(bundle), dict[str, Any](), torch.get_default_dtype()
     torch.set_default_dtype(torch.float32 if device == "cpu" else torch.float16)
     try:
         with torch.device(device):
-            for name, place in PLACES.items():
-                if name in index:
-                    parts[name] = random_module(index[name], _json(bundle / place / "config.json"))
+            for name in ("unet", "vae"):
+                kind = getattr(diffusers, index[name][1])
+                config = kind.load_config(bundle, subfolder="vae_decoder" if name == "vae" else name)
+                parts[name] = kind.from_config(config).eval()
+            for name in (name for name in index if name.startswith("text_encoder")):
+                config = transformers.CLIPTextConfig.from_pretrained(bundle, subfolder=name)
+                parts[name] = getattr(transformers, index[name][1])(config).eval()
     finally:
         torch.set_default_dtype(usual)
-    for name in ("tokenizer", "tokenizer_2"):
-        if name in index:
-            parts[name] = transformers.CLIPTokenizer.from_pretrained(bundle / name, local_files_only=True)
+    pipeline = diffusers.DiffusionPipeline.from_pretrained(bundle, **parts, local_files_only=True)
     # XL's own VAE is decoded in float32 by default, these weights need it as little as the fixed VAEs that people use.
-    parts["vae"].register_to_config(force_upcast=False)
-    config = _json(bundle / "scheduler/scheduler_config.json")
-    euler = "EulerAncestralDiscrete" if "Ancestral" in config.pop("_class_name", "") else "EulerDiscrete"
-    parts["scheduler"] = getattr(diffusers, f"{euler}Scheduler").from_config(config)
-    if index["_class_name"] == "StableDiffusionPipeline":
-        parts |= {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
-    return getattr(diffusers, index["_class_name"])(**parts).to(device)
-
-
-def random_module(library_and_class: tuple[str, str], config: dict[str, Any]) -> Any:
-    """A component as its config says, by the names that model_index.json has for it."""
-    import transformers
-
-    library, name = library_and_class
-    if library == "diffusers":
-        return getattr(diffusers, name).from_config(config).eval()
-    return getattr(transformers, name)(transformers.CLIPTextConfig(**config)).eval()
-
-
-def _json(path: Path) -> dict[str, Any]:
-    return dict(json.loads(path.read_text(encoding="utf-8")))
+    pipeline.vae.register_to_config(force_upcast=False)
+    if "Euler" not in type(pipeline.scheduler).__name__:
+        pipeline.scheduler = diffusers.EulerDiscreteScheduler.from_config(pipeline.scheduler.config)
+    return pipeline.to(device)

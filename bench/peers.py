@@ -1,8 +1,6 @@
-"""Runtimes that load a job once and then draw, or call one graph, each as its own documentation has it.
-
-Here are the inputs, dims and builds of a job's graph, too; diffusers has a file of its own, since it needs torch. A
-runtime of bare graphs draws by a loop as a first program has it. Its pictures are right in kind (Euler over the same
-sigmas as any) but are not looked at: its cost is.
+"""Runtimes that load a job once and then draw, or call one graph, each as its own documentation has it; diffusers has a
+file of its own, since it needs torch. A runtime of bare graphs draws by a loop as a first program has it: its cost is
+looked at, and not its pictures. Here are the inputs, dims and builds of a job's graph, too.
 """
 
 from __future__ import annotations
@@ -19,7 +17,7 @@ from numpy.typing import NDArray
 
 import tintype
 from tintype.bench.job import Job, needed_checkpoint
-from tintype.bench.worker import Figures, Peer
+from tintype.bench.worker import Draw, Figures
 from tintype.bundle import Manifest, open_bundle
 from tintype.engine import BuildOptions, ensure_build, open_role, resolve_provider
 from tintype.families.model import Model
@@ -38,11 +36,13 @@ FIELDS = (
 )  # fmt: skip
 
 
-def graph_size(job: Job) -> tuple[int, int]:
-    """Height and width in latent cells, of the VAE's encoder in pixels."""
+def graph_dims(job: Job) -> dict[str, int]:
+    """Numbers for the named dims of the job's graph; sides are latent cells, of the VAE's encoder pixels."""
     manifest = open_bundle(job.model).manifest
-    default, factor = manifest.default_request, 1 if job.role == "vae_encoder" else manifest.vae_scale_factor
-    return (job.height or default.height) // factor, (job.width or default.width) // factor
+    usual, factor = manifest.default_request, 1 if job.role == "vae_encoder" else manifest.vae_scale_factor
+    height, width = (side // factor for side in (job.height or usual.height, job.width or usual.width))
+    dims = {"batch": job.batch_size or 1, "height": height, "width": width}
+    return {**dims, "sequence": manifest.tokenizer.max_length} if job.role == "denoiser" else dims
 
 
 def graph_inputs(job: Job, seed: int = 0) -> dict[str, NDArray[Any]]:
@@ -57,14 +57,6 @@ def graph_inputs(job: Job, seed: int = 0) -> dict[str, NDArray[Any]]:
         else:
             inputs[port.name] = random.standard_normal(shape, dtype=np.float32)
     return inputs
-
-
-def graph_dims(job: Job) -> dict[str, int]:
-    """Numbers for the named dims of the job's graph."""
-    height, width = graph_size(job)
-    dims = {"batch": job.batch_size or 1, "height": height, "width": width}
-    tokens = open_bundle(job.model).manifest.tokenizer.max_length
-    return {**dims, "sequence": tokens} if job.role == "denoiser" else dims
 
 
 def guidance_scale(manifest: Manifest, job: Job) -> float:
@@ -86,82 +78,79 @@ def graph_build(job: Job) -> Path:
     return ensure_build(bundle, job.role or "denoiser", cpu, options=graph_options(job))
 
 
-def load(job: Job, kind: str) -> Peer:
+def load(job: Job, kind: str) -> Draw:
     """A runtime with a job's graph, or ready to draw; one of bare graphs opens three and draws by a loop of its own."""
     if kind == SDCPP:
-        return SdcppPeer(job)
+        return _sdcpp(job)
     if job.role is not None:
-        return GraphPeer(job, GRAPHS[kind](job))
-    return TintypePeer(job) if kind == "tintype" else EulerPeer(job, GRAPHS[kind])
+        return _graph_calls(job, GRAPHS[kind](job))
+    return _tintype(job) if kind == "tintype" else _EulerLoop(job, GRAPHS[kind]).draw
 
 
-class TintypePeer:
-    def __init__(self, job: Job) -> None:
-        self._pipeline = tintype.load(job.model, provider=job.device or "auto", memory=job.memory, threads=job.threads)
+def _tintype(job: Job) -> Draw:
+    pipeline = tintype.load(job.model, provider=job.device or "auto", memory=job.memory, threads=job.threads)
 
-    def picture(self, seed: int, job: Job) -> Figures:
+    def draw(seed: int, job: Job) -> Figures:
         fields: dict[str, Any] = {name: getattr(job, name) for name in FIELDS if getattr(job, name) is not None}
         fields |= job.more
         fields["watermark"] = job.output is None  # it follows from the picture: what is compared has none
-        result = self._pipeline.generate(job.prompt, seed=seed, **fields)
+        result = pipeline.generate(job.prompt, seed=seed, **fields)
         timings = result.timings
         told = {name: getattr(timings, name) for name in ("denoise_seconds", "encode_seconds", "decode_seconds")}
         outside = 1.0 - timings.denoise_graph_seconds / timings.denoise_seconds
         return {**told, "outside_share": outside, "output": np.asarray(result.image)}
 
+    return draw
 
-class GraphPeer:
-    """Calls one graph on the same inputs each time."""
 
-    def __init__(self, job: Job, run: Run) -> None:
-        self._inputs, self._run = graph_inputs(job), run
+def _graph_calls(job: Job, run: Run) -> Draw:
+    """Calls of one graph, on the same inputs each time."""
+    inputs = graph_inputs(job)
 
-    def picture(self, seed: int, job: Job) -> Figures:
+    def draw(seed: int, job: Job) -> Figures:
         started, worked = time.perf_counter(), time.process_time()
-        output = self._run(self._inputs)
+        output = run(inputs)
         seconds = time.perf_counter() - started
         return {"seconds": seconds, "processor_seconds": time.process_time() - worked, "output": output}
 
+    return draw
 
-class EulerPeer:
-    """Pictures of a bundle's graphs by role, with guidance as one batch of 2."""
+
+class _EulerLoop:
+    """Pictures of a bundle's graphs by role, with guidance as one batch of 2; Euler's steps over the sigmas of a first
+    program, which are right in kind."""
 
     def __init__(self, job: Job, open_graph: Callable[[Job], Run]) -> None:
         bundle = open_bundle(job.model)
         self._manifest, self._tokenizer = bundle.manifest, Model.of(bundle).tokenizers()["text_encoder"]
         most = 2 if guidance_scale(bundle.manifest, job) != 1.0 else 1
-        self._runs = {
-            role: open_graph(dataclasses.replace(job, role=role, batch_size=min(rows, most)))
-            for role, rows in ROWS.items()
-        }
+        rows = {role: min(each, most) for role, each in ROWS.items()}
+        self._runs = {r: open_graph(dataclasses.replace(job, role=r, batch_size=each)) for r, each in rows.items()}
 
-    def picture(self, seed: int, job: Job) -> Figures:
-        started = time.perf_counter()
+    def draw(self, seed: int, job: Job) -> Figures:
+        times = [time.perf_counter()]
         texts = ("", job.prompt) if guidance_scale(self._manifest, job) != 1.0 else (job.prompt,)
         input_ids = [encode_prompt(self._tokenizer, text).input_ids for text in texts]
         embeddings = self._runs["text_encoder"]({"input_ids": np.concatenate(input_ids)})
-        encoded = time.perf_counter()
+        times.append(time.perf_counter())
         latents = self._denoise(embeddings, seed, job)
-        denoised = time.perf_counter()
+        times.append(time.perf_counter())
         self._runs["vae_decoder"]({"latent_sample": latents / np.float32(self._manifest.scaling_factor)})
-        return {
-            "encode_seconds": encoded - started,
-            "denoise_seconds": denoised - encoded,
-            "decode_seconds": time.perf_counter() - denoised,
-        }
+        times.append(time.perf_counter())
+        stages = ("encode_seconds", "denoise_seconds", "decode_seconds")
+        return dict(zip(stages, np.diff(times).tolist(), strict=True))
 
     def _denoise(self, embeddings: NDArray[np.float32], seed: int, job: Job) -> NDArray[np.float32]:
-        steps, scale = job.num_inference_steps, guidance_scale(self._manifest, job)
+        steps, scale, dims = job.num_inference_steps, guidance_scale(self._manifest, job), graph_dims(job)
         sigmas = np.append(np.geomspace(SIGMA_MAX, SIGMA_MIN, steps), 0.0).astype(np.float32)
-        shape = (1, self._manifest.latent_channels, *graph_size(job))
+        shape = (1, self._manifest.latent_channels, dims["height"], dims["width"])
         latents = np.random.default_rng(seed).standard_normal(shape, dtype=np.float32) * sigmas[0]
         ports = self._manifest.graphs["denoiser"]["full"].inputs
         timestep_shape: Any = next(each.shape for each in ports if each.name == "timestep")  # () or (1,)
         for index, (sigma, sigma_next) in enumerate(itertools.pairwise(sigmas)):
             sample = np.repeat(latents / np.sqrt(1 + sigma**2), len(embeddings), axis=0)
             timestep = np.full(timestep_shape, 999 * (1 - index / steps), np.float32)
-            inputs = {"sample": sample, "timestep": timestep, CONDITION: embeddings}
-            predicted = self._runs["denoiser"](inputs)
+            predicted = self._runs["denoiser"]({"sample": sample, "timestep": timestep, CONDITION: embeddings})
             without, with_words = predicted[:1], predicted[-1:]  # the same without guidance
             noise = without + scale * (with_words - without)
             latents = (latents + noise * (sigma_next - sigma)).astype(np.float32)
@@ -198,11 +187,11 @@ def plain_session(model: Path | bytes, threads: int | None) -> Any:
 
 
 def _openvino_graph(job: Job) -> Run:
-    """OpenVINO as its documentation has it: sizes fixed before compiling, latency hint, f32 said aloud.
+    """OpenVINO as its documentation has it: sizes fixed before compiling, latency hint, f32 said aloud, for on a
+    processor with bfloat16 it computes in that by default, which is another picture.
 
-    On a processor with bfloat16 it computes in that by default, which is another picture; f32 keeps it to the precision
-    of the representation, in int8 too where NNCF put it. A job's `checkpoint` is the folder of representations; inputs
-    go by position, as the trace left their names. The output is the caller's to keep.
+    A job's `checkpoint` is the folder of representations; inputs go by position, as the trace left their names. The
+    output is the caller's to keep.
     """
     import openvino
 
@@ -232,36 +221,35 @@ GRAPHS: Mapping[str, Callable[[Job], Run]] = {  # what opens the graph of a job'
 }
 
 
-class SdcppPeer:
-    """stable-diffusion.cpp through its Python binding, on the same weights.
+def _sdcpp(job: Job) -> Draw:
+    """stable-diffusion.cpp through its Python binding, on the same weights; Euler over its own discrete schedule,
+    guidance as two calls of one picture.
 
     Linear layers stay fp32 as on disk; convolutions it keeps in fp16 of its own accord. Its flash attention is off: on
-    a processor with AVX-512 a step at 512x512 took 22.9 s without and 56.3 s with it. Euler over its own discrete
-    schedule, guidance as two calls of one picture.
+    a processor with AVX-512 a step at 512x512 took 22.9 s without and 56.3 s with it.
     """
+    import stable_diffusion_cpp
 
-    def __init__(self, job: Job) -> None:
-        import stable_diffusion_cpp
+    threads = job.threads if job.threads is not None else -1
+    model = stable_diffusion_cpp.StableDiffusion(
+        model_path=needed_checkpoint(job, SDCPP), n_threads=threads, vae_decode_only=True, verbose=False
+    )
 
-        threads = job.threads if job.threads is not None else -1
-        self._model = stable_diffusion_cpp.StableDiffusion(
-            model_path=needed_checkpoint(job, SDCPP), n_threads=threads, vae_decode_only=True, verbose=False
-        )
-
-    def picture(self, seed: int, job: Job) -> Figures:
+    def draw(seed: int, job: Job) -> Figures:
         """Steps are told apart by the callback at each one's end; so is what comes before and after them."""
-        steps = job.num_inference_steps
         ends: list[tuple[int, float]] = []
 
         def note(step: int, total: int, _seconds: float) -> None:
-            if total == steps:
+            if total == job.num_inference_steps:
                 ends.append((step, time.perf_counter()))
 
-        self._model.generate_image(
+        model.generate_image(
             prompt=job.prompt, width=job.width or SDCPP_SIDE, height=job.height or SDCPP_SIDE, sample_method="euler",
-            sample_steps=steps, cfg_scale=job.guidance_scale, seed=seed, progress_callback=note,
+            sample_steps=job.num_inference_steps, cfg_scale=job.guidance_scale, seed=seed, progress_callback=note,
         )  # fmt: skip
-        return loop_figures(ends, steps)
+        return loop_figures(ends, job.num_inference_steps)
+
+    return draw
 
 
 def loop_figures(ends: list[tuple[int, float]], steps: int) -> Figures:

@@ -50,7 +50,7 @@ def _clouds(random: np.random.Generator, size: tuple[int, int], slope: float = 1
 
 def frequencies(size: tuple[int, int]) -> NDArray[np.float64]:
     """Of a real transform, in waves a pixel."""
-    return np.asarray(np.hypot(np.fft.fftfreq(size[0])[:, np.newaxis], np.fft.rfftfreq(size[1])[np.newaxis]))
+    return np.asarray(np.hypot(np.fft.fftfreq(size[0])[:, np.newaxis], np.fft.rfftfreq(size[1])))
 
 
 def clipped(values: NDArray[Any]) -> Picture:
@@ -72,10 +72,6 @@ def as_jpeg(picture: Picture, quality: int) -> Picture:
 def rendered(random: np.random.Generator, side: int) -> Picture:
     """Of postcard's world."""
     return render(random_scene(random, held_out=None), random, side)[0]
-
-
-def _photographed(random: np.random.Generator, side: int) -> Picture:
-    return photograph(int(random.integers(2**62)), (side, side))
 
 
 def _drawn(random: np.random.Generator, side: int) -> Picture:
@@ -125,28 +121,26 @@ def _tiled(random: np.random.Generator, side: int) -> Picture:
     period = int(random.choice([4, 8, 16, 32, 64, TILE]))
     one = random.integers(0, 256, (period, period, 3)).astype(np.uint8)
     share = random.uniform(0.02, 1.0)
-    return clipped(_photographed(random, side) * (1 - share) + repeated(one, (side, side)).astype(float) * share)
+    return clipped(
+        KINDS["like photographs"](random, side) * (1 - share) + repeated(one, (side, side)).astype(float) * share
+    )
 
 
 def _flat(random: np.random.Generator, side: int) -> Picture:
     """One colour, or an even change from one to another."""
-    ends = np.array([_colour(random), _colour(random)], float)
+    first, last = np.array([_colour(random), _colour(random)], float)
     share = np.linspace(0, 1, side)[:, np.newaxis, np.newaxis] * float(random.random() < 0.7)
-    return np.broadcast_to(ends[0] + (ends[1] - ends[0]) * share, (side, side, 3)).astype(np.uint8)
-
-
-def _noisy(random: np.random.Generator, side: int) -> Picture:
-    return clipped(random.normal(random.uniform(40, 215, 3), random.uniform(1, 80), (side, side, 3)))
+    return np.broadcast_to(first + (last - first) * share, (side, side, 3)).astype(np.uint8)
 
 
 def _saved_again(random: np.random.Generator, side: int) -> Picture:
-    kind = _photographed if random.random() < 0.5 else rendered
-    return as_jpeg(as_jpeg(kind(random, side), int(random.integers(5, 96))), int(random.integers(5, 96)))
+    picture = KINDS["like photographs" if random.random() < 0.5 else "renders"](random, side)
+    return as_jpeg(as_jpeg(picture, int(random.integers(5, 96))), int(random.integers(5, 96)))
 
 
 def _marked_by_others(random: np.random.Generator, side: int) -> Picture:
     """A mark that isn't ours: a tile of ours' size and strength with other phases, or coefficients of 8x8 blocks."""
-    picture = _photographed(random, side).astype(float)
+    picture = KINDS["like photographs"](random, side).astype(float)
     if random.random() < 0.5:
         size = (TILE, TILE)
         tile = np.fft.irfft2(np.fft.rfft2(random.normal(size=size)) * (TILE * frequencies(size) < 26), size)
@@ -161,9 +155,13 @@ def _marked_by_others(random: np.random.Generator, side: int) -> Picture:
 
 
 KINDS: dict[str, Maker] = {
-    "renders": rendered, "like photographs": _photographed, "drawings": _drawn, "text": _written, "screens": _screen,
-    "repeated patterns": _tiled, "flat": _flat, "noise": _noisy, "saved again as JPEG": _saved_again,
-    "marked by others": _marked_by_others,
+    "renders": rendered,
+    "like photographs": lambda random, side: photograph(int(random.integers(2**62)), (side, side)),
+    "drawings": _drawn, "text": _written, "screens": _screen, "repeated patterns": _tiled, "flat": _flat,
+    "noise": lambda random, side: clipped(
+        random.normal(random.uniform(40, 215, 3), random.uniform(1, 80), (side, side, 3))
+    ),
+    "saved again as JPEG": _saved_again, "marked by others": _marked_by_others,
 }  # fmt: skip
 
 

@@ -25,9 +25,10 @@ from tintype.engine import Reading, others_share, status_bytes
 
 POLL_SECONDS = 0.01
 GONE_SECONDS = 5.0  # until what was killed is gone
-INTERVAL_MILLISECONDS = 50
+# nvidia-smi's, of the first GPU, over all processes; a number every 50 ms where it goes on.
+USED = ["nvidia-smi", "--query-gpu=memory.used", "--format=csv,noheader,nounits", "-i", "0"]
+AGAIN = ["-lms", "50"]
 ASK_SECONDS = 10.0
-QUERY = ("--query-gpu=memory.used", "--format=csv,noheader,nounits", "-i", "0")
 _ON_LINUX = Path("/proc/self/status").exists()
 
 
@@ -61,30 +62,33 @@ def run_process(
     refusable: a failure that is told on stdout, as with --json, is an answer too. kill_after: seconds after which it is
     killed with its children; then any end is an answer.
     """
-    merged, was_killed = {**os.environ, **(environment or {})}, False
     with tempfile.TemporaryFile("w+", encoding="utf-8") as out, tempfile.TemporaryFile("w+", encoding="utf-8") as err:
-        before, worked = Reading.now(), _children_seconds()
+        before = _moment()
+        merged, was_killed = {**os.environ, **(environment or {})}, False
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=out, stderr=err, env=merged)
-        memory = FamilyMemory(process.pid)
-        try:
-            process.wait(kill_after)
-        except subprocess.TimeoutExpired:
-            was_killed = True
-        finally:
-            if process.poll() is None:
-                kill_family(process)
-            memory.stop()
-        after = Reading.now()
-        after = dataclasses.replace(after, own_seconds=after.own_seconds + _children_seconds() - worked)
+        with family_memory(process.pid) as memory:
+            try:
+                process.wait(kill_after)
+            except subprocess.TimeoutExpired:
+                was_killed = True
+            finally:
+                _kill_family(process)
+        after = _moment()
         for file in (out, err):
             file.seek(0)
         said, complained = out.read(), err.read()
     code = process.returncode
     if code != 0 and kill_after is None and not (refusable and said.strip()):
         raise click.ClickException(f"{' '.join(command[:3])} ended with {code}: {complained.strip()[-400:]}")
-    peaks = (memory.own or None, memory.largest or None, memory.together or None)
-    seconds = after.wall_seconds - before.wall_seconds
-    return Run(seconds, code, said, complained, *peaks, others_share(before, after), was_killed)
+    own, largest, together = (peak or None for peak in memory)
+    seconds, others = after.wall_seconds - before.wall_seconds, others_share(before, after)
+    return Run(seconds, code, said, complained, own, largest, together, others, was_killed)
+
+
+def _moment() -> Reading:
+    """Now, with what children that have ended took of the processors as this process's own."""
+    times, now = os.times(), Reading.now()
+    return dataclasses.replace(now, own_seconds=now.own_seconds + times.children_user + times.children_system)
 
 
 def imported_modules(command: Sequence[str], environment: Mapping[str, str] | None = None) -> frozenset[str]:
@@ -94,44 +98,45 @@ def imported_modules(command: Sequence[str], environment: Mapping[str, str] | No
     return frozenset(name.partition(".")[0] for name in names)
 
 
-def kill_family(process: subprocess.Popen[bytes]) -> None:
-    """Kill a process and its children, and wait for them."""
-    family = psutil.Process(process.pid).children(recursive=True)
-    process.kill()
-    for child in family:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            child.kill()
-    process.wait()
-    psutil.wait_procs(family, timeout=GONE_SECONDS)
+def _kill_family(process: subprocess.Popen[bytes]) -> None:
+    """Kill a process that runs on, and its children, and wait for them."""
+    if process.poll() is None:
+        family = psutil.Process(process.pid).children(recursive=True)
+        process.kill()
+        for child in family:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                child.kill()
+        process.wait()
+        psutil.wait_procs(family, timeout=GONE_SECONDS)
 
 
-class FamilyMemory(threading.Thread):
-    """Peak memory of a process and its children until `stop`; 0 where it could not be seen."""
-
-    def __init__(self, pid: int) -> None:
-        super().__init__(daemon=True)
-        self.own = self.largest = self.together = 0
-        self._pid, self._ended = pid, threading.Event()
-        self.start()
-
-    def stop(self) -> None:
-        self._ended.set()
-        self.join()
-
-    def run(self) -> None:
-        while not self._ended.wait(POLL_SECONDS):
-            memory = [_memory(pid) for pid in _family(self._pid)]
-            self.own = max(self.own, memory[0][0])
-            self.largest = max(self.largest, *(peak for peak, _ in memory))
-            self.together = max(self.together, sum(resident for _, resident in memory))
-
-
-def _memory(pid: int) -> tuple[int, int]:
-    """Peak and present resident bytes of one process.
+@contextlib.contextmanager
+def family_memory(pid: int) -> Iterator[list[int]]:
+    """Until the block ends, peaks of a process: its own, the largest of it and its children, what they had together; 0
+    where it could not be seen.
 
     Linux keeps each program's own peak, VmHWM. Not ru_maxrss, which outlives exec: a child smaller than this process
     would have this process's figure. Windows keeps a peak too; elsewhere the present is all that is told.
     """
+    peaks, ended = [0, 0, 0], threading.Event()
+
+    def watch() -> None:
+        while not ended.wait(POLL_SECONDS):
+            memory = [_memory(each) for each in _family(pid)]
+            now = (memory[0][0], max(peak for peak, _ in memory), sum(resident for _, resident in memory))
+            peaks[:] = map(max, peaks, now)
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    try:
+        yield peaks
+    finally:
+        ended.set()
+        thread.join()
+
+
+def _memory(pid: int) -> tuple[int, int]:
+    """Peak and present resident bytes of one process."""
     if _ON_LINUX:
         return status_bytes("VmHWM", pid) or 0, status_bytes("VmRSS", pid) or 0
     with contextlib.suppress(psutil.Error):
@@ -149,12 +154,6 @@ def _family(pid: int) -> list[int]:
     return [pid, *(member for child in children for member in _family(int(child)))]
 
 
-def _children_seconds() -> float:
-    """Processor seconds of this process's children that have ended, and of theirs."""
-    times = os.times()
-    return times.children_user + times.children_system
-
-
 @contextlib.contextmanager
 def device_samples() -> Iterator[list[int]]:
     """What the first GPU holds beyond what it held before, bytes, again and again until the block ends; nothing where
@@ -163,10 +162,9 @@ def device_samples() -> Iterator[list[int]]:
     if before is None:
         yield samples
         return
-    command = ["nvidia-smi", *QUERY, "-lms", str(INTERVAL_MILLISECONDS)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
-        told = ((_bytes(line) or before) - before for line in process.stdout or ())
-        thread = threading.Thread(target=lambda: samples.extend(told), daemon=True)
+    with subprocess.Popen([*USED, *AGAIN], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
+        grown = (int(line) * 2**20 - before for line in process.stdout or () if line.strip().isdigit())
+        thread = threading.Thread(target=lambda: samples.extend(grown), daemon=True)
         thread.start()
         try:
             yield samples
@@ -177,12 +175,6 @@ def device_samples() -> Iterator[list[int]]:
 
 def used_bytes() -> int | None:
     """What the first GPU holds now, over all processes; None where nvidia-smi doesn't tell."""
-    with contextlib.suppress(OSError, subprocess.SubprocessError):
-        command = ["nvidia-smi", *QUERY]
-        return _bytes(subprocess.run(command, capture_output=True, text=True, check=True, timeout=ASK_SECONDS).stdout)
+    with contextlib.suppress(OSError, subprocess.SubprocessError, ValueError):
+        return int(subprocess.run(USED, capture_output=True, text=True, check=True, timeout=ASK_SECONDS).stdout) * 2**20
     return None
-
-
-def _bytes(text: str) -> int | None:
-    first = text.strip().partition("\n")[0].strip()
-    return int(first) * 2**20 if first.isdigit() else None

@@ -1,8 +1,7 @@
 """The one runner: contestants take turns, round by round, each in a process of its own, so that drift hits all alike.
 
-A contestant is a `Peer` (a runtime that loads once and then answers, see `worker`) or a `Command` (a process for each
-answer). In every round each is opened, warmed up, timed and ended, so that it has the machine to itself; or all stay
-open (`resident`), so that rounds are close to one another. What other programs disturbed is measured again, as long as
+In every round each is opened, warmed up, timed and ended, so that it has the machine to itself; or all stay open
+(`resident`), so that rounds are close to one another. What other programs disturbed is measured again, as long as
 patience lasts; what they took stays in `others_share`.
 """
 
@@ -69,7 +68,7 @@ class Contestant:
 
 @dataclass(frozen=True, slots=True)
 class Peer(Contestant):
-    """A worker of a kind with its job. program: Python's arguments for one that answers as tintype.bench.worker."""
+    """A runtime that loads a job once and then answers: see `worker`. program: Python's arguments for another such."""
 
     kind: str
     job: Job
@@ -172,8 +171,7 @@ class Measured:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Schedule:
     """How contestants are measured. resident: all stay open from the first round to the last. lock: a file that is
-    locked during each turn, for a machine on which others measure too. patience_seconds: for each picture or call to be
-    had without other processes disturbing it."""
+    locked during each turn. patience_seconds: for each answer to be had without other processes disturbing it."""
 
     rounds: int
     resident: bool = False
@@ -224,10 +222,8 @@ def _opened(contestant: Contestant, measured: Measured) -> Iterator[Turn]:
 
 
 def quiet_answer(ask: Callable[[], Answer], patience_seconds: float) -> Answer:
-    """An answer, asked for again and again while other processes disturb it, as long as patience lasts.
-
-    When it is over, the quietest so far is taken. Where what others took can't be told, the first answer is taken.
-    """
+    """An answer, asked for again while other processes disturb it, as long as patience lasts; then the quietest so far.
+    Where what others took can't be told, the first answer is taken."""
     ends = time.perf_counter() + patience_seconds
     quietest = ask()
     while (quietest.get("others_share") or 0.0) > QUIET_SHARE and time.perf_counter() < ends:

@@ -1,28 +1,26 @@
 """Tintype beside other runtimes at the real size of Stable Diffusion 1.5, random weights: graphs and whole pictures.
 
-    pip install 'tintype[cpu,export,peers-cpu]'
-    tintype bench sd15 make FOLDER        # once: weights in every runtime's form, about 20 GB
-    tintype bench sd15 graphs FOLDER      # one UNet call, one decode, at several sizes
-    tintype bench sd15 picture FOLDER     # 20 steps with guidance, from prompt to pixels
-    tintype bench sd15 make TURBO --shape sd-turbo     # the same of a model that draws in one step:
-    tintype bench sd15 picture TURBO --num-inference-steps 1 --guidance-scale 1
-
-Peers: OpenVINO in fp32 and after NNCF's quantization, ONNX Runtime as it comes, stable-diffusion.cpp (which pip builds
-from source: that takes a C++ compiler and minutes).
+pip install 'tintype[cpu,export,peers-cpu]'
+tintype bench sd15 make FOLDER        # once: weights in every runtime's form, about 20 GB
+tintype bench sd15 graphs FOLDER      # one UNet call, one decode, at several sizes
+tintype bench sd15 picture FOLDER     # 20 steps with guidance, from prompt to pixels
+tintype bench sd15 make TURBO --shape sd-turbo     # the same of a model that draws in one step:
+tintype bench sd15 picture TURBO --num-inference-steps 1 --guidance-scale 1
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping, Sequence
+import itertools
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import click
 
 from tintype.bench.job import Job, build_arguments
-from tintype.bench.measurement import Bar, Comparison, Report, measurement, outside_bars
-from tintype.bench.options import PictureSize, command_help, count_option, folder_argument, names_option, sizes_option
+from tintype.bench.measurement import BARS, Comparison, Report, measurement
+from tintype.bench.options import Folder, Names, NewFolder, PictureSize, Size, Sizes, command_help, several
 from tintype.bench.peers import SDCPP
 from tintype.bench.rates import STAGES, graph_stage, picture_stages, tried_layers
 from tintype.bench.runner import Peer, Schedule
@@ -46,36 +44,12 @@ ROLES = {"unet": "denoiser", "vae": "vae_decoder"}
 PARTS = ("checkpoint", "fp32", "int8", "openvino-f32", "openvino-int8", "sdcpp")
 GRAPH_PEERS = ("openvino-f32", "openvino-bf16", "openvino-int8", REFERENCE)
 PICTURE_PEERS = ("openvino-f32", "openvino-int8", SDCPP)
+SIZES = (Size(512, 512), Size(512, 768), Size(384, 640))
 EXACTNESS = ("exact", "balanced")
 ONE_STEP = {"num_inference_steps": 1, "projected_steps": None}
 
-_UNET_BARS = (
-    Bar(EXACT, over="openvino-f32", at_most=0.65),
-    Bar(BALANCED, over="openvino-f32", at_most=0.50),
-    Bar(BALANCED, over="openvino-int8", at_most=0.85),
-)
-_NEAR_BARS = tuple(Bar(name, "psnr_db", statistic="smallest", at_least=70.0) for name in (EXACT, MAPPED))
-GRAPH_BARS = {
-    "unet": (
-        *_UNET_BARS,
-        *_NEAR_BARS,
-        Bar(MAPPED, "load_seconds", at_most=1.0),
-        Bar(MAPPED, "opened_anonymous_bytes", at_most=300 * 2**20),
-    ),
-    "vae": (
-        Bar(EXACT, over="openvino-f32", at_most=0.50),
-        Bar(BALANCED, over="openvino-int8", at_most=0.80),
-        *_NEAR_BARS,
-    ),
-}
-PICTURE_BARS = (
-    *_UNET_BARS,
-    *(Bar(name, over=SDCPP, at_most=0.35) for name in (EXACT, BALANCED)),
-    *outside_bars(EXACT, BALANCED),
-)
-MAKE_BARS = [Bar(name, "together_peak_bytes", at_most=12 * 2**30) for name in ("fp32", "int8")]
-
-_exactness = names_option("--exactness", EXACTNESS)
+Exactness = Annotated[Names, several(EXACTNESS)]
+Fewer = Annotated[int | None, click.IntRange(2), "Fewer, then projected: of every peer, or of stable-diffusion.cpp."]
 
 
 @click.group(help=command_help(__doc__))
@@ -86,30 +60,29 @@ def sd15() -> None:
 _measurement = functools.partial(measurement, patience=60.0, group=sd15)
 
 
-def sd15_job(folder: Path, name: str, size: tuple[int, int], threads: int | None, **fields: Any) -> Job:
+def sd15_job(folder: Path, name: str, size: Size, threads: int | None, **fields: Any) -> Job:
     """A contestant's job; the size is pixels, width first."""
     _, bundle, source, exactness = SOURCES[name]
     return Job(
-        model=str(folder / bundle), checkpoint=str(folder / source), width=size[0], height=size[1], threads=threads,
-        exactness=exactness, sampler="euler", **fields,
+        model=str(folder / bundle), checkpoint=str(folder / source), width=size.width, height=size.height,
+        threads=threads, exactness=exactness, sampler="euler", **fields,
     )  # fmt: skip
 
 
 def graph_contestants(
-    folder: Path, graph: str, size: tuple[int, int], *, exactness: Sequence[str] = EXACTNESS,
-    peers: Sequence[str] = GRAPH_PEERS, threads: int | None = 2, calls: int = 2,
+    folder: Path, graph: str, size: Size, *, exactness: Exactness = EXACTNESS,
+    peers: Annotated[Names, several(GRAPH_PEERS)] = GRAPH_PEERS, threads: int | None = 2,
+    calls: Annotated[int, "Timed in each round."] = 2,
 ) -> dict[str, Peer]:  # fmt: skip
     """Every runtime with one graph, ours of builds that are timed. Two calls warm up: pools of memory take their final
     size in them."""
     ours = [*(f"tintype-{each}" for each in exactness), *([MAPPED] if graph == "unet" and "exact" in exactness else [])]
-    return {
-        name: Peer(
-            SOURCES[name][0],
-            sd15_job(folder, name, size, threads, role=ROLES[graph], mapped=name == MAPPED, timed=True),
-            warm_ups=[{}] * 2, requests=[{}] * calls, opens_cold=name in ours,
-        )
-        for name in (*peers, *ours)
-    }  # fmt: skip
+    contestants = {}
+    for name in (*peers, *ours):
+        job = sd15_job(folder, name, size, threads, role=ROLES[graph], mapped=name == MAPPED, timed=True)
+        timed: dict[str, Any] = {"warm_ups": [{}] * 2, "requests": [{}] * calls}
+        contestants[name] = Peer(SOURCES[name][0], job, opens_cold=name in ours, **timed)
+    return contestants
 
 
 def measure_graph(graph: str, contestants: Mapping[str, Peer], schedule: Schedule, scratch: Path) -> dict[str, Any]:
@@ -121,7 +94,7 @@ def measure_graph(graph: str, contestants: Mapping[str, Peer], schedule: Schedul
         contestants=contestants,
         near=near,
         ratios=(("seconds", "openvino-f32"), ("seconds", "openvino-int8")),
-        bars=[bar for bar in GRAPH_BARS[graph] if near or bar.figure != "psnr_db"],
+        bars=[bar for bar in BARS[f"sd15 {graph}"] if near or bar.figure != "psnr_db"],
         stages={name: stage},
         threads=some.threads,
         int8=INT8,
@@ -135,9 +108,11 @@ def measure_graph(graph: str, contestants: Mapping[str, Peer], schedule: Schedul
 
 
 def picture_contestants(
-    folder: Path, *, size: tuple[int, int] = (512, 512), num_inference_steps: int = 20,
-    peers: Sequence[str] = PICTURE_PEERS, exactness: Sequence[str] = EXACTNESS, measured_steps: int | None = None,
-    sdcpp_steps: int | None = None, threads: int | None = 2, guidance_scale: float = 7.5,
+    folder: Path, *, exactness: Exactness = EXACTNESS,
+    size: Annotated[Size, PictureSize(), "Width x height."] = SIZES[0], num_inference_steps: int = 20,
+    guidance_scale: Annotated[float, "1 is none, as of few-step models."] = 7.5,
+    peers: Annotated[Names, several(PICTURE_PEERS)] = PICTURE_PEERS, measured_steps: Fewer = None,
+    sdcpp_steps: Fewer = None, threads: int | None = 2,
 ) -> dict[str, Peer]:  # fmt: skip
     """Every runtime with whole pictures, after one of a single step; ours of builds that are timed.
 
@@ -157,60 +132,34 @@ def picture_contestants(
 def picture_comparison(contestants: Mapping[str, Peer]) -> Comparison:
     ratios, some = [("seconds", reference) for reference in PICTURE_PEERS], next(iter(contestants.values())).job
     shares: dict[str, Any] = {"stages": picture_stages(some), "threads": some.threads, "int8": INT8}
-    return Comparison(contestants=contestants, ratios=ratios, bars=PICTURE_BARS, **shares)
+    return Comparison(contestants=contestants, ratios=ratios, bars=BARS["sd15 picture"], **shares)
 
 
-@_measurement(
-    "sd15-make",
-    folder_argument(exists=False),
-    names_option("--parts", PARTS),
-    click.option("--shape", type=click.Choice(("sd15", "sd-turbo", "tiny")), default="sd15", show_default=True),
-    click.option("--damage-seconds", default=1.0, show_default=True, help="What export may take to see int8's cost."),
-    rounds=1,
-    threads=None,
-)
+@_measurement("sd15-make", rounds=1, threads=None)
 def make(
-    report: Report, folder: Path, parts: tuple[str, ...], damage_seconds: float, shape: str, threads: int | None
-) -> None:
+    report: Report, folder: NewFolder, parts: Annotated[Names, several(PARTS)] = PARTS,
+    shape: Annotated[str, click.Choice(("sd15", "sd-turbo", "tiny"))] = "sd15",
+    damage_seconds: Annotated[float, "What export may take to see int8's cost."] = 1.0,
+) -> None:  # fmt: skip
     """Make the weights in every runtime's form; what is there already is kept. Tells what each took, exports too."""
     from tintype.bench.make_sdxl import make_parts  # torch, which nothing else here needs
 
-    report.judge("make", make_parts(folder, parts, damage_seconds, shape), MAKE_BARS)
+    report.judge("make", make_parts(folder, parts, damage_seconds, shape), BARS["sd15 make"])
 
 
-@_measurement(
-    "sd15-graphs",
-    folder_argument(),
-    _exactness,
-    names_option("--graphs", ROLES),
-    sizes_option("512x512,512x768,384x640"),
-    names_option("--peers", GRAPH_PEERS),
-    count_option("--calls", default=2, help="Timed in each round."),
-)
+@_measurement("sd15-graphs", passed_on=graph_contestants)
 def graphs(
-    report: Report, folder: Path, graphs: Sequence[str], sizes: Sequence[tuple[int, int]], **chosen: Any
-) -> None:
+    report: Report, folder: Folder, graphs: Annotated[Names, several(ROLES)] = tuple(ROLES),
+    sizes: Sizes = SIZES, **chosen: Any,
+) -> None:  # fmt: skip
     """Time one call of each graph at each size, batch 1."""
-    for graph in graphs:
-        for size in sizes:
-            contestants = graph_contestants(folder, graph, size, **chosen)
-            part = measure_graph(graph, contestants, report.schedule, report.scratch)
-            report.add(f"{graph} {size[0]}x{size[1]}", part)
+    for graph, size in itertools.product(graphs, sizes):
+        contestants = graph_contestants(folder, graph, size, **chosen)
+        part = measure_graph(graph, contestants, report.schedule, report.scratch)
+        report.add(f"{graph} {size}", part)
 
 
-@_measurement(
-    "sd15-picture",
-    folder_argument(),
-    _exactness,
-    click.option("--size", type=PictureSize(), default="512x512", show_default=True, help="Width x height."),
-    count_option("--num-inference-steps", default=20),
-    click.option(
-        "--guidance-scale", type=float, default=7.5, show_default=True, help="1 is none, as of few-step models."
-    ),
-    names_option("--peers", PICTURE_PEERS),
-    count_option("--measured-steps", default=None, least=2, help="Fewer for every peer, then projected."),
-    count_option("--sdcpp-steps", default=None, least=2, help="Fewer for stable-diffusion.cpp, then projected."),
-)
-def picture(report: Report, folder: Path, **chosen: Any) -> None:
+@_measurement("sd15-picture", passed_on=picture_contestants)
+def picture(report: Report, folder: Folder, **chosen: Any) -> None:
     """Time whole pictures; a latent consistency model's are of 4 steps without guidance."""
     report.compare("picture", picture_comparison(picture_contestants(folder, **chosen)))

@@ -2,8 +2,7 @@
 
 A line is one JSON object of the job's fields that are to be others this time. It answers one JSON line to each:
 {"load_seconds", "bare_bytes", "opened_anonymous_bytes"} when ready, {"seconds", "others_share", "anonymous_bytes",
-"rss_bytes"} and the peer's own figures for a picture or a call, and {"peak_rss_bytes"} when its input ends. Between
-pictures it sleeps in a read, so others can be measured meanwhile.
+"rss_bytes"} and the peer's own figures for a picture or a call, and {"peak_rss_bytes"} when its input ends.
 """
 
 from __future__ import annotations
@@ -14,7 +13,8 @@ import json
 import os
 import sys
 import time
-from typing import Any, Protocol
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -24,18 +24,9 @@ from tintype.engine import Reading, others_share, peak_rss_bytes, status_bytes
 OTHERS = {"diffusers": "peer_diffusers", "rates": "rates"}  # by kind, the module that isn't `peers`
 
 Figures = dict[str, Any]
-
-
-class Peer(Protocol):
-    """A runtime that has loaded a model."""
-
-    def picture(self, seed: int, job: Job) -> Figures:
-        """Make one picture, or one call of a graph; returns what it knows better than a clock around it, and what it
-        made as "output", if it is to be saved.
-
-        job: the one it was loaded for, but for what differs this time, such as fewer steps to warm up.
-        """
-        ...
+# Makes one picture of a seed and a job, or one call of a graph, and tells what it knows better than a clock around it,
+# and what it made as "output". The job is the one that it was loaded for, but for what differs this time.
+Draw = Callable[[int, Job], Figures]
 
 
 def main() -> None:
@@ -49,13 +40,13 @@ def main() -> None:
     job = Job(**json.loads(sys.argv[2]))
     bare, started = peak_rss_bytes(), time.perf_counter()
     kind = sys.argv[1]
-    peer: Peer = importlib.import_module(f"tintype.bench.{OTHERS.get(kind, 'peers')}").load(job, kind)
+    draw: Draw = importlib.import_module(f"tintype.bench.{OTHERS.get(kind, 'peers')}").load(job, kind)
     load_seconds = round(time.perf_counter() - started, 4)
     answer({"load_seconds": load_seconds, "bare_bytes": bare, "opened_anonymous_bytes": status_bytes("RssAnon")})
     for number, line in enumerate(sys.stdin):
         asked = dataclasses.replace(job, **json.loads(line))
         before = Reading.now()
-        figures = peer.picture(number if asked.seed is None else asked.seed, asked)
+        figures = draw(number if asked.seed is None else asked.seed, asked)
         after = Reading.now()
         made = figures.pop("output", None)
         if asked.output is not None:

@@ -9,18 +9,17 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tintype.bench.command import COLD_BAR, PEER_BARS
 from tintype.bench.figures import bar_lines, share_lines, table_lines, verdict
 from tintype.bench.job import Job
-from tintype.bench.measurement import Bar, add_ratios, judge
+from tintype.bench.measurement import BARS, Bar, add_ratios, judge
 from tintype.bench.peers import plain_session
 from tintype.bench.rates import (
-    RatesPeer,
     Stage,
     add_shares,
     copy_rate,
     float_product,
     int8_product,
+    measure_rates,
     picture_stages,
 )
 
@@ -58,9 +57,8 @@ def test_what_is_no_number_meets_no_bar(value: float | None) -> None:
 
 
 def test_bars_are_said_with_what_was_reached_and_what_was_asked() -> None:
-    said = bar_lines(
-        [verdict("a", 0.5, at_most=0.7), verdict("b", 60.0, at_least=70.0), verdict("c", None, at_most=1.0)]
-    )
+    bars = [verdict("a", 0.5, at_most=0.7), verdict("b", 60.0, at_least=70.0), verdict("c", None, at_most=1.0)]
+    said = list(bar_lines(bars))
     assert said[0].startswith("met")
     assert "0.5 (bar <= 0.7)" in said[0]
     assert said[1].startswith("MISSED")
@@ -116,7 +114,7 @@ def test_a_picture_with_guidance_is_of_two_rows_but_its_decode() -> None:
 @pytest.mark.bench
 def test_rates_are_told_for_every_product_in_both_precisions_and_for_a_copy() -> None:
     job = Job(products=((32, 16, 8),), threads=1)
-    figures = RatesPeer().picture(0, job)
+    figures = measure_rates(0, job)
     assert set(figures) == {"fp32 32x16x8 GFLOP/s", "int8 32x16x8 GFLOP/s", "copy GB/s"}
     assert all(value is not None and value > 0 for value in figures.values())
     assert copy_rate(3, MIB) > 0  # a size that three threads don't divide evenly
@@ -128,13 +126,13 @@ def test_the_loop_beside_plain_onnxruntime_has_a_bar_of_its_own() -> None:
         "tintype-balanced": {"denoise_seconds": {"median": 0.6}},
         "onnxruntime": {"denoise_seconds": {"median": 1.0}},
     }
-    assert [bar["met"] for bar in judge(PEER_BARS, table)] == [True, False]
-    assert [bar["what"] for bar in judge(PEER_BARS, {"tintype": table["tintype"]})] == [PEER_BARS[1].what]
+    assert [bar["met"] for bar in judge(BARS["peers"], table)] == [True, False]
+    assert [bar["what"] for bar in judge(BARS["peers"], {"tintype": table["tintype"]})] == [BARS["peers"][1].what]
 
 
 def test_a_first_picture_may_take_half_as_long_again_and_ten_seconds() -> None:
     def judged(first: float) -> bool:
-        return bool(judge([COLD_BAR], {"cold": {"seconds": {"median": first}}, "later": later})[0]["met"])
+        return bool(judge(BARS["fresh"], {"cold": {"seconds": {"median": first}}, "later": later})[0]["met"])
 
     later = {"seconds": {"median": 60.0}}
     assert judged(100.0)

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from tintype.bench.chart import GIB, exactness_of, label, memory_of, new_figure
+from tintype.bench.figures import GIB, exactness_of, memory_of, new_figure, peers_figure
 from tintype.cli import run
 from tintype.errors import InstallError
 
@@ -27,25 +27,28 @@ MACHINE = {"cpu": "a processor", "processor_kind": "avx2", "threads": 2, "date":
 def test_a_contestant_stands_at_its_farthest_answer_and_the_reference_above_all() -> None:
     points, reference = exactness_of(PEERS)
     assert reference == "plain"
-    assert points == [
-        ("plain", 4.0, pytest.approx(110.0)), ("tintype-exact", 2.0, 100.0), ("tintype-balanced", 1.0, 30.0),
-    ]  # fmt: skip
-    assert memory_of(PEERS) == [("plain", 4.0, 2.0), ("tintype-exact", 2.0, 1.0), ("tintype-balanced", 1.0, 3.0)]
+    assert points == {
+        "plain": (4.0, pytest.approx(110.0)), "tintype-exact": (2.0, 100.0), "tintype-balanced": (1.0, 30.0),
+    }  # fmt: skip
+    assert memory_of(PEERS) == {"plain": (4.0, 2.0), "tintype-exact": (2.0, 1.0), "tintype-balanced": (1.0, 3.0)}
     alone = {"plain": PEERS["plain"]}
-    assert exactness_of(alone) == ([], None)  # nobody's answers were compared
+    assert exactness_of(alone) == ({}, None)  # nobody's answers were compared
 
 
-def test_names_of_points_that_lie_close_lie_apart() -> None:
-    figure = new_figure()
-    (axes,) = figure.axes
-    axes.set(xlim=(0, 10), ylim=(0, 10))
-    points = [(f"contestant {number}", 5 + number / 20, 5.0) for number in range(4)]
+def test_every_contestant_is_named_once_in_a_colour_of_its_own_and_names_lie_apart() -> None:
+    fewer = {name: PEERS[name] for name in ("plain", "tintype-exact")}
+    figure = peers_figure(MACHINE, {"unet": {"peers": PEERS}, "vae": {"peers": fewer}})
     figure.draw_without_rendering()
-    label(axes, points)
-    boxes = [words.get_window_extent() for words in axes.texts]
-    assert [words.get_text() for words in axes.texts] == [name for name, *_ in points]
+    (legend,) = figure.legends
+    assert [words.get_text() for words in legend.texts] == list(PEERS)
+    boxes = [words.get_window_extent() for words in legend.texts]
     assert not any(box.count_overlaps(boxes[:index]) for index, box in enumerate(boxes))
-    assert all(axes.get_window_extent().count_contains(box.corners()) == 4 for box in boxes)
+    assert all(figure.bbox.count_contains(box.corners()) == 4 for box in boxes)
+    lines = [line for axes in figure.axes for line in axes.get_lines()]
+    assert len(lines) == 2 * len(PEERS) + 2 * len(fewer)
+    assert len({(line.get_label(), line.get_color()) for line in lines}) == len(PEERS)
+    hollow = {line.get_label() for line in lines if line.get_markerfacecolor() == "none"}
+    assert hollow == {"plain"}
 
 
 def height(file: Path) -> int:

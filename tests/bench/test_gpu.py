@@ -12,7 +12,7 @@ import pytest
 from click.testing import CliRunner
 
 from tintype.bench.devices import EXACTNESS, check, gpu, gpu_comparison, peers_of, placement
-from tintype.bench.figures import picture_psnr_db, table_lines
+from tintype.bench.figures import file_psnr_db, table_lines
 from tintype.bench.job import Job, with_steps
 from tintype.bench.measurement import add_ratios, judge
 from tintype.bench.process import device_samples, used_bytes
@@ -100,10 +100,12 @@ def test_without_nvidia_smi_the_memory_is_not_known(monkeypatch: pytest.MonkeyPa
     assert held == []
 
 
-def test_pictures_are_compared_over_their_whole_range() -> None:
-    black, white = np.zeros((2, 2, 3), np.uint8), np.full((2, 2, 3), 255, np.uint8)
-    assert picture_psnr_db(black, white) == 0.0
-    assert picture_psnr_db(white, white) == 200.0
+def test_pictures_are_compared_over_their_whole_range(tmp_path: Path) -> None:
+    for name, level in (("black", 0), ("white", 255), ("again", 255)):
+        np.save(tmp_path / f"{name}.npy", np.full((2, 2, 3), level, np.uint8))
+    black, white, again = (tmp_path / f"{name}.npy" for name in ("black", "white", "again"))
+    assert file_psnr_db(black, white) == 0.0
+    assert file_psnr_db(white, again) == 200.0
 
 
 @pytest.mark.bench

@@ -16,11 +16,11 @@ from click.testing import CliRunner
 from tintype.bench.figures import share_lines, table_lines
 from tintype.bench.job import Job, with_steps
 from tintype.bench.make_sdxl import make_parts
-from tintype.bench.measurement import judge
+from tintype.bench.measurement import BARS, judge
+from tintype.bench.options import Size
 from tintype.bench.peers import graph_inputs, loop_figures
 from tintype.bench.runner import Command, Peer, Schedule, Turn, measure
 from tintype.bench.sd15 import (
-    GRAPH_BARS,
     GRAPH_PEERS,
     graph_contestants,
     measure_graph,
@@ -118,7 +118,7 @@ def test_graphs_are_compared_with_the_canonical_one_on_the_same_inputs(folder: P
     told = {"peers": ("onnxruntime-f32",), "threads": 1}
     report = {
         f"{graph} 64x96": measure_graph(
-            graph, graph_contestants(folder, graph, (64, 96), **told), Schedule(rounds=1), tmp_path
+            graph, graph_contestants(folder, graph, Size(64, 96), **told), Schedule(rounds=1), tmp_path
         )
         for graph in ("unet", "vae")
     }
@@ -152,7 +152,7 @@ def test_graphs_are_compared_with_the_canonical_one_on_the_same_inputs(folder: P
         assert exact_tried["limits"]["Conv at the median product rate, seconds"] >= 0
         assert part["bars"][0]["what"].startswith("tintype-exact, psnr_db")
         assert part["bars"][0]["met"]
-    assert sum(len(table_lines(part["peers"])) for part in report.values()) == 7
+    assert sum(len(list(table_lines(part["peers"]))) for part in report.values()) == 7
     json.dumps(report, allow_nan=False)
 
 
@@ -168,7 +168,7 @@ def test_the_bars_of_graphs_are_those_of_their_peers() -> None:
         "tintype-mapped": figures(8.0, psnr_db={"smallest": 69.0}),
         "tintype-balanced": figures(5.1, psnr_db={"smallest": 40.0}),
     }
-    met = {bar["what"]: bar["met"] for bar in judge(GRAPH_BARS["unet"], table)}
+    met = {bar["what"]: bar["met"] for bar in judge(BARS["sd15 unet"], table)}
     assert met == {
         "tintype-exact over openvino-f32, seconds": True,
         "tintype-balanced over openvino-f32, seconds": False,
@@ -178,15 +178,15 @@ def test_the_bars_of_graphs_are_those_of_their_peers() -> None:
         "tintype-mapped, load_seconds": True,
         "tintype-mapped, opened_anonymous_bytes": True,
     }
-    assert not judge(GRAPH_BARS["vae"], table)[0]["met"]  # 0.64 of the 0.50 that a decode may take
-    assert judge(GRAPH_BARS["unet"], {"openvino-f32": figures(1.0)}) == []
+    assert not judge(BARS["sd15 vae"], table)[0]["met"]  # 0.64 of the 0.50 that a decode may take
+    assert judge(BARS["sd15 unet"], {"openvino-f32": figures(1.0)}) == []
 
 
 def test_a_graphs_jobs_name_the_form_of_each_runtime(tmp_path: Path) -> None:
-    peers = graph_contestants(tmp_path, "unet", (512, 768))
+    peers = graph_contestants(tmp_path, "unet", Size(512, 768))
     assert list(peers) == [*GRAPH_PEERS, "tintype-exact", "tintype-balanced", "tintype-mapped"]
     assert [name for name, peer in peers.items() if peer.job.mapped] == ["tintype-mapped"]
-    assert "tintype-mapped" not in graph_contestants(tmp_path, "vae", (512, 512))
+    assert "tintype-mapped" not in graph_contestants(tmp_path, "vae", Size(512, 512))
     assert {len(peer.warm_ups) for peer in peers.values()} == {2}
     balanced = peers["tintype-balanced"].job
     assert balanced.model == str(tmp_path / "int8")
@@ -224,7 +224,7 @@ def test_a_loop_is_told_from_the_ends_of_its_steps() -> None:
 
 @pytest.mark.bench
 def test_a_picture_has_its_loop_and_steps_told_apart(folder: Path, tmp_path: Path) -> None:
-    peers = picture_contestants(folder, size=(64, 64), num_inference_steps=3, peers=(), threads=1)
+    peers = picture_contestants(folder, size=Size(64, 64), num_inference_steps=3, peers=(), threads=1)
     part = picture_comparison(peers).run(Schedule(rounds=1), tmp_path)
     table = part["peers"]
     plans = {entry.identity.plan for entry in cache_entries() if entry.identity is not None}
@@ -254,7 +254,7 @@ def test_openvino_draws_the_same_graphs(folder: Path, tmp_path: Path) -> None:
     assert set(make_parts(folder, ("openvino-f32",), 1.0, "sd15")) == {"openvino-f32"}
     told = {"peers": ("openvino-f32", "onnxruntime-f32"), "exactness": ("exact",), "threads": 1}
     for graph in ("unet", "vae"):
-        contestants = graph_contestants(folder, graph, (64, 64), calls=1, **told)
+        contestants = graph_contestants(folder, graph, Size(64, 64), calls=1, **told)
         part = measure_graph(graph, contestants, Schedule(rounds=1), tmp_path)
         assert part["peers"]["openvino-f32"]["psnr_db"]["smallest"] > 80
         assert part["bars"][0]["what"] == "tintype-exact over openvino-f32, seconds"

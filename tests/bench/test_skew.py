@@ -13,7 +13,7 @@ import pytest
 from onnx import TensorProto, helper
 
 import tintype
-from tintype.bench import skew
+from tintype.bench import prompts
 from tintype.bundle.skew import Skew, read_skews
 from tintype.cli import run
 from tintype.models.postcard.scene import ATTRIBUTES
@@ -59,7 +59,7 @@ def test_a_distance_is_the_share_that_would_have_to_be_another() -> None:
 
 def test_fair_throws_are_some_way_off_and_less_so_the_more_they_are() -> None:
     even = dict.fromkeys(COLOURS, 1 / 8)
-    few, many = (skew.chance_distance(even, count) for count in (24, 2400))
+    few, many = (prompts.chance_distance(even, count) for count in (24, 2400))
     assert many == pytest.approx(few / 10, rel=0.2)
     # half of eight mean absolute deviations, each sqrt(2/pi) of a binomial's deviation
     assert many == pytest.approx(4 * np.sqrt(2 / np.pi * 1 / 8 * 7 / 8 / 2400), rel=0.1)
@@ -67,24 +67,24 @@ def test_fair_throws_are_some_way_off_and_less_so_the_more_they_are() -> None:
 
 def test_the_shares_are_the_decks_where_its_words_are_labels() -> None:
     deck = parse_deck(json.dumps(DECK).replace('"red": 1', '"red": 8').encode(), "x")
-    assert skew.wanted_shares(deck, COLOURS)["red"] == pytest.approx(8 / 15)
-    assert skew.wanted_shares(deck, ("x", "y")) == skew.wanted_shares(None, ("x", "y")) == {"x": 0.5, "y": 0.5}
+    assert prompts.wanted_shares(deck, COLOURS)["red"] == pytest.approx(8 / 15)
+    assert prompts.wanted_shares(deck, ("x", "y")) == prompts.wanted_shares(None, ("x", "y")) == {"x": 0.5, "y": 0.5}
 
 
 def test_a_classifier_of_ones_own_counts(strongest_channel: Path, tmp_path: Path) -> None:
     labels = tmp_path / "labels.txt"
     labels.write_text("rot\n\n grün\nblau\n", encoding="utf-8")
-    names = skew.read_labels(labels)
-    read = skew.classifier_of(strongest_channel, names)
+    names = prompts.read_labels(labels)
+    read = prompts.classifier_of(strongest_channel, names)
     assert [read(coloured(*each)) for each in ((9, 1, 1), (9, 99, 1), (0, 0, 7))] == ["rot", "grün", "blau"]
     with pytest.raises(tintype.RequestError, match="3 scores for 2 labels"):
-        skew.classifier_of(strongest_channel, ("a", "b"))(coloured(1, 2, 3))
+        prompts.classifier_of(strongest_channel, ("a", "b"))(coloured(1, 2, 3))
     with pytest.raises(tintype.RequestError, match="is no classifier"):
-        skew.classifier_of(labels, names)
+        prompts.classifier_of(labels, names)
     for text in ("one\n", "a\nb\na\n"):
         labels.write_text(text)
         with pytest.raises(tintype.RequestError, match="labels"):
-            skew.read_labels(labels)
+            prompts.read_labels(labels)
 
 
 def measured(tmp_path: Path, capsys: pytest.CaptureFixture[str], *options: str) -> dict[str, Any]:

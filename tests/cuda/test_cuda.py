@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 import tintype
+from tintype.arrays import psnr_db
 from tintype.bench.devices import check, placement
-from tintype.bench.figures import picture_psnr_db
 from tintype.bench.runner import Schedule
 from tintype.engine import BuildOptions, ensure_build, graph_session, open_role, open_session
 from tintype.engine.build.cache import read_report
@@ -158,4 +158,4 @@ def test_pictures_of_several_sizes_and_counts_in_turn(cuda):
         first = np.asarray(pipeline.generate(PROMPT, **request).image)
         pipeline.generate(PROMPT, **request, width=64, height=96, count=3)
         again = np.asarray(pipeline.generate(PROMPT, **request).image)
-    assert picture_psnr_db(first, again) >= 45.0
+    assert psnr_db(first, again, 255.0) >= 45.0

@@ -15,7 +15,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import click
 from same import ROOT, check_out, lay_out
@@ -23,7 +23,7 @@ from same import ROOT, check_out, lay_out
 from tintype.bench.command import read_timings
 from tintype.bench.job import Job, build_arguments, generate_arguments, plan_arguments
 from tintype.bench.measurement import Bar, Comparison, Report, measurement
-from tintype.bench.options import Several, count_option
+from tintype.bench.options import Names, Several, several
 from tintype.bench.process import run_process
 from tintype.bench.runner import Command, Contestant, Peer
 
@@ -99,17 +99,13 @@ def comparisons(
         yield "budgets", comparison({name: [side.fresh(name, within[name]) for side in sides] for name in within})
 
 
-@measurement(
-    "before-after", click.argument("commit"),
-    click.option("--tree", type=click.Path(exists=True, path_type=Path), default=ROOT, help="[default: this checkout]"),
-    click.option("--measures", type=Several(click.Choice(MEASURES)), default=",".join(MEASURES)),
-    click.option("--bundle", type=click.Path(exists=True, path_type=Path), help="Whose denoiser is called."),
-    click.option("--budgets", type=Several(click.INT), default="150,200,300", show_default=True, help="MiB."),
-    count_option("--steps", default=20), rounds=5, help=__doc__,
-)  # fmt: skip
+@measurement("before-after", rounds=5, help=__doc__)
 def main(
-    report: Report, commit: str, tree: Path, measures: Sequence[str], bundle: Path | None, budgets: Sequence[int],
-    steps: int, threads: int,
+    report: Report, threads: int, commit: Annotated[str, click.argument("commit")],
+    tree: Annotated[Path, click.Path(exists=True, path_type=Path), "[default: this checkout]"] = ROOT,
+    measures: Annotated[Names, several(MEASURES)] = MEASURES,
+    bundle: Annotated[Path | None, click.Path(exists=True, path_type=Path), "Whose denoiser is called."] = None,
+    budgets: Annotated[Sequence[int], Several(click.INT), "MiB."] = (150, 200, 300), steps: int = 20,
 ) -> None:  # fmt: skip
     source, sides = report.scratch / "source", [Side(report.scratch / name) for name in SIDES]
     check_out(commit, source)
