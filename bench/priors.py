@@ -14,12 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import click
+import ml_dtypes
 import numpy as np
 import onnx
 from numpy.typing import NDArray
 
 from tintype.bench.rates import graph_of, rounded
-from tintype.engine import has_ability, layer_costs, processor_kind, resolve_provider
+from tintype.engine import block_scales, has_ability, layer_costs, processor_kind, resolve_provider, to_integers
 
 DEFAULT = Path(__file__).resolve().parents[1] / "kernels" / "priors.json"
 # Input channels, output channels and the side of a square picture, or of the small one that is upsampled.
@@ -108,6 +109,9 @@ def models(mixed_products: bool) -> Iterator[tuple[str, onnx.ModelProto]]:
         constants = _integers(_weight(inputs, outputs), mixed_products) | {"bias": np.zeros(outputs, np.float32)}
         nodes = f"{_WEIGHT.format(axis=1)} product = MatMul(x, weight) y = Add(product, bias)"
         yield f"int8 product {rows} {inputs} {outputs}", _model(nodes, [1, rows, inputs], constants)
+        constants = _blocks(inputs, outputs) | {"bias": np.zeros(outputs, np.float32)}
+        nodes = f"{_BLOCKED.format(name='weight')} product = MatMul(x, weight) y = Add(product, bias)"
+        yield f"int4 product {rows} {inputs} {outputs}", _model(nodes, [1, rows, inputs], constants)
         constants = {"weight": _weight(inputs, outputs), "bias": np.zeros(outputs, np.float32)}
         nodes = "product = MatMul(x, weight) y = Add(product, bias)"
         yield f"product {rows} {inputs} {outputs}", _model(nodes, [1, rows, inputs], constants)
@@ -118,8 +122,13 @@ def models(mixed_products: bool) -> Iterator[tuple[str, onnx.ModelProto]]:
         nodes += "shifted = Add(g, shift) gelu = Gelu(shifted) y = Mul(value, gelu)"
         yield f"geglu {rows} {inputs} {outputs}", _model(nodes, [1, rows, inputs], constants | biases)
         stored = _integers(constants["weight"], mixed_products)
-        nodes = f"{_WEIGHT.format(axis=1)} gate = DequantizeLinear<axis=1>(integers, scale, zero) {nodes}"
-        yield f"int8 geglu {rows} {inputs} {outputs}", _model(nodes, [1, rows, inputs], stored | biases)
+        int8 = f"{_WEIGHT.format(axis=1)} gate = DequantizeLinear<axis=1>(integers, scale, zero) {nodes}"
+        yield f"int8 geglu {rows} {inputs} {outputs}", _model(int8, [1, rows, inputs], stored | biases)
+        int4 = f"{_BLOCKED.format(name='weight')} {_BLOCKED.format(name='gate')} {nodes}"
+        yield (
+            f"int4 geglu {rows} {inputs} {outputs}",
+            _model(int4, [1, rows, inputs], _blocks(inputs, outputs) | biases),
+        )
     for pixels, channels in NORMS:
         constants = {name: np.ones(channels, np.float32) for name in ("scale", "shift")}
         for activation in ("y = Identity(normed)", "s = Sigmoid(normed) y = Mul(normed, s)"):
@@ -135,6 +144,7 @@ def models(mixed_products: bool) -> Iterator[tuple[str, onnx.ModelProto]]:
         yield f"affine {pixels} {channels}", _model(nodes, [1, channels, pixels // 8, 8], constants)
 
 
+_BLOCKED = "{name} = DequantizeLinear<axis=0, block_size=32>(integers, scale, zero)"
 _WEIGHT = "weight = DequantizeLinear<axis={axis}>(integers, scale, zero)"
 _RESIZE = (
     'wide = Resize<mode="nearest", nearest_mode="floor", coordinate_transformation_mode="asymmetric">(x, , sizes) '
@@ -174,6 +184,17 @@ def _integers(weight: NDArray[np.float32], mixed_products: bool) -> dict[str, ND
     integers, scale = rounded(weight)
     kind, zero = (np.int8, 0) if mixed_products else (np.uint8, 128)
     return {"integers": (integers + zero).astype(kind), "scale": scale, "zero": np.full(len(scale), zero, kind)}
+
+
+def _blocks(inputs: int, outputs: int) -> dict[str, NDArray[Any]]:
+    """A weight (inputs, outputs) as 4-bit integers with a scale and a zero point for each 32 inputs of an output."""
+    weight = _weight(inputs, outputs)
+    scales = block_scales(weight)
+    return {
+        "integers": to_integers(weight, scales).astype(ml_dtypes.uint4),
+        "scale": scales.scale.astype(np.float32),
+        "zero": scales.zero_point.astype(ml_dtypes.uint4),
+    }
 
 
 def _model(nodes: str, shape: list[int | str], constants: dict[str, NDArray[Any]]) -> onnx.ModelProto:
