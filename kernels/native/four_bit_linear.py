@@ -134,11 +134,9 @@ def fits_half(scale: NDArray[np.float32]) -> bool:
     return bool(np.isfinite(half).all() and (half == scale).all() and not np.signbit(half).any())
 
 
-def packed_four_bits(
-    *weights: BlockedWeight,
-) -> tuple[NDArray[np.uint8], NDArray[np.float16], NDArray[np.uint8]]:
-    """Weights (panels, groups, 4, 32, 4), scales (panels, groups, 32) and zero points (panels, groups, 16) of blocks of
-    32; of a value and its gate 16 columns of each.
+def packed_four_bits(*weights: BlockedWeight) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
+    """Weights (panels, groups, 4, 32, 4), uint8, scales (panels, groups, 32), float16, and zero points (panels, groups,
+    16), uint8, of blocks of 32; of a value and its gate 16 columns of each.
 
     Of each eight inputs one of the first four lies in a byte's lower half, one of the others in its upper half; of zero
     points those of the first 16 columns in lower halves.

@@ -170,6 +170,13 @@ INLINE Dots add_dots(Dots sums, Words weights, uint32_t x) {
 INLINE Integers dots_of(Dots sums, Integers begun) {
   return (Integers)_mm256_madd_epi16(sums, _mm256_set1_epi16(1)) + begun;
 }
+#elif defined(__ARM_FEATURE_DOTPROD)
+typedef Integers Dots;
+INLINE Dots no_dots(Integers begun) { return begun; }
+INLINE Dots add_dots(Dots sums, Words weights, uint32_t x) {
+  return (Dots)vdotq_s32((int32x4_t)sums, (int8x16_t)weights, vreinterpretq_s8_u32(vdupq_n_u32(x)));
+}
+INLINE Integers dots_of(Dots sums, Integers begun) { return (void)begun, sums; }
 #else
 typedef struct {
   int16x8_t low, high; /* of two columns each, four inputs apart: no more than 8 * 15 * 127 */
