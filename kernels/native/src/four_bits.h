@@ -84,6 +84,21 @@ static void four_bit_floats(const FourBits *task, size_t panel, size_t first, si
     }
 }
 
+/* What is done to whole sums, compiled once for a full block of rows and once for a row. */
+static __attribute__((noinline)) void finish_block(const Linear *layer, Floats sums[LINEAR_ROWS][2], size_t row, size_t panel,
+                                                   size_t part) {
+  finish_rows(layer, sums, 0, 1, row, panel, part, LINEAR_ROWS);
+}
+static __attribute__((noinline)) void finish_row(const Linear *layer, Floats sums[LINEAR_ROWS][2], size_t row, size_t panel,
+                                                 size_t part) {
+  finish_rows(layer, sums, 0, 1, row, panel, part, 1);
+}
+INLINE void finish_some(const Linear *layer, Floats sums[][2], size_t row, size_t panel, size_t part, int rows) {
+  int done = 0;
+  for (; done + (int)LINEAR_ROWS <= rows; done += LINEAR_ROWS) finish_block(layer, sums + done, row + (size_t)done, panel, part);
+  for (; done < rows; done++) finish_row(layer, sums + done, row + (size_t)done, panel, part);
+}
+
 /* A piece of a panel, floats by now, times some rows, whose sums wait in `partial` (row, column) from piece to piece. */
 typedef struct {
   const float *weights; /* (input, column) */
@@ -99,7 +114,7 @@ INLINE void multiply_piece(const Linear *layer, const Piece *piece, const float 
         sums[i][half] = piece->begun ? load(partial + i * LINEAR_COLUMNS + half * HALF + part) : (Floats)0.0f;
     add_rows(sums, x, piece->weights + part, piece->inputs, rows);
     if (piece->ended) {
-      finish_rows(layer, sums, 0, 1, row, piece->panel, part, rows);
+      finish_some(layer, sums, row, piece->panel, part, rows);
       continue;
     }
     for (int i = 0; i < rows; i++)
@@ -277,8 +292,7 @@ INLINE void multiply_four_bit_rows(const FourBits *task, size_t row, size_t pane
     Floats made[FOUR_BIT_ROWS][2];
     for (int half = 0; half < 2; half++)
       multiply_four_bits(task, row, panel, half * HALF + part, rows, &made[0][half]);
-    for (int i = 0; i < rows; i += LINEAR_ROWS)
-      finish_rows(&task->layer, made + i, 0, 1, row + i, panel, part, rows - i < LINEAR_ROWS ? rows - i : LINEAR_ROWS);
+    finish_some(&task->layer, made, row, panel, part, rows);
   }
 }
 static __attribute__((noinline)) void multiply_all_four_bits(const FourBits *task, size_t row, size_t panel) {
