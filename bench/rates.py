@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+import ml_dtypes
 import numpy as np
 import onnx
 from numpy.typing import NDArray
@@ -51,6 +52,7 @@ _RESIZE = (
     'wide = Resize<mode="nearest", nearest_mode="floor", coordinate_transformation_mode="asymmetric">(x, , sizes) '
 )
 _DEQUANTIZE = "{} = DequantizeLinear<axis={}>(integers, scale, zero) "
+_BLOCKED = "{} = DequantizeLinear<axis=0, block_size=32>(integers, scale, zero) "
 _ROUND = "{0}q = QuantizeLinear({0}, step, middle) {1} = DequantizeLinear({0}q, step, middle) "
 _PRODUCT = "product = MatMul(x, weight) y = Add(product, bias)"
 _GEGLU = "product = MatMul(x, weight) value = Add(product, bias) g = MatMul(x, gate) "
@@ -252,6 +254,8 @@ def layers(mixed_products: bool) -> Iterator[Layer]:
             yield label, nodes, shape, dict.fromkeys(weights, weight) | biases
             dequantized = "".join(_DEQUANTIZE.format(each, 1) for each in weights)
             yield f"int8 {label}", dequantized + nodes, shape, _integers(weight, mixed_products) | biases
+            blocked = "".join(_BLOCKED.format(each) for each in weights)
+            yield f"int4 {label}", blocked + nodes, shape, _blocks(weight) | biases
     for pixels, channels in SIZES["norm"]:
         constants = {name: np.ones(channels, np.float32) for name in ("scale", "shift")}
         for activation in ("y = Identity(normed)", "s = Sigmoid(normed) y = Mul(normed, s)"):
@@ -282,6 +286,16 @@ def _integers(weight: NDArray[np.float32], mixed_products: bool) -> dict[str, ND
     integers, scale = rounded(weight)
     kind, zero = (np.int8, 0) if mixed_products else (np.uint8, 128)
     return {"integers": (integers + zero).astype(kind), "scale": scale, "zero": np.full(len(scale), zero, kind)}
+
+
+def _blocks(weight: NDArray[np.float32]) -> dict[str, NDArray[Any]]:
+    """A weight (inputs, outputs) as 4-bit integers with a scale and a zero point for each 32 inputs of an output."""
+    scales = engine.block_scales(weight)
+    return {
+        "integers": engine.to_integers(weight, scales).astype(ml_dtypes.uint4),
+        "scale": scales.scale.astype(np.float32),
+        "zero": scales.zero_point.astype(ml_dtypes.uint4),
+    }
 
 
 def model_of(nodes: str, shape: list[int | str], constants: dict[str, NDArray[Any]]) -> onnx.ModelProto:

@@ -47,6 +47,8 @@ class Kernel(ABC):
     exact_only: targets where only an `exact` build uses it.
     measured: it may be slower than what it replaces, so that a build times both at its own shape; see `choice`.
     by_default: of a measured one, that builds for any shape, which time nothing, put it in wherever it matches.
+    likely_seconds: of a measured one, what it takes in times of the layer as it is, about, where no table of priors has
+    such layers; 0: nobody can say, and it is not put in there.
     kind: of a measured one, what the layers that it matches are called, where that isn't their operator's name.
     """
 
@@ -60,6 +62,7 @@ class Kernel(ABC):
     exact_only: ClassVar[tuple[str, ...]] = ()
     measured: ClassVar[bool] = False
     by_default: ClassVar[bool] = False
+    likely_seconds: ClassVar[float] = 0.0
     kind: ClassVar[str] = ""
 
     @abstractmethod

@@ -32,6 +32,12 @@ from tintype.kernels.cuda.skip_group_norm import SkipGroupNorm
 from tintype.kernels.graph.half import complete_types, to_half
 from tintype.kernels.graph.opset import to_opset
 from tintype.kernels.native.attention import NativeAttention, NativeAttentionBfloat16
+from tintype.kernels.native.four_bit_linear import (
+    NativeFourBitGeglu,
+    NativeFourBitIntegerGeglu,
+    NativeFourBitIntegerLinear,
+    NativeFourBitLinear,
+)
 from tintype.kernels.native.group_norm import NativeGroupNorm
 from tintype.kernels.native.integer_conv import NativeIntegerConv, NativeIntegerUpsample
 from tintype.kernels.native.integer_linear import NativeIntegerGeglu, NativeIntegerLinear
@@ -83,6 +89,10 @@ _ALL: tuple[Rewrite, ...] = (
     NativeIntegerUpsample(),
     NativeIntegerLinear(),
     NativeIntegerGeglu(),
+    NativeFourBitLinear(),
+    NativeFourBitGeglu(),
+    NativeFourBitIntegerLinear(),
+    NativeFourBitIntegerGeglu(),
     NativeAttention(),
     NativeAttentionBfloat16(),
     NativeGroupNorm(),

@@ -29,6 +29,7 @@ class NBitsLinear(Kernel):
     lossy = True
     measured = True
     by_default = True
+    likely_seconds = 0.8
 
     def matches(self, node: ir.Node, shapes: Shapes) -> bool:
         """A float input, and a weight whose blocks MatMulNBits knows."""

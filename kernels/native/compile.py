@@ -41,7 +41,7 @@ X86_SETS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("avx512vnni", ("-mcpu=x86_64_v4+avx512vnni", "-mprefer-vector-width=512")),
     ("avx512bf16", ("-mcpu=x86_64_v4+avx512vnni+avx512bf16+avx512vbmi", "-mprefer-vector-width=512")),
 )
-ARM_SETS = (("baseline", ("-mcpu=generic",)),)
+ARM_SETS = (("baseline", ("-mcpu=generic",)), ("dotprod", ("-mcpu=generic+dotprod",)))
 
 
 class CompileError(Exception):

@@ -71,6 +71,10 @@ class LayerKernel(Kernel):
     def constants(self, layers: tuple[FoundLayer, ...], graph: ir.Graph) -> list[ir.Value]:
         """The node's inputs between what it multiplies and what it adds."""
 
+    def attributes(self) -> dict[str, int]:
+        """The node's attributes beside `activation`."""
+        return {}
+
     def matches(self, node: ir.Node, shapes: Shapes) -> bool:
         """A layer of eight rows at least; of a GEGLU the one of the value, with a gate as wide behind a Gelu."""
         return self._found(node, shapes) is not None
@@ -87,7 +91,7 @@ class LayerKernel(Kernel):
         inputs = [first.source, *self.constants(found.layers, graph), first.added, first.down, first.up]
         while inputs[-1] is None:
             inputs.pop()
-        output, how = found.last.outputs[0], {"activation": found.activation}
+        output, how = found.last.outputs[0], {"activation": found.activation, **self.attributes()}
         replace(output, insert(found.last, self.operator, inputs, domain=OWN, attributes=how, like=output))
 
     def _found(self, node: ir.Node, shapes: Shapes) -> FoundNode | None:

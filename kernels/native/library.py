@@ -10,6 +10,7 @@ from pathlib import Path
 ABILITY = "native"  # what a processor has shown where they work
 BFLOAT16 = "native_bfloat16"  # and where those with products of bfloat16 do
 INTEGERS = "native_integers"  # and those with products of 8-bit integers
+FOUR_BITS = "native_four_bits"  # and those of 4-bit weights and rounded inputs
 FOLDER = Path(__file__).parent  # the only place that it is ever loaded from
 MISSING = "missing.txt"  # written where it could not be compiled, and says why
 _NAMES = {"win32": "tintype.dll", "darwin": "libtintype.dylib"}

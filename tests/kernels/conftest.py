@@ -115,6 +115,7 @@ def kernel_sets() -> list[str]:
     """The sets of instructions that our own kernels have here, the plainest first, as numpy knows the processor."""
     have = instruction_sets()
     sets = {"avx2": "avx2", "avx512": "avx512f", "avx512vnni": "avx512vnni", "avx512bf16": "avx512bf16"}
+    sets["dotprod"] = "asimddp"
     return ["baseline", *(name for name, needed in sets.items() if needed in have)]
 
 

@@ -19,11 +19,25 @@ static void demand(int holds, const char *what) {
   exit(1);
 }
 
+/* Arrays that are there, which a check gives back at its end: a process may have 65,530 pieces of memory. */
+enum { MOST_ARRAYS = 64 };
+static struct {
+  void *start;
+  size_t bytes;
+} arrays[MOST_ARRAYS];
+static size_t array_count;
+
+static void give_back(void) {
+  while (array_count) array_count--, munmap(arrays[array_count].start, arrays[array_count].bytes);
+}
+
 static void *guarded(size_t bytes) {
   size_t page = (size_t)sysconf(_SC_PAGESIZE), pages = (bytes + page - 1) / page;
   char *start = mmap(NULL, (pages + 1) * page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   demand(start != MAP_FAILED, "no memory");
   demand(mprotect(start + pages * page, page, PROT_NONE) == 0, "no guard");
+  demand(array_count < MOST_ARRAYS, "too many arrays");
+  arrays[array_count].start = start, arrays[array_count++].bytes = (pages + 1) * page;
   return start + pages * page - bytes;
 }
 
@@ -62,6 +76,7 @@ static void check_group_norm(const Kernels *kernels, size_t images, size_t chann
   }
   demand_near(task.y, expected, count, 1e-5);
   free(expected);
+  give_back();
 }
 
 static void check_attention(const Kernels *kernels, size_t batch, size_t heads, size_t size, size_t queries,
@@ -94,6 +109,7 @@ static void check_attention(const Kernels *kernels, size_t batch, size_t heads, 
   /* Scores of numbers up to 2, rounded to 8 bits each, may be off by so much where there are 160 of them. */
   demand_near(task.o, expected, count, half ? 0.5 : 1e-4);
   free(expected), free(weights);
+  give_back();
 }
 
 /* What a convolution is, with what is added to it. */
@@ -156,6 +172,7 @@ static void check_winograd(const Kernels *kernels, size_t images, size_t inputs,
   double *expected = convolved(&task, weight, images);
   demand_near(task.y, expected, count, 1e-3);
   free(expected);
+  give_back();
 }
 
 static void check_few_tiles(const Kernels *kernels, size_t images, size_t inputs, size_t outputs, size_t height,
@@ -181,6 +198,7 @@ static void check_few_tiles(const Kernels *kernels, size_t images, size_t inputs
   double *expected = convolved(&task, weight, images);
   demand_near(task.y, expected, count, 2e-3); /* of sums of 630 products, up to 150 */
   free(expected);
+  give_back();
 }
 
 static double activated(double x, int activation) {
@@ -237,115 +255,12 @@ static void check_linear(const Kernels *kernels, size_t rows, size_t inputs, siz
   }
   demand_near(task.y, expected, count, 2e-3); /* of sums of up to 1,500 numbers up to 4 */
   free(expected);
+  give_back();
 }
 
-static const float INTEGER_SCALE = 0x1p-8f; /* so that a layer's numbers are about as large as its bias */
+#include "check_integers.h"
 
-static void check_integers(const Kernels *kernels, size_t rows, size_t inputs, size_t outputs, int activation, int sums,
-                           size_t rank) {
-  size_t count = rows * outputs, halves = activation == LINEAR_GEGLU ? 2 : 1, each = LINEAR_COLUMNS / halves;
-  size_t blocks = (rows + INTEGER_ROWS - 1) / INTEGER_ROWS, fours = (inputs + 3) / 4;
-  const float *weight = noise(halves * inputs * outputs), *scale = noise(halves * outputs);
-  IntegerLinear task = {.layer = {.x = noise(rows * inputs), .bias = noise(halves * outputs)}};
-  task.layer.rows = rows, task.layer.inputs = inputs, task.layer.outputs = outputs, task.layer.activation = activation;
-  task.layer.y = guarded(count * sizeof(float));
-  if (sums) task.layer.added = noise(count);
-  size_t columns = kernels->linear_panels(&task.layer) * LINEAR_COLUMNS;
-  int8_t *packed = guarded(columns * fours * 4);
-  float *scales = guarded(columns * sizeof *scales);
-  int32_t *totals = guarded(columns * sizeof *totals);
-  for (size_t column = 0; column < columns; column++) {
-    size_t panel = column / LINEAR_COLUMNS, half = column % LINEAR_COLUMNS / each, o = panel * each + column % each;
-    scales[column] = o < outputs ? scale[half * outputs + o] * INTEGER_SCALE : 0, totals[column] = 0;
-    for (size_t i = 0; i < fours * 4; i++) {
-      int8_t number = o < outputs && i < inputs ? (int8_t)(weight[(half * inputs + i) * outputs + o] * 63) : 0;
-      packed[((panel * fours + i / 4) * LINEAR_COLUMNS + column % LINEAR_COLUMNS) * 4 + i % 4] = number;
-      totals[column] += number;
-    }
-  }
-  task.weights = packed, task.scales = scales, task.totals = totals;
-  task.fours = guarded(blocks * INTEGER_ROWS * fours * sizeof *task.fours);
-  task.roundings = guarded(blocks * INTEGER_ROWS * sizeof *task.roundings);
-  if (rank) {
-    task.layer.low = some_low_rank(inputs, rank, halves * outputs);
-    kernels->integer_low_rank(&task, guarded(kernels->integer_low_rank(&task, NULL)));
-    for (size_t i = 0; i < kernels->integer_packs(&task); i++) kernels->integer_pack(&task, i);
-  }
-  for (size_t i = 0; i < blocks; i++) kernels->integer_round(&task, i);
-  for (size_t i = 0; i < kernels->integer_tasks(&task); i++) kernels->integer_linear(&task, i);
-  double *expected = malloc(count * sizeof *expected);
-  for (size_t at = 0; at < count; at++) {
-    const float *x = task.layer.x + at / outputs * inputs, *bias = task.layer.bias;
-    float low = 0, high = 0;
-    for (size_t i = 0; i < inputs; i++) low = fminf(low, x[i]), high = fmaxf(high, x[i]);
-    float step = 255.0f / (high - low), zero = rintf(-low * step);
-    double made[2];
-    for (size_t half = 0; half < halves; half++) {
-      double sum = 0;
-      for (size_t i = 0; i < inputs; i++) {
-        double number = fmin(fmax(rintf(x[i] * step) + zero, 0), 255) - zero;
-        sum += number * (int8_t)(weight[(half * inputs + i) * outputs + at % outputs] * 63);
-      }
-      made[half] = sum / step * INTEGER_SCALE * scale[half * outputs + at % outputs] + bias[half * outputs + at % outputs];
-      made[half] += added_by(&task.layer.low, x, inputs, half * outputs + at % outputs, halves * outputs);
-    }
-    expected[at] = halves == 2 ? made[0] * activated(made[1], LINEAR_GELU) : activated(made[0], activation);
-    if (sums) expected[at] += task.layer.added[at];
-  }
-  demand_near(task.layer.y, expected, count, rank ? 5e-3 : 1e-4);
-  free(expected);
-}
-
-static void check_conv(const Kernels *kernels, size_t images, size_t inputs, size_t outputs, size_t height, size_t width,
-                       size_t filter, size_t stride, int sums) {
-  size_t padding = filter / 2, fours = (inputs + 3) / 4, pixels = height * width, cells = filter * filter;
-  size_t panels = (outputs + LINEAR_COLUMNS - 1) / LINEAR_COLUMNS, columns = panels * LINEAR_COLUMNS;
-  IntegerConv task = {.x = noise(images * inputs * pixels), .images = images, .inputs = inputs, .outputs = outputs};
-  task.height = height, task.width = width, task.filter_height = task.filter_width = filter;
-  task.made_height = (height + 2 * padding - filter) / stride + 1;
-  task.made_width = (width + 2 * padding - filter) / stride + 1;
-  task.stride = stride, task.padding = padding, task.step = 0x1p-7f, task.zero = 128; /* cut off at 1 */
-  size_t made = task.made_height * task.made_width, count = images * outputs * made;
-  const float *weight = noise(outputs * inputs * cells);
-  float *scales = guarded(columns * sizeof *scales), *bias = guarded(outputs * sizeof *bias);
-  int32_t *totals = guarded(columns * sizeof *totals);
-  int8_t *packed = guarded(columns * cells * fours * 4);
-  for (size_t o = 0; o < columns; o++) {
-    scales[o] = o < outputs ? 0x1p-14f * (float)(o + 1) : 0, totals[o] = 0;
-    if (o < outputs) bias[o] = (float)o;
-    for (size_t cell = 0; cell < cells; cell++)
-      for (size_t i = 0; i < fours * 4; i++) {
-        int8_t number = o < outputs && i < inputs ? (int8_t)(weight[(o * inputs + i) * cells + cell] * 63) : 0;
-        size_t row = (o / LINEAR_COLUMNS * cells + cell) * fours + i / 4;
-        packed[(row * LINEAR_COLUMNS + o % LINEAR_COLUMNS) * 4 + i % 4] = number, totals[o] += number;
-      }
-  }
-  task.weights = packed, task.scales = scales, task.totals = totals, task.bias = bias;
-  task.y = guarded(count * sizeof(float));
-  if (sums) task.shift = noise(images * outputs), task.shifts = outputs, task.added = noise(count);
-  size_t rows = height + 2 * padding, row = width + 2 * padding;
-  task.bytes = guarded(images * rows * row * fours * 4);
-  for (size_t i = 0; i < images * rows; i++) kernels->integer_bytes(&task, i);
-  for (size_t i = 0; i < kernels->integer_conv_tasks(&task); i++) kernels->integer_conv(&task, i);
-  double *expected = malloc(count * sizeof *expected);
-  for (size_t at = 0; at < count; at++) {
-    size_t image = at / made / outputs, o = at / made % outputs, y = at % made / task.made_width * stride;
-    size_t x = at % task.made_width * stride;
-    double sum = 0;
-    for (size_t i = 0; i < inputs; i++)
-      for (size_t cell = 0; cell < cells; cell++) {
-        size_t down = y + cell / filter, across = x + cell % filter; /* further by the padding */
-        if (down < padding || across < padding || down >= height + padding || across >= width + padding) continue;
-        float number = task.x[(image * inputs + i) * pixels + (down - padding) * width + across - padding];
-        number = fminf(fmaxf(rintf(number * 128) + 128, 0), 255) - 128;
-        sum += (double)number * (int8_t)(weight[(o * inputs + i) * cells + cell] * 63);
-      }
-    expected[at] = sum * scales[o] + bias[o];
-    if (sums) expected[at] += task.shift[image * outputs + o] + task.added[at];
-  }
-  demand_near(task.y, expected, count, 1e-3);
-  free(expected);
-}
+#include "check_four_bits.h"
 
 /* The pixels of an upsampled picture are those of four convolutions by 2x2 of the small one, which are checked above. */
 static void check_upsampled(const Kernels *kernels, size_t images, size_t inputs, size_t outputs, size_t height,
@@ -432,6 +347,7 @@ int main(void) {
         for (size_t outputs = 1; outputs < 70; outputs += 11)
           check_integers(kernels, rows, rows * 3, outputs, activation, (int)(rows + outputs) % 2, (rows + outputs) % 5 * 9);
     if (kernels->integer_linear) check_integers(kernels, 300, 20, 33, LINEAR_PLAIN, 1, 16);
+    check_all_four_bits(kernels);
     for (size_t width = 1; width < 24 && kernels->integer_conv; width += width < 10 ? 1 : 6)
       for (size_t height = 1; height < 12; height += 3) {
         check_conv(kernels, 2, height + width, 35, height, width, 3, 1, (int)(width + height) % 2);

@@ -25,6 +25,7 @@ PROCESSORS = {
     "Nehalem": (X86, ["baseline"]),
     "Haswell": (X86, ["baseline", "avx2"]),
     "cortex-a72": (ARM, ["baseline"]),
+    "cortex-a76": (ARM, ["baseline", "dotprod"]),
 }
 UNDEFINED = ("-fsanitize=undefined", "-fsanitize-trap=undefined")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,11 @@ import tintype
 from tintype import arrays
 from tintype.bundle import open_bundle
 from tintype.bundle.merging import merge
-from tintype.engine import BuildOptions, open_role, read_report, resolve_provider, run_graph
+from tintype.engine import BuildOptions, has_ability, open_role, read_report, resolve_provider, run_graph
 from tintype.engine.build.analyse import analysis_of
 from tintype.engine.build.builds import find_build
+from tintype.kernels.graph.dims import pin
+from tintype.kernels.native.four_bit_linear import NativeFourBitGeglu, NativeFourBitLinear
 from tintype.kernels.registry import kernels_for, lower
 from tintype.memory.mode import PACKED
 from tintype.memory.reckoning import reckon
@@ -67,10 +70,33 @@ def test_products_read_four_bits_and_the_plan_counts_them(four_bit_bundle: Path)
     chosen = read_report(folder)["choices"]
     assert [choice for choice in chosen if "MatMul" in choice["layer"]]
     nodes = [node for path in folder.glob("*.onnx") for node in ir.load(path).graph]
-    products = [node for node in nodes if node.op_type == "MatMulNBits"]
+    products = [node for node in nodes if node.op_type in ("MatMulNBits", "FourBitLinear")]
     assert products  # mapped builds make nothing larger
     assert all(node.attributes.get_int("bits", 4) in (4, 8) for node in products)
     assert [node for node in products if node.attributes.get_int("bits", 4) == 4]
+
+
+def test_our_own_nodes_give_what_onnx_runtimes_do(four_bit_bundle: Path, tmp_path: Path) -> None:
+    """A whole denoiser with every layer of four bits that one of ours can do, and the same as ONNX Runtime does it."""
+    if not has_ability(resolve_provider("cpu"), "native"):
+        pytest.skip("no native kernels")
+    found, counts = {}, {}
+    for way in ("theirs", "linear", "geglu"):
+        model = ir.load(open_bundle(four_bit_bundle).graph_path("denoiser"))
+        pin(model, DIMS)
+        lower(model, "cpu", kernels=kernels_for("cpu", exactness="exact", choosing=True))
+        own = {"linear": [NativeFourBitLinear()], "geglu": [NativeFourBitGeglu(), NativeFourBitLinear()]}.get(way, [])
+        lower(model, "cpu", kernels=own)
+        counts[way] = Counter(node.op_type for node in model.graph)["FourBitLinear"]
+        ir.save(model, tmp_path / f"{way}.onnx", external_data=f"{way}.data")
+        random = np.random.default_rng(3)
+        feed = {
+            str(value.name): random.standard_normal([int(str(dim)) for dim in value.shape or ()], np.float32)
+            for value in model.graph.inputs
+        }
+        found[way] = next(iter(run_graph(tmp_path / f"{way}.onnx", feed, lowered=False).values()))
+    assert counts["linear"] > counts["geglu"] > 4 > counts["theirs"] == 0  # two layers of a GEGLU are one node
+    assert min(arrays.psnr_db(found["theirs"], found[way]) for way in ("linear", "geglu")) > 100
 
 
 def test_a_lora_draws_at_run_time_and_merged(four_bit_bundle: Path, lora: Path, tmp_path: Path) -> None:

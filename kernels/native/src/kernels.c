@@ -15,6 +15,8 @@
 
 #include "linear.h"
 
+#include "four_bits.h"
+
 #if defined(__AVX512VNNI__)
 #include "integer_linear.h"
 
@@ -54,6 +56,13 @@ const Kernels JOIN(kernels_, SET) = {
     .integer_bytes = integer_bytes,
     .integer_conv = integer_conv,
     .integer_conv_tasks = integer_conv_tasks,
+#endif
+    .four_bit_tasks = four_bit_tasks,
+    .four_bit_lay = four_bit_lay,
+    .four_bit_linear = four_bit_linear,
+#if defined(__AVX2__) || defined(__aarch64__)
+    .four_bit_round = four_bit_round,
+    .four_bit_integers = four_bit_integers,
 #endif
     .winograd_input = winograd_input,
     .winograd_multiply = winograd_multiply,

@@ -77,6 +77,23 @@ typedef struct {
   uint32_t *inner;       /* (blocks of rows, pairs, rows) */
 } IntegerLinear;
 
+/* The same with 4-bit weights, of which each group of inputs shares a scale and a zero point for an output. A product with
+   floats first lays its rows out by input, a block of rows a task of `lay`; one with integers rounds each group of a row
+   to 255 steps by its largest number, a block of rows a task of `round`. `layer` has no weights. */
+enum { FOUR_BIT_GROUP = 32, FOUR_BIT_ROWS = 8 }; /* inputs of a group; rows of a block */
+typedef struct {
+  Linear layer;
+  const uint8_t *weights; /* (panels, groups, 4, columns, 4): of each eight inputs one of the first four in a byte's lower
+                             half, one of the others in its upper half */
+  const uint16_t *scales; /* (panels, groups, columns): float16, finite, not below 0 */
+  const uint8_t *zeros;   /* (panels, groups, columns / 2): zero points of the first 16 columns in lower halves, of the
+                             others in upper ones */
+  float *laid;            /* (rows in blocks of as many as are multiplied at once, inputs, rows of the block) */
+  uint32_t *fours;        /* (blocks of rows, inputs / 4, rows): four inputs each */
+  float *steps;           /* (blocks of rows, groups, rows) */
+  int32_t *totals;        /* as steps: minus the sums of the rounded inputs */
+} FourBits;
+
 /* A convolution with 8-bit weights. A task of `bytes` is a row of an image with what is around it, rounded as QuantizeLinear
    does; one of `integer_conv` some outputs of some pixels, once all is rounded. */
 typedef struct {
@@ -139,6 +156,11 @@ typedef struct {
   void (*integer_round)(void *, size_t index);  /* of blocks of rows; NULL in a set without such products */
   void (*integer_linear)(void *, size_t index); /* of integer_tasks */
   size_t (*integer_tasks)(const IntegerLinear *);
+  size_t (*four_bit_tasks)(const FourBits *);
+  void (*four_bit_lay)(void *, size_t index);      /* of blocks of rows */
+  void (*four_bit_linear)(void *, size_t index);   /* of four_bit_tasks */
+  void (*four_bit_round)(void *, size_t index);    /* of blocks of rows; NULL in a set without such products */
+  void (*four_bit_integers)(void *, size_t index); /* of four_bit_tasks */
   void (*integer_bytes)(void *, size_t index); /* of images * rows of `bytes` */
   void (*integer_conv)(void *, size_t index);  /* of integer_conv_tasks */
   size_t (*integer_conv_tasks)(const IntegerConv *);

@@ -131,22 +131,29 @@ INLINE void finish_rows(const Linear *task, Floats sums[LINEAR_ROWS][2], int beg
   }
 }
 
+/* Products of some inputs, x (input, row) and W columns of each half of a panel (input, column), to the sums that are there. */
+INLINE void add_rows(Floats made[LINEAR_ROWS][2], const float *x, const float *weight, size_t inputs, int rows) {
+  Floats sums[LINEAR_ROWS][2]; /* in registers */
+  for (int i = 0; i < rows; i++) sums[i][0] = made[i][0], sums[i][1] = made[i][1];
+#pragma clang loop unroll_count(4)
+  for (size_t input = 0; input < inputs; input++, weight += LINEAR_COLUMNS, x += LINEAR_ROWS) {
+    __builtin_prefetch(weight + LINEAR_AHEAD), __builtin_prefetch(weight + LINEAR_AHEAD + HALF);
+    Floats low = load(weight), high = load(weight + HALF);
+    for (int i = 0; i < rows; i++) {
+      sums[i][0] = multiply_add((Floats)x[i], low, sums[i][0]);
+      sums[i][1] = multiply_add((Floats)x[i], high, sums[i][1]);
+    }
+  }
+  for (int i = 0; i < rows; i++) made[i][0] = sums[i][0], made[i][1] = sums[i][1];
+}
+
 /* Some rows of a panel, for inputs from `first` on. x (input, row). */
 INLINE void multiply_rows(const Linear *task, const float *x, size_t first, size_t inputs, size_t row, size_t panel,
                           int rows) {
   for (size_t part = 0; part < HALF; part += W) {
     Floats sums[LINEAR_ROWS][2];
     for (int i = 0; i < rows; i++) sums[i][0] = sums[i][1] = 0.0f;
-    const float *weight = task->weights + (panel * task->inputs + first) * LINEAR_COLUMNS + part, *each = x;
-#pragma clang loop unroll_count(4)
-    for (size_t input = 0; input < inputs; input++, weight += LINEAR_COLUMNS, each += LINEAR_ROWS) {
-      __builtin_prefetch(weight + LINEAR_AHEAD), __builtin_prefetch(weight + LINEAR_AHEAD + HALF);
-      Floats low = load(weight), high = load(weight + HALF);
-      for (int i = 0; i < rows; i++) {
-        sums[i][0] = multiply_add((Floats)each[i], low, sums[i][0]);
-        sums[i][1] = multiply_add((Floats)each[i], high, sums[i][1]);
-      }
-    }
+    add_rows(sums, x, task->weights + (panel * task->inputs + first) * LINEAR_COLUMNS + part, inputs, rows);
     finish_rows(task, sums, first > 0, first + inputs == task->inputs, row, panel, part, rows);
   }
 }

@@ -18,6 +18,8 @@
 
 #include "integer_nodes.h"
 
+#include "four_bit_nodes.h"
+
 static OrtStatus *create(const OrtCustomOp *operator, const OrtApi *api, const OrtKernelInfo *info, void **kernel) {
   (void)operator;
   int64_t rank = -1; /* of the set of instructions: for tests alone */
@@ -29,6 +31,7 @@ static OrtStatus *create(const OrtCustomOp *operator, const OrtApi *api, const O
   read_float(api, info, "epsilon", &node->epsilon);
   read_int(api, info, "heads", &node->heads);
   read_int(api, info, "bfloat16", &node->bfloat16);
+  read_int(api, info, "rounded", &node->rounded);
   read_float(api, info, "scale", &node->scale);
   read_int(api, info, "activation", &node->activation);
   read_int(api, info, "stride", &node->stride);
@@ -37,7 +40,9 @@ static OrtStatus *create(const OrtCustomOp *operator, const OrtApi *api, const O
   read_int(api, info, "upsampled", &node->upsampled);
   read_int(api, info, "instructions", &rank);
   node->kernels = rank < 0 ? best_kernels() : rank < 8 ? kernels_of_rank((int)rank) : NULL;
-  if (!node->kernels || (node->bfloat16 && !node->kernels->attention_half.attend)) {
+  int lacks = node->kernels && ((node->bfloat16 && !node->kernels->attention_half.attend) ||
+                                (node->rounded && !node->kernels->four_bit_integers));
+  if (!node->kernels || lacks) {
     free(node);
     return refuse(api, "this processor hasn't these instructions");
   }
@@ -57,6 +62,7 @@ static OrtStatus *compute_winograd(void *kernel, OrtKernelContext *context) { re
 static OrtStatus *compute_attention(void *kernel, OrtKernelContext *context) { return attention(kernel, context); }
 static OrtStatus *compute_linear(void *kernel, OrtKernelContext *context) { return linear(kernel, context); }
 static OrtStatus *compute_integers(void *kernel, OrtKernelContext *context) { return integer_linear(kernel, context); }
+static OrtStatus *compute_four_bits(void *kernel, OrtKernelContext *context) { return four_bits(kernel, context); }
 static OrtStatus *compute_conv(void *kernel, OrtKernelContext *context) { return integer_conv(kernel, context); }
 
 /* The output has the shape of the first input; of the third one the number of channels, or of columns. */
@@ -72,11 +78,15 @@ static const char *attention_name(const OrtCustomOp *operator) { return (void)op
 static const char *winograd_name(const OrtCustomOp *operator) { return (void)operator, "WinogradConv"; }
 static const char *linear_name(const OrtCustomOp *operator) { return (void)operator, "LinearLayer"; }
 static const char *integers_name(const OrtCustomOp *operator) { return (void)operator, "IntegerLinear"; }
+static const char *four_bits_name(const OrtCustomOp *operator) { return (void)operator, "FourBitLinear"; }
 static const char *integer_conv_name(const OrtCustomOp *operator) { return (void)operator, "IntegerConv"; }
 static const char *processor(const OrtCustomOp *operator) { return (void)operator, "CPUExecutionProvider"; }
 static int float_type(const OrtCustomOp *operator, size_t index) { return (void)operator, (void)index, ORT_FLOAT; }
 static int integers_type(const OrtCustomOp *operator, size_t index) {
   return (void)operator, index == 1 ? ORT_INT8 : index == 4 ? ORT_INT32 : ORT_FLOAT;
+}
+static int four_bits_type(const OrtCustomOp *operator, size_t index) {
+  return (void)operator, index == 1 || index == 4 ? ORT_UINT8 : index == 3 ? ORT_FLOAT16 : ORT_FLOAT;
 }
 static int required(const OrtCustomOp *operator, size_t index) {
   return (void)operator, index < 3 ? ORT_REQUIRED : ORT_OPTIONAL;
@@ -108,6 +118,7 @@ static const OrtCustomOp operators[] = {
     OF_FLOATS(winograd_name, five_ports, compute_winograd, infer_channels),
     OF_FLOATS(linear_name, six_ports, compute_linear, infer_columns),
     OPERATOR(integers_name, eight_ports, integers_type, five_required, create_integers, compute_integers, infer_columns),
+    OPERATOR(four_bits_name, eight_ports, four_bits_type, five_required, create, compute_four_bits, infer_columns),
     OPERATOR(integer_conv_name, seven_ports, integers_type, five_required, create_integers, compute_conv, infer_nothing),
 };
 

@@ -32,7 +32,7 @@ typedef struct OrtAllocator OrtAllocator;
 typedef struct OrtCustomOp OrtCustomOp;
 
 enum { ORT_FAIL = 1, ORT_INVALID_ARGUMENT = 2 };             /* OrtErrorCode */
-enum { ORT_FLOAT = 1, ORT_INT8 = 3, ORT_INT32 = 6 };                                  /* ONNXTensorElementDataType */
+enum { ORT_FLOAT = 1, ORT_UINT8 = 2, ORT_INT8 = 3, ORT_INT32 = 6, ORT_FLOAT16 = 10 }; /* ONNXTensorElementDataType */
 enum { ORT_REQUIRED = 0, ORT_OPTIONAL = 1 };                                   /* OrtCustomOpInputOutputCharacteristic */
 enum { ORT_ARENA_ALLOCATOR = 1, ORT_MEMORY_DEFAULT = 0 };    /* OrtAllocatorType, OrtMemType */
 

@@ -43,8 +43,24 @@ const Kernels *best_kernels(void) { return kernels_of_rank(count_sets() - 1); }
 
 #else /* arm64, whose NEON every processor has */
 
-const Kernels *kernels_of_rank(int rank) { return rank == 0 ? &kernels_baseline : 0; }
+#if defined(_WIN32)
+#define WIN32_LEAN_AND_MEAN
+#include <windows.h>
+static int adds_up_bytes(void) { return IsProcessorFeaturePresent(43); } /* PF_ARM_V82_DP_INSTRUCTIONS_AVAILABLE */
+#elif defined(__APPLE__)
+static int adds_up_bytes(void) { return 1; } /* as every Mac's has */
+#else
+#include <sys/auxv.h>
+static int adds_up_bytes(void) { return (getauxval(AT_HWCAP) >> 20 & 1) != 0; } /* HWCAP_ASIMDDP */
+#endif
 
-const Kernels *best_kernels(void) { return &kernels_baseline; }
+extern const Kernels kernels_dotprod;
+
+const Kernels *kernels_of_rank(int rank) {
+  const Kernels *sets[] = {&kernels_baseline, &kernels_dotprod};
+  return rank == 0 || (rank == 1 && adds_up_bytes()) ? sets[rank] : 0;
+}
+
+const Kernels *best_kernels(void) { return kernels_of_rank(adds_up_bytes() ? 1 : 0); }
 
 #endif

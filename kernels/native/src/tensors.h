@@ -11,7 +11,7 @@ enum { MOST_DIMS = 8 };
 typedef struct {
   const OrtApi *api;
   const Kernels *kernels;
-  int64_t groups, silu, heads, bfloat16, activation, stride, padding, zero, upsampled;
+  int64_t groups, silu, heads, bfloat16, rounded, activation, stride, padding, zero, upsampled;
   float epsilon, scale;
 } Node;
 

@@ -166,10 +166,13 @@ def layer_costs(
 
 
 def likely_ways(layer: Layer, priors: Priors) -> dict[str, Way]:
-    """The ways of a layer as those that are nearest in a table took, in times of the layer as it is; only `as_is` where
-    there is none like it."""
+    """The ways of a layer as those that are nearest in a table took, in times of the layer as it is; where it has none
+    of that kind, `as_is` and what kernels say of themselves."""
     known = priors.likely(layer.kind, layer.size)
     ways = {AS_IS: Way(1.0, layer.stored_bytes, 200.0)}
+    if not known:
+        said = {kernel.name: kernel.likely_seconds for kernel in layer.kernels if kernel.likely_seconds}
+        return ways | {name: Way(seconds, layer.stored_bytes, 200.0) for name, seconds in said.items()}
     for name in layer.ways:
         if name in known and name != AS_IS:
             way = known[name]

@@ -26,8 +26,8 @@ ATTENTION_TOLERANCE = 0.02  # float16 has 1e-3; a kernel that is wrong is off by
 @functools.cache
 def abilities(target: Target) -> frozenset[str]:
     """What this target's device has shown: `float16` and `attention` (com.microsoft MultiHeadAttention) on a device,
-    `mixed_products` (uint8 times int8, added up exactly), `native` (our own operators), `native_bfloat16` and
-    `native_integers` (those of them with such products) on the processor."""
+    `mixed_products` (uint8 times int8, added up exactly), `native` (our own operators), `native_bfloat16`,
+    `native_integers` and `native_four_bits` (those of them with such products) on the processor."""
     questions = _OF_PROCESSOR if target.is_host else _OF_DEVICE
     return frozenset(name for name, question in questions.items() if question(target))
 
@@ -112,12 +112,30 @@ def _has_native_integers(target: Target) -> bool:
     return answer is not None and np.array_equal(answer, expected)
 
 
+def _has_native_four_bits(target: Target) -> bool:
+    """Whether the library's products of 4-bit weights and rounded inputs are there, and are exact."""
+    if native_problem() is not None:
+        return False
+    from tintype.kernels.base import OWN
+    from tintype.kernels.graph.blocks import BlockedWeight
+    from tintype.kernels.native.four_bit_linear import NativeFourBitIntegerLinear, packed_four_bits
+
+    x = np.repeat(np.array([[127], [-127]], np.float32), DEPTH, axis=1).repeat(5, axis=0)  # the largest that there are
+    integers, ones = np.full((DEPTH, COLUMNS), 15, np.uint8), np.ones((DEPTH // 32, COLUMNS), np.float32)
+    weight = BlockedWeight("weight", 4, 32, integers, ones, np.zeros(ones.shape, np.uint8))
+    packed, scales, zeros = packed_four_bits(weight)
+    answer = _ask(target, "FourBitLinear", [x, packed, ones[:1], scales, zeros], x[:, :COLUMNS], OWN, rounded=1)
+    expected = NativeFourBitIntegerLinear.reference(x, integers, ones, weight.zero_point, ones[0])
+    return answer is not None and np.array_equal(answer, expected)
+
+
 _OF_DEVICE: dict[str, Callable[[Target], bool]] = {"float16": _has_float16, "attention": _has_attention}
 _OF_PROCESSOR: dict[str, Callable[[Target], bool]] = {
     "mixed_products": _has_mixed_products,
     "native": _has_native,
     "native_bfloat16": _has_native_bfloat16,
     "native_integers": _has_native_integers,
+    "native_four_bits": _has_native_four_bits,
 }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ml_dtypes
 import numpy as np
 import onnx
 import onnx_ir as ir
@@ -9,10 +10,11 @@ import pytest
 from onnx import TensorProto, helper
 
 from tintype.engine import graph_session, has_ability
-from tintype.engine.build.measure import AS_IS, layer_costs, likely_ways
+from tintype.engine.build.measure import AS_IS, fastest, layer_costs, likely_ways, refusals
 from tintype.engine.device.providers import TARGETS
 from tintype.kernels.graph import choice, priors
 from tintype.kernels.graph.priors import LIKEST, Priors, Row, Timed, all_priors, priors_for
+from tintype.kernels.native.library import FOUR_BITS
 from tintype.kernels.registry import measured_kernels
 
 
@@ -60,6 +62,27 @@ def test_weights_are_told_for_the_layer_at_hand(model_of, random):
 
 def test_a_kind_that_nobody_timed_stays_as_it_is(model_of, random):
     assert set(likely_ways(_layer(model_of, random), Priors("avx2", 1, ()))) == {AS_IS}
+
+
+def test_of_a_kind_that_nobody_timed_a_kernel_may_say_what_it_takes(model_of, random):
+    weight = {
+        "weight": random.integers(0, 16, (64, 32)).astype(ml_dtypes.uint4),
+        "scale": np.full((2, 32), 0.5, np.float32),
+        "zero": np.full((2, 32), 7, np.uint8).astype(ml_dtypes.uint4),
+    }
+    nodes = [
+        helper.make_node("DequantizeLinear", ["weight", "scale", "zero"], ["float"], axis=0, block_size=32),
+        helper.make_node("MatMul", ["x", "float"], ["y"], name="layer"),
+    ]
+    loaded = ir.from_proto(model_of(nodes, {"x": (TensorProto.FLOAT, [16, 64])}, ["y"], weight))
+    for able, best in (((), "nbits_linear"), (("native", FOUR_BITS), "native_four_bit_integer_linear")):
+        (layer,) = choice.layers(loaded.graph, measured_kernels("cpu", able))
+        ways = likely_ways(layer, Priors("avx2", 1, ()))
+        assert fastest(ways, refusals(ways, {})) == best
+        assert all(way.weight_bytes == layer.stored_bytes for way in ways.values())
+        timed = {AS_IS: Timed(1.0, 0.64, 200.0), "nbits_linear": Timed(2.0, 0.64, 60.0)}
+        ways = likely_ways(layer, Priors("avx2", 1, (Row(layer.kind, layer.size, timed),)))
+        assert fastest(ways, refusals(ways, {})) == AS_IS  # what was timed counts alone
 
 
 def test_what_timing_tells_is_what_a_table_holds(model_of, random):
