@@ -37,11 +37,16 @@ FLAGS = (
 X86_SETS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("baseline", ("-mcpu=x86_64",)),
     ("avx2", ("-mcpu=x86_64_v3",)),
+    ("avxvnni", ("-mcpu=x86_64_v3+avxvnni",)),
     ("avx512", ("-mcpu=x86_64_v4", "-mprefer-vector-width=512")),
     ("avx512vnni", ("-mcpu=x86_64_v4+avx512vnni", "-mprefer-vector-width=512")),
     ("avx512bf16", ("-mcpu=x86_64_v4+avx512vnni+avx512bf16+avx512vbmi", "-mprefer-vector-width=512")),
 )
-ARM_SETS = (("baseline", ("-mcpu=generic",)), ("dotprod", ("-mcpu=generic+dotprod",)))
+ARM_SETS: tuple[tuple[str, tuple[str, ...]], ...] = (
+    ("baseline", ("-mcpu=generic",)),
+    ("dotprod", ("-mcpu=generic+dotprod",)),
+    ("i8mm", ("-mcpu=generic+dotprod+i8mm",)),
+)
 
 
 class CompileError(Exception):

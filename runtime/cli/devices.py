@@ -35,7 +35,7 @@ def devices(as_json: bool) -> None:
         if device.fix is not None:
             say(f"{'':<12}   fix: {device.fix}")
         if device.kind is not None:
-            say(f"{'':<12}   kernels of our own in C: {device.native_problem or 'there'}")
+            say(f"{'':<12}   kernels of our own in C: {device.native_problem or f'there, by {device.native_set}'}")
 
 
 def _line(device: Device) -> str:

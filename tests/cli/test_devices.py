@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 from tintype.engine import resolve_provider
-from tintype.engine.device.native import native_problem
+from tintype.engine.device.native import kernel_sets, native_problem
 from tintype.engine.device.providers import TARGETS
 
 
@@ -17,7 +17,7 @@ def test_each_device_has_a_line_and_what_is_missing_a_remedy(command) -> None:
     (chosen,) = [line for line in shown if line.endswith("(auto takes this)")]
     assert chosen.split()[0] == resolve_provider("auto").name
     (kernels,) = [line for line in shown if "kernels of our own in C: " in line]
-    assert kernels.endswith(f": {native_problem() or 'there'}")
+    assert kernels.endswith(f": {native_problem() or f'there, by {kernel_sets()[-1]}'}")
 
 
 def test_as_json_it_is_one_object(command) -> None:

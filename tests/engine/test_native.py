@@ -12,11 +12,11 @@ from onnx import TensorProto, helper
 from tintype.engine import BuildOptions, build_key, ensure_build, list_devices, open_role, resolve_provider
 from tintype.engine.build import builds as building
 from tintype.engine.build import measure
-from tintype.engine.device import abilities, native
+from tintype.engine.device import abilities, machine, native
 from tintype.engine.device.providers import TARGETS
 from tintype.kernels.native import library
 
-REAL = library.library()
+REAL, SETS = library.library(), native.kernel_sets()
 OPTIONS = BuildOptions.for_shape({"batch": 2}, exactness="exact", threads=1, timed=True)
 
 
@@ -25,7 +25,7 @@ def native_folder(tmp_path, monkeypatch):
     """The package's folder as another one, that may be filled; nothing is remembered of the real one."""
     folder = tmp_path / "native"
     folder.mkdir()
-    remembered = (native._found, native._first_use, abilities.abilities)
+    remembered = (native._found, native._first_use, native.kernel_sets, abilities.abilities)
     monkeypatch.setattr(library, "FOLDER", folder)
     for each in remembered:
         each.cache_clear()
@@ -48,12 +48,30 @@ def test_a_library_that_was_compiled_works():
     assert next(iter(list_devices())).native_problem == native.native_problem()
 
 
+def test_the_library_has_kernels_for_what_this_processor_is_known_to_have():
+    """As numpy asks it, which knows nothing of AVX-VNNI and of i8mm."""
+    _real_library()
+    have, sets = machine.instruction_sets(), SETS
+    known = {"avx2": "avx2", "avx512": "avx512f", "avx512vnni": "avx512vnni", "dotprod": "asimddp"}
+    assert sets[0] == "baseline"
+    assert {name for name in sets if name in known} == {name for name, feature in known.items() if feature in have}
+    assert {"avxvnni": "avx2", "i8mm": "dotprod"}.get(sets[-1], sets[0]) in sets
+    assert next(iter(list_devices())).native_set == sets[-1]
+
+
+def test_integers_are_asked_of_the_library_and_are_there_with_products_of_bytes():
+    _real_library()
+    with_bytes = {"avxvnni", "avx512vnni", "avx512bf16", "dotprod", "i8mm"}
+    assert ("native_integers" in abilities.abilities(TARGETS["cpu"])) == (native.kernel_sets()[-1] in with_bytes)
+
+
 def test_without_a_library_the_reason_is_told_and_no_kernel_is_offered(native_folder):
     assert "were not compiled" in native.native_problem()
     (native_folder / library.MISSING).write_text("zig has no such processor\nmore\n")
     native._first_use.cache_clear()
     assert native.native_problem() == "zig has no such processor"
     assert native.native_version() == "none"
+    assert native.kernel_sets() == ()
     assert abilities.abilities(TARGETS["cpu"]) & {"native"} == set()
     assert next(iter(list_devices())).native_problem == "zig has no such processor"
 
@@ -78,13 +96,13 @@ def test_a_library_elsewhere_is_never_loaded(native_folder, tmp_path, monkeypatc
 def test_the_key_of_a_build_names_the_library(bundle, cpu, native_folder):
     absent = build_key(bundle, "denoiser", cpu)
     shutil.copy(_real_library(), native_folder)
-    for each in (native._found, native._first_use):
+    for each in (native._found, native._first_use, native.kernel_sets):
         each.cache_clear()
     present = build_key(bundle, "denoiser", cpu)
-    assert building.identify(bundle, "denoiser", cpu).native == library.digest(_real_library())
+    assert building.identify(bundle, "denoiser", cpu).native == f"{library.digest(_real_library())} {SETS[-1]}"
     with (native_folder / _real_library().name).open("ab") as file:
         file.write(b"\0")
-    for each in (native._found, native._first_use, library.digest):
+    for each in (native._found, native._first_use, native.kernel_sets, library.digest):
         each.cache_clear()
     assert native.native_problem() is None
     assert len({absent, present, build_key(bundle, "denoiser", cpu)}) == 3

@@ -17,7 +17,6 @@ from onnx import helper, numpy_helper
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from tintype.engine.device import native
-from tintype.engine.device.machine import instruction_sets
 from tintype.kernels.base import DOMAINS, OWN, Kernel
 from tintype.kernels.graph import choice
 from tintype.kernels.registry import LoweringReport, kernels_for, lower
@@ -111,14 +110,6 @@ def apply_and_run(model: onnx.ModelProto, inputs: Arrays, kernel: Kernel) -> Low
     return Lowered(run_model(model, inputs), run_model(after, inputs), operators, report)
 
 
-def kernel_sets() -> list[str]:
-    """The sets of instructions that our own kernels have here, the plainest first, as numpy knows the processor."""
-    have = instruction_sets()
-    sets = {"avx2": "avx2", "avx512": "avx512f", "avx512vnni": "avx512vnni", "avx512bf16": "avx512bf16"}
-    sets["dotprod"] = "asimddp"
-    return ["baseline", *(name for name, needed in sets.items() if needed in have)]
-
-
 @pytest.fixture
 def applied() -> Callable[[onnx.ModelProto, Arrays, Kernel], Lowered]:
     return apply_and_run
@@ -137,7 +128,7 @@ def instructions(library: None) -> Callable[[onnx.ModelProto], list[onnx.ModelPr
 
     def by_each(model: onnx.ModelProto) -> list[onnx.ModelProto]:
         found = []
-        for rank in range(len(kernel_sets())):
+        for rank in range(len(native.kernel_sets())):
             copy = onnx.ModelProto()
             copy.CopyFrom(model)
             for node in copy.graph.node:

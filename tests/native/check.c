@@ -41,9 +41,9 @@ static void *guarded(size_t bytes) {
   return start + pages * page - bytes;
 }
 
-/* Numbers between -2 and 2, the same at every run. */
+/* Numbers between -2 and 2, the same for every set and at every run. */
+static unsigned state;
 static float *noise(size_t count) {
-  static unsigned state = 1;
   float *made = guarded(count * sizeof(float));
   for (size_t i = 0; i < count; i++) {
     state = state * 1664525u + 1013904223u;
@@ -262,57 +262,12 @@ static void check_linear(const Kernels *kernels, size_t rows, size_t inputs, siz
 
 #include "check_four_bits.h"
 
-/* The pixels of an upsampled picture are those of four convolutions by 2x2 of the small one, which are checked above. */
-static void check_upsampled(const Kernels *kernels, size_t images, size_t inputs, size_t outputs, size_t height,
-                            size_t width) {
-  enum { CELLS = 4, KINDS = 4 };
-  size_t panels = (outputs + LINEAR_COLUMNS - 1) / LINEAR_COLUMNS, columns = panels * LINEAR_COLUMNS;
-  size_t panel = CELLS * ((inputs + 3) / 4) * 4 * LINEAR_COLUMNS, made = images * outputs * height * width * 4;
-  IntegerConv task = {.x = noise(images * inputs * height * width), .images = images, .inputs = inputs};
-  task.outputs = outputs, task.height = height, task.width = width, task.made_height = 2 * height;
-  task.made_width = 2 * width, task.filter_height = task.filter_width = 2, task.stride = task.padding = 1;
-  task.step = 0x1p-7f, task.zero = 128, task.upsampled = 1, task.y = guarded(made * sizeof(float));
-  task.bytes = guarded(images * (height + 2) * (width + 2) * ((inputs + 3) / 4) * 4);
-  int8_t *weights = guarded(KINDS * panels * panel), *of_one = guarded(panels * panel);
-  float *scales = guarded(KINDS * columns * sizeof *scales);
-  int32_t *totals = guarded(KINDS * columns * sizeof *totals);
-  const float *random = noise(KINDS * panels * panel);
-  for (size_t i = 0; i < KINDS * panels * panel; i++) weights[i] = (int8_t)(random[i] * 63);
-  for (size_t i = 0; i < KINDS * columns; i++) scales[i] = 0x1p-14f * (float)(i + 1), totals[i] = (int32_t)i;
-  task.weights = weights, task.scales = scales, task.totals = totals, task.bias = noise(outputs);
-  task.shift = noise(images * outputs), task.shifts = outputs;
-  for (size_t i = 0; i < images * (height + 2); i++) kernels->integer_bytes(&task, i);
-  for (size_t i = 0; i < kernels->integer_conv_tasks(&task); i++) kernels->integer_conv(&task, i);
-  IntegerConv one = task;
-  one.upsampled = 0, one.made_height = height + 1, one.made_width = width + 1, one.weights = of_one;
-  one.y = guarded(images * outputs * one.made_height * one.made_width * sizeof(float));
-  double *expected = malloc(made * sizeof *expected);
-  for (size_t kind = 0; kind < KINDS; kind++) {
-    float *own_scales = guarded(columns * sizeof *own_scales);
-    int32_t *own_totals = guarded(columns * sizeof *own_totals);
-    for (size_t each = 0; each < panels; each++) {
-      size_t place = (each * KINDS + kind) * LINEAR_COLUMNS;
-      memcpy(of_one + each * panel, weights + (each * KINDS + kind) * panel, panel);
-      memcpy(own_scales + each * LINEAR_COLUMNS, scales + place, LINEAR_COLUMNS * sizeof *scales);
-      memcpy(own_totals + each * LINEAR_COLUMNS, totals + place, LINEAR_COLUMNS * sizeof *totals);
-    }
-    one.scales = own_scales, one.totals = own_totals;
-    for (size_t i = 0; i < kernels->integer_conv_tasks(&one); i++) kernels->integer_conv(&one, i);
-    for (size_t plane = 0; plane < images * outputs; plane++)
-      for (size_t y = 0; y < height; y++)
-        for (size_t x = 0; x < width; x++) {
-          size_t from = (plane * one.made_height + y + kind / 2) * one.made_width + x + kind % 2;
-          expected[(plane * 2 * height + 2 * y + kind / 2) * 2 * width + 2 * x + kind % 2] = one.y[from];
-        }
-  }
-  demand_near(task.y, expected, made, 1e-6);
-  free(expected);
-}
+#include "check_upsampled.h"
 
 int main(void) {
   const Kernels *kernels;
   for (int rank = 0; (kernels = kernels_of_rank(rank)); rank++) {
-    doing = kernels->name;
+    doing = kernels->name, state = 1;
     for (size_t pixels = 1; pixels < 70; pixels += pixels < 20 ? 1 : 13)
       for (int silu = 0; silu < 2; silu++) {
         check_group_norm(kernels, 2, 6, 3, pixels, silu);
@@ -354,11 +309,8 @@ int main(void) {
         check_conv(kernels, 1, 5, width, height, width, 1, 1, 0);
         check_conv(kernels, 1, 6, 33, height, width, 3, 2, 1);
       }
-    if (kernels->integer_conv) check_conv(kernels, 2, 9, 40, 17, 32, 3, 1, 1); /* more pixels than in a task */
-    if (kernels->integer_conv) check_conv(kernels, 1, 5, 3, 2, 300, 3, 1, 1);  /* rows that are rounded in strips */
-    for (size_t width = 1; width < 70 && kernels->integer_conv; width += width < 6 ? 1 : 31)
-      check_upsampled(kernels, 2, width, 37, 5, width);
-    if (kernels->integer_conv) check_upsampled(kernels, 1, 3, 64, 2, 300);
+    if (kernels->integer_conv) check_conv(kernels, 2, 9, 40, 17, 32, 3, 1, 1), check_all_upsampled(kernels);
+    if (kernels->integer_conv) check_conv(kernels, 1, 5, 3, 2, 300, 3, 1, 1); /* rows that are rounded in strips */
     printf("%s\n", kernels->name);
   }
   demand(kernels_of_rank(-1) == NULL && best_kernels() != NULL, "which sets there are");

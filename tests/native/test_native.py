@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from tintype.engine.device.machine import instruction_sets
 from tintype.kernels.native import compile as compiling
 
 HERE = Path(__file__).parent
@@ -24,9 +25,12 @@ X86 = "x86_64-linux-gnu.2.17"
 PROCESSORS = {
     "Nehalem": (X86, ["baseline"]),
     "Haswell": (X86, ["baseline", "avx2"]),
-    "cortex-a72": (ARM, ["baseline"]),
-    "cortex-a76": (ARM, ["baseline", "dotprod"]),
+    "cortex-a53": (ARM, ["baseline"]),
+    "neoverse-n1": (ARM, ["baseline", "dotprod"]),
+    "max": (ARM, ["baseline", "dotprod", "i8mm"]),
 }
+AVXVNNI = "avxvnni"
+Unit = tuple[Path, str, tuple[str, ...]]  # source, a name for the object, flags
 UNDEFINED = ("-fsanitize=undefined", "-fsanitize-trap=undefined")
 
 on_linux_x86 = pytest.mark.skipif(
@@ -42,8 +46,11 @@ def _checker(folder: Path, triple: str, flags: tuple[str, ...] = ()) -> Path:
     """check.c and all kernels as a program; for arm64 it needs no library, as qemu has none."""
     target = compiling.TARGETS["linux-aarch64" if triple == ARM else "linux-x86_64"]
     units = [unit for unit in compiling.units(target) if unit[0] != "operators.c"]
-    sources = [(compiling.SOURCES / name, label, sets) for name, label, sets in units]
-    objects = []
+    return _program(folder, triple, [(compiling.SOURCES / name, label, sets) for name, label, sets in units], flags)
+
+
+def _program(folder: Path, triple: str, sources: list[Unit], flags: tuple[str, ...] = ()) -> Path:
+    target, objects = compiling.TARGETS["linux-aarch64" if triple == ARM else "linux-x86_64"], []
     for source, label, sets in (*sources, (HERE / "check.c", "check", target.sets[0][1])):
         objects.append(folder / f"{label}.o")
         given = (*sets, *flags, f"-I{compiling.SOURCES}")
@@ -87,6 +94,27 @@ def test_kernels_are_right_on_other_processors_which_take_what_they_have(checker
     if qemu is None:
         pytest.skip("no qemu-user")
     assert _sets([qemu, "-cpu", processor, str(checkers[triple])]) == sets
+
+
+@on_linux_x86
+@pytest.mark.parametrize("flags", [(), UNDEFINED], ids=["", "undefined"])
+def test_kernels_of_avx_vnni_are_right_but_for_the_instruction_that_nothing_here_has(tmp_path, flags):
+    """No processor here, nor of qemu's, has AVX-VNNI: its kernels are run with AVX2's exact products for VPDPBUSD."""
+    if "avx2" not in instruction_sets():
+        pytest.skip("no AVX2")
+    plainest, of_avx2 = (dict(compiling.X86_SETS)[name] for name in ("baseline", "avx2"))
+    given = (*of_avx2, f"-DSET={AVXVNNI}", "-include", str(HERE / "stand_in.h"))
+    sources = [(compiling.SOURCES / "kernels.c", AVXVNNI, given), (HERE / "stand_in.c", "stand_in", plainest)]
+    assert _sets([str(_program(tmp_path, X86, sources, flags))]) == [AVXVNNI]
+
+
+@on_linux_x86
+def test_the_instruction_that_is_stood_in_for_is_in_what_is_shipped(tmp_path):
+    (given,) = (flags for _, label, flags in compiling.units(compiling.TARGETS["linux-x86_64"]) if label == AVXVNNI)
+    listing = tmp_path / "kernels.s"
+    given = (*given, "-S", "-Wno-unused-command-line-argument")
+    compiling.run(compiling.Zig.compile(X86, given, compiling.SOURCES / "kernels.c", listing), tmp_path)
+    assert listing.read_text().count("vpdpbusd") > 20
 
 
 MACHINES = {  # of ELF, PE and Mach-O files: where it is said, and what

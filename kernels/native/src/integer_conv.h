@@ -28,17 +28,19 @@ static size_t conv_across(const IntegerConv *task) {
 }
 static size_t integer_conv_tasks(const IntegerConv *task) { return task->images * conv_parts(task) * conv_across(task); }
 
-/* Bytes of W numbers, one in each word. */
-INLINE __m512i to_words(Floats x, Floats each, __m512i zero) {
-  __m512i whole = _mm512_add_epi32(_mm512_cvtps_epi32((__m512)(x * each)), zero);
-  return _mm512_min_epi32(_mm512_max_epi32(whole, _mm512_setzero_si512()), _mm512_set1_epi32(255));
+/* Bytes of W numbers, one in each word: what is beyond them becomes the nearest one. */
+INLINE Integers to_words(Floats x, Floats each, int32_t zero) {
+  const Floats low = (float)-zero, high = (float)(255 - zero);
+  x *= each;
+  x = x > low ? x : low, x = x < high ? x : high;
+  return nearest(x) + zero;
 }
 
 static void integer_bytes(void *argument, size_t index) {
   const IntegerConv *task = argument;
   size_t padding = task->padding, rows = task->height + 2 * padding, columns = task->width + 2 * padding;
   size_t fours = fours_of(task->inputs), pixels = task->height * task->width, image = index / rows, row = index % rows;
-  uint32_t *to = (uint32_t *)task->bytes + index * columns * fours, around = (uint32_t)task->zero * 0x1010101u;
+  uint32_t *to = (uint32_t *)task->bytes + index * columns * fours, around = (uint32_t)task->zero * 0x1010101u ^ LESS_IN_FOUR;
   int outside = row < padding || row >= task->height + padding;
   for (size_t i = 0; i < (outside ? columns : padding) * fours; i++) to[i] = around;
   if (outside) return;
@@ -46,21 +48,19 @@ static void integer_bytes(void *argument, size_t index) {
   to += padding * fours;
   const float *from = task->x + image * task->inputs * pixels + (row - padding) * task->width;
   const Floats each = 1.0f / task->step;
-  const __m512i zero = _mm512_set1_epi32(task->zero);
   size_t most = task->width < CONV_STRIP ? W : CONV_STRIP;
   for (size_t strip = 0; strip < task->width; strip += most) {
     size_t end = strip + most < task->width ? strip + most : task->width;
     for (size_t four = 0; four < fours; four++)
       for (size_t column = strip; column < end; column += W) {
         size_t count = end - column < W ? end - column : W;
-        __m512i words = _mm512_setzero_si512();
+        Integers words = (int32_t)LESS_IN_FOUR;
         for (size_t i = 0; i < 4 && four * 4 + i < task->inputs; i++) {
           const float *x = from + (four * 4 + i) * pixels + column;
-          __m512i part = to_words(count == W ? load(x) : load_part(x, count), each, zero);
-          words = _mm512_or_si512(words, _mm512_sll_epi32(part, _mm_cvtsi32_si128(8 * (int)i)));
+          words ^= to_words(count == W ? load(x) : load_part(x, count), each, task->zero) << 8 * (int32_t)i;
         }
         uint32_t made[W];
-        _mm512_storeu_si512(made, words);
+        store_integers(made, words);
         for (size_t i = 0; i < count; i++) to[(column + i) * fours + four] = made[i];
       }
   }
@@ -69,40 +69,38 @@ static void integer_bytes(void *argument, size_t index) {
 /* A panel's outputs of some pixels, which begin at `places` of the rounded picture, to (pixel, output). `filters` is the panel
    of weights: of an upsampled picture four, one after the other, have the same outputs. */
 INLINE void convolve(const IntegerConv *task, const size_t *places, size_t panel, size_t filters, float *to, int pixels) {
-  __m512i sums[INTEGER_ROWS][2];
-  const uint32_t *x[INTEGER_ROWS];
-  for (int i = 0; i < pixels; i++) sums[i][0] = sums[i][1] = _mm512_setzero_si512();
   size_t fours = fours_of(task->inputs), columns = (task->width + 2 * task->padding) * fours;
-  const int8_t *weight =
-      task->weights + filters * task->filter_height * task->filter_width * fours * 4 * LINEAR_COLUMNS;
-  for (size_t row = 0; row < task->filter_height; row++) {
-    for (int i = 0; i < pixels; i++) x[i] = (const uint32_t *)task->bytes + places[i] + row * columns;
-    size_t count = task->filter_width * fours; /* cells of a row of the filter lie side by side, as pixels do */
+  size_t count = task->filter_width * fours; /* cells of a row of the filter lie side by side, as pixels do */
+  for (size_t part = 0; part < HALF; part += W) {
+    Integers sums[LINEAR_ROWS][2];
+    const uint32_t *x[LINEAR_ROWS];
+    for (int i = 0; i < pixels; i++) sums[i][0] = sums[i][1] = 0;
+    const int8_t *weight = task->weights + (filters * task->filter_height * count * LINEAR_COLUMNS + part) * 4;
+    for (size_t row = 0; row < task->filter_height; row++) {
+      for (int i = 0; i < pixels; i++) x[i] = (const uint32_t *)task->bytes + places[i] + row * columns;
 #pragma clang loop unroll_count(2)
-    for (size_t four = 0; four < count; four++, weight += 4 * LINEAR_COLUMNS) {
-      __m512i low = _mm512_loadu_si512(weight), high = _mm512_loadu_si512(weight + 4 * HALF);
-      for (int i = 0; i < pixels; i++) {
-        __m512i bytes = _mm512_set1_epi32((int)x[i][four]);
-        sums[i][0] = _mm512_dpbusd_epi32(sums[i][0], bytes, low);
-        sums[i][1] = _mm512_dpbusd_epi32(sums[i][1], bytes, high);
+      for (size_t four = 0; four < count; four++, weight += 4 * LINEAR_COLUMNS) {
+        Integers low = load_integers(weight), high = load_integers(weight + 4 * HALF);
+        for (int i = 0; i < pixels; i++) {
+          Integers bytes = (int32_t)x[i][four];
+          sums[i][0] = add_bytes(sums[i][0], bytes, low);
+          sums[i][1] = add_bytes(sums[i][1], bytes, high);
+        }
       }
     }
-  }
-  for (int half = 0; half < 2; half++) {
-    size_t place = panel * LINEAR_COLUMNS + half * HALF;
-    size_t filter = filters * LINEAR_COLUMNS + half * HALF;
-    Floats scale = load(task->scales + filter), bias = 0.0f;
-    if (place < task->outputs) bias = load_part(task->bias + place, place + W < task->outputs ? W : task->outputs - place);
-    __m512i moved = _mm512_mullo_epi32(_mm512_loadu_si512(task->totals + filter), _mm512_set1_epi32(task->zero));
-    for (int i = 0; i < pixels; i++) {
-      Floats whole = (Floats)_mm512_cvtepi32_ps(_mm512_sub_epi32(sums[i][half], moved));
-      store(to + i * LINEAR_COLUMNS + half * HALF, multiply_add(whole, scale, bias));
+    for (int half = 0; half < 2; half++) {
+      size_t place = panel * LINEAR_COLUMNS + half * HALF + part, filter = filters * LINEAR_COLUMNS + half * HALF + part;
+      Floats scale = load(task->scales + filter), bias = 0.0f;
+      if (place < task->outputs) bias = load_part(task->bias + place, place + W < task->outputs ? W : task->outputs - place);
+      Integers moved = load_integers(task->totals + filter) * (task->zero - LESS);
+      for (int i = 0; i < pixels; i++)
+        store(to + i * LINEAR_COLUMNS + half * HALF + part, multiply_add(floats_of(sums[i][half] - moved), scale, bias));
     }
   }
 }
 static __attribute__((noinline)) void convolve_all(const IntegerConv *task, const size_t *places, size_t panel,
                                                    size_t filters, float *to) {
-  convolve(task, places, panel, filters, to, INTEGER_ROWS);
+  convolve(task, places, panel, filters, to, LINEAR_ROWS);
 }
 static __attribute__((noinline)) void convolve_one(const IntegerConv *task, const size_t *places, size_t panel,
                                                    size_t filters, float *to) {
@@ -123,10 +121,8 @@ static void interleave(float *turned) {
     for (size_t i = 0; i < CONV_GROUP / W / 2; i++)
       even[i] = load(turned + i * W), odd[i] = load(turned + CONV_GROUP / 2 + i * W);
     for (size_t i = 0; i < CONV_GROUP / W / 2; i++) {
-      store(turned + 2 * i * W,
-            __builtin_shufflevector(even[i], odd[i], 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23));
-      store(turned + (2 * i + 1) * W,
-            __builtin_shufflevector(even[i], odd[i], 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31));
+      store(turned + 2 * i * W, __builtin_shufflevector(even[i], odd[i], FIRST_BY_TURNS));
+      store(turned + (2 * i + 1) * W, __builtin_shufflevector(even[i], odd[i], SECOND_BY_TURNS));
     }
   }
 }
@@ -145,7 +141,7 @@ static void write_pixels(const IntegerConv *task, const float *turned, size_t im
       Floats sum = load(turned + output * CONV_GROUP + i) + shift;
       if (task->added) sum += some == W ? load(task->added + place + i) : load_part(task->added + place + i, some);
       if (some < W) store_part(task->y + place + i, sum, some);
-      else if (streams && (place + i) % W == 0) _mm512_stream_ps(task->y + place + i, (__m512)sum);
+      else if (streams && (place + i) % W == 0) stream(task->y + place + i, sum);
       else store(task->y + place + i, sum);
     }
   }
@@ -155,7 +151,7 @@ static void write_pixels(const IntegerConv *task, const float *turned, size_t im
 static void convolve_group(const IntegerConv *task, const size_t *places, size_t panel, size_t filters, size_t count,
                            float *made) {
   size_t done = 0;
-  for (; count - done >= INTEGER_ROWS; done += INTEGER_ROWS)
+  for (; count - done >= LINEAR_ROWS; done += LINEAR_ROWS)
     convolve_all(task, places + done, panel, filters, made + done * LINEAR_COLUMNS);
   for (; done < count; done++) convolve_one(task, places + done, panel, filters, made + done * LINEAR_COLUMNS);
 }
@@ -202,5 +198,5 @@ static void integer_conv(void *argument, size_t index) {
       write_pixels(task, turned, image, panel, pixel, count);
     }
   }
-  _mm_sfence(); /* what was streamed is seen by whoever is told that the task is done */
+  streamed();
 }

@@ -1,18 +1,20 @@
 /* Rows times a fixed matrix of 8-bit integers, with what is done to the sums before they are written; part of kernels.c.
 
-   For processors with AVX512_VNNI, whose products of four bytes are added up exactly. Panels, and rows of a task, are those
-   of linear.h. */
-#include <immintrin.h>
+   For the sets of instructions of integers.h that have products of bytes. Panels are those of linear.h, and so are the rows
+   whose sums stay in registers. */
 
 enum { INTEGER_TASK_BYTES = 1 << 19 }; /* of weights that stay in a core's cache */
 
 static size_t fours_of(size_t inputs) { return (inputs + 3) / 4; }
+static size_t integer_rows(const IntegerLinear *task) { /* of a task: blocks */
+  return (even_share(task->layer.rows, LINEAR_TASK_ROWS) + INTEGER_ROWS - 1) / INTEGER_ROWS * INTEGER_ROWS;
+}
 static size_t integer_panels(const IntegerLinear *task) {
   size_t most = INTEGER_TASK_BYTES / (fours_of(task->layer.inputs) * 4 * LINEAR_COLUMNS);
   return even_share(linear_panels(&task->layer), most ? most : 1);
 }
 static size_t integer_tasks(const IntegerLinear *task) {
-  size_t rows = task_rows(&task->layer), panels = integer_panels(task);
+  size_t rows = integer_rows(task), panels = integer_panels(task);
   return (task->layer.rows + rows - 1) / rows * ((linear_panels(&task->layer) + panels - 1) / panels);
 }
 
@@ -27,16 +29,15 @@ static Rounding round_row(const float *from, size_t inputs, uint32_t *to) {
   }
   float least = __builtin_reduce_min(low), range = __builtin_reduce_max(high) - least;
   float each = range > 0x1p-100f ? 255.0f / range : 0.0f, zero = __builtin_rintf(-least * each);
-  Rounding rounding = {range * (1.0f / 255.0f) + sum_of(odd), zero <= 255.0f ? (int32_t)zero : 255};
-  const __m512i none = _mm512_setzero_si512(), shift = _mm512_set1_epi32(rounding.zero);
+  int32_t shift = zero <= 255.0f ? (int32_t)zero : 255;
   for (size_t i = 0; i < inputs; i += W) {
     Floats x = inputs - i < W ? load_part(from + i, inputs - i) : load(from + i);
-    __m512i whole = _mm512_add_epi32(_mm512_cvtps_epi32((__m512)(x * each)), shift);
+    ByteLanes bytes = to_bytes(nearest(x * each) + shift);
     uint32_t fours[W / 4];
-    _mm_storeu_si128((__m128i *)fours, _mm512_cvtusepi32_epi8(_mm512_max_epi32(whole, none)));
-    for (size_t j = 0; j < W / 4 && i + 4 * j < inputs; j++) to[(i / 4 + j) * INTEGER_ROWS] = fours[j];
+    memcpy(fours, &bytes, sizeof fours);
+    for (size_t j = 0; j < W / 4 && i + 4 * j < inputs; j++) to[(i / 4 + j) * INTEGER_ROWS] = fours[j] ^ LESS_IN_FOUR;
   }
-  return rounding;
+  return (Rounding){range * (1.0f / 255.0f) + sum_of(odd), shift - LESS};
 }
 static size_t rank_parts(const IntegerLinear *task) { return (task->layer.low.rank + W - 1) / W; }
 static void *take(unsigned char *from, size_t *taken, size_t bytes) {
@@ -70,19 +71,17 @@ static void pack_down(const IntegerLinear *task, size_t part) {
     largest = __builtin_elementwise_max(largest, __builtin_elementwise_abs(each));
   }
   Floats scale = largest * (1.0f / 127.0f), each = largest > 0x1p-100f ? 127.0f / largest : (Floats)0.0f;
-  __m512i total = _mm512_setzero_si512();
+  Integers total = 0;
   int8_t *to = task->down + part * fours * 4 * W;
   for (size_t input = 0; input < fours * 4; input++) {
     Floats x = 0.0f;
     if (input < inputs) x = count == W ? load(from + input * rank) : load_part(from + input * rank, count);
-    __m512i whole = _mm512_cvtps_epi32((__m512)(x * each));
-    total = _mm512_add_epi32(total, whole);
-    int8_t bytes[W];
-    _mm_storeu_si128((__m128i *)bytes, _mm512_cvtsepi32_epi8(whole));
-    for (size_t i = 0; i < W; i++) to[input / 4 * 4 * W + 4 * i + input % 4] = bytes[i];
+    Integers whole = nearest(x * each);
+    total += whole;
+    for (size_t i = 0; i < W; i++) to[input / 4 * 4 * W + 4 * i + input % 4] = (int8_t)whole[i];
   }
   store(task->down_scales + part * W, scale);
-  _mm512_storeu_si512(task->down_totals + part * W, total);
+  store_integers(task->down_totals + part * W, total);
 }
 #if defined(__AVX512BF16__)
 /* A pair of rows that lie `stride` apart, of as many as there are: W columns, zeros where there is none. */
@@ -124,17 +123,16 @@ static void low_rank_of_bytes(const IntegerLinear *task, size_t block) {
   for (size_t part = 0; part < parts; part++) {
     const int8_t *down = task->down + part * fours * 4 * W;
     const uint32_t *x = task->fours + first * fours;
-    __m512i sums[INTEGER_ROWS], total = _mm512_loadu_si512(task->down_totals + part * W);
-    for (int i = 0; i < INTEGER_ROWS; i++) sums[i] = _mm512_setzero_si512();
+    Integers sums[INTEGER_ROWS], total = load_integers(task->down_totals + part * W);
+    for (int i = 0; i < INTEGER_ROWS; i++) sums[i] = 0;
 #pragma clang loop unroll_count(4)
     for (size_t four = 0; four < fours; four++, down += 4 * W, x += INTEGER_ROWS) {
-      __m512i each = _mm512_loadu_si512(down);
-      for (int i = 0; i < INTEGER_ROWS; i++) sums[i] = _mm512_dpbusd_epi32(sums[i], _mm512_set1_epi32((int)x[i]), each);
+      Integers each = load_integers(down);
+      for (int i = 0; i < INTEGER_ROWS; i++) sums[i] = add_bytes(sums[i], inputs_of(x, i, INTEGER_ROWS), each);
     }
     for (size_t i = 0; i < INTEGER_ROWS && first + i < task->layer.rows; i++) {
-      __m512i moved = _mm512_mullo_epi32(total, _mm512_set1_epi32(rounding[i].zero));
       Floats scale = load(task->down_scales + part * W) * rounding[i].step;
-      Floats made = (Floats)_mm512_cvtepi32_ps(_mm512_sub_epi32(sums[i], moved)) * scale;
+      Floats made = floats_of(sums[i] - total * rounding[i].zero) * scale;
 #if defined(__AVX512BF16__)
       uint32_t pairs[W / 2], *to = task->inner + (block * parts + part) * W / 2 * INTEGER_ROWS + i;
       _mm256_storeu_si256((__m256i *)pairs, (__m256i)_mm512_cvtneps_pbh((__m512)made));
@@ -149,11 +147,11 @@ static void low_rank_of_bytes(const IntegerLinear *task, size_t block) {
   }
 }
 #if defined(__AVX512BF16__)
-INLINE void add_low_rank_pairs(const IntegerLinear *task, Floats made[INTEGER_ROWS][2], size_t row, size_t panel, int rows) {
+INLINE void add_low_rank_pairs(const IntegerLinear *task, Floats made[LINEAR_ROWS][2], size_t row, size_t panel, int rows) {
   size_t pairs = rank_parts(task) * W / 2;
   const uint32_t *up = task->up + panel * pairs * LINEAR_COLUMNS;
   const uint32_t *inner = task->inner + row / INTEGER_ROWS * pairs * INTEGER_ROWS + row % INTEGER_ROWS;
-  Floats sums[INTEGER_ROWS][2]; /* in registers */
+  Floats sums[LINEAR_ROWS][2]; /* in registers */
   for (int i = 0; i < rows; i++) sums[i][0] = made[i][0], sums[i][1] = made[i][1];
   for (size_t pair = 0; pair < pairs; pair++, up += LINEAR_COLUMNS, inner += INTEGER_ROWS) {
     __m512i low = load_pairs(up), high = load_pairs(up + HALF);
@@ -177,38 +175,39 @@ static void integer_round(void *argument, size_t block) {
 
 /* Some rows of a panel. x (four of inputs, row). */
 INLINE void multiply_bytes(const IntegerLinear *task, const uint32_t *x, size_t row, size_t panel, int rows) {
-  __m512i sums[INTEGER_ROWS][2];
-  for (int i = 0; i < rows; i++) sums[i][0] = sums[i][1] = _mm512_setzero_si512();
   size_t fours = fours_of(task->layer.inputs);
-  const int8_t *weight = task->weights + panel * fours * 4 * LINEAR_COLUMNS;
-#pragma clang loop unroll_count(4)
-  for (size_t four = 0; four < fours; four++, weight += 4 * LINEAR_COLUMNS, x += INTEGER_ROWS) {
-    __m512i low = _mm512_loadu_si512(weight), high = _mm512_loadu_si512(weight + 4 * HALF);
-    for (int i = 0; i < rows; i++) {
-      __m512i bytes = _mm512_set1_epi32((int)x[i]);
-      sums[i][0] = _mm512_dpbusd_epi32(sums[i][0], bytes, low);
-      sums[i][1] = _mm512_dpbusd_epi32(sums[i][1], bytes, high);
-    }
-  }
-  Floats made[INTEGER_ROWS][2];
   const Rounding *rounding = task->roundings + row;
-  for (int half = 0; half < 2; half++) {
-    Floats scale = load(task->scales + panel * LINEAR_COLUMNS + half * HALF);
-    __m512i total = _mm512_loadu_si512(task->totals + panel * LINEAR_COLUMNS + half * HALF);
-    for (int i = 0; i < rows; i++) {
-      __m512i moved = _mm512_mullo_epi32(total, _mm512_set1_epi32(rounding[i].zero));
-      Floats whole = (Floats)_mm512_cvtepi32_ps(_mm512_sub_epi32(sums[i][half], moved));
-      made[i][half] = whole * (scale * rounding[i].step);
+  for (size_t part = 0; part < HALF; part += W) {
+    Integers sums[LINEAR_ROWS][2];
+    for (int i = 0; i < rows; i++) sums[i][0] = sums[i][1] = 0;
+    const int8_t *weight = task->weights + (panel * fours * LINEAR_COLUMNS + part) * 4;
+    const uint32_t *each = x;
+#pragma clang loop unroll_count(4)
+    for (size_t four = 0; four < fours; four++, weight += 4 * LINEAR_COLUMNS, each += INTEGER_ROWS) {
+      Integers low = load_integers(weight), high = load_integers(weight + 4 * HALF);
+      for (int i = 0; i < rows; i++) {
+        Integers bytes = inputs_of(each, i, rows);
+        sums[i][0] = add_bytes(sums[i][0], bytes, low);
+        sums[i][1] = add_bytes(sums[i][1], bytes, high);
+      }
     }
-  }
+    Floats made[LINEAR_ROWS][2];
+    for (int half = 0; half < 2; half++) {
+      size_t column = panel * LINEAR_COLUMNS + half * HALF + part;
+      Floats scale = load(task->scales + column);
+      Integers total = load_integers(task->totals + column);
+      for (int i = 0; i < rows; i++)
+        made[i][half] = floats_of(sums[i][half] - total * rounding[i].zero) * (scale * rounding[i].step);
+    }
 #if defined(__AVX512BF16__)
-  if (task->up) add_low_rank_pairs(task, made, row, panel, rows);
+    if (task->up) add_low_rank_pairs(task, made, row, panel, rows);
 #endif
-  finish_rows(&task->layer, made, 0, 1, row, panel, 0, rows);
+    finish_rows(&task->layer, made, 0, 1, row, panel, part, rows);
+  }
 }
 static __attribute__((noinline)) void multiply_all_bytes(const IntegerLinear *task, const uint32_t *x, size_t row,
                                                          size_t panel) {
-  multiply_bytes(task, x, row, panel, INTEGER_ROWS);
+  multiply_bytes(task, x, row, panel, LINEAR_ROWS);
 }
 static __attribute__((noinline)) void multiply_row_bytes(const IntegerLinear *task, const uint32_t *x, size_t row,
                                                          size_t panel) {
@@ -217,16 +216,18 @@ static __attribute__((noinline)) void multiply_row_bytes(const IntegerLinear *ta
 
 static void integer_linear(void *argument, size_t index) {
   const IntegerLinear *task = argument;
-  size_t rows = task_rows(&task->layer), panels = integer_panels(task), all = linear_panels(&task->layer);
+  size_t rows = integer_rows(task), panels = integer_panels(task), all = linear_panels(&task->layer);
   size_t across = (all + panels - 1) / panels, fours = fours_of(task->layer.inputs);
   size_t row_end = (index / across + 1) * rows, panel_end = (index % across + 1) * panels;
   if (row_end > task->layer.rows) row_end = task->layer.rows;
   if (panel_end > all) panel_end = all;
   for (size_t row = index / across * rows; row < row_end; row += INTEGER_ROWS) {
     const uint32_t *x = task->fours + row * fours;
-    for (size_t panel = index % across * panels; panel < panel_end; panel++)
-      if (row_end - row >= INTEGER_ROWS) multiply_all_bytes(task, x, row, panel);
-      else
-        for (size_t i = row; i < row_end; i++) multiply_row_bytes(task, x + (i - row), i, panel);
+    size_t count = row_end - row < INTEGER_ROWS ? row_end - row : INTEGER_ROWS;
+    for (size_t panel = index % across * panels; panel < panel_end; panel++) {
+      size_t done = 0;
+      for (; count - done >= LINEAR_ROWS; done += LINEAR_ROWS) multiply_all_bytes(task, x + done, row + done, panel);
+      for (; done < count; done++) multiply_row_bytes(task, x + done, row + done, panel);
+    }
   }
 }

@@ -17,7 +17,9 @@
 
 #include "four_bits.h"
 
-#if defined(__AVX512VNNI__)
+#include "integers.h"
+
+#if defined(BYTE_PRODUCTS)
 #include "integer_linear.h"
 
 #include "integer_conv.h"
@@ -46,7 +48,7 @@ const Kernels JOIN(kernels_, SET) = {
     .linear = linear,
     .linear_tasks = linear_tasks,
     .linear_panels = linear_panels,
-#if defined(__AVX512VNNI__)
+#if defined(BYTE_PRODUCTS)
     .integer_pack = integer_pack,
     .integer_packs = integer_packs,
     .integer_low_rank = integer_low_rank,

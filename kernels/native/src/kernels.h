@@ -59,7 +59,7 @@ typedef struct {
 enum { INTEGER_ROWS = 8, INTEGER_MOST_INPUTS = 1 << 16 }; /* of a block; whose sums surely fit in 32 bits */
 typedef struct {
   float step;
-  int32_t zero; /* what stands for 0 */
+  int32_t zero; /* what stands for 0, as the products take bytes */
 } Rounding;
 typedef struct {
   Linear layer;

@@ -191,3 +191,9 @@ EXPORTED OrtStatus *RegisterCustomOps(OrtSessionOptions *options, const OrtApiBa
   }
   return AddCustomOpDomain(api)(options, domain);
 }
+
+/* The name of the set of instructions of that rank, the last of which is used; NULL where this processor has no such set. */
+EXPORTED const char *TintypeInstructions(int rank) {
+  const Kernels *kernels = kernels_of_rank(rank);
+  return kernels ? kernels->name : NULL;
+}

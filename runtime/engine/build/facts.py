@@ -39,7 +39,7 @@ class BuildIdentity:
     lowering: str
     shape: str = "any"  # batch=2 height=64 width=64
     plan: str = "balanced"  # how exact, and where its weights lie
-    native: str = "none"  # the library of our own operators, by its bytes
+    native: str = "none"  # the library of our own operators, by its bytes, and its set of instructions
 
     @property
     def key(self) -> str:

@@ -11,7 +11,7 @@ from tintype.engine.device import plugins
 from tintype.engine.device.hardware import Gpu, gpu_identity, gpus
 from tintype.engine.device.installation import check_installation, load_onnxruntime
 from tintype.engine.device.machine import cpu_identity, cpu_name, processor_kind
-from tintype.engine.device.native import native_problem
+from tintype.engine.device.native import kernel_sets, native_problem
 from tintype.engine.device.providers import TARGETS, Target, is_software, problem_of
 
 VENDOR_OF_TARGET = {"cuda": "NVIDIA", "tensorrt-rtx": "NVIDIA", "qnn": "Qualcomm"}
@@ -31,6 +31,7 @@ class Device:
     fix: str | None
     kind: str | None = None  # of a processor, by `processor_kind`
     native_problem: str | None = None  # of a processor: why no kernel of our own runs on it; None where they do
+    native_set: str | None = None  # the set of instructions that they use, by its name in the library
 
     @property
     def usable(self) -> bool:
@@ -57,7 +58,7 @@ def _device(target: Target, cards: list[Gpu]) -> Device:
         memory = psutil.virtual_memory().total
         kind = processor_kind()
         facts = (target.name, target.provider, version, cpu_name(), memory, None, problem, fix, kind)
-        return Device(*facts, native_problem())
+        return Device(*facts, native_problem(), next(reversed(kernel_sets()), None))
     vendor = VENDOR_OF_TARGET.get(target.name)
     card = next((card for card in cards if vendor in (None, card.vendor)), None) if target.name != "openvino" else None
     named = _described(target) if problem is None else None

@@ -1,12 +1,13 @@
 """The library of operators that comes with the package (`kernels/native`), as ONNX Runtime loads it.
 
-Which one it is goes into the key of every build for the processor: a build is made anew where the library is another
-one, or has gone.
+Which one it is, and which set of instructions it uses, goes into the key of every build for the processor: a build is
+made anew where the library is another one, or has gone.
 """
 
 from __future__ import annotations
 
 import functools
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -23,14 +24,32 @@ def register(options: Any) -> None:
 
 
 def native_version() -> str:
-    """The library by a digest of its bytes; `none` where there is none that can be used."""
-    path = _found()
-    return NONE if path is None or native_problem() is not None else library.digest(path)
+    """The library by a digest of its bytes and the set of instructions that it uses here, which a processor's name need
+    not tell; `none` where there is none that can be used."""
+    path, sets = _found(), kernel_sets()
+    return NONE if path is None or not sets else f"{library.digest(path)} {sets[-1]}"
 
 
 def native_problem() -> str | None:
     """Why there are no native kernels here; None when there are."""
     return _first_use()[0]
+
+
+@functools.cache
+def kernel_sets() -> tuple[str, ...]:
+    """The sets of instructions that the kernels were compiled for and this processor has, the plainest first.
+
+    The last one is used. Empty where there are no native kernels.
+    """
+    path = _found()
+    if path is None or native_problem() is not None:
+        return ()
+    import ctypes
+
+    name_of = ctypes.CDLL(str(path)).TintypeInstructions
+    name_of.restype, name_of.argtypes = ctypes.c_char_p, [ctypes.c_int]
+    names = itertools.takewhile(lambda name: name is not None, map(name_of, itertools.count()))
+    return tuple(name.decode() for name in names)
 
 
 @functools.cache

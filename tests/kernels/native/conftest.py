@@ -9,7 +9,10 @@ import pytest
 
 from tintype.engine import resolve_provider
 from tintype.engine.device.abilities import has_ability
+from tintype.engine.device.native import kernel_sets
 from tintype.kernels.native.library import INTEGERS
+
+OF_BYTES = frozenset({"avxvnni", "avx512vnni", "avx512bf16", "dotprod", "i8mm"})
 
 
 @pytest.fixture
@@ -22,5 +25,7 @@ def able(library: None) -> None:
 def sets(
     able: None, instructions: Callable[[onnx.ModelProto], list[onnx.ModelProto]]
 ) -> Callable[[onnx.ModelProto], list[onnx.ModelProto]]:
-    """The sets that have such products: the fourth and what comes after it."""
-    return lambda model: instructions(model)[3:]
+    """The sets that have such products."""
+    names = kernel_sets()
+    assert OF_BYTES & set(names)
+    return lambda model: [each for name, each in zip(names, instructions(model), strict=True) if name in OF_BYTES]

@@ -79,6 +79,14 @@ def test_it_is_the_convolution_by_every_set_of_instructions(sets, run, random, s
         np.testing.assert_array_equal(one, two)
 
 
+def test_numbers_beyond_all_steps_are_the_last_one(sets, run, random):
+    x, *rest = _arrays(random, (1, 3, 5, 6, 7, 3, 1, 1))
+    x[0, 0, 2, :5] = 1e12, -1e12, np.inf, -np.inf, 3e9 * STEP
+    expected, (model, feed) = KERNEL.reference(x, *rest, STEP, ZERO, 1, 1), _node(x, *rest, 1, 1)
+    for each in sets(model):
+        np.testing.assert_allclose(run(each, feed)["y"], expected, atol=2e-5)
+
+
 @pytest.mark.parametrize("shifts", [0, 1, 3], ids=["no shift", "a shift for all", "a shift for each image"])
 @pytest.mark.parametrize("adds", [False, True])
 def test_sums_are_made_before_it_writes(sets, run, random, shifts, adds):
