@@ -142,32 +142,36 @@ def test_products_are_scaled_and_biases_are_not(postcard, pairs, scales, merged,
         assert snr_db(without, merged["all"]) >= least
 
 
+@pytest.mark.parametrize("scaled", ["", BY_OUTPUT, BY_INPUT], ids=["plain", BY_OUTPUT, BY_INPUT])
 @pytest.mark.parametrize("values", [DEEP_FEATURES, CROSS_ATTENTION])
-def test_of_the_two_graphs_of_a_cut_one_gives_what_the_other_takes(postcard, pairs, merged, values):
+def test_of_the_two_graphs_of_a_cut_one_gives_what_the_other_takes(postcard, pairs, scales, merged, values, scaled):
     given, cpu = {}, resolve_provider("cpu")
     for takes in (False, True):
         options = BuildOptions.for_shape(
-            DIMS, exactness="exact", threads=1, cut=Cut(values, takes), low_rank=LowRank("all", RANK)
+            DIMS, exactness="exact", threads=1, cut=Cut(values, takes), low_rank=LowRank("all", RANK, scaled)
         )
         with open_role(postcard, "denoiser", cpu, options=options) as session:
-            assert {n for n in session.input_names if n.startswith("lora.")} == set(told(session, pairs))
-            assert len(told(session, pairs)) == 2 * len(pairs)
-            inputs = {**usual(session), **given}
-            outputs = session.run({**inputs, **told(session, pairs)})
-        assert snr_db(outputs.pop("out_sample"), merged["all"]) >= 60
+            known = told(session, pairs, scales.get(scaled))
+            assert {n for n in session.input_names if n.startswith("lora.")} == set(known)
+            assert len(known) == (3 if scaled else 2) * len(pairs)
+            outputs = session.run({**usual(session), **given, **known})
+        assert snr_db(outputs.pop("out_sample"), merged[scaled or "all"]) >= 60
         given = outputs
 
 
-def test_what_words_alone_decide_is_still_computed_once_a_prompt(postcard, pairs):
-    options = BuildOptions.for_shape(DIMS, exactness="exact", threads=1, low_rank=LowRank("attention", RANK))
+@pytest.mark.parametrize("scaled", ["", BY_OUTPUT, BY_INPUT], ids=["plain", BY_OUTPUT, BY_INPUT])
+def test_what_words_alone_decide_is_still_computed_once_a_prompt(postcard, pairs, scaled):
+    options = BuildOptions.for_shape(DIMS, exactness="exact", threads=1, low_rank=LowRank("attention", RANK, scaled))
     with open_role(postcard, "denoiser", resolve_provider("cpu"), options=options) as session:
         keys = {
             f"lora.{name}.{part}"
             for name in pairs
             if name.endswith(("attn2.to_k", "attn2.to_v"))
-            for part in ("down", "up")
+            for part in ("down", "up", *(["scale"] if scaled else []))
         }
-        assert {name for name in session.once_names if name.startswith("lora.")} == keys
+        once = {name for name in session.once_names if name.startswith("lora.")}
+        assert keys <= once
+        assert all(scaled == BY_OUTPUT and name.endswith(".scale") for name in once - keys)  # times biases
 
 
 def test_the_key_and_the_job_know_the_pattern_and_nothing_else(postcard):

@@ -169,3 +169,39 @@ def demand_near(made: Any, expected: np.ndarray, plain: Any, name: str) -> None:
     print(f"{name}: {near:.1f} dB, without it {far:.1f} dB")
     assert near >= 50.0
     assert far < 35.0
+
+
+PEFT_ALPHA, PEFT_RANK = 3, 4
+
+
+def peft_unet(checkpoint: Path, *, seed: int = 3, **config: Any) -> Any:
+    """diffusers' UNet with random adapters of peft in it."""
+    import diffusers
+    import torch
+    from peft import LoraConfig
+
+    unet = diffusers.UNet2DConditionModel.from_pretrained(checkpoint / "unet")
+    torch.manual_seed(seed)
+    unet.add_adapter(LoraConfig(r=PEFT_RANK, lora_alpha=PEFT_ALPHA, **config))
+    with torch.no_grad():
+        for name, weight in unet.named_parameters():
+            if "lora_B" in name:
+                weight.normal_(std=0.3)
+            elif "lora_magnitude" in name:
+                weight *= torch.rand_like(weight) + 0.5
+    return unet.eval()
+
+
+def save_peft_unet(unet: Any, path: Path) -> Path:
+    """Its adapter as diffusers saves it."""
+    from diffusers import StableDiffusionPipeline
+    from diffusers.utils import convert_state_dict_to_diffusers
+    from peft.utils import get_peft_model_state_dict
+
+    StableDiffusionPipeline.save_lora_weights(
+        path.parent,
+        unet_lora_layers=convert_state_dict_to_diffusers(get_peft_model_state_dict(unet)),
+        unet_lora_adapter_metadata={"lora_alpha": PEFT_ALPHA, "r": PEFT_RANK},
+        weight_name=path.name,
+    )
+    return path
