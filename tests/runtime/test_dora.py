@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 from loras import (
     ASKED,
@@ -25,7 +27,9 @@ import tintype
 from tintype.bundle import open_bundle
 from tintype.bundle.merging import merge
 from tintype.engine import lengths_with
-from tintype.errors import LoraError, MemoryBudgetError
+from tintype.engine.build import found
+from tintype.engine.build.child import run_child
+from tintype.errors import CancelledError, LoraError, MemoryBudgetError
 from tintype.uses import BY_OUTPUT, GraphRef
 
 __all__ = ["files"]  # the fixture
@@ -318,3 +322,29 @@ def test_rows_are_measured_once(tiny_bundle, tiny_checkpoint):
     value = weights_of(tiny_checkpoint, "unet")[name]
     np.testing.assert_allclose(first, np.linalg.norm(value, axis=1), rtol=1e-5)
     np.testing.assert_allclose(other, np.linalg.norm(value + 1, axis=1), rtol=1e-5)
+
+
+def test_a_run_that_is_cancelled_while_rows_are_measured_ends(pipeline, doras, tmp_path, monkeypatch):
+    """Its child would go on for days; the same run after it measures them."""
+    path, begun = _changed(tmp_path / "new.safetensors", doras["all"], lambda old: old * 2), threading.Event()
+    asked = {**ASKED, "loras": [path]}
+
+    def endless(module: str, job: str, *rest: Any) -> dict[str, Any]:
+        if not module.endswith("lengths"):
+            return run_child(module, job, *rest)
+        begun.set()
+        return run_child("endless", job)
+
+    (tmp_path / "endless.py").write_text("import time\ntime.sleep(1e6)\n")
+    with monkeypatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(tmp_path))
+        patch.setattr(found, "run_child", endless)
+        run = pipeline.steps(PROMPT, **asked)
+        ending = threading.Thread(target=lambda: begun.wait() and run.cancel())
+        ending.start()
+        with pytest.raises(CancelledError):
+            list(run)
+        ending.join()
+        assert not [child for child in psutil.Process().children(recursive=True) if "endless" in child.cmdline()]
+    made, plain = pipeline.generate(PROMPT, **asked), pipeline.generate(PROMPT, **ASKED)
+    assert psnr_db(made.image, plain.image) < 35
