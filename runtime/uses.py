@@ -17,6 +17,8 @@ TAKERS = {DEEP_FEATURES: "shallow", CROSS_ATTENTION: "gated"}
 # Layers that LoRAs change, each name with those before it: queries, keys, values and outputs of attentions; what else
 # transformers consist of; every linear layer and convolution.
 LAYERS = ("attention", "transformer", "all")
+# What of their layers DoRAs scale: the product of each output, or each input.
+BY_OUTPUT, BY_INPUT = "outputs", "inputs"
 # The role of a ControlNet's graph, what it takes beside a denoiser's inputs, and what it gives to the denoiser's middle
 CONTROLNET, CONTROLNET_PICTURE, MID_RESIDUAL = "controlnet", "controlnet_cond", "mid_block_res_sample"
 # The role of a T2I-Adapter's graph, and the picture that it takes
@@ -76,13 +78,15 @@ class LowRank:
     of one pattern, whatever is in them.
 
     layers: which, by a name of `LAYERS`. rank: of each pair; what has less is filled up with zeros, which add nothing.
+    scaled: what of each layer it scales besides, BY_OUTPUT or BY_INPUT, as DoRAs do; empty where there is none of them.
     """
 
     layers: str
     rank: int
+    scaled: str = ""
 
     def __str__(self) -> str:
-        return f"lora={self.layers}/{self.rank}"
+        return f"lora={self.layers}/{self.rank}" + (f"*{self.scaled}" if self.scaled else "")
 
 
 @dataclass(frozen=True, slots=True)

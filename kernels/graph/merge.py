@@ -98,6 +98,26 @@ def merge_layer(layer: AdaptableLayer, changes: Sequence[Change]) -> Merged:
     return Merged(weight.initializers(), squares or 1.0, error_squares)
 
 
+def squared_lengths(layer: AdaptableLayer, factors: tuple[Floats, ...], *, by_input: bool) -> Floats:
+    """The squares of the lengths that the rows of a layer's weight have with the product of these factors, see
+    `Change`, by output (outputs,) or by input (inputs,), over the whole kernel.
+
+    Raises ValueError for a weight that is stored in a way that isn't known.
+    """
+    change, found = Change(1.0, factors), np.zeros(layer.shape[1 if by_input else 0], np.float64)
+    stored = _stored(layer)
+    weight: _ByOutput | _InBlocks = _ByOutput(layer, stored) if stored.zero_point is None else _InBlocks(layer, stored)
+    for outputs in _parts(layer.shape, [change]):
+        whole = weight.floats(outputs)
+        whole += change.of(outputs).delta(1.0, turned=stored.turned)
+        squares = np.square(whole.T if stored.turned else whole)
+        if by_input:
+            found += squares.reshape(len(squares), layer.shape[1], -1).sum(axis=(0, 2), dtype=np.float64)
+        else:
+            found[outputs] = squares.sum(axis=1, dtype=np.float64)
+    return found.astype(np.float32)
+
+
 def _parts(shape: Sequence[int], changes: Sequence[Change]) -> Iterator[slice]:
     """Outputs that are merged at once: all of them where lengths by input go over all."""
     outputs, numbers = shape[0], int(np.prod(shape[1:]))

@@ -45,11 +45,6 @@ class AdapterLayer:
     parts: Mapping[str, str]
     alpha: float | None  # None: as large as the rank
 
-    @property
-    def is_decomposed(self) -> bool:
-        """Whether the file says how large each row of the changed weight is (DoRA: Liu et al. 2024)."""
-        return "magnitude" in self.parts or "dora" in self.parts
-
 
 @dataclass(frozen=True, slots=True, eq=False)
 class AdapterFile(TensorFile):

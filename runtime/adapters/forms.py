@@ -84,7 +84,7 @@ def _is_product(a: Shape, b: Shape, core: Shape | None, weight: tuple[int, int, 
 
 def pair_rank(file: AdapterFile, layer: AdapterLayer, weight: Shape) -> int | None:
     """The rank of the pair that it is; None where it is none, and has to be merged."""
-    if layer.is_decomposed or layer.kind == "full":
+    if layer.kind == "full":
         return None
     shapes = {part: file.shape(name) for part, name in layer.parts.items()}
     if layer.kind == "lora":

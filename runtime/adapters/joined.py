@@ -1,30 +1,38 @@
 """Several LoRAs as a graph takes them: for each layer one pair of matrices, whose ranks lie side by side.
 
-Which inputs a graph has depends on which layers its LoRAs change and on the sum of their ranks, rounded up, and on
-nothing else in their files: so it is the same graph for all that are alike in that.
+Which inputs a graph has depends on which layers its LoRAs change, on the sum of their ranks, rounded up, and on whether
+there are DoRAs among them, and on nothing else in their files: so it is the same graph for all that are alike in that.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import functools
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tintype.adapters.files import AdapterLayer
-from tintype.adapters.forms import Shape, fits, pair_of, pair_rank
+from tintype.adapters.forms import Floats, Pair, Shape, fits, pair_of, pair_rank
 from tintype.adapters.given import GivenLora
+from tintype.adapters.magnitudes import factors_of, magnitudes_of, scaled_along, scaled_pair
 from tintype.adapters.names import DENOISER, FOREIGN, TEXT_ENCODER_2, by_plain_name, plain, role_of
 from tintype.arrays import Arrays
 from tintype.bounds import MAX_LORA_RANK
 from tintype.errors import LoraError
-from tintype.uses import LAYERS, LowRank
+from tintype.uses import BY_OUTPUT, LAYERS, LowRank
 
 LEAST_RANK = 4
 # By the width of the words that cross-attentions look at.
 FAMILIES = {768: "Stable Diffusion 1.x", 1024: "Stable Diffusion 2.x", 2048: "Stable Diffusion XL"}
+
+
+# By a graph's role, what tells some pairs from all others, and what gives them, as layer, BY_OUTPUT or BY_INPUT, up and
+# down: of each how long the rows, or columns, of the layer's weight are with it.
+Pairs: TypeAlias = Callable[[], Iterable[tuple[str, str, Floats, Floats]]]
+LengthsOf: TypeAlias = Callable[[str, Sequence[str], Pairs], Sequence[Floats]]
 
 
 class Layers(Protocol):
@@ -38,11 +46,16 @@ class Layers(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class FittedLayer:
-    """What one LoRA has for one layer of a graph. factor: what its weight is multiplied with there."""
+    """What one LoRA has for one layer of a graph. factor: what its weight is multiplied with there. along: what of the
+    layer it scales, BY_OUTPUT or BY_INPUT, where it is a DoRA."""
 
     lora: GivenLora
     layer: AdapterLayer
     factor: float
+    along: str = ""
+
+    def pair(self, shape: Shape) -> Pair:
+        return pair_of(self.lora.file, self.layer, shape)
 
 
 @dataclass(slots=True)
@@ -53,6 +66,8 @@ class LoraWeights:
     low_rank: LowRank
     shapes: Mapping[str, Shape]  # of all layers that the graph has inputs for
     fitted: Mapping[str, Sequence[FittedLayer]]  # by layer
+    lengths_of: LengthsOf
+    _scales: dict[tuple[str, str], Floats] = field(default_factory=dict, repr=False)  # by file and its layer, of DoRAs
     _known: tuple[tuple[float, ...], Arrays] | None = field(default=None, repr=False)
 
     def at(self, progress: float | None = None) -> tuple[tuple[float, ...], Arrays]:
@@ -67,28 +82,60 @@ class LoraWeights:
 
     def release(self) -> None:
         self._known = None
+        self._scales.clear()
 
     def _loras(self) -> list[GivenLora]:
         return list({id(each.lora): each.lora for layers in self.fitted.values() for each in layers}.values())
 
     def _arrays(self, weights: Mapping[int, float]) -> Arrays:
         rank, made = self.low_rank.rank, dict[str, NDArray[Any]]()
+        self._measure({lora.file.sha256 for lora in self._loras() if weights[id(lora)]})
         for name, (outputs, inputs, *kernel) in self.shapes.items():
             down = np.zeros((rank, inputs, *kernel) if kernel else (inputs, rank), np.float32)
             up = np.zeros((outputs, rank, 1, 1) if kernel else (rank, outputs), np.float32)
             as_pair = (down, up[..., 0, 0]) if kernel else (down.T, up.T)
+            scale = np.ones(outputs if self.low_rank.scaled == BY_OUTPUT else inputs, np.float32)
             first = 0
             for each in self.fitted.get(name, ()):
                 weight = weights[id(each.lora)] * each.factor
                 if weight:
-                    pair = pair_of(each.lora.file, each.layer, (outputs, inputs, *kernel))
+                    pair = each.pair((outputs, inputs, *kernel))
+                    if each.along:
+                        factors = self._scales[each.lora.file.sha256, each.layer.name]
+                        pair = scaled_pair(pair, each.along, factors)
+                        scale += np.float32(weight) * (factors - 1)
                     last = first + len(pair.down)
                     as_pair[0][first:last], as_pair[1][:, first:last] = pair.down, pair.up * np.float32(weight)
                     first = last
-            if not (np.isfinite(up).all() and np.isfinite(down).all()):
+            if not all(np.isfinite(array).all() for array in (up, down, scale)):
                 raise LoraError(f"the LoRAs for {name} grow beyond all numbers", fix="give smaller weights")
             made[f"lora.{name}.down"], made[f"lora.{name}.up"] = down, up
+            if self.low_rank.scaled:
+                made[f"lora.{name}.scale"] = scale.reshape(1, -1, 1, 1) if kernel else scale
         return made
+
+    def _measure(self, files: set[str]) -> None:
+        """Find what the DoRAs among these files, by their hashes, scale the layers by."""
+        for sha256 in files:
+            layers = {
+                (sha256, each.layer.name): (name, each)
+                for name, fitted in self.fitted.items()
+                for each in fitted
+                if each.along and each.lora.file.sha256 == sha256
+            }
+            if not layers or layers.keys() <= self._scales.keys():
+                continue
+            facts = [sha256, *(name for name, _ in layers.values())]
+            lengths = self.lengths_of(self.role, facts, functools.partial(self._pairs, list(layers.values())))
+            for (key, (name, each)), length in zip(layers.items(), lengths, strict=True):
+                magnitudes = magnitudes_of(each.lora.file, each.layer, self.shapes[name])
+                if magnitudes is not None:
+                    self._scales[key] = factors_of(magnitudes, length)
+
+    def _pairs(self, layers: Iterable[tuple[str, FittedLayer]]) -> Iterator[tuple[str, str, Floats, Floats]]:
+        for name, each in layers:
+            pair = each.pair(self.shapes[name])
+            yield name, each.along, pair.up, pair.down.reshape(len(pair.down), -1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,9 +166,14 @@ NO_LORAS = FittedLoras({})
 
 
 def fit(
-    loras: Iterable[GivenLora], roles: Sequence[str], layers_of: Callable[[str], Layers], model: str
+    loras: Iterable[GivenLora],
+    roles: Sequence[str],
+    layers_of: Callable[[str], Layers],
+    lengths_of: LengthsOf,
+    model: str,
 ) -> FittedLoras:
-    """LoRAs on a model's graphs. roles: that it has. layers_of: is asked only for those that a LoRA is for.
+    """LoRAs on a model's graphs. roles: that it has. layers_of: is asked only for those that a LoRA is for. lengths_of:
+    only once inputs are made, of DoRAs.
 
     Raises LoraError for what doesn't fit the model, called `model`, and for what has to be merged.
     """
@@ -130,9 +182,11 @@ def fit(
         for role, name, layer in fitting(lora, roles, layers_of, model):
             factor = lora.facts.factor(role, name)
             if lora.facts.weight * factor != 0.0:
-                _demand_pair(lora, layer, layers_of(role).shapes[name])
-                found.setdefault(role, {}).setdefault(name, []).append(FittedLayer(lora, layer, factor))
-    return FittedLoras({role: _weights(role, fitted, layers_of(role)) for role, fitted in found.items()})
+                shape = layers_of(role).shapes[name]
+                _demand_pair(lora, layer, shape)
+                one = FittedLayer(lora, layer, factor, scaled_along(lora.file, layer, shape))
+                found.setdefault(role, {}).setdefault(name, []).append(one)
+    return FittedLoras({role: _weights(role, fitted, layers_of(role), lengths_of) for role, fitted in found.items()})
 
 
 def fitting(
@@ -170,7 +224,9 @@ def _is_beyond(name: str, known: Mapping[str, str]) -> bool:
     return start.isdecimal() and len(start) < 4 and int(start) >= count and f"encoder_layers_0_{rest}" in known
 
 
-def _weights(role: str, fitted: Mapping[str, Sequence[FittedLayer]], layers: Layers) -> LoraWeights:
+def _weights(
+    role: str, fitted: Mapping[str, Sequence[FittedLayer]], layers: Layers, lengths_of: LengthsOf
+) -> LoraWeights:
     most = max(LAYERS.index(layers.among[name]) for name in fitted)
     rank = 0
     for name, each in fitted.items():
@@ -182,7 +238,20 @@ def _weights(role: str, fitted: Mapping[str, Sequence[FittedLayer]], layers: Lay
             )
         rank = max(rank, total)
     chosen = {name: shape for name, shape in layers.shapes.items() if LAYERS.index(layers.among[name]) <= most}
-    return LoraWeights(role, LowRank(LAYERS[most], padded_rank(rank)), chosen, fitted)
+    low_rank = LowRank(LAYERS[most], padded_rank(rank), _scaled(fitted))
+    return LoraWeights(role, low_rank, chosen, fitted, lengths_of)
+
+
+def _scaled(fitted: Mapping[str, Sequence[FittedLayer]]) -> str:
+    """What DoRAs scale of a graph's layers. Raises LoraError where some scale outputs and others inputs."""
+    doras = {each.along: each.lora.file.path for layers in fitted.values() for each in layers if each.along}
+    if len(doras) > 1:
+        one, other = doras.values()
+        raise LoraError(
+            f"{one} has magnitudes of outputs and {other} of inputs, and one graph takes either",
+            fix=f"merge one of them: tintype merge BUNDLE --lora {other} OUT, and draw with OUT and the other one",
+        )
+    return next(iter(doras), "")
 
 
 def padded_rank(rank: int) -> int:
@@ -198,9 +267,7 @@ def _demand_pair(lora: GivenLora, layer: AdapterLayer, shape: Shape) -> None:
     rank = pair_rank(lora.file, layer, shape)
     if rank is not None and rank <= MAX_LORA_RANK:
         return
-    if layer.is_decomposed:
-        why = "is a DoRA, which scales the weights themselves"
-    elif layer.kind == "full":
+    if layer.kind == "full":
         why = "changes whole weights, which aren't of low rank"
     else:
         why = f"has a rank of {rank:,} in {layer.name}, and {MAX_LORA_RANK:,} is the most while a picture is drawn"

@@ -16,6 +16,7 @@ from tintype.adapters.files import AdapterLayer
 from tintype.adapters.forms import pair_of, whole_delta
 from tintype.adapters.given import GivenLora, open_loras
 from tintype.adapters.joined import fitting
+from tintype.adapters.magnitudes import magnitudes_of
 from tintype.adapters.names import DENOISER
 from tintype.bundle.bundle import Bundle
 from tintype.bundle.library import OVERLAY_NAME
@@ -116,23 +117,7 @@ def _save_changes(path: Path, by_layer: ByLayer) -> None:
                 tensors[f"{start}down"], tensors[f"{start}up"] = pair.down.reshape(len(pair.down), -1), pair.up
             else:
                 tensors[f"{start}delta"] = whole_delta(lora.file, layer, shape).reshape(shape[0], -1)
-            magnitudes = _magnitudes(lora, layer, shape)
+            magnitudes = magnitudes_of(lora.file, layer, shape)
             if magnitudes is not None:
                 tensors[f"{start}magnitudes"] = magnitudes
     save_file({name: np.ascontiguousarray(array) for name, array in tensors.items()}, path)
-
-
-def _magnitudes(lora: GivenLora, layer: AdapterLayer, shape: tuple[int, ...]) -> Any:
-    """(outputs, 1), or (1, inputs) where a kohya file has them by input. Raises LoraError for any other shape."""
-    part = next((part for part in ("magnitude", "dora") if part in layer.parts), None)
-    if part is None:
-        return None
-    (numbers,) = lora.file.read(layer.parts[part])
-    by_input = part == "dora" and numbers.ndim > 1 and numbers.shape[0] == 1 and numbers.shape[1] > 1
-    wanted = shape[1] if by_input else shape[0]
-    if numbers.size != wanted:
-        raise LoraError(
-            f"{layer.parts[part]} of {lora.file.path} has {numbers.size:,} numbers, not {wanted:,}",
-            fix="download the file again, or take another LoRA",
-        )
-    return numbers.reshape((1, -1) if by_input else (-1, 1))

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     )
     from tintype.engine.build.graph import graph_bytes, graph_operations, graph_session, run_graph
     from tintype.engine.build.layers import AdaptableShapes, adaptable_shapes
+    from tintype.engine.build.lengths import lengths_with
     from tintype.engine.build.measure import AS_IS, layer_costs
     from tintype.engine.build.options import BuildOptions
     from tintype.engine.build.ranges import graph_as_it_stands, measure_ranges
@@ -73,6 +74,7 @@ _HOMES = {
     "list_devices": "device.devices",
     "AdaptableShapes": "build.layers",
     "adaptable_shapes": "build.layers",
+    "lengths_with": "build.lengths",
     "graph_session": "build.graph",
     "run_graph": "build.graph",
     "Gpu": "device.hardware",
@@ -145,6 +147,7 @@ __all__ = [
     "instruction_sets",
     "is_timed",
     "layer_costs",
+    "lengths_with",
     "list_devices",
     "measure_ranges",
     "most_threads",

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from tintype.adapters.joined import NO_LORAS, FittedLoras, Layers, fit
+from tintype.adapters.forms import Floats
+from tintype.adapters.joined import NO_LORAS, FittedLoras, Layers, Pairs, fit
 from tintype.adapters.names import DENOISER
 from tintype.bounds import MAX_SCHEDULER_BYTES
 from tintype.bundle import Bundle, Manifest, TokenizerFacts
@@ -121,13 +123,22 @@ class Model:
         if not request.inputs.loras:
             return NO_LORAS
         roles = [role for role in self.manifest.graph_names if role == DENOISER or role in self.manifest.text_encoders]
-        variant = FAST if request.fast else FULL
+
+        def ref_of(role: str) -> GraphRef:
+            return GraphRef(role, FAST if request.fast and role == DENOISER else FULL)
+
         return fit(
             request.inputs.loras,
             roles,
-            lambda role: self._layers_of(GraphRef(role, variant if role == DENOISER else FULL)),
+            lambda role: self._layers_of(ref_of(role)),
+            lambda role, facts, pairs: self._lengths(ref_of(role), facts, pairs),
             self.bundle.name,
         )
+
+    def _lengths(self, ref: GraphRef, facts: Sequence[str], pairs: Pairs) -> list[Floats]:
+        from tintype.engine import lengths_with
+
+        return lengths_with(self.bundle, ref, facts, pairs)
 
     def image_prompts(self, request: ResolvedRequest) -> FittedImagePrompts | None:
         """A request's image prompts on this bundle's denoiser. Raises RequestError."""

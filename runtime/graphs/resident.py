@@ -314,11 +314,17 @@ class BoundGraphs:
 
     def demand_build(self, use: GraphUse) -> None:
         """Make the build of a use, where it is missing. Raises RequestError where the graph can't be changed so."""
-        from tintype.engine.build.child import cancelled_by
-
-        with self.all.lock, cancelled_by(lambda: self.state.stop.is_set):
+        with self.all.lock, self.cancellable():
             self.check_cancelled()
             self.all.build_facts(use, self._options(use))
+
+    @contextlib.contextmanager
+    def cancellable(self) -> Iterator[None]:
+        """A time in which this thread waits for child processes only until the run is cancelled."""
+        from tintype.engine.build.child import cancelled_by
+
+        with cancelled_by(lambda: self.state.stop.is_set):
+            yield
 
     def release(self, held: Arrays) -> None:
         """Give back what was computed of held inputs, which no later call is given."""
@@ -330,9 +336,7 @@ class BoundGraphs:
 
     def _answer(self, use: GraphUse, inputs: Arrays, held: Arrays) -> Arrays:
         loaded = self.all.load_seconds
-        from tintype.engine.build.child import cancelled_by
-
-        with cancelled_by(lambda: self.state.stop.is_set):
+        with self.cancellable():
             session = self.all.session(use, self._options(use), self.plan, self._phase)
         self.state.load_seconds += self.all.load_seconds - loaded
         self.check_cancelled()

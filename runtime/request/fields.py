@@ -217,8 +217,8 @@ class Request:
     loras: Sequence[GivenLora] = field(
         default=(),
         metadata=_option(
-            "A LoRA, LoCon, LoHa or LoKr, again for more: FILE, FILE=0.8, FILE=0.8@0.2-0.7 from and to which share of "
-            "the steps, FILE=0.8,down=0.5,text=0 in which parts.",
+            "A LoRA, LoCon, LoHa, LoKr or DoRA, again for more: FILE, FILE=0.8, FILE=0.8@0.2-0.7 from and to which "
+            "share of the steps, FILE=0.8,down=0.5,text=0 in which parts.",
             each="lora",
         ),
     )

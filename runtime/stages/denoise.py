@@ -179,7 +179,8 @@ class Denoiser:
         adapted, features = self._features.at(self.step, len(branches) * self._pictures)
         if not self._ctx.loras.by_role and not features:
             return words
-        told = (wordings, self._ctx.loras.weights("denoiser", progress), adapted)
+        with self._ctx.graphs.cancellable():  # what DoRAs scale is measured when it is first asked for
+            told = (wordings, self._ctx.loras.weights("denoiser", progress), adapted)
         before, held = self._held.get(branches, (None, {}))
         if before != told:
             self._ctx.graphs.release(held)

@@ -17,7 +17,9 @@ def encode(ctx: Context) -> Conditioning:
     def call(role: str, inputs: Arrays) -> Arrays:
         use, words = ctx.use(role), ctx.request.inputs.words
         more = {} if words is None else words.input(role, use.embedding_rows)
-        return ctx.graphs.call(use, {**inputs, **more, **ctx.loras.inputs(role)}, who="the text encoder")
+        with ctx.graphs.cancellable():
+            adapted = ctx.loras.inputs(role)
+        return ctx.graphs.call(use, {**inputs, **more, **adapted}, who="the text encoder")
 
     encoders = [use for use in ctx.uses if use.phase == ENCODE]
     try:

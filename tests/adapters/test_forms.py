@@ -136,9 +136,8 @@ def test_without_alpha_nothing_is_scaled(opened):
     np.testing.assert_allclose(whole_delta(file, layer, LINEAR), expected * rank / ALPHA, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("tensors", [{"diff": drawn(*LINEAR)}, {**lora(4, LINEAR)[0], "dora_scale": drawn(12, 1)}])
-def test_what_is_no_pair_has_no_rank(opened, tensors):
-    file = opened(tensors)
+def test_what_is_no_pair_has_no_rank(opened):
+    file = opened({"diff": drawn(*LINEAR)})
     (layer,) = file.layers.values()
     assert fits(file, layer, LINEAR)
     assert pair_rank(file, layer, LINEAR) is None

@@ -1,8 +1,9 @@
-"""Adapters on a device: two LoRAs, a ControlNet, an embedding and image prompts beside a picture and a mask, all for
-postcard; no torch is there."""
+"""Adapters on a device: a LoRA, a DoRA, a ControlNet, an embedding and image prompts beside a picture and a mask, all
+for postcard; no torch is there."""
 
 from __future__ import annotations
 
+import math
 import os
 from pathlib import Path
 
@@ -12,11 +13,12 @@ from embeddings import vectors, write
 from ip_adapters import adapter_tensors, colours, left_half, save_adapter
 from known_image_encoder import write_image_encoder
 from pictures import psnr_db
+from safetensors.numpy import load_file, save_file
 
 import tintype
 from tintype.bundle import open_bundle
-from tintype.engine import adaptable_shapes
-from tintype.uses import GraphRef
+from tintype.engine import adaptable_shapes, lengths_with
+from tintype.uses import BY_OUTPUT, GraphRef
 
 DEVICE = os.environ.get("TINTYPE_TEST_DEVICE", "")
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(not DEVICE, reason="TINTYPE_TEST_DEVICE names no device")]
@@ -39,6 +41,23 @@ def cross_attentions() -> list[tuple[int, int]]:
     return [shape for part in ("down", "up", "mid") for name, shape in found.items() if name.startswith(part)]
 
 
+def dora(path: Path) -> Path:
+    """postcard's pixel art as a DoRA, whose rows are 0.9 to 1.1 times as long as those of its weights."""
+    bundle, ref, random = open_bundle("postcard"), GraphRef("denoiser"), np.random.default_rng(3)
+    tensors = load_file(ADAPTERS / "pixel-art.safetensors")
+    starts = sorted({name.partition(".lora")[0] for name in tensors if name.startswith("unet.")})
+    sizes = [adaptable_shapes(bundle, ref).shapes[start.removeprefix("unet.")] for start in starts]
+    nothing = [
+        (start.removeprefix("unet."), BY_OUTPUT, np.zeros((rows, 1), np.float32), np.zeros((1, math.prod(rest)), "f4"))
+        for start, (rows, *rest) in zip(starts, sizes, strict=True)
+    ]
+    for start, lengths in zip(starts, lengths_with(bundle, ref, ["nothing", *starts], lambda: nothing), strict=True):
+        factors = random.uniform(0.9, 1.1, len(lengths))
+        tensors[f"{start}.lora_magnitude_vector"] = (lengths * factors).astype(np.float32)
+    save_file(tensors, path)
+    return path
+
+
 @pytest.fixture
 def brought(tmp_path):
     ramp = np.linspace(0, 255, SIDE, dtype=np.uint8)
@@ -50,7 +69,7 @@ def brought(tmp_path):
     return {
         "image": picture.astype(np.uint8),
         "mask": mask,
-        "loras": [(ADAPTERS / "mushroom.safetensors", 0.8), (ADAPTERS / "pixel-art.safetensors", 0.6)],
+        "loras": [(ADAPTERS / "mushroom.safetensors", 0.8), (dora(tmp_path / "dora.safetensors"), 0.6)],
         "control": [{"model": ADAPTERS / "edges", "image": lines, "weight": 0.9}],
         "embeddings": [write(tmp_path / "wobble.safetensors", emb_params=vectors(2, WORDS_WIDTH, 1))],
         "ip_adapter": save_adapter(tmp_path / "adapter.safetensors", adapter_tensors(cross_attentions(), "plus")),

@@ -15,7 +15,7 @@ from tintype.engine.build.analyse import analysis_of
 from tintype.engine.build.lower import Job
 from tintype.kernels.cpu.product_conv import float_constant
 from tintype.kernels.graph.low_rank import adaptable_layers
-from tintype.uses import CROSS_ATTENTION, DEEP_FEATURES, LAYERS, Cut, GraphRef, LowRank
+from tintype.uses import BY_INPUT, BY_OUTPUT, CROSS_ATTENTION, DEEP_FEATURES, LAYERS, Cut, GraphRef, LowRank
 
 DIMS = {"batch": 2, "height": 16, "width": 16, "sequence": 77}
 RANK = 8
@@ -38,9 +38,23 @@ def pairs(postcard):
     return found
 
 
-def told(session, pairs):
+@pytest.fixture(scope="module")
+def scales(postcard):
+    """By what is scaled and layer, 0.5 to 1.5 for each output or input."""
+    random = np.random.default_rng(6)
+    shapes = adaptable_shapes(postcard, GraphRef("denoiser")).shapes
+    return {
+        scaled: {name: random.uniform(0.5, 1.5, shape[axis]).astype(np.float32) for name, shape in shapes.items()}
+        for axis, scaled in enumerate((BY_OUTPUT, BY_INPUT))
+    }
+
+
+def told(session, pairs, scales=None):
     """What a session takes of them."""
     inputs = {}
+    for name, scale in ({} if scales is None else scales).items():
+        if f"lora.{name}.scale" in session.input_names:
+            inputs[f"lora.{name}.scale"] = scale.reshape(session.input_shapes[f"lora.{name}.scale"])
     for name, (down, up) in pairs.items():
         if f"lora.{name}.down" in session.input_names:
             is_conv = down.ndim == 4
@@ -50,18 +64,23 @@ def told(session, pairs):
 
 
 @pytest.fixture(scope="module")
-def merged(postcard, pairs, tmp_path_factory):
-    """By tier what postcard's denoiser gives whose weights, int8 or half, are floats with the pairs added."""
+def merged(postcard, pairs, scales, tmp_path_factory):
+    """By tier, and by what is scaled, what postcard's denoiser gives whose weights, int8 or half, are floats with the
+    pairs added."""
     answers = {}
-    for layers in LAYERS:
+    for layers in (*LAYERS, BY_OUTPUT, BY_INPUT):
         model = ir.load(postcard.graph_path("denoiser"))
         among = adaptable_shapes(postcard, GraphRef("denoiser")).among
         for name, layer in adaptable_layers(model.graph).items():
-            if LAYERS.index(among[name]) > LAYERS.index(layers):
+            if layers in LAYERS and LAYERS.index(among[name]) > LAYERS.index(layers):
                 continue
             weight, (down, up) = float_constant(layer.node.inputs[1]), pairs[name]
             delta = (up @ down.reshape(RANK, -1)).reshape(layer.shape)
             turned = weight.shape != layer.shape or (layer.node.op_type == "MatMul")
+            if layers in scales:
+                along = (layers == BY_INPUT) != turned  # which axis is scaled
+                sizes = [-1 if axis == int(along) else 1 for axis in range(weight.ndim)]
+                weight = weight * scales[layers][name].reshape(sizes)
             whole = np.ascontiguousarray(weight + (delta.T if turned else delta))
             value = ir.Value(name=f"{name}.merged", const_value=ir.tensor(whole, name=f"{name}.merged"))
             value.shape, value.dtype = ir.Shape(whole.shape), ir.DataType.FLOAT
@@ -103,37 +122,62 @@ def test_it_gives_what_the_graph_with_merged_weights_does(postcard, pairs, merge
         assert snr_db(nothing["out_sample"], merged[layers]) < 25
 
 
+@pytest.mark.parametrize("way", [{}, {"segment_bytes": 2**20}], ids=["packed", "segments"])
+@pytest.mark.parametrize("scaled", [BY_OUTPUT, BY_INPUT])
+def test_products_are_scaled_and_biases_are_not(postcard, pairs, scales, merged, scaled, way):
+    """As a DoRA's merged weights: of every layer, GEGLUs and convolutions of int8 among them."""
+    for exactness, least in (("exact", 60.0), ("balanced", 30.0)):
+        low_rank = LowRank("all", RANK, scaled)
+        options = BuildOptions.for_shape(DIMS, exactness=exactness, threads=1, low_rank=low_rank, **way)
+        with open_role(postcard, "denoiser", resolve_provider("cpu"), options=options) as session:
+            inputs = {**usual(session), **told(session, pairs, scales[scaled])}
+            assert {name for name in session.input_names if name.endswith(".scale")} <= inputs.keys()
+            found = session.run(inputs)["out_sample"]
+            ones = {name: np.ones_like(array) for name, array in inputs.items() if name.endswith(".scale")}
+            without = session.run({**inputs, **ones})["out_sample"]
+        near = snr_db(found, merged[scaled])
+        print(f"{scaled} {exactness}: {near:.1f} dB, without it {snr_db(without, merged[scaled]):.1f}")
+        assert near >= least
+        assert snr_db(without, merged[scaled]) < 20
+        assert snr_db(without, merged["all"]) >= least
+
+
+@pytest.mark.parametrize("scaled", ["", BY_OUTPUT, BY_INPUT], ids=["plain", BY_OUTPUT, BY_INPUT])
 @pytest.mark.parametrize("values", [DEEP_FEATURES, CROSS_ATTENTION])
-def test_of_the_two_graphs_of_a_cut_one_gives_what_the_other_takes(postcard, pairs, merged, values):
+def test_of_the_two_graphs_of_a_cut_one_gives_what_the_other_takes(postcard, pairs, scales, merged, values, scaled):
     given, cpu = {}, resolve_provider("cpu")
     for takes in (False, True):
         options = BuildOptions.for_shape(
-            DIMS, exactness="exact", threads=1, cut=Cut(values, takes), low_rank=LowRank("all", RANK)
+            DIMS, exactness="exact", threads=1, cut=Cut(values, takes), low_rank=LowRank("all", RANK, scaled)
         )
         with open_role(postcard, "denoiser", cpu, options=options) as session:
-            assert {n for n in session.input_names if n.startswith("lora.")} == set(told(session, pairs))
-            assert len(told(session, pairs)) == 2 * len(pairs)
-            inputs = {**usual(session), **given}
-            outputs = session.run({**inputs, **told(session, pairs)})
-        assert snr_db(outputs.pop("out_sample"), merged["all"]) >= 60
+            known = told(session, pairs, scales.get(scaled))
+            assert {n for n in session.input_names if n.startswith("lora.")} == set(known)
+            assert len(known) == (3 if scaled else 2) * len(pairs)
+            outputs = session.run({**usual(session), **given, **known})
+        assert snr_db(outputs.pop("out_sample"), merged[scaled or "all"]) >= 60
         given = outputs
 
 
-def test_what_words_alone_decide_is_still_computed_once_a_prompt(postcard, pairs):
-    options = BuildOptions.for_shape(DIMS, exactness="exact", threads=1, low_rank=LowRank("attention", RANK))
+@pytest.mark.parametrize("scaled", ["", BY_OUTPUT, BY_INPUT], ids=["plain", BY_OUTPUT, BY_INPUT])
+def test_what_words_alone_decide_is_still_computed_once_a_prompt(postcard, pairs, scaled):
+    options = BuildOptions.for_shape(DIMS, exactness="exact", threads=1, low_rank=LowRank("attention", RANK, scaled))
     with open_role(postcard, "denoiser", resolve_provider("cpu"), options=options) as session:
         keys = {
             f"lora.{name}.{part}"
             for name in pairs
             if name.endswith(("attn2.to_k", "attn2.to_v"))
-            for part in ("down", "up")
+            for part in ("down", "up", *(["scale"] if scaled else []))
         }
-        assert {name for name in session.once_names if name.startswith("lora.")} == keys
+        once = {name for name in session.once_names if name.startswith("lora.")}
+        assert keys <= once
+        assert all(scaled == BY_OUTPUT and name.endswith(".scale") for name in once - keys)  # times biases
 
 
 def test_the_key_and_the_job_know_the_pattern_and_nothing_else(postcard):
     cpu = resolve_provider("cpu")
     patterns = [None, LowRank("attention", 4), LowRank("attention", 8), LowRank("all", 8)]
+    patterns += [LowRank("all", 8, scaled) for scaled in (BY_OUTPUT, BY_INPUT)]
     options = [BuildOptions.for_shape(DIMS, threads=1, low_rank=each) for each in patterns]
     assert len({build_key(postcard, "denoiser", cpu, options=each) for each in options}) == len(patterns)
     for each in options:
@@ -142,11 +186,12 @@ def test_the_key_and_the_job_know_the_pattern_and_nothing_else(postcard):
 
 
 def test_what_it_is_told_counts_among_what_a_graph_takes(postcard, pairs):
-    plain, told_ = (
+    plain, told_, scaled = (
         analysis_of(postcard, GraphRef("denoiser"), BuildOptions.for_shape(DIMS, low_rank=each))
-        for each in (None, LowRank("all", RANK))
+        for each in (None, LowRank("all", RANK), LowRank("all", RANK, BY_OUTPUT))
     )
     assert told_.taken_bytes == sum(down.nbytes + up.nbytes for down, up in pairs.values())
+    assert scaled.taken_bytes == told_.taken_bytes + sum(4 * len(up) for _, up in pairs.values())
     assert plain.multiplications < told_.multiplications < plain.multiplications * 2
     assert plain.taken_bytes == 0
 

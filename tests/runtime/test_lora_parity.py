@@ -8,12 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from families import Variant, save_variant
-from loras import ASKED, CONVOLUTIONS, SCALE, SEED, SIZE, STEPS, TRANSFORMER, WORDS, files, pairs, save_kohya
-from pictures import PROMPT, psnr_db
+from loras import ASKED, CONVOLUTIONS, TRANSFORMER, WORDS, demand_near, drawn_by, files, pairs, save_kohya
+from pictures import PROMPT
 
 import tintype
 from tintype.errors import RecordError
-from tintype.sampling import noise_source
 
 __all__ = ["files"]  # the fixture
 
@@ -31,24 +30,7 @@ def drawn_by_diffusers(checkpoint: Path, loras: dict[Path, float], *, xl: bool =
     if loras:
         pipe.set_adapters([f"a{number}" for number in range(len(loras))], list(loras.values()))
         pipe.fuse_lora(adapter_names=[f"a{number}" for number in range(len(loras))])
-    return _drawn(pipe)
-
-
-def _drawn(pipe) -> np.ndarray:
-    import torch
-
-    noise = noise_source("torch-cpu", [SEED]).draw((1, 4, SIZE[1] // 4, SIZE[0] // 4))
-    with torch.no_grad():
-        picture = pipe(
-            PROMPT,
-            num_inference_steps=STEPS,
-            guidance_scale=SCALE,
-            width=SIZE[0],
-            height=SIZE[1],
-            latents=torch.from_numpy(noise),
-            output_type="np",
-        ).images[0]
-    return picture * 255
+    return drawn_by(pipe)
 
 
 PARITY = [
@@ -69,7 +51,7 @@ PARITY = [
 def test_whole_pictures_are_those_of_diffusers_with_fused_loras(pipeline, tiny_checkpoint, files, name, weights):
     loras = {files[name]: weight for name, weight in weights.items()}
     made = pipeline.generate(PROMPT, **ASKED, loras=list(loras.items()))
-    _demand_near(made, drawn_by_diffusers(tiny_checkpoint, loras), pipeline.generate(PROMPT, **ASKED), name)
+    demand_near(made, drawn_by_diffusers(tiny_checkpoint, loras), pipeline.generate(PROMPT, **ASKED), name)
 
 
 @pytest.mark.reference
@@ -78,7 +60,7 @@ def test_whole_pictures_are_those_of_diffusers_with_fused_loras(pipeline, tiny_c
 def test_so_are_those_of_xl_with_its_two_text_encoders(xl, xl_checkpoint, files, name, weight):
     made = xl.generate(PROMPT, **ASKED, loras=[(files[name], weight)])
     expected = drawn_by_diffusers(xl_checkpoint, {files[name]: weight}, xl=True)
-    _demand_near(made, expected, xl.generate(PROMPT, **ASKED), name)
+    demand_near(made, expected, xl.generate(PROMPT, **ASKED), name)
 
 
 @pytest.mark.reference
@@ -99,7 +81,7 @@ def test_so_are_those_of_2_x(tiny_checkpoint, export_once, tmp_path):
     bundle = export_once("tiny-two", checkpoint, precision="fp32")
     with tintype.load(bundle, provider="cpu", threads=1) as opened:
         made, plain = opened.generate(PROMPT, **ASKED, loras=[file]), opened.generate(PROMPT, **ASKED)
-    _demand_near(made, drawn_by_diffusers(checkpoint, {file: 1.0}), plain, "2.x")
+    demand_near(made, drawn_by_diffusers(checkpoint, {file: 1.0}), plain, "2.x")
 
 
 def _saved_by_peft(model, names, folder, seed, **options):
@@ -132,17 +114,9 @@ def test_files_as_peft_saves_them_draw_what_peft_merges(pipeline, tiny_checkpoin
     unet, pipe.unet = _saved_by_peft(pipe.unet, ["to_q", "to_k", "proj_in"], tmp_path / "unet", 1, **options)
     words, pipe.text_encoder = _saved_by_peft(pipe.text_encoder, ["q_proj", "fc1"], tmp_path / "text_encoder", 2)
     made, plain = pipeline.generate(PROMPT, **ASKED, loras=[unet, words]), pipeline.generate(PROMPT, **ASKED)
-    _demand_near(made, _drawn(pipe), plain, "PEFT")
+    demand_near(made, drawn_by(pipe), plain, "PEFT")
     assert pipeline.reproduce(made.record, loras=[unet, words]).image.tobytes() == made.image.tobytes()
     config = tmp_path / "unet/adapter_config.json"
     config.write_text(json.dumps({**json.loads(config.read_text()), "lora_alpha": 9}))
     with pytest.raises(RecordError, match="drawn with the LoRA adapter_model"):  # its alphas are of the picture too
         pipeline.reproduce(made.record, loras=[unet, words])
-
-
-def _demand_near(made, expected, plain, name):
-    assert expected.std() > 5  # a grey picture would be near any other
-    near, far = psnr_db(made.image, expected), psnr_db(plain.image, expected)
-    print(f"{name}: {near:.1f} dB, without it {far:.1f} dB")
-    assert near >= 50.0
-    assert far < 35.0

@@ -10,7 +10,18 @@ from typing import Any
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from loras import ATTENTION, CONVOLUTIONS, TRANSFORMER, WORDS, pairs, save_diffusers, save_kohya, weights_of
+from loras import (
+    ATTENTION,
+    CONVOLUTIONS,
+    TRANSFORMER,
+    WORDS,
+    pairs,
+    peft_unet,
+    save_diffusers,
+    save_kohya,
+    save_peft_unet,
+    weights_of,
+)
 from pictures import PROMPT, psnr_db
 from safetensors.numpy import load_file, save_file
 
@@ -110,38 +121,12 @@ def test_int8_is_rounded_anew_and_says_how_near_it_is(tmp_path):
     assert psnr_db(balanced.pixels * 255, merged.pixels * 255) > 25
 
 
-def _peft_unet(checkpoint: Path, **config: Any) -> Any:
-    """diffusers' UNet with random adapters of peft in it."""
-    import diffusers
-    import torch
-    from peft import LoraConfig
-
-    unet = diffusers.UNet2DConditionModel.from_pretrained(checkpoint / "unet")
-    torch.manual_seed(3)
-    unet.add_adapter(LoraConfig(r=4, lora_alpha=3, **config))
-    with torch.no_grad():
-        for name, weight in unet.named_parameters():
-            if "lora_B" in name:
-                weight.normal_(std=0.3)
-            elif "lora_magnitude" in name:
-                weight *= torch.rand_like(weight) + 0.5
-    return unet
-
-
 @pytest.mark.reference
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
 @pytest.mark.parametrize("targets", [ATTENTION, (*ATTENTION, "conv1")], ids=["linear", "convolutions"])
 def test_a_dora_is_merged_as_peft_merges_it(tiny_bundle, tiny_checkpoint, tmp_path, targets):
-    from diffusers import StableDiffusionPipeline
-    from diffusers.utils import convert_state_dict_to_diffusers
-    from peft.utils import get_peft_model_state_dict
-
-    unet = _peft_unet(tiny_checkpoint, target_modules=list(targets), use_dora=True)
-    state = convert_state_dict_to_diffusers(get_peft_model_state_dict(unet))
-    StableDiffusionPipeline.save_lora_weights(
-        tmp_path, unet_lora_layers=state, unet_lora_adapter_metadata={"lora_alpha": 3, "r": 4, "use_dora": True}
-    )
-    (file,) = tmp_path.glob("*.safetensors")
+    unet = peft_unet(tiny_checkpoint, target_modules=list(targets), use_dora=True)
+    file = save_peft_unet(unet, tmp_path / "dora.safetensors")
     merge(open_bundle(tiny_bundle), [file], tmp_path / "out")
     written = load_file(tmp_path / "out/denoiser.safetensors")
     unet.fuse_lora()

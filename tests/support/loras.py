@@ -9,9 +9,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from pictures import PROMPT, psnr_db
 from safetensors.numpy import save_file
 
 from tintype.adapters.names import ldm_names
+from tintype.sampling import noise_source
 
 ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
 TRANSFORMER = (*ATTENTION, "ff.net.0.proj", "ff.net.2", "proj_in", "proj_out")
@@ -141,3 +143,65 @@ def _ldm(checkpoint: Path) -> Callable[[str, str], str]:
     """As kohya's trainer for XL names the UNet's layers."""
     old = ldm_names(weights_of(checkpoint, "unet"))
     return lambda part, layer: kohya_xl(part, old[layer] if part == "unet" else layer)
+
+
+def drawn_by(pipe: Any) -> np.ndarray:
+    """The picture that `ASKED` asks for, by a pipeline of diffusers."""
+    import torch
+
+    noise = noise_source("torch-cpu", [SEED]).draw((1, 4, SIZE[1] // 4, SIZE[0] // 4))
+    with torch.no_grad():
+        picture = pipe(
+            PROMPT,
+            num_inference_steps=STEPS,
+            guidance_scale=SCALE,
+            width=SIZE[0],
+            height=SIZE[1],
+            latents=torch.from_numpy(noise),
+            output_type="np",
+        ).images[0]
+    return picture * 255
+
+
+def demand_near(made: Any, expected: np.ndarray, plain: Any, name: str) -> None:
+    assert expected.std() > 5  # a grey picture would be near any other
+    near, far = psnr_db(made.image, expected), psnr_db(plain.image, expected)
+    print(f"{name}: {near:.1f} dB, without it {far:.1f} dB")
+    assert near >= 50.0
+    assert far < 35.0
+
+
+PEFT_ALPHA, PEFT_RANK = 3, 4
+
+
+def peft_unet(checkpoint: Path, *, seed: int = 3, **config: Any) -> Any:
+    """diffusers' UNet with random adapters of peft in it."""
+    import diffusers
+    import torch
+    from peft import LoraConfig
+
+    unet = diffusers.UNet2DConditionModel.from_pretrained(checkpoint / "unet")
+    torch.manual_seed(seed)
+    unet.add_adapter(LoraConfig(r=PEFT_RANK, lora_alpha=PEFT_ALPHA, **config))
+    with torch.no_grad():
+        for name, weight in unet.named_parameters():
+            if "lora_B" in name:
+                weight.normal_(std=0.3)
+            elif "lora_magnitude" in name:
+                weight *= torch.rand_like(weight) + 0.5
+    return unet.eval()
+
+
+def save_peft_unet(unet: Any, path: Path) -> Path:
+    """Its adapter as diffusers saves it."""
+    from diffusers import StableDiffusionPipeline
+    from diffusers.utils import convert_state_dict_to_diffusers
+    from peft.utils import get_peft_model_state_dict
+
+    StableDiffusionPipeline.save_lora_weights(
+        path.parent,
+        unet_lora_layers=convert_state_dict_to_diffusers(get_peft_model_state_dict(unet)),
+        unet_lora_adapter_metadata={"lora_alpha": PEFT_ALPHA, "r": PEFT_RANK},
+        weight_name=path.name,
+    )
+    return path

@@ -99,14 +99,14 @@ def _declare_low_rank(model: ir.Model, low_rank: LowRank) -> int:
     from tintype.kernels.graph.low_rank import PREFIX, add_low_rank_inputs
     from tintype.kernels.graph.segments import value_nbytes
 
-    add_low_rank_inputs(model.graph, _chosen_layers(model, low_rank), low_rank.rank)
+    add_low_rank_inputs(model.graph, _chosen_layers(model, low_rank), low_rank.rank, low_rank.scaled)
     return int(sum(value_nbytes(value) for value in model.graph.inputs if str(value.name).startswith(PREFIX)))
 
 
 def _add_low_rank(model: ir.Model, low_rank: LowRank) -> None:
     from tintype.kernels.graph.low_rank import add_low_rank
 
-    add_low_rank(model.graph, _chosen_layers(model, low_rank))
+    add_low_rank(model.graph, _chosen_layers(model, low_rank), low_rank.scaled)
 
 
 def _chosen_layers(model: ir.Model, low_rank: LowRank) -> list[AdaptableLayer]:

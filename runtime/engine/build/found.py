@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from tintype import strict_json
@@ -19,9 +19,16 @@ Found = TypeVar("Found")
 
 
 def found_once(
-    kind: type[Found], name: str, facts: Sequence[str], module: str, job: Mapping[str, Any], failed: str
+    kind: type[Found],
+    name: str,
+    facts: Sequence[str],
+    module: str,
+    job: Mapping[str, Any] | Callable[[], Mapping[str, Any]],
+    failed: str,
+    environment: Mapping[str, str] | None = None,
 ) -> Found:
-    """What the module answers to the job, as a dataclass. facts: what the job depends on, beside our code.
+    """What the module answers to the job, as a dataclass. facts: what the job depends on, beside our code. job: or what
+    gives it, where it takes something to make. environment: that the child has beside ours.
 
     Raises RequestError where the child refuses the job for what was asked, BuildError, beginning with `failed`, for
     every other failure.
@@ -31,7 +38,7 @@ def found_once(
     with contextlib.suppress(OSError, ValueError):
         return strict_json.read(kind, strict_json.parse(read_cached(place)))
     try:
-        found = run_child(module, json.dumps(job), GRAPH_SECONDS)
+        found = run_child(module, json.dumps(job() if callable(job) else job), GRAPH_SECONDS, environment)
     except ChildError as error:
         if error.kind == REFUSED and error.fix is not None:
             raise RequestError(error.message, fix=error.fix) from None

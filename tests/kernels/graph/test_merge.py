@@ -7,6 +7,7 @@ import onnx_ir as ir
 import pytest
 
 from tintype.bundle import open_bundle
+from tintype.kernels.cpu.product_conv import float_constant
 from tintype.kernels.graph import merge
 from tintype.kernels.graph.low_rank import AdaptableLayer, adaptable_layers
 from tintype.kernels.graph.merge import Change, merge_layer
@@ -60,3 +61,21 @@ def test_a_weight_beyond_all_numbers_is_refused_by_name(layers):
     endless = Change(1.0, (np.full((outputs, 1), 3e38, np.float32), np.full((1, inputs), 10.0, np.float32)))
     with pytest.raises(ValueError, match="to_q grows beyond all numbers"), np.errstate(over="ignore"):
         merge_layer(layer, [endless])
+
+
+@pytest.mark.parametrize("name", LAYERS)
+@pytest.mark.parametrize("by_input", [False, True], ids=["outputs", "inputs"])
+def test_lengths_are_those_of_the_whole_weight(layers, monkeypatch, name, by_input):
+    """Of the weight as floats, with the product added; however many outputs are read at a time."""
+    layer = layers[name]
+    pair = change(layer.shape, "pair")
+    whole = float_constant(layer.node.inputs[1])
+    if layer.node.op_type == "MatMul":
+        whole = whole.T
+    whole = whole.reshape(layer.shape).astype(np.float64) + pair.delta(1.0, turned=False).reshape(layer.shape)
+    axes = tuple(axis for axis in range(whole.ndim) if axis != int(by_input))
+    for numbers, least in ((2**40, 1), (1, 3)):
+        monkeypatch.setattr(merge, "PART_NUMBERS", numbers)
+        monkeypatch.setattr(merge, "LEAST_OUTPUTS", least)
+        squares = merge.squared_lengths(layer, pair.factors, by_input=by_input)
+        np.testing.assert_allclose(squares, np.square(whole).sum(axis=axes), rtol=1e-5)
