@@ -77,6 +77,17 @@ def is_blocked(policy: Policy, prompt: str, steps: int = 20) -> bool:
     return any(rule.action == BLOCK for rule in policy.rules_met(texts_of(prompt, edited, range(len(branches)))))
 
 
+def recall(policy: Policy, disguise: Disguise) -> float:
+    """The share of the phrases that are seen, their listed words in a disguise."""
+    hidden = [f"{before}{disguise(listed)}{after}" for before, listed, after in PHRASES]
+    return sum(is_blocked(policy, prompt) for prompt in hidden) / len(hidden)
+
+
+def false_alarms(policy: Policy) -> list[str]:
+    """The harmless prompts that are blocked."""
+    return [prompt for prompt in HARMLESS if is_blocked(policy, prompt)]
+
+
 @measurement("words", rounds=1, threads=1)
 def words(report: Report) -> None:
     """The policy `strict`: how many disguised words it sees, and how many harmless ones it takes for others.
@@ -86,11 +97,11 @@ def words(report: Report) -> None:
     Phrases in six languages, each in every disguise; harmless prompts beside them, among them those whose words have
     others within. Disguises of `WEAK` are ones that no list of words sees through: what is measured is how weak it is.
     """
-    policy, table = read_policy("strict"), dict[str, dict[str, Any]]()
-    for name, disguise in {**STRONG, **WEAK}.items():
-        hidden = [f"{before}{disguise(listed)}{after}" for before, listed, after in PHRASES]
-        table[name] = {"share_blocked": sum(is_blocked(policy, prompt) for prompt in hidden) / len(hidden)}
-    alarms = [prompt for prompt in HARMLESS if is_blocked(policy, prompt)]
+    policy, disguises = read_policy("strict"), {**STRONG, **WEAK}
+    alarms = false_alarms(policy)
+    table: dict[str, dict[str, Any]] = {
+        name: {"share_blocked": recall(policy, disguise)} for name, disguise in disguises.items()
+    }
     table["harmless prompts"] = {"share_blocked": len(alarms) / len(HARMLESS)}
     bars = [Bar(name, "share_blocked", at_least=LEAST_RECALL) for name in STRONG]
     bars.append(Bar("harmless prompts", "share_blocked", at_most=MOST_FALSE_ALARMS))

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import tintype
-from tintype.bench import words
+from tintype.bench import prompts
 from tintype.bounds import MAX_POLICY_BYTES, MAX_POLICY_LINES, MAX_POLICY_PATTERNS, MAX_PROMPT_BYTES
 from tintype.cli import run as run_command
 from tintype.record import parse_record
@@ -44,23 +44,23 @@ def rules(policy: Policy, prompt: str) -> list[str]:
     return [rule.name for rule in policy.rules_met([prompt])]
 
 
-@pytest.mark.parametrize("disguise", words.STRONG.values(), ids=list(words.STRONG))
-def test_listed_words_are_seen_in_a_disguise(disguise: words.Disguise) -> None:
-    assert words.recall(read_policy("strict"), disguise) >= words.LEAST_RECALL
+@pytest.mark.parametrize("disguise", prompts.STRONG.values(), ids=list(prompts.STRONG))
+def test_listed_words_are_seen_in_a_disguise(disguise: prompts.Disguise) -> None:
+    assert prompts.recall(read_policy("strict"), disguise) >= prompts.LEAST_RECALL
 
 
 def test_innocent_prompts_pass_but_for_those_that_have_a_listed_word() -> None:
-    alarms = words.false_alarms(read_policy("strict"))
-    assert len(alarms) / len(words.HARMLESS) <= words.MOST_FALSE_ALARMS
+    alarms = prompts.false_alarms(read_policy("strict"))
+    assert len(alarms) / len(prompts.HARMLESS) <= prompts.MOST_FALSE_ALARMS
     assert set(alarms) == {
         "a naked mole rat", "nude lipstick on a shelf", "naked eye observatory", "the corpse flower in bloom",
         "nipple fitting on a pipe, engineering", "killing frost on roses",
     }  # fmt: skip
-    assert {"a street in Scunthorpe at dusk", "a cocktail on a bar in Essex"} <= set(words.HARMLESS)
+    assert {"a street in Scunthorpe at dusk", "a cocktail on a bar in Essex"} <= set(prompts.HARMLESS)
 
 
 def test_what_it_cannot_see_is_measured_and_not_hidden() -> None:
-    assert all(words.recall(read_policy("strict"), disguise) < 0.1 for disguise in words.WEAK.values())
+    assert all(prompts.recall(read_policy("strict"), disguise) < 0.1 for disguise in prompts.WEAK.values())
 
 
 @pytest.mark.parametrize(
