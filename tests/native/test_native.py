@@ -116,7 +116,7 @@ def test_the_instruction_that_is_stood_in_for_is_in_what_is_shipped(tmp_path):
     command = compiling.Zig.compile(X86, given, compiling.SOURCES / "kernels.c", listing)
     command[command.index("-c")] = "-S"
     compiling.run(command, tmp_path)
-    assert listing.read_text().count("vpdpbusd") > 20
+    assert listing.read_bytes().count(b"vpdpbusd") > 20
 
 
 MACHINES = {  # of ELF, PE and Mach-O files: where it is said, and what
