@@ -139,6 +139,7 @@ def test_a_picture_like_it_says_all_that_it_lacks(pipeline, brought, tmp_path):
     assert pipeline.generate(likeness.request()).image.size == (64, 64)
 
 
+@pytest.mark.long  # seeks least budgets
 @pytest.mark.parametrize("exactness", ["exact", "balanced"])
 def test_in_the_least_memory_it_is_the_same_picture_and_again_by_its_record(tiny_bundle, pipeline, brought, exactness):
     asked = _asked(**{**brought, "exactness": exactness})

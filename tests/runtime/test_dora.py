@@ -20,6 +20,7 @@ from loras import (
     save_kohya,
     weights_of,
 )
+from low_precision import bundle_of, fp16_bundle, int8_export
 from pictures import PROMPT, psnr_db
 from safetensors.numpy import load_file, save_file
 
@@ -32,7 +33,7 @@ from tintype.engine.build.child import run_child
 from tintype.errors import CancelledError, LoraError, MemoryBudgetError
 from tintype.uses import BY_OUTPUT, GraphRef
 
-__all__ = ["files"]  # the fixture
+__all__ = ["files", "fp16_bundle", "int8_export"]  # the fixtures
 
 
 def with_magnitudes(path: Path, lora: Path, checkpoint: Path, *, seed: int, by_input: bool = False) -> Path:
@@ -173,11 +174,11 @@ def _measured(bundle: Path, file: Path) -> dict[str, np.ndarray]:
 @pytest.mark.parametrize("exactness", ["exact", "balanced"])
 @pytest.mark.parametrize("precision", ["fp16", "int8"])
 def test_over_lower_precisions_it_is_the_same_change_in_one_build(
-    tiny_checkpoint, export_once, pipeline, doras, files, precision, exactness
+    request, pipeline, doras, files, precision, exactness
 ):
     asked, said = {**ASKED, "exactness": exactness}, [(doras["all"], 0.8), (files["attention"], -0.4)]
     expected = pipeline.generate(PROMPT, **ASKED, loras=said)
-    with tintype.load(export_once(f"tiny-{precision}", tiny_checkpoint, precision=precision), provider="cpu") as low:
+    with tintype.load(bundle_of(request, precision), provider="cpu") as low:
         made, plain = low.generate(PROMPT, **asked, loras=said), low.generate(PROMPT, **asked)
         other = low.generate(PROMPT, **asked, loras=[(doras["all"], 0.3), (files["again"], 0.7)])
         again = low.reproduce(made.record, loras=[file for file, _ in said])

@@ -11,7 +11,7 @@ import pytest
 from edited_bundles import edited
 from families import family
 from ip_adapters import HIDDEN, colours, image_encoder, ip_adapter, left_half
-from low_precision import fp16_bundle, int8_export
+from low_precision import bundle_of, fp16_bundle, int8_export
 from pictures import PROMPT, middle, photo, psnr_db
 
 import tintype
@@ -168,8 +168,7 @@ def test_an_encoder_of_lower_precision_is_near(pipeline, brought, image_encoder,
 def test_a_model_of_lower_precision_draws_the_picture_too(request, pipeline, brought, precision, exactness):
     """The change that the picture makes is that of the fp32 bundle."""
     expected = pipeline.generate(PROMPT, **ASKED, **brought)
-    fp16 = precision == "fp16"
-    bundle = request.getfixturevalue("fp16_bundle") if fp16 else request.getfixturevalue("int8_export")[0]
+    bundle = bundle_of(request, precision)
     with tintype.load(bundle, provider="cpu", threads=1) as low:
         asked = {**ASKED, "exactness": exactness}
         made = low.generate(PROMPT, **asked, **brought)

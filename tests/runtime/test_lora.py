@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from loras import ASKED, ATTENTION, SCALE, STEPS, files, pairs, save_diffusers, save_kohya
+from low_precision import bundle_of, fp16_bundle, int8_export
 from pictures import PROMPT, psnr_db
 from PIL import Image
 
@@ -19,7 +20,7 @@ from tintype.memory.mode import MAPPED
 from tintype.memory.plan import ExecutionPlan
 from tintype.stages.finish import provenance_of
 
-__all__ = ["files"]  # the fixture
+__all__ = ["files", "fp16_bundle", "int8_export"]  # the fixtures
 
 
 def test_a_weight_of_nothing_is_the_picture_without_byte_for_byte(pipeline, files):
@@ -42,13 +43,11 @@ def test_files_and_weights_change_without_another_build(pipeline, files):
 
 @pytest.mark.parametrize("exactness", ["exact", "balanced"])
 @pytest.mark.parametrize("precision", ["fp16", "int8"])
-def test_over_lower_precisions_it_is_the_same_change_in_one_build(
-    tiny_checkpoint, export_once, pipeline, files, precision, exactness
-):
+def test_over_lower_precisions_it_is_the_same_change_in_one_build(request, pipeline, files, precision, exactness):
     """Several LoRAs, of the text encoder too; and as it would be merged into floats: near the fp32 bundle's picture."""
     asked, said = {**ASKED, "exactness": exactness}, [(files["kohya"], 0.8), (files["attention"], -0.4)]
     expected = pipeline.generate(PROMPT, **ASKED, loras=said)
-    with tintype.load(export_once(f"tiny-{precision}", tiny_checkpoint, precision=precision), provider="cpu") as low:
+    with tintype.load(bundle_of(request, precision), provider="cpu") as low:
         made, plain = low.generate(PROMPT, **asked, loras=said), low.generate(PROMPT, **asked)
         other = low.generate(PROMPT, **asked, loras=[(files["kohya"], 0.3), (files["again"], 0.7)])
         idle = low.generate(PROMPT, **asked, loras=[(file, 0.0) for file, _ in said])

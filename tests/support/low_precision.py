@@ -44,3 +44,10 @@ def fp16_bundle(tiny_checkpoint: Path, export_once: Callable[..., Path]) -> Path
 
     effort = Effort(steps=2, calibration_prompts=1, gate_prompts=1, gate_calls=1, latent_size=8)
     return export_once("tiny", tiny_checkpoint, precision="fp16", effort=effort)
+
+
+def bundle_of(request: pytest.FixtureRequest, precision: str) -> Path:
+    """The one of `fp16` or `int8`, in a test whose module has both fixtures."""
+    if precision == "fp16":
+        return Path(request.getfixturevalue("fp16_bundle"))
+    return Path(request.getfixturevalue("int8_export")[0])
