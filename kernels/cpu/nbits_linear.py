@@ -65,11 +65,16 @@ class NBitsLinear(Kernel):
     ) -> NDArray[Any]:
         """x (..., inputs), integers (inputs, outputs), scale and zero_point (blocks, outputs)."""
         blocks, outputs = scale.shape
-        parts = x.reshape(*x.shape[:-1], blocks, -1).astype(np.float64)
-        steps = np.abs(parts).max(axis=-1, keepdims=True) / 127
-        rounded = np.rint(np.divide(parts, steps, out=np.zeros_like(parts), where=steps > 0)) * steps
         centred = integers.reshape(blocks, -1, outputs).astype(np.float64) - zero_point[:, np.newaxis]
-        return rounded.reshape(x.shape) @ (centred * scale[:, np.newaxis]).reshape(integers.shape) + bias
+        return rounded_by_block(x, blocks) @ (centred * scale[:, np.newaxis]).reshape(integers.shape) + bias
+
+
+def rounded_by_block(x: NDArray[Any], blocks: int) -> NDArray[np.float64]:
+    """x (..., inputs) to 8 bits by the largest number of each block, as floats."""
+    parts = x.reshape(*x.shape[:-1], blocks, -1).astype(np.float64)
+    steps = np.abs(parts).max(axis=-1, keepdims=True) / 127
+    rounded = np.rint(np.divide(parts, steps, out=np.zeros_like(parts), where=steps > 0)) * steps
+    return np.asarray(rounded.reshape(x.shape))
 
 
 def _bias_after(node: ir.Node) -> ir.Node | None:

@@ -80,8 +80,7 @@ def merge_layer(layer: AdaptableLayer, changes: Sequence[Change]) -> Merged:
     Some outputs at a time: what is computed of a weight stays in the processor's cache from its first product to its
     last rounding.
     """
-    stored = _stored(layer)
-    weight: _ByOutput | _InBlocks = _ByOutput(layer, stored) if stored.zero_point is None else _InBlocks(layer, stored)
+    stored, weight = _opened(layer)
     squares = error_squares = 0.0
     for outputs in _parts(layer.shape, changes):
         after = before = weight.floats(outputs)
@@ -105,8 +104,7 @@ def squared_lengths(layer: AdaptableLayer, factors: tuple[Floats, ...], *, by_in
     Raises ValueError for a weight that is stored in a way that isn't known.
     """
     change, found = Change(1.0, factors), np.zeros(layer.shape[1 if by_input else 0], np.float64)
-    stored = _stored(layer)
-    weight: _ByOutput | _InBlocks = _ByOutput(layer, stored) if stored.zero_point is None else _InBlocks(layer, stored)
+    stored, weight = _opened(layer)
     for outputs in _parts(layer.shape, [change]):
         whole = weight.floats(outputs)
         whole += change.of(outputs).delta(1.0, turned=stored.turned)
@@ -123,6 +121,11 @@ def _parts(shape: Sequence[int], changes: Sequence[Change]) -> Iterator[slice]:
     outputs, numbers = shape[0], int(np.prod(shape[1:]))
     step = outputs if any(change.is_by_input for change in changes) else max(LEAST_OUTPUTS, PART_NUMBERS // numbers)
     yield from (slice(start, min(start + step, outputs)) for start in range(0, outputs, step))
+
+
+def _opened(layer: AdaptableLayer) -> tuple[Stored, _ByOutput | _InBlocks]:
+    stored = _stored(layer)
+    return stored, _ByOutput(layer, stored) if stored.zero_point is None else _InBlocks(layer, stored)
 
 
 class _ByOutput:

@@ -10,10 +10,10 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from tintype.kernels.base import Shapes, add_constant, constant_of, producer
-from tintype.kernels.cpu.nbits_linear import NBitsLinear
+from tintype.kernels.cpu.nbits_linear import rounded_by_block
 from tintype.kernels.graph.blocks import BlockedWeight, bits_of, blocked_weight, is_blocked
 from tintype.kernels.graph.four_bits import BLOCK, spread
-from tintype.kernels.native.layers import GEGLU, GELU, PLAIN, FoundLayer, LayerKernel, biases_of
+from tintype.kernels.native.layers import GEGLU, PLAIN, FoundLayer, LayerKernel, biases_of
 from tintype.kernels.native.library import ABILITY, FOUR_BITS
 from tintype.kernels.native.linear import COLUMNS, NativeLinear, packed_weights
 
@@ -58,8 +58,9 @@ class NativeFourBitLinear(LayerKernel):
     def attributes(self) -> dict[str, int]:
         return {"rounded": int(self.rounded)}
 
-    @staticmethod
+    @classmethod
     def reference(
+        cls,
         x: NDArray[Any],
         integers: NDArray[Any],
         scale: NDArray[Any],
@@ -69,10 +70,13 @@ class NativeFourBitLinear(LayerKernel):
     ) -> NDArray[Any]:
         """x (..., inputs), integers (inputs, outputs), scale and zero_point (blocks, outputs), bias (outputs,); with
         GEGLU each but x of two, the value's first."""
+        read = rounded_by_block(x, x.shape[-1] // BLOCK) if cls.rounded else x
+        scale = scale.astype(np.float32)
         if activation == GEGLU:
-            weights = [spread(*each) for each in zip(integers, scale.astype(np.float32), zero_point, strict=True)]
-            return NativeLinear.reference(x, np.stack(weights), bias, GEGLU)
-        return NativeLinear.reference(x, spread(integers, scale.astype(np.float32), zero_point), bias, activation)
+            weights = np.stack([spread(*each) for each in zip(integers, scale, zero_point, strict=True)])
+        else:
+            weights = spread(integers, scale, zero_point)
+        return NativeLinear.reference(read, weights, bias, activation)
 
 
 class NativeFourBitGeglu(NativeFourBitLinear):
@@ -97,27 +101,6 @@ class NativeFourBitIntegerLinear(NativeFourBitLinear):
     likely_seconds = 0.45
     lossy = True
     rounded = True
-
-    @staticmethod
-    def reference(
-        x: NDArray[Any],
-        integers: NDArray[Any],
-        scale: NDArray[Any],
-        zero_point: NDArray[Any],
-        bias: NDArray[Any],
-        activation: int = PLAIN,
-    ) -> NDArray[Any]:
-        """As of floats."""
-        if activation == GEGLU:
-            value, gate = (
-                NativeFourBitIntegerLinear.reference(
-                    x, integers[part], scale[part], zero_point[part], bias[part], part * GELU
-                )
-                for part in (0, 1)
-            )
-            return np.asarray(value * gate)
-        product = NBitsLinear.reference(x, integers, scale, zero_point)
-        return NativeLinear.reference(product, np.eye(product.shape[-1]), bias, activation)
 
 
 class NativeFourBitIntegerGeglu(NativeFourBitIntegerLinear, NativeFourBitGeglu):

@@ -15,6 +15,7 @@ from loras import (
     CONVOLUTIONS,
     TRANSFORMER,
     WORDS,
+    demand_the_same_in_the_least_memory,
     files,
     pairs,
     save_kohya,
@@ -30,7 +31,7 @@ from tintype.bundle.merging import merge
 from tintype.engine import lengths_with
 from tintype.engine.build import found
 from tintype.engine.build.child import run_child
-from tintype.errors import CancelledError, LoraError, MemoryBudgetError
+from tintype.errors import CancelledError, LoraError
 from tintype.uses import BY_OUTPUT, GraphRef
 
 __all__ = ["files", "fp16_bundle", "int8_export"]  # the fixtures
@@ -246,19 +247,7 @@ def test_a_schedule_counts_between_its_shares_of_the_steps(pipeline, doras):
 
 @pytest.mark.long
 def test_within_the_least_budget_it_is_the_same_picture(tiny_bundle, doras):
-    asked = {**ASKED, "loras": [f"{doras['all']}=1@0-0.6"]}
-    with tintype.load(tiny_bundle, provider="cpu", threads=1) as opened:
-        whole = opened.generate(PROMPT, **asked)
-    with (
-        tintype.load(tiny_bundle, provider="cpu", threads=1, memory=1) as opened,
-        pytest.raises(MemoryBudgetError) as told,
-    ):
-        opened.plan(PROMPT, **asked)
-    with tintype.load(tiny_bundle, provider="cpu", threads=1, memory=told.value.least_bytes) as opened:
-        made = opened.generate(PROMPT, **asked)
-        assert opened.plan(PROMPT, **asked).peak_bytes <= told.value.least_bytes
-        assert opened.reproduce(made.record, loras=[doras["all"]]).image.tobytes() == made.image.tobytes()
-    assert psnr_db(made.pixels * 255, whole.pixels * 255) > 80
+    demand_the_same_in_the_least_memory(tiny_bundle, doras["all"])
 
 
 def _changed(path: Path, other: Path, change: Any) -> Path:

@@ -12,7 +12,9 @@ import pytest
 from pictures import PROMPT, psnr_db
 from safetensors.numpy import save_file
 
+import tintype
 from tintype.adapters.names import ldm_names
+from tintype.errors import MemoryBudgetError
 from tintype.sampling import noise_source
 
 ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
@@ -169,6 +171,23 @@ def demand_near(made: Any, expected: np.ndarray, plain: Any, name: str) -> None:
     print(f"{name}: {near:.1f} dB, without it {far:.1f} dB")
     assert near >= 50.0
     assert far < 35.0
+
+
+def demand_the_same_in_the_least_memory(bundle: Path, file: Path) -> None:
+    """A picture with this file in a part of its steps, within the least budget that there is for it, and again."""
+    asked = {**ASKED, "loras": [f"{file}=1@0-0.6"]}
+    with tintype.load(bundle, provider="cpu", threads=1) as opened:
+        whole = opened.generate(PROMPT, **asked)
+    with (
+        tintype.load(bundle, provider="cpu", threads=1, memory=1) as opened,
+        pytest.raises(MemoryBudgetError) as told,
+    ):
+        opened.plan(PROMPT, **asked)
+    with tintype.load(bundle, provider="cpu", threads=1, memory=told.value.least_bytes) as opened:
+        made = opened.generate(PROMPT, **asked)
+        assert opened.plan(PROMPT, **asked).peak_bytes <= told.value.least_bytes
+        assert opened.reproduce(made.record, loras=[file]).image.tobytes() == made.image.tobytes()
+    assert psnr_db(made.pixels * 255, whole.pixels * 255) > 80
 
 
 PEFT_ALPHA, PEFT_RANK = 3, 4

@@ -6,10 +6,12 @@ from collections.abc import Mapping
 from typing import Any
 
 import onnx
+import onnx_ir as ir
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
+from onnx_ir.passes.common import RemoveUnusedNodesPass
 
-from tintype.kernels.base import OWN
+from tintype.kernels.base import DOMAINS, OWN, Kernel, Shapes
 
 
 def port_of(name: str, array: NDArray[Any]) -> onnx.ValueInfoProto:
@@ -22,3 +24,21 @@ def model_of_node(node: onnx.NodeProto, arrays: Mapping[str, NDArray[Any]]) -> o
     output = helper.make_tensor_value_info("y", TensorProto.FLOAT, None)
     imports = [helper.make_opsetid("", 20), helper.make_opsetid(OWN, 1)]
     return helper.make_model(helper.make_graph([node], "graph", ports, [output]), opset_imports=imports, ir_version=10)
+
+
+def give(model: onnx.ModelProto, feed: dict[str, NDArray[Any]], name: str, array: NDArray[Any]) -> None:
+    """Another array for an input, whose type and shape it then has."""
+    feed[name] = array
+    port = next(port for port in model.graph.input if port.name == name)
+    port.type.CopyFrom(port_of(name, array).type)
+
+
+def rewritten(model: ir.Model, *kernels: Kernel) -> ir.Model:
+    """The model with each kernel put in wherever it matches, one kernel after another."""
+    for kernel in kernels:
+        for node in list(model.graph):
+            if node.graph is not None and kernel.matches(node, Shapes()):
+                kernel.rewrite(node, model.graph)
+                RemoveUnusedNodesPass()(model)
+    model.opset_imports.update(DOMAINS)
+    return model

@@ -56,19 +56,28 @@ INLINE void keep_scores(Floats sums[TILE][COLUMNS], float *scores, float *larges
   }
 }
 
+/* Vectors of queries (number, query), each times the numbers of a tile (number, TILE), to the sums that are there. */
+INLINE void add_tile(Floats made[TILE][COLUMNS], const float *vectors, const float *numbers, size_t count) {
+  Floats sums[TILE][COLUMNS]; /* in registers */
+  for (int i = 0; i < TILE; i++)
+    for (int j = 0; j < COLUMNS; j++) sums[i][j] = made[i][j];
+#pragma clang loop unroll_count(4)
+  for (size_t at = 0; at < count; at++, vectors += QUERIES, numbers += TILE)
+    for (int i = 0; i < TILE; i++)
+      for (int j = 0; j < COLUMNS; j++) sums[i][j] = multiply_add(load(vectors + j * W), (Floats)numbers[i], sums[i][j]);
+  for (int i = 0; i < TILE; i++)
+    for (int j = 0; j < COLUMNS; j++) made[i][j] = sums[i][j];
+}
+
 /* Scores of whole tiles of keys, (key, query), and the largest of each query so far. A function of its own, as the next
-   one: within a larger one the compiler keeps sums in memory. */
+   ones: within a larger one the compiler keeps sums in memory. */
 static __attribute__((noinline)) void find_scores(const float *queries, const float *keys, size_t size, size_t tiles,
                                                   float *scores, float *largest) {
-  for (size_t tile = 0; tile < tiles; tile++, scores += TILE * QUERIES) {
+  for (size_t tile = 0; tile < tiles; tile++, keys += size * TILE, scores += TILE * QUERIES) {
     Floats sums[TILE][COLUMNS];
     for (int i = 0; i < TILE; i++)
       for (int j = 0; j < COLUMNS; j++) sums[i][j] = 0.0f;
-    const float *query = queries;
-#pragma clang loop unroll_count(4)
-    for (size_t number = 0; number < size; number++, query += QUERIES, keys += TILE)
-      for (int i = 0; i < TILE; i++)
-        for (int j = 0; j < COLUMNS; j++) sums[i][j] = multiply_add(load(query + j * W), (Floats)keys[i], sums[i][j]);
+    add_tile(sums, queries, keys, size);
     keep_scores(sums, scores, largest);
   }
 }
@@ -105,15 +114,11 @@ INLINE void keep_weights(Floats sums[TILE][COLUMNS], float *to, float *weights) 
    are large and as good. Returns whether they are. */
 static __attribute__((noinline)) int find_weights(const float *queries, const float *keys, size_t size, size_t tiles,
                                                   const float *largest, float *to, float *weights) {
-  for (size_t tile = 0; tile < tiles; tile++, to += TILE * QUERIES) {
+  for (size_t tile = 0; tile < tiles; tile++, keys += size * TILE, to += TILE * QUERIES) {
     Floats sums[TILE][COLUMNS];
     for (int i = 0; i < TILE; i++)
       for (int j = 0; j < COLUMNS; j++) sums[i][j] = -load(largest + j * W);
-    const float *query = queries;
-#pragma clang loop unroll_count(4)
-    for (size_t number = 0; number < size; number++, query += QUERIES, keys += TILE)
-      for (int i = 0; i < TILE; i++)
-        for (int j = 0; j < COLUMNS; j++) sums[i][j] = multiply_add(load(query + j * W), (Floats)keys[i], sums[i][j]);
+    add_tile(sums, queries, keys, size);
     keep_weights(sums, to, weights);
   }
   int good = 1;
@@ -132,11 +137,7 @@ static __attribute__((noinline)) void add_values(const float *weights, const flo
   Floats sums[TILE][COLUMNS];
   for (int i = 0; i < TILE; i++)
     for (int j = 0; j < COLUMNS; j++) sums[i][j] = load(to + i * QUERIES + j * W);
-#pragma clang loop unroll_count(4)
-  for (size_t key = 0; key < keys; key++, weights += QUERIES, values += TILE)
-    for (int i = 0; i < TILE; i++)
-      for (int j = 0; j < COLUMNS; j++)
-        sums[i][j] = multiply_add(load(weights + j * W), (Floats)values[i], sums[i][j]);
+  add_tile(sums, weights, values, keys);
   for (int i = 0; i < TILE; i++)
     for (int j = 0; j < COLUMNS; j++) store(to + i * QUERIES + j * W, sums[i][j]);
 }

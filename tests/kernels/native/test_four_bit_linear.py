@@ -11,12 +11,12 @@ import onnx
 import onnx_ir as ir
 import pytest
 from onnx import helper
-from onnx_ir.passes.common import IdentityEliminationPass, NameFixPass, RemoveUnusedNodesPass
-from own_nodes import model_of_node, port_of
+from onnx_ir.passes.common import IdentityEliminationPass, NameFixPass
+from own_nodes import give, model_of_node, rewritten
 
 from tintype.arrays import psnr_db
 from tintype.engine import has_ability, resolve_provider
-from tintype.kernels.base import DOMAINS, OWN, Shapes
+from tintype.kernels.base import OWN
 from tintype.kernels.cpu.geglu import GegluAsTwoLinears
 from tintype.kernels.graph import choice
 from tintype.kernels.graph.blocks import BlockedWeight
@@ -185,9 +185,7 @@ def test_a_row_with_a_number_that_is_not_finite_is_not_finite_and_no_other_row(b
 def test_what_does_not_go_together_is_an_error(run, random, change, message):
     model, feed = _node(_arrays(random, (3, 64, 40)), PLAIN, False, added=np.zeros((3, 40), np.float32))
     ((name, (dtype, shape)),) = change.items()
-    feed[name] = np.zeros(shape, dtype)
-    port = next(port for port in model.graph.input if port.name == name)
-    port.type.CopyFrom(port_of(name, feed[name]).type)
+    give(model, feed, name, np.zeros(shape, dtype))
     with pytest.raises(Exception, match=message):
         run(model, feed)
 
@@ -253,15 +251,6 @@ def _model(random, *, gated=False, low_rank=False, block=BLOCK, rows=12):
     return loaded, {str(value.name): feed[str(value.name)] for value in loaded.graph.inputs}
 
 
-def _rewritten(model, *kernels):
-    for kernel in kernels:
-        for node in [node for node in model.graph if kernel.matches(node, Shapes())]:
-            kernel.rewrite(node, model.graph)
-        RemoveUnusedNodesPass()(model)
-    model.opset_imports.update(DOMAINS)
-    return model
-
-
 @pytest.mark.parametrize("low_rank", [False, True], ids=["alone", "low rank"])
 @pytest.mark.parametrize("gated", [False, True], ids=["plain", "gated"])
 @pytest.mark.parametrize("kind", KERNELS)
@@ -269,14 +258,14 @@ def test_a_layer_becomes_one_node(library, run, random, kind, gated, low_rank):
     if kind == "integers" and not has_ability(resolve_provider("cpu"), FOUR_BITS):
         pytest.skip("this processor has no such products")
     model, feed = _model(random, gated=gated, low_rank=low_rank)
-    floats = _rewritten(ir.from_proto(ir.to_proto(model)), FloatWeights())
+    floats = rewritten(ir.from_proto(ir.to_proto(model)), FloatWeights())
     whole = run(ir.to_proto(floats), feed)["y"]
     kernel = KERNELS[kind][gated]
-    model = _rewritten(model, *([GegluAsTwoLinears()] if gated else []))
+    model = rewritten(model, *([GegluAsTwoLinears()] if gated else []))
     (layer,) = choice.layers(model.graph, [kernel])
     assert layer.kind == ("Geglu int4 weight" if gated else "MatMul int4 weight")
     assert {str(value.name) for value in layer.inputs} == set(feed)  # it is timed with all that it replaces
-    model = _rewritten(model, kernel)
+    model = rewritten(model, kernel)
     assert [node.op_type for node in model.graph] == ["FourBitLinear"]
     near = psnr_db(run(ir.to_proto(model), feed)["y"], whole)
     assert near > (120 if kind == "floats" else 50)
@@ -289,7 +278,7 @@ def test_its_weights_are_smaller_than_as_they_are(random):
     columns = 64  # of 40: whole panels
     assert sizes[LINEAR.name] == 96 * columns // 2 + 3 * columns * 2 + 3 * columns // 2 + 40 * 4
     model, _ = _model(random, gated=True)
-    model = _rewritten(model, GegluAsTwoLinears())
+    model = rewritten(model, GegluAsTwoLinears())
     (layer,) = choice.layers(model.graph, [GATED])
     sizes = {way: choice.weight_bytes(choice.model_of(layer, way, model.opset_imports)) for way in layer.ways}
     assert sizes[GATED.name] < 1.1 * sizes["as_is"]

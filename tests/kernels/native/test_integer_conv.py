@@ -9,7 +9,7 @@ import pytest
 from onnx import helper
 from onnx.reference import ReferenceEvaluator
 from onnx_ir.passes.common import RemoveUnusedNodesPass
-from own_nodes import model_of_node, port_of
+from own_nodes import give, model_of_node
 
 from tintype.kernels.base import DOMAINS, OWN, Shapes
 from tintype.kernels.cpu.upsample_conv import phase_weights
@@ -132,9 +132,7 @@ def test_what_does_not_go_together_is_an_error(able, run, random, change, messag
     more = {"shift": np.zeros((1, 7, 1, 1), np.float32), "added": np.zeros((1, 7, 5, 9), np.float32)}
     model, feed = _node(*_arrays(random, (1, 3, 7, 5, 9, 3, 1, 1)), 1, 1, **more)
     ((name, (dtype, shape)),) = change.items()
-    feed[name] = np.zeros(shape, dtype)
-    port = next(port for port in model.graph.input if port.name == name)
-    port.type.CopyFrom(port_of(name, feed[name]).type)
+    give(model, feed, name, np.zeros(shape, dtype))
     with pytest.raises(Exception, match=message):
         run(model, feed)
 
@@ -185,9 +183,7 @@ def test_sums_are_made_of_an_upsampled_picture_too(sets, run, random):
 def test_an_upsampled_picture_wants_four_kinds_of_filters_of_2x2(able, run, random, change):
     model, feed, _ = _upsampled_node(random, (2, 3, 37, 5, 9))
     ((name, (dtype, shape)),) = change.items()
-    feed[name] = np.zeros(shape, dtype)
-    port = next(port for port in model.graph.input if port.name == name)
-    port.type.CopyFrom(port_of(name, feed[name]).type)
+    give(model, feed, name, np.zeros(shape, dtype))
     with pytest.raises(Exception, match=r"such channels|2x2"):
         run(model, feed)
 

@@ -7,10 +7,9 @@ import onnx
 import onnx_ir as ir
 import pytest
 from onnx import helper
-from onnx_ir.passes.common import RemoveUnusedNodesPass
-from own_nodes import model_of_node, port_of
+from own_nodes import give, model_of_node, rewritten
 
-from tintype.kernels.base import DOMAINS, OWN, Shapes
+from tintype.kernels.base import OWN, Shapes
 from tintype.kernels.cpu.dynamic_linear import DynamicLinear
 from tintype.kernels.cpu.geglu import GegluAsTwoLinears
 from tintype.kernels.graph import choice
@@ -113,9 +112,7 @@ def test_rows_of_one_number_are_right(sets, run, random, level):
 def test_what_does_not_go_together_is_an_error(able, run, random, change, message):
     model, feed = _node(*_arrays(random, (3, 20, 40), PLAIN), PLAIN, np.zeros((3, 40), np.float32))
     ((name, (dtype, shape)),) = change.items()
-    feed[name] = np.zeros(shape, dtype)
-    port = next(port for port in model.graph.input if port.name == name)
-    port.type.CopyFrom(port_of(name, feed[name]).type)
+    give(model, feed, name, np.zeros(shape, dtype))
     with pytest.raises(Exception, match=message):
         run(model, feed)
 
@@ -153,15 +150,6 @@ def _model(random, *, gated=False, zero=0):
     return ir.from_proto(onnx.shape_inference.infer_shapes(model))
 
 
-def _rewritten(model, *kernels):
-    for kernel in kernels:
-        for node in [node for node in model.graph if kernel.matches(node, Shapes())]:
-            kernel.rewrite(node, model.graph)
-        RemoveUnusedNodesPass()(model)
-    model.opset_imports.update(DOMAINS)
-    return model
-
-
 @pytest.mark.parametrize("gated", [False, True])
 def test_a_layer_becomes_one_node_that_is_nearer_than_with_one_range_for_all_rows(able, run, random, gated):
     model = _model(random, gated=gated)
@@ -171,14 +159,14 @@ def test_a_layer_becomes_one_node_that_is_nearer_than_with_one_range_for_all_row
         del model.graph.inputs[1]
     exact, errors = run(ir.to_proto(model), feed)["y"], []
     for kernel in (GATED if gated else LINEAR, DynamicLinear()):
-        copy = _rewritten(ir.from_proto(ir.to_proto(model)), *([GegluAsTwoLinears()] if gated else []), kernel)
+        copy = rewritten(ir.from_proto(ir.to_proto(model)), *([GegluAsTwoLinears()] if gated else []), kernel)
         errors.append(np.abs(run(ir.to_proto(copy), feed)["y"] - exact).mean())
         assert isinstance(kernel, DynamicLinear) or [node.op_type for node in copy.graph] == ["IntegerLinear"]
     assert errors[0] < errors[1]
 
 
 def test_a_gated_layer_is_timed_with_all_that_it_replaces(random):
-    model = _rewritten(_model(random, gated=True), GegluAsTwoLinears())
+    model = rewritten(_model(random, gated=True), GegluAsTwoLinears())
     (layer,) = choice.layers(model.graph, [GATED])
     assert {node.op_type for node in choice.replaced(layer, GATED.name)} == {"MatMul", "Add", "BiasGelu", "Mul"}
 

@@ -8,7 +8,7 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper
 from onnx_ir.passes.common import RemoveUnusedNodesPass
-from own_nodes import model_of_node, port_of
+from own_nodes import give, model_of_node
 
 from tintype.engine.device import native
 from tintype.kernels.base import DOMAINS, OWN, Shapes
@@ -112,9 +112,7 @@ def test_what_does_not_go_together_is_an_error(run, random, change, message):
     x, weight, bias = _arrays(random, (3, 5, 40), PLAIN)
     model, feed = _node(x, weight, bias, PLAIN, np.zeros((3, 40), np.float32))
     ((name, shape),) = change.items()
-    feed[name] = np.zeros(shape, np.float32)
-    port = next(port for port in model.graph.input if port.name == name)
-    port.type.CopyFrom(port_of(name, feed[name]).type)
+    give(model, feed, name, np.zeros(shape, np.float32))
     with pytest.raises(Exception, match=message):
         run(model, feed)
 

@@ -7,10 +7,9 @@ import onnx
 import onnx_ir as ir
 import pytest
 from onnx import helper
-from onnx_ir.passes.common import RemoveUnusedNodesPass
-from own_nodes import model_of_node, port_of
+from own_nodes import give, model_of_node, rewritten
 
-from tintype.kernels.base import DOMAINS, OWN, Shapes
+from tintype.kernels.base import OWN
 from tintype.kernels.cpu.geglu import GegluAsTwoLinears
 from tintype.kernels.graph import choice
 from tintype.kernels.native.integer_linear import NativeIntegerGeglu, NativeIntegerLinear, packed_integers
@@ -154,9 +153,7 @@ def test_what_does_not_fit_the_layer_is_an_error(able, run, random, change, make
     packed, made, _ = make(random, (9, 20, 40, 8), PLAIN)
     model, feed = _node("LinearLayer" if make is _linear else "IntegerLinear", packed, made, PLAIN)
     ((name, shape),) = change.items()
-    feed[name] = np.zeros(shape, np.float32)
-    port = next(port for port in model.graph.input if port.name == name)
-    port.type.CopyFrom(port_of(name, feed[name]).type)
+    give(model, feed, name, np.zeros(shape, np.float32))
     with pytest.raises(Exception, match="by low rank"):
         run(model, feed)
 
@@ -212,16 +209,6 @@ def _layer(random, *, gated, integers, bias=True):
     return made, {str(value.name): feed[str(value.name)] for value in made.graph.inputs}
 
 
-def _rewritten(model, *kernels):
-    for kernel in kernels:
-        for node in list(model.graph):
-            if node.graph is not None and kernel.matches(node, Shapes()):
-                kernel.rewrite(node, model.graph)
-                RemoveUnusedNodesPass()(model)
-    model.opset_imports.update(DOMAINS)
-    return model
-
-
 @pytest.mark.parametrize("integers", [False, True], ids=["floats", "integers"])
 @pytest.mark.parametrize("gated", [False, True], ids=["plain", "gated"])
 def test_a_layer_takes_it_along(able, run, random, gated, integers):
@@ -229,10 +216,10 @@ def test_a_layer_takes_it_along(able, run, random, gated, integers):
     before = run(ir.to_proto(model), feed)["y"]
     kernels = {False: (NativeLinear(), NativeGeglu()), True: (NativeIntegerLinear(), NativeIntegerGeglu())}[integers]
     halves = [GegluAsTwoLinears()] if gated else []
-    model = _rewritten(model, *halves)
+    model = rewritten(model, *halves)
     (layer,) = choice.layers(model.graph, [kernels[gated]])
     assert {str(value.name) for value in layer.inputs} == set(feed)  # it is timed with all that it replaces
-    model = _rewritten(model, kernels[gated])
+    model = rewritten(model, kernels[gated])
     assert [node.op_type for node in model.graph] == ["IntegerLinear" if integers else "LinearLayer"]
     after = run(ir.to_proto(model), feed)["y"]
     without = run(ir.to_proto(model), {**feed, "up": np.zeros_like(feed["up"])})["y"]
@@ -244,7 +231,7 @@ def test_a_half_of_a_layer_alone_leaves_it_beside(able, run, random, integers):
     """Of a GEGLU's two layers, each by itself: up's other half belongs to the other one."""
     model, feed = _layer(random, gated=True, integers=integers)
     before = run(ir.to_proto(model), feed)["y"]
-    model = _rewritten(model, GegluAsTwoLinears(), NativeIntegerLinear() if integers else NativeLinear())
+    model = rewritten(model, GegluAsTwoLinears(), NativeIntegerLinear() if integers else NativeLinear())
     operators = [node.op_type for node in model.graph]
     assert operators.count("IntegerLinear" if integers else "LinearLayer") == 2
     assert operators.count("MatMul") == 3
@@ -269,7 +256,7 @@ def test_what_is_not_its_own_low_rank_stays(able, run, random, what):
         model.graph.inputs.remove(next(value for value in model.graph.inputs if value.name == "residual"))
         feed.pop("residual")
     before = run(ir.to_proto(model), feed)["y"]
-    model = _rewritten(model, NativeLinear())
+    model = rewritten(model, NativeLinear())
     assert sum(node.op_type == "MatMul" for node in model.graph) >= 1
     np.testing.assert_allclose(run(ir.to_proto(model), feed)["y"], before, atol=1e-4)
 
