@@ -13,7 +13,8 @@ from tintype.bundle.manifest import DECODER, DECODERS, ENCODERS
 from tintype.families.base import Branch, Family, Tokens
 from tintype.families.image_prompts import FittedImagePrompts, SeenPictures
 from tintype.families.model import Model, Reading
-from tintype.graphs.resident import ALL_RESIDENT, BoundGraphs, Graphs
+from tintype.graphs.bound import BoundGraphs
+from tintype.graphs.resident import ALL_RESIDENT, Graphs
 from tintype.memory.mode import PACKED, Mode, Strips, Tiles
 from tintype.memory.plan import ExecutionPlan, Plan
 from tintype.prompt import EditedPrompts
@@ -115,7 +116,7 @@ class Context:
         before = whole if base is None else base
         if base is None:
             state = None if whole is None else whole.graphs.state
-            bound = graphs.within(plan, request.exactness, warnings.append, state)
+            bound = BoundGraphs(graphs, plan, request.exactness, warnings.append, state)
         elif graphs is base.graphs.all:  # one run, one stop
             bound = base.graphs.held_as(plan)
         else:

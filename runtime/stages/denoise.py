@@ -12,7 +12,7 @@ from tintype.arrays import Arrays, Latents
 from tintype.errors import NumericError
 from tintype.families.base import Conditioning
 from tintype.families.reuse import reuse_of
-from tintype.graphs.resident import not_finite
+from tintype.graphs.bound import not_finite
 from tintype.image.decode import demand_shape
 from tintype.sampling import SAMPLERS, Denoised, NoiseSource, Step
 from tintype.stages.context import Context

@@ -19,7 +19,8 @@ def encode(ctx: Context) -> Conditioning:
         more = {} if words is None else words.input(role, use.embedding_rows)
         with ctx.graphs.cancellable():
             adapted = ctx.loras.inputs(role)
-        return ctx.graphs.call(use, {**inputs, **more, **adapted}, who="the text encoder")
+        again = not more and not adapted  # the same words with another seed
+        return ctx.graphs.call(use, {**inputs, **more, **adapted}, who="the text encoder", again=again)
 
     encoders = [use for use in ctx.uses if use.phase == ENCODE]
     try:

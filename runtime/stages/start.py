@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from tintype.arrays import Latents, Samples
 from tintype.bundle import Manifest
 from tintype.bundle.manifest import TINY_ENCODER
-from tintype.graphs.resident import BoundGraphs
+from tintype.graphs.bound import BoundGraphs
 from tintype.image.decode import demand_shape
 from tintype.image.encode import encode_samples, to_samples
 from tintype.sampling import AfterStep, NoiseSource, unchanged

@@ -13,6 +13,7 @@ from tintype.bundle.licence import demand_accepted
 from tintype.errors import RecordError, RequestError
 from tintype.families.model import Model, Reading
 from tintype.families.stable_diffusion import encoding_use
+from tintype.graphs.bound import BoundGraphs
 from tintype.graphs.measured import Planner, Work, picture_bytes
 from tintype.graphs.resident import ALL_RESIDENT, Graphs
 from tintype.image.encode import of_image, to_samples
@@ -320,7 +321,7 @@ class Studio:
         plan = ALL_RESIDENT if known is None else known.execution
         if known is not None:
             self.graphs.evict_unplanned(work.uses, work.exactness, plan)
-        graphs = self.graphs.within(plan, work.exactness, warn)
+        graphs = BoundGraphs(self.graphs, plan, work.exactness, warn)
         return encode_picture(graphs, work.uses[0], to_samples(of_image(picture)), self.bundle.manifest)
 
     def read_coded_noise(self, picture: Image, keys: Sequence[bytes] = (PUBLIC_KEY,)) -> CodedNoiseReading:

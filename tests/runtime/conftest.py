@@ -29,7 +29,7 @@ from tintype.bundle import (
     read_manifest,
     write_manifest,
 )
-from tintype.graphs.resident import BoundGraphs
+from tintype.graphs.bound import BoundGraphs
 
 
 def port(name: str, *shape: int | str, dtype: str = "float32") -> Port:

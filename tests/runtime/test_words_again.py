@@ -1,0 +1,61 @@
+"""The words of a picture that was just drawn need no graph again."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from pictures import PROMPT
+
+import tintype
+from tintype.graphs.resident import Graphs
+
+ASKED = {"seed": 7, "num_inference_steps": 2, "width": 64, "height": 64, "sampler": "euler"}
+
+
+@pytest.fixture
+def opened(monkeypatch) -> list[str]:
+    """The roles of the graphs that were opened so far, in their order."""
+    seen, open_one = list[str](), Graphs.open
+
+    def noted(self, use, *more):
+        seen.append(use.ref.role)
+        return open_one(self, use, *more)
+
+    monkeypatch.setattr(Graphs, "open", noted)
+    return seen
+
+
+def test_the_same_words_again_need_no_graph(tiny_bundle, opened):
+    with tintype.load(tiny_bundle, provider="cpu") as pipeline:
+        first = pipeline.generate(PROMPT, **ASKED)
+        assert opened == ["text_encoder", "denoiser", "vae_decoder"]
+        pipeline.graphs.close()
+        opened.clear()
+        again = pipeline.generate(PROMPT, **ASKED)
+        assert opened == ["denoiser", "vae_decoder"]
+        np.testing.assert_array_equal(np.asarray(again.image), np.asarray(first.image))
+        assert again.records[0].made_with == first.records[0].made_with
+
+
+def test_other_words_or_another_exactness_are_read_anew(tiny_bundle):
+    requests = [{"prompt": PROMPT}, {"prompt": "a blue tent"}, {"prompt": PROMPT, "exactness": "exact"}]
+    with tintype.load(tiny_bundle, provider="cpu") as pipeline:
+        together = [pipeline.generate(**request, **ASKED).image for request in requests]
+    for request, picture in zip(requests, together, strict=True):
+        with tintype.load(tiny_bundle, provider="cpu") as fresh:
+            alone = fresh.generate(**request, **ASKED).image
+        np.testing.assert_array_equal(np.asarray(picture), np.asarray(alone))
+    assert len({np.asarray(picture).tobytes() for picture in together}) == 3
+
+
+def test_what_is_kept_has_an_end(tiny_bundle, opened):
+    with tintype.load(tiny_bundle, provider="cpu") as pipeline:
+        for words in ("one", "two", "three", "four", "five", "one"):
+            pipeline.graphs.close()
+            opened.clear()
+            pipeline.generate(words, **ASKED)
+        assert opened[0] == "text_encoder"
+        opened.clear()
+        pipeline.graphs.close()
+        pipeline.generate("five", **ASKED)
+        assert "text_encoder" not in opened
