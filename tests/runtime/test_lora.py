@@ -124,7 +124,7 @@ WAYS: dict[str, dict[str, Any]] = {
     "gated": {"gate_start": 0.5},
     "merged": {"token_merging": 0.5},
     "words that change": {"prompt": "a [house:boat:0.5] by the sea"},
-    "hires": {"hires": 2},
+    "hires": {"hires": 1.5},
 }
 
 

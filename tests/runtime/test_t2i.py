@@ -20,7 +20,7 @@ from tintype.pipeline import picture_steps
 from tintype.trust.thresholds import why_unlike_ordinary
 
 __all__ = ["adapter", "deep", "edited"]  # the fixtures
-STEPS, SIZE = 6, (64, 32)
+STEPS, SIZE = 4, (64, 32)
 ASKED: dict[str, Any] = {
     "seed": 7, "num_inference_steps": STEPS, "width": SIZE[0], "height": SIZE[1], "guidance_scale": 5.0,
     "sampler": "euler", "exactness": "exact",
