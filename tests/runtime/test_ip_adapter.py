@@ -11,7 +11,7 @@ import pytest
 from edited_bundles import edited
 from families import family
 from ip_adapters import HIDDEN, colours, image_encoder, ip_adapter, left_half
-from low_precision import bundle_of, fp16_bundle, int8_export
+from low_precision import PRECISIONS, bundle_of, fp16_bundle, int8_export
 from pictures import PROMPT, middle, photo, psnr_db
 
 import tintype
@@ -37,6 +37,7 @@ WAYS: dict[str, dict[str, Any]] = {
     "hires": {"hires": 1.5},
     "inpainted": {"image": photo(*SIZE), "mask": middle(*SIZE)},
 }
+ONLY_LONG = {(way, "whole") for way in ("gated", "in-part", "hires")}  # masked, they have one picture more
 
 
 @pytest.fixture
@@ -49,8 +50,14 @@ def brought(image_encoder, ip_adapter) -> dict[str, Any]:
     }
 
 
-@pytest.mark.parametrize("masked", [False, True], ids=["whole", "masked"])
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize(
+    ("way", "masked"),
+    [
+        pytest.param(way, how == "masked", id=f"{way}-{how}", marks=pytest.mark.long if (way, how) in ONLY_LONG else ())
+        for way in WAYS
+        for how in ("whole", "masked")
+    ],
+)
 def test_it_changes_every_way_to_draw_and_is_made_again_byte_for_byte(pipeline, brought, tmp_path, way, masked):
     asked, mask = {**ASKED, **WAYS[way]}, left_half(*SIZE)
     if masked:
@@ -167,8 +174,7 @@ def test_an_encoder_of_lower_precision_is_near(pipeline, brought, image_encoder,
     assert far < found - 8.0
 
 
-@pytest.mark.parametrize("exactness", ["exact", "balanced"])
-@pytest.mark.parametrize("precision", ["fp16", "int8"])
+@pytest.mark.parametrize(("precision", "exactness"), PRECISIONS)
 def test_a_model_of_lower_precision_draws_the_picture_too(request, pipeline, brought, precision, exactness):
     """The change that the picture makes is that of the fp32 bundle."""
     expected = pipeline.generate(PROMPT, **ASKED, **brought)
