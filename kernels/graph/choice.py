@@ -62,10 +62,11 @@ class Layer:
 def layers(graph: ir.Graph, kernels: Iterable[Kernel]) -> Iterator[Layer]:
     """Every node that at least one of these kernels matches. All shapes must be numbers (`dims.pin`)."""
     chosen, shapes = tuple(kernels), Shapes()
-    for node in graph:
+    places = {node: place for place, node in enumerate(graph)}
+    for node in places:
         matching = tuple(kernel for kernel in chosen if kernel.matches(node, shapes))
         if matching:
-            layer = _layer(node, matching)
+            layer = _layer(node, matching, places)
             if layer is not None:
                 yield layer
 
@@ -105,8 +106,8 @@ def apply(layer: Layer, way: str, graph: ir.Graph) -> None:
         kernel.rewrite(layer.node, graph)
 
 
-def _layer(node: ir.Node, kernels: tuple[Kernel, ...]) -> Layer | None:
-    """A layer with its surroundings; None where a model of its own can't be made of it."""
+def _layer(node: ir.Node, kernels: tuple[Kernel, ...], places: Mapping[ir.Node, int]) -> Layer | None:
+    """A layer with its surroundings; None where a model of its own can't be made of it. places: of all nodes."""
     nodes = _surrounded({member for kernel in kernels for member in kernel.cluster(node)})
     inside = {output for member in nodes for output in member.outputs}
     inputs: dict[ir.Value, None] = {}
@@ -125,7 +126,7 @@ def _layer(node: ir.Node, kernels: tuple[Kernel, ...]) -> Layer | None:
     )
     if not plain or not inputs:
         return None
-    ordered = [member for member in node.graph or () if member in nodes]
+    ordered = sorted(nodes, key=places.__getitem__)
     fixed = {
         value: value.const_value.nbytes
         for member in ordered

@@ -23,12 +23,12 @@ pytestmark = [
 PIPELINES = {"sd": "StableDiffusion{}Pipeline", "xl": "StableDiffusionXL{}Pipeline"}
 
 
-@pytest.fixture(params=["sd", "xl"])
+@pytest.fixture(scope="module", params=["sd", "xl"])
 def base(request):
     return request.param
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def pipeline(request, base):
     with tintype.load(
         request.getfixturevalue("tiny_bundle" if base == "sd" else "xl_bundle"), provider="cpu", threads=1

@@ -21,7 +21,7 @@ from loras import (
     save_kohya,
     weights_of,
 )
-from low_precision import bundle_of, fp16_bundle, int8_export
+from low_precision import PRECISIONS, bundle_of, fp16_bundle, int8_export
 from pictures import PROMPT, psnr_db
 from safetensors.numpy import load_file, save_file
 
@@ -172,14 +172,13 @@ def _measured(bundle: Path, file: Path) -> dict[str, np.ndarray]:
     return {name: array for name, array in told.items() if name.endswith(".scale")}
 
 
-@pytest.mark.parametrize("exactness", ["exact", "balanced"])
-@pytest.mark.parametrize("precision", ["fp16", "int8"])
+@pytest.mark.parametrize(("precision", "exactness"), PRECISIONS)
 def test_over_lower_precisions_it_is_the_same_change_in_one_build(
     request, pipeline, doras, files, precision, exactness
 ):
     asked, said = {**ASKED, "exactness": exactness}, [(doras["all"], 0.8), (files["attention"], -0.4)]
     expected = pipeline.generate(PROMPT, **ASKED, loras=said)
-    with tintype.load(bundle_of(request, precision), provider="cpu") as low:
+    with tintype.load(bundle_of(request, precision), provider="cpu", threads=1) as low:
         made, plain = low.generate(PROMPT, **asked, loras=said), low.generate(PROMPT, **asked)
         other = low.generate(PROMPT, **asked, loras=[(doras["all"], 0.3), (files["again"], 0.7)])
         again = low.reproduce(made.record, loras=[file for file, _ in said])

@@ -37,7 +37,7 @@ def pair(request):
     opened = [edit(**{**base.components, **extra}) for edit in edits]
     for each in opened:
         each.set_progress_bar_config(disable=True)
-    with tintype.load(bundle, provider="cpu") as ours:
+    with tintype.load(bundle, provider="cpu", threads=1) as ours:
         yield ours, opened[0], opened[1]
 
 

@@ -53,7 +53,7 @@ def test_pruned_unets_draw_as_in_diffusers(family, name):
     theirs.scheduler = diffusers.EulerDiscreteScheduler.from_config(theirs.scheduler.config)
     asked = {"negative_prompt": "snow", "width": 96, "height": 40, "num_inference_steps": 4, "guidance_scale": 5.0}
     expected = theirs(PROMPT, generator=generator(), **asked).images[0]
-    with tintype.load(bundle, provider="cpu") as pipeline:
+    with tintype.load(bundle, provider="cpu", threads=1) as pipeline:
         found = pipeline.generate(PROMPT, sampler="euler", noise="torch-cpu", seed=SEED, **asked).image
     assert_near(found, expected, name)
 
@@ -74,7 +74,7 @@ def test_a_latent_consistency_model_draws_each_step_as_in_diffusers(family):
         callback_on_step_end=keep,
         callback_on_step_end_tensor_inputs=["denoised"],
     ).images[0]
-    with tintype.load(bundle, provider="cpu") as pipeline:
+    with tintype.load(bundle, provider="cpu", threads=1) as pipeline:
         default = pipeline.bundle.manifest.default_request
         assert (default.sampler, default.num_inference_steps, default.guidance_scale) == ("lcm", 4, 8.5)
         run = pipeline.steps(PROMPT, noise="torch-cpu", seed=SEED)
@@ -91,7 +91,7 @@ def test_instruct_pix2pix_draws_as_in_diffusers(family):
     checkpoint, bundle = family("instruct-pix2pix")
     theirs, picture = reference("instruct-pix2pix", checkpoint), photo(96, 40)
     asked = {"negative_prompt": "snow", "num_inference_steps": 4, "guidance_scale": 5.0, "image_guidance_scale": 1.8}
-    with tintype.load(bundle, provider="cpu") as pipeline:
+    with tintype.load(bundle, provider="cpu", threads=1) as pipeline:
         for change in ({}, {"guidance_scale": 1.0}):
             expected = theirs(PROMPT, image=picture, generator=generator(), **{**asked, **change}).images[0]
             said = {"noise": "torch-cpu", "seed": SEED, "width": 96, "height": 40, **asked, **change}
@@ -111,7 +111,7 @@ def test_instruct_pix2pix_draws_as_in_diffusers(family):
 
 def test_a_call_for_each_of_three_branches_gives_the_same_picture(family):
     _, bundle = family("instruct-pix2pix")
-    with tintype.load(bundle, provider="cpu") as pipeline:
+    with tintype.load(bundle, provider="cpu", threads=1) as pipeline:
         asked = Request(prompt=PROMPT, image=photo(), seed=SEED, num_inference_steps=3, count=3, batch_size=2)
         together = pipeline.generate(asked)
         ctx = pipeline.context(pipeline.resolve(asked), ExecutionPlan(split_guidance=True, keep=False))
@@ -130,7 +130,7 @@ def test_the_refiner_refines_as_in_diffusers(family, monkeypatch):
     theirs.scheduler = diffusers.EulerDiscreteScheduler.from_config(theirs.scheduler.config)
     asked = {"negative_prompt": "snow", "num_inference_steps": 10, "guidance_scale": 5.0}
     expected = theirs(PROMPT, image=picture, generator=generator(), **asked).images[0]
-    with tintype.load(bundle, provider="cpu") as pipeline:
+    with tintype.load(bundle, provider="cpu", threads=1) as pipeline:
         said = {"noise": "torch-cpu", "seed": SEED, "width": 96, "height": 40, "sampler": "euler", **asked}
         assert_near(pipeline.generate(PROMPT, image=picture, **said).image, expected, "refiner")
         with pytest.raises(RequestError, match="changes a picture"):
@@ -142,7 +142,7 @@ def test_sdxs_draws_in_one_step_with_its_tiny_vae(family):
     theirs = reference("sdxs-512", checkpoint)
     asked = {"num_inference_steps": 1, "guidance_scale": 0.0}
     expected = theirs(PROMPT, generator=generator(), **asked).images[0]
-    with tintype.load(bundle, provider="cpu") as pipeline:
+    with tintype.load(bundle, provider="cpu", threads=1) as pipeline:
         manifest = pipeline.bundle.manifest
         assert (manifest.scaling_factor, manifest.default_request.num_inference_steps) == (1.0, 1)
         assert_near(pipeline.generate(PROMPT, noise="torch-cpu", seed=SEED).image, expected, "sdxs-512")
@@ -156,7 +156,7 @@ def test_a_tiny_autoencoder_decodes_and_encodes_as_in_diffusers(family):
 
     checkpoint, bundle = family("lcm")
     tiny = AutoencoderTiny.from_pretrained(checkpoint / "tiny_vae")
-    with tintype.load(bundle, provider="cpu") as pipeline:
+    with tintype.load(bundle, provider="cpu", threads=1) as pipeline:
         made = pipeline.generate(PROMPT, seed=SEED, decoder="tiny")
         full = pipeline.generate(PROMPT, seed=SEED)
         assert set(made.record.made_with.builds) == {"text_encoder", "denoiser", "tiny_decoder"}
@@ -216,7 +216,7 @@ def test_zero_terminal_snr_draws_as_in_diffusers(tiny_checkpoint, tiny_bundle, t
     theirs = plain_reference(tiny_checkpoint, config)
     asked = {"num_inference_steps": 6, "guidance_scale": 5.0, "guidance_rescale": 0.7}
     expected = theirs(PROMPT, generator=generator(), **asked).images[0]
-    with tintype.load(bundle, provider="cpu") as pipeline:
+    with tintype.load(bundle, provider="cpu", threads=1) as pipeline:
         found = pipeline.generate(PROMPT, noise="torch-cpu", seed=SEED, num_inference_steps=6)
         assert found.record.request.guidance_rescale == 0.7
         assert_near(found.image, expected, "zero terminal SNR")
@@ -243,7 +243,7 @@ def test_few_steps_are_those_of_diffusers_one_by_one(tiny_checkpoint, tiny_bundl
 
     options = {"num_inference_steps": steps, "guidance_scale": 0.0, "generator": generator()}
     expected = theirs(PROMPT, callback_on_step_end=keep, **options).images[0]
-    with tintype.load(bundle, provider="cpu") as pipeline:
+    with tintype.load(bundle, provider="cpu", threads=1) as pipeline:
         run = pipeline.steps(PROMPT, noise="torch-cpu", seed=SEED)
         found = list(run)
         assert_near(run.result.image, expected, name)

@@ -10,7 +10,7 @@ from tintype.errors import RequestError
 from tintype.image.resize import resize_latents, resize_pixels
 from tintype.sampling import noise_source
 
-ASKED = {"seed": 3, "num_inference_steps": 3, "width": 64, "height": 48, "sampler": "euler"}
+ASKED = {"seed": 3, "num_inference_steps": 3, "width": 48, "height": 32, "sampler": "euler"}
 PROMPT = "a house"
 
 
@@ -21,14 +21,14 @@ def test_it_is_both_requests_by_hand(pipeline, upscale, batch_size):
     made = pipeline.generate(PROMPT, hires=1.5, hires_strength=0.7, hires_upscale=upscale, **asked)
     small = pipeline.generate(PROMPT, **asked)
     if upscale == "latent":
-        large = resize_latents(small.latents, 72 // 4, 96 // 4)
+        large = resize_latents(small.latents, 48 // 4, 72 // 4)
     else:
-        pictures = (resize_pixels(np.asarray(image)[np.newaxis], 96, 72) for image in small.images)
+        pictures = (resize_pixels(np.asarray(image)[np.newaxis], 72, 48) for image in small.images)
         large = np.concatenate([_encoded(pipeline, pixels) for pixels in pictures])
     for index in range(3):
         noise = noise_source("philox", [ASKED["seed"] + index])
         noise.draw((1, *small.latents.shape[1:]))
-        given = {**ASKED, "width": 96, "height": 72, "seed": ASKED["seed"] + index}
+        given = {**ASKED, "width": 72, "height": 48, "seed": ASKED["seed"] + index}
         start = large[index : index + 1]
         schedule = pipeline.context(pipeline.resolve(tintype.Request(prompt=PROMPT, **given))).schedule
         alone = pipeline.context(pipeline.resolve(tintype.Request(prompt=PROMPT, image=start, strength=0.7, **given)))
@@ -38,7 +38,7 @@ def test_it_is_both_requests_by_hand(pipeline, upscale, batch_size):
         assert schedule.total == 3
         # Of values up to 12; two pictures together may take other kernels than one.
         np.testing.assert_allclose(made.latents[index], by_hand[0], atol=2e-3)
-    assert made.image.size == (96, 72)
+    assert made.image.size == (72, 48)
 
 
 @pytest.mark.parametrize("upscale", ["latent", "pixel"])
@@ -56,12 +56,12 @@ def test_its_steps_are_those_of_both(pipeline):
     steps = [(step.index, step.total, step.latents.shape[3]) for step in run]
     assert [index for index, *_ in steps] == list(range(10))  # 2 x 3, and 2 x 2 of 3
     assert {total for _, total, _ in steps} == {10}
-    assert [width for *_, width in steps] == [16] * 6 + [32] * 4
+    assert [width for *_, width in steps] == [12] * 6 + [24] * 4
 
 
 def test_a_preview_has_the_size_of_its_step(pipeline):
     sizes = {step.preview()[0].size for step in pipeline.steps(PROMPT, hires=2, **ASKED)}
-    assert sizes == {(64, 48), (128, 96)}
+    assert sizes == {(48, 32), (96, 64)}
 
 
 @pytest.mark.parametrize(
@@ -92,14 +92,14 @@ def test_a_picture_begins_with_latents_of_an_earlier_run(pipeline):
     assert again.image.tobytes() == made.image.tobytes()
     with pytest.raises(RequestError, match="channels"):
         pipeline.steps(PROMPT, image=first.latents[:, :2])
-    with pytest.raises(RequestError, match="64x48"):
+    with pytest.raises(RequestError, match="48x32"):
         pipeline.steps(PROMPT, image=first.latents, width=64, height=64)
 
 
 def test_pixels_are_the_picture_before_rounding(pipeline):
     made = pipeline.generate(PROMPT, count=2, **ASKED)
     pixels = made.pixels
-    assert pixels.shape == (2, 48, 64, 3)
+    assert pixels.shape == (2, 32, 48, 3)
     assert pixels.dtype == np.float32
     for values, image in zip(pixels, made.images, strict=True):
         np.testing.assert_array_equal((values * 255).round(), np.asarray(image))

@@ -11,7 +11,7 @@ import pytest
 from edited_bundles import edited
 from families import family
 from ip_adapters import HIDDEN, colours, image_encoder, ip_adapter, left_half
-from low_precision import bundle_of, fp16_bundle, int8_export
+from low_precision import PRECISIONS, bundle_of, fp16_bundle, int8_export
 from pictures import PROMPT, middle, photo, psnr_db
 
 import tintype
@@ -23,9 +23,10 @@ from tintype.pipeline import picture_steps
 from tintype.trust.thresholds import why_unlike_ordinary
 
 __all__ = ["edited", "family", "fp16_bundle", "image_encoder", "int8_export", "ip_adapter"]  # the fixtures
+SIZE = (48, 32)
 ASKED: dict[str, Any] = {
-    "seed": 7, "num_inference_steps": 4, "width": 64, "height": 48, "guidance_scale": 5.0, "sampler": "euler",
-    "exactness": "exact",
+    "seed": 7, "num_inference_steps": 4, "width": SIZE[0], "height": SIZE[1], "guidance_scale": 5.0,
+    "sampler": "euler", "exactness": "exact",
 }  # fmt: skip
 WAYS: dict[str, dict[str, Any]] = {
     "plain": {},
@@ -33,9 +34,10 @@ WAYS: dict[str, dict[str, Any]] = {
     "gated": {"gate_start": 0.5},
     "merged": {"token_merging": 0.5},
     "in-part": {"guidance_interval": "0.2,0.6"},
-    "hires": {"hires": 1.5, "width": 48, "height": 32},
-    "inpainted": {"image": photo(64, 48), "mask": middle(64, 48)},
+    "hires": {"hires": 1.5},
+    "inpainted": {"image": photo(*SIZE), "mask": middle(*SIZE)},
 }
+ONLY_LONG = {(way, "whole") for way in ("gated", "in-part", "hires")}  # masked, they have one picture more
 
 
 @pytest.fixture
@@ -48,10 +50,16 @@ def brought(image_encoder, ip_adapter) -> dict[str, Any]:
     }
 
 
-@pytest.mark.parametrize("masked", [False, True], ids=["whole", "masked"])
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize(
+    ("way", "masked"),
+    [
+        pytest.param(way, how == "masked", id=f"{way}-{how}", marks=pytest.mark.long if (way, how) in ONLY_LONG else ())
+        for way in WAYS
+        for how in ("whole", "masked")
+    ],
+)
 def test_it_changes_every_way_to_draw_and_is_made_again_byte_for_byte(pipeline, brought, tmp_path, way, masked):
-    asked, mask = {**ASKED, **WAYS[way]}, left_half(64, 48)
+    asked, mask = {**ASKED, **WAYS[way]}, left_half(*SIZE)
     if masked:
         brought = {**brought, "image_prompts": [(photo(), 0.7, mask), (colours(), 0.4)]}
     made = pipeline.generate(PROMPT, **asked, **brought, count=2)
@@ -147,9 +155,12 @@ def test_words_that_change_leave_the_pictures_as_they_are(pipeline, brought):
 
 def test_a_white_mask_is_none_for_one_picture(pipeline, brought):
     whole = pipeline.generate(PROMPT, **ASKED, **brought)
-    masked = {**brought, "image_prompts": [{"image": photo(), "weight": 0.7, "mask": np.full((48, 64), 255, np.uint8)}]}
+    masked = {
+        **brought,
+        "image_prompts": [{"image": photo(), "weight": 0.7, "mask": np.full(SIZE[::-1], 255, np.uint8)}],
+    }
     assert psnr_db(pipeline.generate(PROMPT, **ASKED, **masked).image, whole.image) >= 60.0
-    black = {**brought, "image_prompts": [(photo(), 0.7, np.zeros((48, 64), np.uint8))]}
+    black = {**brought, "image_prompts": [(photo(), 0.7, np.zeros(SIZE[::-1], np.uint8))]}
     assert psnr_db(pipeline.generate(PROMPT, **ASKED, **black).image, pipeline.generate(PROMPT, **ASKED).image) >= 60.0
 
 
@@ -163,8 +174,7 @@ def test_an_encoder_of_lower_precision_is_near(pipeline, brought, image_encoder,
     assert far < found - 8.0
 
 
-@pytest.mark.parametrize("exactness", ["exact", "balanced"])
-@pytest.mark.parametrize("precision", ["fp16", "int8"])
+@pytest.mark.parametrize(("precision", "exactness"), PRECISIONS)
 def test_a_model_of_lower_precision_draws_the_picture_too(request, pipeline, brought, precision, exactness):
     """The change that the picture makes is that of the fp32 bundle."""
     expected = pipeline.generate(PROMPT, **ASKED, **brought)
@@ -200,7 +210,7 @@ def test_the_smallest_budget_is_kept(tiny_bundle, pipeline, brought):
 
 
 def test_a_record_names_what_is_missing_or_another(pipeline, brought, ip_adapter, image_encoder):
-    brought = {**brought, "image_prompts": [(photo(), 0.7, left_half(64, 48)), (colours(), 0.3)]}
+    brought = {**brought, "image_prompts": [(photo(), 0.7, left_half(*SIZE)), (colours(), 0.3)]}
     made = pipeline.generate(PROMPT, **ASKED, **brought)
     known = made.record.request
     encoder = open_image_encoder(brought["image_encoder"])
@@ -214,15 +224,15 @@ def test_a_record_names_what_is_missing_or_another(pipeline, brought, ip_adapter
         ({"image_encoder": image_encoder(1)[1]}, encoder.hash[:12]),
         ({"image_prompts": [first]}, "had 2 image prompts"),
         ({"image_prompts": [first, (photo(), 0.3)]}, "another image prompt"),
-        ({"image_prompts": [(photo(), 0.7, left_half(64, 48, mirrored=True)), second]}, "another mask"),
+        ({"image_prompts": [(photo(), 0.7, left_half(*SIZE, mirrored=True)), second]}, "another mask"),
         ({"image_prompts": [(photo(), 0.7), second]}, "has a mask"),
         ({"image_prompts": [first, (colours(), 0.3, left_half())]}, "has no mask"),
-        ({"image_prompts": [(photo(), 0.6, left_half(64, 48)), second]}, "weight of 0.7, not 0.6"),
+        ({"image_prompts": [(photo(), 0.6, left_half(*SIZE)), second]}, "weight of 0.7, not 0.6"),
     ):
         with pytest.raises(RecordError, match=words) as refusal:
             pipeline.reproduce(made.record, **{**brought, **change})
         assert refusal.value.fix
-    unweighed = {**brought, "image_prompts": [{"image": photo(), "mask": left_half(64, 48)}, colours()]}
+    unweighed = {**brought, "image_prompts": [{"image": photo(), "mask": left_half(*SIZE)}, colours()]}
     assert pipeline.reproduce(made.record, **unweighed).image.tobytes() == made.image.tobytes()
     with pytest.raises(RecordError, match="had no image prompt"):
         pipeline.reproduce(pipeline.generate(PROMPT, **ASKED).record, **brought)

@@ -37,12 +37,12 @@ CHECKPOINTS = {"sd": "tiny_checkpoint", "xl": "xl_checkpoint"}
 BUNDLES = {"sd": "tiny_bundle", "xl": "xl_bundle"}
 
 
-@pytest.fixture(params=["sd", "xl"])
+@pytest.fixture(scope="module", params=["sd", "xl"])
 def base(request):
     return request.param
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def pipeline(request, base):
     with tintype.load(request.getfixturevalue(BUNDLES[base]), provider="cpu", threads=1) as opened:
         yield opened

@@ -27,7 +27,7 @@ def pair(inpainting_checkpoint: Path, inpainting_bundle: Path):
         kind, extra = diffusers.StableDiffusionInpaintPipeline, {"safety_checker": None}
     reference = kind.from_pretrained(inpainting_checkpoint, **extra)
     reference.set_progress_bar_config(disable=True)
-    with tintype.load(inpainting_bundle, provider="cpu") as ours:
+    with tintype.load(inpainting_bundle, provider="cpu", threads=1) as ours:
         yield ours, reference
 
 

@@ -34,7 +34,7 @@ from tintype.cli.merge import merge as merge_command
 from tintype.errors import BundleError, LoraError, OutputError
 
 ASKED: dict[str, Any] = {
-    "seed": 7, "num_inference_steps": 4, "width": 64, "height": 48, "sampler": "euler", "exactness": "exact",
+    "seed": 7, "num_inference_steps": 4, "width": 48, "height": 32, "sampler": "euler", "exactness": "exact",
 }  # fmt: skip
 
 

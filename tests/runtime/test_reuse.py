@@ -20,10 +20,10 @@ from tintype.sampling import noise_source
 from tintype.trust.thresholds import why_unlike_ordinary
 
 __all__ = ["family"]  # the fixture
-SEED, STEPS, SCALE = 7, 6, 5.0
+SEED, STEPS, SCALE, SIZE = 7, 6, 5.0, (48, 32)
 ASKED: dict[str, Any] = {
-    "seed": SEED, "num_inference_steps": STEPS, "width": 64, "height": 48, "guidance_scale": SCALE, "sampler": "euler",
-    "exactness": "exact", "noise": "torch-cpu",
+    "seed": SEED, "num_inference_steps": STEPS, "width": SIZE[0], "height": SIZE[1],
+    "guidance_scale": SCALE, "sampler": "euler", "exactness": "exact", "noise": "torch-cpu",
 }  # fmt: skip
 WAYS: dict[str, dict[str, Any]] = {
     "deep": {"cache_interval": 3},
@@ -183,7 +183,7 @@ def test_calls_are_those_that_the_request_is_planned_by(request, calls, model, s
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("beginning", ["words", "picture"])
 def test_a_record_of_it_is_made_again_byte_for_byte(pipeline, tmp_path, way, beginning):
-    began = {"image": photo(64, 48), "strength": 0.9} if beginning == "picture" else {}
+    began = {"image": photo(*SIZE), "strength": 0.9} if beginning == "picture" else {}
     inputs = {name: value for name, value in began.items() if name == "image"}
     made = pipeline.generate(PROMPT, **ASKED, **WAYS[way], **began, count=3, batch_size=2)
     made.save(tmp_path / "x.png")
@@ -199,8 +199,8 @@ def test_a_record_of_it_is_made_again_byte_for_byte(pipeline, tmp_path, way, beg
 )
 def test_models_of_every_build_can_skip(family, name):
     """Without a middle, with few blocks, told their guidance scale, or with a picture beside the noise."""
-    began = {"image": photo(64, 48)} if name == "instruct-pix2pix" else {}
-    asked = {"seed": 1, "num_inference_steps": 4, "width": 64, "height": 48, **began}
+    began = {"image": photo(*SIZE)} if name == "instruct-pix2pix" else {}
+    asked = {"seed": 1, "num_inference_steps": 4, "width": SIZE[0], "height": SIZE[1], **began}
     with tintype.load(family(name)[1], provider="cpu", threads=1) as opened:
         plain = opened.generate(PROMPT, **asked)
         for way in ({"cache_interval": 2}, {"gate_start": 0.5}, {"token_merging": 0.5}):

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from pictures import psnr_db
 
-SEED, STEPS, GATE_DB = 7, 6, 50.0
+SEED, STEPS, GATE_DB = 7, 4, 50.0
 NEGATIVE = "snow"
 GUIDANCE = {"sd": 7.5, "sd2": 7.5, "xl": 5.0}
 

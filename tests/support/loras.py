@@ -22,7 +22,7 @@ TRANSFORMER = (*ATTENTION, "ff.net.0.proj", "ff.net.2", "proj_in", "proj_out")
 CONVOLUTIONS = ("conv1", "conv2", "conv_shortcut", "downsamplers.0.conv", "upsamplers.0.conv", "time_emb_proj")
 WORDS = ("q_proj", "k_proj", "v_proj", "out_proj", "mlp.fc1", "mlp.fc2")
 # The picture that is drawn with them.
-SEED, STEPS, SCALE, SIZE = 7, 6, 5.0, (64, 48)
+SEED, STEPS, SCALE, SIZE = 7, 4, 5.0, (48, 32)
 ASKED: dict[str, Any] = {
     "seed": SEED, "num_inference_steps": STEPS, "width": SIZE[0], "height": SIZE[1], "guidance_scale": SCALE,
     "sampler": "euler", "exactness": "exact", "noise": "torch-cpu",

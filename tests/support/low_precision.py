@@ -14,6 +14,15 @@ import pytest
 
 from tintype.cli import run
 
+# A bundle's weights, and how exact its pictures are. fp16 in `exact` is only in `make test-long`: on the processor it
+# is `balanced` without what that may round, and int8 has both.
+PRECISIONS = [
+    pytest.param("fp16", "exact", marks=pytest.mark.long),
+    ("fp16", "balanced"),
+    ("int8", "exact"),
+    ("int8", "balanced"),
+]
+
 
 @pytest.fixture(scope="session")
 def int8_export(tiny_checkpoint: Path, tiny_bundle: Path) -> tuple[Path, dict[str, Any]]:

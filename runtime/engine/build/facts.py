@@ -22,7 +22,7 @@ from tintype.recent import Recent
 
 FACTS_NAME = "build.json"
 SETTLED_NS = 2 * 10**9  # no clock of a file system ticks more slowly: what is written next has another time of change
-HASHES_KEPT = 64
+HASHES_KEPT = 4096  # of files, a handful a build: who draws in many sizes in turn opens hundreds
 
 
 @dataclass(frozen=True, slots=True)
