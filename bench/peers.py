@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -265,7 +266,9 @@ def _sdcpp(job: Job) -> Draw:
     import stable_diffusion_cpp
 
     threads, folder = job.threads if job.threads is not None else -1, needed_checkpoint(job, SDCPP)
-    tiny = f"{folder}/{TINY_VAE}/diffusion_pytorch_model.safetensors" if job.decoder == "tiny" else ""
+    place = Path(folder) / (TINY_VAE if job.decoder == "tiny" else "vae")
+    is_tiny = json.loads((place / "config.json").read_text(encoding="utf-8"))["_class_name"] == "AutoencoderTiny"
+    tiny = str(place / "diffusion_pytorch_model.safetensors") if is_tiny else ""  # which it wants named, of SDXS too
     model = stable_diffusion_cpp.StableDiffusion(
         model_path=folder, taesd_path=tiny, n_threads=threads, vae_decode_only=True, verbose=False
     )

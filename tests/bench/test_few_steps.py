@@ -101,7 +101,7 @@ def test_weights_of_16_bits_are_the_same_for_every_runtime(tmp_path: Path) -> No
     job = Job(model=str(tmp_path / "fp16"), role="denoiser", width=64, height=64, threads=1)
     theirs = load(replace(job, checkpoint=str(tmp_path / "openvino-f32")), "openvino")(0, job)["output"]
     ours = load(job, "onnxruntime")(0, job)["output"]
-    np.testing.assert_allclose(theirs, ours, atol=1e-3 * np.abs(ours).max())
+    np.testing.assert_allclose(theirs, ours, atol=5e-3 * np.abs(ours).max())
 
 
 def test_the_shape_of_sdxs_is_the_published_one(tmp_path: Path) -> None:
