@@ -15,7 +15,7 @@ import tintype
 from tintype.bench.job import PROMPT, Job
 from tintype.bench.measurement import BARS, Bar, Comparison, Report, measurement
 from tintype.bench.options import Names, NewFolder, several
-from tintype.bench.peers import ROWS, graph_options
+from tintype.bench.peers import graph_options, picture_rows
 from tintype.bench.process import run_process, tintype_command, used_bytes
 from tintype.bench.runner import Changes, Peer, Schedule
 from tintype.bench.shapes import SHAPES
@@ -101,7 +101,7 @@ def placement(device: str, exactness: str) -> dict[str, dict[str, int]]:
     """By role of a small guided picture, nodes by provider. Opening refuses a heavy node off the device."""
     bundle = tintype.open_bundle("postcard")
     side, nodes = bundle.manifest.size.minimum, {}
-    for role, rows in ROWS.items():
+    for role, rows in picture_rows(Job()).items():
         job = Job(role=role, width=side, height=side, batch_size=rows, exactness=exactness)
         with open_role(bundle, role, resolve_provider(device), options=graph_options(job)) as session:
             nodes[role] = {name: sum(counts.values()) for name, counts in session.placement.nodes.items()}

@@ -30,9 +30,11 @@ class Job:
     height: int | None = None
     threads: int | None = None
     sampler: str | None = None  # tintype's; the others walk by Euler
+    decoder: str = "full"  # or "tiny", which stands beside
+    whole: bool = False  # as people ask for pictures: each of other words, and saved as a PNG
     exactness: str | None = None  # tintype's: exact or balanced; OpenVINO's precision, where that isn't f32
     device: str | None = None  # tintype's provider, None is auto; torch's device, None is the processor
-    compile: str | None = None  # of diffusers on a GPU: a mode of torch.compile, or "eager" for its graphs alone
+    compile: str | None = None  # of diffusers: a mode of torch.compile, or "eager" for its graphs alone
     memory: str | None = None  # tintype's budget
     count: int | None = None  # tintype's, pictures; None is one
     batch_size: int | None = None  # pictures a call; rows of a graph's inputs
@@ -85,7 +87,7 @@ def generate_arguments(job: Job, picture: Path, *, marked: bool = True) -> tuple
 
 def _options(job: Job, *more: str) -> list[str]:
     """What of a job decides its builds, and more of its fields, as options of `tintype`."""
-    given = {name: getattr(job, name) for name in (*more, "guidance_scale", "threads", "exactness")}
+    given = {name: getattr(job, name) for name in (*more, "guidance_scale", "threads", "exactness", "decoder")}
     given |= {"provider": job.device, "size": job.width and job.height and f"{job.width}x{job.height}"}
     given = {f"--{name.replace('_', '-')}": str(value) for name, value in given.items() if value is not None}
     fast = ["--fast"] if job.more.get("fast") else []

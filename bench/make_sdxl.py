@@ -29,10 +29,11 @@ from tokenizers import pre_tokenizers
 
 from tintype.bench.job import Job
 from tintype.bench.options import command_help
-from tintype.bench.peers import OPENVINO_FILES, graph_inputs
+from tintype.bench.peers import float_bundle, graph_inputs, openvino_file
 from tintype.bench.process import run_process
-from tintype.bench.shapes import SHAPES, Shape
+from tintype.bench.shapes import SHAPES, TAESD, Shape
 from tintype.bundle import Parity, open_bundle
+from tintype.bundle.manifest import ENCODERS
 from tintype.engine import peak_rss_bytes
 from tintype.export import Effort, export_bundle
 from tintype.export.checkpoint import hollow_module, open_checkpoint
@@ -42,6 +43,7 @@ from tintype.export.modules import Modules
 from tintype.export.parity import GraphReport
 from tintype.export.quantization import SMALLEST_HALF_BYTES, Scales, find_layers, halve_weights, quantize_graph
 from tintype.export.roles import COMPONENT_OF, GRAPH_FILES
+from tintype.export.sources.source import TINY_VAE, SourceOptions
 from tintype.export.storage import save_graph
 from tintype.export.timestep import take_scalar_timestep
 from tintype.export.tokenizer import read_tokenizer
@@ -54,15 +56,15 @@ MARKS = ["<|startoftext|>", "<|endoftext|>"]
 # An export's least: what is judged are time and memory. Sides are in latent cells.
 LEAST_EFFORT = {"steps": 2, "calibration_prompts": 1, "gate_prompts": 1, "gate_calls": 1, "latent_size": 64}
 CALIBRATION_SAMPLES = 2
-QUANTIZED = ("denoiser", "vae_decoder")  # by NNCF
 SPREAD = 0.7  # of a layer's output where its input's is 1: values keep their size from layer to layer
 EVEN_SPREAD = 73.3  # of integers that are drawn evenly of -127 .. 127
 
 
 def write_checkpoint(folder: Path, shape: Shape) -> None:
-    """A checkpoint's configs, and tokenizers of CLIP's size that know letters alone; its weights are empty files."""
+    """A checkpoint's configs, with a tiny autoencoder's beside, and tokenizers of CLIP's size that know letters alone;
+    its weights are empty files."""
     files: dict[str, Any] = {"model_index": shape.index, "scheduler/scheduler_config": shape.scheduler}
-    for name, config in shape.configs.items():
+    for name, config in {**shape.configs, TINY_VAE: TAESD}.items():
         files[f"{name}/config"] = config
         stem = "model" if name.startswith("text") else "diffusion_pytorch_model"
         write_text(folder / name / f"{stem}.safetensors", "")
@@ -143,13 +145,14 @@ def make(bundle: Path, precision: str, seed: int, shape: Shape, name: str) -> di
 
 def make_parts(folder: Path, chosen: Sequence[str], damage_seconds: float, shape: str) -> dict[str, dict[str, Any]]:
     """Make what is missing of the `chosen` PARTS, each in a process of its own beside its place, so that a run that was
-    broken off goes on where it stopped; time and memory of each that was made.
+    broken off goes on where it stopped; time and memory of each that was made. Weights of float16 are "fp16".
 
     damage_seconds: what an export may take to measure what each layer's quantization costs. shape: of a checkpoint.
     """
     folder.mkdir(parents=True, exist_ok=True)
     figures: dict[str, dict[str, Any]] = {}
-    for name in chosen:
+    floats = "fp16" if SHAPES[shape].dtype == "float16" else "fp32"
+    for name in (floats if part == "fp32" else part for part in chosen):
         if (folder / name).exists():
             click.echo(f"{name:<15} there already", err=True)
             continue
@@ -161,16 +164,17 @@ def make_parts(folder: Path, chosen: Sequence[str], damage_seconds: float, shape
         partial.rename(folder / name)
         memory = {"peak_rss_bytes": run.own_peak_bytes, "together_peak_bytes": run.together_peak_bytes}
         figures[name] = {"seconds": round(run.seconds, 1), **memory}
-        if run.stdout.strip():
-            figures[name]["report"] = json.loads(run.stdout.strip().splitlines()[-1])
+        for line in (line for line in run.stdout.splitlines() if line.startswith("{")):  # others are libraries' own
+            figures[name]["report"] = json.loads(line)
     return figures
 
 
 def _make_checkpoint(folder: Path, into: Path, shape: str, damage_seconds: float) -> None:
-    """A whole diffusers folder in fp32, its weights as torch draws them."""
+    """A whole diffusers folder, its weights as torch draws them, one component at a time."""
     write_checkpoint(into, SHAPES[shape])
-    checkpoint = open_checkpoint(into)
+    checkpoint = open_checkpoint(into, SourceOptions(tiny_vae=into / TINY_VAE))
     torch.manual_seed(0)
+    torch.set_default_dtype(getattr(torch, SHAPES[shape].dtype))
     for name in sorted(checkpoint.components, reverse=True):
         module: Any = hollow_module(checkpoint, name, on_meta=False)
         with torch.no_grad():  # so that the words make a difference, as in a trained model
@@ -182,24 +186,42 @@ def _make_checkpoint(folder: Path, into: Path, shape: str, damage_seconds: float
 
 def _make_bundle(precision: str, folder: Path, into: Path, shape: str, damage_seconds: float) -> None:
     """An export like any other, gates and all, with the least denoising behind its ranges."""
-    effort = Effort(**LEAST_EFFORT, damage_seconds=damage_seconds)
-    name = f"sd15-{precision}"
-    report = export_bundle(folder / "checkpoint", into, precision=precision, name=name, effort=effort)
+    effort, name = Effort(**LEAST_EFFORT, damage_seconds=damage_seconds), f"{shape}-{precision}"
+    source, options = folder / "checkpoint", _options(folder)
+    report = export_bundle(source, into, precision=precision, name=name, effort=effort, options=options)
     print(json.dumps(report.as_dict()))
 
 
+def _options(folder: Path) -> SourceOptions:
+    """The tiny autoencoder beside a checkpoint; checkpoints of before November 30th 2026 have none."""
+    tiny = folder / "checkpoint" / TINY_VAE
+    return SourceOptions(tiny_vae=tiny if tiny.is_dir() else None)
+
+
+def _drawing_roles(folder: Path) -> list[str]:
+    """Graphs that lead from words to pixels."""
+    return [role for role in open_bundle(float_bundle(folder)).manifest.graphs if role not in ENCODERS.values()]
+
+
 def _make_openvino(folder: Path, into: Path, shape: str, damage_seconds: float) -> None:
-    """Convert as OpenVINO's documentation does; weights stay fp32, sizes stay free."""
+    """Convert as OpenVINO's documentation does, one graph at a time; weights stay as they are, sizes stay free."""
     import openvino
+    from openvino.frontend.pytorch.patch_model import __make_16bit_traceable as halves_traceable
 
     into.mkdir()
-    modules = Modules(open_checkpoint(folder / "checkpoint"))
-    for role, file in OPENVINO_FILES.items():
-        job = Job(model=str(folder / "fp32"), role=role, batch_size=2)
+    modules = Modules(open_checkpoint(folder / "checkpoint", _options(folder)))
+    is_half = SHAPES[shape].dtype == "float16"
+    for role in _drawing_roles(folder):
+        job = Job(model=str(float_bundle(folder)), role=role, batch_size=2)
         example = {name: torch.from_numpy(array) for name, array in graph_inputs(job).items()}
+        module = modules.wrapped(role).eval()
+        if is_half:  # as optimum-intel traces weights of 16 bits: they stay so, all else is fp32
+            halves_traceable(module.half())
         with torch.inference_mode():
-            model = openvino.convert_model(modules.wrapped(role).eval(), example_input=example)
-        openvino.save_model(model, into / file, compress_to_fp16=False)
+            model = openvino.convert_model(module, example_input=example)
+        openvino.save_model(model, into / openvino_file(role), compress_to_fp16=is_half)
+        del model, module
+        modules.release(COMPONENT_OF[role])
 
 
 def _make_openvino_int8(folder: Path, into: Path, shape: str, damage_seconds: float) -> None:
@@ -208,34 +230,37 @@ def _make_openvino_int8(folder: Path, into: Path, shape: str, damage_seconds: fl
     import openvino
 
     into.mkdir()
-    for role in QUANTIZED:
-        model = openvino.Core().read_model(folder / "openvino-f32" / OPENVINO_FILES[role])
-        job = Job(model=str(folder / "fp32"), role=role)
+    for role in (role for role in _drawing_roles(folder) if not role.startswith("text_encoder")):
+        model = openvino.Core().read_model(folder / "openvino-f32" / openvino_file(role))
+        job = Job(model=str(float_bundle(folder)), role=role)
         samples = [graph_inputs(job, seed) for seed in range(CALIBRATION_SAMPLES)]
         quantized = nncf.quantize(
             model, nncf.Dataset(samples, lambda sample: list(sample.values())),
             model_type=nncf.ModelType.TRANSFORMER, subset_size=CALIBRATION_SAMPLES,
         )  # fmt: skip
-        openvino.save_model(quantized, into / OPENVINO_FILES[role], compress_to_fp16=False)
+        openvino.save_model(quantized, into / openvino_file(role), compress_to_fp16=SHAPES[shape].dtype == "float16")
         del model, quantized
 
 
 def _make_sdcpp(folder: Path, into: Path, shape: str, damage_seconds: float) -> None:
-    """transformers 5 writes the text encoder's names without the `text_model.` that stable-diffusion.cpp looks for."""
+    """transformers 5 writes a text encoder's names without the `text_model.` that stable-diffusion.cpp looks for."""
     from safetensors.numpy import load_file, save_file
 
-    weights = load_file(folder / "checkpoint/text_encoder/model.safetensors")
-    (into / "text_encoder").mkdir(parents=True)
-    named = {f"text_model.{name.removeprefix('text_model.')}": weight for name, weight in weights.items()}
-    save_file(named, into / "text_encoder/model.safetensors")
-    for part in ("unet", "vae"):
-        (into / part).symlink_to(Path("..") / "checkpoint" / part, target_is_directory=True)
+    for part in sorted((folder / "checkpoint").glob("*/*.safetensors")):
+        name = part.parent.name
+        if not name.startswith("text_encoder"):
+            (into / name).symlink_to(Path("..") / "checkpoint" / name, target_is_directory=True)
+            continue
+        (into / name).mkdir(parents=True)
+        weights = {w if w.startswith("text_") else f"text_model.{w}": value for w, value in load_file(part).items()}
+        save_file(weights, into / name / part.name)
 
 
 # Each makes its part of the folder's others, in a place of its own: folder, place, shape, damage_seconds.
 PARTS: dict[str, Callable[[Path, Path, str, float], None]] = {
     "checkpoint": _make_checkpoint,
     "fp32": functools.partial(_make_bundle, "fp32"),
+    "fp16": functools.partial(_make_bundle, "fp16"),
     "int8": functools.partial(_make_bundle, "int8"),
     "openvino-f32": _make_openvino,
     "openvino-int8": _make_openvino_int8,

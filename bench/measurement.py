@@ -58,12 +58,13 @@ DISTRIBUTIONS = (
 class Bar:
     """What a contestant's figure must reach, or its ratio to another's; of `None` the worst of all that have it.
 
-    less: is taken off before a ratio. It is judged as far as those it names were measured.
+    over: another, or several, of which the least that was measured counts. less: is taken off before a ratio. It is
+    judged as far as those it names were measured.
     """
 
     who: str | None = None
     figure: str = "seconds"
-    over: str | None = field(default=None, kw_only=True)
+    over: str | Sequence[str] | None = field(default=None, kw_only=True)
     less: float = field(default=0.0, kw_only=True)
     statistic: str = field(default="median", kw_only=True)
     at_most: float | None = field(default=None, kw_only=True)
@@ -71,20 +72,23 @@ class Bar:
     what: str | None = field(default=None, kw_only=True)  # in place of the names
 
     def judge(self, table: Table) -> list[Verdict]:
-        if any(name is not None and name not in table for name in (self.who, self.over)):
+        others = {self.over} if isinstance(self.over, str) else set(self.over or ())
+        if self.who not in (None, *table) or (others and not others & table.keys()):
             return []
-        what = self.what or f"{self.who or 'the worst'}{f' over {self.over}' if self.over else ''}, {self.figure}"
-        return [verdict(what, self._value(table), at_most=self.at_most, at_least=self.at_least)]
+        over = f" over {self.over if isinstance(self.over, str) else 'the best peer'}" if others else ""
+        what = self.what or f"{self.who or 'the worst'}{over}, {self.figure}"
+        return [verdict(what, self._value(table, others), at_most=self.at_most, at_least=self.at_least)]
 
-    def _value(self, table: Table) -> float | None:
-        names = table if self.who is None else (self.who,)
-        values = [figure_value(table[name].get(self.figure), self.statistic) for name in names]
-        known = [value for value in values if value is not None]
-        worst = (min if self.at_most is None else max)(known, default=None)
-        if self.over is None or worst is None:
+    def _value(self, table: Table, others: set[str]) -> float | None:
+        worst = self._end(table, table if self.who is None else (self.who,), min if self.at_most is None else max)
+        if not others or worst is None:
             return worst
-        theirs = figure_value(table[self.over].get(self.figure), self.statistic)
+        theirs = self._end(table, others & table.keys(), min)
         return (worst - self.less) / theirs if theirs else None
+
+    def _end(self, table: Table, names: Iterable[str], end: Callable[..., float | None]) -> float | None:
+        values = [figure_value(table[name].get(self.figure), self.statistic) for name in names]
+        return end((value for value in values if value is not None), default=None)
 
 
 def _read_bars() -> dict[str, list[Bar]]:

@@ -15,6 +15,7 @@ import torch
 import transformers
 
 from tintype.bench.job import Job, needed_checkpoint
+from tintype.bench.peers import TINY_VAE
 from tintype.bench.worker import Draw, Figures
 
 
@@ -25,9 +26,13 @@ def load(job: Job, kind: str) -> Draw:
     if job.device is not None:
         pipeline = random_pipeline(Path(job.model), job.device)
     else:
-        pipeline = diffusers.StableDiffusionPipeline.from_pretrained(
-            needed_checkpoint(job, kind), dtype=torch.float32, safety_checker=None, requires_safety_checker=False
-        )
+        folder = needed_checkpoint(job, kind)
+        pipeline = diffusers.DiffusionPipeline.from_pretrained(folder, dtype=torch.float32)
+        if job.decoder == "tiny":
+            tiny = diffusers.AutoencoderTiny.from_pretrained(folder, subfolder=TINY_VAE, dtype=torch.float32)
+            pipeline.vae = tiny
+        if job.sampler == "euler":
+            walk_by_euler(pipeline)
     for part in (pipeline.unet, pipeline.vae):
         part.to(memory_format=torch.channels_last)
     pipeline.set_progress_bar_config(disable=True)
@@ -49,16 +54,16 @@ def load(job: Job, kind: str) -> Draw:
             return kwargs
 
         started = time.perf_counter()
-        pipeline(
+        (picture,) = pipeline(
             job.prompt, num_inference_steps=job.num_inference_steps, guidance_scale=job.guidance_scale,
             width=job.width, height=job.height, generator=torch.Generator(device).manual_seed(seed),
             callback_on_step_end=note_step,
-        )  # fmt: skip
+        ).images  # fmt: skip
         synchronize()
         # The first step has no start to measure from, so the rate of the others stands for all; of one step, nothing.
         a_step = (ends[-1] - ends[0]) / (len(ends) - 1) if len(ends) > 1 else ends[0] - started
         reserved = float(torch.cuda.max_memory_reserved()) if on_cuda else None
-        return {"denoise_seconds": a_step * len(ends), "torch_reserved_bytes": reserved}
+        return {"denoise_seconds": a_step * len(ends), "torch_reserved_bytes": reserved, "picture": picture}
 
     return draw
 
@@ -82,6 +87,11 @@ def random_pipeline(bundle: Path, device: str) -> Any:
     pipeline = diffusers.DiffusionPipeline.from_pretrained(bundle, **parts, local_files_only=True)
     # XL's own VAE is decoded in float32 by default, these weights need it as little as the fixed VAEs that people use.
     pipeline.vae.register_to_config(force_upcast=False)
+    walk_by_euler(pipeline)
+    return pipeline.to(device)
+
+
+def walk_by_euler(pipeline: Any) -> None:
+    """One call of the UNet a step; where its scheduler walks otherwise."""
     if "Euler" not in type(pipeline.scheduler).__name__:
         pipeline.scheduler = diffusers.EulerDiscreteScheduler.from_config(pipeline.scheduler.config)
-    return pipeline.to(device)

@@ -7,33 +7,44 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 import tintype
 from tintype.bench.job import Job, needed_checkpoint
 from tintype.bench.worker import Draw, Figures
 from tintype.bundle import Manifest, open_bundle
+from tintype.bundle.manifest import DECODERS, TINY_DECODER
 from tintype.engine import BuildOptions, ensure_build, open_role, resolve_provider
 from tintype.families.model import Model
 from tintype.prompt.chunks import encode_prompt
 
 Inputs = Mapping[str, NDArray[Any]]
 CONDITION = "encoder_hidden_states"
-ROWS = {"text_encoder": 2, "denoiser": 2, "vae_decoder": 1}  # of a picture with guidance, by role; without, each has 1
-Run = Callable[[Inputs], NDArray[np.float32]]  # inputs by name, in the graph's order -> the first output
+Run = Callable[[Inputs], Sequence[NDArray[np.float32]]]  # inputs by name, in the graph's order -> outputs in theirs
 SIGMA_MAX, SIGMA_MIN = 14.6, 0.03
 SDCPP = "stable-diffusion.cpp"
-OPENVINO_FILES = {"text_encoder": "text_encoder.xml", "denoiser": "unet.xml", "vae_decoder": "vae_decoder.xml"}
+TINY_VAE = "tiny_vae"  # the folder of a checkpoint's tiny autoencoder
 SDCPP_SIDE = 512  # pixels, where the job leaves the size out
 FIELDS = (
-    "num_inference_steps", "guidance_scale", "width", "height", "exactness", "sampler", "count", "batch_size"
+    "num_inference_steps", "guidance_scale", "width", "height", "exactness", "sampler", "decoder", "count", "batch_size"
 )  # fmt: skip
+
+
+def float_bundle(folder: Path) -> Path:
+    """Of what `sd15 make` leaves, the bundle whose weights are all floats, as the checkpoint has them."""
+    return folder / ("fp16" if (folder / "fp16").is_dir() else "fp32")
+
+
+def openvino_file(role: str) -> str:
+    return f"{'unet' if role == 'denoiser' else role}.xml"
 
 
 def graph_dims(job: Job) -> dict[str, int]:
@@ -62,6 +73,13 @@ def graph_inputs(job: Job, seed: int = 0) -> dict[str, NDArray[Any]]:
 def guidance_scale(manifest: Manifest, job: Job) -> float:
     """1 is without guidance."""
     return manifest.default_request.guidance_scale if job.guidance_scale is None else job.guidance_scale
+
+
+def picture_rows(job: Job) -> dict[str, int]:
+    """Rows of a call of each graph that a picture takes, by role: with guidance two, of the decoder one."""
+    manifest = open_bundle(job.model).manifest
+    most = 2 if guidance_scale(manifest, job) != 1.0 else 1
+    return {**dict.fromkeys((*manifest.text_encoders, "denoiser"), most), DECODERS[job.decoder]: 1}
 
 
 def graph_options(job: Job) -> BuildOptions:
@@ -98,7 +116,7 @@ def _tintype(job: Job) -> Draw:
         timings = result.timings
         told = {name: getattr(timings, name) for name in ("denoise_seconds", "encode_seconds", "decode_seconds")}
         outside = 1.0 - timings.denoise_graph_seconds / timings.denoise_seconds
-        return {**told, "outside_share": outside, "output": np.asarray(result.image)}
+        return {**told, "outside_share": outside, "output": np.asarray(result.image), "picture": result}
 
     return draw
 
@@ -109,7 +127,7 @@ def _graph_calls(job: Job, run: Run) -> Draw:
 
     def draw(seed: int, job: Job) -> Figures:
         started, worked = time.perf_counter(), time.process_time()
-        output = run(inputs)
+        output = run(inputs)[0]
         seconds = time.perf_counter() - started
         return {"seconds": seconds, "processor_seconds": time.process_time() - worked, "output": output}
 
@@ -118,29 +136,44 @@ def _graph_calls(job: Job, run: Run) -> Draw:
 
 class _EulerLoop:
     """Pictures of a bundle's graphs by role, with guidance as one batch of 2; Euler's steps over the sigmas of a first
-    program, which are right in kind."""
+    program, which are right in kind. Of XL, both text encoders and the sizes are told as its pipeline does."""
 
     def __init__(self, job: Job, open_graph: Callable[[Job], Run]) -> None:
         bundle = open_bundle(job.model)
-        self._manifest, self._tokenizer = bundle.manifest, Model.of(bundle).tokenizers()["text_encoder"]
-        most = 2 if guidance_scale(bundle.manifest, job) != 1.0 else 1
-        rows = {role: min(each, most) for role, each in ROWS.items()}
+        self._manifest, self._tokenizers = bundle.manifest, Model.of(bundle).tokenizers()
+        rows, self._decoder = picture_rows(job), DECODERS[job.decoder]
         self._runs = {r: open_graph(dataclasses.replace(job, role=r, batch_size=each)) for r, each in rows.items()}
 
     def draw(self, seed: int, job: Job) -> Figures:
         times = [time.perf_counter()]
-        texts = ("", job.prompt) if guidance_scale(self._manifest, job) != 1.0 else (job.prompt,)
-        input_ids = [encode_prompt(self._tokenizer, text).input_ids for text in texts]
-        embeddings = self._runs["text_encoder"]({"input_ids": np.concatenate(input_ids)})
+        told = self._encode(job)
         times.append(time.perf_counter())
-        latents = self._denoise(embeddings, seed, job)
+        latents = self._denoise(told, seed, job)
         times.append(time.perf_counter())
-        self._runs["vae_decoder"]({"latent_sample": latents / np.float32(self._manifest.scaling_factor)})
+        factor = 1.0 if self._decoder == TINY_DECODER else self._manifest.scaling_factor
+        (sample,) = self._runs[self._decoder]({"latent_sample": latents / np.float32(factor)})[0]
+        pixels = np.rint(np.clip(sample.transpose(1, 2, 0) * 127.5 + 127.5, 0, 255)).astype(np.uint8)
+        picture = Image.fromarray(pixels)
         times.append(time.perf_counter())
         stages = ("encode_seconds", "denoise_seconds", "decode_seconds")
-        return dict(zip(stages, np.diff(times).tolist(), strict=True))
+        return {**dict(zip(stages, np.diff(times).tolist(), strict=True)), "picture": picture}
 
-    def _denoise(self, embeddings: NDArray[np.float32], seed: int, job: Job) -> NDArray[np.float32]:
+    def _encode(self, job: Job) -> dict[str, NDArray[np.float32]]:
+        """What the denoiser is told."""
+        texts = ("", job.prompt) if guidance_scale(self._manifest, job) != 1.0 else (job.prompt,)
+        encoded = []
+        for role, tokenizer in self._tokenizers.items():
+            input_ids = np.concatenate([encode_prompt(tokenizer, text).input_ids for text in texts])
+            encoded.append(self._runs[role]({"input_ids": input_ids}))
+        told = {CONDITION: np.concatenate([states for states, *_ in encoded], axis=-1)}
+        if len(encoded) > 1:
+            cell, dims = self._manifest.vae_scale_factor, graph_dims(job)
+            height, width = cell * dims["height"], cell * dims["width"]
+            sizes = np.array([[height, width, 0, 0, height, width]], np.float32)
+            told |= {"text_embeds": encoded[-1][1], "time_ids": sizes.repeat(len(texts), axis=0)}
+        return told
+
+    def _denoise(self, told: Inputs, seed: int, job: Job) -> NDArray[np.float32]:
         steps, scale, dims = job.num_inference_steps, guidance_scale(self._manifest, job), graph_dims(job)
         sigmas = np.append(np.geomspace(SIGMA_MAX, SIGMA_MIN, steps), 0.0).astype(np.float32)
         shape = (1, self._manifest.latent_channels, dims["height"], dims["width"])
@@ -148,9 +181,10 @@ class _EulerLoop:
         ports = self._manifest.graphs["denoiser"]["full"].inputs
         timestep_shape: Any = next(each.shape for each in ports if each.name == "timestep")  # () or (1,)
         for index, (sigma, sigma_next) in enumerate(itertools.pairwise(sigmas)):
-            sample = np.repeat(latents / np.sqrt(1 + sigma**2), len(embeddings), axis=0)
+            sample = np.repeat(latents / np.sqrt(1 + sigma**2), len(told[CONDITION]), axis=0)
             timestep = np.full(timestep_shape, 999 * (1 - index / steps), np.float32)
-            predicted = self._runs["denoiser"]({"sample": sample, "timestep": timestep, CONDITION: embeddings})
+            inputs = {"sample": sample, "timestep": timestep, **told}
+            predicted = self._runs["denoiser"]({port.name: inputs[port.name] for port in ports})[0]
             without, with_words = predicted[:1], predicted[-1:]  # the same without guidance
             noise = without + scale * (with_words - without)
             latents = (latents + noise * (sigma_next - sigma)).astype(np.float32)
@@ -161,17 +195,16 @@ def _tintype_graph(job: Job) -> Run:
     """What depends on the prompt alone is computed once, before the calls."""
     role = job.role or "denoiser"
     session = open_role(open_bundle(job.model), role, resolve_provider("cpu"), options=graph_options(job))
-    name = session.output_names[0]
     if role != "denoiser":
-        return lambda inputs: session.run(inputs)[name]
+        return lambda inputs: list(session.run(inputs).values())
     held = session.hold({CONDITION: graph_inputs(job)[CONDITION]})
-    return lambda inputs: held.run({each: array for each, array in inputs.items() if each != CONDITION})[name]
+    return lambda inputs: list(held.run({n: array for n, array in inputs.items() if n != CONDITION}).values())
 
 
 def _onnxruntime_graph(job: Job) -> Run:
     """Plain ONNX Runtime: default settings, as a first program opens them; only the thread count is shared."""
     session = plain_session(open_bundle(job.model).graph_path(job.role or ""), job.threads)
-    return lambda inputs: np.asarray(session.run(None, dict(inputs))[0])
+    return lambda inputs: session.run(None, dict(inputs))  # type: ignore[no-any-return]
 
 
 def plain_session(model: Path | bytes, threads: int | None) -> Any:
@@ -190,26 +223,28 @@ def _openvino_graph(job: Job) -> Run:
     """OpenVINO as its documentation has it: sizes fixed before compiling, latency hint, f32 said aloud, for on a
     processor with bfloat16 it computes in that by default, which is another picture.
 
-    A job's `checkpoint` is the folder of representations; inputs go by position, as the trace left their names. The
-    output is the caller's to keep.
+    A job's `checkpoint` is the folder of representations; inputs go by position, as the trace left their names. For
+    whole pictures what was compiled is kept beside, as CACHE_DIR has it. Outputs are the caller's to keep.
     """
     import openvino
 
     core, role, folder = openvino.Core(), job.role or "", Path(needed_checkpoint(job, "OpenVINO"))
-    file = folder / OPENVINO_FILES[role]
+    file = folder / openvino_file(role)
     if not file.is_file():  # one that wasn't quantized is found beside, in fp32
-        file = folder.with_name("openvino-f32") / OPENVINO_FILES[role]
+        file = folder.with_name("openvino-f32") / file.name
     model = core.read_model(file)
     ports = zip(model.inputs, graph_inputs(job).values(), strict=True)
     model.reshape({port: openvino.PartialShape(list(array.shape)) for port, array in ports})
     options: dict[str, Any] = {"INFERENCE_PRECISION_HINT": job.exactness or "f32", "PERFORMANCE_HINT": "LATENCY"}
     if job.threads is not None:
         options["INFERENCE_NUM_THREADS"] = job.threads
+    if job.whole:
+        options["CACHE_DIR"] = str(folder.with_name("cache") / "openvino")
     request = core.compile_model(model, "CPU", options).create_infer_request()
 
     def run(inputs: Inputs) -> Any:
         request.infer(list(inputs.values()))
-        return np.array(request.get_output_tensor(0).data)
+        return [np.array(tensor.data) for tensor in request.output_tensors]
 
     return run
 
@@ -230,9 +265,12 @@ def _sdcpp(job: Job) -> Draw:
     """
     import stable_diffusion_cpp
 
-    threads = job.threads if job.threads is not None else -1
+    threads, folder = job.threads if job.threads is not None else -1, needed_checkpoint(job, SDCPP)
+    place = Path(folder) / (TINY_VAE if job.decoder == "tiny" else "vae")
+    is_tiny = json.loads((place / "config.json").read_text(encoding="utf-8"))["_class_name"] == "AutoencoderTiny"
+    tiny = str(place / "diffusion_pytorch_model.safetensors") if is_tiny else ""  # which it wants named, of SDXS too
     model = stable_diffusion_cpp.StableDiffusion(
-        model_path=needed_checkpoint(job, SDCPP), n_threads=threads, vae_decode_only=True, verbose=False
+        model_path=folder, taesd_path=tiny, n_threads=threads, vae_decode_only=True, verbose=False
     )
 
     def draw(seed: int, job: Job) -> Figures:
@@ -243,11 +281,11 @@ def _sdcpp(job: Job) -> Draw:
             if total == job.num_inference_steps:
                 ends.append((step, time.perf_counter()))
 
-        model.generate_image(
+        (picture,) = model.generate_image(
             prompt=job.prompt, width=job.width or SDCPP_SIDE, height=job.height or SDCPP_SIDE, sample_method="euler",
             sample_steps=job.num_inference_steps, cfg_scale=job.guidance_scale, seed=seed, progress_callback=note,
         )  # fmt: skip
-        return loop_figures(ends, job.num_inference_steps)
+        return {**loop_figures(ends, job.num_inference_steps), "picture": picture}
 
     return draw
 

@@ -32,16 +32,18 @@ from onnx import numpy_helper, parser
 from tintype import engine
 from tintype.bench.figures import Table, figure_value
 from tintype.bench.job import Job
-from tintype.bench.peers import graph_build, graph_dims, guidance_scale, plain_session
+from tintype.bench.peers import graph_build, graph_dims, picture_rows, plain_session
 from tintype.bench.worker import Draw, Figures
 from tintype.bundle import open_bundle
+from tintype.bundle.manifest import DECODERS
 
 RATES = "rates"  # the contestant that measures them
 # Rows, inner, columns of linear layers in SD 1.5 at 512x512, from the first level to the last.
 PRODUCTS = ((4096, 320, 320), (4096, 320, 1280), (4096, 1280, 320), (1024, 640, 2560), (256, 1280, 5120))
 COPIED_BYTES = 256 * 2**20
 CALLS = 5
-STAGES = {"text_encoder": "encode", "text_encoder_2": "encode", "denoiser": "denoise", "vae_decoder": "decode"}
+STAGES = {"text_encoder": "encode", "text_encoder_2": "encode", "denoiser": "denoise"}
+STAGES |= dict.fromkeys(DECODERS.values(), "decode")
 PICTURE_FIGURES = {"encode": "encode_seconds", "denoise": "seconds_a_step", "decode": "decode_seconds"}
 DEFAULT = Path(__file__).resolve().parents[1] / "kernels" / "priors.json"
 # By kind. conv, up (of what is made twice as large before) and pointwise: channels in and out, the side of the square
@@ -141,10 +143,9 @@ def graph_stage(job: Job, figure: str = "seconds") -> Stage:
 
 def picture_stages(job: Job) -> dict[str, Stage]:
     """Of a picture: all words, a step, a decode; with guidance words and steps are of two rows."""
-    manifest, found = open_bundle(job.model).manifest, dict[str, Stage]()
-    guided = guidance_scale(manifest, job) != 1.0
-    for role in filter(STAGES.get, manifest.graph_names):
-        rows, name = 2 if guided and role != "vae_decoder" else 1, STAGES[role]
+    found = dict[str, Stage]()
+    for role, rows in picture_rows(job).items():
+        name = STAGES[role]
         stage = graph_stage(dataclasses.replace(job, role=role, batch_size=rows), PICTURE_FIGURES[name])
         if other := found.get(name):  # XL's second text encoder
             operations = dict(Counter(stage.operations) + Counter(other.operations))

@@ -213,12 +213,17 @@ def _cold_seconds(contestant: Contestant) -> float:
 
 @contextlib.contextmanager
 def _opened(contestant: Contestant, measured: Measured) -> Iterator[Turn]:
-    """A contestant's turn, warmed up."""
+    """A contestant's turn, warmed up. Where that begins with a whole answer, what it took from the start of loading is
+    told: `first_seconds`, and those of the answer's stages beside."""
+    first: Answer = {}
     with device_samples() as held, contestant.open() as turn:
-        for changes in contestant.warm_ups:
-            turn.ask(changes)
+        for number, changes in enumerate(contestant.warm_ups):
+            answer = turn.ask(changes)
+            if number == 0 and not changes:
+                first = {f"first_{name}": value for name, value in answer.items() if name.endswith("seconds")}
+                first["first_seconds"] += turn.facts["load_seconds"]
         yield turn
-    measured.turns.append({**turn.facts, "device_peak_bytes": max(held, default=None)})
+    measured.turns.append({**turn.facts, **first, "device_peak_bytes": max(held, default=None)})
 
 
 def quiet_answer(ask: Callable[[], Answer], patience_seconds: float) -> Answer:

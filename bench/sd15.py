@@ -1,11 +1,11 @@
 """Tintype beside other runtimes at the real size of Stable Diffusion 1.5, random weights: graphs and whole pictures.
 
-pip install 'tintype[cpu,export,peers-cpu]'
+pip install 'tintype[cpu,export,peers,peers-cpu]'
 tintype bench sd15 make FOLDER        # once: weights in every runtime's form, about 20 GB
 tintype bench sd15 graphs FOLDER      # one UNet call, one decode, at several sizes
 tintype bench sd15 picture FOLDER     # 20 steps with guidance, from prompt to pixels
-tintype bench sd15 make TURBO --shape sd-turbo     # the same of a model that draws in one step:
-tintype bench sd15 picture TURBO --num-inference-steps 1 --guidance-scale 1
+tintype bench sd15 make TURBO --shape sd-turbo     # the same of one that draws in one step; or sdxs, sdxl-turbo:
+tintype bench sd15 picture TURBO --num-inference-steps 1 --guidance-scale 1 --decoder tiny
 """
 
 from __future__ import annotations
@@ -21,12 +21,13 @@ import click
 from tintype.bench.job import Job, build_arguments
 from tintype.bench.measurement import BARS, Comparison, Report, measurement
 from tintype.bench.options import Folder, Names, NewFolder, PictureSize, Size, Sizes, command_help, several
-from tintype.bench.peers import SDCPP
+from tintype.bench.peers import SDCPP, float_bundle
 from tintype.bench.rates import STAGES, graph_stage, picture_stages, tried_layers
 from tintype.bench.runner import Peer, Schedule
 
 REFERENCE = "onnxruntime-f32"
 EXACT, BALANCED = "tintype-exact", "tintype-balanced"
+COMPILED = "torch.compile"
 MAPPED = "tintype-mapped"  # exact, without larger weights (Winograd's) and prepacked copies: the one to open fast
 # The worker, bundle, source of weights, and exactness or precision of each contestant, in the forms that `make` leaves.
 SOURCES: dict[str, tuple[str, str, str, str | None]] = {
@@ -38,14 +39,18 @@ SOURCES: dict[str, tuple[str, str, str, str | None]] = {
     EXACT: ("tintype", "fp32", "checkpoint", "exact"),
     MAPPED: ("tintype", "fp32", "checkpoint", "exact"),
     BALANCED: ("tintype", "int8", "checkpoint", "balanced"),
+    "diffusers": ("diffusers", "fp32", "checkpoint", None),
+    COMPILED: ("diffusers", "fp32", "checkpoint", None),
 }
 INT8 = ("openvino-int8", BALANCED)  # whose products are of integers, most of them
 ROLES = {"unet": "denoiser", "vae": "vae_decoder"}
 PARTS = ("checkpoint", "fp32", "int8", "openvino-f32", "openvino-int8", "sdcpp")
 GRAPH_PEERS = ("openvino-f32", "openvino-bf16", "openvino-int8", REFERENCE)
-PICTURE_PEERS = ("openvino-f32", "openvino-int8", SDCPP)
+PICTURE_PEERS = ("openvino-f32", "openvino-int8", SDCPP, "diffusers", COMPILED)
 SIZES = (Size(512, 512), Size(512, 768), Size(384, 640))
 EXACTNESS = ("exact", "balanced")
+FEW_REQUESTS = 3  # of such pictures, in each round
+FEW_STEPS = 4  # at most: pictures whose first one counts too, see `picture`
 ONE_STEP = {"num_inference_steps": 1, "projected_steps": None}
 
 Exactness = Annotated[Names, several(EXACTNESS)]
@@ -63,8 +68,9 @@ _measurement = functools.partial(measurement, patience=60.0, group=sd15)
 def sd15_job(folder: Path, name: str, size: Size, threads: int | None, **fields: Any) -> Job:
     """A contestant's job; the size is pixels, width first."""
     _, bundle, source, exactness = SOURCES[name]
+    model = float_bundle(folder) if bundle == "fp32" else folder / bundle
     return Job(
-        model=str(folder / bundle), checkpoint=str(folder / source), width=size.width, height=size.height,
+        model=str(model), checkpoint=str(folder / source), width=size.width, height=size.height,
         threads=threads, exactness=exactness, sampler="euler", **fields,
     )  # fmt: skip
 
@@ -111,34 +117,46 @@ def picture_contestants(
     folder: Path, *, exactness: Exactness = EXACTNESS,
     size: Annotated[Size, PictureSize(), "Width x height."] = SIZES[0], num_inference_steps: int = 20,
     guidance_scale: Annotated[float, "1 is none, as of few-step models."] = 7.5,
+    decoder: Annotated[str, click.Choice(("full", "tiny"))] = "full",
     peers: Annotated[Names, several(PICTURE_PEERS)] = PICTURE_PEERS, measured_steps: Fewer = None,
     sdcpp_steps: Fewer = None, threads: int | None = 2,
 ) -> dict[str, Peer]:  # fmt: skip
-    """Every runtime with whole pictures, after one of a single step; ours of builds that are timed.
+    """Every runtime with whole pictures, each of other words and saved, after one of a single step; ours of builds that
+    are timed. Of few steps the one before is whole too, and tells what the first takes with loading.
 
     measured_steps: fewer for every peer, and sdcpp_steps for stable-diffusion.cpp; times are projected. A warm-up of
-    that would cost minutes and gain nothing: it keeps no pools or caches.
+    that would cost minutes and gain nothing: it keeps no pools or caches. What others compile is kept in the folder's
+    cache, and made before.
     """
-    contestants = {}
+    contestants, few = {}, num_inference_steps <= FEW_STEPS
     for name in (*peers, *(f"tintype-{each}" for each in exactness)):
         steps = (sdcpp_steps if name == SDCPP else None) or measured_steps or num_inference_steps
-        counts = {"num_inference_steps": steps, "projected_steps": num_inference_steps}
-        job, kind = sd15_job(folder, name, size, threads, guidance_scale=guidance_scale, **counts), SOURCES[name][0]
-        build = build_arguments(job) if kind == "tintype" else ()
-        contestants[name] = Peer(kind, job, warm_ups=() if name == SDCPP else (ONE_STEP,), build=build)
+        job, kind = sd15_job(
+            folder, name, size, threads, guidance_scale=guidance_scale, num_inference_steps=steps, whole=True,
+            projected_steps=num_inference_steps, decoder=decoder, compile="default" if name == COMPILED else None,
+        ), SOURCES[name][0]  # fmt: skip
+        contestants[name] = Peer(
+            kind, job, warm_ups=({},) if few else () if name == SDCPP else (ONE_STEP,),
+            requests=[{}] * (FEW_REQUESTS if few else 1), build=build_arguments(job) if kind == "tintype" else (),
+            opens_cold=kind == "openvino" or name == COMPILED,
+            environment={"TORCHINDUCTOR_CACHE_DIR": str(folder / "cache" / "inductor")},
+        )  # fmt: skip
     return contestants
 
 
 def picture_comparison(contestants: Mapping[str, Peer]) -> Comparison:
     ratios, some = [("seconds", reference) for reference in PICTURE_PEERS], next(iter(contestants.values())).job
     shares: dict[str, Any] = {"stages": picture_stages(some), "threads": some.threads, "int8": INT8}
-    return Comparison(contestants=contestants, ratios=ratios, bars=BARS["sd15 picture"], **shares)
+    few = (some.projected_steps or 0) <= FEW_STEPS
+    return Comparison(
+        contestants=contestants, ratios=ratios, bars=BARS["sd15 few steps" if few else "sd15 picture"], **shares
+    )
 
 
 @_measurement("sd15-make", rounds=1, threads=None)
 def make(
     report: Report, folder: NewFolder, parts: Annotated[Names, several(PARTS)] = PARTS,
-    shape: Annotated[str, click.Choice(("sd15", "sd-turbo", "tiny"))] = "sd15",
+    shape: Annotated[str, click.Choice(("sd15", "sd-turbo", "sdxs", "sdxl-turbo", "tiny", "tiny-xl"))] = "sd15",
     damage_seconds: Annotated[float, "What export may take to see int8's cost."] = 1.0,
 ) -> None:  # fmt: skip
     """Make the weights in every runtime's form; what is there already is kept. Tells what each took, exports too."""
@@ -161,5 +179,6 @@ def graphs(
 
 @_measurement("sd15-picture", passed_on=picture_contestants)
 def picture(report: Report, folder: Folder, **chosen: Any) -> None:
-    """Time whole pictures; a latent consistency model's are of 4 steps without guidance."""
+    """Time whole pictures; a latent consistency model's are of 4 steps without guidance. Of at most 4 the first one of
+    a process counts too, from the start of loading, and each figure is held against the best peer's."""
     report.compare("picture", picture_comparison(picture_contestants(folder, **chosen)))

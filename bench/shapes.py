@@ -24,6 +24,7 @@ class Shape:
     steps: int
     guidance_scale: float
     sampler: str = "euler"
+    dtype: str = "float32"  # of its weights on disk
 
     @property
     def family(self) -> Family:
@@ -40,7 +41,10 @@ class Shape:
         library = dict.fromkeys(self.family.text_encoders, "transformers")
         return {
             "_class_name": self.family.pipelines[0],
-            **{name: [library.get(name, "diffusers"), kind] for name, kind in self.family.components.items()},
+            **{
+                name: [library.get(name, "diffusers"), self.configs[name].get("_class_name", kind)]
+                for name, kind in self.family.components.items()
+            },
             **{name: ["transformers", "CLIPTokenizer"] for name in self.tokenizers},
             "scheduler": ["diffusers", self.scheduler["_class_name"]],
         }
@@ -52,8 +56,9 @@ class Shape:
         return self.changed({"unet": {"transformer_layers_per_block": layers}})
 
     def changed(self, configs: Mapping[str, Config], **fields: Any) -> Shape:
-        """The same with other settings of some components."""
-        whole = {name: {**config, **configs.get(name, {})} for name, config in self.configs.items()}
+        """The same with other settings of some components; one of another class has none but its own."""
+        given = {name: configs.get(name, {}) for name in self.configs}
+        whole = {name: {**({} if "_class_name" in new else self.configs[name]), **new} for name, new in given.items()}
         return dataclasses.replace(self, configs=whole, **fields)
 
 
@@ -67,3 +72,4 @@ def _read_shapes() -> dict[str, Shape]:
 
 
 SHAPES = _read_shapes()
+TAESD = SHAPES["sdxs"].configs["vae"]

@@ -14,19 +14,7 @@ from tintype.bench.shapes import SHAPES
 from tintype.bundle import open_bundle
 from tintype.export.storage import load_graph
 
-_CLIP = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
-TINY_XL = SHAPES["sdxl"].with_depth(1).changed(
-    {
-        "text_encoder": _CLIP,
-        "text_encoder_2": {**_CLIP, "hidden_size": 48, "intermediate_size": 96, "projection_dim": 40},
-        "unet": {
-            "sample_size": 16, "block_out_channels": [32, 32, 64], "attention_head_dim": [2, 2, 4],
-            "cross_attention_dim": 80, "addition_time_embed_dim": 8, "projection_class_embeddings_input_dim": 88,
-        },
-        "vae": {"block_out_channels": [32, 32, 32, 32], "layers_per_block": 1},
-    },
-    side=64, steps=3,
-)  # fmt: skip
+TINY_XL = SHAPES["tiny-xl"]
 
 
 @pytest.mark.bench

@@ -73,7 +73,11 @@ def test_turns_are_interleaved_and_every_figure_becomes_a_summary(monkeypatch: p
     monkeypatch.setattr("tintype.bench.runner.worker", fake)
     job = Job()
     peers = {"a": Peer("a", job, warm_ups=[{"steps": 1}] * 2), "b": Peer("b", job, warm_ups=(), opens_cold=True)}
+    (whole,) = measure({"c": Peer("c", job)}, Schedule(rounds=1))["c"].turns
+    assert (whole["first_seconds"], whole["load_seconds"]) == (2.5, 0.5)
+    order.clear()
     measured = measure(peers, Schedule(rounds=2))
+    assert not any("first_seconds" in turn for turn in measured["a"].turns)
     one_round = ["open a", "a 1", "a 1", "a None", "end a", "open b", "b None", "end b"]
     assert order == ["open b", "b None", "end b", *one_round, *one_round]
     figures = measured["b"].figures()
@@ -224,7 +228,7 @@ def test_a_loop_is_told_from_the_ends_of_its_steps() -> None:
 
 @pytest.mark.bench
 def test_a_picture_has_its_loop_and_steps_told_apart(folder: Path, tmp_path: Path) -> None:
-    peers = picture_contestants(folder, size=Size(64, 64), num_inference_steps=3, peers=(), threads=1)
+    peers = picture_contestants(folder, size=Size(64, 64), num_inference_steps=5, peers=(), threads=1)
     part = picture_comparison(peers).run(Schedule(rounds=1), tmp_path)
     table = part["peers"]
     plans = {entry.identity.plan for entry in cache_entries() if entry.identity is not None}
