@@ -28,8 +28,11 @@ from types import TracebackType
 
 PREFIX = "tintype.engine.build."  # of modules that are begun here
 IMPORTED = (
+    "numpy.random",
+    "onnx.reference.ops",
     "onnx_ir.passes.common",
     "tintype.kernels.registry",
+    *("tintype.kernels.graph." + each for each in ("choice", "hoist", "image_tokens", "low_rank", "token_merging")),
     *(PREFIX + each for each in ("analyse", "change", "lower", "measure", "merge", "probe", "spill", "strip_build")),
 )
 LONGEST_REQUEST = 2**18  # bytes
