@@ -230,6 +230,9 @@ class _Work:
         return wrap(self.checkpoint, role, hollow_module(self.checkpoint, COMPONENT_OF[role]))
 
 
+_COUNTED: dict[str, float] = {}  # operations by all that they follow from: a walk through a module takes a second
+
+
 def count_operations(checkpoint: Checkpoint, role: str, latent_size: int, tokens: int) -> float:
     """Multiplications and additions of one call of a role: two rows of a UNet, one picture of a VAE, two texts."""
     component = COMPONENT_OF[role]
@@ -245,13 +248,18 @@ def count_operations(checkpoint: Checkpoint, role: str, latent_size: int, tokens
         for axis, dim in plan.dims[name].items():
             shape[axis] = {"batch": rows, "height": side, "width": side, "sequence": tokens}[dim]
         inputs[name] = torch.empty(shape, dtype=example.dtype, device="meta")
+    shapes = {name: (each.shape, each.dtype) for name, each in inputs.items()}
+    facts = repr((role, checkpoint.family, checkpoint.vae_class, sorted(checkpoint.configs[component].items()), shapes))
+    if facts in _COUNTED:
+        return _COUNTED[facts]
     module = wrap(checkpoint, role, hollow_module(checkpoint, component))
     try:
         with torch.no_grad(), FlopCounterMode(display=False) as counter:
             module(**inputs)
     except RuntimeError:  # the tracer will say what is wrong with such a module
         return 2.0 * rows * side**2 * checkpoint.fp32_bytes(component) / 4
-    return float(counter.get_total_flops())
+    _COUNTED[facts] = float(counter.get_total_flops())
+    return _COUNTED[facts]
 
 
 def measure_rates(folder: Path) -> Rates:

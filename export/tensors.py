@@ -38,11 +38,13 @@ def read_tensors(entries: Mapping[str, Entry]) -> Iterator[tuple[str, torch.Tens
 def _parts(entries: Mapping[str, Entry]) -> Iterator[dict[str, Entry]]:
     """Entries of one file, some megabytes at a time."""
     part: dict[str, Entry] = {}
+    mapped = 0
     for name, entry in entries.items():
         part[name] = entry
-        if sum(each.stored_bytes for each in part.values()) >= MAPPED_BYTES:
+        mapped += entry.stored_bytes
+        if mapped >= MAPPED_BYTES:
             yield part
-            part = {}
+            part, mapped = {}, 0
     if part:
         yield part
 

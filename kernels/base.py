@@ -147,7 +147,7 @@ def add_constant(graph: ir.Graph, array: NDArray[Any], name: str) -> ir.Value:
             return graph.initializers[name]
         count += 1
         name = f"{stem}_{count}"
-    value = ir.Value(name=name, const_value=ir.tensor(array, name=name))
+    value = ir.Value(name=name, const_value=ir.Tensor(array, name=name))
     value.shape, value.dtype = ir.Shape(array.shape), ir.DataType.from_numpy(array.dtype)
     graph.register_initializer(value)
     return value

@@ -7,7 +7,6 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
 import onnx_ir as ir
-from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from tintype.kernels.base import DOMAINS, GraphPass, Kernel, Shapes
 from tintype.kernels.cpu.channel_affine import ChannelAffineAsBatchNorm
@@ -31,6 +30,7 @@ from tintype.kernels.cuda.nhwc_conv import ConvChannelsLast
 from tintype.kernels.cuda.skip_group_norm import SkipGroupNorm
 from tintype.kernels.graph.half import complete_types, to_half
 from tintype.kernels.graph.opset import to_opset
+from tintype.kernels.graph.unused import remove_unused
 from tintype.kernels.native.attention import NativeAttention, NativeAttentionBfloat16
 from tintype.kernels.native.four_bit_linear import (
     NativeFourBitGeglu,
@@ -164,14 +164,14 @@ def lower(
     for kernel in kernels_for(target) if kernels is None else kernels:
         if isinstance(kernel, GraphPass):
             report.rewrites[kernel.name] += kernel.apply(model)
-            RemoveUnusedNodesPass()(model)
+            remove_unused(model)
             continue
         found = [node for node in model.graph if kernel.matches(node, shapes)]
         for node in found:
             kernel.rewrite(node, model.graph)
             report.rewrites[kernel.name] += 1
         if found:  # what no one reads any more would be matched by the next kernel, and counted
-            RemoveUnusedNodesPass()(model)
+            remove_unused(model)
     if report.rewrites:
         model.opset_imports.update(DOMAINS)
     return report
@@ -198,7 +198,7 @@ def tidy(model: ir.Model, target: str) -> dict[str, int]:
     count = idle.apply(model) if target in idle.targets else 0
     if count == 0:
         return {}
-    RemoveUnusedNodesPass()(model)
+    remove_unused(model)
     return {idle.name: count}
 
 

@@ -11,11 +11,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import onnx_ir as ir
-from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from tintype.kernels.base import DOMAINS, Kernel, Shapes, only_reader, producer
 from tintype.kernels.graph.blocks import bits_of
 from tintype.kernels.graph.priors import AS_IS
+from tintype.kernels.graph.unused import remove_unused
 
 _AROUND = ("DequantizeLinear", "QuantizeLinear")  # ONNX Runtime fuses these into the layer between them
 _WEIGHT_STORES = (*_AROUND, "Cast")
@@ -80,7 +80,7 @@ def model_of(layer: Layer, way: str, opset_imports: Mapping[str, int]) -> ir.Mod
     kernel = layer.kernel(way)
     if kernel is not None:
         kernel.rewrite(next(node for node in graph if node.name == layer.node.name), graph)
-        RemoveUnusedNodesPass()(model)
+        remove_unused(model)
     for value in graph.initializers.values():
         if isinstance(value.const_value, ir.ExternalTensor):
             value.const_value = ir.tensor(value.const_value.numpy(), name=value.name)
@@ -107,17 +107,18 @@ def apply(layer: Layer, way: str, graph: ir.Graph) -> None:
 
 
 def _layer(node: ir.Node, kernels: tuple[Kernel, ...], places: Mapping[ir.Node, int]) -> Layer | None:
-    """A layer with its surroundings; None where a model of its own can't be made of it. places: of all nodes."""
+    """A layer with its surroundings; None where a model of its own can't be made of it. places: in the graph."""
     nodes = _surrounded({member for kernel in kernels for member in kernel.cluster(node)})
-    inside = {output for member in nodes for output in member.outputs}
+    ordered = sorted(nodes, key=places.__getitem__)
+    inside = {output for member in ordered for output in member.outputs}
     inputs: dict[ir.Value, None] = {}
-    for member in nodes:
+    for member in ordered:
         for value in member.inputs:
             if value is not None and value not in inside and (value.const_value is None or value.is_graph_input()):
                 inputs[value] = None
     outputs = [
         output
-        for member in nodes
+        for member in ordered
         for output in member.outputs
         if output.is_graph_output() or any(use.node not in nodes for use in output.uses())
     ]
@@ -126,7 +127,6 @@ def _layer(node: ir.Node, kernels: tuple[Kernel, ...], places: Mapping[ir.Node, 
     )
     if not plain or not inputs:
         return None
-    ordered = sorted(nodes, key=places.__getitem__)
     fixed = {
         value: value.const_value.nbytes
         for member in ordered

@@ -10,7 +10,9 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
-from onnx_ir.passes.common import RemoveUnusedNodesPass, ShapeInferencePass
+from onnx_ir.passes.common import ShapeInferencePass
+
+from tintype.kernels.graph.unused import remove_unused
 
 MOST_SIZES = 64  # numbers in what is taken to be sizes
 
@@ -87,7 +89,7 @@ def fold_sizes(model: ir.Model) -> int:
             output.replace_all_uses_with(number)
     for node in going:
         graph.remove(node, safe=True)
-    RemoveUnusedNodesPass()(model)  # and the numbers that only they read
+    remove_unused(model)  # and the numbers that only they read
     return len(going)
 
 

@@ -11,9 +11,9 @@ from collections.abc import Collection, Mapping
 
 import numpy as np
 import onnx_ir as ir
-from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from tintype.kernels.base import LARGEST, MICROSOFT, add_lazy, describe, producer
+from tintype.kernels.graph.unused import remove_unused
 
 FLOAT, HALF = ir.DataType.FLOAT, ir.DataType.FLOAT16
 LARGEST_HALF = float(np.finfo(np.float16).max)
@@ -59,7 +59,7 @@ def to_half(model: ir.Model, islands: Collection[str] = ()) -> int:
             if value is not None and value in made_half and wants_float:
                 node.replace_input_with(index, _as_float(value, graph, floats))
     _keep_interface(graph, made_half)
-    RemoveUnusedNodesPass()(model)
+    remove_unused(model)
     return sum(not _is_store(node) for node in changed)
 
 

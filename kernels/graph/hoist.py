@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import onnx_ir as ir
-from onnx_ir.passes.common import RemoveUnusedNodesPass, ShapeInferencePass
+from onnx_ir.passes.common import ShapeInferencePass
 
 from tintype.kernels.graph import image_tokens, low_rank
 from tintype.kernels.graph.segments import value_nbytes
+from tintype.kernels.graph.unused import remove_unused
 
 # What stays the same over the steps of a picture.
 HELD_INPUTS = ("encoder_hidden_states", "text_embeds", "time_ids", "controlnet_cond")
@@ -48,7 +49,7 @@ def split_held(
         value.replace_all_uses_with(given)
     for made, value in zip(once.graph.outputs, handed, strict=True):
         made.name = f"held_{value.name}"
-    RemoveUnusedNodesPass()(model)
+    remove_unused(model)
     for value in inputs:
         if not value.uses():
             model.graph.inputs.remove(value)

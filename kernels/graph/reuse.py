@@ -11,9 +11,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import onnx_ir as ir
-from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from tintype.kernels.graph.segments import constant_values, is_fixed
+from tintype.kernels.graph.unused import remove_unused
 
 WORDS = "encoder_hidden_states"  # the input that cross-attentions look at
 
@@ -64,7 +64,7 @@ def take_values(model: ir.Model, values: Sequence[ir.Value]) -> None:
         value.name = f"{value.name}_computed"
         value.replace_all_uses_with(given)
         model.graph.inputs.append(given)
-    RemoveUnusedNodesPass()(model)
+    remove_unused(model)
 
 
 def _joins_channels(node: ir.Node) -> bool:

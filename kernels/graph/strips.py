@@ -22,11 +22,11 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import onnx_ir as ir
-from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from tintype.kernels.base import LARGEST, add_constant, insert, replace
 from tintype.kernels.graph.locality import GROUP_NORM, Rows, fixed_values, is_map, reach
 from tintype.kernels.graph.segments import value_nbytes
+from tintype.kernels.graph.unused import remove_unused
 
 LEAST_ROWS = 2  # that a strip keeps
 _FIRST, _LAST = 0, -1  # places in a list of stages
@@ -85,7 +85,7 @@ def cut_in_strips(model: ir.Model, strip_bytes: int) -> Strips:
 
     All shapes must be numbers (`dims.pin`). The model is used up. Raises CutError for a graph that can't run so.
     """
-    RemoveUnusedNodesPass()(model)
+    remove_unused(model)
     graph = model.graph
     fixed, inputs = fixed_values(graph), list(graph.inputs)
     nodes = [node for node in graph if node.outputs[0] not in fixed]

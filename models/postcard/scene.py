@@ -6,7 +6,7 @@ The order of ATTRIBUTES and of their values is the order of every index in this 
 from __future__ import annotations
 
 import hashlib
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -42,13 +42,17 @@ class Scene:
     size: str
 
     def __post_init__(self) -> None:
-        for (name, values), value in zip(ATTRIBUTES.items(), astuple(self), strict=True):
+        for (name, values), value in zip(ATTRIBUTES.items(), self.values(), strict=True):
             if value not in values:
                 raise ValueError(f"{name} is {value!r}, not one of {', '.join(values)}")
 
+    def values(self) -> tuple[str, ...]:
+        """In the order of ATTRIBUTES."""
+        return self.time, self.weather, self.landscape, self.subject, self.colour, self.position, self.size
+
     def indices(self) -> tuple[int, ...]:
         """Each value's place in its attribute's tuple, in the order of ATTRIBUTES."""
-        return tuple(values.index(value) for values, value in zip(ATTRIBUTES.values(), astuple(self), strict=True))
+        return tuple(values.index(value) for values, value in zip(ATTRIBUTES.values(), self.values(), strict=True))
 
     @classmethod
     def from_indices(cls, indices: tuple[int, ...]) -> Scene:
@@ -58,7 +62,7 @@ class Scene:
 
 def is_held_out(scene: Scene) -> bool:
     """Whether training must never draw this combination: a stable tenth of them all."""
-    digest = hashlib.sha256("|".join(astuple(scene)).encode()).digest()
+    digest = hashlib.sha256("|".join(scene.values()).encode()).digest()
     return int.from_bytes(digest[:4], "big") < HELD_OUT_SHARE * 2**32
 
 

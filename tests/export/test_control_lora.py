@@ -123,7 +123,8 @@ def test_the_model_may_be_one_file(tmp_path, folder, dtype):
     if dtype == "float32":
         assert_same(made, net)
     else:
-        apart = [float((made.state_dict()[name] - weight).abs().max()) for name, weight in net.state_dict().items()]
+        state = made.state_dict()
+        apart = [float((state[name] - weight).abs().max()) for name, weight in net.state_dict().items()]
         assert 0.0 < max(apart) < 0.005
 
 

@@ -62,8 +62,9 @@ def test_a_file_is_read_as_the_folder_is(tmp_path, kind, form):
     for checkpoint in both:
         demand_tensors(checkpoint, "controlnet")
     theirs, ours = (load(checkpoint, "controlnet") for checkpoint in both)
+    weights = ours.state_dict()
     for name, weight in theirs.state_dict().items():
-        assert np.array_equal(weight.numpy(), ours.state_dict()[name].numpy()), name
+        assert np.array_equal(weight.numpy(), weights[name].numpy()), name
     told, made = (dict(module.config) for module in (theirs, ours))
     for name in ("block_out_channels", "down_block_types", "cross_attention_dim", "layers_per_block", "in_channels"):
         as_list = [list(value) if isinstance(value, tuple) else value for value in (told[name], made[name])]

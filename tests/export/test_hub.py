@@ -39,15 +39,17 @@ EXPORT = """
 import json, sys
 from tintype.errors import ExportError
 from tintype.export import export_bundle
+for address, bundle in zip(sys.argv[1::2], sys.argv[2::2]):
+    try:
+        export_bundle(address, bundle)
+    except ExportError as error:
+        print(json.dumps([error.message, error.fix]))
+"""
+FILES = """
+import json, sys
 from tintype.export.progress import Silent
 from tintype.export.sources.hub import fetch
-try:
-    if sys.argv[2:]:
-        export_bundle(sys.argv[1], sys.argv[2])
-    else:
-        print(json.dumps(sorted(path.name for path in fetch(sys.argv[1], Silent()).place.iterdir())))
-except ExportError as error:
-    print(json.dumps([error.message, error.fix]))
+print(json.dumps(sorted(path.name for path in fetch(sys.argv[1], Silent()).place.iterdir())))
 """
 PROGRAM = """
 import json, sys
@@ -136,13 +138,13 @@ def test_a_controlnet_is_exported_from_the_hub_and_again_without_it(
         == open_controlnet(controlnet()[1]).manifest.files["controlnet/model.onnx"]
     )
     expected = ["config.json", "diffusion_pytorch_model.safetensors"]
-    assert fetched("org/net", program=EXPORT, HF_HUB_OFFLINE="1") == [expected]
+    assert fetched("org/net", program=FILES, HF_HUB_OFFLINE="1") == [expected]
     (folder / "diffusion_pytorch_model.safetensors").unlink()
-    ((message, _),) = fetched("org/net", str(tmp_path / "lacking"), program=EXPORT)
-    assert "org/net has no weights in .safetensors" in message
     hub.repositories["org/vae"] = POSTCARD / "vae"  # type: ignore[index]
-    ((message, _),) = fetched("org/vae", str(tmp_path / "vae"), program=EXPORT)
-    assert "org/vae is no diffusers folder" in message
+    asked = ("org/net", str(tmp_path / "lacking"), "org/vae", str(tmp_path / "vae"))
+    (lacking, _), (vae, _) = fetched(*asked, program=EXPORT)
+    assert "org/net has no weights in .safetensors" in lacking
+    assert "org/vae is no diffusers folder" in vae
     assert not any((tmp_path / name).exists() for name in ("lacking", "vae"))
 
 
@@ -211,14 +213,13 @@ def test_info_reads_of_the_hub_what_is_small_and_of_weights_their_headers(hub: H
 
 def test_info_says_of_the_hub_what_an_export_says(hub: Hub, fetched: Any, tmp_path: Path) -> None:
     home = tmp_path / "home"
-    for address, environment in (
-        ("org/absent", {}),
-        ("org/name/none.safetensors", {}),
-        ("org/name", {"HF_HUB_OFFLINE": "1"}),
+    for addresses, environment in (
+        (("org/absent", "org/name/none.safetensors"), {}),
+        (("org/name",), {"HF_HUB_OFFLINE": "1"}),
     ):
-        (message, fix) = fetched(address, **environment)[0]
-        error = info_of(hub, home, address, **environment)["error"]
-        assert (error["message"], error["fix"]) == (message, fix)
+        for address, told in zip(addresses, fetched(*addresses, **environment), strict=True):
+            error = info_of(hub, home, address, **environment)["error"]
+            assert [error["message"], error["fix"]] == told
     fetched("org/name")  # from then on it is known without the hub
     assert info_of(hub, home, "org/name", HF_HUB_OFFLINE="1")["checkpoint"]["family"] == "Stable Diffusion 1.x"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import re
 from collections.abc import Iterator
@@ -50,14 +51,20 @@ def values_found(text: str, attribute: str) -> set[str]:
     text = text.lower()
     if attribute == "colour":
         text = text.replace("green hills", "#")
-    synonyms = [(word, value) for value, words in WORDS[attribute].items() for word in words]
     found = set()
-    for word, value in sorted(synonyms, key=lambda pair: -len(pair[0])):
-        pattern = rf"(?<![\w-]){re.escape(word)}(?![\w-])"
-        if re.search(pattern, text):
+    for pattern, value in synonyms(attribute):
+        if pattern.search(text):
             found.add(value)
-            text = re.sub(pattern, "#", text)
+            text = pattern.sub("#", text)
     return found
+
+
+@functools.cache
+def synonyms(attribute: str) -> list[tuple[re.Pattern[str], str]]:
+    """What an attribute's words match, the longest first, and the value that each says."""
+    words = [(word, value) for value, words in WORDS[attribute].items() for word in words]
+    longest_first = sorted(words, key=lambda pair: -len(pair[0]))
+    return [(re.compile(rf"(?<![\w-]){re.escape(word)}(?![\w-])"), value) for word, value in longest_first]
 
 
 def test_indices_and_values_are_each_others_inverse() -> None:

@@ -107,9 +107,8 @@ def choose(
     ways_of: what each way of a layer takes. largest_bytes: only ways whose weights are no larger than that, or than
     they are; None sets no bound.
     """
-    from onnx_ir.passes.common import RemoveUnusedNodesPass
-
     from tintype.kernels.graph import choice
+    from tintype.kernels.graph.unused import remove_unused
 
     decided: list[tuple[Layer, Choice]] = []
     gone: set[ir.Node] = set()  # what earlier layers, as they are chosen, leave nothing of
@@ -124,7 +123,7 @@ def choose(
     for layer, each in decided:
         choice.apply(layer, each.chosen, model.graph)
         after_each()
-    RemoveUnusedNodesPass()(model)
+    remove_unused(model)
     return [each for _, each in decided]
 
 

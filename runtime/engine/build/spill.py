@@ -33,10 +33,9 @@ class Spill:
 
     def weights_of(self, graph: ir.Graph) -> None:
         """Move every large weight of the graph that is in memory."""
-        for value in graph.initializers.data.values():  # asked for after each layer: the dict itself is much faster
-            if value in self._seen:
-                continue
-            self._seen.add(value)
+        new = [value for value in graph.initializers.data.values() if value not in self._seen]
+        self._seen.update(new)
+        for value in new:
             tensor = value.const_value
             if tensor is None or isinstance(tensor, ir.ExternalTensor) or tensor.nbytes < SPILLED_BYTES:
                 continue

@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -166,15 +164,13 @@ def _ask(
     model = ir.Model(ir.Graph(inputs, node.outputs, nodes=[node], opset_imports=imports, name="question"), ir_version=9)
     options = load_onnxruntime().SessionOptions()
     options.log_severity_level = 4
+    options.intra_op_num_threads = 1  # a question is small, and a pool of threads spins after each
     if target.is_host:
         register(options)
     if not target.is_host:  # a processor has nothing to fall back to, and ONNX Runtime refuses the option there
         options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
-    with TemporaryDirectory() as folder:
-        path = Path(folder) / "question.onnx"
-        ir.save(model, path)
-        try:
-            session = new_session(str(path), options, target)
-            return session.run(None, {value.name: array for value, array in zip(inputs, arrays, strict=True)})[0]
-        except Exception:  # ORT raises its own unrelated classes; whatever it is, the device can't
-            return None
+    try:
+        session = new_session(ir.to_proto(model).SerializeToString(), options, target)
+        return session.run(None, {value.name: array for value, array in zip(inputs, arrays, strict=True)})[0]
+    except Exception:  # ORT raises its own unrelated classes; whatever it is, the device can't
+        return None
