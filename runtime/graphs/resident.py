@@ -179,8 +179,9 @@ class Graphs:
         trim()
 
     def close(self) -> None:
-        """Close every graph; a later call opens it again."""
+        """Close every graph; a later call opens it again. What they answered is forgotten."""
         with self.lock:
+            self.answers.clear()
             self._close(tuple(self._sessions))
 
     def _close(self, names: Iterable[str]) -> None:

@@ -102,4 +102,6 @@ def test_the_largest_sums_of_a_convolution_do_not_saturate(model_of, tmp_path, u
         y = session.run({"x": np.full((1, 24, 6, 7), 255.0, np.float32)})["y"]
     inner = y[:, :, 1:-1, 1:-1]
     step = 9 * 24 * 127
-    np.testing.assert_allclose(inner, 255.0 * step, rtol=1e-3)
+    # Phases round sums of up to four weights to 8 bits: 127 alone is 31.75 there. Saturated sums are half as large.
+    rounding = 0.25 / 31.75 if upsampled and exactness == "balanced" else 1e-3
+    np.testing.assert_allclose(inner, 255.0 * step, rtol=rounding)
