@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import numpy as np
 import onnx_ir as ir
 
-from tintype.kernels.base import GraphPass, Shapes, only_reader, producer
+from tintype.kernels.base import GraphPass, Shapes, constant_of, only_reader, producer
 from tintype.kernels.portable.plain_float import FloatActivations
 
 
 class IdleRounding(GraphPass):
-    """QuantizeLinear and the DequantizeLinear that reads it, left out where no integer convolution is on either side.
+    """QuantizeLinear and the DequantizeLinear that reads it, left out where no integer convolution is on either side,
+    or where one has a ReLU behind it whose output is rounded too: that rounding is then the convolution's own.
 
     They are there for convolutions in int8; where another kernel took those, they only cost two passes and 8 bits.
     """
@@ -23,7 +25,26 @@ class IdleRounding(GraphPass):
         found = [node for node in model.graph if rounding.matches(node, shapes) and not _serves(node)]
         for node in found:
             rounding.rewrite(node, model.graph)
-        return len(found)
+        rectified = [(conv, last) for conv in model.graph for last in _rounded_by_relu(conv)]
+        for conv, last in rectified:
+            last.replace_input_with(0, conv.outputs[0])
+        return len(found) + len(rectified)
+
+
+def _rounded_by_relu(conv: ir.Node) -> tuple[ir.Node, ...]:
+    """The QuantizeLinear of what a ReLU makes of an integer convolution's rounded output, and nobody else wants: it is
+    0 below 0 by itself, as its zero point is the least byte."""
+    if not _is_integer(conv):
+        return ()
+    value = conv.outputs[0]
+    for operator in ("QuantizeLinear", "DequantizeLinear", "Relu"):
+        reader = only_reader(value, operator)
+        if reader is None:
+            return ()
+        value = reader.outputs[0]
+    last = only_reader(value, "QuantizeLinear")
+    zero = constant_of(last.inputs[2]) if last is not None and len(last.inputs) > 2 else None
+    return () if last is None or zero is None or zero.dtype != np.uint8 or zero.any() else (last,)
 
 
 def _serves(dequantize: ir.Node) -> bool:

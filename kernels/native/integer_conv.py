@@ -112,6 +112,7 @@ class NativeIntegerUpsample(NativeIntegerConv):
             raise ValueError(f"{node.name} is no convolution of 8-bit integers of an upsampled picture")
         weights = conv.weights * np.broadcast_to(conv.weight_scale, (len(conv.weights),))[:, None, None, None]
         filters, scales = zip(*map(rounded_filters, phase_weights(weights.astype(np.float32))), strict=True)
+        source = _unrectified(source, conv.zero)
         self._insert(node, graph, conv, source, np.stack(filters), np.stack(scales), upsampled=1)
 
     @staticmethod
@@ -208,10 +209,17 @@ def _conv(node: ir.Node, shapes: Shapes) -> _Conv | None:
     rounding, output = _rounding_behind(node.outputs[0])
     sums = Sums.behind(output)
     name = weight.inputs[0].name if weight.inputs[0] is not None else None
+    source = _unrectified(source, zero.item())
     return _Conv(
         source, float(step.item()), int(zero.item()), name or "weight", integers, scale.reshape(-1), numbers, stride,
         padding, (*rounding, *sums.nodes), sums,
     )  # fmt: skip
+
+
+def _unrectified(source: ir.Value, zero: int) -> ir.Value:
+    """What a ReLU reads whose output is rounded: where 0 is the least byte, what is below becomes 0 by itself."""
+    relu = producer(source, "Relu")
+    return source if relu is None or relu.inputs[0] is None or zero else relu.inputs[0]
 
 
 def _sides(node: ir.Node) -> tuple[int, int]:

@@ -249,6 +249,34 @@ def test_a_convolution_between_roundings_becomes_one_node_with_what_is_added(abl
     assert 0.001 < off.max() < 0.026  # half of a step of the output, which is not rounded any more
 
 
+@pytest.mark.parametrize("least", [0, 7])
+def test_a_relu_goes_where_what_is_below_0_becomes_the_least_byte(able, run, random, least):
+    model = _model(random)
+    x, middle = model.graph.inputs[0], model.graph.initializers["middle"]
+    middle.const_value = ir.tensor(np.array(least, np.uint8))
+    first = next(use.node for use in x.uses())
+    relu = ir.node("Relu", [x], outputs=[ir.Value(name="relu", shape=x.shape, type=x.type)])
+    model.graph.insert_before(first, relu)
+    first.replace_input_with(0, relu.outputs[0])
+    feed = {
+        "x": random.standard_normal((1, 6, 8, 8), np.float32),
+        "shift": random.standard_normal((1, 40, 1, 1), np.float32),
+        "residual": random.standard_normal((1, 40, 8, 8), np.float32),
+    }
+    (node,) = [node for node in model.graph if KERNEL.matches(node, Shapes())]
+    before = run(ir.to_proto(model), feed)["y"]
+    made = node.outputs[0]
+    for use in tuple(next(use.node for use in made.uses()).outputs[0].uses()):
+        use.node.outputs[0].replace_all_uses_with(made)  # so that nothing else is rounded anew
+    whole = run(ir.to_proto(model), feed)["y"]
+    KERNEL.rewrite(node, model.graph)
+    RemoveUnusedNodesPass()(model)
+    model.opset_imports.update(DOMAINS)
+    assert ("Relu" in [each.op_type for each in model.graph]) == (least > 0)
+    np.testing.assert_allclose(run(ir.to_proto(model), feed)["y"], whole, atol=2e-5)
+    assert np.abs(whole - before).max() > 1e-4
+
+
 def test_a_convolution_of_an_upsampled_picture_takes_resize_along(able, run, random):
     model = _model(random, size=8)
     small = model.graph.inputs[0]
