@@ -20,6 +20,8 @@ from tintype.kernels.graph.features import skip_sizes
 from tintype.kernels.graph.reuse import WORDS
 from tintype.uses import CROSS_ATTENTION, DEEP_FEATURES, Cut, GraphRef
 
+pytestmark = pytest.mark.slow  # graphs are built by the dozen
+
 DIMS = {"batch": 1, "height": 16, "width": 16, "sequence": 77}
 WAYS = {"packed": {}, "mapped": {"mapped": True}, "segments": {"segment_bytes": 2**20}}
 PAIRS = {

@@ -17,6 +17,8 @@ from tintype.kernels.cpu.product_conv import float_constant
 from tintype.kernels.graph.low_rank import adaptable_layers
 from tintype.uses import BY_INPUT, BY_OUTPUT, CROSS_ATTENTION, DEEP_FEATURES, LAYERS, Cut, GraphRef, LowRank
 
+pytestmark = pytest.mark.slow  # graphs are built by the dozen
+
 DIMS = {"batch": 2, "height": 16, "width": 16, "sequence": 77}
 RANK = 8
 

@@ -17,6 +17,8 @@ import tintype
 from tintype.errors import BundleError, LicenceError
 from tintype.uses import CONTROLNET, IMAGE_ENCODER, T2I_ADAPTER
 
+pytestmark = pytest.mark.slow  # graphs are built by the dozen
+
 __all__ = ["adapter", "controlnet", "deep", "edited", "image_encoder", "ip_adapter"]  # the fixtures
 ASKED: dict[str, Any] = {
     "seed": 7, "num_inference_steps": 2, "width": 64, "height": 32, "guidance_scale": 5.0, "sampler": "euler",

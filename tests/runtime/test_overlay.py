@@ -33,6 +33,8 @@ from tintype.cli.info import info
 from tintype.cli.merge import merge as merge_command
 from tintype.errors import BundleError, LoraError, OutputError
 
+pytestmark = pytest.mark.slow  # graphs are built by the dozen
+
 ASKED: dict[str, Any] = {
     "seed": 7, "num_inference_steps": 4, "width": 48, "height": 32, "sampler": "euler", "exactness": "exact",
 }  # fmt: skip
