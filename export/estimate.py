@@ -29,6 +29,7 @@ from tintype.export.quantization import weight_scales
 from tintype.export.roles import COMPONENT_OF, FLOAT_ROLES, GRAPH_FILES, KEPT_CALLS, has_four_bits
 from tintype.export.wrappers import trace_plan, wrap
 from tintype.free_memory import free_bytes
+from tintype.recent import Recent
 
 STORED_BYTES = {"fp32": 4.0, "fp16": 2.0, "int8": 1.25, "int4": 1.0}  # of a parameter in a bundle
 # (of int8 some layers stay float, of int4 convolutions are int8)
@@ -230,7 +231,7 @@ class _Work:
         return wrap(self.checkpoint, role, hollow_module(self.checkpoint, COMPONENT_OF[role]))
 
 
-_COUNTED: dict[str, float] = {}  # operations by all that they follow from: a walk through a module takes a second
+_COUNTED: Recent[str, float] = Recent(64)  # operations by all that they follow from; a walk takes a second
 
 
 def count_operations(checkpoint: Checkpoint, role: str, latent_size: int, tokens: int) -> float:
@@ -250,16 +251,16 @@ def count_operations(checkpoint: Checkpoint, role: str, latent_size: int, tokens
         inputs[name] = torch.empty(shape, dtype=example.dtype, device="meta")
     shapes = {name: (each.shape, each.dtype) for name, each in inputs.items()}
     facts = repr((role, checkpoint.family, checkpoint.vae_class, sorted(checkpoint.configs[component].items()), shapes))
-    if facts in _COUNTED:
-        return _COUNTED[facts]
+    known = _COUNTED.get(facts)
+    if known is not None:
+        return known
     module = wrap(checkpoint, role, hollow_module(checkpoint, component))
     try:
         with torch.no_grad(), FlopCounterMode(display=False) as counter:
             module(**inputs)
     except RuntimeError:  # the tracer will say what is wrong with such a module
         return 2.0 * rows * side**2 * checkpoint.fp32_bytes(component) / 4
-    _COUNTED[facts] = float(counter.get_total_flops())
-    return _COUNTED[facts]
+    return _COUNTED.put(facts, float(counter.get_total_flops()))
 
 
 def measure_rates(folder: Path) -> Rates:

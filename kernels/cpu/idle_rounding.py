@@ -25,26 +25,26 @@ class IdleRounding(GraphPass):
         found = [node for node in model.graph if rounding.matches(node, shapes) and not _serves(node)]
         for node in found:
             rounding.rewrite(node, model.graph)
-        rectified = [(conv, last) for conv in model.graph for last in _rounded_by_relu(conv)]
+        rectified = [(conv, last) for conv in model.graph if (last := _rounding_of_relu(conv)) is not None]
         for conv, last in rectified:
             last.replace_input_with(0, conv.outputs[0])
         return len(found) + len(rectified)
 
 
-def _rounded_by_relu(conv: ir.Node) -> tuple[ir.Node, ...]:
+def _rounding_of_relu(conv: ir.Node) -> ir.Node | None:
     """The QuantizeLinear of what a ReLU makes of an integer convolution's rounded output, and nobody else wants: it is
     0 below 0 by itself, as its zero point is the least byte."""
     if not _is_integer(conv):
-        return ()
+        return None
     value = conv.outputs[0]
     for operator in ("QuantizeLinear", "DequantizeLinear", "Relu"):
         reader = only_reader(value, operator)
         if reader is None:
-            return ()
+            return None
         value = reader.outputs[0]
     last = only_reader(value, "QuantizeLinear")
     zero = constant_of(last.inputs[2]) if last is not None and len(last.inputs) > 2 else None
-    return () if last is None or zero is None or zero.dtype != np.uint8 or zero.any() else (last,)
+    return None if zero is None or zero.dtype != np.uint8 or zero.any() else last
 
 
 def _serves(dequantize: ir.Node) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
@@ -106,13 +106,13 @@ class BoundGraphs:
         self.all.demand_own_process()  # before the lock, which another thread may have had when it was forked
         with self.all.lock:
             self.check_cancelled()
-            asked = (use.name, self._options(use), *((name, each.tobytes()) for name, each in inputs.items() if again))
-            known = self.all.answers.get(asked) if again else None
+            asked = self._asked(use, inputs) if again else None
+            known = None if asked is None else self.all.answers.get(asked)
             if known is not None:
                 return known
             outputs = self._answer(use, inputs, held)
             if _finite(outputs):
-                return self.all.answers.put(asked, _unchanging(outputs)) if again else outputs
+                return outputs if asked is None else self.all.answers.put(asked, _unchanging(outputs))
             if use.name not in self._retry_in_float32 and self._options(use).exactness != "exact":
                 self._retry_in_float32.add(use.name)
                 outputs = self._answer(use, inputs, held)
@@ -156,6 +156,10 @@ class BoundGraphs:
                 return runs.run(inputs)
             finally:
                 self.run_seconds += session.run_seconds - before
+
+    def _asked(self, use: GraphUse, inputs: Arrays) -> Hashable:
+        """What an answer follows from: the build, and what goes in."""
+        return use.name, self._options(use), *((name, each.tobytes()) for name, each in inputs.items())
 
     def _options(self, use: GraphUse) -> BuildOptions:
         options = self.all.options(use, self.exactness, self.plan)

@@ -111,7 +111,8 @@ class Graphs:
         from tintype.engine import open_role
         from tintype.engine.run.cuda import SMALLEST_LIMIT
 
-        device_bytes, ref = None if device_bytes is None else max(device_bytes, SMALLEST_LIMIT), use.ref
+        device_bytes = None if device_bytes is None else max(device_bytes, SMALLEST_LIMIT)
+        ref = use.ref
         return open_role(
             self.source(ref), ref.role, self.target, variant=ref.variant, options=options, device_bytes=device_bytes
         )
@@ -134,7 +135,8 @@ class Graphs:
         from tintype.engine import ensure_build
 
         for use in uses:
-            options, ref = replace(self.options(use, exactness), timed=self.target.is_host), use.ref
+            options = replace(self.options(use, exactness), timed=self.target.is_host)
+            ref = use.ref
             yield use.name, ensure_build(self.source(ref), ref.role, self.target, variant=ref.variant, options=options)
             self._settled.clear()
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from controlnets import controlnet, drawing
+from counted_ways import counted
 from edited_bundles import edited
 from pictures import PROMPT, middle, photo, psnr_db
 
@@ -37,8 +38,6 @@ WAYS: dict[str, dict[str, Any]] = {
     "picture": {"image": photo(*SIZE), "strength": 0.7},
     "inpainted": {"image": photo(*SIZE), "mask": middle(*SIZE)},
 }
-# With two calls a step only in `make test-long`: what they count is counted in other ways too.
-UNCOUNTED = ("deepest", "merged", "picture", "inpainted")
 
 
 @pytest.fixture
@@ -62,15 +61,7 @@ def test_it_changes_every_way_to_draw_and_is_made_again_byte_for_byte(pipeline, 
     assert pipeline.reproduce(record, control=[one], **inputs).image.tobytes() == made.images[1].tobytes()
 
 
-@pytest.mark.parametrize(
-    ("sampler", "way"),
-    [
-        pytest.param(sampler, way, marks=pytest.mark.long if sampler == "heun" and way in UNCOUNTED else ())
-        for sampler in ("euler", "heun")
-        for way in WAYS
-        if way != "hires"
-    ],
-)
+@pytest.mark.parametrize(("sampler", "way"), counted(WAYS))
 def test_calls_are_those_that_the_request_is_planned_by(pipeline, one, controlnet, calls, sampler, way):
     control = [{**one, "end": 0.5}, {**one, "image": photo()}, {"model": controlnet(seed=1)[1], "image": photo()}]
     asked = {**ASKED, **WAYS[way], "sampler": sampler, "count": 3, "batch_size": 2}
