@@ -38,6 +38,14 @@ def test_the_same_picture_gives_the_same_bytes(image, tmp_path):
     assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
 
 
+def test_a_drawn_picture_takes_no_more_bytes_than_by_zlibs_default(tmp_path):
+    cells = np.random.default_rng(0).normal(128, 40, (32, 32, 3)).clip(0, 255).astype(np.uint8)
+    image = Image.fromarray(cells).resize((256, 256), Image.Resampling.BICUBIC)
+    image.save(tmp_path / "default.png")
+    written = write_png(tmp_path / "x.png", image, {})
+    assert written.stat().st_size <= 1.01 * (tmp_path / "default.png").stat().st_size
+
+
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO, errno.EDQUOT])
 def test_a_disk_that_fills_up_leaves_what_was_there(image, tmp_path, monkeypatch, number):
     (tmp_path / "x.png").write_bytes(b"old")
