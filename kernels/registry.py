@@ -41,6 +41,7 @@ from tintype.kernels.native.four_bit_linear import (
 from tintype.kernels.native.group_norm import NativeGroupNorm
 from tintype.kernels.native.integer_conv import NativeIntegerConv, NativeIntegerUpsample
 from tintype.kernels.native.integer_linear import NativeIntegerGeglu, NativeIntegerLinear
+from tintype.kernels.native.joined_convs import JoinedIntegerConvs
 from tintype.kernels.native.linear import NativeGeglu, NativeLinear
 from tintype.kernels.native.winograd import NativeWinograd, NativeWinogradFew
 from tintype.kernels.portable.attention import AttentionAsMultiHead
@@ -193,13 +194,15 @@ def finish(model: ir.Model, target: str, abilities: Collection[str] = (), *, exa
 
 
 def tidy(model: ir.Model, target: str) -> dict[str, int]:
-    """Leave out what kernels have left without use, once they are chosen, in place; returns how often each pass did."""
-    idle = IdleRounding()
-    count = idle.apply(model) if target in idle.targets else 0
-    if count == 0:
-        return {}
-    remove_unused(model)
-    return {idle.name: count}
+    """Leave out what kernels have left without use, and join what they have put side by side, once they are chosen, in
+    place; returns how often each pass did."""
+    report: dict[str, int] = {}
+    for each in (IdleRounding(), JoinedIntegerConvs()):
+        count = each.apply(model) if target in each.targets else 0
+        if count:
+            remove_unused(model)
+            report[each.name] = count
+    return report
 
 
 def _can(kernel: Kernel, target: str, abilities: Collection[str]) -> bool:

@@ -10,9 +10,10 @@ import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import onnx_ir as ir
 
-from tintype.kernels.base import DOMAINS, Kernel, Shapes, only_reader, producer
+from tintype.kernels.base import DOMAINS, Kernel, Shapes, constant_of, only_reader, producer
 from tintype.kernels.graph.blocks import bits_of
 from tintype.kernels.graph.priors import AS_IS
 from tintype.kernels.graph.unused import remove_unused
@@ -45,7 +46,7 @@ class Layer:
     @property
     def is_rounded(self) -> bool:
         """Whether the layer's output is rounded to 8 bits."""
-        return any(producer(value, "DequantizeLinear") is not None for value in self.outputs)
+        return any(map(is_rounded, self.outputs))
 
     def kernel(self, way: str) -> Kernel | None:
         """What does it this way; None as it is."""
@@ -91,6 +92,25 @@ def weight_bytes(model: ir.Model) -> int:
     """Bytes of all that is fixed in a model."""
     tensors = (value.const_value for value in model.graph.initializers.values())
     return sum(tensor.nbytes for tensor in tensors if tensor is not None)
+
+
+def is_rounded(value: ir.Value) -> bool:
+    """Whether a value is what rounding to 8 bits has left."""
+    return producer(value, "DequantizeLinear") is not None
+
+
+def rounded_range(value: ir.Value) -> tuple[float, float] | None:
+    """The least and the largest number that a value's rounding to 8 bits keeps, be it what makes it or what reads it;
+    None where nothing rounds it."""
+    for node in (producer(value, "DequantizeLinear"), *(use.node for use in value.uses())):
+        if node is None or node.op_type not in _AROUND or len(node.inputs) < 3:
+            continue
+        step, zero = (constant_of(given) for given in node.inputs[1:3])
+        if step is not None and step.size == 1 and zero is not None:
+            ends = np.iinfo(zero.dtype)
+            least, most = (float(step.item()) * (end - int(zero.item())) for end in (ends.min, ends.max))
+            return least, most
+    return None
 
 
 def replaced(layer: Layer, way: str) -> tuple[ir.Node, ...]:

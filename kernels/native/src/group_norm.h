@@ -39,12 +39,6 @@ static Moments joined(Moments a, Moments b) {
   return (Moments){count, a.mean + apart * share, a.squares + b.squares + apart * apart * a.count * share};
 }
 
-/* What becomes of a number of one channel. The mean is taken away first, where that costs no accuracy; what was lost
-   when it was rounded to a float is in the shift. */
-typedef struct {
-  float mean, scale, shift;
-} Channel;
-
 INLINE Floats scaled(Floats x, Channel channel, int with_silu) {
   x = multiply_add(x - channel.mean, (Floats)channel.scale, (Floats)channel.shift);
   return with_silu ? silu(x) : x;
@@ -63,21 +57,34 @@ INLINE void scale_channel(const float *x, float *y, size_t count, Channel channe
   }
 }
 
-static void group_norm(void *task, size_t index) {
-  const GroupNorm *norm = task;
-  size_t channels = norm->channels / norm->groups, count = channels * norm->pixels;
-  size_t channel = index % norm->groups * channels;
+/* Mean and deviation of a group of an image; `index` counts those of all images. */
+typedef struct {
+  double mean, deviation;
+} Group;
+
+static Group group_of(const GroupNorm *norm, size_t index) {
+  size_t count = norm->channels / norm->groups * norm->pixels;
   const float *x = norm->x + index * count;
-  float *y = norm->y + index * count;
   Moments all = moments_of(x, count < PIECE ? count : PIECE);
   for (size_t i = PIECE; i < count; i += PIECE)
     all = joined(all, moments_of(x + i, count - i < PIECE ? count - i : PIECE));
-  double deviation = __builtin_sqrt(all.squares / all.count + (double)norm->epsilon);
-  Channel each = {.mean = (float)all.mean};
-  for (size_t i = 0; i < channels; i++, channel++, x += norm->pixels, y += norm->pixels) {
-    double scale = norm->scale[channel] / deviation;
-    each.scale = (float)scale;
-    each.shift = (float)(norm->bias[channel] - (all.mean - (double)each.mean) * scale);
+  return (Group){all.mean, __builtin_sqrt(all.squares / all.count + (double)norm->epsilon)};
+}
+
+static Channel channel_of(const GroupNorm *norm, Group group, size_t channel) {
+  float mean = (float)group.mean;
+  double scale = norm->scale[channel] / group.deviation;
+  return (Channel){mean, (float)scale, (float)(norm->bias[channel] - (group.mean - (double)mean) * scale)};
+}
+
+static void group_norm(void *task, size_t index) {
+  const GroupNorm *norm = task;
+  size_t channels = norm->channels / norm->groups, first = index % norm->groups * channels;
+  const float *x = norm->x + index * channels * norm->pixels;
+  float *y = norm->y + index * channels * norm->pixels;
+  Group group = group_of(norm, index);
+  for (size_t i = 0; i < channels; i++, x += norm->pixels, y += norm->pixels) {
+    Channel each = channel_of(norm, group, first + i);
     if (norm->silu)
       scale_channel(x, y, norm->pixels, each, 1);
     else

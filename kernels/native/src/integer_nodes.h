@@ -41,20 +41,38 @@ static OrtStatus *integer_linear(const Node *node, OrtKernelContext *context) {
 }
 
 /* IntegerConv: x (batch, inputs, height, width), weights (panels, rows, columns, inputs / 4, 32, 4), int8; bias (outputs);
-   scales and totals (panels, 32), the latter int32; shift and added as WinogradConv has them.
+   scales and totals (panels, 32), the latter int32; shift and added as WinogradConv has them; norm_scale and norm_bias
+   (inputs), by which x is normalized as GroupNormSilu does before it is rounded; or in place of x its bytes as another such
+   node made them. Outputs, one of which may be missing: y, and y as the bytes that the next such node wants.
    Attributes: scale and zero, by which x is rounded to uint8; stride; padding on each side; upsampled: whether x is made
-   twice as large first, with filters of 2x2 on x for the four kinds of pixels (panels, 4, 2, 2, ...), stride and padding 1. */
+   twice as large first, with filters of 2x2 on x for the four kinds of pixels (panels, 4, 2, 2, ...), stride and padding 1;
+   rectified: whether y is 0 where it would be less; next_scale, next_zero and next_padding of the next node's input; groups,
+   epsilon and silu of the norm.
+   Bytes are uint8 (batch, height and twice the padding, width and twice the padding, channels by fours): what is in them
+   is the affair of this library and this processor. */
 static OrtStatus *integer_conv(const Node *node, OrtKernelContext *context) {
   const OrtApi *api = node->api;
   const Kernels *kernels = node->kernels;
-  Tensor x, weights, bias, scales, totals, shift, added;
-  RETURN_IF(read_input(api, context, 0, &x));
+  Tensor x, weights, bias, scales, totals, shift, added, norm_scale, norm_bias, bytes;
+  RETURN_IF(read_optional(api, context, 0, &x));
   RETURN_IF(read_input(api, context, 1, &weights));
   RETURN_IF(read_input(api, context, 2, &bias));
   RETURN_IF(read_input(api, context, 3, &scales));
   RETURN_IF(read_input(api, context, 4, &totals));
   RETURN_IF(read_optional(api, context, 5, &shift));
   RETURN_IF(read_optional(api, context, 6, &added));
+  RETURN_IF(read_optional(api, context, 7, &norm_scale));
+  RETURN_IF(read_optional(api, context, 8, &norm_bias));
+  RETURN_IF(read_optional(api, context, 9, &bytes));
+  if (!x.rank == !bytes.rank || (bytes.rank && norm_scale.rank))
+    return refuse(api, "IntegerConv: it takes either x, normalized or not, or bytes");
+  if (bytes.rank) {
+    if (bytes.rank != 4 || node->padding < 0 || bytes.dims[3] % 4)
+      return refuse(api, "IntegerConv: the bytes are those of no picture");
+    x.rank = 4, x.dims[0] = bytes.dims[0], x.dims[1] = bytes.dims[3];
+    for (int i = 0; i < 2; i++) x.dims[2 + i] = bytes.dims[1 + i] - 2 * node->padding;
+    if (x.dims[2] < 0 || x.dims[3] < 0) return refuse(api, "IntegerConv: the bytes have less around them");
+  }
   if (x.rank != 4 || weights.rank != 6 || bias.rank != 1)
     return refuse(api, "IntegerConv: x has 4 dimensions, weights have 6, and bias 1");
   int64_t outputs = bias.dims[0], panels = (outputs + LINEAR_COLUMNS - 1) / LINEAR_COLUMNS * (node->upsampled ? 4 : 1);
@@ -80,7 +98,16 @@ static OrtStatus *integer_conv(const Node *node, OrtKernelContext *context) {
     return refuse(api, "IntegerConv: the shift has to have a number for each channel, of each image or of all");
   if (added.data && !same_shape(&added, &y))
     return refuse(api, "IntegerConv: what is added has another shape than the output");
-  RETURN_IF(make_output(api, context, &y));
+  int normed = norm_scale.rank || norm_bias.rank;
+  if (normed && (norm_scale.rank != 1 || norm_bias.rank != 1 || norm_scale.dims[0] != x.dims[1] ||
+                 norm_bias.dims[0] != x.dims[1] || node->groups < 1 || x.dims[1] % node->groups))
+    return refuse(api, "IntegerConv: a norm has a scale and a bias for each channel, and channels make its groups");
+  Tensor next = {.rank = 4, .dims = {y.dims[0], y.dims[2], y.dims[3], (outputs + 3) / 4 * 4}};
+  if (node->next_padding < 0 || node->next_zero < 0 || node->next_zero > 255 || !(node->next_scale > 0))
+    return refuse(api, "IntegerConv: there is no such rounding of its output");
+  for (int i = 1; i < 3; i++) next.dims[i] += 2 * node->next_padding;
+  RETURN_IF(make_nth_output(api, context, 0, &y));
+  RETURN_IF(make_nth_output(api, context, 1, &next));
   if (!product(y.dims, 4)) return NULL;
   IntegerConv task = {.x = x.data, .weights = weights.data, .scales = scales.data, .totals = totals.data, .y = y.data};
   task.bias = bias.data, task.shift = shift.data, task.added = added.data;
@@ -91,12 +118,25 @@ static OrtStatus *integer_conv(const Node *node, OrtKernelContext *context) {
   task.filter_height = (size_t)filter[0], task.filter_width = (size_t)filter[1];
   task.stride = (size_t)node->stride, task.padding = (size_t)node->padding;
   task.step = node->scale, task.zero = (int32_t)node->zero, task.upsampled = node->upsampled != 0;
+  task.rectified = node->rectified != 0, task.next = next.data, task.next_step = node->next_scale;
+  task.next_zero = (int32_t)node->next_zero, task.next_padding = (size_t)node->next_padding;
+  if (normed) {
+    task.norm = (GroupNorm){.x = x.data, .scale = norm_scale.data, .bias = norm_bias.data};
+    task.norm.channels = task.inputs, task.norm.groups = (size_t)node->groups, task.norm.silu = (int)node->silu;
+    task.norm.pixels = task.height * task.width, task.norm.epsilon = node->epsilon;
+  }
   size_t rows = task.images * (task.height + 2 * task.padding), row = (task.width + 2 * task.padding) * (size_t)fit[3] * 4;
   Scratch scratch;
-  OrtStatus *status = take_scratch(api, context, rows * row, &scratch);
+  size_t channels = normed ? task.images * task.inputs * sizeof *task.channels : 0;
+  OrtStatus *status = take_scratch(api, context, channels + (bytes.rank ? 0 : rows * row), &scratch);
   if (!status) {
-    task.bytes = scratch.data;
-    status = KernelContext_ParallelFor(api)(context, kernels->integer_bytes, rows, 0, &task);
+    OrtStatus *(*parallel)(const OrtKernelContext *, void (*)(void *, size_t), size_t, size_t, void *) =
+        KernelContext_ParallelFor(api);
+    task.channels = scratch.data, task.bytes = bytes.rank ? bytes.data : (uint8_t *)scratch.data + channels;
+    if (normed) status = parallel(context, kernels->integer_channels, task.images * task.norm.groups, 0, &task);
+    if (!status && !bytes.rank) status = parallel(context, kernels->integer_bytes, rows, 0, &task);
+    if (!status && task.next)
+      status = parallel(context, kernels->integer_around, task.images * (size_t)next.dims[1], 0, &task);
     size_t count = kernels->integer_conv_tasks(&task);
     if (!status) status = KernelContext_ParallelFor(api)(context, kernels->integer_conv, count, 0, &task);
   }

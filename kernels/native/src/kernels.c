@@ -55,7 +55,9 @@ const Kernels JOIN(kernels_, SET) = {
     .integer_round = integer_round,
     .integer_linear = integer_linear,
     .integer_tasks = integer_tasks,
+    .integer_channels = integer_channels,
     .integer_bytes = integer_bytes,
+    .integer_around = integer_around,
     .integer_conv = integer_conv,
     .integer_conv_tasks = integer_conv_tasks,
 #endif

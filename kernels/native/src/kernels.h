@@ -7,6 +7,12 @@
 #include <stddef.h>
 #include <stdint.h>
 
+/* What becomes of a number of one channel. The mean is taken away first, where that costs no accuracy; what was lost
+   when it was rounded to a float is in the shift. */
+typedef struct {
+  float mean, scale, shift;
+} Channel;
+
 /* Group normalization, and what becomes of it by SiLU. A task is one group of one image. */
 typedef struct {
   const float *x;            /* (images, channels, pixels) */
@@ -95,9 +101,12 @@ typedef struct {
 } FourBits;
 
 /* A convolution with 8-bit weights. A task of `bytes` is a row of an image with what is around it, rounded as QuantizeLinear
-   does; one of `integer_conv` some outputs of some pixels, once all is rounded. */
+   does; one of `integer_conv` some outputs of some pixels, once all is rounded; one of `around` a row of `next`, apart from
+   its pixels. */
 typedef struct {
-  const float *x;        /* (images, inputs, height, width) */
+  const float *x;        /* (images, inputs, height, width), or NULL where the bytes are there already */
+  GroupNorm norm;        /* of x before it is rounded: a task of `channels` is a group; no groups where there is none */
+  Channel *channels;     /* (images, inputs), of the norm */
   const int8_t *weights; /* (panels, rows and columns of the filter, inputs / 4, LINEAR_COLUMNS, 4), zeros beyond the last input */
   const float *scales;   /* (panels, LINEAR_COLUMNS): of the input times those of the weights */
   const int32_t *totals; /* as scales: sums of the weights */
@@ -105,8 +114,13 @@ typedef struct {
   const float *shift;    /* (images, outputs), added to every pixel, or NULL */
   size_t shifts;         /* how far those of two images are apart; 0 where all have the same */
   const float *added;    /* as y, or NULL */
-  float *y;              /* (images, outputs, made_height, made_width) */
+  int rectified;         /* whether sums below 0 become 0 */
+  float *y;              /* (images, outputs, made_height, made_width), or NULL */
   uint8_t *bytes;        /* (images, height and twice the padding, width and twice the padding, inputs by fours) */
+  uint8_t *next;         /* y as the bytes of another convolution that reads it, or NULL */
+  float next_step;
+  int32_t next_zero;
+  size_t next_padding;
   size_t images, inputs, outputs, height, width, made_height, made_width;
   size_t filter_height, filter_width, stride, padding;
   int upsampled; /* twice as large before: filters are 2x2 on the picture as it is, four for each output, in that order of panels */
@@ -161,7 +175,9 @@ typedef struct {
   void (*four_bit_linear)(void *, size_t index);   /* of four_bit_tasks */
   void (*four_bit_round)(void *, size_t index);    /* of blocks of rows; NULL in a set without such products */
   void (*four_bit_integers)(void *, size_t index); /* of four_bit_tasks */
-  void (*integer_bytes)(void *, size_t index); /* of images * rows of `bytes` */
+  void (*integer_channels)(void *, size_t index); /* of images * groups */
+  void (*integer_bytes)(void *, size_t index);    /* of images * rows of `bytes` */
+  void (*integer_around)(void *, size_t index);   /* of images * rows of `next` */
   void (*integer_conv)(void *, size_t index);  /* of integer_conv_tasks */
   size_t (*integer_conv_tasks)(const IntegerConv *);
   void (*winograd_input)(void *, size_t index);    /* of inputs */

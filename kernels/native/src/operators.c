@@ -25,7 +25,7 @@ static OrtStatus *create(const OrtCustomOp *operator, const OrtApi *api, const O
   int64_t rank = -1; /* of the set of instructions: for tests alone */
   Node *node = calloc(1, sizeof *node);
   if (!node) return CreateStatus(api)(ORT_FAIL, "no memory");
-  *node = (Node){.api = api, .groups = 1, .epsilon = 1e-5f, .heads = 1, .scale = 1.0f, .stride = 1};
+  *node = (Node){.api = api, .groups = 1, .epsilon = 1e-5f, .heads = 1, .scale = 1.0f, .stride = 1, .next_scale = 1.0f};
   read_int(api, info, "groups", &node->groups);
   read_int(api, info, "silu", &node->silu);
   read_float(api, info, "epsilon", &node->epsilon);
@@ -38,6 +38,10 @@ static OrtStatus *create(const OrtCustomOp *operator, const OrtApi *api, const O
   read_int(api, info, "padding", &node->padding);
   read_int(api, info, "zero", &node->zero);
   read_int(api, info, "upsampled", &node->upsampled);
+  read_int(api, info, "rectified", &node->rectified);
+  read_float(api, info, "next_scale", &node->next_scale);
+  read_int(api, info, "next_zero", &node->next_zero);
+  read_int(api, info, "next_padding", &node->next_padding);
   read_int(api, info, "instructions", &rank);
   node->kernels = rank < 0 ? best_kernels() : rank < 8 ? kernels_of_rank((int)rank) : NULL;
   int lacks = node->kernels && ((node->bfloat16 && !node->kernels->attention_half.attend) ||
@@ -85,6 +89,12 @@ static int float_type(const OrtCustomOp *operator, size_t index) { return (void)
 static int integers_type(const OrtCustomOp *operator, size_t index) {
   return (void)operator, index == 1 ? ORT_INT8 : index == 4 ? ORT_INT32 : ORT_FLOAT;
 }
+static int conv_type(const OrtCustomOp *operator, size_t index) {
+  return index == 9 ? ORT_UINT8 : integers_type(operator, index);
+}
+static int conv_output_type(const OrtCustomOp *operator, size_t index) {
+  return (void)operator, index == 1 ? ORT_UINT8 : ORT_FLOAT;
+}
 static int four_bits_type(const OrtCustomOp *operator, size_t index) {
   return (void)operator, index == 1 || index == 4 ? ORT_UINT8 : index == 3 ? ORT_FLOAT16 : ORT_FLOAT;
 }
@@ -94,22 +104,32 @@ static int required(const OrtCustomOp *operator, size_t index) {
 static int five_required(const OrtCustomOp *operator, size_t index) {
   return (void)operator, index < 5 ? ORT_REQUIRED : ORT_OPTIONAL;
 }
+static int conv_required(const OrtCustomOp *operator, size_t index) {
+  return (void)operator, index > 0 && index < 5 ? ORT_REQUIRED : ORT_OPTIONAL;
+}
+static int not_required(const OrtCustomOp *operator, size_t index) {
+  return (void)operator, (void)index, ORT_OPTIONAL;
+}
 static int in_memory(const OrtCustomOp *operator, size_t index) { return (void)operator, (void)index, ORT_MEMORY_DEFAULT; }
 static int one(const OrtCustomOp *operator) { return (void)operator, 1; }
 static size_t one_port(const OrtCustomOp *operator) { return (void)operator, 1; }
+static size_t two_ports(const OrtCustomOp *operator) { return (void)operator, 2; }
 static size_t three_ports(const OrtCustomOp *operator) { return (void)operator, 3; }
 static size_t five_ports(const OrtCustomOp *operator) { return (void)operator, 5; }
 static size_t six_ports(const OrtCustomOp *operator) { return (void)operator, 6; }
-static size_t seven_ports(const OrtCustomOp *operator) { return (void)operator, 7; }
 static size_t eight_ports(const OrtCustomOp *operator) { return (void)operator, 8; }
+static size_t ten_ports(const OrtCustomOp *operator) { return (void)operator, 10; }
 
-#define OPERATOR(name, inputs, type, needed, make, run, infer)                                                          \
+#define OPERATOR_OF(name, inputs, type, needed, outputs, output_type, output_needed, make, run, infer)                  \
   {.version = ORT_VERSION_ASKED, .GetName = (name), .GetExecutionProviderType = processor, .GetInputType = (type),      \
-   .GetInputTypeCount = (inputs), .GetOutputType = float_type, .GetOutputTypeCount = one_port, .KernelDestroy = free,   \
-   .GetInputCharacteristic = (needed), .GetOutputCharacteristic = required, .GetInputMemoryType = in_memory,            \
+   .GetInputTypeCount = (inputs), .GetOutputType = (output_type), .GetOutputTypeCount = (outputs),                      \
+   .KernelDestroy = free, .GetInputCharacteristic = (needed), .GetOutputCharacteristic = (output_needed),               \
+   .GetInputMemoryType = in_memory,                                                                                     \
    .GetVariadicInputMinArity = one, .GetVariadicInputHomogeneity = one, .GetVariadicOutputMinArity = one,               \
    .GetVariadicOutputHomogeneity = one, .CreateKernelV2 = (make), .KernelComputeV2 = (run),                             \
    .InferOutputShapeFn = (infer), .GetStartVersion = one, .GetEndVersion = one}
+#define OPERATOR(name, inputs, type, needed, make, run, infer) \
+  OPERATOR_OF(name, inputs, type, needed, one_port, float_type, required, make, run, infer)
 #define OF_FLOATS(name, inputs, run, infer) OPERATOR(name, inputs, float_type, required, create, run, infer)
 
 static const OrtCustomOp operators[] = {
@@ -119,7 +139,8 @@ static const OrtCustomOp operators[] = {
     OF_FLOATS(linear_name, six_ports, compute_linear, infer_columns),
     OPERATOR(integers_name, eight_ports, integers_type, five_required, create_integers, compute_integers, infer_columns),
     OPERATOR(four_bits_name, eight_ports, four_bits_type, five_required, create, compute_four_bits, infer_columns),
-    OPERATOR(integer_conv_name, seven_ports, integers_type, five_required, create_integers, compute_conv, infer_nothing),
+    OPERATOR_OF(integer_conv_name, ten_ports, conv_type, conv_required, two_ports, conv_output_type, not_required,
+                create_integers, compute_conv, infer_nothing),
 };
 
 static const OrtApi *shape_api; /* the function that infers shapes is given none */

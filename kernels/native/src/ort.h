@@ -83,6 +83,7 @@ struct OrtCustomOp {
 #define KernelInfoGetAttribute_float(api) ORT_CALL(api, 85, const OrtKernelInfo *, const char *name, float *)
 #define KernelInfoGetAttribute_int64(api) ORT_CALL(api, 86, const OrtKernelInfo *, const char *name, int64_t *)
 #define KernelContext_GetInputCount(api) ORT_CALL(api, 88, const OrtKernelContext *, size_t *)
+#define KernelContext_GetOutputCount(api) ORT_CALL(api, 89, const OrtKernelContext *, size_t *)
 #define KernelContext_GetInput(api) ORT_CALL(api, 90, const OrtKernelContext *, size_t index, OrtValue **)
 #define KernelContext_GetOutput(api) \
   ORT_CALL(api, 91, OrtKernelContext *, size_t index, const int64_t *dims, size_t count, OrtValue **)

@@ -11,8 +11,9 @@ enum { MOST_DIMS = 8 };
 typedef struct {
   const OrtApi *api;
   const Kernels *kernels;
-  int64_t groups, silu, heads, bfloat16, rounded, activation, stride, padding, zero, upsampled;
-  float epsilon, scale;
+  int64_t groups, silu, heads, bfloat16, rounded, activation, stride, padding, zero, upsampled, rectified;
+  int64_t next_zero, next_padding;
+  float epsilon, scale, next_scale;
 } Node;
 
 /* A tensor: its shape, and where its numbers are, which the operator knows the type of. */
@@ -66,10 +67,18 @@ static int same_shape(const Tensor *one, const Tensor *other) {
   return one->rank == other->rank && !memcmp(one->dims, other->dims, one->rank * sizeof *one->dims);
 }
 
+/* Its data is NULL where the node has no such output. */
+static OrtStatus *make_nth_output(const OrtApi *api, OrtKernelContext *context, size_t index, Tensor *tensor) {
+  size_t count;
+  OrtValue *value = NULL;
+  tensor->data = NULL;
+  RETURN_IF(KernelContext_GetOutputCount(api)(context, &count));
+  if (index < count) RETURN_IF(KernelContext_GetOutput(api)(context, index, tensor->dims, tensor->rank, &value));
+  return value ? GetTensorMutableData(api)(value, &tensor->data) : NULL;
+}
+
 static OrtStatus *make_output(const OrtApi *api, OrtKernelContext *context, Tensor *tensor) {
-  OrtValue *value;
-  RETURN_IF(KernelContext_GetOutput(api)(context, 0, tensor->dims, tensor->rank, &value));
-  return GetTensorMutableData(api)(value, &tensor->data);
+  return make_nth_output(api, context, 0, tensor);
 }
 
 static size_t product(const int64_t *dims, size_t count) {

@@ -214,6 +214,7 @@ def measure(layer: Layer, model: ir.Model, target: Target, *, threads: int, mapp
         alone = choice.model_of(layer, name, model.opset_imports)
         runs[name] = _Timed(alone, choice.weight_bytes(alone), feed, target, threads, mapped)
     expected = runs[AS_IS].first
+    ranges = [choice.rounded_range(value) if choice.is_rounded(value) else None for value in layer.outputs]
     ends = time.perf_counter() + PATIENCE_SECONDS
     while True:  # each run keeps its best time of all races
         before = Reading.now()
@@ -221,7 +222,7 @@ def measure(layer: Layer, model: ir.Model, target: Target, *, threads: int, mapp
         if (others_share(before, Reading.now()) or 0.0) <= DISTURBED or time.perf_counter() > ends:
             break
     return {
-        name: Way(round(run.seconds, 7), run.weight_bytes, round(_worst_psnr(expected, run.first), 1))
+        name: Way(round(run.seconds, 7), run.weight_bytes, round(_worst_psnr(expected, run.first, ranges), 1))
         for name, run in runs.items()
     }
 
@@ -275,15 +276,26 @@ def _race(runs: Sequence[_Timed]) -> None:
 
 
 def _random_inputs(layer: Layer) -> dict[str, NDArray[np.float32]]:
-    random = np.random.default_rng(0)
-    return {
-        str(value.name): random.standard_normal(tuple(int(str(dim)) for dim in value.shape or ()), dtype=np.float32)
-        for value in layer.inputs
-    }
+    """Normal numbers; where an input is rounded to 8 bits, of an eighth of its range, as activations have it: where an
+    output leaves the range of its own rounding, a way without that rounding would seem to be wrong."""
+    from tintype.kernels.graph.choice import rounded_range
+
+    random, inputs = np.random.default_rng(0), {}
+    for value in layer.inputs:
+        numbers = random.standard_normal(tuple(int(str(dim)) for dim in value.shape or ()), dtype=np.float32)
+        known = rounded_range(value)
+        if known is not None:
+            numbers = (numbers * np.float32((known[1] - known[0]) / 8)).clip(*known)
+        inputs[str(value.name)] = numbers
+    return inputs
 
 
-def _worst_psnr(expected: Sequence[NDArray[Any]], given: Sequence[NDArray[Any]]) -> float:
-    return min(psnr_db(reference, result) for reference, result in zip(expected, given, strict=True))
+def _worst_psnr(
+    expected: Sequence[NDArray[Any]], given: Sequence[NDArray[Any]], ranges: Sequence[tuple[float, float] | None]
+) -> float:
+    """Of all outputs; of one that is rounded to 8 bits only what its range keeps counts, as random numbers leave it."""
+    kept = (result if ends is None else result.clip(*ends) for result, ends in zip(given, ranges, strict=True))
+    return min(psnr_db(reference, result) for reference, result in zip(expected, kept, strict=True))
 
 
 def psnr_db(reference: NDArray[Any], result: NDArray[Any]) -> float:
