@@ -296,8 +296,8 @@ def _save_chain(graph: ir.Model, name: str, job: Job, scratch: Path) -> ChainFac
         limit = max(sizes) * 17 // 16 + 2**16 if job.target.is_host else sum(sizes) + 1
     for number, segment in enumerate(cut(graph, limit)):
         file = f"{Path(name).stem}-{number:03}.onnx"
-        _save(segment, file, job, scratch)
         inputs, outputs = (tuple(str(value.name) for value in side) for side in _sides(segment))
+        _save(segment, file, job, scratch)  # which makes inputs of weights
         parts.append(Part(file, inputs, outputs, weight_files(job.folder / file)))
     return ChainFacts(tuple(parts), *_ports(graph))
 
