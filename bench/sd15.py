@@ -13,12 +13,13 @@ from __future__ import annotations
 import functools
 import itertools
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
 import click
 
-from tintype.bench.job import Job, build_arguments
+from tintype.bench.job import Job, build_arguments, plan_arguments
 from tintype.bench.measurement import BARS, Comparison, Report, measurement
 from tintype.bench.options import Folder, Names, NewFolder, PictureSize, Size, Sizes, command_help, several
 from tintype.bench.peers import SDCPP, float_bundle
@@ -27,6 +28,7 @@ from tintype.bench.runner import Peer, Schedule
 
 REFERENCE = "onnxruntime-f32"
 EXACT, BALANCED = "tintype-exact", "tintype-balanced"
+WITHIN = "tintype-within"  # exact, within a budget of memory
 COMPILED = "torch.compile"
 MAPPED = "tintype-mapped"  # exact, without larger weights (Winograd's) and prepacked copies: the one to open fast
 # The worker, bundle, source of weights, and exactness or precision of each contestant, in the forms that `make` leaves.
@@ -37,6 +39,7 @@ SOURCES: dict[str, tuple[str, str, str, str | None]] = {
     REFERENCE: ("onnxruntime", "fp32", "checkpoint", None),
     SDCPP: (SDCPP, "fp32", "sdcpp", None),
     EXACT: ("tintype", "fp32", "checkpoint", "exact"),
+    WITHIN: ("tintype", "fp32", "checkpoint", "exact"),
     MAPPED: ("tintype", "fp32", "checkpoint", "exact"),
     BALANCED: ("tintype", "int8", "checkpoint", "balanced"),
     "diffusers": ("diffusers", "fp32", "checkpoint", None),
@@ -120,24 +123,28 @@ def picture_contestants(
     decoder: Annotated[str, click.Choice(("full", "tiny"))] = "full",
     peers: Annotated[Names, several(PICTURE_PEERS)] = PICTURE_PEERS, measured_steps: Fewer = None,
     sdcpp_steps: Fewer = None, threads: int | None = 2,
+    budget: Annotated[str | None, "Of memory, as in 2300MiB: adds Tintype within it, exact."] = None,
 ) -> dict[str, Peer]:  # fmt: skip
     """Every runtime with whole pictures, each of other words and saved, after one of a single step; ours of builds that
-    are timed. Of few steps the one before is whole too, and tells what the first takes with loading.
+    are timed, but within a budget of what it plans. Of few steps the one before is whole too, and tells what the first
+    takes with loading.
 
     measured_steps: fewer for every peer, and sdcpp_steps for stable-diffusion.cpp; times are projected. A warm-up of
     that would cost minutes and gain nothing: it keeps no pools or caches. What others compile is kept in the folder's
     cache, and made before.
     """
     contestants, few = {}, num_inference_steps <= FEW_STEPS
-    for name in (*peers, *(f"tintype-{each}" for each in exactness)):
+    for name in (*peers, *(f"tintype-{each}" for each in exactness), *([WITHIN] if budget else [])):
         steps = (sdcpp_steps if name == SDCPP else None) or measured_steps or num_inference_steps
         job, kind = sd15_job(
             folder, name, size, threads, guidance_scale=guidance_scale, num_inference_steps=steps, whole=True,
             projected_steps=num_inference_steps, decoder=decoder, compile="default" if name == COMPILED else None,
+            memory=budget if name == WITHIN else None,
         ), SOURCES[name][0]  # fmt: skip
+        made_by = plan_arguments if job.memory else build_arguments
         contestants[name] = Peer(
             kind, job, warm_ups=({},) if few else () if name == SDCPP else (ONE_STEP,),
-            requests=[{}] * (FEW_REQUESTS if few else 1), build=build_arguments(job) if kind == "tintype" else (),
+            requests=[{}] * (FEW_REQUESTS if few else 1), build=made_by(job) if kind == "tintype" else (),
             opens_cold=kind == "openvino" or name == COMPILED,
             environment={"TORCHINDUCTOR_CACHE_DIR": str(folder / "cache" / "inductor")},
         )  # fmt: skip
@@ -147,10 +154,9 @@ def picture_contestants(
 def picture_comparison(contestants: Mapping[str, Peer]) -> Comparison:
     ratios, some = [("seconds", reference) for reference in PICTURE_PEERS], next(iter(contestants.values())).job
     shares: dict[str, Any] = {"stages": picture_stages(some), "threads": some.threads, "int8": INT8}
-    few = (some.projected_steps or 0) <= FEW_STEPS
-    return Comparison(
-        contestants=contestants, ratios=ratios, bars=BARS["sd15 few steps" if few else "sd15 picture"], **shares
-    )
+    bars = BARS["sd15 few steps" if (some.projected_steps or 0) <= FEW_STEPS else "sd15 picture"]
+    bars = [*bars, *(replace(bar, who=WITHIN) for bar in bars if bar.who == EXACT and bar.over)]
+    return Comparison(contestants=contestants, ratios=ratios, bars=bars, **shares)
 
 
 @_measurement("sd15-make", rounds=1, threads=None)

@@ -16,7 +16,7 @@ from tintype.bench.measurement import BARS, Bar, judge
 from tintype.bench.options import Size
 from tintype.bench.peers import float_bundle, load, picture_rows
 from tintype.bench.runner import Schedule
-from tintype.bench.sd15 import BALANCED, COMPILED, EXACT, picture_comparison, picture_contestants
+from tintype.bench.sd15 import BALANCED, COMPILED, EXACT, WITHIN, picture_comparison, picture_contestants
 from tintype.bench.shapes import SHAPES
 from tintype.bundle import open_bundle
 from tintype.bundle.manifest import TINY_DECODER
@@ -40,8 +40,9 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_first_and_later_pictures_have_their_stages_told_and_are_held_against_the_best_peer(
     tiny: Path, tmp_path: Path
 ) -> None:
-    peers = picture_contestants(tiny, decoder="tiny", peers=("diffusers",), **ONE_STEP)
+    peers = picture_contestants(tiny, decoder="tiny", peers=("diffusers",), budget="2GiB", **ONE_STEP)
     assert "--decoder" in peers[EXACT].build
+    assert peers[WITHIN].build[0] == "plan"
     part = picture_comparison(peers).run(Schedule(rounds=1), tmp_path)
     for name, figures in part["peers"].items():
         assert figures["seconds"]["runs"] == 3
@@ -52,7 +53,7 @@ def test_first_and_later_pictures_have_their_stages_told_and_are_held_against_th
         assert sum(stages) < figures["first_seconds"]["median"]
     assert {bar["what"] for bar in part["bars"]} == {
         f"{name} over the best peer, {figure}"
-        for name in (EXACT, BALANCED)
+        for name in (EXACT, BALANCED, WITHIN)
         for figure in ("first_seconds", "seconds", "peak_rss_bytes")
     }
 
