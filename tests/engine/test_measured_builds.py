@@ -12,6 +12,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from tintype.engine import BuildOptions, build_id, cache_entries, clear_cache, ensure_build, has_ability, open_role
 from tintype.engine.build import cache as caching
+from tintype.engine.build import lower
 from tintype.engine.build.cache import bytes_on_disk, damage, read_report, sweep_weights, weights_folder
 from tintype.engine.build.measure import AS_IS, CostTable, Way, fastest, psnr_db, refusals
 
@@ -97,6 +98,44 @@ def test_every_layer_is_measured_and_the_result_is_right(unet, cpu, cache):
         assert all(way["seconds"] > 0 and way["psnr_db"] > 90 for way in choice["ways"].values())
         sizes = {name: way["weight_bytes"] for name, way in choice["ways"].items()}
         assert sizes["winograd6"] > sizes["winograd4"] > sizes["winograd2"] > sizes[AS_IS]
+
+
+def _write_rounded_conv(path):
+    """A convolution of 8-bit integers whose input is rounded between -0.1 and 0.1, its output to four deviations of what
+    numbers of an eighth of that range give."""
+    random = np.random.default_rng(5)
+    deviation = 0.025 * 0.01 * 64 / np.sqrt(3) * np.sqrt(32 * 9)
+    constants = {
+        "in_step": np.array(0.1 / 128, np.float32), "zero": np.array(128, np.uint8),
+        "integers": random.integers(-64, 65, (32, 32, 3, 3), dtype=np.int8),
+        "weight_step": np.full(32, 0.01, np.float32), "none": np.zeros(32, np.int8),
+        "out_step": np.array(4 * deviation / 128, np.float32),
+    }  # fmt: skip
+    text = """<ir_version: 10, opset_import: ["" : 20]>
+        graph (float[1, 32, 16, 16] x) => (float[1, 32, 16, 16] y) {
+            in_8 = QuantizeLinear (x, in_step, zero)
+            given = DequantizeLinear (in_8, in_step, zero)
+            weight = DequantizeLinear <axis = 0> (integers, weight_step, none)
+            made = Conv <pads = [1, 1, 1, 1]> (given, weight)
+            out_8 = QuantizeLinear (made, out_step, zero)
+            y = DequantizeLinear (out_8, out_step, zero)
+        }"""
+    model = onnx.parser.parse_model(text)
+    model.graph.initializer.extend(numpy_helper.from_array(array, name) for name, array in constants.items())
+    onnx.save(onnx.shape_inference.infer_shapes(model), path)
+
+
+def test_a_way_is_judged_on_numbers_that_the_layers_roundings_keep(cpu, tmp_path):
+    """A way that doesn't round its output isn't wrong where another one cuts off what random numbers give."""
+    if not has_ability(cpu, "native_integers"):
+        pytest.skip("this processor adds up no products of four bytes")
+    _write_rounded_conv(tmp_path / "conv.onnx")
+    (tmp_path / "build").mkdir()
+    options = BuildOptions(dims=(("batch", 1),), threads=1, timed=True)
+    job = lower.Job(source=tmp_path / "conv.onnx", folder=tmp_path / "build", target=cpu, options=options)
+    (choice,) = lower.make_build(job)["choices"]
+    assert choice["ways"]["native_integer_conv"]["psnr_db"] > 50  # 12 if it were judged on normal numbers
+    assert "native_integer_conv" not in choice["refused"]
 
 
 def test_what_depends_on_the_prompt_runs_once(unet, cpu, cache):

@@ -305,12 +305,13 @@ int main(void) {
     check_all_four_bits(kernels);
     for (size_t width = 1; width < 24 && kernels->integer_conv; width += width < 10 ? 1 : 6)
       for (size_t height = 1; height < 12; height += 3) {
-        check_conv(kernels, 2, height + width, 35, height, width, 3, 1, (int)(width + height) % 2);
-        check_conv(kernels, 1, 5, width, height, width, 1, 1, 0);
-        check_conv(kernels, 1, 6, 33, height, width, 3, 2, 1);
+        check_conv(kernels, 2, height + width, 35, height, width, 3, 1, (int)(width + height) % 2, 0);
+        check_conv(kernels, 1, 5, width, height, width, 1, 1, 0, 0);
+        check_conv(kernels, 1, 6, 33, height, width, 3, 2, 1, 0);
+        check_conv(kernels, 2, 6, 5, height, width, 3, 1, 0, width % 3 + 1);
       }
-    if (kernels->integer_conv) check_conv(kernels, 2, 9, 40, 17, 32, 3, 1, 1), check_all_upsampled(kernels);
-    if (kernels->integer_conv) check_conv(kernels, 1, 5, 3, 2, 300, 3, 1, 1); /* rows that are rounded in strips */
+    if (kernels->integer_conv) check_conv(kernels, 2, 9, 40, 17, 32, 3, 1, 1, 3), check_all_upsampled(kernels);
+    if (kernels->integer_conv) check_conv(kernels, 1, 5, 3, 2, 300, 3, 1, 1, 1); /* rows that are rounded in strips */
     printf("%s\n", kernels->name);
   }
   demand(kernels_of_rank(-1) == NULL && best_kernels() != NULL, "which sets there are");

@@ -57,8 +57,33 @@ static void check_integers(const Kernels *kernels, size_t rows, size_t inputs, s
   give_back();
 }
 
+/* What a convolution writes for the next one, without and beside the floats in `y`, which are those it wrote before. */
+static void check_next(const Kernels *kernels, IntegerConv task) {
+  size_t padding = 1, rows = task.made_height + 2 * padding, columns = task.made_width + 2 * padding;
+  size_t channels = (task.outputs + 3) / 4 * 4, made = task.made_height * task.made_width;
+  const float *floats = task.y;
+  task.rectified = 1, task.next_step = 0x1p-5f, task.next_zero = 77, task.next_padding = padding;
+  for (int both = 0; both < 2; both++) {
+    task.y = both ? guarded(task.images * task.outputs * made * sizeof(float)) : NULL;
+    task.next = guarded(task.images * rows * columns * channels);
+    for (size_t i = 0; i < task.images * rows; i++) kernels->integer_around(&task, i);
+    for (size_t i = 0; i < kernels->integer_conv_tasks(&task); i++) kernels->integer_conv(&task, i);
+    uint8_t around = task.next[0], less = around ^ 77; /* that bytes are turned by where products take signed ones */
+    for (size_t place = 0; place < task.images * rows * columns; place++) {
+      size_t row = place / columns % rows, column = place % columns, image = place / columns / rows;
+      int outside = row < padding || column < padding || row >= rows - padding || column >= columns - padding;
+      for (size_t o = 0; o < (outside ? channels : task.outputs); o++) {
+        size_t at = (image * task.outputs + o) * made + (row - padding) * task.made_width + column - padding;
+        float rounded = outside ? 77 : fminf(rintf(fmaxf(floats[at], 0) * 32) + 77, 255);
+        demand(task.next[place * channels + o] == ((uint8_t)rounded ^ less), "a byte is off");
+        if (both && !outside) demand(task.y[at] == fmaxf(floats[at], 0), "it is not rectified");
+      }
+    }
+  }
+}
+
 static void check_conv(const Kernels *kernels, size_t images, size_t inputs, size_t outputs, size_t height, size_t width,
-                       size_t filter, size_t stride, int sums) {
+                       size_t filter, size_t stride, int sums, size_t groups) {
   size_t padding = filter / 2, fours = (inputs + 3) / 4, pixels = height * width, cells = filter * filter;
   size_t panels = (outputs + LINEAR_COLUMNS - 1) / LINEAR_COLUMNS, columns = panels * LINEAR_COLUMNS;
   IntegerConv task = {.x = noise(images * inputs * pixels), .images = images, .inputs = inputs, .outputs = outputs};
@@ -85,6 +110,14 @@ static void check_conv(const Kernels *kernels, size_t images, size_t inputs, siz
   task.y = guarded(count * sizeof(float));
   if (sums) task.shift = noise(images * outputs), task.shifts = outputs, task.added = noise(count);
   size_t rows = height + 2 * padding, row = width + 2 * padding;
+  const float *given = task.x;
+  if (groups) {
+    GroupNorm norm = {task.x, noise(inputs), noise(inputs), guarded(images * inputs * pixels * sizeof(float)),
+                      inputs, groups, pixels, 1e-5f, (int)groups % 2};
+    for (size_t i = 0; i < images * groups; i++) kernels->group_norm(&norm, i);
+    given = norm.y, task.norm = norm, task.channels = guarded(images * inputs * sizeof *task.channels);
+    for (size_t i = 0; i < images * groups; i++) kernels->integer_channels(&task, i);
+  }
   task.bytes = guarded(images * rows * row * fours * 4);
   for (size_t i = 0; i < images * rows; i++) kernels->integer_bytes(&task, i);
   for (size_t i = 0; i < kernels->integer_conv_tasks(&task); i++) kernels->integer_conv(&task, i);
@@ -97,7 +130,7 @@ static void check_conv(const Kernels *kernels, size_t images, size_t inputs, siz
       for (size_t cell = 0; cell < cells; cell++) {
         size_t down = y + cell / filter, across = x + cell % filter; /* further by the padding */
         if (down < padding || across < padding || down >= height + padding || across >= width + padding) continue;
-        float number = task.x[(image * inputs + i) * pixels + (down - padding) * width + across - padding];
+        float number = given[(image * inputs + i) * pixels + (down - padding) * width + across - padding];
         number = fminf(fmaxf(rintf(number * 128) + 128, 0), 255) - 128;
         sum += (double)number * (int8_t)(weight[(o * inputs + i) * cells + cell] * 63);
       }
@@ -105,6 +138,7 @@ static void check_conv(const Kernels *kernels, size_t images, size_t inputs, siz
     if (sums) expected[at] += task.shift[image * outputs + o] + task.added[at];
   }
   demand_near(task.y, expected, count, 1e-3);
+  check_next(kernels, task);
   free(expected);
   give_back();
 }

@@ -47,6 +47,7 @@ static void check_upsampled(const Kernels *kernels, size_t images, size_t inputs
     if (sums) expected[at] += task.shift[image * outputs + o] + task.added[at];
   }
   demand_near(task.y, expected, count, 1e-3);
+  check_next(kernels, task);
   free(expected);
   give_back();
 }
