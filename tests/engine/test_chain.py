@@ -20,14 +20,12 @@ from tintype.engine import BuildOptions, ensure_build, open_role, open_session, 
 from tintype.engine.build import lower, probe, spill
 from tintype.engine.build.builds import lower_into
 from tintype.engine.build.probe import known_costs, measured_costs, random_inputs
-from tintype.engine.device.abilities import has_ability
 from tintype.engine.device.native import register
 from tintype.engine.device.providers import TARGETS
 from tintype.engine.run.chain import PARTS_NAME, Chain, prefetch, read_chains
 from tintype.engine.run.pages import can_give_back
 from tintype.engine.run.placement import Placement
 from tintype.errors import BuildError, ProviderError
-from tintype.kernels.native.library import INTEGERS
 
 CELLS = {"batch": 2, "height": 16, "width": 16, "sequence": 77}
 SEGMENT = 300_000
@@ -78,23 +76,6 @@ def test_weights_that_kernels_made_and_lie_in_files_are_no_inputs_of_their_parts
         expected = session.run(feed)["out_sample"]
     with open_session(tmp_path, cpu, threads=1, mapped=True) as session:
         assert psnr_db(expected, session.run(feed)["out_sample"]) >= 100.0
-
-
-def test_bytes_pass_from_part_to_part(cpu):
-    """Of 8-bit convolutions that hand them on, as postcard's have where the processor multiplies bytes."""
-    postcard, size = open_bundle("postcard"), {"batch": 1, "height": 16, "width": 16}
-    parts, uncut = (
-        BuildOptions.for_shape(size, exactness="balanced", segment_bytes=limit, threads=1) for limit in (10_000, None)
-    )
-    with open_role(postcard, "vae_decoder", cpu, options=uncut) as whole:
-        feed = random_inputs(whole)
-        expected = whole.run(feed)["sample"]
-    with open_role(postcard, "vae_decoder", cpu, options=parts) as session:
-        assert session.is_in_parts
-        assert psnr_db(expected, session.run(feed)["sample"]) >= 50.0
-    if has_ability(cpu, INTEGERS):
-        facts = read_chains(ensure_build(postcard, "vae_decoder", cpu, options=parts))["model.onnx"]
-        assert any(name.endswith("_bytes") for part in facts.parts for name in part.inputs)
 
 
 def test_no_part_has_more_weights_than_it_may_unless_it_is_one_layer(bundle, cpu):

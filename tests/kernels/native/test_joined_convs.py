@@ -12,6 +12,7 @@ from onnx import TensorProto, helper
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from tintype.kernels.base import OWN
+from tintype.kernels.graph.segments import cut
 from tintype.kernels.native.integer_conv import by_panel, packed_filters, panels_of, totals_of
 from tintype.kernels.native.joined_convs import JoinedIntegerConvs
 
@@ -195,6 +196,19 @@ def test_what_the_graph_returns_is_made_as_floats_too(sets, run, random):
     graph.conv(graph.conv("x", "first", shape), "y", shape)
     model = graph.model("first", "y")
     assert_same(graph, model, joined(model, 1), sets, run)
+
+
+def test_bytes_pass_from_segment_to_segment(able, run, random):
+    graph, shape = Graph(random, (1, 6, 7, 9)), (1, 8, 7, 9)
+    graph.conv(graph.conv("x", "first", shape), "y", shape)
+    whole = joined(graph.model("y"), 1)
+    values = {"x": random.standard_normal((1, 6, 7, 9), np.float32)}
+    expected = run(whole, values)["y"]
+    segments = [ir.to_proto(segment) for segment in cut(ir.from_proto(whole), 1)]
+    assert [[port.name for port in segment.graph.input] for segment in segments] == [["x"], ["first_bytes"]]
+    for segment in segments:
+        values = run(segment, values)
+    np.testing.assert_array_equal(values["y"], expected)
 
 
 @pytest.mark.parametrize(
