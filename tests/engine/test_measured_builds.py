@@ -101,8 +101,8 @@ def test_every_layer_is_measured_and_the_result_is_right(unet, cpu, cache):
 
 
 def _write_rounded_conv(path):
-    """A convolution of 8-bit integers whose input is rounded between -0.1 and 0.1, its output to four deviations of what
-    numbers of an eighth of that range give."""
+    """A convolution of 8-bit integers whose input is rounded between -0.1 and 0.1, its output within four deviations of
+    what numbers of an eighth of that range give."""
     random = np.random.default_rng(5)
     deviation = 0.025 * 0.01 * 64 / np.sqrt(3) * np.sqrt(32 * 9)
     constants = {

@@ -92,9 +92,9 @@ static void integer_bytes(void *argument, size_t index) {
   uint32_t *to = (uint32_t *)task->bytes + index * columns * fours;
   if (write_around(to, row, task->height, task->width, padding, fours, task->zero)) return;
   const float *from = task->x + image * task->inputs * pixels + (row - padding) * task->width;
-  const Channel *channels = task->channels + image * task->inputs;
+  const Channel *channels = task->norm.groups ? task->channels + image * task->inputs : NULL;
   to += padding * fours;
-  if (!task->norm.groups)
+  if (!channels)
     round_pixels(task, from, NULL, to, 0);
   else if (task->norm.silu)
     round_pixels(task, from, channels, to, 1);
