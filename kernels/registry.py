@@ -99,6 +99,7 @@ _ALL: tuple[Rewrite, ...] = (
     NativeGroupNorm(),
     ChannelAffineAsBatchNorm(),  # where that one didn't win
 )
+TIDYING: tuple[GraphPass, ...] = (IdleRounding(), JoinedIntegerConvs())  # once kernels are chosen, see `tidy`
 PLAIN_TARGETS = ("openvino", "coreml", "qnn", "tensorrt-rtx")  # operators that every provider knows
 TARGETS = ("cpu", "cuda", "directml", "webgpu", *PLAIN_TARGETS)
 PINNED_TARGETS = ("directml",)  # whose graphs have to have a number for every dim
@@ -197,7 +198,7 @@ def tidy(model: ir.Model, target: str) -> dict[str, int]:
     """Leave out what kernels have left without use, and join what they have put side by side, once they are chosen, in
     place; returns how often each pass did."""
     report: dict[str, int] = {}
-    for each in (IdleRounding(), JoinedIntegerConvs()):
+    for each in TIDYING:
         count = each.apply(model) if target in each.targets else 0
         if count:
             remove_unused(model)
