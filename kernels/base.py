@@ -116,19 +116,19 @@ def rank_of(shape: Shape | None) -> int:
     return -1 if shape is None else len(shape)
 
 
-def producer(value: ir.Value | None, operator: str) -> ir.Node | None:
-    """The node that makes this value when it is an ONNX `operator`, else None."""
+def producer(value: ir.Value | None, operator: str, domain: str = "") -> ir.Node | None:
+    """The node that makes this value when it is an `operator`, of ONNX or another domain, else None."""
     node = value.producer() if value is not None else None
-    return node if node is not None and node.op_type == operator and node.domain == "" else None
+    return node if node is not None and node.op_type == operator and node.domain == domain else None
 
 
-def only_reader(value: ir.Value, operator: str) -> ir.Node | None:
-    """The one node that reads this value when it is an ONNX `operator`, else None (also when the graph returns it)."""
+def only_reader(value: ir.Value, operator: str, domain: str = "") -> ir.Node | None:
+    """The one node that reads this value when it is such an operator, else None (also when the graph returns it)."""
     uses = list(value.uses())
     if len(uses) != 1 or value.is_graph_output():
         return None
     node = uses[0].node
-    return node if node.op_type == operator and node.domain == "" else None
+    return node if node.op_type == operator and node.domain == domain else None
 
 
 def permutation(node: ir.Node) -> tuple[int, ...] | None:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
 
 import onnx_ir as ir
 
-from tintype.kernels.base import OWN, GraphPass, producer
+from tintype.kernels.base import OWN, GraphPass, only_reader, producer
 
 X, NORM_SCALE, NORM_BIAS, BYTES, INPUTS = 0, 7, 8, 9, 10  # places of an IntegerConv's inputs, and how many it has
 _Rounding = tuple[float, int, int]  # step, zero point, and the padding around
@@ -25,19 +24,18 @@ class JoinedIntegerConvs(GraphPass):
     exactness = "the same bytes"
 
     def apply(self, model: ir.Model) -> int:
-        convs = [node for node in model.graph if _is_own(node, "IntegerConv")]
+        convs = [node for node in model.graph if _is_conv(node)]
         return sum(taken(conv) for taken in (_take_norm, _take_relu, _pass_bytes) for conv in convs)
 
 
-def _is_own(node: ir.Node | None, operator: str) -> bool:
-    return node is not None and node.op_type == operator and node.domain == OWN
+def _is_conv(node: ir.Node) -> bool:
+    return node.op_type == "IntegerConv" and node.domain == OWN
 
 
 def _take_norm(conv: ir.Node) -> bool:
     """The norm that makes the input, where nobody else wants what it makes."""
-    source = conv.inputs[X]
-    norm = source.producer() if source is not None else None
-    if source is None or norm is None or not _is_own(norm, "GroupNormSilu") or not _is_read_once(source):
+    norm = producer(conv.inputs[X], "GroupNormSilu", OWN)
+    if norm is None or only_reader(norm.outputs[0], "IntegerConv", OWN) is None:
         return False
     conv.resize_inputs(INPUTS)
     for place, value in zip((X, NORM_SCALE, NORM_BIAS), norm.inputs, strict=True):
@@ -88,20 +86,12 @@ def _pass_bytes(conv: ir.Node) -> bool:
 
 def _rounds(node: ir.Node, place: int) -> bool:
     """Whether a node is an IntegerConv which rounds that input as it is."""
-    return place == X and _is_own(node, "IntegerConv") and _normless(node.inputs)
-
-
-def _normless(inputs: Sequence[ir.Value | None]) -> bool:
-    return len(inputs) <= NORM_SCALE or inputs[NORM_SCALE] is None
+    return place == X and _is_conv(node) and all(value is None for value in node.inputs[NORM_SCALE:])
 
 
 def _rounding_of(conv: ir.Node) -> _Rounding:
     get = conv.attributes
     return get.get_float("scale", 1.0), get.get_int("zero", 0), get.get_int("padding", 0)
-
-
-def _is_read_once(value: ir.Value) -> bool:
-    return len(list(value.uses())) == 1 and not value.is_graph_output()
 
 
 def _shape_of(output: ir.Value, padding: int) -> ir.Shape:

@@ -1,5 +1,13 @@
 /* Nodes of floats: what they demand of their inputs, and how kernels.h does them; part of operators.c. */
 
+/* The norm that a node's attributes have, of an image; where it goes is for the caller to say. */
+static GroupNorm norm_of(const Node *node, const Tensor *x, const Tensor *scale, const Tensor *bias) {
+  GroupNorm norm = {.x = x->data, .scale = scale->data, .bias = bias->data};
+  norm.channels = (size_t)x->dims[1], norm.groups = (size_t)node->groups, norm.pixels = product(x->dims + 2, x->rank - 2);
+  norm.epsilon = node->epsilon, norm.silu = (int)node->silu;
+  return norm;
+}
+
 /* GroupNormSilu: x (batch, channels, ...), scale (channels), bias (channels) -> y as x. Attributes: groups, epsilon,
    silu (0 leaves it out). */
 static OrtStatus *group_norm(const Node *node, OrtKernelContext *context) {
@@ -15,15 +23,8 @@ static OrtStatus *group_norm(const Node *node, OrtKernelContext *context) {
   Tensor y = x;
   RETURN_IF(make_output(api, context, &y));
   if (!product(x.dims, x.rank)) return NULL;
-  GroupNorm task = {x.data,
-                    scale.data,
-                    bias.data,
-                    y.data,
-                    (size_t)x.dims[1],
-                    (size_t)node->groups,
-                    product(x.dims + 2, x.rank - 2),
-                    node->epsilon,
-                    (int)node->silu};
+  GroupNorm task = norm_of(node, &x, &scale, &bias);
+  task.y = y.data;
   size_t groups = (size_t)x.dims[0] * task.groups;
   return KernelContext_ParallelFor(api)(context, node->kernels->group_norm, groups, 0, &task);
 }

@@ -108,7 +108,7 @@ static OrtStatus *integer_conv(const Node *node, OrtKernelContext *context) {
   for (int i = 1; i < 3; i++) next.dims[i] += 2 * node->next_padding;
   RETURN_IF(make_nth_output(api, context, 0, &y));
   RETURN_IF(make_nth_output(api, context, 1, &next));
-  if (!product(y.dims, 4)) return NULL;
+  if (!product(y.dims, 4) || (!y.data && !next.data)) return NULL;
   IntegerConv task = {.x = x.data, .weights = weights.data, .scales = scales.data, .totals = totals.data, .y = y.data};
   task.bias = bias.data, task.shift = shift.data, task.added = added.data;
   task.shifts = shift.rank && shift.dims[0] == 1 ? 0 : (size_t)outputs;
@@ -120,24 +120,19 @@ static OrtStatus *integer_conv(const Node *node, OrtKernelContext *context) {
   task.step = node->scale, task.zero = (int32_t)node->zero, task.upsampled = node->upsampled != 0;
   task.rectified = node->rectified != 0, task.next = next.data, task.next_step = node->next_scale;
   task.next_zero = (int32_t)node->next_zero, task.next_padding = (size_t)node->next_padding;
-  if (normed) {
-    task.norm = (GroupNorm){.x = x.data, .scale = norm_scale.data, .bias = norm_bias.data};
-    task.norm.channels = task.inputs, task.norm.groups = (size_t)node->groups, task.norm.silu = (int)node->silu;
-    task.norm.pixels = task.height * task.width, task.norm.epsilon = node->epsilon;
-  }
+  if (normed) task.norm = norm_of(node, &x, &norm_scale, &norm_bias);
   size_t rows = task.images * (task.height + 2 * task.padding), row = (task.width + 2 * task.padding) * (size_t)fit[3] * 4;
   Scratch scratch;
   size_t channels = normed ? task.images * task.inputs * sizeof *task.channels : 0;
   OrtStatus *status = take_scratch(api, context, channels + (bytes.rank ? 0 : rows * row), &scratch);
   if (!status) {
-    OrtStatus *(*parallel)(const OrtKernelContext *, void (*)(void *, size_t), size_t, size_t, void *) =
-        KernelContext_ParallelFor(api);
     task.channels = scratch.data, task.bytes = bytes.rank ? bytes.data : (uint8_t *)scratch.data + channels;
-    if (normed) status = parallel(context, kernels->integer_channels, task.images * task.norm.groups, 0, &task);
-    if (!status && !bytes.rank) status = parallel(context, kernels->integer_bytes, rows, 0, &task);
-    if (!status && task.next)
-      status = parallel(context, kernels->integer_around, task.images * (size_t)next.dims[1], 0, &task);
-    size_t count = kernels->integer_conv_tasks(&task);
+    size_t count = task.images * task.norm.groups;
+    if (normed) status = KernelContext_ParallelFor(api)(context, kernels->integer_channels, count, 0, &task);
+    if (!status && !bytes.rank) status = KernelContext_ParallelFor(api)(context, kernels->integer_bytes, rows, 0, &task);
+    count = task.images * (size_t)next.dims[1];
+    if (!status && task.next) status = KernelContext_ParallelFor(api)(context, kernels->integer_around, count, 0, &task);
+    count = kernels->integer_conv_tasks(&task);
     if (!status) status = KernelContext_ParallelFor(api)(context, kernels->integer_conv, count, 0, &task);
   }
   release_scratch(&scratch);
