@@ -6,14 +6,14 @@ enum { FOUR_BIT_STRIP = 8 << 20 }; /* bytes of rows that are laid out or rounded
 static OrtStatus *four_bit_strip(const Node *node, OrtKernelContext *context, FourBits *task) {
   const OrtApi *api = node->api;
   const Kernels *kernels = node->kernels;
-  size_t blocks = (task->layer.rows + FOUR_BIT_ROWS - 1) / FOUR_BIT_ROWS, count = kernels->four_bit_tasks(task);
+  size_t rows = node->rounded ? FOUR_BIT_ROWS : FOUR_BIT_SET, count = kernels->four_bit_tasks(task);
   OrtStatus *status = NULL;
   if (task->layer.low.inner)
     status = KernelContext_ParallelFor(api)(context, kernels->low_rank, (task->layer.rows + LOW_RANK_ROWS - 1) / LOW_RANK_ROWS,
                                             0, &task->layer);
   void (*before)(void *, size_t) = node->rounded ? kernels->four_bit_round : kernels->four_bit_lay;
   void (*multiply)(void *, size_t) = node->rounded ? kernels->four_bit_integers : kernels->four_bit_linear;
-  if (!status) status = KernelContext_ParallelFor(api)(context, before, blocks, 0, task);
+  if (!status) status = KernelContext_ParallelFor(api)(context, before, (task->layer.rows + rows - 1) / rows, 0, task);
   if (!status) status = KernelContext_ParallelFor(api)(context, multiply, count, 0, task);
   return status;
 }
@@ -24,9 +24,9 @@ static OrtStatus *four_bit_strips(const Node *node, OrtKernelContext *context, F
   size_t rows = task->layer.rows, inputs = task->layer.inputs, groups = inputs / FOUR_BIT_GROUP;
   size_t each = node->rounded ? inputs + groups * (sizeof *task->steps + sizeof *task->totals) : inputs * sizeof(float);
   each += task->layer.low.rank * sizeof(float);
-  size_t strip = FOUR_BIT_STRIP / each / FOUR_BIT_ROWS * FOUR_BIT_ROWS;
-  if (!strip) strip = FOUR_BIT_ROWS;
-  if (strip > rows) strip = (rows + FOUR_BIT_ROWS - 1) / FOUR_BIT_ROWS * FOUR_BIT_ROWS;
+  size_t strip = FOUR_BIT_STRIP / each / FOUR_BIT_SET * FOUR_BIT_SET;
+  if (!strip) strip = FOUR_BIT_SET;
+  if (strip > rows) strip = (rows + FOUR_BIT_SET - 1) / FOUR_BIT_SET * FOUR_BIT_SET;
   Scratch scratch;
   OrtStatus *status = take_scratch(api, context, strip * each, &scratch);
   float *numbers = scratch.data;

@@ -20,14 +20,14 @@ enum { FOUR_BIT_PIECE = 128 }; /* inputs of a panel that are floats at a time: 1
 
 static size_t groups_of(const FourBits *task) { return task->layer.inputs / FOUR_BIT_GROUP; }
 
-/* What a task is of: some rows, whole blocks of them, and some panels. */
+/* What a task is of: some rows, whole sets of them, and some panels. */
 typedef struct {
   size_t row, row_end, panel, panel_end, count; /* count: of all tasks */
 } Share;
 
 static Share four_bit_share(const FourBits *task, size_t index) {
   const Linear *layer = &task->layer;
-  size_t rows = (task_rows(layer) + FOUR_BIT_ROWS - 1) / FOUR_BIT_ROWS * FOUR_BIT_ROWS, panels = task_panels(layer);
+  size_t rows = (task_rows(layer) + FOUR_BIT_SET - 1) / FOUR_BIT_SET * FOUR_BIT_SET, panels = task_panels(layer);
   size_t all = linear_panels(layer), across = (all + panels - 1) / panels;
   Share share = {.row = index / across * rows, .panel = index % across * panels};
   share.row_end = share.row + rows < layer->rows ? share.row + rows : layer->rows;
@@ -55,11 +55,11 @@ INLINE Words four_bit_zeros(const FourBits *task, size_t panel, size_t group, si
   return __builtin_convertvector(*(const Bytes *)from, Words) >> (column < HALF ? 0 : 4) & 15;
 }
 
-/* A block of rows by input, as linear.h multiplies them. */
-static void four_bit_lay(void *argument, size_t block) {
+/* A set of rows by input, as linear.h multiplies them. */
+static void four_bit_lay(void *argument, size_t set) {
   const FourBits *task = argument;
-  size_t inputs = task->layer.inputs, first = block * FOUR_BIT_ROWS;
-  for (size_t row = first; row < first + FOUR_BIT_ROWS && row < task->layer.rows; row += LINEAR_ROWS) {
+  size_t inputs = task->layer.inputs, first = set * FOUR_BIT_SET;
+  for (size_t row = first; row < first + FOUR_BIT_SET && row < task->layer.rows; row += LINEAR_ROWS) {
     size_t rows = task->layer.rows - row < LINEAR_ROWS ? task->layer.rows - row : LINEAR_ROWS;
     lay_out(task->layer.x + row * inputs, inputs, inputs, rows, task->laid + row * inputs);
   }
@@ -84,10 +84,11 @@ static void four_bit_floats(const FourBits *task, size_t panel, size_t first, si
     }
 }
 
-/* What is done to whole sums, compiled once for a full block of rows and once for a row. */
+/* What is done to whole sums, compiled once for some rows, of which any block is made, and once for a row. */
+enum { FINISHED_ROWS = LINEAR_ROWS == 6 ? 2 : LINEAR_ROWS };
 static __attribute__((noinline)) void finish_block(const Linear *layer, Floats sums[LINEAR_ROWS][2], size_t row, size_t panel,
                                                    size_t part) {
-  finish_rows(layer, sums, 0, 1, row, panel, part, LINEAR_ROWS);
+  finish_rows(layer, sums, 0, 1, row, panel, part, FINISHED_ROWS);
 }
 static __attribute__((noinline)) void finish_row(const Linear *layer, Floats sums[LINEAR_ROWS][2], size_t row, size_t panel,
                                                  size_t part) {
@@ -95,7 +96,7 @@ static __attribute__((noinline)) void finish_row(const Linear *layer, Floats sum
 }
 INLINE void finish_some(const Linear *layer, Floats sums[][2], size_t row, size_t panel, size_t part, int rows) {
   int done = 0;
-  for (; done + (int)LINEAR_ROWS <= rows; done += LINEAR_ROWS) finish_block(layer, sums + done, row + (size_t)done, panel, part);
+  for (; done + (int)FINISHED_ROWS <= rows; done += FINISHED_ROWS) finish_block(layer, sums + done, row + (size_t)done, panel, part);
   for (; done < rows; done++) finish_row(layer, sums + done, row + (size_t)done, panel, part);
 }
 
@@ -112,7 +113,7 @@ INLINE void multiply_piece(const Linear *layer, const Piece *piece, const float 
     for (int i = 0; i < rows; i++)
       for (int half = 0; half < 2; half++)
         sums[i][half] = piece->begun ? load(partial + i * LINEAR_COLUMNS + half * HALF + part) : (Floats)0.0f;
-    add_rows(sums, x, piece->weights + part, piece->inputs, rows);
+    add_rows(sums, x, piece->weights + part, HALF, piece->inputs, rows);
     if (piece->ended) {
       finish_some(layer, sums, row, piece->panel, part, rows);
       continue;

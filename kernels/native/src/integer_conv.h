@@ -110,8 +110,8 @@ INLINE void convolve(const IntegerConv *task, const size_t *places, size_t panel
   size_t fours = fours_of(task->inputs), columns = (task->width + 2 * task->padding) * fours;
   size_t count = task->filter_width * fours; /* cells of a row of the filter lie side by side, as pixels do */
   for (size_t part = 0; part < HALF; part += W) {
-    Integers sums[LINEAR_ROWS][2];
-    const uint32_t *x[LINEAR_ROWS];
+    Integers sums[BYTE_ROWS][2];
+    const uint32_t *x[BYTE_ROWS];
     for (int i = 0; i < pixels; i++) sums[i][0] = sums[i][1] = 0;
     const int8_t *weight = task->weights + (filters * task->filter_height * count * LINEAR_COLUMNS + part) * 4;
     for (size_t row = 0; row < task->filter_height; row++) {
@@ -138,11 +138,11 @@ INLINE void convolve(const IntegerConv *task, const size_t *places, size_t panel
 }
 static __attribute__((noinline)) void convolve_all(const IntegerConv *task, const size_t *places, size_t panel,
                                                    size_t filters, float *to) {
-  convolve(task, places, panel, filters, to, LINEAR_ROWS, 2);
+  convolve(task, places, panel, filters, to, BYTE_ROWS, 2);
 }
 static __attribute__((noinline)) void convolve_half(const IntegerConv *task, const size_t *places, size_t panel,
                                                     size_t filters, float *to) {
-  convolve(task, places, panel, filters, to, LINEAR_ROWS, 1);
+  convolve(task, places, panel, filters, to, BYTE_ROWS, 1);
 }
 static __attribute__((noinline)) void convolve_one(const IntegerConv *task, const size_t *places, size_t panel,
                                                    size_t filters, float *to) {
@@ -240,7 +240,7 @@ static void convolve_group(const IntegerConv *task, const size_t *places, size_t
                            float *made) {
   size_t done = 0;
   int half = task->outputs <= panel * LINEAR_COLUMNS + HALF; /* the others are none */
-  for (; count - done >= LINEAR_ROWS; done += LINEAR_ROWS)
+  for (; count - done >= BYTE_ROWS; done += BYTE_ROWS)
     (half ? convolve_half : convolve_all)(task, places + done, panel, filters, made + done * LINEAR_COLUMNS);
   for (; done < count; done++) convolve_one(task, places + done, panel, filters, made + done * LINEAR_COLUMNS);
 }

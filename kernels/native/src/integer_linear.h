@@ -147,11 +147,11 @@ static void low_rank_of_bytes(const IntegerLinear *task, size_t block) {
   }
 }
 #if defined(__AVX512BF16__)
-INLINE void add_low_rank_pairs(const IntegerLinear *task, Floats made[LINEAR_ROWS][2], size_t row, size_t panel, int rows) {
+INLINE void add_low_rank_pairs(const IntegerLinear *task, Floats made[BYTE_ROWS][2], size_t row, size_t panel, int rows) {
   size_t pairs = rank_parts(task) * W / 2;
   const uint32_t *up = task->up + panel * pairs * LINEAR_COLUMNS;
   const uint32_t *inner = task->inner + row / INTEGER_ROWS * pairs * INTEGER_ROWS + row % INTEGER_ROWS;
-  Floats sums[LINEAR_ROWS][2]; /* in registers */
+  Floats sums[BYTE_ROWS][2]; /* in registers */
   for (int i = 0; i < rows; i++) sums[i][0] = made[i][0], sums[i][1] = made[i][1];
   for (size_t pair = 0; pair < pairs; pair++, up += LINEAR_COLUMNS, inner += INTEGER_ROWS) {
     __m512i low = load_pairs(up), high = load_pairs(up + HALF);
@@ -178,7 +178,7 @@ INLINE void multiply_bytes(const IntegerLinear *task, const uint32_t *x, size_t 
   size_t fours = fours_of(task->layer.inputs);
   const Rounding *rounding = task->roundings + row;
   for (size_t part = 0; part < HALF; part += W) {
-    Integers sums[LINEAR_ROWS][2];
+    Integers sums[BYTE_ROWS][2];
     for (int i = 0; i < rows; i++) sums[i][0] = sums[i][1] = 0;
     const int8_t *weight = task->weights + (panel * fours * LINEAR_COLUMNS + part) * 4;
     const uint32_t *each = x;
@@ -191,7 +191,7 @@ INLINE void multiply_bytes(const IntegerLinear *task, const uint32_t *x, size_t 
         sums[i][1] = add_bytes(sums[i][1], bytes, high);
       }
     }
-    Floats made[LINEAR_ROWS][2];
+    Floats made[BYTE_ROWS][2];
     for (int half = 0; half < 2; half++) {
       size_t column = panel * LINEAR_COLUMNS + half * HALF + part;
       Floats scale = load(task->scales + column);
@@ -207,7 +207,7 @@ INLINE void multiply_bytes(const IntegerLinear *task, const uint32_t *x, size_t 
 }
 static __attribute__((noinline)) void multiply_all_bytes(const IntegerLinear *task, const uint32_t *x, size_t row,
                                                          size_t panel) {
-  multiply_bytes(task, x, row, panel, LINEAR_ROWS);
+  multiply_bytes(task, x, row, panel, BYTE_ROWS);
 }
 static __attribute__((noinline)) void multiply_row_bytes(const IntegerLinear *task, const uint32_t *x, size_t row,
                                                          size_t panel) {
@@ -226,7 +226,7 @@ static void integer_linear(void *argument, size_t index) {
     size_t count = row_end - row < INTEGER_ROWS ? row_end - row : INTEGER_ROWS;
     for (size_t panel = index % across * panels; panel < panel_end; panel++) {
       size_t done = 0;
-      for (; count - done >= LINEAR_ROWS; done += LINEAR_ROWS) multiply_all_bytes(task, x + done, row + done, panel);
+      for (; count - done >= BYTE_ROWS; done += BYTE_ROWS) multiply_all_bytes(task, x + done, row + done, panel);
       for (; done < count; done++) multiply_row_bytes(task, x + done, row + done, panel);
     }
   }

@@ -19,6 +19,12 @@ enum { LESS = 0 };
 #define LESS_IN_FOUR 0u
 #endif
 
+#if defined(__AVX512F__) || defined(__aarch64__)
+enum { BYTE_ROWS = 8 };
+#else
+enum { BYTE_ROWS = 4 };
+#endif /* rows or pixels whose sums of two vectors are in registers; divides INTEGER_ROWS */
+
 typedef uint8_t ByteLanes __attribute__((ext_vector_type(W)));
 
 INLINE Integers load_integers(const void *from) {

@@ -84,9 +84,10 @@ typedef struct {
 } IntegerLinear;
 
 /* The same with 4-bit weights, of which each group of inputs shares a scale and a zero point for an output. A product with
-   floats first lays its rows out by input, a block of rows a task of `lay`; one with integers rounds each group of a row
+   floats first lays its rows out by input, a set of rows a task of `lay`; one with integers rounds each group of a row
    to 255 steps by its largest number, a block of rows a task of `round`. `layer` has no weights. */
 enum { FOUR_BIT_GROUP = 32, FOUR_BIT_ROWS = 8 }; /* inputs of a group; rows of a block */
+enum { FOUR_BIT_SET = 24 };                      /* rows of a set: whole blocks, of 4, 6 or 8 that are multiplied at once too */
 typedef struct {
   Linear layer;
   const uint8_t *weights; /* (panels, groups, 4, columns, 4): of each eight inputs one of the first four in a byte's lower
@@ -171,7 +172,7 @@ typedef struct {
   void (*integer_linear)(void *, size_t index); /* of integer_tasks */
   size_t (*integer_tasks)(const IntegerLinear *);
   size_t (*four_bit_tasks)(const FourBits *);
-  void (*four_bit_lay)(void *, size_t index);      /* of blocks of rows */
+  void (*four_bit_lay)(void *, size_t index);      /* of sets of rows */
   void (*four_bit_linear)(void *, size_t index);   /* of four_bit_tasks */
   void (*four_bit_round)(void *, size_t index);    /* of blocks of rows; NULL in a set without such products */
   void (*four_bit_integers)(void *, size_t index); /* of four_bit_tasks */

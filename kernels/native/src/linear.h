@@ -1,13 +1,15 @@
 /* Rows times a fixed matrix, with what is done to the sums before they are written; part of kernels.c.
 
-   A panel is 32 columns of the matrix, two halves of 16 that lie side by side. The sums of some rows and one vector of
-   each half stay in registers over all inputs; some rows are laid out by input before, on the stack of the thread. */
+   A panel is 32 columns of the matrix, two halves of 16 that lie side by side. The sums of some rows and two vectors of
+   columns stay in registers over all inputs; some rows are laid out by input before, on the stack of the thread. */
 
 enum { HALF = LINEAR_COLUMNS / 2 };
 #if defined(__AVX512F__) || defined(__aarch64__)
 enum { LINEAR_ROWS = 8 }; /* of 32 registers 16 sums, 2 of weights; rows often come by eights */
+#elif defined(__FMA__)
+enum { LINEAR_ROWS = 6 }; /* of 16: 12 sums, 2 of weights, 1 of a row */
 #else
-enum { LINEAR_ROWS = 4 }; /* of 16: 8 sums, 2 of weights, what the products of a set without fused ones need */
+enum { LINEAR_ROWS = 4 }; /* of 16: 8 sums, 2 of weights, what products that aren't fused need */
 #endif
 enum { LINEAR_AHEAD = 16 * LINEAR_COLUMNS }; /* weights that are asked of the cache before they are needed */
 enum { LINEAR_TASK_ROWS = 192, LINEAR_TASK_NUMBERS = 1 << 17 }; /* of rows, and of weights that stay in a core's cache */
@@ -51,13 +53,14 @@ INLINE Floats gelu(Floats x) {
 
 /* Some inputs of some rows, which are `stride` apart, to (input, row). */
 static void lay_out(const float *from, size_t stride, size_t inputs, size_t rows, float *to) {
-  size_t whole = rows / 4 * 4, turned = inputs / 4 * 4;
-  for (size_t row = 0; row < whole; row += 4)
+  size_t turned = rows < 4 ? 0 : inputs / 4 * 4;
+  for (size_t first = 0; first < rows && turned; first += 4) {
+    size_t row = first + 4 <= rows ? first : rows - 4; /* some of them twice where they aren't fours */
     for (size_t input = 0; input < turned; input += 4)
       turn_four(from + row * stride + input, stride, to + input * LINEAR_ROWS + row, LINEAR_ROWS, 1.0f);
+  }
   for (size_t row = 0; row < rows; row++)
-    for (size_t input = row < whole ? turned : 0; input < inputs; input++)
-      to[input * LINEAR_ROWS + row] = from[row * stride + input];
+    for (size_t input = turned; input < inputs; input++) to[input * LINEAR_ROWS + row] = from[row * stride + input];
 }
 
 /* Some rows of what is added by low rank, all of its inputs at once. */
@@ -131,14 +134,15 @@ INLINE void finish_rows(const Linear *task, Floats sums[LINEAR_ROWS][2], int beg
   }
 }
 
-/* Products of some inputs, x (input, row) and W columns of each half of a panel (input, column), to the sums that are there. */
-INLINE void add_rows(Floats made[LINEAR_ROWS][2], const float *x, const float *weight, size_t inputs, int rows) {
+/* Products of some inputs, x (input, row) and two vectors of columns, `apart`, of a panel (input, column), to the sums that
+   are there. Vectors in one line of the cache are asked for by the processor itself. */
+INLINE void add_rows(Floats made[LINEAR_ROWS][2], const float *x, const float *weight, size_t apart, size_t inputs, int rows) {
   Floats sums[LINEAR_ROWS][2]; /* in registers */
   for (int i = 0; i < rows; i++) sums[i][0] = made[i][0], sums[i][1] = made[i][1];
 #pragma clang loop unroll_count(4)
   for (size_t input = 0; input < inputs; input++, weight += LINEAR_COLUMNS, x += LINEAR_ROWS) {
-    __builtin_prefetch(weight + LINEAR_AHEAD), __builtin_prefetch(weight + LINEAR_AHEAD + HALF);
-    Floats low = load(weight), high = load(weight + HALF);
+    if (apart == HALF) __builtin_prefetch(weight + LINEAR_AHEAD), __builtin_prefetch(weight + LINEAR_AHEAD + HALF);
+    Floats low = load(weight), high = load(weight + apart);
     for (int i = 0; i < rows; i++) {
       sums[i][0] = multiply_add((Floats)x[i], low, sums[i][0]);
       sums[i][1] = multiply_add((Floats)x[i], high, sums[i][1]);
@@ -150,12 +154,26 @@ INLINE void add_rows(Floats made[LINEAR_ROWS][2], const float *x, const float *w
 /* Some rows of a panel, for inputs from `first` on. x (input, row). */
 INLINE void multiply_rows(const Linear *task, const float *x, size_t first, size_t inputs, size_t row, size_t panel,
                           int rows) {
-  for (size_t part = 0; part < HALF; part += W) {
-    Floats sums[LINEAR_ROWS][2];
-    for (int i = 0; i < rows; i++) sums[i][0] = sums[i][1] = 0.0f;
-    add_rows(sums, x, task->weights + (panel * task->inputs + first) * LINEAR_COLUMNS + part, inputs, rows);
-    finish_rows(task, sums, first > 0, first + inputs == task->inputs, row, panel, part, rows);
+  const float *weights = task->weights + (panel * task->inputs + first) * LINEAR_COLUMNS;
+  int begun = first > 0, ended = first + inputs == task->inputs;
+#if W == 16
+  Floats sums[LINEAR_ROWS][2];
+  for (int i = 0; i < rows; i++) sums[i][0] = sums[i][1] = 0.0f;
+  add_rows(sums, x, weights, HALF, inputs, rows);
+  finish_rows(task, sums, begun, ended, row, panel, 0, rows);
+#else
+  for (size_t part = 0; part < HALF; part += 2 * W) { /* of each half two vectors, as they lie; then one of each */
+    Floats made[2][LINEAR_ROWS][2], sums[LINEAR_ROWS][2];
+    for (int half = 0; half < 2; half++) {
+      for (int i = 0; i < rows; i++) made[half][i][0] = made[half][i][1] = 0.0f;
+      add_rows(made[half], x, weights + half * HALF + part, W, inputs, rows);
+    }
+    for (int vector = 0; vector < 2; vector++) {
+      for (int i = 0; i < rows; i++) sums[i][0] = made[0][i][vector], sums[i][1] = made[1][i][vector];
+      finish_rows(task, sums, begun, ended, row, panel, part + (size_t)vector * W, rows);
+    }
   }
+#endif
 }
 static __attribute__((noinline)) void multiply_all(const Linear *task, const float *x, size_t first, size_t inputs,
                                                    size_t row, size_t panel) {

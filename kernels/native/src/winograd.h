@@ -7,7 +7,8 @@
 enum {
   POINTS = 36,
   SPREAD = 80, /* numbers that keep what belongs together out of one set of a cache */
-  AHEAD = 640  /* weights that are asked of memory before they are needed: where there are few tiles it is the limit */
+  AHEAD = 640, /* weights that are asked of memory before they are needed: where there are few tiles it is the limit */
+  TILES_AHEAD = 64 /* the same of an image's row */
 };
 #if defined(__AVX512F__) || defined(__aarch64__)
 enum { ROWS = WINOGRAD_OUTPUTS };
@@ -47,9 +48,23 @@ INLINE void read_line(const Winograd *task, const float *image, Place at, size_t
   memcpy(line + first, image + (y - 1) * task->width + x + first - 1, (end - first) * sizeof(float));
 }
 
-/* Neighbourhoods of W tiles from `tile` on, (row, column, tile); zeros beyond the image and the last tile. Four tiles
-   side by side are turned at once: where they are whole, of the 18 numbers that they have in a row, else of lines of
-   their own. */
+/* One row of the neighbourhoods of four tiles side by side, whose 16 pixels are within the image, turned: 6 numbers of
+   each, W apart. */
+INLINE void read_four(const float *from, float left, float right, float *to) {
+  Four a = *(const Four *)from, b = *(const Four *)(from + 4), c = *(const Four *)(from + 8), d = *(const Four *)(from + 12);
+  Four ab = __builtin_shufflevector(a, b, 0, 4, 1, 5), cd = __builtin_shufflevector(c, d, 0, 4, 1, 5);
+  Four ab_high = __builtin_shufflevector(a, b, 2, 6, 3, 7), cd_high = __builtin_shufflevector(c, d, 2, 6, 3, 7);
+  Four first = __builtin_shufflevector(ab, cd, 0, 1, 4, 5), last = __builtin_shufflevector(ab_high, cd_high, 2, 3, 6, 7);
+  *(Four *)to = __builtin_shufflevector((Four)left, last, 0, 4, 5, 6);
+  *(Four *)(to + W) = first;
+  *(Four *)(to + 2 * W) = __builtin_shufflevector(ab, cd, 2, 3, 6, 7);
+  *(Four *)(to + 3 * W) = __builtin_shufflevector(ab_high, cd_high, 0, 1, 4, 5);
+  *(Four *)(to + 4 * W) = last;
+  *(Four *)(to + 5 * W) = __builtin_shufflevector(first, (Four)right, 1, 2, 3, 4);
+}
+
+/* Neighbourhoods of W tiles from `tile` on, (row, column, tile); zeros beyond the image and the last tile. Four tiles side
+   by side are turned at once: where they are whole, of the pixels as they lie, else of lines of their own. */
 static void read_tiles(const Winograd *task, size_t channel, size_t tile, float *to) {
   size_t pixels = task->height * task->width, end = task->first + task->tiles, width = task->width;
   for (size_t lane = 0; lane < W; lane += 4) {
@@ -58,24 +73,26 @@ static void read_tiles(const Winograd *task, size_t channel, size_t tile, float 
     int whole = tile + lane + 4 <= end && x + 16 <= width;
     for (size_t i = 0; i < 6; i++) {
       size_t y = at.row * 4 + i;
-      float lines[4][8], row[18];
-      if (whole && y >= 1 && y <= task->height) {
-        const float *from = task->x + (at.image * task->inputs + channel) * pixels + (y - 1) * width + x;
-        row[0] = x > 0 ? from[-1] : 0.0f, row[17] = x + 16 < width ? from[16] : 0.0f;
-        memcpy(row + 1, from, 16 * sizeof(float));
-      } else if (whole) {
-        memset(row, 0, sizeof row);
-      } else {
-        for (size_t each = 0; each < 4; each++) {
-          Place its = place_of(task, tile + lane + each);
-          memset(lines[each], 0, sizeof lines[each]);
-          if (tile + lane + each < end)
-            read_line(task, task->x + (its.image * task->inputs + channel) * pixels, its, i, lines[each]);
+      if (whole) {
+        float *six = to + i * 6 * W + lane;
+        if (y >= 1 && y <= task->height) {
+          const float *from = task->x + (at.image * task->inputs + channel) * pixels + (y - 1) * width + x;
+          __builtin_prefetch(from + TILES_AHEAD);
+          read_four(from, x > 0 ? from[-1] : 0.0f, x + 16 < width ? from[16] : 0.0f, six);
+        } else {
+          for (int j = 0; j < 6; j++) *(Four *)(six + j * W) = 0.0f;
         }
+        continue;
       }
-      const float *from = whole ? row : lines[0];
-      turn_four(from, whole ? 4 : 8, to + (i * 6) * W + lane, W, 1.0f);
-      turn_four(from + 2, whole ? 4 : 8, to + (i * 6 + 2) * W + lane, W, 1.0f);
+      float lines[4][8];
+      for (size_t each = 0; each < 4; each++) {
+        Place its = place_of(task, tile + lane + each);
+        memset(lines[each], 0, sizeof lines[each]);
+        if (tile + lane + each < end)
+          read_line(task, task->x + (its.image * task->inputs + channel) * pixels, its, i, lines[each]);
+      }
+      turn_four(lines[0], 8, to + (i * 6) * W + lane, W, 1.0f);
+      turn_four(lines[0] + 2, 8, to + (i * 6 + 2) * W + lane, W, 1.0f);
     }
   }
 }
