@@ -25,6 +25,7 @@ from tintype.bench.options import Folder, Names, NewFolder, PictureSize, Size, S
 from tintype.bench.peers import SDCPP, float_bundle
 from tintype.bench.rates import STAGES, graph_stage, picture_stages, tried_layers
 from tintype.bench.runner import Peer, Schedule
+from tintype.memory.budget import parse_memory
 
 REFERENCE = "onnxruntime-f32"
 EXACT, BALANCED = "tintype-exact", "tintype-balanced"
@@ -131,8 +132,10 @@ def picture_contestants(
 
     measured_steps: fewer for every peer, and sdcpp_steps for stable-diffusion.cpp; times are projected. A warm-up of
     that would cost minutes and gain nothing: it keeps no pools or caches. What others compile is kept in the folder's
-    cache, and made before.
+    cache, and made before. Raises RequestError where the budget is no size.
     """
+    if budget:
+        parse_memory(budget)
     contestants, few = {}, num_inference_steps <= FEW_STEPS
     for name in (*peers, *(f"tintype-{each}" for each in exactness), *([WITHIN] if budget else [])):
         steps = (sdcpp_steps if name == SDCPP else None) or measured_steps or num_inference_steps

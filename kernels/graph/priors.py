@@ -19,6 +19,7 @@ DEFAULT = "avx2"
 # What a kind of processor that nobody has timed is likest to, by how wide its vectors and how dear its products are.
 LIKEST: Mapping[str, str] = {
     "sse2": "sse4.2",
+    "avx512": "avx2",
     "neon": "avx2",
     "neon-dotprod": "avx512-vnni",
 }

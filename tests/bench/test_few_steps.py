@@ -20,6 +20,7 @@ from tintype.bench.sd15 import BALANCED, COMPILED, EXACT, WITHIN, picture_compar
 from tintype.bench.shapes import SHAPES
 from tintype.bundle import open_bundle
 from tintype.bundle.manifest import TINY_DECODER
+from tintype.errors import RequestError
 from tintype.export.checkpoint import hollow_module, open_checkpoint
 
 pytestmark = pytest.mark.slow
@@ -117,6 +118,11 @@ def test_the_shape_of_sdxs_is_the_published_one(tmp_path: Path) -> None:
     assert second.attn1.to_k.in_features == 640
     assert type(hollow_module(checkpoint, "vae")).__name__ == "AutoencoderTiny"
     assert checkpoint.scaling_factor == 1.0
+
+
+def test_a_budget_that_is_no_size_is_refused_before_anything_is_measured(tmp_path: Path) -> None:
+    with pytest.raises(RequestError, match="12parsecs"):
+        picture_contestants(tmp_path, **ONE_STEP, budget="12parsecs")
 
 
 def test_the_best_peer_is_the_least_of_those_that_were_measured() -> None:

@@ -106,6 +106,14 @@ def test_every_processor_has_a_table(processor, threads):
     assert table.processor == processor if processor in timed else table.processor == LIKEST.get(processor, "avx2")
 
 
+@pytest.mark.parametrize("processor", ["avx2", "avx512", "avx512-vnni", "neon", "neon-dotprod"])
+def test_operators_of_our_own_were_timed_where_first_pictures_choose_by_it(processor):
+    known = {name for row in priors_for(processor, 2).rows for name in row.ways}
+    floats = {"native_attention", "native_geglu", "native_group_norm", "native_linear", "native_winograd"}
+    assert floats <= known
+    assert ("native_integer_conv" in known) == (processor in ("avx512-vnni", "neon-dotprod"))
+
+
 def test_avx2_whose_mixed_products_are_exact_has_vnni():
     assert priors_for("avx2", 1, {"mixed_products"}).processor == "avx512-vnni"
     assert priors_for("avx2", 1).processor == "avx2"
