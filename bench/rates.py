@@ -240,9 +240,8 @@ def layers(mixed_products: bool) -> Iterator[Layer]:
             weight, conv = _weight(cells * inputs, outputs), f"Conv<pads={[cells // 9] * 4}>"
             sizes = {"sizes": np.array([1, 1, 2, 2], np.float32)}
             begin, source, constants = (_RESIZE, "wide", sizes) if name == "up" else ("", "x", {})
-            if name != "pointwise":
-                floats = {"weight": _kernel(weight, cells), "bias": np.zeros(outputs, np.float32)}
-                yield label, f"{begin}y = {conv}({source}, weight, bias)", shape, constants | floats
+            floats = {"weight": _kernel(weight, cells), "bias": np.zeros(outputs, np.float32)}
+            yield label, f"{begin}y = {conv}({source}, weight, bias)", shape, constants | floats
             constants = constants | _integers(weight, mixed_products)
             constants |= {"step": np.array(8 / 255, np.float32), "middle": np.array(128, np.uint8)}
             constants["integers"] = _kernel(constants["integers"], cells)

@@ -43,6 +43,7 @@ from tintype.kernels.native.integer_conv import NativeIntegerConv, NativeInteger
 from tintype.kernels.native.integer_linear import NativeIntegerGeglu, NativeIntegerLinear
 from tintype.kernels.native.joined_convs import JoinedIntegerConvs
 from tintype.kernels.native.linear import NativeGeglu, NativeLinear
+from tintype.kernels.native.pointwise import NativePointwise
 from tintype.kernels.native.winograd import NativeWinograd, NativeWinogradFew
 from tintype.kernels.portable.attention import AttentionAsMultiHead
 from tintype.kernels.portable.attention_products import AttentionAsProducts
@@ -80,6 +81,7 @@ _ALL: tuple[Rewrite, ...] = (
     WinogradConv(6),
     NativeWinograd(),
     NativeWinogradFew(),
+    NativePointwise(),
     UpsampleConvAsProducts(),
     UpsampleConvAsPhases(),
     UpsampleConvAsInt8Phases(),

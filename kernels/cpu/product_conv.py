@@ -120,7 +120,8 @@ def _toom_cook(
 
 @dataclass(frozen=True, slots=True)
 class PlainConv:
-    """A 3x3 convolution of stride 1 and padding 1 with fixed weights; `float_weight` reads them, also from int8."""
+    """A convolution of stride 1 with fixed weights, whose output is as large as its input; `float_constant` reads them,
+    also from int8."""
 
     node: ir.Node
     source: ir.Value  # (batch, inputs, height, width), all numbers
@@ -132,8 +133,9 @@ class PlainConv:
         return None if value is None else float_constant(value)
 
 
-def plain_conv(node: ir.Node, shapes: Shapes) -> PlainConv | None:
-    """The convolution at this node when it is one that a transform can take, else None."""
+def plain_conv(node: ir.Node, shapes: Shapes, side: int = 3) -> PlainConv | None:
+    """The convolution at this node when it is a plain one of that side, which is odd, else None: one of 3x3 is what a
+    transform can take."""
     if node.op_type != "Conv" or node.domain != "" or node.inputs[0] is None:
         return None
     get = node.attributes
@@ -141,13 +143,13 @@ def plain_conv(node: ir.Node, shapes: Shapes) -> PlainConv | None:
         tuple(get[name].as_ints()) if name in get else default
         for name, default in (("pads", (0, 0, 0, 0)), ("strides", (1, 1)), ("dilations", (1, 1)))
     )
-    if pads != (1, 1, 1, 1) or strides != (1, 1) or dilations != (1, 1) or get.get_int("group", 1) != 1:
+    if pads != (side // 2,) * 4 or strides != (1, 1) or dilations != (1, 1) or get.get_int("group", 1) != 1:
         return None
     if get.get_string("auto_pad", "NOTSET") != "NOTSET":
         return None
     shape = shapes.of(node.inputs[0])
     weight = shapes.of(node.inputs[1]) if is_fixed(node.inputs[1]) else None
-    if shape is None or weight is None or len(shape) != 4 or weight[2:] != (3, 3):
+    if shape is None or weight is None or len(shape) != 4 or weight[2:] != (side, side):
         return None
     if not all(isinstance(dim, int) and dim > 0 for dim in (*shape, *weight)):
         return None

@@ -175,6 +175,34 @@ static void check_winograd(const Kernels *kernels, size_t images, size_t inputs,
   give_back();
 }
 
+static void check_pointwise(const Kernels *kernels, size_t images, size_t inputs, size_t outputs, size_t pixels, int sums) {
+  size_t blocks = (outputs + WINOGRAD_OUTPUTS - 1) / WINOGRAD_OUTPUTS, count = images * outputs * pixels;
+  const float *weight = noise(outputs * inputs);
+  float *packed = guarded(blocks * inputs * WINOGRAD_OUTPUTS * sizeof(float));
+  for (size_t o = 0; o < blocks * WINOGRAD_OUTPUTS; o++)
+    for (size_t i = 0; i < inputs; i++)
+      packed[(o / WINOGRAD_OUTPUTS * inputs + i) * WINOGRAD_OUTPUTS + o % WINOGRAD_OUTPUTS] =
+          o < outputs ? weight[o * inputs + i] : 0;
+  Winograd same = convolution(images, inputs, outputs, 1, pixels, sums);
+  Pointwise task = {.x = same.x, .weights = packed, .bias = same.bias, .shift = same.shift, .shifts = same.shifts};
+  task.added = same.added, task.y = same.y;
+  task.images = images, task.inputs = inputs, task.outputs = outputs, task.pixels = pixels;
+  task.scratch = guarded(kernels->pointwise_scratch(&task) * sizeof(float));
+  for (size_t i = 0; i < kernels->pointwise_layers(&task); i++) kernels->pointwise_lay(&task, i);
+  for (size_t i = 0; i < kernels->pointwise_tasks(&task); i++) kernels->pointwise(&task, i);
+  double *expected = malloc(count * sizeof(double));
+  for (size_t place = 0; place < count; place++) {
+    size_t pixel = place % pixels, output = place / pixels % outputs, image = place / pixels / outputs;
+    double sum = task.bias[output] + (task.shift ? task.shift[image * task.shifts + output] : 0);
+    sum += task.added ? task.added[place] : 0;
+    for (size_t i = 0; i < inputs; i++) sum += weight[output * inputs + i] * (double)task.x[(image * inputs + i) * pixels + pixel];
+    expected[place] = sum;
+  }
+  demand_near(task.y, expected, count, 1e-3);
+  free(expected);
+  give_back();
+}
+
 static void check_few_tiles(const Kernels *kernels, size_t images, size_t inputs, size_t outputs, size_t height,
                             size_t width, int sums) {
   size_t blocks = (outputs + FEW_OUTPUTS - 1) / FEW_OUTPUTS, count = images * outputs * height * width;
@@ -291,6 +319,10 @@ int main(void) {
     check_winograd(kernels, 3, 5, 7, 36, 40, 1, 2); /* in strips, of which the last is not full */
     check_few_tiles(kernels, 1, 70, 40, 16, 16, 1);
     check_few_tiles(kernels, 3, 5, 7, 36, 40, 2);
+    for (size_t pixels = 1; pixels < 80; pixels += pixels < 10 ? 1 : 13)
+      for (size_t outputs = 1; outputs < 30; outputs += 9)
+        check_pointwise(kernels, 2, 3, outputs, pixels, (int)(pixels + outputs) % 3);
+    check_pointwise(kernels, 1, 40, 171, 1025, 1); /* in tasks, of which the last is not full */
     for (int activation = LINEAR_PLAIN; activation <= LINEAR_GEGLU; activation++)
       for (size_t rows = 1; rows < 30; rows += 7)
         for (size_t outputs = 1; outputs < 70; outputs += 11)

@@ -118,38 +118,75 @@ static int is_shift(const Tensor *shift, const Tensor *y) {
   return shift->rank == 4 && !memcmp(shift->dims, shape, sizeof shape);
 }
 
-/* WinogradConv: x (batch, inputs, height, width); weights, transformed (36, blocks, inputs, 10) or as they are (blocks,
-   inputs, 9, 32); bias (outputs); and what is added: shift (batch or 1, outputs, 1, 1), to every pixel, and added, as y -> y
-   (batch, outputs, height, width). */
+/* What convolutions of floats take: x (batch, inputs, height, width); weights; bias (outputs); and what is added: shift (batch
+   or 1, outputs, 1, 1), to every pixel, and added, as y (batch, outputs, height, width). */
+typedef struct {
+  Tensor x, weights, bias, shift, added, y;
+  size_t shifts; /* how far those of two images are apart */
+} Convolution;
+
+static OrtStatus *read_convolution(const OrtApi *api, OrtKernelContext *context, size_t weight_rank, Convolution *conv) {
+  RETURN_IF(read_input(api, context, 0, &conv->x));
+  RETURN_IF(read_input(api, context, 1, &conv->weights));
+  RETURN_IF(read_input(api, context, 2, &conv->bias));
+  RETURN_IF(read_optional(api, context, 3, &conv->shift));
+  RETURN_IF(read_optional(api, context, 4, &conv->added));
+  if (conv->x.rank != 4 || conv->weights.rank != weight_rank || conv->bias.rank != 1)
+    return refuse(api, "a convolution's x has 4 dimensions and its bias 1, or the weights are not those of such channels");
+  conv->y = conv->x, conv->y.dims[1] = conv->bias.dims[0];
+  if (conv->shift.data && !is_shift(&conv->shift, &conv->y))
+    return refuse(api, "the shift has to have a number for each channel, of each image or of all");
+  if (conv->added.data && !same_shape(&conv->added, &conv->y))
+    return refuse(api, "what is added has another shape than a convolution's output");
+  conv->shifts = conv->shift.rank && conv->shift.dims[0] == 1 ? 0 : (size_t)conv->bias.dims[0];
+  return NULL;
+}
+
+/* WinogradConv: weights transformed (36, blocks, inputs, 10) or as they are (blocks, inputs, 9, 32). */
 static OrtStatus *winograd(const Node *node, OrtKernelContext *context) {
   const OrtApi *api = node->api;
-  Tensor x, weights, bias, shift, added;
-  RETURN_IF(read_input(api, context, 0, &x));
-  RETURN_IF(read_input(api, context, 1, &weights));
-  RETURN_IF(read_input(api, context, 2, &bias));
-  RETURN_IF(read_optional(api, context, 3, &shift));
-  RETURN_IF(read_optional(api, context, 4, &added));
-  if (x.rank != 4 || weights.rank != 4 || bias.rank != 1)
-    return refuse(api, "WinogradConv: x and weights have 4 dimensions, and bias 1");
-  int few = weights.dims[3] == FEW_OUTPUTS;
-  int64_t each = few ? FEW_OUTPUTS : WINOGRAD_OUTPUTS, blocks = (bias.dims[0] + each - 1) / each, inputs = x.dims[1];
+  Convolution conv;
+  RETURN_IF(read_convolution(api, context, 4, &conv));
+  int few = conv.weights.dims[3] == FEW_OUTPUTS;
+  int64_t each = few ? FEW_OUTPUTS : WINOGRAD_OUTPUTS, blocks = (conv.bias.dims[0] + each - 1) / each;
+  int64_t inputs = conv.x.dims[1];
   const int64_t transformed[4] = {36, blocks, inputs, each}, filters[4] = {blocks, inputs, 9, each};
-  if (memcmp(weights.dims, few ? filters : transformed, sizeof filters))
+  if (memcmp(conv.weights.dims, few ? filters : transformed, sizeof filters))
     return refuse(api, "WinogradConv: the weights are not those of such channels");
-  Tensor y = x;
-  y.dims[1] = bias.dims[0];
-  if (shift.data && !is_shift(&shift, &y))
-    return refuse(api, "WinogradConv: the shift has to have a number for each channel, of each image or of all");
-  if (added.data && !same_shape(&added, &y))
-    return refuse(api, "WinogradConv: what is added has another shape than the output");
-  RETURN_IF(make_output(api, context, &y));
-  if (!product(y.dims, 4)) return NULL;
-  Winograd task = {.x = x.data, .weights = weights.data, .bias = bias.data, .y = y.data};
-  task.shift = shift.data, task.added = added.data, task.shifts = shift.rank && shift.dims[0] == 1 ? 0 : (size_t)bias.dims[0];
-  task.inputs = (size_t)inputs, task.outputs = (size_t)bias.dims[0];
-  task.height = (size_t)x.dims[2], task.width = (size_t)x.dims[3];
-  size_t tiles = (size_t)x.dims[0] * ((task.height + 3) / 4) * ((task.width + 3) / 4);
+  RETURN_IF(make_output(api, context, &conv.y));
+  if (!product(conv.y.dims, 4)) return NULL;
+  Winograd task = {.x = conv.x.data, .weights = conv.weights.data, .bias = conv.bias.data, .y = conv.y.data};
+  task.shift = conv.shift.data, task.added = conv.added.data, task.shifts = conv.shifts;
+  task.inputs = (size_t)inputs, task.outputs = (size_t)conv.bias.dims[0];
+  task.height = (size_t)conv.x.dims[2], task.width = (size_t)conv.x.dims[3];
+  size_t tiles = (size_t)conv.x.dims[0] * ((task.height + 3) / 4) * ((task.width + 3) / 4);
   return (few ? few_tiles : winograd_strips)(node, context, &task, tiles);
+}
+
+/* PointwiseConv: weights (blocks, inputs, 10). */
+static OrtStatus *pointwise(const Node *node, OrtKernelContext *context) {
+  const OrtApi *api = node->api;
+  const Kernels *kernels = node->kernels;
+  Convolution conv;
+  RETURN_IF(read_convolution(api, context, 3, &conv));
+  int64_t blocks = (conv.bias.dims[0] + WINOGRAD_OUTPUTS - 1) / WINOGRAD_OUTPUTS;
+  const int64_t fit[3] = {blocks, conv.x.dims[1], WINOGRAD_OUTPUTS};
+  if (memcmp(conv.weights.dims, fit, sizeof fit))
+    return refuse(api, "PointwiseConv: the weights are not those of such channels");
+  RETURN_IF(make_output(api, context, &conv.y));
+  if (!product(conv.y.dims, 4)) return NULL;
+  Pointwise task = {.x = conv.x.data, .weights = conv.weights.data, .bias = conv.bias.data, .y = conv.y.data};
+  task.shift = conv.shift.data, task.added = conv.added.data, task.shifts = conv.shifts;
+  task.images = (size_t)conv.x.dims[0], task.inputs = (size_t)conv.x.dims[1], task.outputs = (size_t)conv.bias.dims[0];
+  task.pixels = product(conv.x.dims + 2, 2);
+  Scratch scratch;
+  OrtStatus *status = take_scratch(api, context, kernels->pointwise_scratch(&task) * sizeof(float), &scratch);
+  task.scratch = scratch.data;
+  size_t laid = kernels->pointwise_layers(&task), tasks = kernels->pointwise_tasks(&task);
+  if (!status) status = KernelContext_ParallelFor(api)(context, kernels->pointwise_lay, laid, 0, &task);
+  if (!status) status = KernelContext_ParallelFor(api)(context, kernels->pointwise, tasks, 0, &task);
+  release_scratch(&scratch);
+  return status;
 }
 
 /* The sizes of a layer, whose bias is its third input, what is added its `place`th, and what is added by low rank the two

@@ -29,6 +29,8 @@
 
 #include "few_tiles.h"
 
+#include "pointwise.h"
+
 #define JOIN_(a, b) a##b
 #define JOIN(a, b) JOIN_(a, b)
 #define TEXT_(a) #a
@@ -77,4 +79,9 @@ const Kernels JOIN(kernels_, SET) = {
     .few_tasks = few_tasks,
     .few_scratch = few_scratch,
     .winograd_scratch = winograd_scratch,
+    .pointwise_lay = pointwise_lay,
+    .pointwise = pointwise,
+    .pointwise_layers = pointwise_layers,
+    .pointwise_tasks = pointwise_tasks,
+    .pointwise_scratch = pointwise_scratch,
 };

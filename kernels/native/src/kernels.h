@@ -149,6 +149,20 @@ typedef struct {
   size_t first, tiles, room; /* of the strip; room: the least multiple of panel (of 16 for few_tiles) that holds its tiles */
 } Winograd;
 
+/* A 1x1 convolution of stride 1. A task of `lay` is some pixels of an image; one of `pointwise` some outputs of some pixels,
+   once all is laid out. */
+typedef struct {
+  const float *x;       /* (images, inputs, pixels) */
+  const float *weights; /* (blocks of outputs, inputs, WINOGRAD_OUTPUTS), zeros beyond the last output */
+  const float *bias;    /* (outputs) */
+  const float *shift;   /* (images, outputs), added to every pixel, or NULL */
+  size_t shifts;        /* how far those of two images are apart; 0 where all have the same */
+  const float *added;   /* as y, or NULL */
+  float *y;             /* (images, outputs, pixels) */
+  float *scratch;       /* pointwise_scratch numbers */
+  size_t images, inputs, outputs, pixels;
+} Pointwise;
+
 /* One way to attend. Packed numbers are floats, or pairs of halves as large. */
 typedef struct {
   void (*pack)(void *, size_t index);   /* of batch * heads * attention_pieces */
@@ -187,6 +201,9 @@ typedef struct {
   size_t (*winograd_panel)(size_t tiles), (*winograd_products)(const Winograd *), (*winograd_scratch)(const Winograd *);
   void (*few_tiles)(void *, size_t index); /* of few_tasks */
   size_t (*few_tasks)(const Winograd *), (*few_scratch)(const Winograd *);
+  void (*pointwise_lay)(void *, size_t index); /* of pointwise_layers */
+  void (*pointwise)(void *, size_t index);     /* of pointwise_tasks */
+  size_t (*pointwise_layers)(const Pointwise *), (*pointwise_tasks)(const Pointwise *), (*pointwise_scratch)(const Pointwise *);
 } Kernels;
 
 /* The best set of those that this processor has and its system lets programs use: never NULL. */

@@ -63,6 +63,7 @@ static OrtStatus *create_integers(const OrtCustomOp *operator, const OrtApi *api
 
 static OrtStatus *compute_group_norm(void *kernel, OrtKernelContext *context) { return group_norm(kernel, context); }
 static OrtStatus *compute_winograd(void *kernel, OrtKernelContext *context) { return winograd(kernel, context); }
+static OrtStatus *compute_pointwise(void *kernel, OrtKernelContext *context) { return pointwise(kernel, context); }
 static OrtStatus *compute_attention(void *kernel, OrtKernelContext *context) { return attention(kernel, context); }
 static OrtStatus *compute_linear(void *kernel, OrtKernelContext *context) { return linear(kernel, context); }
 static OrtStatus *compute_integers(void *kernel, OrtKernelContext *context) { return integer_linear(kernel, context); }
@@ -80,6 +81,7 @@ static OrtStatus *infer_nothing(const OrtCustomOp *operator, OrtShapeInferContex
 static const char *group_norm_name(const OrtCustomOp *operator) { return (void)operator, "GroupNormSilu"; }
 static const char *attention_name(const OrtCustomOp *operator) { return (void)operator, "HeadsAttention"; }
 static const char *winograd_name(const OrtCustomOp *operator) { return (void)operator, "WinogradConv"; }
+static const char *pointwise_name(const OrtCustomOp *operator) { return (void)operator, "PointwiseConv"; }
 static const char *linear_name(const OrtCustomOp *operator) { return (void)operator, "LinearLayer"; }
 static const char *integers_name(const OrtCustomOp *operator) { return (void)operator, "IntegerLinear"; }
 static const char *four_bits_name(const OrtCustomOp *operator) { return (void)operator, "FourBitLinear"; }
@@ -136,6 +138,7 @@ static const OrtCustomOp operators[] = {
     OF_FLOATS(group_norm_name, three_ports, compute_group_norm, infer_as_first),
     OF_FLOATS(attention_name, three_ports, compute_attention, infer_as_first),
     OF_FLOATS(winograd_name, five_ports, compute_winograd, infer_channels),
+    OF_FLOATS(pointwise_name, five_ports, compute_pointwise, infer_channels),
     OF_FLOATS(linear_name, six_ports, compute_linear, infer_columns),
     OPERATOR(integers_name, eight_ports, integers_type, five_required, create_integers, compute_integers, infer_columns),
     OPERATOR(four_bits_name, eight_ports, four_bits_type, five_required, create, compute_four_bits, infer_columns),

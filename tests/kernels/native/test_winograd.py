@@ -12,9 +12,9 @@ from own_nodes import model_of_node
 from tintype.engine.device import native
 from tintype.kernels.base import OWN
 from tintype.kernels.graph import choice
+from tintype.kernels.native.own_conv import OUTPUTS
 from tintype.kernels.native.winograd import (
     FEW_TILES,
-    OUTPUTS,
     NativeWinograd,
     NativeWinogradFew,
     few_packed_weights,
