@@ -50,7 +50,7 @@ static double *rounded_groups(const float *x, size_t count) {
 static void check_four_bits(const Kernels *kernels, size_t rows, size_t inputs, size_t outputs, int activation, int rounded,
                             int sums, size_t rank) {
   size_t count = rows * outputs, halves = activation == LINEAR_GEGLU ? 2 : 1, groups = inputs / FOUR_BIT_GROUP;
-  size_t blocks = (rows + FOUR_BIT_ROWS - 1) / FOUR_BIT_ROWS, room = blocks * FOUR_BIT_ROWS;
+  size_t each = rounded ? FOUR_BIT_ROWS : FOUR_BIT_SET, blocks = (rows + each - 1) / each, room = blocks * each;
   FourBits task = {.layer = {.x = noise(rows * inputs), .bias = noise(halves * outputs), .rows = rows, .inputs = inputs}};
   task.layer.outputs = outputs, task.layer.activation = activation, task.layer.y = guarded(count * sizeof(float));
   if (sums) task.layer.added = noise(count);
