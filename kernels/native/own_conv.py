@@ -65,6 +65,15 @@ class OwnConv(Kernel):
         replace(output, insert(last, self.operator, inputs, domain=OWN, like=output))
 
 
+def in_blocks(weights: NDArray[np.float32]) -> NDArray[np.float32]:
+    """(matrices, outputs, inputs) -> (matrices, blocks, inputs, 10); zeros beyond the last output."""
+    count, outputs, inputs = weights.shape
+    blocks = -(-outputs // OUTPUTS)
+    padded = np.zeros((count, blocks * OUTPUTS, inputs), np.float32)
+    padded[:, :outputs] = weights
+    return np.ascontiguousarray(padded.reshape(count, blocks, OUTPUTS, inputs).swapaxes(2, 3))
+
+
 def _bias(conv: PlainConv, graph: ir.Graph, name: str) -> ir.Value:
     bias = np.zeros(conv.weight_shape[0], np.float32) if conv.bias is None else conv.bias
     return add_constant(graph, bias, f"{name}_bias")

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tintype.kernels.native.own_conv import OUTPUTS, OwnConv
+from tintype.kernels.native.own_conv import OwnConv, in_blocks
 
 LEAST_PIXELS = 16  # of a picture: two vectors of AVX2
 
@@ -38,8 +38,4 @@ class NativePointwise(OwnConv):
 
 def pointwise_weights(weight: NDArray[np.float32]) -> NDArray[np.float32]:
     """(outputs, inputs, 1, 1) -> (blocks, inputs, 10); zeros beyond the last output."""
-    outputs, inputs = weight.shape[:2]
-    blocks = -(-outputs // OUTPUTS)
-    padded = np.zeros((blocks * OUTPUTS, inputs), np.float32)
-    padded[:outputs] = weight.reshape(outputs, inputs)
-    return np.ascontiguousarray(padded.reshape(blocks, OUTPUTS, inputs).swapaxes(1, 2))
+    return in_blocks(weight.reshape(1, *weight.shape[:2]))[0]

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tintype.kernels.cpu.product_conv import winograd
-from tintype.kernels.native.own_conv import OUTPUTS, OwnConv
+from tintype.kernels.native.own_conv import OwnConv, in_blocks
 
 TILE = 4
 FEW_OUTPUTS = 32  # of a block, whose weights lie side by side
@@ -26,15 +26,14 @@ class NativeWinograd(OwnConv):
     name = "native_winograd"
     exactness = "the same sums in another order; fp32 error of some 1e-5 deviations, above 120 dB"
     operator, side = "WinogradConv", 3
+    few: ClassVar[bool] = False  # whether it is for few tiles
 
     def suits(self, batch: int, height: int, width: int) -> bool:
-        return min(height, width) >= TILE and self._suits(batch * -(-height // TILE) * -(-width // TILE))
+        tiles = batch * -(-height // TILE) * -(-width // TILE)
+        return min(height, width) >= TILE and (tiles <= FEW_TILES) == self.few
 
     def packed(self, weight: NDArray[np.float32]) -> NDArray[np.float32]:
         return packed_weights(weight)
-
-    def _suits(self, tiles: int) -> bool:
-        return tiles > FEW_TILES
 
     @staticmethod
     def reference(x: NDArray[Any], weight: NDArray[Any], bias: NDArray[Any]) -> NDArray[Any]:
@@ -50,9 +49,7 @@ class NativeWinogradFew(NativeWinograd):
     """
 
     name = "native_winograd_few"
-
-    def _suits(self, tiles: int) -> bool:
-        return tiles <= FEW_TILES
+    few = True
 
     def packed(self, weight: NDArray[np.float32]) -> NDArray[np.float32]:
         return few_packed_weights(weight)
@@ -60,11 +57,7 @@ class NativeWinogradFew(NativeWinograd):
 
 def packed_weights(weight: NDArray[np.float32]) -> NDArray[np.float32]:
     """(outputs, inputs, 3, 3) -> (36, blocks, inputs, 10), transformed; zeros beyond the last output."""
-    outputs, inputs = weight.shape[:2]
-    blocks = -(-outputs // OUTPUTS)
-    padded = np.zeros((36, blocks * OUTPUTS, inputs), np.float32)
-    padded[:, :outputs] = winograd(TILE).weights(weight)
-    return np.ascontiguousarray(padded.reshape(36, blocks, OUTPUTS, inputs).swapaxes(2, 3))
+    return in_blocks(winograd(TILE).weights(weight))
 
 
 def few_packed_weights(weight: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import onnx
 import onnx_ir as ir
 from numpy.typing import NDArray
@@ -31,6 +32,24 @@ def give(model: onnx.ModelProto, feed: dict[str, NDArray[Any]], name: str, array
     feed[name] = array
     port = next(port for port in model.graph.input if port.name == name)
     port.type.CopyFrom(port_of(name, array).type)
+
+
+def conv_arrays(random: np.random.Generator, sizes: tuple[int, ...], side: int) -> tuple[NDArray[np.float32], ...]:
+    """x, weight and bias. sizes: batch, inputs, outputs, height, width."""
+    batch, inputs, outputs, height, width = sizes
+    weight = (random.standard_normal((outputs, inputs, side, side)) / (side * np.sqrt(inputs))).astype(np.float32)
+    x = random.standard_normal((batch, inputs, height, width), np.float32)
+    return x, weight, random.standard_normal(outputs, np.float32)
+
+
+def conv_node(
+    operator: str, x: NDArray[Any], weights: NDArray[Any], bias: NDArray[Any], **added: NDArray[Any]
+) -> tuple[onnx.ModelProto, dict[str, NDArray[Any]]]:
+    """A convolution of our own with packed weights, and what to run it with. added: the inputs `shift` and `added`,
+    where there are any."""
+    arrays = {"x": x, "weights": weights, "bias": bias} | added
+    names = ["x", "weights", "bias", *(name if name in added else "" for name in ("shift", "added"))]
+    return model_of_node(helper.make_node(operator, names, ["y"], domain=OWN), arrays), arrays
 
 
 def rewritten(model: ir.Model, *kernels: Kernel) -> ir.Model:

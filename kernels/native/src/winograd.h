@@ -51,15 +51,9 @@ INLINE void read_line(const Winograd *task, const float *image, Place at, size_t
 /* One row of the neighbourhoods of four tiles side by side, whose 16 pixels are within the image, turned: 6 numbers of
    each, W apart. */
 INLINE void read_four(const float *from, float left, float right, float *to) {
-  Four a = *(const Four *)from, b = *(const Four *)(from + 4), c = *(const Four *)(from + 8), d = *(const Four *)(from + 12);
-  Four ab = __builtin_shufflevector(a, b, 0, 4, 1, 5), cd = __builtin_shufflevector(c, d, 0, 4, 1, 5);
-  Four ab_high = __builtin_shufflevector(a, b, 2, 6, 3, 7), cd_high = __builtin_shufflevector(c, d, 2, 6, 3, 7);
-  Four first = __builtin_shufflevector(ab, cd, 0, 1, 4, 5), last = __builtin_shufflevector(ab_high, cd_high, 2, 3, 6, 7);
+  turn_four(from, 4, to + W, W, 1.0f);
+  Four first = *(const Four *)(to + W), last = *(const Four *)(to + 4 * W);
   *(Four *)to = __builtin_shufflevector((Four)left, last, 0, 4, 5, 6);
-  *(Four *)(to + W) = first;
-  *(Four *)(to + 2 * W) = __builtin_shufflevector(ab, cd, 2, 3, 6, 7);
-  *(Four *)(to + 3 * W) = __builtin_shufflevector(ab_high, cd_high, 0, 1, 4, 5);
-  *(Four *)(to + 4 * W) = last;
   *(Four *)(to + 5 * W) = __builtin_shufflevector(first, (Four)right, 1, 2, 3, 4);
 }
 

@@ -6,9 +6,8 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 from onnx import TensorProto, helper
-from own_nodes import model_of_node
+from own_nodes import conv_arrays, conv_node, give
 
-from tintype.kernels.base import OWN
 from tintype.kernels.graph import choice
 from tintype.kernels.native.own_conv import OUTPUTS
 from tintype.kernels.native.pointwise import NativePointwise, pointwise_weights
@@ -26,17 +25,11 @@ SIZES = [
 
 
 def _arrays(random, sizes):
-    batch, inputs, outputs, height, width = sizes
-    weight = (random.standard_normal((outputs, inputs, 1, 1)) / np.sqrt(inputs)).astype(np.float32)
-    x = random.standard_normal((batch, inputs, height, width), np.float32)
-    return x, weight, random.standard_normal(outputs, np.float32)
+    return conv_arrays(random, sizes, 1)
 
 
 def _node(x, weight, bias, **added):
-    """added: the inputs `shift` and `added`, where there are any."""
-    arrays = {"x": x, "weights": pointwise_weights(weight), "bias": bias} | added
-    names = ["x", "weights", "bias", *(name if name in added else "" for name in ("shift", "added"))]
-    return model_of_node(helper.make_node("PointwiseConv", names, ["y"], domain=OWN), arrays), arrays
+    return conv_node("PointwiseConv", x, pointwise_weights(weight), bias, **added)
 
 
 @pytest.mark.parametrize("sizes", SIZES, ids=str)
@@ -86,9 +79,7 @@ def test_it_takes_the_sums_behind_along(model_of, applied, instructions, random)
 @pytest.mark.parametrize("cut", [np.s_[:1], np.s_[:, :2], np.s_[..., :9]], ids=str)
 def test_weights_of_other_channels_are_an_error(instructions, run, random, cut):
     model, feed = _node(*_arrays(random, (1, 3, OUTPUTS + 1, 5, 9)))
-    feed["weights"] = np.ascontiguousarray(feed["weights"][cut])
-    for dim, size in zip(model.graph.input[1].type.tensor_type.shape.dim, feed["weights"].shape, strict=True):
-        dim.dim_value = size
+    give(model, feed, "weights", np.ascontiguousarray(feed["weights"][cut]))
     with pytest.raises(Exception, match="such channels"):
         run(model, feed)
 

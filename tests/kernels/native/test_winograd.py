@@ -7,10 +7,9 @@ import onnx_ir as ir
 import onnxruntime
 import pytest
 from onnx import TensorProto, helper
-from own_nodes import model_of_node
+from own_nodes import conv_arrays, conv_node, give
 
 from tintype.engine.device import native
-from tintype.kernels.base import OWN
 from tintype.kernels.graph import choice
 from tintype.kernels.native.own_conv import OUTPUTS
 from tintype.kernels.native.winograd import (
@@ -36,10 +35,7 @@ SIZES = [
 
 
 def _arrays(random, sizes):
-    batch, inputs, outputs, height, width = sizes
-    weight = (random.standard_normal((outputs, inputs, 3, 3)) / (3 * np.sqrt(inputs))).astype(np.float32)
-    x = random.standard_normal((batch, inputs, height, width), np.float32)
-    return x, weight, random.standard_normal(outputs, np.float32)
+    return conv_arrays(random, sizes, 3)
 
 
 def _convolved(x, weight, bias):
@@ -55,11 +51,7 @@ def _convolved(x, weight, bias):
 
 
 def _node(x, weight, bias, packed=packed_weights, **added):
-    """added: the inputs `shift` and `added`, where there are any."""
-    arrays = {"x": x, "weights": packed(weight), "bias": bias} | added
-    names = ["x", "weights", "bias", *(name if name in added else "" for name in ("shift", "added"))]
-    node = helper.make_node("WinogradConv", names, ["y"], domain=OWN)
-    return model_of_node(node, arrays), arrays
+    return conv_node("WinogradConv", x, packed(weight), bias, **added)
 
 
 @pytest.mark.parametrize("weights", PACKED)
@@ -133,9 +125,7 @@ def test_the_output_has_its_shape_in_the_graph(instructions, random):
 @pytest.mark.parametrize("cut", [np.s_[:35], np.s_[:, :1], np.s_[:, :, :2], np.s_[..., :9]], ids=str)
 def test_weights_of_other_channels_are_an_error(instructions, run, random, cut):
     model, feed = _node(*_arrays(random, (1, 3, OUTPUTS + 1, 5, 9)))
-    feed["weights"] = np.ascontiguousarray(feed["weights"][cut])
-    for dim, size in zip(model.graph.input[1].type.tensor_type.shape.dim, feed["weights"].shape, strict=True):
-        dim.dim_value = size
+    give(model, feed, "weights", np.ascontiguousarray(feed["weights"][cut]))
     with pytest.raises(Exception, match="such channels"):
         run(model, feed)
 
@@ -148,9 +138,7 @@ def test_weights_of_other_channels_are_an_error(instructions, run, random, cut):
 @pytest.mark.usefixtures("library")
 def test_filters_of_other_channels_are_an_error(run, random, cut, weights):
     model, feed = _node(*_arrays(random, (1, 3, 33, 5, 9)), PACKED[weights])
-    feed["weights"] = np.ascontiguousarray(feed["weights"][cut])
-    for dim, size in zip(model.graph.input[1].type.tensor_type.shape.dim, feed["weights"].shape, strict=True):
-        dim.dim_value = size
+    give(model, feed, "weights", np.ascontiguousarray(feed["weights"][cut]))
     with pytest.raises(Exception, match="such channels"):
         run(model, feed)
 
