@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import logging
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx_ir as ir
 import pytest
 from pictures import PROMPT, psnr_db
 
 import tintype
+from tintype.engine import has_ability
+from tintype.engine.device.providers import TARGETS
 from tintype.export import export_bundle
+from tintype.kernels.cpu.unsigned_weights import UnsignedWeights
+from tintype.kernels.registry import lower
 from tintype.sampling import noise_source
 
 pytestmark = [
@@ -23,6 +29,7 @@ pytestmark = [
 
 POSTCARD = Path(__file__).parents[2] / "models/postcard/bundle"
 SEED, STEPS = 7, 10
+OF_EACH = "You have disabled the safety checker"  # said of any folder: optimum's pipelines have none
 # What optimum logs of postcard's bundle, which is older than the scalar timesteps of those that are exported now.
 OF_A_ROW = "The exported unet onnx model expects a non scalar timestep input"
 
@@ -43,6 +50,19 @@ def exported_in(
     return bundle
 
 
+def with_sums_that_hold(bundle: Path, moved: Path) -> Path:
+    """The bundle, or `moved`: the same numbers as uint8 weights, where uint8 times int8 saturates in plain sessions."""
+    if has_ability(TARGETS["cpu"], "mixed_products"):
+        return bundle
+    shutil.copytree(bundle, moved)
+    for path in moved.glob("*/model.onnx"):
+        model = ir.load(path)
+        ir.external_data.load_to_model(model)
+        if lower(model, "cpu", kernels=[UnsignedWeights()]).as_dict():
+            ir.save(model, path)
+    return moved
+
+
 def drawn_by_optimum(bundle: Path, latents: np.ndarray, side: int) -> np.ndarray:
     import diffusers
     import torch
@@ -58,10 +78,16 @@ def drawn_by_optimum(bundle: Path, latents: np.ndarray, side: int) -> np.ndarray
     return np.asarray(made.images[0])
 
 
-def drawn_by_both(bundle: Path, caplog: pytest.LogCaptureFixture, precision: str) -> tuple[float, list[str]]:
-    """How near the pictures are, in dB, and what was logged as a warning or worse while optimum drew."""
+def drawn_by_both(
+    bundle: Path, caplog: pytest.LogCaptureFixture, precision: str, *, theirs_of: Path | None = None
+) -> tuple[float, list[str]]:
+    """How near the pictures are, in dB, and what was logged as a warning or worse while optimum drew.
+
+    theirs_of: the bundle that optimum opens, if not the same one.
+    """
     for name in ("optimum", "diffusers", "transformers"):
         logging.getLogger(name).propagate = True  # to where they are caught
+        caplog.set_level(logging.WARNING, logger=name)  # an export has quieted them
     with tintype.load(bundle, provider="cpu") as pipeline:
         assert pipeline.bundle.graph("denoiser").precision == precision
         side = pipeline.bundle.manifest.default_request.width
@@ -73,19 +99,28 @@ def drawn_by_both(bundle: Path, caplog: pytest.LogCaptureFixture, precision: str
         ).image  # fmt: skip
     caplog.clear()
     with caplog.at_level(logging.WARNING):
-        theirs = drawn_by_optimum(bundle, latents, side)
+        theirs = drawn_by_optimum(theirs_of or bundle, latents, side)
     assert np.asarray(ours).std() > 5
     measured = psnr_db(ours, theirs)
     print(f"{precision}: {measured:.1f} dB")
-    return measured, [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
+    said = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
+    assert any(message.startswith(OF_EACH) for message in said)  # what is logged is seen
+    return measured, [message for message in said if not message.startswith(OF_EACH)]
 
 
-# Nothing was trained here, and integers round otherwise in its session: 39 dB in int8 were measured.
+# Nothing was trained here, and integers round otherwise in its session: 39 dB in int8 were measured. Where products
+# saturate, optimum's picture of the bundle as it lies was 28 dB from ours: see models/FORMAT.md.
 @pytest.mark.parametrize(("precision", "gate_db"), [("fp32", 60), ("int8", 35)])
 def test_a_bundle_draws_in_optimum_and_nothing_is_warned_of(
-    exported_in: Callable[[str], Path], caplog: pytest.LogCaptureFixture, precision: str, gate_db: float
+    exported_in: Callable[[str], Path],
+    caplog: pytest.LogCaptureFixture,
+    tmp_path: Path,
+    precision: str,
+    gate_db: float,
 ) -> None:
-    measured, warned = drawn_by_both(exported_in(precision), caplog, precision)
+    bundle = exported_in(precision)
+    theirs = with_sums_that_hold(bundle, tmp_path / "moved")
+    measured, warned = drawn_by_both(bundle, caplog, precision, theirs_of=theirs)
     assert warned == []
     assert measured >= gate_db
 
