@@ -113,7 +113,7 @@ INLINE void multiply_piece(const Linear *layer, const Piece *piece, const float 
     for (int i = 0; i < rows; i++)
       for (int half = 0; half < 2; half++)
         sums[i][half] = piece->begun ? load(partial + i * LINEAR_COLUMNS + half * HALF + part) : (Floats)0.0f;
-    add_rows(sums, x, piece->weights + part, HALF, piece->inputs, rows);
+    add_rows(sums, (Rows){x, LINEAR_ROWS, 1}, piece->weights + part, HALF, piece->inputs, rows);
     if (piece->ended) {
       finish_some(layer, sums, row, piece->panel, part, rows);
       continue;

@@ -1,7 +1,8 @@
 /* Rows times a fixed matrix, with what is done to the sums before they are written; part of kernels.c.
 
    A panel is 32 columns of the matrix, two halves of 16 that lie side by side. The sums of some rows and two vectors of
-   columns stay in registers over all inputs; some rows are laid out by input before, on the stack of the thread. */
+   columns stay in registers over all inputs; rows are read as they lie, or laid out by input before, on the stack of the
+   thread. */
 
 enum { HALF = LINEAR_COLUMNS / 2 };
 #if defined(__AVX512F__) || defined(__aarch64__)
@@ -11,8 +12,13 @@ enum { LINEAR_ROWS = 6 }; /* of 16: 12 sums, 2 of weights, 1 of a row */
 #else
 enum { LINEAR_ROWS = 4 }; /* of 16: 8 sums, 2 of weights, what products that aren't fused need */
 #endif
+#if defined(__AVX512F__) || defined(__aarch64__)
+enum { ROWS_LAID_OUT = 1, LINEAR_TASK_NUMBERS = 1 << 17 }; /* of weights, which stay in a core's cache for a task's rows */
+#else
+enum { ROWS_LAID_OUT = 0, LINEAR_TASK_NUMBERS = 1 << 16 };
+#endif
 enum { LINEAR_AHEAD = 16 * LINEAR_COLUMNS }; /* weights that are asked of the cache before they are needed */
-enum { LINEAR_TASK_ROWS = 192, LINEAR_TASK_NUMBERS = 1 << 17 }; /* of rows, and of weights that stay in a core's cache */
+enum { LINEAR_TASK_ROWS = 192 };
 
 static size_t linear_panels(const Linear *task) {
   size_t columns = task->activation == LINEAR_GEGLU ? HALF : LINEAR_COLUMNS;
@@ -134,39 +140,47 @@ INLINE void finish_rows(const Linear *task, Floats sums[LINEAR_ROWS][2], int beg
   }
 }
 
-/* Products of some inputs, x (input, row) and two vectors of columns, `apart`, of a panel (input, column), to the sums that
-   are there. Vectors in one line of the cache are asked for by the processor itself. */
-INLINE void add_rows(Floats made[LINEAR_ROWS][2], const float *x, const float *weight, size_t apart, size_t inputs, int rows) {
+/* Some rows of x: of an input and the next one, and of a row and the next one, how far they are apart. */
+typedef struct {
+  const float *x;
+  size_t input, row;
+} Rows;
+
+/* Products of some inputs of some rows and two vectors of columns, `apart`, of a panel (input, column), to the sums that are
+   there. Vectors in one line of the cache are asked for by the processor itself. */
+INLINE void add_rows(Floats made[LINEAR_ROWS][2], Rows from, const float *weight, size_t apart, size_t inputs, int rows) {
   Floats sums[LINEAR_ROWS][2]; /* in registers */
   for (int i = 0; i < rows; i++) sums[i][0] = made[i][0], sums[i][1] = made[i][1];
 #pragma clang loop unroll_count(4)
-  for (size_t input = 0; input < inputs; input++, weight += LINEAR_COLUMNS, x += LINEAR_ROWS) {
+  for (size_t input = 0; input < inputs; input++, weight += LINEAR_COLUMNS, from.x += from.input) {
     if (apart == HALF) __builtin_prefetch(weight + LINEAR_AHEAD), __builtin_prefetch(weight + LINEAR_AHEAD + HALF);
     Floats low = load(weight), high = load(weight + apart);
     for (int i = 0; i < rows; i++) {
-      sums[i][0] = multiply_add((Floats)x[i], low, sums[i][0]);
-      sums[i][1] = multiply_add((Floats)x[i], high, sums[i][1]);
+      Floats x = from.x[i * from.row];
+      sums[i][0] = multiply_add(x, low, sums[i][0]);
+      sums[i][1] = multiply_add(x, high, sums[i][1]);
     }
   }
   for (int i = 0; i < rows; i++) made[i][0] = sums[i][0], made[i][1] = sums[i][1];
 }
 
-/* Some rows of a panel, for inputs from `first` on. x (input, row). */
+/* Some rows of a panel, for inputs from `first` on. */
 INLINE void multiply_rows(const Linear *task, const float *x, size_t first, size_t inputs, size_t row, size_t panel,
                           int rows) {
   const float *weights = task->weights + (panel * task->inputs + first) * LINEAR_COLUMNS;
   int begun = first > 0, ended = first + inputs == task->inputs;
+  Rows from = ROWS_LAID_OUT ? (Rows){x, LINEAR_ROWS, 1} : (Rows){x, 1, task->inputs};
 #if W == 16
   Floats sums[LINEAR_ROWS][2];
   for (int i = 0; i < rows; i++) sums[i][0] = sums[i][1] = 0.0f;
-  add_rows(sums, x, weights, HALF, inputs, rows);
+  add_rows(sums, from, weights, HALF, inputs, rows);
   finish_rows(task, sums, begun, ended, row, panel, 0, rows);
 #else
   for (size_t part = 0; part < HALF; part += 2 * W) { /* of each half two vectors, as they lie; then one of each */
     Floats made[2][LINEAR_ROWS][2], sums[LINEAR_ROWS][2];
     for (int half = 0; half < 2; half++) {
       for (int i = 0; i < rows; i++) made[half][i][0] = made[half][i][1] = 0.0f;
-      add_rows(made[half], x, weights + half * HALF + part, W, inputs, rows);
+      add_rows(made[half], from, weights + half * HALF + part, W, inputs, rows);
     }
     for (int vector = 0; vector < 2; vector++) {
       for (int i = 0; i < rows; i++) sums[i][0] = made[0][i][vector], sums[i][1] = made[1][i][vector];
@@ -194,18 +208,19 @@ static void linear(void *argument, size_t index) {
   size_t row_end = (index / across + 1) * rows, panel_end = (index % across + 1) * panels;
   if (row_end > task->rows) row_end = task->rows;
   if (panel_end > linear_panels(task)) panel_end = linear_panels(task);
-  size_t some = even_share(task->inputs, LINEAR_MOST_INPUTS);
-  LINE_ALIGNED float x[LINEAR_MOST_INPUTS * LINEAR_ROWS]; /* 60 KiB at most, on the stack of the thread */
+  size_t some = even_share(task->inputs, LINEAR_MOST_INPUTS), apart = ROWS_LAID_OUT ? 1 : task->inputs;
+  LINE_ALIGNED float laid[ROWS_LAID_OUT ? LINEAR_MOST_INPUTS * LINEAR_ROWS : 1]; /* 40 KiB at most, on the thread's stack */
   for (size_t first = 0; first < task->inputs; first += some) {
     size_t inputs = task->inputs - first < some ? task->inputs - first : some;
     for (size_t row = index / across * rows; row < row_end; row += LINEAR_ROWS) {
       size_t count = row_end - row < LINEAR_ROWS ? row_end - row : LINEAR_ROWS;
-      lay_out(task->x + row * task->inputs + first, task->inputs, inputs, count, x);
+      const float *x = task->x + row * task->inputs + first;
+      if (ROWS_LAID_OUT) lay_out(x, task->inputs, inputs, count, laid), x = laid;
       for (size_t panel = index % across * panels; panel < panel_end; panel++) {
         size_t done = 0;
         if (count == LINEAR_ROWS) multiply_all(task, x, first, inputs, row, panel), done = count;
-        for (; count - done >= 4; done += 4) multiply_four(task, x + done, first, inputs, row + done, panel);
-        for (; done < count; done++) multiply_row(task, x + done, first, inputs, row + done, panel);
+        for (; count - done >= 4; done += 4) multiply_four(task, x + done * apart, first, inputs, row + done, panel);
+        for (; done < count; done++) multiply_row(task, x + done * apart, first, inputs, row + done, panel);
       }
     }
   }
