@@ -14,6 +14,7 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 import torch
+from numpy.typing import NDArray
 
 import tintype
 from tintype.bundle import Bundle, open_bundle
@@ -150,19 +151,24 @@ def test_a_switched_graph_answers_as_torch_simulates_and_as_the_int8_graph_does(
     switched = SwitchableGraph(path, layers, scales)
     call = Call({"latent_sample": latents(0)}, run_graph(path, {"latent_sample": latents(0)}, lowered=False)["sample"])
     assert psnr_db(call.reference, switched.run([], [call])[0]) >= 100
-    (linear, *_), (conv, *_) = ([layer for layer in layers if layer.kind == kind] for kind in ("linear", "conv"))
-    for chosen in ([linear], [conv], layers):
+
+    def simulated_and_found(chosen: list[Layer]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         with torch.inference_mode(), quantized(module, chosen, scales):
             expected = parts.wrapped("vae_decoder")(latent_sample=torch.from_numpy(latents(0))).numpy()
-        found = switched.run(chosen, [call])[0]
-        damage = psnr_db(call.reference, expected)
-        print(f"{len(chosen)} layers: {damage:.1f} dB of damage, simulated to {psnr_db(expected, found):.1f} dB")
-        assert 20 < damage < 90
-        assert psnr_db(expected, found) >= damage + 6  # some numbers are rounded the other way
+        return expected, switched.run(chosen, [call])[0]
+
+    for layer in layers:
+        expected, found = simulated_and_found([layer])
+        assert 20 < psnr_db(call.reference, expected) < 110, layer.module
+        assert psnr_db(expected, found) >= psnr_db(call.reference, expected) + 20, layer.module
+    # A number that is rounded the other way changes the next layer's: of all together only the damage is the same.
+    simulated, found = (psnr_db(call.reference, each) for each in simulated_and_found(layers))
+    assert 20 < simulated < 60
+    assert abs(simulated - found) <= 1.5
     model = load_graph(path)
     quantize_graph(model, layers, scales)
     save_graph(model, tmp_path / "model.onnx")
-    real = run_graph(tmp_path / "model.onnx", call.feed, lowered=False)["sample"]
+    real = run_graph(tmp_path / "model.onnx", call.feed)["sample"]  # as built: plain products of bytes may saturate
     damage = [psnr_db(call.reference, each) for each in (real, switched.run(layers, [call])[0])]
     assert abs(damage[0] - damage[1]) <= 3
 
