@@ -56,6 +56,7 @@ MARKS = ["<|startoftext|>", "<|endoftext|>"]
 # An export's least: what is judged are time and memory. Sides are in latent cells.
 LEAST_EFFORT = {"steps": 2, "calibration_prompts": 1, "gate_prompts": 1, "gate_calls": 1, "latent_size": 64}
 CALIBRATION_SAMPLES = 2
+TRACED_SIDE = 128  # pixels of what OpenVINO's conversion traces, which leaves sizes free: a large picture takes minutes
 SPREAD = 0.7  # of a layer's output where its input's is 1: values keep their size from layer to layer
 EVEN_SPREAD = 73.3  # of integers that are drawn evenly of -127 .. 127
 
@@ -212,7 +213,7 @@ def _make_openvino(folder: Path, into: Path, shape: str, damage_seconds: float) 
     modules = Modules(open_checkpoint(folder / "checkpoint", _options(folder)))
     is_half = SHAPES[shape].dtype == "float16"
     for role in _drawing_roles(folder):
-        job = Job(model=str(float_bundle(folder)), role=role, batch_size=2)
+        job = Job(model=str(float_bundle(folder)), role=role, batch_size=2, width=TRACED_SIDE, height=TRACED_SIDE)
         example = {name: torch.from_numpy(array) for name, array in graph_inputs(job).items()}
         module = modules.wrapped(role).eval()
         if is_half:  # as optimum-intel traces weights of 16 bits: they stay so, all else is fp32
