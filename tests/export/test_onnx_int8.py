@@ -14,6 +14,7 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 import torch
+from exact_sums import hold_sums
 from numpy.typing import NDArray
 
 import tintype
@@ -159,18 +160,19 @@ def test_a_switched_graph_answers_as_torch_simulates_and_as_the_int8_graph_does(
 
     for layer in layers:
         expected, found = simulated_and_found([layer])
-        assert 20 < psnr_db(call.reference, expected) < 110, layer.module
-        assert psnr_db(expected, found) >= psnr_db(call.reference, expected) + 20, layer.module
+        damage = psnr_db(call.reference, expected)
+        assert 20 < damage < 90, layer.module
+        assert psnr_db(expected, found) >= damage + 20, layer.module
     # A number that is rounded the other way changes the next layer's: of all together only the damage is the same.
     simulated, found = (psnr_db(call.reference, each) for each in simulated_and_found(layers))
     assert 20 < simulated < 60
     assert abs(simulated - found) <= 1.5
     model = load_graph(path)
     quantize_graph(model, layers, scales)
+    hold_sums(model)
     save_graph(model, tmp_path / "model.onnx")
-    real = run_graph(tmp_path / "model.onnx", call.feed)["sample"]  # as built: plain products of bytes may saturate
-    damage = [psnr_db(call.reference, each) for each in (real, switched.run(layers, [call])[0])]
-    assert abs(damage[0] - damage[1]) <= 3
+    real = run_graph(tmp_path / "model.onnx", call.feed, lowered=False)["sample"]
+    assert abs(psnr_db(call.reference, real) - found) <= 3
 
 
 def test_walks_are_those_of_diffusers_at_the_same_noise(

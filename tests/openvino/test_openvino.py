@@ -67,7 +67,7 @@ def test_balanced_is_the_same_picture_within_what_8_bits_cost_the_processor():
                 request = {"seed": 7, "exactness": exactness, "watermark": False}
                 drawn[provider, exactness] = pipeline.generate(PROMPT, **request).image
     cost_db = _psnr_db(drawn["cpu", "balanced"], drawn["cpu", "exact"])
-    assert cost_db < 60  # integers were rounded there
+    assert 35 < cost_db < 60  # integers were rounded there
     assert _psnr_db(drawn["openvino", "balanced"], drawn["cpu", "balanced"]) >= cost_db - 1
     assert _psnr_db(drawn["openvino", "balanced"], drawn["cpu", "exact"]) >= 45
 

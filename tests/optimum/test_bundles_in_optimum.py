@@ -11,14 +11,11 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 import pytest
+from exact_sums import hold_sums
 from pictures import PROMPT, psnr_db
 
 import tintype
-from tintype.engine import has_ability
-from tintype.engine.device.providers import TARGETS
 from tintype.export import export_bundle
-from tintype.kernels.cpu.unsigned_weights import UnsignedWeights
-from tintype.kernels.registry import lower
 from tintype.sampling import noise_source
 
 pytestmark = [
@@ -51,14 +48,12 @@ def exported_in(
 
 
 def with_sums_that_hold(bundle: Path, moved: Path) -> Path:
-    """The bundle, or `moved`: the same numbers as uint8 weights, where uint8 times int8 saturates in plain sessions."""
-    if has_ability(TARGETS["cpu"], "mixed_products"):
-        return bundle
+    """A copy of the bundle as plain sessions need it on this processor."""
     shutil.copytree(bundle, moved)
     for path in moved.glob("*/model.onnx"):
         model = ir.load(path)
         ir.external_data.load_to_model(model)
-        if lower(model, "cpu", kernels=[UnsignedWeights()]).as_dict():
+        if hold_sums(model):
             ir.save(model, path)
     return moved
 

@@ -12,13 +12,10 @@ enum { LINEAR_ROWS = 6 }; /* of 16: 12 sums, 2 of weights, 1 of a row */
 #else
 enum { LINEAR_ROWS = 4 }; /* of 16: 8 sums, 2 of weights, what products that aren't fused need */
 #endif
-#if defined(__AVX512F__) || defined(__aarch64__)
-enum { ROWS_LAID_OUT = 1, LINEAR_TASK_NUMBERS = 1 << 17 }; /* of weights, which stay in a core's cache for a task's rows */
-#else
-enum { ROWS_LAID_OUT = 0, LINEAR_TASK_NUMBERS = 1 << 16 };
-#endif
+enum { ROWS_LAID_OUT = LINEAR_ROWS == 8 };
 enum { LINEAR_AHEAD = 16 * LINEAR_COLUMNS }; /* weights that are asked of the cache before they are needed */
-enum { LINEAR_TASK_ROWS = 192 };
+enum { LINEAR_TASK_ROWS = 192, LINEAR_TASK_NUMBERS = ROWS_LAID_OUT ? 1 << 17 : 1 << 16 }; /* of rows, and of weights that stay
+   in a core's cache for them */
 
 static size_t linear_panels(const Linear *task) {
   size_t columns = task->activation == LINEAR_GEGLU ? HALF : LINEAR_COLUMNS;
