@@ -50,6 +50,7 @@ class Kernel(ABC):
     likely_seconds: of a measured one, what it takes in times of the layer as it is, about, where no table of priors has
     such layers; 0: nobody can say, and it is not put in there.
     kind: of a measured one, what the layers that it matches are called, where that isn't their operator's name.
+    keeps_halves: weights that are stored as float16 stay so; elsewhere a build makes them floats, twice as large.
     """
 
     name: str
@@ -64,6 +65,7 @@ class Kernel(ABC):
     by_default: ClassVar[bool] = False
     likely_seconds: ClassVar[float] = 0.0
     kind: ClassVar[str] = ""
+    keeps_halves: ClassVar[bool] = False
 
     @abstractmethod
     def matches(self, node: ir.Node, shapes: Shapes) -> bool:

@@ -44,7 +44,7 @@ from tintype.kernels.native.integer_linear import NativeIntegerGeglu, NativeInte
 from tintype.kernels.native.joined_convs import JoinedIntegerConvs
 from tintype.kernels.native.linear import NativeGeglu, NativeLinear
 from tintype.kernels.native.pointwise import NativePointwise
-from tintype.kernels.native.winograd import NativeWinograd, NativeWinogradFew
+from tintype.kernels.native.winograd import NativeWinograd, NativeWinogradFew, NativeWinogradLean
 from tintype.kernels.portable.attention import AttentionAsMultiHead
 from tintype.kernels.portable.attention_products import AttentionAsProducts
 from tintype.kernels.portable.gelu import GeluAsMicrosofts
@@ -81,6 +81,7 @@ _ALL: tuple[Rewrite, ...] = (
     WinogradConv(6),
     NativeWinograd(),
     NativeWinogradFew(),
+    NativeWinogradLean(),
     NativePointwise(),
     UpsampleConvAsProducts(),
     UpsampleConvAsPhases(),

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import onnx_ir as ir
 
 from tintype.kernels.graph.blocks import bits_of
+from tintype.kernels.graph.linear import half_weight
 from tintype.kernels.graph.segments import is_fixed, touched_bytes, value_nbytes
 
 FLOAT_BYTES = 4
@@ -19,7 +20,7 @@ class Analysis:
 
     stored_bytes: int  # of weights as the bundle holds them, without table rows that aren't read
     float_bytes: int  # of the same weights in fp32
-    saved_bytes: int  # of these, what a build for the processor does without, whose products read four bits as they are
+    saved_bytes: int  # of these, what a build for the processor does without, whose products read four bits and float16
     largest_bytes: int  # of one node's weights in fp32: what segments can't be smaller than
     live_bytes: int  # the most that is alive between two nodes, and what the node at work reads and makes
     multiplications: int  # of convolutions, products and attention
@@ -47,7 +48,7 @@ def analyse(graph: ir.Graph) -> Analysis:
             most = max(most, live)
         mine = [_sizes(node, value) for value in node.inputs if value is not None and is_fixed(value)]
         stored |= {name: (size, floats) for name, size, floats in mine}
-        if bits_of(node.outputs[0]) == 4 and node.attributes.get_int("block_size", 0) != 0:
+        if _is_read_as_stored(node):
             saved |= {name: floats - size for name, size, floats in mine}
         largest = max(largest, sum(floats for _, _, floats in mine))
         work += multiplications(node)
@@ -75,6 +76,14 @@ def multiplications(node: ir.Node) -> int:
         queries, keys = node.inputs[0], node.inputs[1]
         return 2 * _elements(queries) * _dim(keys, -2)
     return 0
+
+
+def _is_read_as_stored(node: ir.Node) -> bool:
+    """Whether a node makes floats of what products on the processor take as it is: blocks of four bits, and float16."""
+    if bits_of(node.outputs[0]) == 4 and node.attributes.get_int("block_size", 0) != 0:
+        return True
+    readers = {use.node.op_type for use in node.outputs[0].uses()}
+    return half_weight(node.outputs[0]) is not None and readers <= {"MatMul", "Gemm"}
 
 
 def _is_of_weights(node: ir.Node | None) -> bool:

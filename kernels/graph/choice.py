@@ -15,6 +15,7 @@ import onnx_ir as ir
 
 from tintype.kernels.base import DOMAINS, Kernel, Shapes, constant_of, only_reader, producer
 from tintype.kernels.graph.blocks import bits_of
+from tintype.kernels.graph.linear import half_weight
 from tintype.kernels.graph.priors import AS_IS
 from tintype.kernels.graph.unused import remove_unused
 
@@ -37,7 +38,8 @@ class Layer:
     # Pixels, rows and queries of the whole batch.
     size: tuple[int, ...]
     weights: int  # numbers in its weight
-    stored_bytes: int  # of all that is fixed in it, as it is stored
+    stored_bytes: int  # of all that is fixed in it, as ONNX Runtime holds it
+    is_half: bool  # whether its weights are stored as float16
 
     @property
     def ways(self) -> tuple[str, ...]:
@@ -89,9 +91,19 @@ def model_of(layer: Layer, way: str, opset_imports: Mapping[str, int]) -> ir.Mod
 
 
 def weight_bytes(model: ir.Model) -> int:
-    """Bytes of all that is fixed in a model."""
-    tensors = (value.const_value for value in model.graph.initializers.values())
-    return sum(tensor.nbytes for tensor in tensors if tensor is not None)
+    """Bytes of all that is fixed in a model, as ONNX Runtime holds it."""
+    return sum(_held_bytes(value) for value in model.graph.initializers.values())
+
+
+def _held_bytes(value: ir.Value) -> int:
+    """Bytes of a fixed value, of which ONNX Runtime makes what a Cast of it gives, as it opens a graph."""
+    tensor = value.const_value
+    if tensor is None:
+        return 0
+    casts = [use.node.outputs[0].dtype if use.node.op_type == "Cast" else None for use in value.uses()]
+    made = [dtype for dtype in casts if dtype is not None]
+    each = made[0].itemsize if made and len(made) == len(casts) else tensor.dtype.itemsize
+    return math.ceil(tensor.size * each)
 
 
 def is_rounded(value: ir.Value) -> bool:
@@ -148,7 +160,7 @@ def _layer(node: ir.Node, kernels: tuple[Kernel, ...], places: Mapping[ir.Node, 
     if not plain or not inputs:
         return None
     fixed = {
-        value: value.const_value.nbytes
+        value: _held_bytes(value)
         for member in ordered
         for value in member.inputs
         if value is not None and value.const_value is not None and value not in inputs
@@ -164,6 +176,7 @@ def _layer(node: ir.Node, kernels: tuple[Kernel, ...], places: Mapping[ir.Node, 
         size,
         math.prod(size[1:]) * _kernel_cells(node),
         sum(fixed.values()),
+        half_weight(node.inputs[1] if len(node.inputs) > 1 else None) is not None,
     )
 
 

@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 from tintype.kernels.base import add_constant, constant_of, fixed_dim, insert, producer
 from tintype.kernels.graph.blocks import blocked_columns, is_blocked
 
+HALF_EXPONENT = np.uint16(0x7C00)  # of a float16: all bits of it are set where that is no number
+
 
 @dataclass(frozen=True, slots=True)
 class QuantizedWeight:
@@ -26,7 +28,17 @@ class QuantizedWeight:
 def half_weight(value: ir.Value | None) -> NDArray[Any] | None:
     """The float16 data behind a Cast to float, which is how weights are stored at half size; else None."""
     node = producer(value, "Cast")
-    return constant_of(node.inputs[0]) if node is not None else None
+    known = constant_of(node.inputs[0]) if node is not None else None
+    return known if known is not None and known.dtype == np.float16 else None
+
+
+def finite_halves(value: ir.Value | None) -> NDArray[np.float16] | None:
+    """The same where all of it are numbers, which operators of our own take as it is; else None."""
+    known = half_weight(value)
+    if known is None:
+        return None
+    exponents = np.ascontiguousarray(known).view(np.uint16) & HALF_EXPONENT
+    return None if (exponents == HALF_EXPONENT).any() else known
 
 
 def width_of(weight: ir.Value | None) -> int:

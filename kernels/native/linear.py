@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, TypeVar
 
 import numpy as np
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from tintype.kernels.base import Shapes, add_constant, constant_of
 from tintype.kernels.cpu.float_linear import LARGEST_BYTES
 from tintype.kernels.cpu.product_conv import float_constant, is_fixed
+from tintype.kernels.graph.linear import finite_halves, half_weight
 from tintype.kernels.native.layers import GEGLU, GELU, PLAIN, SILU, FoundLayer, LayerKernel, biases_of, is_turned
 from tintype.kernels.native.library import ABILITY
 from tintype.kernels.portable.gelu import GeluAsMicrosofts
@@ -27,18 +28,20 @@ class NativeLinear(LayerKernel):
     """MatMul or Gemm with fixed weights, and what alone reads it in turn, as LinearLayer (src/linear.h).
 
     ONNX Runtime makes a pass over the output for each of them. Weights are stored in the order in which they are read,
-    once, so that they may stay in their mapped file.
+    once, so that they may stay in their mapped file; those that are stored as float16 stay so, and become floats a few
+    panels at a time, in a core's cache.
     """
 
     name = "native_linear"
     needs: ClassVar[Mapping[str, str]] = {"cpu": ABILITY}
     exactness = "the same sums in another order, the same functions; fp32 error below 1e-5 on unit-variance data"
     operator = "LinearLayer"
+    keeps_halves = True
 
     def accepts(self, node: ir.Node, shapes: Shapes) -> bool:
-        """A weight that is fixed as floats, or stored otherwise and small as floats."""
+        """A weight that is fixed as floats or float16, or stored otherwise and small as floats."""
         weight = node.inputs[1]
-        if not is_fixed(weight) or constant_of(weight) is not None:
+        if not is_fixed(weight) or constant_of(weight) is not None or half_weight(weight) is not None:
             return is_fixed(weight)
         dims = shapes.of(weight) or ()
         numbers = [int(str(dim)) for dim in dims if isinstance(dim, int)]
@@ -48,7 +51,7 @@ class NativeLinear(LayerKernel):
         name = f"{layers[0].weight.name}_{'native_geglu' if self.gated else 'native'}"
         packed = graph.initializers.get(name)  # of another layer with the same weight
         if packed is None:
-            packed = add_constant(graph, packed_weights(*map(_floats, layers)), name)
+            packed = add_constant(graph, packed_weights(*_weights(layers)), name)
         return [packed, add_constant(graph, biases_of(layers), f"{name}_bias")]
 
     @staticmethod
@@ -79,10 +82,12 @@ class NativeGeglu(NativeLinear):
         return super().accepts(node, shapes) and isinstance(inputs, int) and inputs <= MOST_GATED_INPUTS
 
 
-def _floats(layer: FoundLayer) -> NDArray[np.float32]:
-    """(inputs, outputs)"""
-    weight = float_constant(layer.weight)
-    return weight.T if is_turned(layer.node) else weight
+def _weights(layers: Sequence[FoundLayer]) -> list[NDArray[Any]]:
+    """(inputs, outputs) each, float16 where all are stored so, else float32."""
+    halves = [finite_halves(layer.weight) for layer in layers]
+    kept: list[NDArray[Any]] = [half for half in halves if half is not None]
+    known = kept if len(kept) == len(layers) else [float_constant(layer.weight) for layer in layers]
+    return [weight.T if is_turned(layer.node) else weight for layer, weight in zip(layers, known, strict=True)]
 
 
 def packed_weights(*weights: NDArray[Number]) -> NDArray[Number]:

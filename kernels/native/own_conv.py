@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import onnx_ir as ir
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from tintype.kernels.base import OWN, Kernel, Shapes, add_constant, insert, replace
 from tintype.kernels.cpu.product_conv import PlainConv, float_constant, plain_conv
 from tintype.kernels.cpu.winograd import LEAST_CHANNELS
+from tintype.kernels.graph.linear import finite_halves
 from tintype.kernels.native.library import ABILITY
 from tintype.kernels.native.sums import Sums
 
@@ -31,7 +32,7 @@ class OwnConv(Kernel):
     operator: ClassVar[str]
     side: ClassVar[int]
 
-    def packed(self, weight: NDArray[np.float32]) -> NDArray[np.float32]:
+    def packed(self, weight: NDArray[Any]) -> NDArray[Any]:
         raise NotImplementedError
 
     def suits(self, batch: int, height: int, width: int) -> bool:
@@ -56,7 +57,8 @@ class OwnConv(Kernel):
         name = f"{weight.name}_{self.name}"
         packed = graph.initializers.get(name)  # of another layer with the same weight
         if packed is None:
-            packed = add_constant(graph, self.packed(float_constant(weight)), name)
+            halves = finite_halves(weight) if self.keeps_halves else None
+            packed = add_constant(graph, self.packed(float_constant(weight) if halves is None else halves), name)
         inputs = [conv.source, packed, _bias(conv, graph, name), sums.shift, sums.added]
         while inputs[-1] is None:
             inputs.pop()

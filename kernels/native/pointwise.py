@@ -26,7 +26,7 @@ class NativePointwise(OwnConv):
     def suits(self, batch: int, height: int, width: int) -> bool:
         return height * width >= LEAST_PIXELS
 
-    def packed(self, weight: NDArray[np.float32]) -> NDArray[np.float32]:
+    def packed(self, weight: NDArray[Any]) -> NDArray[Any]:
         return pointwise_weights(weight)
 
     @staticmethod

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tintype.kernels.cpu.product_conv import winograd
+from tintype.kernels.native.linear import Number
 from tintype.kernels.native.own_conv import OwnConv, in_blocks
 
 TILE = 4
@@ -32,7 +33,7 @@ class NativeWinograd(OwnConv):
         tiles = batch * -(-height // TILE) * -(-width // TILE)
         return min(height, width) >= TILE and (tiles <= FEW_TILES) == self.few
 
-    def packed(self, weight: NDArray[np.float32]) -> NDArray[np.float32]:
+    def packed(self, weight: NDArray[Any]) -> NDArray[Any]:
         return packed_weights(weight)
 
     @staticmethod
@@ -45,14 +46,24 @@ class NativeWinograd(OwnConv):
 class NativeWinogradFew(NativeWinograd):
     """The same for a small picture (src/few_tiles.h): weights stay as they are, and are transformed on the way.
 
-    There transformed weights would be read from memory once, four times as many bytes for nothing.
+    There transformed weights would be read from memory once, four times as many bytes for nothing. Those that are
+    stored as float16 stay so.
     """
 
     name = "native_winograd_few"
     few = True
+    keeps_halves = True
 
-    def packed(self, weight: NDArray[np.float32]) -> NDArray[np.float32]:
+    def packed(self, weight: NDArray[Any]) -> NDArray[Any]:
         return few_packed_weights(weight)
+
+
+class NativeWinogradLean(NativeWinogradFew):
+    """The same for a large picture, whose filters are transformed anew for every 64 tiles: for those who have little
+    memory, as weights take a fourth of what transformed ones do."""
+
+    name = "native_winograd_lean"
+    few = False
 
 
 def packed_weights(weight: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -60,10 +71,10 @@ def packed_weights(weight: NDArray[np.float32]) -> NDArray[np.float32]:
     return in_blocks(winograd(TILE).weights(weight))
 
 
-def few_packed_weights(weight: NDArray[np.float32]) -> NDArray[np.float32]:
+def few_packed_weights(weight: NDArray[Number]) -> NDArray[Number]:
     """(outputs, inputs, 3, 3) -> (blocks, inputs, 9, 32); zeros beyond the last output."""
     outputs, inputs = weight.shape[:2]
     blocks = -(-outputs // FEW_OUTPUTS)
-    padded = np.zeros((blocks * FEW_OUTPUTS, inputs, 9), np.float32)
+    padded = np.zeros((blocks * FEW_OUTPUTS, inputs, 9), weight.dtype)
     padded[:outputs] = weight.reshape(outputs, inputs, 9)
     return np.ascontiguousarray(padded.reshape(blocks, FEW_OUTPUTS, inputs, 9).transpose(0, 2, 3, 1))

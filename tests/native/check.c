@@ -52,6 +52,17 @@ static float *noise(size_t count) {
   return made;
 }
 
+/* The same numbers rounded to float16, in place, and as such. */
+static uint16_t *halved(float *numbers, size_t count) {
+  uint16_t *made = guarded(count * sizeof *made);
+  for (size_t i = 0; i < count; i++) {
+    _Float16 half = (_Float16)numbers[i];
+    memcpy(made + i, &half, sizeof half);
+    numbers[i] = (float)half;
+  }
+  return made;
+}
+
 static void demand_near(const float *given, const double *expected, size_t count, double tolerance) {
   for (size_t i = 0; i < count; i++) demand(fabs(given[i] - expected[i]) <= tolerance, "it is off");
 }
@@ -204,10 +215,11 @@ static void check_pointwise(const Kernels *kernels, size_t images, size_t inputs
 }
 
 static void check_few_tiles(const Kernels *kernels, size_t images, size_t inputs, size_t outputs, size_t height,
-                            size_t width, int sums) {
+                            size_t width, int sums, int half) {
   size_t blocks = (outputs + FEW_OUTPUTS - 1) / FEW_OUTPUTS, count = images * outputs * height * width;
   size_t tiles = images * ((height + 3) / 4) * ((width + 3) / 4);
-  const float *weight = noise(outputs * inputs * 9);
+  float *weight = noise(outputs * inputs * 9);
+  if (half) halved(weight, outputs * inputs * 9);
   float *packed = guarded(blocks * inputs * 9 * FEW_OUTPUTS * sizeof(float));
   for (size_t o = 0; o < blocks * FEW_OUTPUTS; o++)
     for (size_t i = 0; i < inputs; i++)
@@ -215,7 +227,9 @@ static void check_few_tiles(const Kernels *kernels, size_t images, size_t inputs
         packed[((o / FEW_OUTPUTS * inputs + i) * 9 + cell) * FEW_OUTPUTS + o % FEW_OUTPUTS] =
             o < outputs ? weight[(o * inputs + i) * 9 + cell] : 0;
   Winograd task = convolution(images, inputs, outputs, height, width, sums);
-  task.weights = packed, task.tiles = tiles < FEW_TILES ? tiles : FEW_TILES;
+  if (half) task.halves = halved(packed, blocks * inputs * 9 * FEW_OUTPUTS);
+  else task.weights = packed;
+  task.tiles = tiles < FEW_TILES ? tiles : FEW_TILES;
   task.panel = task.room = (task.tiles + 15) / 16 * 16;
   task.scratch = guarded(kernels->few_scratch(&task) * sizeof(float));
   for (; task.first < tiles; task.first += FEW_TILES) {
@@ -251,9 +265,10 @@ static double added_by(const LowRank *low, const float *x, size_t inputs, size_t
 }
 
 static void check_linear(const Kernels *kernels, size_t rows, size_t inputs, size_t outputs, int activation, int sums,
-                         size_t rank) {
+                         size_t rank, int half_weights) {
   size_t count = rows * outputs, halves = activation == LINEAR_GEGLU ? 2 : 1, each = LINEAR_COLUMNS / halves;
-  const float *weight = noise(halves * inputs * outputs);
+  float *weight = noise(halves * inputs * outputs);
+  if (half_weights) halved(weight, halves * inputs * outputs);
   Linear task = {.x = noise(rows * inputs), .bias = noise(halves * outputs), .y = guarded(count * sizeof(float))};
   task.rows = rows, task.inputs = inputs, task.outputs = outputs, task.activation = activation;
   if (sums) task.added = noise(count);
@@ -264,7 +279,8 @@ static void check_linear(const Kernels *kernels, size_t rows, size_t inputs, siz
       for (size_t o = 0; o < panels * each; o++)
         packed[(o / each * inputs + i) * LINEAR_COLUMNS + half * each + o % each] =
             o < outputs ? weight[(half * inputs + i) * outputs + o] : 0;
-  task.weights = packed;
+  if (half_weights) task.halves = halved(packed, panels * inputs * LINEAR_COLUMNS);
+  else task.weights = packed;
   if (rank) {
     task.low = some_low_rank(inputs, rank, halves * outputs), task.low.inner = guarded(rows * rank * sizeof(float));
     for (size_t i = 0; i < (rows + LOW_RANK_ROWS - 1) / LOW_RANK_ROWS; i++) kernels->low_rank(&task, i);
@@ -313,12 +329,17 @@ int main(void) {
     for (size_t width = 1; width < 24; width += width < 10 ? 1 : 6)
       for (size_t height = 1; height < 12; height += 3) {
         check_winograd(kernels, 2, 3, 11, height, width, 0, (int)(width + height) % 3);
-        check_few_tiles(kernels, 2, 3, 35, height, width, (int)(width + height) % 3);
+        for (int half = 0; half < 2; half++) check_few_tiles(kernels, 2, 3, 35, height, width, (int)(width + height) % 3, half);
       }
     check_winograd(kernels, 1, 16, 20, 32, 33, 0, 1);
     check_winograd(kernels, 3, 5, 7, 36, 40, 1, 2); /* in strips, of which the last is not full */
-    check_few_tiles(kernels, 1, 70, 40, 16, 16, 1);
-    check_few_tiles(kernels, 3, 5, 7, 36, 40, 2);
+    for (int half = 0; half < 2; half++) {
+      check_few_tiles(kernels, 1, 70, 40, 16, 16, 1, half);
+      check_few_tiles(kernels, 3, 5, 7, 36, 40, 2, half);
+      check_linear(kernels, 300, 20, 33, LINEAR_PLAIN, 1, 16, half);
+      check_linear(kernels, 5, 1500, 40, LINEAR_SILU, 0, 4, half); /* more inputs than a sum is made of at once */
+      check_linear(kernels, 200, 70, 700, LINEAR_GELU, 0, 0, half); /* several panels a task */
+    }
     for (size_t pixels = 1; pixels < 80; pixels += pixels < 10 ? 1 : 13)
       for (size_t outputs = 1; outputs < 30; outputs += 9)
         check_pointwise(kernels, 2, 3, outputs, pixels, (int)(pixels + outputs) % 3);
@@ -326,9 +347,8 @@ int main(void) {
     for (int activation = LINEAR_PLAIN; activation <= LINEAR_GEGLU; activation++)
       for (size_t rows = 1; rows < 30; rows += 7)
         for (size_t outputs = 1; outputs < 70; outputs += 11)
-          check_linear(kernels, rows, rows * 3, outputs, activation, (int)(rows + outputs) % 2, (rows + outputs) % 5 * 9);
-    check_linear(kernels, 300, 20, 33, LINEAR_PLAIN, 1, 16);
-    check_linear(kernels, 5, 1500, 40, LINEAR_SILU, 0, 4); /* more inputs than a sum is made of at once */
+          for (int half = 0; half < 2; half++)
+            check_linear(kernels, rows, rows * 3, outputs, activation, (int)(rows + outputs) % 2, (rows + outputs) % 5 * 9, half);
     for (int activation = LINEAR_PLAIN; activation <= LINEAR_GEGLU && kernels->integer_linear; activation++)
       for (size_t rows = 1; rows < 30; rows += 7)
         for (size_t outputs = 1; outputs < 70; outputs += 11)

@@ -6,7 +6,7 @@
 enum {
   SOME_INPUTS = 32,                         /* whose filters are transformed at once */
   FILTERS = SOME_INPUTS * FEW_OUTPUTS + 16, /* numbers of theirs at a point */
-  LINE = 16                                 /* floats that come from memory together */
+  LINE = 64                                 /* bytes that come from memory together */
 };
 #if defined(__AVX512F__) || defined(__aarch64__)
 enum { TILES = 8 }; /* of 32 registers 16 sums, 2 of a filter; tiles often come by eights */
@@ -24,18 +24,32 @@ INLINE void transform_filter(const Floats *w, int apart, Floats *to, int to_apar
   to[5 * to_apart] = w[2 * apart];
 }
 
-/* Weights of some inputs, (input, 9, output), to (point, input, output). */
-static void few_filters(const float *weights, size_t inputs, float *to) {
-  for (size_t input = 0; input < inputs; input++, weights += 9 * FEW_OUTPUTS, to += FEW_OUTPUTS)
+/* Weights of some inputs, (input, 9, output), which begin at a number, to (point, input, output). */
+INLINE void filters_from(const Winograd *task, size_t number, size_t inputs, float *to, int of_halves) {
+  for (size_t input = 0; input < inputs; input++, number += 9 * FEW_OUTPUTS, to += FEW_OUTPUTS)
     for (size_t part = 0; part < FEW_OUTPUTS; part += W) {
-      Floats filter[9], halves[18], points[6];
-      for (int i = 0; i < 9; i++) filter[i] = load(weights + i * FEW_OUTPUTS + part);
-      for (int i = 0; i < 3; i++) transform_filter(filter + i, 3, halves + i, 3);
+      Floats filter[9], columns[18], points[6];
+      for (size_t i = 0; i < 9; i++) {
+        size_t at = number + i * FEW_OUTPUTS + part;
+        filter[i] = of_halves ? load_halves(task->halves + at) : load(task->weights + at);
+      }
+      for (int i = 0; i < 3; i++) transform_filter(filter + i, 3, columns + i, 3);
       for (int i = 0; i < 6; i++) {
-        transform_filter(halves + i * 3, 1, points, 1);
+        transform_filter(columns + i * 3, 1, points, 1);
         for (int j = 0; j < 6; j++) store(to + (i * 6 + j) * FILTERS + part, points[j]);
       }
     }
+}
+
+static void few_filters(const Winograd *task, size_t number, size_t inputs, float *to) {
+  if (task->halves) filters_from(task, number, inputs, to, 1);
+  else filters_from(task, number, inputs, to, 0);
+}
+/* Asks for the lines of weights of an input. */
+static void fetch_filters(const Winograd *task, size_t number) {
+  const char *from = task->halves ? (const char *)(task->halves + number) : (const char *)(task->weights + number);
+  size_t bytes = 9 * FEW_OUTPUTS * (task->halves ? sizeof(uint16_t) : sizeof(float));
+  for (size_t line = 0; line < bytes; line += LINE) __builtin_prefetch(from + line);
 }
 
 /* To sums (tile, output) of some tiles: tiles (input, tile) times filters (input, output). */
@@ -130,19 +144,18 @@ static size_t few_scratch(const Winograd *task) {
 static void few_tiles(void *argument, size_t index) {
   const Winograd *task = argument;
   size_t block = index, point = point_of_input(task), apart = few_apart(task), count = task->tiles;
-  const float *weights = task->weights + block * task->inputs * 9 * FEW_OUTPUTS;
   float *sums = task->scratch + POINTS * point + index * POINTS * apart;
   LINE_ALIGNED float filters[POINTS * FILTERS]; /* 146 KiB on the stack of the thread */
   for (size_t input = 0; input < task->inputs; input += SOME_INPUTS) {
     size_t some = task->inputs - input < SOME_INPUTS ? task->inputs - input : SOME_INPUTS;
-    few_filters(weights + input * 9 * FEW_OUTPUTS, some, filters);
+    size_t number = (block * task->inputs + input) * 9 * FEW_OUTPUTS;
+    few_filters(task, number, some, filters);
     for (size_t i = 0; i < POINTS; i++) {
       const float *tiles = task->scratch + i * point + input * task->room, *filter = filters + i * FILTERS;
       float *to = sums + i * apart;
       size_t tile = 0;
       /* Of the next inputs' filters as much as brings them all in by the last point. */
-      const float *next = weights + (input + SOME_INPUTS + i) * 9 * FEW_OUTPUTS;
-      for (size_t line = 0; line < 9 * FEW_OUTPUTS; line += LINE) __builtin_prefetch(next + line);
+      fetch_filters(task, number + (SOME_INPUTS + i) * 9 * FEW_OUTPUTS);
       for (; tile + TILES <= count; tile += TILES, tiles += TILES, to += TILES * FEW_OUTPUTS)
         multiply_many(tiles, task->room, filter, some, to, input > 0);
       for (; tile < count; tile += 4, tiles += 4, to += 4 * FEW_OUTPUTS) /* with zeros beyond the last one */

@@ -142,7 +142,7 @@ static OrtStatus *read_convolution(const OrtApi *api, OrtKernelContext *context,
   return NULL;
 }
 
-/* WinogradConv: weights transformed (36, blocks, inputs, 10) or as they are (blocks, inputs, 9, 32). */
+/* WinogradConv: weights transformed (36, blocks, inputs, 10), or as they are (blocks, inputs, 9, 32), those also float16. */
 static OrtStatus *winograd(const Node *node, OrtKernelContext *context) {
   const OrtApi *api = node->api;
   Convolution conv;
@@ -153,9 +153,13 @@ static OrtStatus *winograd(const Node *node, OrtKernelContext *context) {
   const int64_t transformed[4] = {36, blocks, inputs, each}, filters[4] = {blocks, inputs, 9, each};
   if (memcmp(conv.weights.dims, few ? filters : transformed, sizeof filters))
     return refuse(api, "WinogradConv: the weights are not those of such channels");
+  if (conv.weights.type != ORT_FLOAT && !(few && conv.weights.type == ORT_FLOAT16))
+    return refuse(api, "WinogradConv: the weights are of another type");
   RETURN_IF(make_output(api, context, &conv.y));
   if (!product(conv.y.dims, 4)) return NULL;
-  Winograd task = {.x = conv.x.data, .weights = conv.weights.data, .bias = conv.bias.data, .y = conv.y.data};
+  Winograd task = {.x = conv.x.data, .bias = conv.bias.data, .y = conv.y.data};
+  if (conv.weights.type == ORT_FLOAT) task.weights = conv.weights.data;
+  else task.halves = conv.weights.data;
   task.shift = conv.shift.data, task.added = conv.added.data, task.shifts = conv.shifts;
   task.inputs = (size_t)inputs, task.outputs = (size_t)conv.bias.dims[0];
   task.height = (size_t)conv.x.dims[2], task.width = (size_t)conv.x.dims[3];
@@ -218,7 +222,7 @@ static OrtStatus *read_layer(const Node *node, OrtKernelContext *context, size_t
   return NULL;
 }
 
-/* LinearLayer: x, weights (panels, inputs, 32), bias, what is added, and down and up of what is by low rank. Attribute: activation, as kernels.h numbers them. */
+/* LinearLayer: x, weights (panels, inputs, 32), float or float16, bias, what is added, and down and up of what is by low rank. Attribute: activation, as kernels.h numbers them. */
 static OrtStatus *linear(const Node *node, OrtKernelContext *context) {
   const OrtApi *api = node->api;
   const Kernels *kernels = node->kernels;
@@ -229,11 +233,15 @@ static OrtStatus *linear(const Node *node, OrtKernelContext *context) {
   const int64_t fit[3] = {(int64_t)kernels->linear_panels(&task), (int64_t)task.inputs, LINEAR_COLUMNS};
   if (weights.rank != 3 || memcmp(weights.dims, fit, sizeof fit))
     return refuse(api, "LinearLayer: the weights are not those of such a layer");
+  if (weights.type != ORT_FLOAT && weights.type != ORT_FLOAT16)
+    return refuse(api, "LinearLayer: the weights are of another type");
   if (task.activation == LINEAR_GEGLU && task.inputs > LINEAR_MOST_INPUTS)
     return refuse(api, "LinearLayer: a gated layer has more than 1280 inputs");
   RETURN_IF(make_output(api, context, &y));
   if (!task.rows || !task.outputs) return NULL;
-  task.weights = weights.data, task.y = y.data;
+  if (weights.type == ORT_FLOAT) task.weights = weights.data;
+  else task.halves = weights.data;
+  task.y = y.data;
   Scratch scratch = {.api = api};
   OrtStatus *status = NULL;
   if (task.low.down) {

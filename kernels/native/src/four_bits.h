@@ -12,7 +12,6 @@
 
 typedef uint32_t Words __attribute__((ext_vector_type(W)));
 typedef uint32_t WordsAnywhere __attribute__((ext_vector_type(W), aligned(1)));
-typedef uint16_t Shorts __attribute__((ext_vector_type(W), aligned(2)));
 typedef uint8_t Bytes __attribute__((ext_vector_type(W), aligned(1)));
 typedef int8_t SignedBytes __attribute__((ext_vector_type(W)));
 
@@ -42,13 +41,8 @@ INLINE Words four_bit_words(const FourBits *task, size_t panel, size_t group, si
   size_t at = (panel * groups_of(task) + group) * (FOUR_BIT_GROUP / 8) + eight;
   return *(const WordsAnywhere *)(task->weights + (at * LINEAR_COLUMNS + column) * 4);
 }
-/* Of float16 numbers that are finite and not below 0. */
 INLINE Floats four_bit_scales(const FourBits *task, size_t panel, size_t group, size_t column) {
-  const uint16_t *from = task->scales + (panel * groups_of(task) + group) * LINEAR_COLUMNS + column;
-  Words bits = __builtin_convertvector(*(const Shorts *)from, Words), moved = (bits << 13) + 0x38000000;
-  Floats normal, small = __builtin_convertvector(bits, Floats) * 0x1p-24f;
-  memcpy(&normal, &moved, sizeof moved);
-  return bits < 0x400 ? small : normal;
+  return load_halves(task->scales + (panel * groups_of(task) + group) * LINEAR_COLUMNS + column);
 }
 INLINE Words four_bit_zeros(const FourBits *task, size_t panel, size_t group, size_t column) {
   const uint8_t *from = task->zeros + (panel * groups_of(task) + group) * HALF + column % HALF;

@@ -51,6 +51,7 @@ enum { LINEAR_PLAIN, LINEAR_GELU, LINEAR_SILU, LINEAR_GEGLU };
 typedef struct {
   const float *x;       /* (rows, inputs) */
   const float *weights; /* (panels, inputs, columns), zeros beyond the last output */
+  const uint16_t *halves; /* the same as float16, finite, in their place; or NULL */
   const float *bias;    /* (outputs); of a gated layer (2, outputs) */
   const float *added;   /* as y, or NULL */
   float *y;             /* (rows, outputs) */
@@ -138,6 +139,7 @@ typedef struct {
   const float *x;       /* (images, inputs, height, width) */
   const float *weights; /* transformed: (36, blocks of outputs, inputs, 10); else (blocks, inputs, 9, 32); zeros beyond
                            the last output */
+  const uint16_t *halves; /* those that are not as float16, finite, in their place; or NULL */
   const float *bias;    /* (outputs) */
   const float *shift;   /* (images, outputs), added to every pixel, or NULL */
   size_t shifts;        /* how far those of two images are apart; 0 where all have the same */

@@ -16,6 +16,7 @@ enum { ROWS_LAID_OUT = LINEAR_ROWS == 8 };
 enum { LINEAR_AHEAD = 16 * LINEAR_COLUMNS }; /* weights that are asked of the cache before they are needed */
 enum { LINEAR_TASK_ROWS = 192, LINEAR_TASK_NUMBERS = ROWS_LAID_OUT ? 1 << 17 : 1 << 16 }; /* of rows, and of weights that stay
    in a core's cache for them */
+enum { HALVES_TASK_NUMBERS = LINEAR_MOST_INPUTS * LINEAR_COLUMNS }; /* of float16: 160 KiB of floats, on the thread's stack */
 
 static size_t linear_panels(const Linear *task) {
   size_t columns = task->activation == LINEAR_GEGLU ? HALF : LINEAR_COLUMNS;
@@ -29,7 +30,8 @@ static size_t task_rows(const Linear *task) {
   return (even_share(task->rows, LINEAR_TASK_ROWS) + LINEAR_ROWS - 1) / LINEAR_ROWS * LINEAR_ROWS;
 }
 static size_t task_panels(const Linear *task) {
-  size_t most = LINEAR_TASK_NUMBERS / (even_share(task->inputs, LINEAR_MOST_INPUTS) * LINEAR_COLUMNS);
+  size_t numbers = task->halves ? HALVES_TASK_NUMBERS : LINEAR_TASK_NUMBERS;
+  size_t most = numbers / (even_share(task->inputs, LINEAR_MOST_INPUTS) * LINEAR_COLUMNS);
   return even_share(linear_panels(task), most ? most : 1);
 }
 static size_t linear_tasks(const Linear *task) {
@@ -161,10 +163,9 @@ INLINE void add_rows(Floats made[LINEAR_ROWS][2], Rows from, const float *weight
   for (int i = 0; i < rows; i++) made[i][0] = sums[i][0], made[i][1] = sums[i][1];
 }
 
-/* Some rows of a panel, for inputs from `first` on. */
-INLINE void multiply_rows(const Linear *task, const float *x, size_t first, size_t inputs, size_t row, size_t panel,
-                          int rows) {
-  const float *weights = task->weights + (panel * task->inputs + first) * LINEAR_COLUMNS;
+/* Some rows of a panel, for inputs from `first` on, whose weights are (input, column). */
+INLINE void multiply_rows(const Linear *task, const float *x, const float *weights, size_t first, size_t inputs, size_t row,
+                          size_t panel, int rows) {
   int begun = first > 0, ended = first + inputs == task->inputs;
   Rows from = ROWS_LAID_OUT ? (Rows){x, LINEAR_ROWS, 1} : (Rows){x, 1, task->inputs};
 #if W == 16
@@ -186,39 +187,60 @@ INLINE void multiply_rows(const Linear *task, const float *x, size_t first, size
   }
 #endif
 }
-static __attribute__((noinline)) void multiply_all(const Linear *task, const float *x, size_t first, size_t inputs,
-                                                   size_t row, size_t panel) {
-  multiply_rows(task, x, first, inputs, row, panel, LINEAR_ROWS);
+static __attribute__((noinline)) void multiply_all(const Linear *task, const float *x, const float *weights, size_t first,
+                                                   size_t inputs, size_t row, size_t panel) {
+  multiply_rows(task, x, weights, first, inputs, row, panel, LINEAR_ROWS);
 }
-static __attribute__((noinline)) void multiply_four(const Linear *task, const float *x, size_t first, size_t inputs,
-                                                    size_t row, size_t panel) {
-  multiply_rows(task, x, first, inputs, row, panel, 4);
+static __attribute__((noinline)) void multiply_four(const Linear *task, const float *x, const float *weights, size_t first,
+                                                    size_t inputs, size_t row, size_t panel) {
+  multiply_rows(task, x, weights, first, inputs, row, panel, 4);
 }
-static __attribute__((noinline)) void multiply_row(const Linear *task, const float *x, size_t first, size_t inputs,
-                                                   size_t row, size_t panel) {
-  multiply_rows(task, x, first, inputs, row, panel, 1);
+static __attribute__((noinline)) void multiply_row(const Linear *task, const float *x, const float *weights, size_t first,
+                                                   size_t inputs, size_t row, size_t panel) {
+  multiply_rows(task, x, weights, first, inputs, row, panel, 1);
 }
 
-static void linear(void *argument, size_t index) {
-  const Linear *task = argument;
+/* Some inputs of some panels to floats (panel, input, column). */
+static void panels_to_floats(const Linear *task, size_t panel, size_t end, size_t first, size_t inputs, float *to) {
+  for (; panel < end; panel++) {
+    const uint16_t *from = task->halves + (panel * task->inputs + first) * LINEAR_COLUMNS;
+    for (size_t i = 0; i < inputs * LINEAR_COLUMNS; i += W, to += W) store(to, load_halves(from + i));
+  }
+}
+
+/* Some rows of some panels; floats: room for these panels' weights where they are float16. */
+static void multiply_share(const Linear *task, size_t index, float *floats) {
   size_t rows = task_rows(task), panels = task_panels(task), across = (linear_panels(task) + panels - 1) / panels;
-  size_t row_end = (index / across + 1) * rows, panel_end = (index % across + 1) * panels;
+  size_t row_end = (index / across + 1) * rows, panel_begin = index % across * panels, panel_end = panel_begin + panels;
   if (row_end > task->rows) row_end = task->rows;
   if (panel_end > linear_panels(task)) panel_end = linear_panels(task);
   size_t some = even_share(task->inputs, LINEAR_MOST_INPUTS), apart = ROWS_LAID_OUT ? 1 : task->inputs;
   LINE_ALIGNED float laid[ROWS_LAID_OUT ? LINEAR_MOST_INPUTS * LINEAR_ROWS : 1]; /* 40 KiB at most, on the thread's stack */
   for (size_t first = 0; first < task->inputs; first += some) {
     size_t inputs = task->inputs - first < some ? task->inputs - first : some;
+    size_t each = (task->halves ? inputs : task->inputs) * LINEAR_COLUMNS; /* numbers of a panel, where they lie */
+    if (task->halves) panels_to_floats(task, panel_begin, panel_end, first, inputs, floats);
+    const float *begin = task->halves ? floats : task->weights + panel_begin * each + first * LINEAR_COLUMNS;
     for (size_t row = index / across * rows; row < row_end; row += LINEAR_ROWS) {
       size_t count = row_end - row < LINEAR_ROWS ? row_end - row : LINEAR_ROWS;
-      const float *x = task->x + row * task->inputs + first;
+      const float *x = task->x + row * task->inputs + first, *weights = begin;
       if (ROWS_LAID_OUT) lay_out(x, task->inputs, inputs, count, laid), x = laid;
-      for (size_t panel = index % across * panels; panel < panel_end; panel++) {
+      for (size_t panel = panel_begin; panel < panel_end; panel++, weights += each) {
         size_t done = 0;
-        if (count == LINEAR_ROWS) multiply_all(task, x, first, inputs, row, panel), done = count;
-        for (; count - done >= 4; done += 4) multiply_four(task, x + done * apart, first, inputs, row + done, panel);
-        for (; done < count; done++) multiply_row(task, x + done * apart, first, inputs, row + done, panel);
+        if (count == LINEAR_ROWS) multiply_all(task, x, weights, first, inputs, row, panel), done = count;
+        for (; count - done >= 4; done += 4)
+          multiply_four(task, x + done * apart, weights, first, inputs, row + done, panel);
+        for (; done < count; done++) multiply_row(task, x + done * apart, weights, first, inputs, row + done, panel);
       }
     }
   }
+}
+static __attribute__((noinline)) void multiply_halves(const Linear *task, size_t index) {
+  LINE_ALIGNED float floats[HALVES_TASK_NUMBERS];
+  multiply_share(task, index, floats);
+}
+static void linear(void *argument, size_t index) {
+  const Linear *task = argument;
+  if (task->halves) multiply_halves(task, index);
+  else multiply_share(task, index, NULL);
 }

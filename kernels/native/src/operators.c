@@ -88,6 +88,9 @@ static const char *four_bits_name(const OrtCustomOp *operator) { return (void)op
 static const char *integer_conv_name(const OrtCustomOp *operator) { return (void)operator, "IntegerConv"; }
 static const char *processor(const OrtCustomOp *operator) { return (void)operator, "CPUExecutionProvider"; }
 static int float_type(const OrtCustomOp *operator, size_t index) { return (void)operator, (void)index, ORT_FLOAT; }
+static int weights_type(const OrtCustomOp *operator, size_t index) { /* as it is called, they are looked at */
+  return (void)operator, index == 1 ? ORT_ANY : ORT_FLOAT;
+}
 static int integers_type(const OrtCustomOp *operator, size_t index) {
   return (void)operator, index == 1 ? ORT_INT8 : index == 4 ? ORT_INT32 : ORT_FLOAT;
 }
@@ -137,9 +140,9 @@ static size_t ten_ports(const OrtCustomOp *operator) { return (void)operator, 10
 static const OrtCustomOp operators[] = {
     OF_FLOATS(group_norm_name, three_ports, compute_group_norm, infer_as_first),
     OF_FLOATS(attention_name, three_ports, compute_attention, infer_as_first),
-    OF_FLOATS(winograd_name, five_ports, compute_winograd, infer_channels),
+    OPERATOR(winograd_name, five_ports, weights_type, required, create, compute_winograd, infer_channels),
     OF_FLOATS(pointwise_name, five_ports, compute_pointwise, infer_channels),
-    OF_FLOATS(linear_name, six_ports, compute_linear, infer_columns),
+    OPERATOR(linear_name, six_ports, weights_type, required, create, compute_linear, infer_columns),
     OPERATOR(integers_name, eight_ports, integers_type, five_required, create_integers, compute_integers, infer_columns),
     OPERATOR(four_bits_name, eight_ports, four_bits_type, five_required, create, compute_four_bits, infer_columns),
     OPERATOR_OF(integer_conv_name, ten_ports, conv_type, conv_required, two_ports, conv_output_type, not_required,

@@ -32,7 +32,7 @@ typedef struct OrtAllocator OrtAllocator;
 typedef struct OrtCustomOp OrtCustomOp;
 
 enum { ORT_FAIL = 1, ORT_INVALID_ARGUMENT = 2 };             /* OrtErrorCode */
-enum { ORT_FLOAT = 1, ORT_UINT8 = 2, ORT_INT8 = 3, ORT_INT32 = 6, ORT_FLOAT16 = 10 }; /* ONNXTensorElementDataType */
+enum { ORT_ANY = 0, ORT_FLOAT = 1, ORT_UINT8 = 2, ORT_INT8 = 3, ORT_INT32 = 6, ORT_FLOAT16 = 10 }; /* ONNXTensorElementDataType */
 enum { ORT_REQUIRED = 0, ORT_OPTIONAL = 1 };                                   /* OrtCustomOpInputOutputCharacteristic */
 enum { ORT_ARENA_ALLOCATOR = 1, ORT_MEMORY_DEFAULT = 0 };    /* OrtAllocatorType, OrtMemType */
 
@@ -74,6 +74,7 @@ struct OrtCustomOp {
 #define CreateTensorShape(api) ORT_CALL(api, 57, OrtTensorShape **)
 #define SetTensorElementType(api) ORT_CALL(api, 58, OrtTensorShape *, int type)
 #define SetDimensions(api) ORT_CALL(api, 59, OrtTensorShape *, const int64_t *dims, size_t count)
+#define GetTensorElementType(api) ORT_CALL(api, 60, const OrtTensorShape *, int *)
 #define GetDimensionsCount(api) ORT_CALL(api, 61, const OrtTensorShape *, size_t *)
 #define GetDimensions(api) ORT_CALL(api, 62, const OrtTensorShape *, int64_t *dims, size_t count)
 #define GetTensorTypeAndShape(api) ORT_CALL(api, 65, const OrtValue *, OrtTensorShape **)

@@ -16,9 +16,10 @@ typedef struct {
   float epsilon, scale, next_scale;
 } Node;
 
-/* A tensor: its shape, and where its numbers are, which the operator knows the type of. */
+/* A tensor: its shape, and where its numbers are, of which type. */
 typedef struct {
   void *data;
+  int type;
   size_t rank;
   int64_t dims[MOST_DIMS];
 } Tensor;
@@ -39,7 +40,8 @@ static void read_float(const OrtApi *api, const OrtKernelInfo *info, const char 
 static OrtStatus *read_shape(const OrtApi *api, const OrtValue *value, Tensor *tensor) {
   OrtTensorShape *shape;
   RETURN_IF(GetTensorTypeAndShape(api)(value, &shape));
-  OrtStatus *status = GetDimensionsCount(api)(shape, &tensor->rank);
+  OrtStatus *status = GetTensorElementType(api)(shape, &tensor->type);
+  if (!status) status = GetDimensionsCount(api)(shape, &tensor->rank);
   if (!status && tensor->rank > MOST_DIMS) status = refuse(api, "a tensor of more than 8 dimensions");
   if (!status) status = GetDimensions(api)(shape, tensor->dims, tensor->rank);
   ReleaseTensorShape(api)(shape);

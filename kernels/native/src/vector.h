@@ -25,6 +25,25 @@ INLINE Floats load_part(const float *from, size_t count) {
 }
 INLINE void store_part(float *to, Floats x, size_t count) { memcpy(to, &x, count * sizeof(float)); }
 
+/* W numbers that are stored as float16, which are finite. */
+#if defined(__F16C__) || defined(__aarch64__)
+typedef _Float16 Halves __attribute__((ext_vector_type(W), aligned(2)));
+INLINE Floats load_halves(const uint16_t *from) { return __builtin_convertvector(*(const Halves *)from, Floats); }
+#else
+typedef uint16_t Shorts __attribute__((ext_vector_type(W), aligned(2)));
+INLINE Floats load_halves(const uint16_t *from) {
+  Integers bits = __builtin_convertvector(*(const Shorts *)from, Integers), size = bits & 0x7fff;
+  Integers moved = (size << 13) + 0x38000000, sign = (bits & 0x8000) << 16;
+  Floats large, small = __builtin_convertvector(size, Floats) * 0x1p-24f, x; /* whose exponent is 0 */
+  memcpy(&large, &moved, sizeof moved);
+  x = size < 0x400 ? small : large;
+  memcpy(&moved, &x, sizeof x);
+  moved |= sign;
+  memcpy(&x, &moved, sizeof x);
+  return x;
+}
+#endif
+
 /* a * b + c, rounded once where the processor can: without such an instruction it would be a call of a function. */
 INLINE Floats multiply_add(Floats a, Floats b, Floats c) {
 #if defined(__FMA__) || defined(__aarch64__)

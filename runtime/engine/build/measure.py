@@ -39,6 +39,7 @@ LAYER_GATE_DB = 90.0  # of an exact way against the layer as it is
 ROUNDED_GATE_DB = 70.0  # the same where the output is rounded to 8 bits: a few values fall to the other side
 LOSSY_GATE_DB = 40.0  # of a way that a balanced build may take
 CLOSE = 1.04  # times that differ by less are taken to be equal
+SMALL_CLOSE = 1.1  # the same of a way whose weights take half as much or less
 PATIENCE_SECONDS = 1.0  # for timing one layer in quiet
 HOPELESS = 1.6  # a way that much slower than the best so far is not timed again
 
@@ -172,10 +173,12 @@ def likely_ways(layer: Layer, priors: Priors) -> dict[str, Way]:
     if not known:
         said = {kernel.name: kernel.likely_seconds for kernel in layer.kernels if kernel.likely_seconds}
         return ways | {name: Way(seconds, layer.stored_bytes, 200.0) for name, seconds in said.items()}
+    halved = {kernel.name for kernel in layer.kernels if kernel.keeps_halves} if layer.is_half else set()
     for name in layer.ways:
         if name in known and name != AS_IS:
             way = known[name]
-            ways[name] = Way(way.seconds, round(way.bytes_a_weight * layer.weights), way.psnr_db)
+            size = round(way.bytes_a_weight * layer.weights / (2 if name in halved else 1))
+            ways[name] = Way(way.seconds, size, way.psnr_db)
     return ways
 
 
@@ -199,8 +202,13 @@ def refusals(
 def fastest(ways: Mapping[str, Way], refused: Collection[str]) -> str:
     """The way to take: of those that are about as fast as the fastest, the one with the smallest weights."""
     allowed = {name: way for name, way in ways.items() if name not in refused}
-    limit = min(way.seconds for way in allowed.values()) * CLOSE
-    close = {name: way for name, way in allowed.items() if way.seconds <= limit}
+    best = min(allowed.values(), key=lambda way: way.seconds)
+
+    def is_close(way: Way) -> bool:
+        is_small = way.weight_bytes * 2 <= best.weight_bytes * 1.05
+        return way.seconds <= best.seconds * (SMALL_CLOSE if is_small else CLOSE)
+
+    close = {name: way for name, way in allowed.items() if is_close(way)}
     return min(close, key=lambda name: (close[name].weight_bytes, close[name].seconds))
 
 

@@ -158,6 +158,24 @@ def test_an_analysis_counts_weights_activations_and_multiplications():
     assert found.live_bytes == 4 * ROWS * (WIDE + 2 * NARROW)
 
 
+@pytest.mark.parametrize(("operator", "saved"), [("MatMul", 2 * 6 * 4), ("Add", 0)])
+def test_an_analysis_knows_that_products_read_float16_as_it_is(operator, saved):
+    x = _value("x", [6, 6])
+    graph = ir.Graph([x], [], nodes=[], opset_imports={"": 23}, name="halves")
+    shape = (6, 4) if operator == "MatMul" else (6, 6)
+    stored = _weight(graph, "stored", np.ones(shape, np.float16))
+    cast = ir.node("Cast", [stored], {"to": ir.DataType.FLOAT.value})
+    made = ir.node(operator, [x, cast.outputs[0]])
+    for node, name, sizes in ((cast, "floats", shape), (made, "y", (6, shape[1]))):
+        node.outputs[0].name, node.outputs[0].shape = name, ir.Shape(sizes)
+        node.outputs[0].type = ir.TensorType(ir.DataType.FLOAT)
+        graph.append(node)
+    graph.outputs.append(made.outputs[0])
+    found = analyse(graph)
+    assert (found.stored_bytes, found.float_bytes) == (2 * 6 * shape[1], 4 * 6 * shape[1])
+    assert found.saved_bytes == saved
+
+
 def test_an_output_is_held_to_the_end_so_that_nothing_made_of_it_is_handed_on_beside_it():
     model = blocks(2, skips=False)
     graph = model.graph

@@ -16,11 +16,12 @@ from tintype.kernels.native.winograd import (
     FEW_TILES,
     NativeWinograd,
     NativeWinogradFew,
+    NativeWinogradLean,
     few_packed_weights,
     packed_weights,
 )
 
-KERNEL, FEW = NativeWinograd(), NativeWinogradFew()
+KERNEL, FEW, LEAN = NativeWinograd(), NativeWinogradFew(), NativeWinogradLean()
 PACKED = {"transformed": packed_weights, "as they are": few_packed_weights}
 # batch, inputs, outputs, height, width. Tiles are of 4 by 4; panels of 4 to 32 of them; blocks of 10 or 32 outputs.
 SIZES = [
@@ -143,7 +144,7 @@ def test_filters_of_other_channels_are_an_error(run, random, cut, weights):
         run(model, feed)
 
 
-@pytest.mark.parametrize(("kernel", "side"), [(KERNEL, 24), (FEW, 9)], ids=["many tiles", "few"])
+@pytest.mark.parametrize(("kernel", "side"), [(KERNEL, 24), (FEW, 9), (LEAN, 24)], ids=["many tiles", "few", "lean"])
 @pytest.mark.parametrize("with_bias", [False, True])
 def test_it_takes_the_place_of_a_convolution(instructions, model_of, applied, random, with_bias, kernel, side):
     x, weight, bias = _arrays(random, (2, 16, 24, side, side + 3))
@@ -191,13 +192,24 @@ def test_a_convolution_that_others_read_too_keeps_its_sum_beside_it(instructions
 
 
 @pytest.mark.parametrize(("batch", "side", "few"), [(1, 16, True), (2, 16, True), (3, 16, False), (1, 24, False)])
-def test_one_of_the_two_takes_a_convolution_by_its_tiles(model_of, random, batch, side, few):
+def test_which_of_them_may_take_a_convolution_goes_by_its_tiles(model_of, random, batch, side, few):
     assert FEW_TILES == 2 * (16 // 4) ** 2
     weight = random.standard_normal((16, 16, 3, 3), np.float32)
     nodes = [helper.make_node("Conv", ["x", "weight"], ["y"], name="layer", pads=[1] * 4)]
     model = model_of(nodes, {"x": (TensorProto.FLOAT, [batch, 16, side, side])}, ["y"], {"weight": weight})
-    (layer,) = choice.layers(ir.from_proto(model).graph, [KERNEL, FEW])
-    assert layer.kernels == ((FEW,) if few else (KERNEL,))
+    (layer,) = choice.layers(ir.from_proto(model).graph, [KERNEL, FEW, LEAN])
+    assert layer.kernels == ((FEW,) if few else (KERNEL, LEAN))
+
+
+def test_the_lean_one_takes_a_fourth_of_the_weights(model_of, random):
+    weight = random.standard_normal((320, 16, 3, 3), np.float32)
+    nodes = [helper.make_node("Conv", ["x", "weight"], ["y"], name="layer", pads=[1] * 4)]
+    model = ir.from_proto(model_of(nodes, {"x": (TensorProto.FLOAT, [1, 16, 24, 24])}, ["y"], {"weight": weight}))
+    (layer,) = choice.layers(model.graph, [KERNEL, LEAN])
+    sizes = {way: choice.weight_bytes(choice.model_of(layer, way, model.opset_imports)) for way in layer.ways}
+    bias = 320 * 4
+    assert sizes["native_winograd_lean"] == sizes["as_is"] + bias
+    assert sizes["native_winograd"] == 4 * sizes["as_is"] + bias
 
 
 @pytest.mark.parametrize(
@@ -208,4 +220,4 @@ def test_other_convolutions_are_left_alone(model_of, random, channels, side, pad
     weight = random.standard_normal((16, channels, 3, 3), np.float32)
     nodes = [helper.make_node("Conv", ["x", "weight"], ["y"], name="layer", pads=pads, strides=strides)]
     model = model_of(nodes, {"x": (TensorProto.FLOAT, [1, channels, side, side])}, ["y"], {"weight": weight})
-    assert list(choice.layers(ir.from_proto(model).graph, [KERNEL, FEW])) == []
+    assert list(choice.layers(ir.from_proto(model).graph, [KERNEL, FEW, LEAN])) == []
