@@ -208,6 +208,15 @@ static void panels_to_floats(const Linear *task, size_t panel, size_t end, size_
   }
 }
 
+/* Asks for one of as many parts of those that become floats next, as nothing is multiplied meanwhile: of an input and a panel
+   they are a line. */
+static void fetch_panels(const Linear *task, size_t panel, size_t end, size_t first, size_t inputs, size_t part, size_t parts) {
+  if (end > linear_panels(task)) end = linear_panels(task);
+  for (; panel < end; panel++)
+    for (size_t input = inputs * part / parts; input < inputs * (part + 1) / parts; input++)
+      __builtin_prefetch(task->halves + (panel * task->inputs + first + input) * LINEAR_COLUMNS, 0, 2);
+}
+
 /* Some rows of some panels; floats: room for these panels' weights where they are float16. */
 static void multiply_share(const Linear *task, size_t index, float *floats) {
   size_t rows = task_rows(task), panels = task_panels(task), across = (linear_panels(task) + panels - 1) / panels;
@@ -220,10 +229,14 @@ static void multiply_share(const Linear *task, size_t index, float *floats) {
     size_t inputs = task->inputs - first < some ? task->inputs - first : some;
     size_t each = (task->halves ? inputs : task->inputs) * LINEAR_COLUMNS; /* numbers of a panel, where they lie */
     if (task->halves) panels_to_floats(task, panel_begin, panel_end, first, inputs, floats);
+    size_t next = first + inputs < task->inputs ? first + inputs : 0, after = next ? panel_begin : panel_end;
     const float *begin = task->halves ? floats : task->weights + panel_begin * each + first * LINEAR_COLUMNS;
     for (size_t row = index / across * rows; row < row_end; row += LINEAR_ROWS) {
       size_t count = row_end - row < LINEAR_ROWS ? row_end - row : LINEAR_ROWS;
       const float *x = task->x + row * task->inputs + first, *weights = begin;
+      if (task->halves)
+        fetch_panels(task, after, after + panels, next, task->inputs - next < some ? task->inputs - next : some,
+                     row % rows / LINEAR_ROWS, rows / LINEAR_ROWS);
       if (ROWS_LAID_OUT) lay_out(x, task->inputs, inputs, count, laid), x = laid;
       for (size_t panel = panel_begin; panel < panel_end; panel++, weights += each) {
         size_t done = 0;

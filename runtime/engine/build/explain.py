@@ -8,7 +8,7 @@ from typing import Any
 from tintype.kernels.graph.priors import AS_IS
 
 FASTEST, ALLOWED = "the fastest", "the fastest that is allowed"
-SMALLER, UNKNOWN = "as fast as the fastest, with smaller weights", "nothing like it was timed"
+SMALLER, UNKNOWN = "nearly as fast as the fastest, with smaller weights", "nothing like it was timed"
 
 
 def explained(report: Mapping[str, Any]) -> dict[str, Any]:
