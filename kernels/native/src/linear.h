@@ -12,7 +12,7 @@ enum { LINEAR_ROWS = 6 }; /* of 16: 12 sums, 2 of weights, 1 of a row */
 #else
 enum { LINEAR_ROWS = 4 }; /* of 16: 8 sums, 2 of weights, what products that aren't fused need */
 #endif
-enum { ROWS_LAID_OUT = LINEAR_ROWS == 8 };
+enum { ROWS_LAID_OUT = LINEAR_ROWS == 8 }; /* of floats; float16 has fewer panels a task, so that it would not pay */
 enum { LINEAR_AHEAD = 16 * LINEAR_COLUMNS }; /* weights that are asked of the cache before they are needed */
 enum { LINEAR_TASK_ROWS = 192, LINEAR_TASK_NUMBERS = ROWS_LAID_OUT ? 1 << 17 : 1 << 16 }; /* of rows, and of weights that stay
    in a core's cache for them */
@@ -163,22 +163,30 @@ INLINE void add_rows(Floats made[LINEAR_ROWS][2], Rows from, const float *weight
   for (int i = 0; i < rows; i++) made[i][0] = sums[i][0], made[i][1] = sums[i][1];
 }
 
+static int is_laid_out(const Linear *task) { return ROWS_LAID_OUT && !task->halves; }
+
+/* Products of rows that are laid out, or that lie in x. */
+INLINE void add_these(const Linear *task, Floats made[LINEAR_ROWS][2], const float *x, const float *weight, size_t apart,
+                      size_t inputs, int rows) {
+  if (is_laid_out(task)) add_rows(made, (Rows){x, LINEAR_ROWS, 1}, weight, apart, inputs, rows);
+  else add_rows(made, (Rows){x, 1, task->inputs}, weight, apart, inputs, rows);
+}
+
 /* Some rows of a panel, for inputs from `first` on, whose weights are (input, column). */
 INLINE void multiply_rows(const Linear *task, const float *x, const float *weights, size_t first, size_t inputs, size_t row,
                           size_t panel, int rows) {
   int begun = first > 0, ended = first + inputs == task->inputs;
-  Rows from = ROWS_LAID_OUT ? (Rows){x, LINEAR_ROWS, 1} : (Rows){x, 1, task->inputs};
 #if W == 16
   Floats sums[LINEAR_ROWS][2];
   for (int i = 0; i < rows; i++) sums[i][0] = sums[i][1] = 0.0f;
-  add_rows(sums, from, weights, HALF, inputs, rows);
+  add_these(task, sums, x, weights, HALF, inputs, rows);
   finish_rows(task, sums, begun, ended, row, panel, 0, rows);
 #else
   for (size_t part = 0; part < HALF; part += 2 * W) { /* of each half two vectors, as they lie; then one of each */
     Floats made[2][LINEAR_ROWS][2], sums[LINEAR_ROWS][2];
     for (int half = 0; half < 2; half++) {
       for (int i = 0; i < rows; i++) made[half][i][0] = made[half][i][1] = 0.0f;
-      add_rows(made[half], from, weights + half * HALF + part, W, inputs, rows);
+      add_these(task, made[half], x, weights + half * HALF + part, W, inputs, rows);
     }
     for (int vector = 0; vector < 2; vector++) {
       for (int i = 0; i < rows; i++) sums[i][0] = made[0][i][vector], sums[i][1] = made[1][i][vector];
@@ -223,7 +231,7 @@ static void multiply_share(const Linear *task, size_t index, float *floats) {
   size_t row_end = (index / across + 1) * rows, panel_begin = index % across * panels, panel_end = panel_begin + panels;
   if (row_end > task->rows) row_end = task->rows;
   if (panel_end > linear_panels(task)) panel_end = linear_panels(task);
-  size_t some = even_share(task->inputs, LINEAR_MOST_INPUTS), apart = ROWS_LAID_OUT ? 1 : task->inputs;
+  size_t some = even_share(task->inputs, LINEAR_MOST_INPUTS), apart = is_laid_out(task) ? 1 : task->inputs;
   LINE_ALIGNED float laid[ROWS_LAID_OUT ? LINEAR_MOST_INPUTS * LINEAR_ROWS : 1]; /* 40 KiB at most, on the thread's stack */
   for (size_t first = 0; first < task->inputs; first += some) {
     size_t inputs = task->inputs - first < some ? task->inputs - first : some;
@@ -237,7 +245,7 @@ static void multiply_share(const Linear *task, size_t index, float *floats) {
       if (task->halves)
         fetch_panels(task, after, after + panels, next, task->inputs - next < some ? task->inputs - next : some,
                      row % rows / LINEAR_ROWS, rows / LINEAR_ROWS);
-      if (ROWS_LAID_OUT) lay_out(x, task->inputs, inputs, count, laid), x = laid;
+      if (is_laid_out(task)) lay_out(x, task->inputs, inputs, count, laid), x = laid;
       for (size_t panel = panel_begin; panel < panel_end; panel++, weights += each) {
         size_t done = 0;
         if (count == LINEAR_ROWS) multiply_all(task, x, weights, first, inputs, row, panel), done = count;
