@@ -26,8 +26,8 @@ from tintype.sources.prediction import CHOICES
     type=click.Choice(tuple(GATES_DB)),
     default="fp32",
     show_default=True,
-    help="How weights are stored. fp16 takes half of fp32, and is the same for a checkpoint of fp16; int8 also computes in "
-    "int8, where that stays near enough, and int4 is smaller.",
+    help="How weights are stored. fp16 takes half of fp32, the same for a checkpoint of fp16; int8 also computes "
+    "in int8, where that stays near enough, and int4 is smaller.",
 )
 @click.option(
     "--vae",
