@@ -150,12 +150,12 @@ def test_every_part_is_asked_where_its_nodes_run(bundle, cpu, monkeypatch):
 def test_only_one_part_is_open_at_a_time(bundle, cpu):
     folder = ensure_build(bundle, "denoiser", cpu, options=options(LARGE_SEGMENT))
     opened, most = [], 0
+    with_own = onnxruntime.SessionOptions()
+    register(with_own)
 
     class Part:
         def __init__(self, path):
-            import onnxruntime
-
-            self.inner = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+            self.inner = onnxruntime.InferenceSession(str(path), with_own, providers=["CPUExecutionProvider"])
             opened.append(path.name)
 
         def __del__(self):
