@@ -35,7 +35,7 @@ def _same_by_every_set(instructions, run, model, feed):
     given = [run(each, feed, threads)["y"] for each in instructions(model) for threads in (1, 2)]
     give(model, feed, "weights", halves.astype(np.float32))
     expected = [run(each, feed, threads)["y"] for each in instructions(model) for threads in (1, 2)]
-    assert len(given) >= 4
+    assert len(given) >= 2  # of the one set that an old processor has, with one thread and with two
     for one, other in zip(given, expected, strict=True):
         assert np.isfinite(one).all()
         np.testing.assert_array_equal(one, other)
