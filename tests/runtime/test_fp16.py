@@ -4,20 +4,18 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import onnx_ir as ir
 import pytest
 from low_precision import fp16_bundle
+from lowered_graphs import run_lowered
 
 from tintype import arrays
 from tintype.bundle import open_bundle
-from tintype.engine import BuildOptions, has_ability, resolve_provider, run_graph
+from tintype.engine import BuildOptions, has_ability, resolve_provider
 from tintype.engine.build.analyse import analysis_of
 from tintype.kernels.base import OWN
-from tintype.kernels.graph.dims import pin
 from tintype.kernels.native.linear import NativeGeglu, NativeLinear
 from tintype.kernels.native.winograd import NativeWinogradFew
-from tintype.kernels.registry import kernels_for, lower
 from tintype.memory.mode import PACKED
 from tintype.memory.reckoning import reckon
 from tintype.uses import GraphRef
@@ -37,18 +35,8 @@ def test_a_denoiser_that_reads_float16_gives_what_onnx_runtime_does_with_floats(
         pytest.skip("no native kernels")
     found, weights = {}, []
     for way, own in (("theirs", ()), ("ours", OURS)):
-        model = ir.load(open_bundle(fp16_bundle).graph_path("denoiser"))
-        pin(model, DIMS)
-        lower(model, "cpu", kernels=kernels_for("cpu", exactness="exact", choosing=True))
-        lower(model, "cpu", kernels=own)
+        model, found[way] = run_lowered(fp16_bundle, DIMS, own, tmp_path / f"{way}.onnx")
         weights += [value for node in model.graph if node.domain == OWN for value in node.inputs[1:2]]
-        ir.save(model, tmp_path / f"{way}.onnx", external_data=f"{way}.data")
-        random = np.random.default_rng(3)
-        feed = {
-            str(value.name): random.standard_normal([int(str(dim)) for dim in value.shape or ()], np.float32)
-            for value in model.graph.inputs
-        }
-        found[way] = next(iter(run_graph(tmp_path / f"{way}.onnx", feed, lowered=False).values()))
     assert arrays.psnr_db(found["theirs"], found["ours"]) > 100
     assert len(weights) > 30
     large = [value for value in weights if value is not None and value.const_value is not None]

@@ -10,6 +10,7 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 from loras import ATTENTION, TRANSFORMER, pairs, save_kohya
+from lowered_graphs import run_lowered
 from pictures import PROMPT, psnr_db
 
 import tintype
@@ -19,7 +20,6 @@ from tintype.bundle.merging import merge
 from tintype.engine import BuildOptions, has_ability, open_role, read_report, resolve_provider, run_graph
 from tintype.engine.build.analyse import analysis_of
 from tintype.engine.build.builds import find_build
-from tintype.kernels.graph.dims import pin
 from tintype.kernels.native.four_bit_linear import NativeFourBitGeglu, NativeFourBitLinear
 from tintype.kernels.registry import kernels_for, lower
 from tintype.memory.mode import PACKED
@@ -82,19 +82,9 @@ def test_our_own_nodes_give_what_onnx_runtimes_do(four_bit_bundle: Path, tmp_pat
         pytest.skip("no native kernels")
     found, counts = {}, {}
     for way in ("theirs", "linear", "geglu"):
-        model = ir.load(open_bundle(four_bit_bundle).graph_path("denoiser"))
-        pin(model, DIMS)
-        lower(model, "cpu", kernels=kernels_for("cpu", exactness="exact", choosing=True))
         own = {"linear": [NativeFourBitLinear()], "geglu": [NativeFourBitGeglu(), NativeFourBitLinear()]}.get(way, [])
-        lower(model, "cpu", kernels=own)
+        model, found[way] = run_lowered(four_bit_bundle, DIMS, own, tmp_path / f"{way}.onnx")
         counts[way] = Counter(node.op_type for node in model.graph)["FourBitLinear"]
-        ir.save(model, tmp_path / f"{way}.onnx", external_data=f"{way}.data")
-        random = np.random.default_rng(3)
-        feed = {
-            str(value.name): random.standard_normal([int(str(dim)) for dim in value.shape or ()], np.float32)
-            for value in model.graph.inputs
-        }
-        found[way] = next(iter(run_graph(tmp_path / f"{way}.onnx", feed, lowered=False).values()))
     assert counts["linear"] > counts["geglu"] > 4 > counts["theirs"] == 0  # two layers of a GEGLU are one node
     assert min(arrays.psnr_db(found["theirs"], found[way]) for way in ("linear", "geglu")) > 100
 
